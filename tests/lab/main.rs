@@ -1,1 +1,47 @@
-fn main() {}
+//! The lab: tests against a real kernel.
+//!
+//! `cargo test --release --features lab --test lab [-- FILTER...]` boots virtual machines with this host's newest Debian
+//! kernel and this host's files, under plain emulation. The same program runs inside them as root: it makes real
+//! multipath devices (multipathd over scsi_debug, or device-mapper tables over null_blk and brd), breaks them, and
+//! asserts on what the exporter then says at `/metrics` and in its API. Each scenario is one function that starts its own
+//! exporter and leaves the machine as it found it; a machine that cannot be cleaned is booted anew.
+//!
+//! ```text
+//! host:   main -> host::run -> vm::Vm::drain      boots, watches, prints      (one thread per machine)
+//!                                 | .cache/lab, shared over 9p: queue/NAME files, vmN/report.jsonl
+//! guest:  main -> guest::run -> scenarios::*      claims a name from the queue, runs it, tears down
+//! ```
+//!
+//! Environment: `LAB_VMS` (machines at once, default 2), `LAB_KERNEL` (a `/boot/vmlinuz-*`), `LAB_KEEP=1` (keep the
+//! artefacts of every scenario in `.cache/lab/vmN/NAME`; those of failed ones always are).
+
+#![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
+
+mod dm;
+mod exporter;
+mod guest;
+mod host;
+mod http;
+mod memory_disks;
+mod metrics;
+mod multipathd;
+
+mod programs;
+mod san;
+mod scenarios;
+mod scsi_debug;
+mod share;
+mod udevd;
+mod vm;
+mod wait;
+
+use std::env;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.as_slice() {
+        [flag, machine] if flag == vm::GUEST_FLAG => guest::run(machine),
+        _ => host::run(&args),
+    }
+}

@@ -1,0 +1,226 @@
+//! The exporter under test, as a process of its own.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::dm::{self, Dm};
+use crate::http::{self, Response};
+use crate::metrics::{Counts, Metrics};
+use crate::programs;
+use crate::wait::{PATIENCE, eventually, eventually_eq};
+
+/// What a process may do.
+#[derive(Clone, Copy)]
+enum Rights {
+    Root,
+    /// Root's user id without CAP_NET_ADMIN.
+    RootWithoutNetAdmin,
+    /// `nobody` without any capability.
+    Nobody,
+}
+
+/// How to start the exporter.
+pub struct Launch<'a> {
+    dir: &'a Path,
+    program: &'a Path,
+    rights: Rights,
+    args: Vec<String>,
+}
+
+impl<'a> Launch<'a> {
+    /// As root, with default flags. Its log goes into `dir`.
+    pub fn new(program: &'a Path, dir: &'a Path) -> Self {
+        Launch { dir, program, rights: Rights::Root, args: Vec::new() }
+    }
+
+    /// As `nobody` without any capability.
+    pub fn unprivileged(self) -> Self {
+        Launch { rights: Rights::Nobody, ..self }
+    }
+
+    /// As root without CAP_NET_ADMIN: its socket buffer is bound by `net.core.rmem_max`.
+    pub fn without_net_admin(self) -> Self {
+        Launch { rights: Rights::RootWithoutNetAdmin, ..self }
+    }
+
+    /// With one more flag.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Exporter {
+        let mut exporter = self.spawn();
+        eventually("the exporter is ready", PATIENCE, || match exporter.get("/-/ready") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(format!("/-/ready: {} {}", answer.status, answer.body)),
+            Err(e) => {
+                let ended = exporter.child.try_wait().expect("our own child can be waited for");
+                assert_eq!(ended, None, "the exporter ended");
+                Err(format!("/-/ready: {e}"))
+            }
+        });
+        exporter
+    }
+
+    /// Starts it.
+    pub fn spawn(mut self) -> Exporter {
+        static NEXT_PORT: AtomicU16 = AtomicU16::new(10056);
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let log = self.dir.join(format!("exporter-{port}.log"));
+        let sink = File::create(&log).expect("the scenario's directory is writable");
+        self.args.push(format!("--web.listen-address={address}"));
+        let child = self
+            .command()
+            .stdout(sink.try_clone().expect("a file can be duplicated"))
+            .stderr(sink)
+            .spawn()
+            .expect("the exporter starts");
+        Exporter { child, address, log }
+    }
+
+    /// Runs `--oneshot` to its end and gives what it prints.
+    pub fn oneshot(mut self) -> String {
+        self.args.push("--oneshot".to_owned());
+        let log = File::create(self.dir.join("oneshot.log")).expect("the scenario's directory is writable");
+        let output = self.command().stderr(log).output().expect("the exporter starts");
+        assert!(output.status.success(), "--oneshot: {}", output.status);
+        String::from_utf8(output.stdout).expect("an exposition is UTF-8")
+    }
+
+    fn command(&self) -> Command {
+        let setpriv: &[&str] = match self.rights {
+            Rights::Root => &[],
+            Rights::RootWithoutNetAdmin => &["--bounding-set=-net_admin", "--inh-caps=-net_admin"],
+            Rights::Nobody => {
+                &["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+            }
+        };
+        let mut command = Command::new("setpriv");
+        command.args(setpriv).arg("--").arg(self.program).args(&self.args).stdin(Stdio::null());
+        command
+    }
+}
+
+/// A running exporter; killed when dropped.
+pub struct Exporter {
+    child: Child,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Exporter {
+    /// Asks for a path.
+    pub fn get(&self, path: &str) -> io::Result<Response> {
+        http::get(self.address, path, PATIENCE)
+    }
+
+    /// Asks for a path that must answer 200.
+    #[track_caller]
+    pub fn get_ok(&self, path: &str) -> Response {
+        let response = self.get(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(response.status, 200, "{path}: {}", response.body);
+        response
+    }
+
+    /// One scrape.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        let response = self.get_ok("/metrics");
+        let content_type = response.header("content-type").unwrap_or_default();
+        assert!(content_type.starts_with("text/plain; version=0.0.4"), "{content_type}");
+        Metrics::parse(&response.body)
+    }
+
+    /// An answer of the API.
+    #[track_caller]
+    pub fn json(&self, path: &str) -> Value {
+        let body = self.get_ok(path).body;
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
+    }
+
+    /// oVirt's view: the devices that are not in order.
+    #[track_caller]
+    pub fn multipath_health(&self) -> Value {
+        self.json("/api/v1/multipath-health")["multipathHealth"].take()
+    }
+
+    /// The events about a device that are of one type, oldest first.
+    #[track_caller]
+    pub fn events(&self, wwid: &str, kind: &str) -> Vec<Value> {
+        let Value::Array(mut events) = self.json("/api/v1/events")["events"].take() else {
+            panic!("/api/v1/events holds no list");
+        };
+        events.retain(|event| event["wwid"] == wwid && event["type"] == kind);
+        events
+    }
+
+    /// The lines of the log at a level that hold a text.
+    pub fn log_lines(&self, level: &str, text: &str) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).expect("the log is there");
+        let level = format!("level={level}");
+        log.lines().filter(|line| line.contains(&level) && line.contains(text)).map(str::to_owned).collect()
+    }
+
+    /// Waits until a device has so many paths in each state.
+    #[track_caller]
+    pub fn wait_for_counts(&self, wwid: &str, valid: u64, failed: u64) {
+        let what = format!("{wwid} is exported with these paths");
+        eventually_eq(&what, Some(Counts { valid, failed }), || self.metrics().counts(wwid));
+    }
+
+    /// How its path states differ from the kernel's now.
+    #[track_caller]
+    pub fn differences(&self, dm: &Dm) -> Vec<String> {
+        dm::differences(&self.metrics().all_paths(), &dm.all_paths())
+    }
+
+    /// Stops it where it is.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Undoes [`Exporter::freeze`].
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Tells it to end and waits for that.
+    #[track_caller]
+    pub fn terminate(mut self, within: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        programs::reap(&mut self.child, within).unwrap_or_else(|| panic!("SIGTERM did not end it within {within:?}"))
+    }
+
+    /// Resident memory in all and its anonymous part, in kB.
+    pub fn resident_kb(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the exporter runs");
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+            value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {status}"))
+        };
+        (field("VmRSS:"), field("RssAnon:"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("our own child can be signalled");
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        // Either may fail if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

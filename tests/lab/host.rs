@@ -1,0 +1,139 @@
+//! On the host: what to run, and how it went, in the words of libtest.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
+
+use crate::scenarios;
+use crate::share::{Share, Verdict};
+use crate::vm::{Host, Vm};
+
+/// As libtest's, so that scripts can tell a failed test from a broken lab.
+const TESTS_FAILED: u8 = 101;
+
+/// Runs the scenarios that the arguments select.
+pub fn run(args: &[String]) -> ExitCode {
+    let selected = match select(args) {
+        Ok(selected) => selected,
+        Err(message) => {
+            eprintln!("lab: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    if args.iter().any(|arg| arg == "--list") {
+        selected.iter().for_each(|name| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    match run_all(&selected) {
+        Ok(exit_code) => exit_code,
+        Err(message) => {
+            eprintln!("\nTHE LAB DID NOT RUN, AND NOTHING WAS TESTED\n{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake.
+fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
+    let (flags, filters): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('-'));
+    if let Some(flag) = flags.iter().find(|flag| !["--exact", "--list"].contains(&flag.as_str())) {
+        return Err(format!("unknown flag {flag}; known: --exact, --list"));
+    }
+    let exact = flags.iter().any(|flag| *flag == "--exact");
+    let is_wanted = |name: &str| match exact {
+        true => filters.iter().any(|filter| *filter == name),
+        false => filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())),
+    };
+    let names: Vec<_> = scenarios::all().map(|scenario| scenario.name).collect();
+    let unique: BTreeSet<_> = names.iter().collect();
+    assert_eq!(unique.len(), names.len(), "scenarios have names of their own");
+    let selected: Vec<_> = names.into_iter().filter(|name| is_wanted(name)).collect();
+    if selected.is_empty() { Err(format!("no test is called like {filters:?}")) } else { Ok(selected) }
+}
+
+fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
+    let share = prepare(selected).map_err(|e| format!("cannot prepare .cache/lab: {e}"))?;
+    let host = Host::find(share).map_err(|missing| missing.join("\n"))?;
+    let machines = machines(selected.len())?;
+    println!("\nrunning {} tests on {machines} machines: {}", selected.len(), host.describe());
+
+    let start = Instant::now();
+    let (sender, verdicts) = mpsc::channel();
+    let (failures, broken) = thread::scope(|scope| {
+        let machines: Vec<_> = (1..=machines)
+            .map(|number| {
+                let (host, sender) = (host.clone(), sender.clone());
+                scope.spawn(move || Vm::new(host, number).map_err(|e| e.to_string())?.drain(&sender))
+            })
+            .collect();
+        drop(sender);
+        let failures = print_verdicts(&verdicts, selected);
+        let ends = machines.into_iter().map(|machine| machine.join().expect("a machine's thread does not panic"));
+        (failures, ends.filter_map(Result::err).collect::<Vec<_>>())
+    });
+
+    for verdict in &failures {
+        println!("\n---- {} ----\n{}", verdict.scenario, verdict.failure.as_deref().unwrap_or_default());
+    }
+    for reason in &broken {
+        println!("\n---- the lab itself ----\n{reason}");
+    }
+    let word = if failures.is_empty() && broken.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {} passed; {} failed; {} filtered out; finished in {:.1} s\n",
+        selected.len() - failures.len(),
+        failures.len(),
+        scenarios::all().count() - selected.len(),
+        start.elapsed().as_secs_f64(),
+    );
+    Ok(if word == "ok" { ExitCode::SUCCESS } else { ExitCode::from(TESTS_FAILED) })
+}
+
+/// An empty share that holds the programs and the queue.
+fn prepare(selected: &[&str]) -> io::Result<Share> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/lab");
+    match fs::remove_dir_all(&directory) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => fs::create_dir_all(&directory)?,
+    }
+    let share = Share::at(directory);
+    fs::copy(env::current_exe()?, share.lab_program())?;
+    fs::copy(PathBuf::from(env!("CARGO_BIN_EXE_multipath_exporter")), share.exporter_program())?;
+    selected.iter().try_for_each(|scenario| share.enqueue(scenario))?;
+    Ok(share)
+}
+
+/// As many machines as there is work for: one processor each is what boots fastest.
+fn machines(selected: usize) -> Result<usize, String> {
+    let wanted = match env::var("LAB_VMS") {
+        Ok(number) => number.parse().map_err(|e| format!("LAB_VMS={number}: {e}"))?,
+        Err(_) => 2,
+    };
+    Ok(wanted.clamp(1, selected))
+}
+
+/// Prints verdicts as they come and gives the failed ones, of which a scenario without a verdict is one.
+fn print_verdicts(verdicts: &Receiver<Verdict>, selected: &[&str]) -> Vec<Verdict> {
+    let mut waiting: BTreeSet<_> = selected.iter().copied().collect();
+    let mut failures = Vec::new();
+    for verdict in verdicts {
+        waiting.remove(verdict.scenario.as_str());
+        let word = if verdict.failure.is_none() { "ok" } else { "FAILED" };
+        println!("test {} ... {word} ({:.1} s)", verdict.scenario, verdict.seconds);
+        verdict.notes.iter().for_each(|note| println!("    {note}"));
+        failures.extend(verdict.failure.is_some().then_some(verdict));
+    }
+    let not_run = waiting.into_iter().map(|name| {
+        println!("test {name} ... FAILED (not run)");
+        let failure = Some("No machine came to a verdict on it.".to_owned());
+        Verdict { scenario: name.to_owned(), seconds: 0.0, notes: Vec::new(), failure }
+    });
+    failures.extend(not_run);
+    failures
+}

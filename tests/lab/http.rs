@@ -1,0 +1,65 @@
+//! A small HTTP/1.1 client: one connection, one GET.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// An answer, its body decoded from chunks.
+pub struct Response {
+    pub status: u16,
+    pub body: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Response {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Asks for `path` and reads the answer to its end.
+pub fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
+}
+
+fn parse(answer: &[u8]) -> Option<Response> {
+    let head_end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let mut lines = std::str::from_utf8(&answer[..head_end]).ok()?.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let headers = lines
+        .map(|line| line.split_once(':').map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned())))
+        .collect::<Option<_>>()?;
+    let mut response = Response { status, body: String::new(), headers };
+    let body = &answer[head_end + 4..];
+    let body = match response.header("transfer-encoding") {
+        Some("chunked") => dechunk(body)?,
+        _ => match response.header("content-length") {
+            Some(length) if length.parse::<usize>().ok()? != body.len() => return None,
+            _ => body.to_vec(),
+        },
+    };
+    response.body = String::from_utf8(body).ok()?;
+    Some(response)
+}
+
+fn dechunk(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line_end = rest.windows(2).position(|w| w == b"\r\n")?;
+        let size = std::str::from_utf8(&rest[..line_end]).ok()?.split(';').next()?.trim();
+        let size = usize::from_str_radix(size, 16).ok()?;
+        rest = &rest[line_end + 2..];
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size + 2..)?;
+    }
+}

@@ -1,0 +1,114 @@
+//! The real multipathd: its configuration, its life, and its socket.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::programs;
+use crate::scsi_debug::FIRST_WWID;
+use crate::wait::{PATIENCE, eventually};
+
+/// What the scenarios differ in. Each option stands on its own line in `/etc/multipath.conf`.
+#[derive(Clone, Copy)]
+pub struct Conf {
+    /// Seconds between two looks of the path checkers.
+    pub polling_interval: u32,
+    pub no_path_retry: &'static str,
+    /// What the first LUN is called, instead of `mpatha`.
+    pub alias: Option<&'static str>,
+}
+
+impl Conf {
+    /// Checkers that look so seldom that nothing undoes `fail_path` during a scenario.
+    pub const BLIND: Conf = Conf { polling_interval: 3600, no_path_retry: "fail", alias: None };
+    /// Checkers that look every second.
+    pub const WATCHFUL: Conf = Conf { polling_interval: 1, no_path_retry: "fail", alias: None };
+
+    fn text(self) -> String {
+        let Conf { polling_interval, no_path_retry, alias } = self;
+        let options = [
+            "user_friendly_names yes".to_owned(),
+            "find_multipaths no".to_owned(),
+            "path_grouping_policy multibus".to_owned(),
+            format!("polling_interval {polling_interval}"),
+            format!("max_polling_interval {polling_interval}"),
+            format!("no_path_retry {no_path_retry}"),
+        ];
+        let multipaths = alias.map_or_else(String::new, |alias| {
+            let alias = alias.replace('"', "\"\"");
+            format!("multipaths {{\n multipath {{\n wwid {FIRST_WWID}\n alias \"{alias}\"\n }}\n}}\n")
+        });
+        format!("defaults {{\n {}\n}}\n{multipaths}", options.join("\n "))
+    }
+}
+
+/// A running daemon; stopped when dropped. Its maps stay.
+pub struct Multipathd(Child);
+
+impl Multipathd {
+    /// Starts the daemon and waits until it answers. Its log goes into `dir`.
+    pub fn start(dir: &Path, conf: Conf) -> Self {
+        fs::write("/etc/multipath.conf", conf.text()).expect("/etc is writable in the guest");
+        let log = OpenOptions::new().append(true).create(true).open(dir.join("multipathd.log"));
+        let log = log.expect("the scenario's directory is writable");
+        let child = Command::new("multipathd")
+            .args(["-d", "-v2"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be duplicated"))
+            .stderr(log)
+            .spawn()
+            .expect("multipathd starts");
+        let daemon = Multipathd(child);
+        eventually("multipathd is ready", PATIENCE, || match daemon.ask("show daemon") {
+            Ok(answer) if answer.contains("idle") || answer.contains("running") => Ok(()),
+            Ok(answer) => Err(answer),
+            Err(e) => Err(e.to_string()),
+        });
+        daemon
+    }
+
+    /// Sends a command and gives the answer.
+    pub fn ask(&self, command: &str) -> io::Result<String> {
+        let address = SocketAddr::from_abstract_name("/org/kernel/linux/storage/multipathd")?;
+        let mut socket = UnixStream::connect_addr(&address)?;
+        socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+        socket.write_all(&(command.len() + 1).to_ne_bytes())?;
+        socket.write_all(format!("{command}\0").as_bytes())?;
+        let mut length = [0; size_of::<usize>()];
+        socket.read_exact(&mut length)?;
+        let mut answer = vec![0; usize::from_ne_bytes(length)];
+        socket.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).trim_end_matches('\0').to_owned())
+    }
+
+    /// Stops all its threads where they are: its socket accepts, and nobody answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Undoes [`Multipathd::freeze`].
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Stops the daemon as its service does.
+    pub fn stop(self) {}
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("our own child can be signalled");
+    }
+}
+
+impl Drop for Multipathd {
+    fn drop(&mut self) {
+        self.thaw();
+        self.signal(Signal::TERM);
+        programs::reap(&mut self.0, PATIENCE);
+    }
+}

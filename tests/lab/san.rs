@@ -1,0 +1,62 @@
+//! A small storage network: scsi_debug's disks under a real multipathd.
+
+use std::collections::BTreeSet;
+
+use crate::dm::{Dm, Map};
+use crate::guest::Lab;
+use crate::multipathd::{Conf, Multipathd};
+use crate::scsi_debug::{self, Disk};
+use crate::udevd;
+use crate::wait::{PATIENCE, eventually};
+
+/// One multipath device that multipathd made.
+pub struct Lun {
+    pub wwid: String,
+    pub map: Map,
+    pub paths: Vec<Disk>,
+}
+
+impl Lun {
+    /// The name that multipathd gave the device.
+    pub fn name(&self) -> &str {
+        self.map.alias()
+    }
+}
+
+/// All of it; multipathd stops when dropped.
+pub struct San {
+    pub daemon: Multipathd,
+    pub dm: Dm,
+    pub luns: Vec<Lun>,
+}
+
+impl San {
+    /// Every LUN is one device with a path over each host, and every path is in order.
+    pub fn start(lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
+        let disks = scsi_debug::load(hosts, luns);
+        udevd::settle().expect("udevd keeps up");
+        let daemon = Multipathd::start(lab.dir(), conf);
+        let dm = Dm::open();
+        let luns = eventually("multipathd makes its maps", PATIENCE, || {
+            let found = lun_list(&dm, &disks);
+            let checked = daemon.ask("show paths raw format \"%d %t %T\"").map_err(|e| e.to_string())?;
+            let ready = checked.lines().filter(|line| line.ends_with(" active ready")).count();
+            match found.len() == luns && found.iter().all(|lun| lun.paths.len() == hosts) && ready == disks.len() {
+                true => Ok(found),
+                false => Err(format!("{} maps; paths by multipathd:\n{checked}", found.len())),
+            }
+        });
+        udevd::settle().expect("udevd keeps up");
+        San { daemon, dm, luns }
+    }
+}
+
+fn lun_list(dm: &Dm, disks: &BTreeSet<Disk>) -> Vec<Lun> {
+    let maps = dm.multipaths().into_iter();
+    maps.map(|(wwid, map)| {
+        let members = dm.paths(&map.name);
+        let paths = disks.iter().filter(|disk| members.get(&disk.devno) == Some(&true)).cloned().collect();
+        Lun { wwid, map, paths }
+    })
+    .collect()
+}

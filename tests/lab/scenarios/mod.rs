@@ -1,0 +1,36 @@
+//! The scenarios, each named after what happens to the storage.
+
+mod lab_itself;
+
+use crate::guest::Lab;
+
+/// One test.
+pub struct Scenario {
+    pub name: &'static str,
+    pub run: fn(&Lab),
+    pub afterwards: Afterwards,
+}
+
+/// What becomes of the machine after a scenario.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Its devices are removed, and it goes on.
+    TearDown,
+    /// It is left: removing what was made takes longer than booting.
+    PowerOff,
+}
+
+impl Scenario {
+    const fn new(name: &'static str, run: fn(&Lab)) -> Self {
+        Scenario { name, run, afterwards: Afterwards::TearDown }
+    }
+
+    const fn then_power_off(self) -> Self {
+        Scenario { afterwards: Afterwards::PowerOff, ..self }
+    }
+}
+
+/// All of them, in the order in which they run.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    [lab_itself::ALL].into_iter().flatten()
+}

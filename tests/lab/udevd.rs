@@ -1,0 +1,47 @@
+//! systemd-udevd of the guest: with it events are handled as on a server, without it thousands of maps take seconds.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+
+use crate::programs::{run, try_run};
+use crate::wait::{PATIENCE, eventually};
+
+/// Rules of sg3-utils, which a host may have or not: they give disks another WWID, and take half of a disk's time.
+const MASKED_RULES: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
+
+/// Makes udevd treat disks alike on every host that the lab runs on.
+pub fn mask_rules() -> io::Result<()> {
+    fs::create_dir_all("/etc/udev/rules.d")?;
+    MASKED_RULES.iter().try_for_each(|rules| symlink("/dev/null", format!("/etc/udev/rules.d/{rules}")))?;
+    run("udevadm", ["control", "--reload"]);
+    Ok(())
+}
+
+fn is_running() -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc is there");
+    let names = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());
+    names.into_iter().any(|name| name.trim() == "systemd-udevd")
+}
+
+/// Stops udevd; nobody makes nodes in `/dev/mapper` then.
+pub fn stop() {
+    run("udevadm", ["control", "--exit"]);
+    eventually("udevd leaves", PATIENCE, || match is_running() {
+        true => Err("it still runs".to_owned()),
+        false => Ok(()),
+    });
+}
+
+/// Starts udevd if it does not run.
+pub fn start() -> Result<(), String> {
+    if is_running() {
+        return Ok(());
+    }
+    try_run("/lib/systemd/systemd-udevd", ["--daemon"]).map(drop)
+}
+
+/// Waits until udevd has nothing more to do.
+pub fn settle() -> Result<(), String> {
+    try_run("udevadm", ["settle", "--timeout=120"]).map(drop)
+}
