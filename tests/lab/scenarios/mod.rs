@@ -1,6 +1,14 @@
 //! The scenarios, each named after what happens to the storage.
 
+mod daemon;
+mod healthy;
 mod lab_itself;
+mod lost_paths;
+mod maps;
+mod path_failures;
+mod queueing;
+mod storms;
+mod unprivileged;
 
 use crate::guest::Lab;
 
@@ -32,5 +40,17 @@ impl Scenario {
 
 /// All of them, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [lab_itself::ALL].into_iter().flatten()
+    [
+        lab_itself::ALL,
+        healthy::ALL,
+        path_failures::ALL,
+        daemon::ALL,
+        lost_paths::ALL,
+        maps::ALL,
+        queueing::ALL,
+        unprivileged::ALL,
+        storms::ALL,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -1,0 +1,114 @@
+//! As `nobody`, who may not read the kernel's status: multipathd's word, and uevents where it is silent.
+//!
+//! Uevents of one map that are raised together arrive in reverse order (`DM_SEQNUM` tells), and a map that is made anew
+//! counts them from 1 again.
+
+use super::Scenario;
+use crate::exporter::Exporter;
+use crate::guest::Lab;
+use crate::multipathd::Conf;
+use crate::san::San;
+use crate::wait::{PATIENCE, eventually, eventually_eq};
+
+pub const ALL: &[Scenario] = &[
+    Scenario::new("unprivileged_counts_as_root_does", unprivileged_counts_as_root_does),
+    Scenario::new("unprivileged_follows_events_alone", unprivileged_follows_events_alone),
+    Scenario::new("unprivileged_sees_a_map_made_anew", unprivileged_sees_a_map_made_anew),
+];
+
+#[track_caller]
+fn assert_same_counts(san: &San, root: &Exporter, nobody: &Exporter) {
+    for (who, exporter) in [("root", root), ("nobody", nobody)] {
+        eventually_eq(&format!("{who} has the kernel's state"), Vec::new(), || exporter.differences(&san.dm));
+    }
+    let (root, nobody) = (root.metrics(), nobody.metrics());
+    assert_eq!(nobody.host(), root.host());
+    assert_eq!(nobody.devices(), root.devices());
+}
+
+fn unprivileged_counts_as_root_does(lab: &Lab) {
+    let san = San::start(lab, 4, 2, Conf::BLIND);
+    let lun = &san.luns[0];
+    let root = lab.exporter().start();
+    let nobody = lab.exporter().unprivileged().start();
+    let source_up = |source| nobody.metrics().value("multipath_exporter_source_up", &[("source", source)]);
+    assert_eq!(source_up("dm"), 0.0);
+    for source in ["multipathd", "sysfs", "uevent"] {
+        assert_eq!(source_up(source), 1.0, "{source}");
+    }
+    assert_same_counts(&san, &root, &nobody);
+
+    for disk in &lun.paths {
+        san.dm.fail_path(lun.name(), &disk.devno);
+        assert_same_counts(&san, &root, &nobody);
+    }
+    assert_eq!(nobody.metrics().host().without_valid_paths, 1);
+    for disk in &lun.paths[1..] {
+        san.dm.reinstate_path(lun.name(), &disk.devno);
+        assert_same_counts(&san, &root, &nobody);
+    }
+    for exporter in [&root, &nobody] {
+        assert_eq!(exporter.metrics().path_events(&lun.wwid), (4, 3));
+    }
+
+    drop(nobody);
+    let nobody = lab.exporter().unprivileged().start();
+    assert_eq!(nobody.metrics().all_paths(), san.dm.all_paths(), "the first reading knows of the failed path");
+    assert_eq!(nobody.metrics().path_events(&lun.wwid), (0, 0));
+}
+
+fn unprivileged_follows_events_alone(lab: &Lab) {
+    let san = San::start(lab, 4, 2, Conf::BLIND);
+    let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
+    let exporter = lab.exporter().unprivileged().start();
+    san.daemon.freeze();
+    eventually_eq("the daemon is seen to hang", 0.0, || exporter.metrics().value("multipath_daemon_up", &[]));
+
+    for round in 1..=50_u64 {
+        let ends_failed = round % 2 == 1;
+        for fails in [ends_failed, !ends_failed, ends_failed] {
+            match fails {
+                true => san.dm.fail_path(lun.name(), &disk.devno),
+                false => san.dm.reinstate_path(lun.name(), &disk.devno),
+            }
+        }
+        // Each round raises two events of the kind that it ends with, and one of the other.
+        let events = (round + round.div_ceil(2), round + round / 2);
+        eventually_eq(
+            &format!("all events of round {round} are counted, and the last one holds"),
+            (events, Vec::new()),
+            || (exporter.metrics().path_events(&lun.wwid), exporter.differences(&san.dm)),
+        );
+    }
+
+    for disk in &lun.paths {
+        san.dm.fail_path(lun.name(), &disk.devno);
+    }
+    exporter.wait_for_counts(&lun.wwid, 0, 4);
+    for disk in &lun.paths {
+        san.dm.reinstate_path(lun.name(), &disk.devno);
+    }
+    exporter.wait_for_counts(&lun.wwid, 4, 0);
+}
+
+fn unprivileged_sees_a_map_made_anew(lab: &Lab) {
+    let san = San::start(lab, 4, 2, Conf::BLIND);
+    let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
+    let exporter = lab.exporter().unprivileged().start();
+    san.daemon.freeze();
+    for _ in 0..5 {
+        san.dm.fail_path(lun.name(), &disk.devno);
+        san.dm.reinstate_path(lun.name(), &disk.devno);
+    }
+    san.dm.fail_path(lun.name(), &disk.devno);
+    exporter.wait_for_counts(&lun.wwid, 3, 1);
+
+    let table = san.dm.table(&lun.map.name);
+    eventually("udevd lets go of the map", PATIENCE, || san.dm.remove(&lun.map.name).map_err(|e| e.to_string()));
+    san.dm.create_as(lun.name(), &lun.map.uuid, &table, lun.map.minor);
+
+    exporter.wait_for_counts(&lun.wwid, 4, 0);
+    san.dm.fail_path(lun.name(), &lun.paths[1].devno);
+    exporter.wait_for_counts(&lun.wwid, 3, 1);
+    assert_eq!(exporter.differences(&san.dm), Vec::<String>::new());
+}
