@@ -1,5 +1,8 @@
 //! multipathd: what the daemon says over its socket, `multipathd(8)` and multipath-tools' `libmpathcmd`.
 //!
+//! [`Client`] asks and gets text; [`parse_maps`] makes values of it. Between the two is only bytes, so that a recorded
+//! reply can stand in for a daemon.
+//!
 //! The socket is asked directly, because `multipathd show …` is a program and we start none. What the daemon does with
 //! the two requests, read in its source from 0.7.4 to 0.14.3:
 //!
@@ -8,6 +11,8 @@
 //!   somebody else's request.
 //! - `show maps json` waits for the lock, for `uxsock_timeout` (4 s or more), then reads every map from the kernel anew
 //!   (`show_maps_json`). Where one of them cannot be read, the daemon forgets that map and answers `fail` for all.
+
+mod json;
 
 use std::fmt;
 use std::io;
@@ -19,6 +24,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
+
+pub use json::{Group, Map, Maps, NotMaps, ObjectError, Path, parse_maps};
 
 /// Where multipathd listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +192,7 @@ impl Client {
         })
     }
 
-    /// The text of `show maps json`.
+    /// The text of `show maps json`, for [`parse_maps`].
     ///
     /// A map that vanishes while the daemon reads them makes it answer a bare `fail`, but it forgets the map too, so a
     /// second request gives the others. There is no third: by then something else is wrong.
