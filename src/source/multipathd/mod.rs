@@ -182,6 +182,11 @@ impl Client {
         Client { sockets, timeout }
     }
 
+    /// The deadline of one exchange.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The daemon's state, `show daemon`.
     pub async fn show_daemon(&self) -> Result<DaemonState, Error> {
         let (socket, reply) = self.request(SHOW_DAEMON, Instant::now() + self.timeout).await?;
