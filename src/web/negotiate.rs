@@ -6,24 +6,7 @@
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
-/// A format in which the metrics page can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
-    /// The Prometheus text format 0.0.4.
-    Text,
-}
-
-impl Format {
-    /// The value of `Content-Type` for a page in this format.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
-        }
-    }
-}
+use crate::metrics::exposition::Format;
 
 /// The format to answer with, from every `Accept` line of the request.
 ///
