@@ -181,8 +181,8 @@ pub struct Path {
     pub hctl: Arc<str>,
     /// What carries its I/O.
     pub transport: Transport,
-    /// Index of its path group.
-    pub group: u32,
+    /// Index of its path group, from 1.
+    pub group: Option<u32>,
     /// Whether the kernel sends I/O to it.
     pub state: PathState,
     /// Times it failed since the exporter started.

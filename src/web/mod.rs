@@ -1,4 +1,14 @@
-//! What listens: the HTTP server, its routes, and what each of them answers.
+//! What listens: the HTTP server, its routes, and what each of them answers. Nothing here opens a file or waits for a
+//! device: an answer is made of what the monitor last published.
+//!
+//! ```text
+//! server.rs   connections, deadlines, shutdown
+//! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
+//! api.rs      the JSON documents   page.rs: what a person sees
+//! ```
 
+mod api;
 pub mod negotiate;
+mod page;
+pub mod routes;
 pub mod server;

@@ -1,1 +1,360 @@
+//! What the client would like: format and compression, chosen from its header values.
+//!
+//! Pure functions, and total ones: a header that makes no sense asks for nothing, and nobody is ever told 406. A scraper
+//! that gets the plainest answer still sees the storage; one that gets an error does not.
 
+use hyper::HeaderMap;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
+
+use crate::metrics::exposition::Format;
+
+/// The format to answer with, from every `Accept` line of the request.
+///
+/// RFC 9110's rules (the most specific range that matches a format gives its weight, 0 excludes it) with one addition:
+/// a wildcard asks for OpenMetrics only where the text format is not acceptable. Browsers and curl send wildcards, and
+/// the text format is the one that everything understands.
+pub fn format(headers: &HeaderMap) -> Format {
+    let mut open_metrics = Preference::default();
+    let mut text = Preference::default();
+    for_each_item(headers, ACCEPT, |item| {
+        let Some(range) = Range::parse(item) else { return };
+        // All that Prometheus asked for until prometheus/prometheus#9431, though it reads 1.0.0 as gladly.
+        open_metrics.consider(&range, "application", "openmetrics-text", &["1.0.0", "0.0.1"]);
+        text.consider(&range, "text", "plain", &["0.0.4"]);
+    });
+    let wanted = match text.rank() > 0.0 {
+        true => open_metrics.specificity >= Specificity::Type && open_metrics.rank() >= text.rank(),
+        false => open_metrics.rank() > text.rank(),
+    };
+    if wanted { Format::OpenMetrics } else { Format::Text }
+}
+
+/// Whether to compress the answer with gzip, from every `Accept-Encoding` line of the request.
+///
+/// Where a coding is named twice the lower weight counts: an uncompressed answer suits everybody. The same reason makes
+/// a client's stated preference for `identity` win, and no header at all mean no compression, though RFC 9110 would
+/// allow any.
+pub fn gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut any, mut identity) = (None, None, None);
+    for_each_item(headers, ACCEPT_ENCODING, |item| {
+        let mut parts = split(item, b';');
+        let coding = parts.next().unwrap_or_default();
+        let Some(weight) = weight(parts) else { return };
+        let named = match coding {
+            "*" => &mut any,
+            _ if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => &mut gzip,
+            _ if coding.eq_ignore_ascii_case("identity") => &mut identity,
+            _ => return,
+        };
+        *named = Some(named.map_or(weight, |other: f64| other.min(weight)));
+    });
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
+}
+
+/// How closely a media range of `Accept` fits a format; the closest one gives the format's weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Specificity {
+    /// No range fits.
+    #[default]
+    None,
+    /// `*/*`
+    Anything,
+    /// `text/*`
+    AnySubtype,
+    /// `text/plain`
+    Type,
+    /// `application/openmetrics-text;version=0.0.1`: not the version that we write, one that its readers take it for.
+    CompatibleVersion,
+    /// `text/plain;version=0.0.4`
+    Version,
+}
+
+/// How much the client wants one format.
+#[derive(Default)]
+struct Preference {
+    specificity: Specificity,
+    /// 0 to 1, meaningless while no range fits.
+    weight: f64,
+}
+
+impl Preference {
+    /// Takes one range into account. `versions`: the one that we write, then those that stand for it.
+    fn consider(&mut self, range: &Range<'_>, kind: &str, subtype: &str, versions: &[&str]) {
+        let specificity = if range.kind == "*" && range.subtype == "*" {
+            Specificity::Anything
+        } else if !range.kind.eq_ignore_ascii_case(kind) {
+            return;
+        } else if range.subtype == "*" {
+            Specificity::AnySubtype
+        } else if !range.subtype.eq_ignore_ascii_case(subtype) {
+            return;
+        } else {
+            match range.version.map(|version| versions.iter().position(|ours| *ours == version)) {
+                None => Specificity::Type,
+                Some(Some(0)) => Specificity::Version,
+                Some(Some(_)) => Specificity::CompatibleVersion,
+                Some(None) => return,
+            }
+        };
+        if specificity > self.specificity {
+            *self = Preference { specificity, weight: range.weight };
+        } else if specificity == self.specificity {
+            // They differ in parameters that make no difference to us, such as `escaping`.
+            self.weight = self.weight.max(range.weight);
+        }
+    }
+
+    /// Orders formats: by weight if acceptable, then those never mentioned, last those excluded.
+    fn rank(&self) -> f64 {
+        match self.specificity {
+            Specificity::None => 0.0,
+            _ if self.weight > 0.0 => self.weight,
+            _ => -1.0,
+        }
+    }
+}
+
+/// One media range of `Accept`. Of its parameters only the version selects among what we can write: there is one
+/// character set, and no name of ours needs escaping.
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    version: Option<&'a str>,
+    weight: f64,
+}
+
+impl<'a> Range<'a> {
+    fn parse(item: &'a str) -> Option<Self> {
+        let mut parts = split(item, b';');
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let version = parts.clone().find_map(|parameter| named(parameter, "version"));
+        Some(Range { kind, subtype, version, weight: weight(parts)? })
+    }
+}
+
+/// The weight among parameters, wherever it stands (RFC 9110, 12.5.1), 1 without. None: it is no number from 0 to 1, so
+/// that what it belongs to cannot be understood. More than three decimals are not.
+fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<f64> {
+    let Some(text) = parameters.find_map(|parameter| named(parameter, "q")) else { return Some(1.0) };
+    // The check keeps out what Rust takes for a number and HTTP does not: `inf`, `+1`, `1e-3`.
+    let number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.').then(|| text.parse().ok())??;
+    (number <= 1.0).then_some(number)
+}
+
+/// The value of a parameter if it has this name, out of its quotes.
+fn named<'a>(parameter: &'a str, name: &str) -> Option<&'a str> {
+    let (found, value) = parameter.split_once('=')?;
+    let value = value.trim();
+    found
+        .trim()
+        .eq_ignore_ascii_case(name)
+        .then(|| value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+/// Calls `each` with every item of every line of a comma-separated header.
+fn for_each_item(headers: &HeaderMap, name: HeaderName, mut each: impl FnMut(&str)) {
+    for value in headers.get_all(name) {
+        // Bytes beyond ASCII are allowed in a quoted string; they must not hide the other items of the line.
+        split(&String::from_utf8_lossy(value.as_bytes()), b',').for_each(&mut each);
+    }
+}
+
+/// The parts between separators, trimmed; a separator within a quoted string is part of the string.
+fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> + Clone {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (mut quoted, mut escaped) = (false, false);
+        let end = text.bytes().position(|byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                _ if byte == separator => return !quoted,
+                _ => {}
+            }
+            false
+        });
+        let (part, after) = match end {
+            Some(end) => (&text[..end], Some(&text[end + 1..])),
+            None => (text, None),
+        };
+        rest = after;
+        Some(part.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(name: HeaderName, lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_format_asked_for() {
+        use Format::{OpenMetrics, Text};
+        let table: &[(&[&str], Format)] = &[
+            // Prometheus 3, Prometheus 3 with native histograms, 2.x, early 2.x, and with one protocol configured.
+            (
+                &["application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                  application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                  text/plain;version=0.0.4;q=0.3,*/*;q=0.2"],
+                OpenMetrics,
+            ),
+            (
+                &["application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
+                  application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+                  text/plain;version=0.0.4;q=0.3,*/*;q=0.2"],
+                OpenMetrics,
+            ),
+            (
+                &["application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                  text/plain;version=0.0.4;q=0.5,*/*;q=0.1"],
+                OpenMetrics,
+            ),
+            (&["application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"], OpenMetrics),
+            (&["text/plain;version=0.0.4;q=0.5,*/*;q=0.1"], Text),
+            // Who is no scraper.
+            (&[], Text),
+            (&[""], Text),
+            (&["*/*"], Text),
+            (
+                &["text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8,\
+                  application/signed-exchange;v=b3;q=0.7"],
+                Text,
+            ),
+            (&["application/json"], Text),
+            // One format by name.
+            (&["application/openmetrics-text"], OpenMetrics),
+            (&["APPLICATION/OpenMetrics-Text; Version=1.0.0; charset=utf-8"], OpenMetrics),
+            (&["application/openmetrics-text; version=\"1.0.0\""], OpenMetrics),
+            (&["application/openmetrics-text ; version = 1.0.0 ; q = 0.5"], OpenMetrics),
+            (&["application/openmetrics-text;version=2.0.0"], Text),
+            (&["application/openmetrics-text;version=2.0.0,application/openmetrics-text;q=0.1"], OpenMetrics),
+            (&["text/plain"], Text),
+            (&["text/plain;version=0.0.4"], Text),
+            // Weights.
+            (&["application/openmetrics-text;q=0.5,text/plain;q=0.4"], OpenMetrics),
+            (&["application/openmetrics-text;q=0.4,text/plain;q=0.5"], Text),
+            (&["application/openmetrics-text;q=0.001,text/plain;q=0.0001"], OpenMetrics),
+            (&["application/openmetrics-text;q=1.0,text/plain"], OpenMetrics),
+            (&["text/plain,application/openmetrics-text"], OpenMetrics),
+            (&["application/openmetrics-text;q=0.3,*/*;q=0.8"], Text),
+            (&["application/openmetrics-text;q=0.3,text/*;q=0.8"], Text),
+            (&["application/openmetrics-text;q=0.8,text/*;q=0.3"], OpenMetrics),
+            (&["q=0.5;application/openmetrics-text"], Text),
+            (&["application/openmetrics-text;q=0.5;ext=1,text/plain;q=0.6"], Text),
+            (&["text/plain;q=0.3;version=0.0.4,application/openmetrics-text;q=0.5"], OpenMetrics),
+            // The closest range decides, in whatever order.
+            (&["text/plain;version=0.0.4;q=0.2,text/plain;q=0.9,application/openmetrics-text;q=0.5"], OpenMetrics),
+            (&["application/openmetrics-text;version=1.0.0;q=0.2,application/openmetrics-text,text/plain;q=0.5"], Text),
+            (&["application/openmetrics-text,application/openmetrics-text;version=1.0.0;q=0"], Text),
+            (&["application/openmetrics-text;version=1.0.0;q=0,application/openmetrics-text;version=0.0.1"], Text),
+            (
+                &["application/openmetrics-text;version=1.0.0;escaping=values;q=0.1,\
+                  application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.9,text/plain;q=0.5"],
+                OpenMetrics,
+            ),
+            // A wildcard asks for OpenMetrics only where text will not do.
+            (&["text/plain;q=0.5,*/*;q=0.8"], Text),
+            (&["text/*"], Text),
+            (&["application/*"], OpenMetrics),
+            (&["application/*,text/plain;q=0.1"], Text),
+            (&["*/*,text/plain;q=0"], OpenMetrics),
+            // Excluded: the other one, even if it was not asked for; both: text.
+            (&["text/plain;q=0"], OpenMetrics),
+            (&["text/*;q=0.000"], OpenMetrics),
+            (&["application/openmetrics-text;q=0"], Text),
+            (&["application/openmetrics-text;q=0,*/*"], Text),
+            (&["application/openmetrics-text;q=0,text/plain;q=0"], Text),
+            (&["*/*;q=0"], Text),
+            (&["*/*;q=0,application/openmetrics-text;q=0.1"], OpenMetrics),
+            (&["*/*;q=0,text/plain;q=0.1"], Text),
+            // Several lines are one list.
+            (&["text/plain;q=0.5", "application/openmetrics-text"], OpenMetrics),
+            (&["application/openmetrics-text;q=0.5", "text/plain"], Text),
+            // Garbage asks for nothing and spoils nothing beside it.
+            (&["application/openmetrics-text;q=high"], Text),
+            (&["application/openmetrics-text;q=2"], Text),
+            (&["application/openmetrics-text;q=-1"], Text),
+            (&["application/openmetrics-text;q=inf", "*/*;q=nan"], Text),
+            (&["application/openmetrics-text;q="], Text),
+            (&[",;=,/,,application/openmetrics-text,;;"], OpenMetrics),
+            (&["application"], Text),
+            (&["*"], Text),
+            (&["*/plain;q=0"], Text),
+            (&["text/plain;title=\"a,b;q=0\\\",\";q=0.4,application/openmetrics-text;q=0.3"], Text),
+            (&["text/html;title=\"application/openmetrics-text,", "application/openmetrics-text"], OpenMetrics),
+            (&["text/html;title=\"é\",application/openmetrics-text"], OpenMetrics),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(format(&headers(ACCEPT, lines)), *expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn gzip_asked_for() {
+        let table: &[(&[&str], bool)] = &[
+            (&[], false),
+            (&[""], false),
+            (&["gzip"], true),
+            (&["GZip"], true),
+            (&["x-gzip"], true),
+            (&["gzip, deflate, br, zstd"], true),
+            (&["deflate, br"], false),
+            (&["br;q=1.0, gzip;q=0.001"], true),
+            (&["gzip;q=0"], false),
+            (&["gzip;q=0.0"], false),
+            (&["gzip ; Q=0"], false),
+            (&["x-gzip;q=0"], false),
+            (&["*"], true),
+            (&["*;q=0"], false),
+            (&["*;q=0,gzip;q=0.1"], true),
+            (&["*,gzip;q=0"], false),
+            (&["gzip,x-gzip;q=0"], false),
+            (&["identity"], false),
+            (&["identity,gzip"], true),
+            (&["identity,gzip;q=0.5"], false),
+            (&["identity;q=0.5,gzip"], true),
+            (&["identity;q=0.5,*;q=0.1"], false),
+            (&["identity;q=0,gzip;q=0.2"], true),
+            (&["deflate", "gzip"], true),
+            (&["gzip", "gzip;q=0"], false),
+            (&["gzip;q=yes"], false),
+            (&["gzip;q=1.5"], false),
+            (&["gzipped"], false),
+            (&[";;,=,gzip"], true),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(gzip(&headers(ACCEPT_ENCODING, lines)), *expected, "{lines:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_answered(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    prop::collection::vec(any::<u8>(), 0..64),
+                    "([a-z*]{0,3}/?[a-z*]{0,3}|text/plain|application/openmetrics-text|gzip|[ ;,=\"\\\\.q0-9]){0,16}"
+                        .prop_map(String::into_bytes),
+                ],
+                0..4,
+            ),
+        ) {
+            let mut headers = HeaderMap::new();
+            for value in lines.iter().filter_map(|line| HeaderValue::from_bytes(line).ok()) {
+                headers.append(ACCEPT, value.clone());
+                headers.append(ACCEPT_ENCODING, value);
+            }
+            format(&headers);
+            gzip(&headers);
+        }
+    }
+}

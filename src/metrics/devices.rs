@@ -1,0 +1,340 @@
+//! The snapshot as metric families. The names are the project's interface; the order is fixed, so that the same state
+//! gives the same bytes.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValueEncoder};
+
+use super::{Families, labels};
+use crate::topology::{Counts, Daemon, DaemonCounters, DevNo, Device, Health, Path, PathState, Snapshot};
+
+/// Encodes one snapshot.
+#[derive(Debug)]
+pub struct Devices {
+    /// What to encode.
+    pub snapshot: Arc<Snapshot>,
+    /// With the series of each path.
+    pub paths: bool,
+    /// With what only a running exporter sees: events.
+    pub events: bool,
+}
+
+labels!(DeviceLabels {
+    wwid: &'a str,
+});
+
+labels!(DeviceInfo {
+    wwid: &'a str,
+    name: &'a str,
+    sysfs_name: &'a str,
+    uuid: &'a str,
+    kind: &'static str,
+    vendor: &'a str,
+    product: &'a str,
+    revision: &'a str,
+});
+
+labels!(DeviceAction {
+    wwid: &'a str,
+    action: &'static str,
+});
+
+labels!(GroupState {
+    wwid: &'a str,
+    group: u32,
+    state: &'a str,
+});
+
+labels!(PathLabels {
+    wwid: &'a str,
+    path: &'a str,
+});
+
+labels!(PathWord {
+    wwid: &'a str,
+    path: &'a str,
+    state: &'a str,
+});
+
+labels!(PathInfo {
+    wwid: &'a str,
+    path: &'a str,
+    devno: Option<DevNo>,
+    hctl: &'a str,
+    transport: &'static str,
+    group: Option<u32>,
+    initiator_port: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+});
+
+labels!(DaemonState {
+    state: &'a str,
+});
+
+impl EncodeLabelValue for DevNo {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        write!(encoder, "{self}")
+    }
+}
+
+impl Collector for Devices {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut families = Families(encoder);
+        self.host(&mut families)?;
+        self.devices(&mut families)?;
+        match self.paths {
+            true => self.paths(&mut families),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Devices {
+    fn host(&self, families: &mut Families) -> fmt::Result {
+        let devices = &self.snapshot.devices;
+        let counts: Vec<Counts> = devices.iter().map(|device| device.counts()).collect();
+        let with = |health| counts.iter().filter(|counts| counts.health() == health).count() as u64;
+        let paths: usize = counts.iter().map(|counts| counts.paths()).sum();
+        let failed: usize = counts.iter().map(|counts| counts.failed).sum();
+        families.number("multipath_devices", "Multipath devices on this host", Some(devices.len() as u64))?;
+        families.number(
+            "multipath_degraded_devices",
+            "Multipath devices with failed and valid paths",
+            Some(with(Health::Degraded)),
+        )?;
+        families.number(
+            "multipath_devices_without_valid_paths",
+            "Multipath devices with no valid path",
+            Some(with(Health::WithoutValidPaths)),
+        )?;
+        families.number("multipath_paths", "Paths of all multipath devices", Some(paths as u64))?;
+        families.number("multipath_failed_paths", "Failed paths of all multipath devices", Some(failed as u64))?;
+        families.number(
+            "multipath_unassembled_wwids",
+            "Disks seen on two or more paths that no multipath device holds",
+            Some(0u64),
+        )?;
+        let (up, state) = match &self.snapshot.daemon {
+            Daemon::NotAsked => (None, None),
+            Daemon::Down => (Some(0u64), None),
+            Daemon::Up(state) => (Some(1), Some(&**state)),
+        };
+        families.number("multipath_daemon_up", "1 if multipathd answers", up)?;
+        families.gauge(
+            "multipath_daemon_state",
+            "State of multipathd while it answers",
+            state.map(|state| (DaemonState { state }, 1u64)),
+        )
+    }
+
+    fn devices(&self, families: &mut Families) -> fmt::Result {
+        families.gauge(
+            "multipath_device_info",
+            "What a multipath device is",
+            self.snapshot.devices.iter().map(|device| (device_info(device), 1u64)),
+        )?;
+        self.device_counts(families)?;
+        self.device_state(families)?;
+        if self.events {
+            self.device_events(families)?;
+        }
+        self.device_daemon(families)?;
+        families.gauge(
+            "multipath_path_group_state",
+            "State of a path group",
+            self.snapshot.devices.iter().flat_map(|device| {
+                device
+                    .groups
+                    .iter()
+                    .map(|group| (GroupState { wwid: &device.wwid, group: group.index, state: &group.state }, 1u64))
+            }),
+        )
+    }
+
+    fn device_counts(&self, families: &mut Families) -> fmt::Result {
+        let mut gauge = |name, help, value: fn(Counts) -> usize| {
+            families.gauge(name, help, self.each(|device| Some(value(device.counts()) as u64)))
+        };
+        gauge("multipath_device_paths", "Paths of a multipath device", |counts| counts.paths())?;
+        gauge("multipath_device_valid_paths", "Paths the kernel sends I/O to", |counts| counts.valid)?;
+        gauge("multipath_device_standby_paths", "Paths that wait for their ANA state to change", |counts| {
+            counts.standby
+        })?;
+        gauge("multipath_device_failed_paths", "Paths that are neither valid nor standby", |counts| counts.failed)
+    }
+
+    fn device_state(&self, families: &mut Families) -> fmt::Result {
+        let mut gauge = |name, help, value: fn(&Device) -> Option<u64>| families.gauge(name, help, self.each(value));
+        gauge("multipath_device_queueing", "1 if I/O waits instead of failing when no path is valid", |device| {
+            device.queueing.map(u64::from)
+        })?;
+        gauge("multipath_device_suspended", "1 if suspended", |device| device.suspended.map(u64::from))?;
+        gauge("multipath_device_read_only", "1 if write-protected", |device| device.read_only.map(u64::from))?;
+        gauge("multipath_device_size_bytes", "Size", |device| device.size_bytes)?;
+        gauge("multipath_device_open_count", "Holders of the device", |device| device.open_count)?;
+        gauge("multipath_device_root", "1 where the root file system stands on it", |_| Some(0))?;
+        gauge("multipath_device_inflight_requests", "Requests sent down and not completed", |device| {
+            device.inflight_requests
+        })?;
+        gauge("multipath_device_size_mismatched_paths", "Paths whose size differs from the device's", |_| Some(0))?;
+        gauge("multipath_device_read_only_mismatched_paths", "Paths whose write protection differs", |_| Some(0))?;
+        gauge("multipath_device_wwid_mismatched_paths", "Paths that now report another WWID", |_| Some(0))
+    }
+
+    fn device_events(&self, families: &mut Families) -> fmt::Result {
+        let actions = |device: &Device| {
+            let events = device.path_events;
+            [
+                ("path_failed", events.failed, events.last_failed),
+                ("path_reinstated", events.reinstated, events.last_reinstated),
+            ]
+        };
+        let all = || {
+            self.snapshot.devices.iter().flat_map(move |device| {
+                actions(device).map(|(action, count, last)| (DeviceAction { wwid: &device.wwid, action }, count, last))
+            })
+        };
+        families.counter(
+            "multipath_device_path_events",
+            "Paths that failed and paths reinstated since the exporter started",
+            all().map(|(labels, count, _)| (labels, count)),
+        )?;
+        families.gauge(
+            "multipath_device_last_path_event_timestamp_seconds",
+            "When a path last failed or was reinstated",
+            all().filter_map(|(labels, _, last)| Some((labels, unix_seconds(last?)))),
+        )
+    }
+
+    fn device_daemon(&self, families: &mut Families) -> fmt::Result {
+        let mut counter = |name, help, value: fn(&DaemonCounters) -> u64| {
+            families.counter(name, help, self.each(|device| device.daemon_counters.as_ref().map(value)))
+        };
+        counter("multipath_device_path_faults", "Path failures that multipathd counted", |daemon| daemon.path_faults)?;
+        counter("multipath_device_group_switches", "Path group switches that multipathd counted", |daemon| {
+            daemon.group_switches
+        })?;
+        counter("multipath_device_table_loads", "Tables that multipathd loaded", |daemon| daemon.table_loads)?;
+        counter(
+            "multipath_device_queueing_seconds",
+            "Time I/O queued for want of a path, as multipathd counted",
+            |daemon| daemon.queueing_seconds,
+        )?;
+        counter(
+            "multipath_device_queueing_timeouts",
+            "Times no_path_retry ran out, as multipathd counted",
+            |daemon| daemon.queueing_timeouts,
+        )?;
+        families.gauge(
+            "multipath_device_active_group_priority",
+            "Priority of the path group in use",
+            self.each(|device| device.active_group_priority),
+        )?;
+        families.gauge(
+            "multipath_device_best_group_priority",
+            "Priority of the best path group with a valid path",
+            self.each(|device| device.best_group_priority),
+        )
+    }
+
+    fn paths(&self, families: &mut Families) -> fmt::Result {
+        families.gauge(
+            "multipath_path_info",
+            "What a path is",
+            self.each_path(|device, path| Some((path_info(device, path), 1u64))),
+        )?;
+        families.gauge(
+            "multipath_path_valid",
+            "1 if the kernel sends I/O to the path",
+            self.each_path(|device, path| Some((path_labels(device, path), u64::from(path.state == PathState::Valid)))),
+        )?;
+        if self.events {
+            families.counter(
+                "multipath_path_failures",
+                "Times the path failed since the exporter started",
+                self.each_path(|device, path| Some((path_labels(device, path), path.failures))),
+            )?;
+        }
+        families.gauge(
+            "multipath_path_priority",
+            "Priority that multipathd gives the path",
+            self.each_path(|device, path| Some((path_labels(device, path), path.priority?))),
+        )?;
+        let mut word = |name, help, value: fn(&Path) -> Option<&str>| {
+            let word = move |device, path| {
+                let PathLabels { wwid, path: name } = path_labels(device, path);
+                Some((PathWord { wwid, path: name, state: value(path)? }, 1u64))
+            };
+            families.gauge(name, help, self.each_path(word))
+        };
+        word("multipath_path_checker_state", "Present checker state in multipathd's word", |path| {
+            path.checker_state.as_deref()
+        })?;
+        word("multipath_path_device_state", "Present state of the SCSI device or NVMe controller", |path| {
+            path.device_state.as_deref()
+        })?;
+        word("multipath_path_access_state", "Present SCSI ALUA access state", |path| path.access_state.as_deref())?;
+        families.gauge(
+            "multipath_path_marginal",
+            "1 if multipathd holds the path marginal",
+            self.each_path(|device, path| Some((path_labels(device, path), u64::from(path.marginal?)))),
+        )
+    }
+
+    fn each<V>(&self, value: impl Fn(&Device) -> Option<V>) -> impl Iterator<Item = (DeviceLabels<'_>, V)> {
+        self.snapshot
+            .devices
+            .iter()
+            .filter_map(move |device| Some((DeviceLabels { wwid: &device.wwid }, value(device)?)))
+    }
+
+    fn each_path<'a, S>(
+        &'a self,
+        sample: impl Fn(&'a Device, &'a Path) -> Option<S> + Copy,
+    ) -> impl Iterator<Item = S> {
+        self.snapshot
+            .devices
+            .iter()
+            .flat_map(move |device| device.paths.iter().filter_map(move |path| sample(device, path)))
+    }
+}
+
+fn device_info(device: &Device) -> DeviceInfo<'_> {
+    DeviceInfo {
+        wwid: &device.wwid,
+        name: &device.name,
+        sysfs_name: &device.sysfs_name,
+        uuid: &device.uuid,
+        kind: device.kind.as_str(),
+        vendor: &device.vendor,
+        product: &device.product,
+        revision: &device.revision,
+    }
+}
+
+fn path_labels<'a>(device: &'a Device, path: &'a Path) -> PathLabels<'a> {
+    PathLabels { wwid: &device.wwid, path: &path.name }
+}
+
+fn path_info<'a>(device: &'a Device, path: &'a Path) -> PathInfo<'a> {
+    PathInfo {
+        wwid: &device.wwid,
+        path: &path.name,
+        devno: path.devno,
+        hctl: &path.hctl,
+        transport: path.transport.as_str(),
+        group: path.group,
+        initiator_port: "",
+        target: "",
+        target_port: "",
+    }
+}
+
+/// Seconds since 1970, to the millisecond.
+pub(super) fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64 / 1000.0
+}

@@ -1,0 +1,192 @@
+//! The exporter's own numbers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::devices::unix_seconds;
+use super::{Families, labels};
+use crate::monitor::health::{Health, Source, SourceHealth};
+
+/// Uevent actions of the kernel (`lib/kobject_uevent.c`): a closed set, so each has its series from the start.
+const ACTIONS: [&str; 8] = ["add", "bind", "change", "move", "offline", "online", "remove", "unbind"];
+const RESYNC_REASONS: [&str; 4] = ["start", "timer", "overflow", "signal"];
+
+/// Why everything is read, in the order of [`RESYNC_REASONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResyncReason {
+    /// The exporter started.
+    Start,
+    /// `--resync.interval` has passed.
+    Timer,
+    /// Uevents were lost.
+    Overflow,
+    /// SIGHUP.
+    Signal,
+}
+
+labels!(ReasonLabels { reason: &'a str });
+labels!(ActionLabels { action: &'a str });
+labels!(SourceLabels { source: &'a str });
+labels!(BuildInfo { version: &'a str, revision: &'a str, rustversion: &'a str });
+
+/// Counters of the running exporter, each counted where it happens.
+#[derive(Debug)]
+pub struct OwnMetrics {
+    uevents: [Counter; ACTIONS.len()],
+    resyncs: [Counter; RESYNC_REASONS.len()],
+    /// Times the kernel dropped uevents.
+    pub uevent_overflows: Counter,
+    /// Devices that a timed reading found different though no event had told.
+    pub resync_corrections: Counter,
+    /// Seconds from an event received to its state published.
+    pub event_to_metric: Histogram,
+    /// Scrapes answered.
+    pub scrapes: Counter,
+}
+
+impl Default for OwnMetrics {
+    fn default() -> Self {
+        OwnMetrics {
+            uevents: Default::default(),
+            resyncs: Default::default(),
+            uevent_overflows: Counter::default(),
+            resync_corrections: Counter::default(),
+            // From a quick ioctl to a kernel that is busy with thousands of maps.
+            event_to_metric: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+            scrapes: Counter::default(),
+        }
+    }
+}
+
+impl OwnMetrics {
+    /// Counts a uevent.
+    pub fn count_uevent(&self, action: &str) {
+        if let Some(index) = ACTIONS.iter().position(|known| *known == action) {
+            self.uevents[index].inc();
+        }
+    }
+
+    /// Counts a full read.
+    pub fn count_resync(&self, reason: ResyncReason) {
+        self.resyncs[reason as usize].inc();
+    }
+}
+
+impl Collector for OwnMetrics {
+    fn encode(&self, encoder: DescriptorEncoder) -> std::fmt::Result {
+        let mut families = Families(encoder);
+        families.counter(
+            "multipath_exporter_uevents",
+            "Uevents of block devices, by the kernel's action",
+            ACTIONS.iter().zip(&self.uevents).map(|(action, counter)| (ActionLabels { action }, counter.get())),
+        )?;
+        families.total(
+            "multipath_exporter_uevent_overflows",
+            "Times the kernel dropped uevents before they were read",
+            self.uevent_overflows.get(),
+        )?;
+        families.counter(
+            "multipath_exporter_resyncs",
+            "Full reads, by reason",
+            RESYNC_REASONS.iter().zip(&self.resyncs).map(|(reason, counter)| (ReasonLabels { reason }, counter.get())),
+        )?;
+        families.total(
+            "multipath_exporter_resync_corrections",
+            "Devices that a timed reading found different though no event had told",
+            self.resync_corrections.get(),
+        )?;
+        families.metric(
+            "multipath_exporter_event_to_metric_seconds",
+            "Time from an event received to its state published",
+            &self.event_to_metric,
+        )?;
+        families.total("multipath_exporter_scrapes", "Scrapes answered", self.scrapes.get())
+    }
+}
+
+/// What was built, and how the sources fare.
+#[derive(Debug)]
+pub struct About {
+    /// The sources.
+    pub sources: Arc<SourceHealth>,
+}
+
+impl Collector for About {
+    fn encode(&self, encoder: DescriptorEncoder) -> std::fmt::Result {
+        let mut families = Families(encoder);
+        let build = BuildInfo {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: env!("BUILD_REVISION"),
+            rustversion: env!("BUILD_RUST_VERSION"),
+        };
+        families.gauge("multipath_exporter_build_info", "What this exporter was built from", [(build, 1u64)])?;
+        let sources = self.sources.all();
+        let each = |value: fn(&Health) -> Option<f64>| {
+            sources.iter().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
+        };
+        families.gauge(
+            "multipath_exporter_source_up",
+            "1 if the last read of the source worked, 0 if it did not or is not permitted",
+            sources.iter().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
+        )?;
+        families.gauge(
+            "multipath_exporter_source_last_success_timestamp_seconds",
+            "When the source was last read",
+            each(|health| health.last_success.map(unix_seconds)),
+        )?;
+        families.gauge(
+            "multipath_exporter_source_duration_seconds",
+            "How long that read took",
+            each(|health| health.duration.map(|duration| duration.as_secs_f64())),
+        )?;
+        families.counter(
+            "multipath_exporter_errors",
+            "Objects that could not be read",
+            sources.iter().map(|(source, health)| (labels_of(*source), health.errors)),
+        )
+    }
+}
+
+/// Whether the configuration in use is the one in the file.
+#[derive(Debug, Default)]
+pub struct ConfigReloads {
+    last: Mutex<(bool, Option<SystemTime>)>,
+}
+
+impl ConfigReloads {
+    /// The file was read and is in use.
+    pub fn succeeded(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (true, Some(SystemTime::now()));
+    }
+
+    /// The file cannot be used; the one before is.
+    pub fn failed(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+}
+
+impl Collector for ConfigReloads {
+    fn encode(&self, encoder: DescriptorEncoder) -> std::fmt::Result {
+        let (successful, last_success) = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families = Families(encoder);
+        families.number(
+            "multipath_exporter_config_last_reload_successful",
+            "1 if the configuration file is the one in use",
+            Some(u64::from(successful)),
+        )?;
+        families.number(
+            "multipath_exporter_config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was read",
+            last_success.map(unix_seconds),
+        )
+    }
+}
+
+fn labels_of(source: Source) -> SourceLabels<'static> {
+    SourceLabels { source: source.as_str() }
+}

@@ -1,0 +1,60 @@
+//! `process_*`: this process, as every Prometheus client library shows it.
+//!
+//! These few reads of `/proc/self` are the only ones in a scrape; nothing in them waits for a device or a daemon.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use procfs::process::{LimitValue, Process, Stat};
+use procfs::{ProcResult, boot_time_secs, page_size, ticks_per_second};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::Families;
+
+/// Encodes the process that it runs in.
+#[derive(Debug)]
+pub struct ThisProcess {
+    directory: PathBuf,
+}
+
+impl ThisProcess {
+    /// `procfs` is where procfs is mounted.
+    pub fn new(procfs: &Path) -> Self {
+        ThisProcess { directory: procfs.join("self") }
+    }
+
+    fn read(&self) -> ProcResult<(Process, Stat)> {
+        let process = Process::new_with_root(self.directory.clone())?;
+        let stat = process.stat()?;
+        Ok((process, stat))
+    }
+}
+
+impl Collector for ThisProcess {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut families = Families(encoder);
+        // Without procfs there is nothing to say, and the devices matter more.
+        let Ok((process, stat)) = self.read() else { return Ok(()) };
+        let seconds = |ticks: u64| ticks as f64 / ticks_per_second() as f64;
+        let max_fds = process.limits().ok().and_then(|limits| match limits.max_open_files.soft_limit {
+            LimitValue::Value(value) => Some(value),
+            LimitValue::Unlimited => None,
+        });
+        families.total("process_cpu_seconds", "User and system CPU time spent", seconds(stat.utime + stat.stime))?;
+        families.number("process_resident_memory_bytes", "Resident memory", Some(stat.rss * page_size()))?;
+        families.number("process_virtual_memory_bytes", "Virtual memory", Some(stat.vsize))?;
+        families.number(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970",
+            boot_time_secs().ok().map(|boot| boot as f64 + seconds(stat.starttime)),
+        )?;
+        families.number(
+            "process_open_fds",
+            "Open file descriptors",
+            process.fd_count().ok().map(|count| count as u64),
+        )?;
+        families.number("process_max_fds", "Open file descriptors allowed", max_fds)?;
+        families.number("process_threads", "Threads", Some(stat.num_threads))
+    }
+}

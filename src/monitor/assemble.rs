@@ -1,0 +1,270 @@
+//! One device out of what each source says of it.
+//!
+//! The kernel's own state decides. Where it may be read, members and path states are device mapper's. Where it may not,
+//! members are sysfs's, and a path's state is the last reading's (multipathd; without it the SCSI state; where no source
+//! knows, valid), corrected by every event newer than that reading.
+
+use std::sync::Arc;
+
+use super::ledger::MapLedger;
+use crate::source::{device_mapper, multipathd, sysfs};
+use crate::topology::{Counts, DevNo, Device, Group, Kind, Path, PathState};
+
+/// What a device is built from.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Device mapper's word.
+    pub kernel: Option<Arc<device_mapper::Map>>,
+    /// sysfs's word.
+    pub sysfs: Option<Arc<sysfs::Map>>,
+    /// multipathd's word.
+    pub daemon: Option<Arc<multipathd::Map>>,
+    /// Whether multipathd answers now. If not, its words are not shown, but its last path states still serve.
+    pub daemon_answers: bool,
+    /// Where the path states come from.
+    pub base: Base,
+    /// [`MapLedger::version`].
+    pub ledger_version: u64,
+}
+
+/// Where the path states of a device come from. `floor` is the highest event number that the reading includes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Device mapper, and that is the present state.
+    Kernel,
+    /// Device mapper's last reading, as reading it fails now.
+    KernelThen {
+        /// See [`Base`].
+        floor: u64,
+    },
+    /// multipathd's last reading.
+    Daemon {
+        /// See [`Base`].
+        floor: u64,
+    },
+    /// The SCSI states.
+    Fallback,
+}
+
+/// A member and the kernel's word on it, where there is one.
+struct Member {
+    devno: DevNo,
+    group: Option<u32>,
+    kernel_valid: Option<bool>,
+}
+
+impl Parts {
+    /// Whether these are the very same readings, so that the device built from them is the same too.
+    pub fn same_as(&self, other: &Parts) -> bool {
+        fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
+            match (one, other) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        same(&self.kernel, &other.kernel)
+            && same(&self.sysfs, &other.sysfs)
+            && same(&self.daemon, &other.daemon)
+            && self.daemon_answers == other.daemon_answers
+            && self.base == other.base
+            && self.ledger_version == other.ledger_version
+    }
+
+    /// The map's device number.
+    pub fn devno(&self) -> Option<DevNo> {
+        self.kernel.as_ref().map(|map| map.devno).or(self.sysfs.as_ref().map(|map| map.devno))
+    }
+
+    /// Whether some member has no name yet because sysfs has not been read since it came.
+    pub fn lacks_names(&self) -> bool {
+        self.members().iter().any(|member| self.disk(member.devno).is_none())
+    }
+
+    /// Builds the device. `previous` is what was last published of it: what can no longer be read keeps its last value.
+    pub fn assemble(&self, wwid: &Arc<str>, ledger: &MapLedger, previous: Option<&Device>) -> Device {
+        let kernel = self.kernel.as_deref().filter(|_| matches!(self.base, Base::Kernel | Base::KernelThen { .. }));
+        let (sysfs, daemon) = (self.sysfs.as_deref(), self.daemon.as_deref());
+        let words = daemon.filter(|_| self.daemon_answers);
+        let text = |choices: [Option<&Arc<str>>; 4]| known(choices.into_iter().flatten());
+        let paths: Vec<Path> =
+            self.members().into_iter().map(|member| self.path(&member, ledger, words, previous)).collect();
+        let groups = match (kernel, daemon) {
+            (Some(map), _) => numbered(map.groups.iter().map(|group| group_state(group.letter))),
+            (None, Some(map)) => numbered(map.groups.iter().map(|group| Arc::clone(&group.state))),
+            (None, None) => Vec::new(),
+        };
+        let (active_group_priority, best_group_priority) = priorities(words, &groups, &paths);
+        let model = sysfs.map(|map| &map.model);
+        Device {
+            wwid: Arc::clone(wwid),
+            name: text([
+                kernel.map(|map| &map.name),
+                sysfs.map(|map| &map.name),
+                daemon.map(|map| &map.name),
+                previous.map(|device| &device.name),
+            ]),
+            sysfs_name: match kernel {
+                Some(map) => format!("dm-{}", map.devno.minor).into(),
+                None => text([
+                    sysfs.map(|map| &map.sysfs_name),
+                    daemon.map(|map| &map.sysfs_name),
+                    previous.map(|device| &device.sysfs_name),
+                    None,
+                ]),
+            },
+            uuid: format!("{}{wwid}", device_mapper::UUID_PREFIX).into(),
+            kind: Kind::DeviceMapper,
+            vendor: text([
+                model.map(|model| &model.vendor),
+                daemon.map(|map| &map.vendor),
+                previous.map(|device| &device.vendor),
+                None,
+            ]),
+            product: text([
+                model.map(|model| &model.product),
+                daemon.map(|map| &map.product),
+                previous.map(|device| &device.product),
+                None,
+            ]),
+            revision: text([
+                model.map(|model| &model.revision),
+                daemon.map(|map| &map.revision),
+                previous.map(|device| &device.revision),
+                None,
+            ]),
+            queueing: kernel.map(|map| map.queueing).or(daemon.and_then(|map| map.queueing)),
+            suspended: kernel.map(|map| map.suspended).or(sysfs.and_then(|map| map.suspended)),
+            read_only: kernel.map(|map| map.read_only).or(sysfs.and_then(|map| map.read_only)),
+            size_bytes: sysfs.and_then(|map| map.size_bytes),
+            open_count: kernel.map(|map| map.open_count.into()),
+            inflight_requests: sysfs.and_then(|map| map.inflight_requests),
+            daemon_counters: words.map(|map| map.counters),
+            active_group_priority,
+            best_group_priority,
+            path_events: ledger.counts,
+            groups,
+            paths,
+        }
+    }
+
+    /// The members, sorted by device number.
+    fn members(&self) -> Vec<Member> {
+        let mut members: Vec<Member> = match (self.base, &self.kernel, &self.sysfs, &self.daemon) {
+            (Base::Kernel | Base::KernelThen { .. }, Some(map), _, _) => (1..)
+                .zip(&map.groups)
+                .flat_map(|(index, group)| group.paths.iter().map(move |path| (index, path)))
+                .map(|(index, path)| Member { devno: path.devno, group: Some(index), kernel_valid: Some(path.valid) })
+                .collect(),
+            (_, _, Some(map), _) => map
+                .members
+                .iter()
+                .map(|disk| {
+                    let group = self.daemon_path(disk.devno).map(|path| path.group);
+                    Member { devno: disk.devno, group, kernel_valid: None }
+                })
+                .collect(),
+            (_, _, None, Some(map)) => map
+                .paths
+                .iter()
+                .filter_map(|path| Some(Member { devno: path.devno?, group: Some(path.group), kernel_valid: None }))
+                .collect(),
+            _ => Vec::new(),
+        };
+        members.sort_by_key(|member| member.devno);
+        members
+    }
+
+    fn disk(&self, devno: DevNo) -> Option<&sysfs::Disk> {
+        let members = &self.sysfs.as_ref()?.members;
+        members.iter().find(|disk| disk.devno == devno).map(|disk| &**disk)
+    }
+
+    fn daemon_path(&self, devno: DevNo) -> Option<&multipathd::Path> {
+        self.daemon.as_ref()?.paths.iter().find(|path| path.devno == Some(devno))
+    }
+
+    fn valid(&self, member: &Member, ledger: &MapLedger) -> bool {
+        let devno = member.devno;
+        let daemon_valid = self.daemon_path(devno).and_then(|path| path.valid);
+        match (self.base, member.kernel_valid, daemon_valid) {
+            (Base::Kernel, Some(valid), _) => valid,
+            (Base::KernelThen { floor }, Some(valid), _) | (Base::Daemon { floor }, _, Some(valid)) => {
+                ledger.correction(devno, floor).unwrap_or(valid)
+            }
+            _ => {
+                let state = self.disk(devno).and_then(|disk| disk.device_state.as_deref());
+                ledger.correction_of_fallback(devno).unwrap_or(!state.is_some_and(scsi_fails))
+            }
+        }
+    }
+
+    fn path(
+        &self,
+        member: &Member,
+        ledger: &MapLedger,
+        words: Option<&multipathd::Map>,
+        previous: Option<&Device>,
+    ) -> Path {
+        let devno = member.devno;
+        let disk = self.disk(devno);
+        let daemon = self.daemon_path(devno);
+        let previous = previous.and_then(|device| device.paths.iter().find(|path| path.devno == Some(devno)));
+        let words = words.and(daemon);
+        let name = known(
+            [disk.map(|disk| &disk.name), previous.map(|path| &path.name), daemon.map(|path| &path.name)]
+                .into_iter()
+                .flatten(),
+        );
+        Path {
+            name: if name.is_empty() { devno.to_string().into() } else { name },
+            devno: Some(devno),
+            hctl: known([disk.map(|disk| &disk.hctl), previous.map(|path| &path.hctl)].into_iter().flatten()),
+            transport: disk.map(|disk| disk.transport).or(previous.map(|path| path.transport)).unwrap_or_default(),
+            group: member.group,
+            state: if self.valid(member, ledger) { PathState::Valid } else { PathState::Failed },
+            failures: ledger.failures(devno),
+            priority: words.and_then(|path| path.priority),
+            checker_state: words.and_then(|path| path.checker_state.clone()),
+            device_state: disk.and_then(|disk| disk.device_state.clone()),
+            access_state: disk.and_then(|disk| disk.access_state.clone()),
+            marginal: words.and_then(|path| path.marginal),
+        }
+    }
+}
+
+/// SCSI states in which I/O fails at once; `blocked` and `quiesce` make it wait.
+fn scsi_fails(state: &str) -> bool {
+    matches!(state, "offline" | "transport-offline" | "cancel" | "deleted")
+}
+
+fn group_state(letter: char) -> Arc<str> {
+    match letter {
+        'A' => "active".into(),
+        'E' => "enabled".into(),
+        'D' => "disabled".into(),
+        other => other.to_string().into(),
+    }
+}
+
+fn numbered(states: impl Iterator<Item = Arc<str>>) -> Vec<Group> {
+    (1..).zip(states).map(|(index, state)| Group { index, state }).collect()
+}
+
+/// The first that says something.
+fn known<'a>(mut choices: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
+    choices.find(|choice| !choice.is_empty()).cloned().unwrap_or_default()
+}
+
+/// Priority of the group in use, and of the best group with a valid path.
+fn priorities(words: Option<&multipathd::Map>, groups: &[Group], paths: &[Path]) -> (Option<i64>, Option<i64>) {
+    let Some(words) = words else { return (None, None) };
+    let priority = |index| words.groups.iter().find(|group| group.index == index).and_then(|group| group.priority);
+    let active = groups.iter().find(|group| &*group.state == "active").and_then(|group| priority(group.index));
+    let has_valid = |group: &Group| {
+        let states = paths.iter().filter(|path| path.group == Some(group.index)).map(|path| path.state);
+        Counts::of(states).valid > 0
+    };
+    let best = groups.iter().filter(|group| has_valid(group)).filter_map(|group| priority(group.index)).max();
+    (active, best)
+}

@@ -1,0 +1,93 @@
+//! The log lines of path events, as oVirt's host agent wrote them, bounded for a path that flaps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::event::{Event, EventType};
+
+/// Lines of one map in one [`WINDOW`]. A map of eight paths that fails and comes back needs sixteen; a storm of ten
+/// thousand events per second would drown the log that has to tell of it.
+const LINES: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Writes the lines and counts those it leaves out.
+#[derive(Debug, Default)]
+pub struct PathLog {
+    windows: HashMap<Arc<str>, Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    name: Arc<str>,
+    ends: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl PathLog {
+    /// Logs an event. `paths` is the number of the device's members.
+    pub fn write(&mut self, event: &Event, paths: usize, now: Instant) {
+        let window = self.windows.entry(Arc::clone(&event.wwid)).or_insert_with(|| Window {
+            name: Arc::clone(&event.name),
+            ends: now + WINDOW,
+            lines: 0,
+            left_out: 0,
+        });
+        window.lines += 1;
+        if window.lines > LINES {
+            window.left_out += 1;
+            return;
+        }
+        write(event, paths);
+    }
+
+    /// When the next window ends that has lines left out.
+    pub fn due(&self) -> Option<Instant> {
+        self.windows.values().map(|window| window.ends).min()
+    }
+
+    /// Closes windows that have ended and tells what they left out.
+    pub fn look_at_clock(&mut self, now: Instant) {
+        self.windows.retain(|wwid, window| {
+            if window.ends > now {
+                return true;
+            }
+            if window.left_out > 0 {
+                let (name, events) = (&*window.name, window.left_out);
+                warn!(wwid = &**wwid, name, events, "too many path events, these were not logged");
+            }
+            false
+        });
+    }
+}
+
+fn write(event: &Event, paths: usize) {
+    let (wwid, name) = (&*event.wwid, &*event.name);
+    let path = event.path.as_deref().unwrap_or_default();
+    let devno = event.devno.map(|devno| devno.to_string()).unwrap_or_default();
+    let valid_paths = event.valid_paths.unwrap_or_default();
+    match event.kind {
+        EventType::PathFailed => {
+            let left = match valid_paths {
+                0 => "no valid path is left".to_owned(),
+                1 => "1 valid path is left".to_owned(),
+                more => format!("{more} valid paths are left"),
+            };
+            warn!(wwid, name, path, devno, valid_paths, left, "path failed");
+        }
+        EventType::PathReinstated => {
+            let left = match usize::try_from(valid_paths) {
+                Ok(valid) if valid >= paths => "all paths are valid".to_owned(),
+                _ => format!("{valid_paths} of {paths} paths are valid"),
+            };
+            info!(wwid, name, path, devno, valid_paths, left, "path reinstated");
+        }
+        EventType::DeviceAdded => info!(wwid, name, valid_paths, "device added"),
+        EventType::DeviceRemoved => info!(wwid, name, valid_paths, "device removed"),
+        EventType::PathAdded => info!(wwid, name, path, devno, valid_paths, "path added"),
+        EventType::PathRemoved => info!(wwid, name, path, devno, valid_paths, "path removed"),
+    }
+}

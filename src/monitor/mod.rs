@@ -1,0 +1,511 @@
+//! The loop: wake, read, compare, publish.
+//!
+//! ```text
+//! wake      watchers, timers, SIGHUP: mark what must be looked at                     mod.rs
+//! dispatch  one read at a time of each source, of all that is marked by then          sources.rs, lane.rs
+//! reply     the source's new reading takes the place of the old one                   mod.rs
+//! publish   assemble the devices whose readings changed, compare, publish, tell       publish.rs, assemble.rs
+//! ```
+//!
+//! An event says "look again"; the reading says what is. Only this module holds state between one wake and the next.
+
+mod assemble;
+pub mod health;
+mod lane;
+mod ledger;
+mod log;
+mod publish;
+mod sources;
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout_at};
+
+use crate::event::EventLog;
+use crate::metrics::own::{OwnMetrics, ResyncReason};
+use crate::source::{Error, device_mapper, multipathd, sysfs};
+use crate::topology::{Daemon, DevNo, Snapshot};
+use crate::watch::{self as watchers, PathEvent, Uevent, Wake, Watcher};
+use health::{Source, SourceHealth};
+use lane::Lane;
+use publish::Publisher;
+use sources::{DaemonReply, DaemonSource, KernelSource, Ledgers, SysfsSource};
+
+/// How long to wait for the watchers before the first read. They need milliseconds.
+const WATCHER_DEADLINE: Duration = Duration::from_secs(5);
+/// After a path event the sources that follow the kernel (the SCSI layer, multipathd) get this long before they are
+/// asked what they make of it.
+const AFTERMATH: Duration = Duration::from_millis(100);
+/// Path events do not have them asked more often than this.
+const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
+/// multipathd's words change without an event. While a device is not healthy, and this long after a path event, it is
+/// asked at every re-read instead of every resync.
+const CLOSE_WATCH: Duration = Duration::from_secs(60);
+/// Wakes taken at a time.
+const BATCH: usize = 1024;
+
+/// What the monitor is to do.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where sysfs is mounted.
+    pub sysfs: PathBuf,
+    /// Ask device mapper.
+    pub device_mapper: bool,
+    /// Ask multipathd.
+    pub multipathd: Option<multipathd::Client>,
+    /// Read everything this often.
+    pub resync: Duration,
+    /// Read what has no event this often.
+    pub reread: Duration,
+}
+
+/// What the monitor shares with those who show it.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// The devices; `None` until the first full read.
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Recent events.
+    pub events: Arc<EventLog>,
+    /// How each source fares.
+    pub sources: Arc<SourceHealth>,
+    /// The exporter's own counters.
+    pub own: Arc<OwnMetrics>,
+}
+
+/// A request from outside the loop.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// Read everything now.
+    Resync,
+}
+
+/// The loop's state.
+pub struct Monitor {
+    settings: Settings,
+    health: Arc<SourceHealth>,
+    own: Arc<OwnMetrics>,
+    kernel: Option<KernelSource>,
+    sysfs: SysfsSource,
+    daemon: Option<DaemonSource>,
+    ledgers: Ledgers,
+    publisher: Publisher,
+    aftermath: Aftermath,
+    /// When the uevents were received whose state is not being read yet, and those for which it is.
+    unread: Vec<Instant>,
+    being_read: Vec<Instant>,
+}
+
+/// What path events leave to be looked at.
+#[derive(Default)]
+struct Aftermath {
+    devices: Vec<DevNo>,
+    due: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Monitor {
+    /// Starts the readers.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn new(settings: Settings, own: Arc<OwnMetrics>) -> io::Result<(Self, Board)> {
+        let health = Arc::new(SourceHealth::default());
+        let events = Arc::new(EventLog::default());
+        let (sender, snapshot) = watch::channel(None);
+        let kernel = match settings.device_mapper {
+            true => {
+                health.enable(Source::Dm);
+                Some(KernelSource::start(device_mapper::DeviceMapper::new(&settings.sysfs))?)
+            }
+            false => None,
+        };
+        let daemon = settings.multipathd.clone().map(|client| {
+            health.enable(Source::Multipathd);
+            DaemonSource::new(client)
+        });
+        health.enable(Source::Sysfs);
+        let monitor = Monitor {
+            sysfs: SysfsSource::start(sysfs::Sysfs::new(&settings.sysfs))?,
+            publisher: Publisher::new(sender, Arc::clone(&events), Arc::clone(&own)),
+            health: Arc::clone(&health),
+            own: Arc::clone(&own),
+            settings,
+            kernel,
+            daemon,
+            ledgers: Ledgers::new(),
+            aftermath: Aftermath::default(),
+            unread: Vec::new(),
+            being_read: Vec::new(),
+        };
+        Ok((monitor, Board { snapshot, events, sources: health, own }))
+    }
+
+    /// Reads everything once and publishes it.
+    pub async fn run_once(mut self) {
+        self.read_first().await;
+    }
+
+    /// Watches until `commands` is closed.
+    ///
+    /// # Errors
+    /// If a watcher's thread cannot be started.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
+        self.health.enable(Source::Uevent);
+        let (sender, mut wakes) = watchers::channel();
+        watchers::uevent::watch(sender.clone())?;
+        if self.kernel.is_some() {
+            watchers::dm_event::watch(sender.clone())?;
+        }
+        // Subscribed first, read then: what happens in between is told by an event that waits.
+        self.await_watchers(&mut wakes).await;
+        self.read_first().await;
+
+        let now = tokio::time::Instant::now();
+        let mut resync = interval_at(now + self.settings.resync, self.settings.resync);
+        let mut reread = interval_at(now + self.settings.reread, self.settings.reread);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let due = self.next_due();
+            tokio::select! {
+                _ = wakes.recv_many(&mut batch, BATCH) => self.wake_up(batch.drain(..)),
+                (reply, took) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, took),
+                (reply, took) = self.sysfs.lane.reply() => self.sysfs_said(reply, took),
+                (reply, took) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, took),
+                _ = resync.tick() => self.want_everything(ResyncReason::Timer),
+                _ = reread.tick() => self.want_states(),
+                command = commands.recv() => match command {
+                    Some(Command::Resync) => self.want_everything(ResyncReason::Signal),
+                    None => return Ok(()),
+                },
+                () = until(due) => self.look_at_clock(),
+            }
+            self.dispatch();
+        }
+    }
+
+    /// Waits until each watcher is watching or has said why it cannot.
+    async fn await_watchers(&mut self, wakes: &mut mpsc::Receiver<Wake>) {
+        let mut awaited = vec![Watcher::Uevent];
+        awaited.extend(self.kernel.as_ref().map(|_| Watcher::DeviceMapper));
+        let deadline = tokio::time::Instant::now() + WATCHER_DEADLINE;
+        while !awaited.is_empty() {
+            let Ok(Some(wake)) = timeout_at(deadline, wakes.recv()).await else { break };
+            if let Wake::Watching(watcher) | Wake::Lost(watcher, _) = &wake {
+                awaited.retain(|awaited| awaited != watcher);
+            }
+            self.wake(wake);
+        }
+    }
+
+    /// Reads every source once, waits for each no longer than its deadline, and publishes.
+    async fn read_first(&mut self) {
+        self.want_everything(ResyncReason::Start);
+        self.dispatch();
+        while self.awaits_replies() {
+            let due = self.next_due();
+            tokio::select! {
+                (reply, took) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, took),
+                (reply, took) = self.sysfs.lane.reply() => self.sysfs_said(reply, took),
+                (reply, took) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, took),
+                () = until(due) => self.look_at_clock(),
+            }
+        }
+        self.publisher.open();
+        self.publish(false);
+    }
+
+    fn awaits_replies(&self) -> bool {
+        self.sysfs.lane.in_time()
+            || self.kernel.as_ref().is_some_and(|kernel| kernel.lane.in_time())
+            || self.daemon.as_ref().is_some_and(|daemon| daemon.lane.in_time())
+    }
+
+    fn wake_up(&mut self, wakes: impl Iterator<Item = Wake>) {
+        wakes.for_each(|wake| self.wake(wake));
+        // Where the kernel's status may not be read, events themselves change the state.
+        if !self.kernel_is_current() {
+            self.being_read.append(&mut self.unread);
+            self.publish(false);
+            self.observe_latency();
+        }
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        match wake {
+            Wake::Uevent(uevent) => self.uevent(&uevent),
+            Wake::Overflow => {
+                self.own.uevent_overflows.inc();
+                self.want_everything(ResyncReason::Overflow);
+            }
+            Wake::DeviceMapper => {
+                self.publisher.device_mapper_woke();
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.wanted.look = true;
+                }
+            }
+            Wake::Drained(took) => self.health.succeeded(Source::Uevent, took, &[]),
+            Wake::Watching(Watcher::Uevent) => {
+                self.health.succeeded(Source::Uevent, Duration::ZERO, &[]);
+                if self.publisher.is_open() {
+                    // It was lost before, and events with it.
+                    self.want_everything(ResyncReason::Overflow);
+                }
+            }
+            Wake::Watching(Watcher::DeviceMapper) => {
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.wanted.look = true;
+                }
+            }
+            Wake::Lost(Watcher::Uevent, error) => self.health.failed(Source::Uevent, &error),
+            // The ioctls fail for the same reason and say so.
+            Wake::Lost(Watcher::DeviceMapper, error) => tracing::debug!(%error, "no device-mapper event poll"),
+        }
+    }
+
+    fn uevent(&mut self, uevent: &Uevent) {
+        self.own.count_uevent(&uevent.action);
+        let Some(devno) = uevent.devno else { return };
+        if !uevent.sysname.starts_with("dm-") {
+            // A disk that comes or goes changes what sysfs says of the maps that hold it.
+            if &*uevent.action != "change" {
+                let holders = self.sysfs.maps.values().filter(|map| map.members.iter().any(|disk| disk.devno == devno));
+                self.sysfs.wanted.devices.extend(holders.map(|map| map.devno));
+            }
+            return;
+        }
+        self.unread.push(uevent.received);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.wanted.dirty.insert(devno);
+        }
+        match &uevent.path {
+            Some(event) => self.path_event(uevent, event, devno),
+            None => {
+                self.sysfs.wanted.devices.insert(devno);
+                if let Some(ledger) = self.publisher.wwid(devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
+                    ledger.last_event = Some(uevent.received);
+                    if matches!(&*uevent.action, "add" | "remove") {
+                        ledger.reborn(uevent.received);
+                    }
+                }
+                self.aftermath.follow(None);
+            }
+        }
+    }
+
+    fn path_event(&mut self, uevent: &Uevent, event: &PathEvent, devno: DevNo) {
+        let ledger = self.ledgers.entry(Arc::clone(&event.wwid)).or_default();
+        ledger.note(uevent, event);
+        self.publisher.path_event(uevent, event);
+        self.aftermath.follow(Some(devno));
+    }
+
+    fn want_everything(&mut self, reason: ResyncReason) {
+        self.own.count_resync(reason);
+        let timed = reason == ResyncReason::Timer;
+        if let Some(kernel) = &mut self.kernel {
+            kernel.wanted.all = true;
+            kernel.wanted.timed |= timed;
+        }
+        self.sysfs.wanted.everything = true;
+        self.sysfs.wanted.timed |= timed;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.wanted.maps = true;
+            daemon.wanted.timed |= timed;
+        }
+    }
+
+    /// The re-read: what has no event.
+    fn want_states(&mut self) {
+        let current = self.kernel_is_current();
+        let close_watch = !current
+            || self.publisher.any_unhealthy()
+            || self.aftermath.last.is_some_and(|last| last.elapsed() < CLOSE_WATCH);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.wanted.all = true;
+            kernel.wanted.timed = true;
+        }
+        self.sysfs.wanted.states = true;
+        self.sysfs.wanted.timed = true;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.wanted.state = true;
+            daemon.wanted.maps |= close_watch;
+            daemon.wanted.timed = true;
+        }
+    }
+
+    fn dispatch(&mut self) {
+        if let Some(kernel) = &mut self.kernel
+            && kernel.dispatch(&mut self.ledgers)
+        {
+            self.being_read.append(&mut self.unread);
+        }
+        self.sysfs.dispatch();
+        if let Some(daemon) = &mut self.daemon {
+            daemon.dispatch(&mut self.ledgers);
+        }
+    }
+
+    fn kernel_said(&mut self, reply: Result<device_mapper::Reading, Error>, took: Duration) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let timed = kernel.timed;
+        match reply {
+            Ok(reading) => {
+                self.health.succeeded(Source::Dm, took, &reading.unreadable);
+                kernel.accept(reading, &mut self.ledgers);
+                // What has come, changed its members or its name has new files in sysfs, too.
+                let stale = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
+                self.sysfs.wanted.devices.extend(stale);
+            }
+            Err(error) => {
+                self.health.failed(Source::Dm, &error);
+                kernel.current = false;
+            }
+        }
+        self.publish(timed);
+        self.observe_latency();
+    }
+
+    fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, took: Duration) {
+        self.sysfs.ended();
+        match reply {
+            Ok(reading) => {
+                self.health.succeeded(Source::Sysfs, took, &reading.unreadable);
+                self.publisher.notice_scsi_states(&self.sysfs.maps, &reading, &mut self.ledgers);
+                self.sysfs.accept(reading);
+            }
+            Err(error) => self.health.failed(Source::Sysfs, &error),
+        }
+        self.publish(self.sysfs.timed && !self.kernel_is_current());
+    }
+
+    fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, took: Duration) {
+        let Some(daemon) = &mut self.daemon else { return };
+        let timed = daemon.timed;
+        match reply {
+            Ok(DaemonReply { state, maps }) => {
+                let state = Daemon::Up(state);
+                // It has just come up or is done with its configuration.
+                daemon.wanted.maps |= daemon.state != state && maps.is_none();
+                daemon.state = state;
+                match maps {
+                    Some(Ok(maps)) => {
+                        let unreadable: Vec<Error> =
+                            maps.unreadable.iter().map(|object| Error::new("multipathd", object)).collect();
+                        self.health.succeeded(Source::Multipathd, took, &unreadable);
+                        daemon.accept(maps, &mut self.ledgers);
+                    }
+                    Some(Err(error)) => self.health.failed(Source::Multipathd, &error),
+                    None => {}
+                }
+            }
+            Err(error) => {
+                daemon.state = Daemon::Down;
+                self.health.failed(Source::Multipathd, &error);
+            }
+        }
+        self.publish(timed && !self.kernel_is_current());
+    }
+
+    fn kernel_is_current(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.current)
+    }
+
+    fn publish(&mut self, timed: bool) {
+        self.publisher.publish(self.kernel.as_ref(), &self.sysfs, self.daemon.as_ref(), &mut self.ledgers, timed);
+    }
+
+    /// The state that these uevents told of is published.
+    fn observe_latency(&mut self) {
+        for received in self.being_read.drain(..) {
+            self.own.event_to_metric.observe(received.elapsed().as_secs_f64());
+        }
+    }
+
+    /// The next moment at which something is to be done that nothing wakes us for.
+    fn next_due(&self) -> Option<Instant> {
+        let due = [
+            self.kernel.as_ref().and_then(|kernel| kernel.lane.late_at()),
+            self.sysfs.lane.late_at(),
+            self.daemon.as_ref().and_then(|daemon| daemon.lane.late_at()),
+            self.aftermath.due,
+            self.publisher.next_due(),
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        let late = |place| Error::new(place, "has not answered in time");
+        if let Some(kernel) = &mut self.kernel
+            && kernel.lane.turns_late(now)
+        {
+            self.health.failed(Source::Dm, &late("device mapper"));
+            kernel.current = false;
+            self.publish(false);
+        }
+        if self.sysfs.lane.turns_late(now) {
+            self.health.failed(Source::Sysfs, &late("sysfs"));
+        }
+        if let Some(daemon) = &mut self.daemon
+            && daemon.lane.turns_late(now)
+        {
+            self.health.failed(Source::Multipathd, &late("multipathd"));
+            daemon.state = Daemon::Down;
+            self.publish(false);
+        }
+        if let Some(devices) = self.aftermath.take(now) {
+            self.sysfs.wanted.devices.extend(devices);
+            if let Some(daemon) = &mut self.daemon {
+                daemon.wanted.maps = true;
+            }
+        }
+        if self.publisher.look_at_clock(now, &mut self.ledgers) {
+            self.publish(false);
+        }
+    }
+}
+
+impl Aftermath {
+    fn follow(&mut self, device: Option<DevNo>) {
+        let now = Instant::now();
+        self.devices.extend(device.filter(|device| !self.devices.contains(device)));
+        let earliest = self.last.map_or(now, |last| last + AFTERMATH_INTERVAL);
+        self.due.get_or_insert(earliest.max(now + AFTERMATH));
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Vec<DevNo>> {
+        self.due.take_if(|due| *due <= now)?;
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.devices))
+    }
+}
+
+async fn reply_of<Owner, Request, Reply>(
+    source: &mut Option<Owner>,
+    lane: impl Fn(&mut Owner) -> &mut Lane<Request, Reply>,
+) -> (Result<Reply, Error>, Duration)
+where
+    Request: Send + 'static,
+    Reply: Send + 'static,
+{
+    match source {
+        Some(source) => lane(source).reply().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn until(due: Option<Instant>) -> impl Future<Output = ()> {
+    async move {
+        match due {
+            Some(due) => sleep_until(due.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! From readings to the published snapshot, and from the difference between two snapshots to events.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::assemble::{Base, Parts};
+use super::ledger::{MapLedger, PATIENCE};
+use super::log::PathLog;
+use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
+use crate::event::{Event, EventLog, EventType};
+use crate::metrics::own::OwnMetrics;
+use crate::source::{device_mapper, sysfs};
+use crate::topology::{Daemon, DevNo, Device, Health, Path, PathState, Snapshot};
+use crate::watch::{PathAction, PathEvent, Uevent};
+
+/// Holds what was last published and tells what changed.
+pub struct Publisher {
+    sender: watch::Sender<Option<Arc<Snapshot>>>,
+    events: Arc<EventLog>,
+    own: Arc<OwnMetrics>,
+    log: PathLog,
+    /// The first full read is done.
+    open: bool,
+    /// By WWID: the device, and what it was assembled from.
+    built: BTreeMap<Arc<str>, Built>,
+    wwids: HashMap<DevNo, Arc<str>>,
+    /// Members whose state no event has told of yet, and when that is to be counted.
+    unexplained: HashMap<(Arc<str>, DevNo), Instant>,
+    suspicions: Vec<Suspicion>,
+    device_mapper_woke: Option<Instant>,
+}
+
+struct Built {
+    parts: Parts,
+    device: Arc<Device>,
+}
+
+/// A timed reading found a device different, and no event had told.
+struct Suspicion {
+    wwid: Arc<str>,
+    found: Instant,
+    /// Device mapper had counted an event; its poll may still wake us.
+    event_nr_moved: bool,
+}
+
+impl Publisher {
+    /// Publishes through `sender`.
+    pub fn new(sender: watch::Sender<Option<Arc<Snapshot>>>, events: Arc<EventLog>, own: Arc<OwnMetrics>) -> Self {
+        Publisher {
+            sender,
+            events,
+            own,
+            log: PathLog::default(),
+            open: false,
+            built: BTreeMap::new(),
+            wwids: HashMap::new(),
+            unexplained: HashMap::new(),
+            suspicions: Vec::new(),
+            device_mapper_woke: None,
+        }
+    }
+
+    /// The first full read is done: what comes next may be published.
+    pub fn open(&mut self) {
+        self.open = true;
+    }
+
+    /// Whether the first full read is done.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// The map behind a device number, as last read.
+    pub fn wwid(&self, devno: DevNo) -> Option<&Arc<str>> {
+        self.wwids.get(&devno)
+    }
+
+    /// Whether some device has a failed path or no valid one.
+    pub fn any_unhealthy(&self) -> bool {
+        self.built.values().any(|built| built.device.counts().health() != Health::Healthy)
+    }
+
+    /// Device mapper's event poll woke us.
+    pub fn device_mapper_woke(&mut self) {
+        self.device_mapper_woke = Some(Instant::now());
+    }
+
+    /// Whether the kernel's map is new, renamed, or has other members than when it was last assembled.
+    pub fn is_news(&self, map: &device_mapper::Map) -> bool {
+        let Some(before) = self.built.get(&map.wwid).and_then(|built| built.parts.kernel.as_deref()) else {
+            return true;
+        };
+        let members = |map: &device_mapper::Map| -> Vec<DevNo> {
+            map.groups.iter().flat_map(|group| &group.paths).map(|path| path.devno).collect()
+        };
+        !std::ptr::eq(before, map)
+            && ((before.devno, &before.name) != (map.devno, &map.name) || members(before) != members(map))
+    }
+
+    /// A SCSI state that changed is newer than any event so far.
+    pub fn notice_scsi_states(
+        &self,
+        before: &HashMap<Arc<str>, Arc<sysfs::Map>>,
+        reading: &sysfs::Reading,
+        ledgers: &mut Ledgers,
+    ) {
+        for map in &reading.maps {
+            let Some(old) = before.get(&map.wwid).filter(|old| !Arc::ptr_eq(old, map)) else { continue };
+            let Some(ledger) = ledgers.get_mut(&map.wwid) else { continue };
+            if old.diskseq != map.diskseq {
+                ledger.reborn_as(map.diskseq);
+            }
+            for disk in &map.members {
+                let state = old.members.iter().find(|old| old.devno == disk.devno).map(|old| &old.device_state);
+                if state.is_some_and(|state| *state != disk.device_state) {
+                    ledger.restart_fallback(disk.devno);
+                }
+            }
+        }
+    }
+
+    /// A path event from the kernel: told at once.
+    pub fn path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
+        let device = self.built.get(&event.wwid).map(|built| &built.device);
+        let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
+        let paths = device.map_or(0, |device| device.paths.len());
+        let told = Event {
+            id: 0,
+            seqnum: Some(uevent.seqnum),
+            dm_seqnum: Some(event.dm_seqnum),
+            time: uevent.time,
+            kind: kind_of(event.action),
+            wwid: Arc::clone(&event.wwid),
+            name: Arc::clone(&event.name),
+            path: Some(path.map_or_else(|| event.path.to_string().into(), |path| Arc::clone(&path.name))),
+            devno: Some(event.path),
+            valid_paths: event.valid_paths,
+        };
+        self.tell(told, paths);
+    }
+
+    /// Assembles the devices whose readings changed, and publishes if that changed anything.
+    ///
+    /// `timed` says that a timer, not an event, led to the reading.
+    pub fn publish(
+        &mut self,
+        kernel: Option<&KernelSource>,
+        sysfs: &SysfsSource,
+        daemon: Option<&DaemonSource>,
+        ledgers: &mut Ledgers,
+        timed: bool,
+    ) {
+        if !self.open {
+            return;
+        }
+        let first = self.sender.borrow().is_none();
+        let now = Instant::now();
+        let readings = Readings { kernel, sysfs, daemon };
+        let mut before = std::mem::take(&mut self.built);
+        self.wwids.clear();
+        for wwid in readings.wwids() {
+            let ledger = ledgers.entry(Arc::clone(wwid)).or_default();
+            let parts = readings.parts(wwid, ledger);
+            if let Some(devno) = parts.devno() {
+                self.wwids.insert(devno, Arc::clone(wwid));
+            }
+            let known = before.remove(wwid);
+            let unchanged = known.as_ref().is_some_and(|known| known.parts.same_as(&parts));
+            let nameless = || parts.devno().is_some_and(|devno| sysfs.awaits(devno)) && parts.lacks_names();
+            let built = match known {
+                Some(known) if unchanged => known,
+                known if nameless() => match known {
+                    // Its new members are shown under their names, which are on their way.
+                    Some(known) => known,
+                    None => continue,
+                },
+                known => {
+                    let device = parts.assemble(wwid, ledger, known.as_ref().map(|known| &*known.device));
+                    let built = Built { parts, device: Arc::new(device) };
+                    match known {
+                        Some(known) => self.changed(known, built, ledger, timed, now),
+                        None => self.appeared(built, ledger, first, now),
+                    }
+                }
+            };
+            self.built.insert(Arc::clone(wwid), built);
+        }
+        for gone in before.into_values() {
+            self.tell_device(EventType::DeviceRemoved, &gone.device);
+        }
+        ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
+
+        let devices: Vec<_> = self.built.values().map(|built| Arc::clone(&built.device)).collect();
+        let daemon = daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone());
+        self.sender.send_if_modified(|published| {
+            let same = published.as_ref().is_some_and(|last| {
+                last.daemon == daemon
+                    && last.devices.len() == devices.len()
+                    && last.devices.iter().zip(&devices).all(|(one, other)| Arc::ptr_eq(one, other))
+            });
+            if !same {
+                *published = Some(Arc::new(Snapshot { devices, daemon }));
+            }
+            !same
+        });
+    }
+
+    fn appeared(&mut self, built: Built, ledger: &mut MapLedger, first: bool, now: Instant) -> Built {
+        let device = &built.device;
+        if first {
+            warn_of_what_was_found(device);
+        } else {
+            self.tell_device(EventType::DeviceAdded, device);
+        }
+        self.follow_paths(device, ledger, first, now);
+        built
+    }
+
+    fn changed(&mut self, before: Built, built: Built, ledger: &mut MapLedger, timed: bool, now: Instant) -> Built {
+        let (old, new) = (Arc::clone(&before.device), &built.device);
+        if *old == **new {
+            self.follow_paths(new, ledger, false, now);
+            return Built { parts: built.parts, device: old };
+        }
+        let has = |device: &Device, path: &Path| device.paths.iter().any(|other| other.devno == path.devno);
+        for path in new.paths.iter().filter(|path| !has(&old, path)) {
+            self.tell_path(EventType::PathAdded, new, path);
+        }
+        for path in old.paths.iter().filter(|path| !has(new, path)) {
+            if let Some(devno) = path.devno {
+                ledger.forget_path(devno);
+            }
+            self.tell_path(EventType::PathRemoved, new, path);
+        }
+        let states = |device: &Device| -> Vec<_> { device.paths.iter().map(|path| (path.devno, path.state)).collect() };
+        if timed && states(&old) != states(new) && !ledger.had_event_since(now - PATIENCE) {
+            let event_nr = |built: &Built| built.parts.kernel.as_ref().and_then(|map| map.event_nr);
+            let event_nr_moved = event_nr(&before) != event_nr(&built);
+            if !(event_nr_moved && self.device_mapper_woke.is_some_and(|woke| now < woke + PATIENCE)) {
+                self.suspicions.push(Suspicion { wwid: Arc::clone(&new.wwid), found: now, event_nr_moved });
+            }
+        }
+        self.follow_paths(new, ledger, false, now);
+        built
+    }
+
+    /// Holds the members' states against those that events led to.
+    fn follow_paths(&mut self, device: &Device, ledger: &mut MapLedger, first: bool, now: Instant) {
+        ledger.forget_strangers(now, |devno| device.paths.iter().any(|path| path.devno == Some(devno)));
+        for path in &device.paths {
+            let Some(devno) = path.devno else { continue };
+            let valid = path.state == PathState::Valid;
+            // A path is born valid; what is found failed at the start has no event to be waited for.
+            ledger.ensure_path(devno, if first { valid } else { true });
+            let key = (Arc::clone(&device.wwid), devno);
+            match ledger.compare(devno, valid, now) {
+                Some(due) => self.unexplained.insert(key, due),
+                None => self.unexplained.remove(&key),
+            };
+        }
+    }
+
+    /// The next moment at which something is to be counted or logged.
+    pub fn next_due(&self) -> Option<Instant> {
+        let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
+        self.unexplained.values().copied().chain(suspicions).chain(self.log.due()).min()
+    }
+
+    /// Counts what has waited long enough for an event. `true` if a device must be assembled anew.
+    pub fn look_at_clock(&mut self, now: Instant, ledgers: &mut Ledgers) -> bool {
+        self.log.look_at_clock(now);
+        self.settle_suspicions(now, ledgers);
+        let due: Vec<_> = self.unexplained.extract_if(|_, due| *due <= now).map(|(key, _)| key).collect();
+        let mut counted = false;
+        for (wwid, devno) in due {
+            let time = SystemTime::now();
+            let Some(ledger) = ledgers.get_mut(&wwid) else { continue };
+            match ledger.settle(devno, now, time) {
+                Some(action) => {
+                    counted = true;
+                    self.tell_unexplained(&wwid, devno, action);
+                }
+                // An event came in the meantime: compare once more.
+                None => counted = true,
+            }
+        }
+        counted
+    }
+
+    fn settle_suspicions(&mut self, now: Instant, ledgers: &Ledgers) {
+        let woke = self.device_mapper_woke;
+        let due = self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= now);
+        for Suspicion { wwid, found, event_nr_moved } in due {
+            let told = ledgers.get(&wwid).is_none_or(|ledger| ledger.had_event_since(found))
+                || event_nr_moved && woke.is_some_and(|woke| woke >= found);
+            if !told {
+                self.own.resync_corrections.inc();
+                warn!(wwid = &*wwid, "a resync found a change that no event told of");
+            }
+        }
+    }
+
+    fn tell_unexplained(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction) {
+        let Some(device) = self.built.get(wwid).map(|built| Arc::clone(&built.device)) else { return };
+        if let Some(path) = device.paths.iter().find(|path| path.devno == Some(devno)) {
+            self.tell_path(kind_of(action), &device, path);
+        }
+    }
+
+    fn tell_path(&mut self, kind: EventType, device: &Device, path: &Path) {
+        let event = Event { path: Some(Arc::clone(&path.name)), devno: path.devno, ..read_event(kind, device) };
+        self.tell(event, device.paths.len());
+    }
+
+    fn tell_device(&mut self, kind: EventType, device: &Device) {
+        self.tell(read_event(kind, device), device.paths.len());
+    }
+
+    fn tell(&mut self, event: Event, paths: usize) {
+        let event = self.events.add(event);
+        self.log.write(&event, paths, Instant::now());
+    }
+}
+
+/// An event that a reading showed.
+fn read_event(kind: EventType, device: &Device) -> Event {
+    Event {
+        id: 0,
+        seqnum: None,
+        dm_seqnum: None,
+        time: SystemTime::now(),
+        kind,
+        wwid: Arc::clone(&device.wwid),
+        name: Arc::clone(&device.name),
+        path: None,
+        devno: None,
+        valid_paths: Some(device.counts().valid as u64),
+    }
+}
+
+fn kind_of(action: PathAction) -> EventType {
+    match action {
+        PathAction::Failed => EventType::PathFailed,
+        PathAction::Reinstated => EventType::PathReinstated,
+    }
+}
+
+fn warn_of_what_was_found(device: &Device) {
+    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, device.counts().valid);
+    for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {
+        let devno = path.devno.map(|devno| devno.to_string()).unwrap_or_default();
+        warn!(wwid, name, path = &*path.name, devno, valid_paths, "path found failed");
+    }
+    if device.paths.is_empty() {
+        warn!(wwid, name, "device found without any path");
+    }
+}
+
+/// The readings that a snapshot is assembled from.
+struct Readings<'a> {
+    kernel: Option<&'a KernelSource>,
+    sysfs: &'a SysfsSource,
+    daemon: Option<&'a DaemonSource>,
+}
+
+impl<'a> Readings<'a> {
+    /// The devices there are, in the word of the best source that has one.
+    fn wwids(&self) -> Vec<&'a Arc<str>> {
+        let mut wwids: Vec<_> = match (self.kernel, self.daemon) {
+            (Some(kernel), _) if kernel.current => kernel.maps.keys().collect(),
+            _ if self.sysfs.known => self.sysfs.maps.keys().collect(),
+            (_, Some(daemon)) => daemon.maps.keys().collect(),
+            _ => Vec::new(),
+        };
+        wwids.sort_unstable();
+        wwids
+    }
+
+    fn parts(&self, wwid: &Arc<str>, ledger: &MapLedger) -> Parts {
+        let kernel = self.kernel.and_then(|source| source.maps.get(wwid));
+        let daemon = self.daemon.and_then(|source| source.maps.get(wwid));
+        Parts {
+            kernel: kernel.cloned(),
+            sysfs: self.sysfs.maps.get(wwid).cloned(),
+            daemon: daemon.cloned(),
+            daemon_answers: self.daemon.is_some_and(|source| matches!(source.state, Daemon::Up(_))),
+            base: self.base(kernel.is_some(), daemon.is_some(), ledger),
+            ledger_version: ledger.version,
+        }
+    }
+
+    /// Which reading the path states are taken from: the kernel's present one, otherwise the last of any.
+    fn base(&self, kernel_has_it: bool, daemon_has_it: bool, ledger: &MapLedger) -> Base {
+        let kernel = self.kernel.filter(|_| kernel_has_it);
+        if kernel.is_some_and(|kernel| kernel.current) {
+            return Base::Kernel;
+        }
+        let holds = |read: &Instant| ledger.born.is_none_or(|born| *read >= born);
+        let kernel_read = kernel.and_then(|kernel| kernel.read).filter(holds);
+        let daemon_read = self.daemon.filter(|_| daemon_has_it).and_then(|daemon| daemon.read).filter(holds);
+        match (kernel_read, daemon_read) {
+            (Some(kernel), daemon) if daemon.is_none_or(|daemon| daemon <= kernel) => {
+                Base::KernelThen { floor: ledger.kernel_floor() }
+            }
+            (_, Some(_)) => Base::Daemon { floor: ledger.daemon_floor() },
+            _ => Base::Fallback,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The three sources that are read: what is wanted of each, what is being read, and the last reading.
+//!
+//! Wants add up while a read is under way; the next read serves them all.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::lane::Lane;
+use super::ledger::MapLedger;
+use crate::source::{Error, device_mapper, multipathd, sysfs};
+use crate::topology::{Daemon, DevNo};
+
+/// A read in the kernel that takes longer is given up for the present. Emulated machines need two seconds for a thousand
+/// maps, real ones a thousandth of that.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The ledgers of all maps, by WWID.
+pub type Ledgers = HashMap<Arc<str>, MapLedger>;
+
+/// Device mapper.
+pub struct KernelSource {
+    /// Its reads.
+    pub lane: Lane<KernelWanted, device_mapper::Reading>,
+    /// To be read next.
+    pub wanted: KernelWanted,
+    /// The read under way was wanted by a timer.
+    pub timed: bool,
+    /// The last read worked and none is late: `maps` is the present state.
+    pub current: bool,
+    /// By WWID.
+    pub maps: HashMap<Arc<str>, Arc<device_mapper::Map>>,
+    /// When `maps` was asked for.
+    pub read: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+/// What to read of device mapper.
+#[derive(Default)]
+pub struct KernelWanted {
+    /// The list, and the maps whose event number moved.
+    pub look: bool,
+    /// Every map.
+    pub all: bool,
+    /// A timer wants it.
+    pub timed: bool,
+    /// These maps.
+    pub dirty: HashSet<DevNo>,
+}
+
+impl KernelSource {
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(mut reader: device_mapper::DeviceMapper) -> io::Result<Self> {
+        let read = move |wanted: KernelWanted| reader.read(&wanted.dirty, wanted.all);
+        Ok(KernelSource {
+            lane: Lane::on_thread("device-mapper", KERNEL_DEADLINE, read)?,
+            wanted: KernelWanted::default(),
+            timed: false,
+            current: false,
+            maps: HashMap::new(),
+            read: None,
+            asked: None,
+        })
+    }
+
+    /// Reads what is wanted, if anything is and no read is under way.
+    pub fn dispatch(&mut self, ledgers: &mut Ledgers) -> bool {
+        let wanted = &self.wanted;
+        if self.lane.busy() || !(wanted.look || wanted.all || !wanted.dirty.is_empty()) {
+            return false;
+        }
+        let wanted = std::mem::take(&mut self.wanted);
+        self.timed = wanted.timed;
+        self.asked = Some(Instant::now());
+        ledgers.values_mut().for_each(MapLedger::kernel_asked);
+        self.lane.ask(wanted);
+        true
+    }
+
+    /// Takes the new reading.
+    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) {
+        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
+        self.read = self.asked;
+        self.current = true;
+        ledgers.values_mut().for_each(MapLedger::kernel_read);
+    }
+}
+
+/// sysfs.
+pub struct SysfsSource {
+    /// Its reads.
+    pub lane: Lane<sysfs::Scope, sysfs::Reading>,
+    /// To be read next.
+    pub wanted: SysfsWanted,
+    /// The read under way was wanted by a timer.
+    pub timed: bool,
+    /// By WWID.
+    pub maps: HashMap<Arc<str>, Arc<sysfs::Map>>,
+    /// It has been read at least once.
+    pub known: bool,
+    being_read: Option<sysfs::Scope>,
+}
+
+/// What to read of sysfs.
+#[derive(Default)]
+pub struct SysfsWanted {
+    /// Every device.
+    pub everything: bool,
+    /// States only.
+    pub states: bool,
+    /// A timer wants it.
+    pub timed: bool,
+    /// Everything of these devices.
+    pub devices: HashSet<DevNo>,
+}
+
+impl SysfsSource {
+    /// Starts its thread.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(mut reader: sysfs::Sysfs) -> io::Result<Self> {
+        Ok(SysfsSource {
+            lane: Lane::on_thread("sysfs", KERNEL_DEADLINE, move |scope| reader.read(&scope))?,
+            wanted: SysfsWanted::default(),
+            timed: false,
+            maps: HashMap::new(),
+            known: false,
+            being_read: None,
+        })
+    }
+
+    /// Reads what is wanted most, if anything is and no read is under way.
+    pub fn dispatch(&mut self) {
+        if self.lane.busy() {
+            return;
+        }
+        let wanted = &mut self.wanted;
+        let scope = if wanted.everything {
+            *wanted = SysfsWanted { timed: wanted.timed, ..SysfsWanted::default() };
+            sysfs::Scope::Everything
+        } else if !wanted.devices.is_empty() {
+            sysfs::Scope::Devices(std::mem::take(&mut wanted.devices))
+        } else if std::mem::take(&mut wanted.states) {
+            sysfs::Scope::States
+        } else {
+            return;
+        };
+        self.timed = match scope {
+            sysfs::Scope::Devices(_) => false,
+            _ => std::mem::take(&mut wanted.timed),
+        };
+        self.being_read = Some(scope.clone());
+        self.lane.ask(scope);
+    }
+
+    /// Takes the new reading.
+    pub fn accept(&mut self, reading: sysfs::Reading) {
+        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
+        self.known = true;
+    }
+
+    /// The read under way has ended, well or not.
+    pub fn ended(&mut self) {
+        self.being_read = None;
+    }
+
+    /// Whether this device will be or is being read.
+    pub fn awaits(&self, devno: DevNo) -> bool {
+        let in_scope = match &self.being_read {
+            Some(sysfs::Scope::Everything) => true,
+            Some(sysfs::Scope::Devices(devices)) => devices.contains(&devno),
+            Some(sysfs::Scope::States) | None => false,
+        };
+        (in_scope && self.lane.in_time()) || self.wanted.everything || self.wanted.devices.contains(&devno)
+    }
+}
+
+/// multipathd.
+pub struct DaemonSource {
+    /// Its reads.
+    pub lane: Lane<DaemonWanted, DaemonReply>,
+    /// To be asked next.
+    pub wanted: DaemonWanted,
+    /// The read under way was wanted by a timer.
+    pub timed: bool,
+    /// Whether it answers.
+    pub state: Daemon,
+    /// By WWID.
+    pub maps: HashMap<Arc<str>, Arc<multipathd::Map>>,
+    /// When `maps` was asked for.
+    pub read: Option<Instant>,
+    asked: Option<Instant>,
+}
+
+/// What to ask multipathd.
+#[derive(Clone, Copy, Default)]
+pub struct DaemonWanted {
+    /// Its own state.
+    pub state: bool,
+    /// The maps, too.
+    pub maps: bool,
+    /// A timer wants it.
+    pub timed: bool,
+}
+
+/// multipathd's answer: its state, and the maps if they were asked for and came.
+pub struct DaemonReply {
+    /// Its state, in its own word.
+    pub state: Arc<str>,
+    /// `None` if they were not asked for.
+    pub maps: Option<Result<multipathd::Maps, Error>>,
+}
+
+impl DaemonSource {
+    /// Prepares to ask it.
+    pub fn new(client: multipathd::Client) -> Self {
+        // Two exchanges, each bounded by the client itself.
+        let deadline = client.timeout() * 2 + Duration::from_secs(1);
+        let client = Arc::new(client);
+        let ask = move |wanted: DaemonWanted| {
+            let client = Arc::clone(&client);
+            async move { ask(&client, wanted).await }
+        };
+        DaemonSource {
+            lane: Lane::on_tasks(deadline, ask),
+            wanted: DaemonWanted::default(),
+            timed: false,
+            state: Daemon::Down,
+            maps: HashMap::new(),
+            read: None,
+            asked: None,
+        }
+    }
+
+    /// Asks what is wanted, if anything is and nothing is being asked.
+    pub fn dispatch(&mut self, ledgers: &mut Ledgers) {
+        if self.lane.busy() || !(self.wanted.state || self.wanted.maps) {
+            return;
+        }
+        let wanted = std::mem::take(&mut self.wanted);
+        self.timed = wanted.timed;
+        self.asked = Some(Instant::now());
+        ledgers.values_mut().for_each(MapLedger::daemon_asked);
+        self.lane.ask(wanted);
+    }
+
+    /// Takes the new reading. A map that could not be read keeps its last one, and one that did not change its
+    /// allocation.
+    pub fn accept(&mut self, reading: multipathd::Maps, ledgers: &mut Ledgers) {
+        let mut before = std::mem::take(&mut self.maps);
+        for map in reading.maps {
+            let map = before.remove(&map.wwid).filter(|same| *same == map).unwrap_or(map);
+            self.maps.insert(Arc::clone(&map.wwid), map);
+        }
+        if !reading.unreadable.is_empty() {
+            self.maps.extend(before);
+        }
+        self.read = self.asked;
+        ledgers.values_mut().for_each(MapLedger::daemon_read);
+    }
+}
+
+async fn ask(client: &multipathd::Client, wanted: DaemonWanted) -> Result<DaemonReply, Error> {
+    let failed = |cause: &dyn std::error::Error| Error::new("multipathd", cause);
+    let state = client.show_daemon().await.map_err(|error| failed(&error))?.state;
+    let maps = match wanted.maps {
+        true => Some(show_maps(client).await),
+        false => None,
+    };
+    Ok(DaemonReply { state, maps })
+}
+
+async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Error> {
+    let failed = |cause: &dyn std::error::Error| Error::new("multipathd, show maps json", cause);
+    let reply = client.show_maps().await.map_err(|error| failed(&error))?;
+    // Milliseconds for a large host: off the threads that answer scrapes.
+    let parsed = tokio::task::spawn_blocking(move || multipathd::parse_maps(&reply)).await;
+    parsed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}

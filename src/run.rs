@@ -1,0 +1,223 @@
+//! Everything put together.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::cli::{Cli, ListenAddress};
+use crate::config::Config;
+use crate::metrics::devices::Devices;
+use crate::metrics::exposition::{self, Exposition, Format};
+use crate::metrics::own::{About, ConfigReloads, OwnMetrics};
+use crate::metrics::process::ThisProcess;
+use crate::monitor::{Board, Command, Monitor, Settings};
+use crate::source::multipathd;
+use crate::web::routes::Routes;
+use crate::web::server::{self, Limits};
+
+/// Why the exporter ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What the user set cannot be used: nothing was served.
+    #[error("{0}")]
+    Settings(String),
+    /// It cannot go on.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl Failure {
+    fn fatal(what: &str) -> impl Fn(io::Error) -> Failure {
+        move |cause| Failure::Fatal(format!("{what}: {cause}"))
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, or prints what `--oneshot` and `--config.check` ask for.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    let config_file = cli.general.config_file.as_deref();
+    read_config(config_file).map_err(Failure::Settings)?;
+    if cli.general.config_check {
+        println!("{}: correct", config_file.unwrap_or(Path::new("")).display());
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One answers while the other publishes.
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .map_err(Failure::fatal("cannot start"))?;
+    let result = match cli.general.oneshot {
+        true => runtime.block_on(print_once(cli)),
+        false => runtime.block_on(serve(cli)),
+    };
+    // A reader may be stuck in the kernel for good; the end does not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+fn read_config(file: Option<&Path>) -> Result<Config, String> {
+    file.map_or_else(|| Ok(Config::default()), |file| Config::read(file).map_err(|error| error.to_string()))
+}
+
+fn monitor(cli: &Cli) -> Result<(Monitor, Board), Failure> {
+    let sockets = match cli.sources.multipathd_sockets.as_slice() {
+        [] => multipathd::default_sockets(),
+        sockets => sockets.to_vec(),
+    };
+    let client = multipathd::Client::new(sockets, cli.sources.multipathd_timeout);
+    let settings = Settings {
+        sysfs: cli.sources.sysfs.clone(),
+        device_mapper: cli.collectors.device_mapper,
+        multipathd: Some(client).filter(|_| cli.collectors.multipathd),
+        resync: cli.sources.resync_interval,
+        reread: cli.sources.reread_interval,
+    };
+    Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
+}
+
+async fn print_once(cli: &Cli) -> Result<(), Failure> {
+    let (monitor, board) = monitor(cli)?;
+    monitor.run_once().await;
+    let snapshot = board.snapshot.borrow().clone().unwrap_or_default();
+    let mut registry = Registry::default();
+    let paths = cli.collectors.paths;
+    registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
+    registry.register_collector(Box::new(About { sources: board.sources }));
+    let mut text = String::new();
+    exposition::encode(&registry, Format::Text, &mut text)
+        .map_err(|_| Failure::Fatal("cannot encode the metrics".to_owned()))?;
+    use io::Write;
+    io::stdout().write_all(text.as_bytes()).map_err(Failure::fatal("cannot print"))
+}
+
+async fn serve(cli: &Cli) -> Result<(), Failure> {
+    let listeners = listen(&cli.web.listen_addresses).await?;
+    let (monitor, board) = monitor(cli)?;
+    let reloads = Arc::new(ConfigReloads::default());
+    reloads.succeeded();
+
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(About { sources: Arc::clone(&board.sources) }));
+    registry.register_collector(Box::new(Arc::clone(&reloads)));
+    registry.register_collector(Box::new(Arc::clone(&board.own)));
+    registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
+    let exposition = Exposition::new(registry, cli.collectors.paths);
+    let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
+    let routes = Arc::new(routes);
+    let answer = move |request| {
+        let routes = Arc::clone(&routes);
+        async move { routes.answer(&request).await }
+    };
+
+    let failed = Failure::fatal("cannot handle signals");
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
+    let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
+    let (commands, orders) = mpsc::channel(1);
+    tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), reloads, commands));
+    let mut monitor = tokio::spawn(monitor.run(orders));
+
+    let mut outcome = Ok(());
+    let end = async {
+        tokio::select! {
+            _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
+            _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+            ended = &mut monitor => {
+                // Without it the metrics would stay as they are for ever: better none, and a restart.
+                let cause = match ended {
+                    Ok(Ok(())) => "it was told to".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                error!(cause, "the monitor has ended");
+                outcome = Err(Failure::Fatal(format!("the monitor has ended: {cause}")));
+            }
+        }
+    };
+    server::serve(listeners, answer, limits(), end).await;
+    outcome
+}
+
+/// On each SIGHUP reads the configuration again and everything else too. A bad file changes nothing.
+async fn reload_on(
+    mut hangup: Signal,
+    file: Option<std::path::PathBuf>,
+    reloads: Arc<ConfigReloads>,
+    commands: mpsc::Sender<Command>,
+) {
+    while hangup.recv().await.is_some() {
+        match read_config(file.as_deref()) {
+            Ok(_) => {
+                reloads.succeeded();
+                info!("configuration read again");
+            }
+            Err(error) => {
+                reloads.failed();
+                warn!(error, "configuration not changed");
+            }
+        }
+        if commands.send(Command::Resync).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Failure> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let failed = |cause: io::Error| Failure::Settings(format!("cannot listen on {address}: {cause}"));
+        for resolved in resolve(address).await.map_err(failed)? {
+            let listener = bind(resolved).map_err(failed)?;
+            let local = listener.local_addr().map_err(failed)?;
+            info!(address = %local, "listening");
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
+
+async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {
+    let Some(host) = &address.host else { return Ok(vec![(Ipv6Addr::UNSPECIFIED, address.port).into()]) };
+    tokio::net::lookup_host((host.as_str(), address.port)).await.map(Iterator::collect)
+}
+
+/// Where all addresses are wanted that is one socket for IPv6 and IPv4; a host without IPv6 has IPv4.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let all = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match bind_one(address) {
+        Err(error) if all && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        result => result,
+    }
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart must not wait for the old connections' last packets.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+/// As many connections as leave half of the open files to the readers.
+fn limits() -> Limits {
+    let limits = Limits::default();
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let half = usize::try_from(files / 2).unwrap_or(usize::MAX).max(1);
+    Limits { connections: limits.connections.min(half), ..limits }
+}

@@ -1,0 +1,368 @@
+//! The device-mapper control file: the five ioctls that only look.
+//!
+//! Layout and numbers are those of `include/uapi/linux/dm-ioctl.h`; `Documentation/admin-guide/device-mapper/` tells
+//! what the targets print. Every ioctl takes one buffer: a fixed header, then variable data, both in the machine's own
+//! byte order. The buffer is read by offset, so that the system call itself is all the `unsafe` there is.
+//!
+//! Every call needs `CAP_SYS_ADMIN`; opening the file needs root or `CAP_DAC_READ_SEARCH`, as it is opened read-only.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+
+use crate::topology::DevNo;
+
+/// Where the kernel's control file stands.
+pub const CONTROL: &str = "/dev/mapper/control";
+
+const HEADER: usize = 312;
+const VERSION: [u32; 3] = [4, 0, 0];
+const FLAG_READ_ONLY: u32 = 1 << 0;
+const FLAG_SUSPENDED: u32 = 1 << 1;
+const FLAG_STATUS_TABLE: u32 = 1 << 4;
+const FLAG_ACTIVE_PRESENT: u32 = 1 << 5;
+const FLAG_BUFFER_FULL: u32 = 1 << 8;
+const FLAG_NOFLUSH: u32 = 1 << 11;
+/// Asks `DM_LIST_DEVICES` for UUIDs (Linux 5.12 and later; earlier kernels ignore it).
+const FLAG_UUID: u32 = 1 << 14;
+const LIST_HAS_UUID: u32 = 1;
+const LIST_HAS_NO_UUID: u32 = 2;
+
+/// A reply larger than this is no reply: 10,000 maps need about 2 MiB for the list.
+const LARGEST_BUFFER: usize = 64 << 20;
+
+#[derive(Clone, Copy)]
+enum Command {
+    Version = 0,
+    ListDevices = 2,
+    TableStatus = 12,
+    ArmPoll = 16,
+}
+
+/// One device of `DM_LIST_DEVICES`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub devno: DevNo,
+    /// Counts the device's events; a change says that something about it changed. `None` before Linux 4.13.
+    pub event_nr: Option<u32>,
+    /// Its UUID: `None` where the kernel does not list UUIDs, empty where the device has none.
+    pub uuid: Option<Vec<u8>>,
+}
+
+/// One device as `DM_TABLE_STATUS` shows it: the header, and each target's type and text.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    /// Name as the kernel holds it, mangled by libdevmapper where it has odd characters.
+    pub name: &'a [u8],
+    /// UUID.
+    pub uuid: &'a [u8],
+    /// Holders of the device.
+    pub open_count: u32,
+    /// Write-protected.
+    pub read_only: bool,
+    /// I/O is suspended.
+    pub suspended: bool,
+    /// It has a live table. A device that is just being created has none yet.
+    pub live: bool,
+    /// The targets' part of the reply, for [`Shown::targets`].
+    pub data: &'a [u8],
+    target_count: u32,
+}
+
+/// What to ask a device for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The targets' state (`STATUSTYPE_INFO`).
+    Status,
+    /// The targets' configuration (`STATUSTYPE_TABLE`).
+    Table,
+}
+
+/// The open control file and the buffers its replies come in.
+#[derive(Debug)]
+pub struct Control {
+    file: OwnedFd,
+    /// For the list, which grows with the host.
+    list: Vec<u64>,
+    /// For all else. The kernel copies the whole buffer in at every call, so this one stays as small as one device.
+    one: Vec<u64>,
+}
+
+impl Control {
+    /// Opens the control file and checks that this process may use it.
+    ///
+    /// # Errors
+    /// `NotFound` without the `dm_mod` module, `PermissionDenied` without the rights named in the module's head.
+    pub fn open() -> io::Result<Self> {
+        let file = rustix::fs::open(CONTROL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut control = Control { file, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
+        control.call(Command::Version, 0, None)?;
+        Ok(control)
+    }
+
+    /// All device-mapper devices of this host.
+    pub fn list(&mut self) -> io::Result<Vec<Listed>> {
+        let data = self.call(Command::ListDevices, FLAG_UUID, None)?;
+        parse_list(data).ok_or_else(|| malformed("DM_LIST_DEVICES"))
+    }
+
+    /// One device, with its targets' state or configuration.
+    ///
+    /// # Errors
+    /// `ENXIO` if there is no such device (any more).
+    pub fn show(&mut self, devno: DevNo, ask: Ask) -> io::Result<Shown<'_>> {
+        let flags = match ask {
+            Ask::Status => FLAG_NOFLUSH,
+            Ask::Table => FLAG_NOFLUSH | FLAG_STATUS_TABLE,
+        };
+        let reply = self.call(Command::TableStatus, flags, Some(devno))?;
+        parse_shown(reply).ok_or_else(|| malformed("DM_TABLE_STATUS"))
+    }
+
+    /// Makes the file readable for `poll(2)` at the next event of any device. Each arming is good for one wake-up.
+    pub fn arm_poll(&mut self) -> io::Result<()> {
+        self.call(Command::ArmPoll, 0, None).map(drop)
+    }
+
+    /// Runs one ioctl, with a larger buffer until the reply fits, and gives header and data.
+    fn call(&mut self, command: Command, flags: u32, devno: Option<DevNo>) -> io::Result<&[u8]> {
+        let buffer = match command {
+            Command::ListDevices => &mut self.list,
+            _ => &mut self.one,
+        };
+        loop {
+            write_header(buffer, flags, devno);
+            ioctl(self.file.as_fd(), command, buffer)?;
+            if u32_at(bytes(buffer), 28).is_some_and(|flags| flags & FLAG_BUFFER_FULL == 0) {
+                break;
+            }
+            if buffer.len() * 8 >= LARGEST_BUFFER {
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "device-mapper reply larger than 64 MiB"));
+            }
+            *buffer = vec![0; buffer.len() * 2];
+        }
+        let reply = bytes(buffer);
+        let used = u32_at(reply, 12).map_or(0, |size| size as usize);
+        Ok(reply.get(..used.max(HEADER)).unwrap_or(reply))
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl<'a> Shown<'a> {
+    /// Type and text of each target.
+    pub fn targets(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        const SPEC: usize = 40;
+        let data = self.data;
+        let mut at = 0;
+        (0..self.target_count).map_while(move |_| {
+            let spec = data.get(at..at + SPEC)?;
+            let target_type = until_nul(&spec[24..]);
+            let text = until_nul(data.get(at + SPEC..)?);
+            // `next` counts from the start of the data, not from this target.
+            at = u32_at(spec, 20)? as usize;
+            Some((target_type, text))
+        })
+    }
+}
+
+fn write_header(buffer: &mut [u64], flags: u32, devno: Option<DevNo>) {
+    // All of it, not only the header: kernels that list no UUIDs leave gaps, which must read as zero.
+    buffer.fill(0);
+    let size = buffer.len() * 8;
+    let [major, minor, patch] = VERSION;
+    let header = [[major, minor], [patch, size as u32], [HEADER as u32, 0], [0, flags]];
+    for (place, pair) in buffer.iter_mut().zip(header) {
+        let [first, second] = pair.map(u32::to_ne_bytes);
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&first);
+        bytes[4..].copy_from_slice(&second);
+        *place = u64::from_ne_bytes(bytes);
+    }
+    if let (Some(place), Some(devno)) = (buffer.get_mut(40 / 8), devno) {
+        *place = encode_dev(devno);
+    }
+}
+
+fn parse_shown(reply: &[u8]) -> Option<Shown<'_>> {
+    let flags = u32_at(reply, 28)?;
+    Some(Shown {
+        name: until_nul(reply.get(48..176)?),
+        uuid: until_nul(reply.get(176..305)?),
+        open_count: u32_at(reply, 24)?,
+        read_only: flags & FLAG_READ_ONLY != 0,
+        suspended: flags & FLAG_SUSPENDED != 0,
+        live: flags & FLAG_ACTIVE_PRESENT != 0,
+        data: reply.get(u32_at(reply, 16)? as usize..)?,
+        target_count: u32_at(reply, 20)?,
+    })
+}
+
+fn parse_list(reply: &[u8]) -> Option<Vec<Listed>> {
+    let mut entries = Vec::new();
+    let mut entry = reply.get(u32_at(reply, 16)? as usize..)?;
+    // An empty list is one entry with device number 0, or nothing at all.
+    while let Some(dev) = u64_at(entry, 0).filter(|&dev| dev != 0) {
+        let next = u32_at(entry, 8)? as usize;
+        let name = until_nul(entry.get(12..)?);
+        let after_name = (12 + name.len() + 1).next_multiple_of(8);
+        let uuid = match u32_at(entry, after_name + 4) {
+            Some(flags) if flags & LIST_HAS_UUID != 0 => Some(until_nul(entry.get(after_name + 8..)?).to_vec()),
+            Some(flags) if flags & LIST_HAS_NO_UUID != 0 => Some(Vec::new()),
+            _ => None,
+        };
+        entries.push(Listed { devno: decode_dev(dev), event_nr: u32_at(entry, after_name), uuid });
+        if next == 0 {
+            break;
+        }
+        entry = entry.get(next..)?;
+    }
+    Some(entries)
+}
+
+fn malformed(call: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{call}: the reply ends early"))
+}
+
+/// The kernel's `huge_encode_dev`.
+fn encode_dev(devno: DevNo) -> u64 {
+    let (major, minor) = (u64::from(devno.major), u64::from(devno.minor));
+    minor & 0xff | major << 8 | (minor & !0xff) << 12
+}
+
+fn decode_dev(dev: u64) -> DevNo {
+    DevNo { major: (dev >> 8 & 0xfff) as u32, minor: (dev & 0xff | dev >> 12 & 0xfff00) as u32 }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    bytes.get(offset..offset + 8)?.try_into().ok().map(u64::from_ne_bytes)
+}
+
+#[expect(unsafe_code, reason = "a view of integers as bytes: no byte of a u64 is invalid")]
+fn bytes(buffer: &[u64]) -> &[u8] {
+    // SAFETY: the slice covers exactly the buffer's memory, and u8 has no alignment of its own.
+    unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(buffer)) }
+}
+
+#[expect(unsafe_code, reason = "the ioctls of the module's head")]
+fn ioctl(file: BorrowedFd<'_>, command: Command, buffer: &mut [u64]) -> io::Result<()> {
+    // SAFETY: the kernel writes at most the `data_size` bytes that the header announces, which is the buffer's size.
+    Ok(unsafe { rustix::ioctl::ioctl(file, Call { command, buffer }) }?)
+}
+
+struct Call<'a> {
+    command: Command,
+    buffer: &'a mut [u64],
+}
+
+#[expect(unsafe_code, reason = "describes the ioctl to rustix")]
+// SAFETY: the opcode is `_IOWR(0xfd, command, struct dm_ioctl)`, and the pointer is to a buffer that outlives the call.
+unsafe impl Ioctl for Call<'_> {
+    type Output = ();
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::read_write::<[u8; HEADER]>(0xfd, self.command as u8)
+    }
+
+    fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
+        self.buffer.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut rustix::ffi::c_void) -> rustix::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_the_kernels_encoding() {
+        for (major, minor) in [(254, 0), (254, 255), (254, 256), (8, 1_048_575), (259, 70_000)] {
+            let devno = DevNo { major, minor };
+            assert_eq!(decode_dev(encode_dev(devno)), devno);
+        }
+    }
+
+    fn reply(data: &[u8]) -> Vec<u8> {
+        let mut reply = vec![0; HEADER];
+        reply[16..20].copy_from_slice(&(HEADER as u32).to_ne_bytes());
+        reply.extend_from_slice(data);
+        reply
+    }
+
+    fn list_entry(devno: DevNo, next: u32, name: &str, tail: &[u8]) -> Vec<u8> {
+        let mut entry = encode_dev(devno).to_ne_bytes().to_vec();
+        entry.extend(next.to_ne_bytes());
+        entry.extend(name.as_bytes());
+        entry.push(0);
+        entry.resize(entry.len().next_multiple_of(8), 0);
+        entry.extend(tail);
+        entry.resize(entry.len().next_multiple_of(8), 0);
+        entry
+    }
+
+    #[test]
+    fn a_list_with_uuids() {
+        let devno = |minor| DevNo { major: 254, minor };
+        let with = [&7u32.to_ne_bytes()[..], &LIST_HAS_UUID.to_ne_bytes(), b"mpath-3600\0"].concat();
+        let without = [3u32.to_ne_bytes(), LIST_HAS_NO_UUID.to_ne_bytes()].concat();
+        let first = list_entry(devno(0), 0, "données", &with);
+        let next = first.len() as u32;
+        let data = [list_entry(devno(0), next, "données", &with), list_entry(devno(1), 0, "root", &without)].concat();
+        assert_eq!(
+            parse_list(&reply(&data)).unwrap(),
+            [
+                Listed { devno: devno(0), event_nr: Some(7), uuid: Some(b"mpath-3600".to_vec()) },
+                Listed { devno: devno(1), event_nr: Some(3), uuid: Some(vec![]) },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_from_before_uuids_were_listed() {
+        let devno = DevNo { major: 253, minor: 4 };
+        let data = list_entry(devno, 0, "mpatha", &9u32.to_ne_bytes());
+        assert_eq!(parse_list(&reply(&data)).unwrap(), [Listed { devno, event_nr: Some(9), uuid: None }]);
+    }
+
+    #[test]
+    fn an_empty_list() {
+        assert_eq!(parse_list(&reply(&[])).unwrap(), []);
+        assert_eq!(parse_list(&reply(&[0; 16])).unwrap(), []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_makes_it_panic(data in proptest::collection::vec(any::<u8>(), 0..400), start in 0u32..400) {
+            let mut reply = reply(&data);
+            reply[16..20].copy_from_slice(&start.to_ne_bytes());
+            reply[20..24].copy_from_slice(&5u32.to_ne_bytes());
+            let _ = parse_list(&reply);
+            if let Some(shown) = parse_shown(&reply) {
+                let _ = shown.targets().count();
+            }
+            let _ = parse_list(&data);
+            let _ = parse_shown(&data);
+        }
+    }
+}

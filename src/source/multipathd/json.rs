@@ -1,0 +1,1320 @@
+//! The reply to `show maps json`.
+//!
+//! It looks like JSON, and is not quite: no version of multipathd up to 0.14.3 escapes a string (`snprint_json` and
+//! the functions behind it in `libmultipath/print.c`). An alias with a quote breaks the document for a JSON parser; one
+//! with a backslash, or with `", "uuid" : "`, leaves it valid and wrong. So it is read as what it is, the output of a
+//! fixed printer, one `"key" : value` per line at a known depth:
+//!
+//! ```text
+//! {
+//!    "major_version": 0,
+//!    "maps": [{
+//!       "name" : "mpatha",
+//!       "path_groups": [{
+//!          "pri" : 50,
+//!          "group" : 1,
+//!          "paths": [{
+//!             "dev" : "sda"
+//!          },{
+//!             "dev" : "sdb"
+//!          }]
+//!       }]
+//!    }]
+//! }
+//! ```
+//!
+//! A string of a map ends where the next line is a key of the map, and nothing in it is unescaped. The layout is the
+//! same from 0.7.4 to 0.14.3, only the keys `marginal_st` (0.8.3) and `lun_hex` (0.8.9) were added. Reading by lines
+//! also gives the maps before the place where a reply was cut.
+//!
+//! A reply in any other layout (a later daemon's, or one that went through a formatter) is read as JSON. Should a later
+//! daemon keep the layout and begin to escape, then aliases with a quote or backslash would show the escapes; such a
+//! daemon will hopefully count up `minor_version`.
+//!
+//! Both readers feed the same [`Draft`]: it alone knows what the keys mean.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::excerpt;
+use crate::topology::{DaemonCounters, DevNo};
+
+/// What multipathd tells of its maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maps {
+    /// The maps that could be read, in its order.
+    pub maps: Vec<Arc<Map>>,
+    /// What could not be read: whole maps, single paths, the end of the reply.
+    pub unreadable: Vec<ObjectError>,
+}
+
+/// Something that could not be read and is left out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {reason}")]
+pub struct ObjectError {
+    /// What is left out.
+    pub object: String,
+    /// Why, with the beginning of the offending text.
+    pub reason: String,
+}
+
+/// The reply is no list of maps at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a list of maps ({reason}): \"{excerpt}\"")]
+pub struct NotMaps {
+    reason: String,
+    excerpt: String,
+}
+
+/// A multipath device, as multipathd sees it. Text that it does not know is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Map {
+    /// Its identity; multipathd prints it as `uuid`. Never empty.
+    pub wwid: Arc<str>,
+    /// Its alias.
+    pub name: Arc<str>,
+    /// Its kernel name, `dm-3`.
+    pub sysfs_name: Arc<str>,
+    /// SCSI vendor.
+    pub vendor: Arc<str>,
+    /// SCSI product.
+    pub product: Arc<str>,
+    /// SCSI product revision.
+    pub revision: Arc<str>,
+    /// Whether the kernel queues I/O while there is no path.
+    ///
+    /// From `features`, which multipathd takes from the kernel's table for every reply (`disassemble_map`), and not
+    /// from `queueing`, which is its own intention: it says `-` where nothing is configured, and `on` when somebody
+    /// else told the kernel to fail I/O. All recorded replies agree with the kernel's table beside them.
+    pub queueing: Option<bool>,
+    /// Whether it is suspended.
+    pub suspended: Option<bool>,
+    /// Whether it is write-protected.
+    pub read_only: Option<bool>,
+    /// Its counters; 0 where the reply has none.
+    pub counters: DaemonCounters,
+    /// Path groups in the kernel's order.
+    pub groups: Vec<Group>,
+    /// Paths of all groups, in the kernel's order.
+    pub paths: Vec<Path>,
+}
+
+/// A path group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Position in the kernel's status, from 1.
+    pub index: u32,
+    /// `active`, `enabled`, `disabled`, `undef` or a word we have not met.
+    pub state: Arc<str>,
+    /// Its priority.
+    pub priority: Option<i64>,
+}
+
+/// A member of a map.
+///
+/// One whose device is gone may have neither name nor number, and is a member still.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Kernel name, `sdb`.
+    pub name: Arc<str>,
+    /// Device number.
+    pub devno: Option<DevNo>,
+    /// Index of its group.
+    pub group: u32,
+    /// Whether the kernel sends I/O to it. multipathd reads it from the kernel for every reply.
+    pub valid: Option<bool>,
+    /// multipathd's word for the device: `running`, `offline`, `unknown`. Not the kernel's: of all its states only some
+    /// make an `offline` here.
+    pub device_state: Option<Arc<str>>,
+    /// Its checker's word.
+    pub checker_state: Option<Arc<str>>,
+    /// Its priority; -1 where it could not be found out.
+    pub priority: Option<i64>,
+    /// Whether multipathd holds it marginal; not told before 0.8.3.
+    pub marginal: Option<bool>,
+}
+
+/// Reads the reply to `show maps json`.
+///
+/// A map or a path that cannot be read is left out and listed; an error only where there is no list of maps.
+pub fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
+    let layout = read_layout(reply);
+    if layout.understood {
+        return Ok(layout.maps);
+    }
+    match read_json(&String::from_utf8_lossy(reply)) {
+        Ok(maps) => Ok(maps),
+        Err(_) if layout.has_maps => Ok(layout.maps),
+        Err(reason) => Err(NotMaps { reason, excerpt: excerpt(reply) }),
+    }
+}
+
+/// The objects of the reply, outer before inner. What holds the maps counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Document,
+    Map,
+    Group,
+    Path,
+}
+
+impl Level {
+    /// The level around this one.
+    fn outer(self) -> Level {
+        match self {
+            Level::Document | Level::Map => Level::Document,
+            Level::Group => Level::Map,
+            Level::Path => Level::Group,
+        }
+    }
+
+    /// The level inside this one, and the key of the array that holds its objects.
+    fn inner(self) -> Option<(Level, &'static str)> {
+        match self {
+            Level::Document => Some((Level::Map, "maps")),
+            Level::Map => Some((Level::Group, "path_groups")),
+            Level::Group => Some((Level::Path, "paths")),
+            Level::Path => None,
+        }
+    }
+}
+
+/// What has been read so far, and the objects that are being read.
+#[derive(Default)]
+struct Draft {
+    maps: Maps,
+    map: Map,
+    group: Group,
+    path: Path,
+    /// `path` had a key that says which it is.
+    path_named: bool,
+    /// `map` had a list of groups; an empty one is a list too, and says that the map has lost all its paths.
+    map_has_groups: bool,
+    /// `group` had a list of paths.
+    group_has_paths: bool,
+    /// Number of paths in the groups before this one.
+    paths_before: usize,
+    map_problem: Option<String>,
+    path_problem: Option<String>,
+    words: HashSet<Arc<str>>,
+}
+
+impl Draft {
+    fn open(&mut self, level: Level) {
+        match level {
+            Level::Document => {}
+            Level::Map => {
+                self.map = Map::default();
+                self.map_has_groups = false;
+            }
+            Level::Group => {
+                // The fallback for a group without a number; groups are printed in order.
+                self.group = Group { index: self.map.groups.len() as u32 + 1, ..Group::default() };
+                self.paths_before = self.map.paths.len();
+                self.group_has_paths = false;
+            }
+            Level::Path => {
+                self.path = Path::default();
+                self.path_named = false;
+            }
+        }
+    }
+
+    /// A list of objects of this level begins.
+    fn list(&mut self, level: Level) {
+        match level {
+            Level::Document | Level::Map => {}
+            Level::Group => self.map_has_groups = true,
+            Level::Path => self.group_has_paths = true,
+        }
+    }
+
+    fn field(&mut self, level: Level, key: &str, value: &[u8]) {
+        let counter = |old: u64| number(value).unwrap_or(old);
+        let counters = &mut self.map.counters;
+        match (level, key) {
+            // These two as they are: a trimmed or emptied name would be another map's.
+            (Level::Map, "name") => self.map.name = String::from_utf8_lossy(value).into(),
+            (Level::Map, "uuid") => self.map.wwid = String::from_utf8_lossy(value).into(),
+            (Level::Map, "sysfs") if value != b"undef" => self.map.sysfs_name = text(value).into(),
+            (Level::Map, "vend") => self.map.vendor = self.word(value),
+            (Level::Map, "prod") => self.map.product = self.word(value),
+            (Level::Map, "rev") => self.map.revision = self.word(value),
+            (Level::Map, "features") => self.map.queueing = queueing(value),
+            (Level::Map, "dm_st") => self.map.suspended = one_of(value, "suspend", "active"),
+            (Level::Map, "write_prot") => self.map.read_only = one_of(value, "ro", "rw"),
+            (Level::Map, "path_faults") => counters.path_faults = counter(counters.path_faults),
+            (Level::Map, "switch_grp") => counters.group_switches = counter(counters.group_switches),
+            (Level::Map, "map_loads") => counters.table_loads = counter(counters.table_loads),
+            (Level::Map, "total_q_time") => counters.queueing_seconds = counter(counters.queueing_seconds),
+            (Level::Map, "q_timeouts") => counters.queueing_timeouts = counter(counters.queueing_timeouts),
+            (Level::Group, "group") => self.group.index = number(value).unwrap_or(self.group.index),
+            (Level::Group, "dm_st") => self.group.state = self.word(value),
+            (Level::Group, "pri") => self.group.priority = number(value),
+            (Level::Path, "dev") => {
+                self.path_named = true;
+                self.path.name = match text(value) {
+                    name if name == "-" => Arc::default(),
+                    name => name.into(),
+                };
+            }
+            (Level::Path, "dev_t") => {
+                self.path_named = true;
+                self.path.devno = number(value);
+            }
+            (Level::Path, "dm_st") => self.path.valid = one_of(value, "active", "failed"),
+            (Level::Path, "dev_st") => self.path.device_state = self.known_word(value),
+            (Level::Path, "chk_st") => self.path.checker_state = self.known_word(value),
+            (Level::Path, "pri") => self.path.priority = number(value),
+            (Level::Path, "marginal_st") => self.path.marginal = one_of(value, "marginal", "normal"),
+            _ => {}
+        }
+    }
+
+    /// Notes that the object cannot be read; the first reason counts.
+    ///
+    /// A group is no object of its own here: without it the map would show too few paths, so it takes the map along.
+    fn spoil(&mut self, level: Level, reason: impl FnOnce() -> String) {
+        match level {
+            Level::Document if self.maps.unreadable.iter().any(|error| error.object == "reply") => {}
+            Level::Document => {
+                self.maps.unreadable.push(ObjectError { object: "reply".to_owned(), reason: reason() });
+            }
+            Level::Map | Level::Group => {
+                self.map_problem.get_or_insert_with(reason);
+            }
+            Level::Path => {
+                self.path_problem.get_or_insert_with(reason);
+            }
+        }
+    }
+
+    fn close(&mut self, level: Level) {
+        match level {
+            Level::Document => {}
+            Level::Path => {
+                let path = std::mem::take(&mut self.path);
+                let unnamed = || (!self.path_named).then(|| "it has neither dev nor dev_t".to_owned());
+                match self.path_problem.take().or_else(unnamed) {
+                    None => self.map.paths.push(path),
+                    Some(reason) => {
+                        let object = format!("path {:?} of map {:?}", path.name, self.map.name);
+                        self.maps.unreadable.push(ObjectError { object, reason });
+                    }
+                }
+            }
+            Level::Group => {
+                if !self.group_has_paths {
+                    self.spoil(level, || "a group of it has no list of paths".to_owned());
+                }
+                for path in self.map.paths.iter_mut().skip(self.paths_before) {
+                    path.group = self.group.index;
+                }
+                self.map.groups.push(std::mem::take(&mut self.group));
+            }
+            Level::Map => {
+                let map = std::mem::take(&mut self.map);
+                let unnamed = || map.wwid.is_empty().then(|| "it has no uuid".to_owned());
+                let no_list = || (!self.map_has_groups).then(|| "it has no list of path groups".to_owned());
+                match self.map_problem.take().or_else(unnamed).or_else(no_list) {
+                    None => self.maps.maps.push(Arc::new(map)),
+                    Some(reason) => {
+                        let object = format!("map {:?} ({:?})", map.name, map.wwid);
+                        self.maps.unreadable.push(ObjectError { object, reason });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A text that thousands of maps and paths have in common, stored once.
+    fn word(&mut self, value: &[u8]) -> Arc<str> {
+        let text = text(value);
+        if let Some(word) = self.words.get(&*text) {
+            return word.clone();
+        }
+        let word: Arc<str> = text.into();
+        self.words.insert(word.clone());
+        word
+    }
+
+    fn known_word(&mut self, value: &[u8]) -> Option<Arc<str>> {
+        Some(self.word(value)).filter(|word| !word.is_empty())
+    }
+}
+
+/// A text without its padding; empty for what multipathd prints in place of one it does not have.
+fn text(value: &[u8]) -> Cow<'_, str> {
+    match value.trim_ascii() {
+        b"[undef]" | b"##" => Cow::Borrowed(""),
+        text => String::from_utf8_lossy(text),
+    }
+}
+
+fn number<T: FromStr>(value: &[u8]) -> Option<T> {
+    std::str::from_utf8(value).ok()?.trim().parse().ok()
+}
+
+/// Whether it is the one word or the other.
+fn one_of(value: &[u8], yes: &str, no: &str) -> Option<bool> {
+    match value.trim_ascii() {
+        word if word == yes.as_bytes() => Some(true),
+        word if word == no.as_bytes() => Some(false),
+        _ => None,
+    }
+}
+
+/// The kernel prints a number and that many words, so only no text at all tells nothing.
+fn queueing(features: &[u8]) -> Option<bool> {
+    let mut words = features.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
+    words.peek()?;
+    Some(words.any(|word| word == b"queue_if_no_path"))
+}
+
+/// What came of reading a reply by its layout.
+struct ByLayout {
+    maps: Maps,
+    /// Every line was one that the printer prints, up to the end.
+    understood: bool,
+    /// A list of maps began.
+    has_maps: bool,
+}
+
+/// Reads line by line.
+///
+/// An object begins and ends at a depth of its own, three spaces per level. That is how the reader finds its way back
+/// after a line that it does not understand.
+fn read_layout(reply: &[u8]) -> ByLayout {
+    let mut reader =
+        LayoutReader { lines: Lines::new(reply), draft: Draft::default(), level: Level::Document, has_maps: false };
+    let mut understood = true;
+    let mut complete = false;
+    while let Some(line) = reader.lines.next() {
+        let as_printed = match line {
+            _ if complete => false,
+            b"{" => reader.level == Level::Document && !reader.has_maps,
+            b"}" if reader.has_maps => {
+                let nothing_open = reader.end_inner(Level::Document, line);
+                complete = true;
+                nothing_open
+            }
+            _ => reader.line(line),
+        };
+        if as_printed {
+            continue;
+        }
+        understood = false;
+        // A last line that is cut is nobody's fault but the cut's.
+        if complete || reader.lines.has_newline() {
+            reader.draft.spoil(reader.level, || format!("unexpected line {}", quoted(line)));
+        }
+    }
+    if !complete {
+        understood = false;
+        match reader.level {
+            Level::Document => {
+                reader.draft.spoil(Level::Document, || format!("cut short after {} bytes", reply.len()));
+            }
+            _ => {
+                reader.draft.spoil(Level::Map, || format!("the reply is cut short after {} bytes", reply.len()));
+                reader.draft.close(Level::Map);
+            }
+        }
+    }
+    ByLayout { maps: reader.draft.maps, understood, has_maps: reader.has_maps }
+}
+
+struct LayoutReader<'a> {
+    lines: Lines<'a>,
+    draft: Draft,
+    /// The innermost object that is open.
+    level: Level,
+    has_maps: bool,
+}
+
+impl LayoutReader<'_> {
+    /// Reads one line, and those that a string in it goes on for; false if it is none of the printer's.
+    fn line(&mut self, line: &[u8]) -> bool {
+        let (depth, body) = depth(line);
+        let Some(depth) = depth else { return false };
+        if let Some(after) = body.strip_prefix(b"}") {
+            return self.brace(depth, after, line);
+        }
+        let Some((key, value)) = key_and_value(body) else { return false };
+        if depth != self.level as usize + 1 {
+            return false;
+        }
+        match value {
+            b"[{" | b"[]" => match self.level.inner() {
+                Some((inner, array)) if key == array => {
+                    self.has_maps |= self.level == Level::Document;
+                    self.draft.list(inner);
+                    if value == b"[{" {
+                        self.draft.open(inner);
+                        self.level = inner;
+                    }
+                    true
+                }
+                _ => false,
+            },
+            [b'[' | b'{', ..] => false,
+            [b'"', string @ ..] => {
+                let string = match self.level {
+                    Level::Map => self.lines.string_of_map(string.len()),
+                    // Kernel names, numbers and words of multipathd's own: these have no newline.
+                    _ => string.strip_suffix(b",").unwrap_or(string).strip_suffix(b"\""),
+                };
+                string.map(|string| self.draft.field(self.level, key, string)).is_some()
+            }
+            _ => {
+                self.draft.field(self.level, key, value.strip_suffix(b",").unwrap_or(value));
+                true
+            }
+        }
+    }
+
+    /// The end of the object at this depth.
+    fn brace(&mut self, depth: usize, after: &[u8], line: &[u8]) -> bool {
+        let Some(ends) = [Level::Map, Level::Group, Level::Path].into_iter().find(|level| *level as usize == depth)
+        else {
+            return false;
+        };
+        if ends > self.level {
+            return false;
+        }
+        let nothing_open = self.end_inner(ends, line);
+        match after {
+            b",{" => {
+                self.draft.close(ends);
+                self.draft.open(ends);
+            }
+            // Where the reply is cut, anything may be missing behind the brace.
+            _ => self.end(),
+        }
+        nothing_open && matches!(after, b",{" | b"]")
+    }
+
+    /// Ends what is still open inside the object that ends; true if there was nothing.
+    fn end_inner(&mut self, ends: Level, line: &[u8]) -> bool {
+        let nothing_open = self.level == ends;
+        while self.level > ends {
+            self.draft.spoil(Level::Map, || format!("it ends early, at {}", quoted(line)));
+            self.end();
+        }
+        nothing_open
+    }
+
+    fn end(&mut self) {
+        self.draft.close(self.level);
+        self.level = self.level.outer();
+    }
+}
+
+/// How many levels the line is indented by, if it is a whole number, and what stands behind.
+fn depth(line: &[u8]) -> (Option<usize>, &[u8]) {
+    let spaces = line.iter().take_while(|&&byte| byte == b' ').count();
+    (spaces.is_multiple_of(3).then_some(spaces / 3), &line[spaces..])
+}
+
+/// Splits `"key" : value`. The keys of the outermost object and of arrays have no space before the colon.
+fn key_and_value(body: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = body.strip_prefix(b"\"")?;
+    let length = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
+    let (key, rest) = rest.split_at(length);
+    let value = rest.strip_prefix(b"\" : ").or_else(|| rest.strip_prefix(b"\": "))?;
+    Some((std::str::from_utf8(key).ok()?, value)).filter(|(key, _)| !key.is_empty())
+}
+
+/// The lines of a reply.
+struct Lines<'a> {
+    text: &'a [u8],
+    /// Where the last line that was read ends: its newline, or the end of the text.
+    end: usize,
+    /// Where the next line begins; beyond the end of the text once it is read.
+    next: usize,
+}
+
+/// The longest string for whose end more lines are read. An alias has at most 127 bytes, as has every other name in the
+/// reply; without a limit a reply made of nothing but beginnings would be searched to its end for each of them.
+const MAX_STRING: usize = 1024;
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Lines { text, end: 0, next: 0 }
+    }
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        // Bytes after the last newline are a line, none are not.
+        let line = self.text.get(self.next..).filter(|rest| !rest.is_empty()).map(first_line)?;
+        self.end = self.next + line.len();
+        self.next = self.end + 1;
+        Some(line)
+    }
+
+    /// Whether the line just read ends with one.
+    fn has_newline(&self) -> bool {
+        self.end < self.text.len()
+    }
+
+    /// The string of a map whose beginning is the last `length` bytes of the line just read, without its quotes.
+    ///
+    /// It ends where another key of the map follows, as one does after every string of a map. So it may hold anything
+    /// but exactly that.
+    fn string_of_map(&mut self, length: usize) -> Option<&'a [u8]> {
+        let start = self.end - length;
+        let mut end = self.end;
+        loop {
+            let text = &self.text[start..end];
+            let following = self.text.get(end + 1..).filter(|following| !following.is_empty());
+            if let Some(string) = text.strip_suffix(b"\",")
+                && following.is_none_or(|following| is_key_of_map(first_line(following)))
+            {
+                (self.end, self.next) = (end, end + 1);
+                return Some(string);
+            }
+            if text.len() > MAX_STRING {
+                return None;
+            }
+            end += 1 + first_line(following?).len();
+        }
+    }
+}
+
+/// The text up to its first newline.
+fn first_line(text: &[u8]) -> &[u8] {
+    &text[..text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len())]
+}
+
+fn is_key_of_map(line: &[u8]) -> bool {
+    let (depth, body) = depth(line);
+    depth == Some(Level::Map as usize + 1) && key_and_value(body).is_some()
+}
+
+fn quoted(line: &[u8]) -> String {
+    format!("\"{}\"", excerpt(line))
+}
+
+/// The keys of a JSON object, their values unread: what is wrong in one of them leaves the others readable.
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+/// Reads any JSON with the structure of the reply.
+fn read_json(reply: &str) -> Result<Maps, String> {
+    let document: Object = serde_json::from_str(reply).map_err(|error| error.to_string())?;
+    let maps = document.get("maps").ok_or("it has no maps")?;
+    let maps: Vec<&RawValue> = serde_json::from_str(maps.get()).map_err(|error| format!("maps: {error}"))?;
+    let mut draft = Draft::default();
+    for map in maps {
+        read_object(&mut draft, Level::Map, map);
+    }
+    Ok(draft.maps)
+}
+
+fn read_object(draft: &mut Draft, level: Level, object: &RawValue) {
+    draft.open(level);
+    match serde_json::from_str::<Object>(object.get()) {
+        Ok(fields) => {
+            let inner = level.inner().and_then(|(inner, array)| Some((inner, array, fields.get(array)?)));
+            for (key, value) in &fields {
+                if let Some(value) = scalar(value) {
+                    draft.field(level, key, value.as_bytes());
+                }
+            }
+            if let Some((inner, array, objects)) = inner {
+                draft.list(inner);
+                match serde_json::from_str::<Vec<&RawValue>>(objects.get()) {
+                    Ok(objects) => objects.into_iter().for_each(|object| read_object(draft, inner, object)),
+                    Err(_) => draft.spoil(level, || format!("its {array} are {}", quoted(objects.get().as_bytes()))),
+                }
+            }
+        }
+        Err(_) => draft.spoil(level, || format!("it is {}", quoted(object.get().as_bytes()))),
+    }
+    draft.close(level);
+}
+
+/// The text of a string, number or word; `None` for anything else, and for a string that no text can hold.
+fn scalar(value: &RawValue) -> Option<Cow<'_, str>> {
+    match value.get() {
+        string if string.starts_with('"') => serde_json::from_str(string).ok().map(Cow::Owned),
+        other if other.starts_with(['[', '{']) => None,
+        "null" => Some(Cow::Borrowed("")),
+        other => Some(Cow::Borrowed(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write;
+    use std::fs;
+    use std::path::{Path as FilePath, PathBuf};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The recorded replies, `tests/fixtures/README.md`.
+    fn fixtures() -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut directories = vec![FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/multipathd")];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "json") {
+                    files.push(path);
+                }
+            }
+        }
+        files.sort();
+        assert!(!files.is_empty());
+        files
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        fs::read(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/multipathd").join(name)).unwrap()
+    }
+
+    /// The lines of `dmsetup table` or `dmsetup status`: name and the rest.
+    fn dmsetup(path: &FilePath) -> Option<BTreeMap<String, String>> {
+        let line = |line: &str| line.split_once(": ").map(|(name, rest)| (name.to_owned(), rest.to_owned()));
+        Some(fs::read_to_string(path).ok()?.lines().filter_map(line).collect())
+    }
+
+    #[test]
+    fn every_recorded_reply_is_read_as_the_kernel_told_it() {
+        for file in fixtures() {
+            let reply = fs::read(&file).unwrap();
+            let maps = parse_maps(&reply).unwrap();
+            assert_eq!(maps.unreadable, [], "{file:?}");
+
+            if let Some(table) = dmsetup(&file.with_extension("table.txt")) {
+                assert_eq!(table.len(), maps.maps.len(), "{file:?}");
+                for map in &maps.maps {
+                    assert_eq!(map.queueing, Some(table[&*map.name].contains(" queue_if_no_path ")), "{file:?}");
+                }
+            }
+            if let Some(status) = dmsetup(&file.with_extension("status.txt")) {
+                assert_eq!(status.len(), maps.maps.len(), "{file:?}");
+                for map in &maps.maps {
+                    let words: Vec<_> = status[&*map.name].split(' ').collect();
+                    let kernel: Vec<_> = words
+                        .windows(2)
+                        .filter_map(|pair| Some((pair[0].parse::<DevNo>().ok()?, Some(pair[1] == "A"))))
+                        .collect();
+                    let ours: Vec<_> = map.paths.iter().map(|path| (path.devno.unwrap(), path.valid)).collect();
+                    assert_eq!(ours, kernel, "{file:?}");
+                }
+            }
+        }
+    }
+
+    /// The readers check each other: nothing in the recorded replies needs what only one of them can do.
+    #[test]
+    fn recorded_replies_read_the_same_by_layout_and_as_json() {
+        for file in fixtures() {
+            let reply = fs::read_to_string(&file).unwrap();
+            let layout = read_layout(reply.as_bytes());
+            assert!(layout.understood, "{file:?}");
+            assert_eq!(Ok(layout.maps), read_json(&reply), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn a_recorded_map_has_all_its_values() {
+        let maps = parse_maps(&fixture("0.9.4-tcm_loop-states/11-timeout.json")).unwrap().maps;
+        let path = |name: &str, minor, group, valid, checker_state: &str, priority| Path {
+            name: name.into(),
+            devno: Some(DevNo { major: 8, minor }),
+            group,
+            valid: Some(valid),
+            device_state: Some("running".into()),
+            checker_state: Some(checker_state.into()),
+            priority: Some(priority),
+            marginal: Some(false),
+        };
+        let group = |index, state: &str, priority| Group { index, state: state.into(), priority: Some(priority) };
+        let lio = Map {
+            wwid: "3600140512345678aaaabbbbcccc12345".into(),
+            name: "3600140512345678aaaabbbbcccc12345".into(),
+            sysfs_name: "dm-0".into(),
+            vendor: "LIO-ORG".into(),
+            product: "RAMDISK-MCP".into(),
+            revision: "4.0".into(),
+            queueing: Some(true),
+            suspended: Some(false),
+            read_only: Some(false),
+            counters: DaemonCounters { table_loads: 1, ..DaemonCounters::default() },
+            groups: vec![group(1, "active", 50)],
+            paths: vec![
+                path("sda", 0, 1, true, "ready", 50),
+                path("sdb", 16, 1, true, "ready", 50),
+                path("sdc", 32, 1, true, "ready", 50),
+            ],
+        };
+        let debug = Map {
+            wwid: "1Linux_scsi_debug_2000".into(),
+            name: "1Linux_scsi_debug_2000".into(),
+            sysfs_name: "dm-1".into(),
+            vendor: "Linux".into(),
+            product: "scsi_debug".into(),
+            revision: "0191".into(),
+            queueing: Some(false),
+            counters: DaemonCounters { path_faults: 8, table_loads: 1, ..DaemonCounters::default() },
+            groups: vec![group(1, "active", 0), group(2, "enabled", 0)],
+            paths: vec![path("sdd", 48, 1, false, "faulty", 50), path("sde", 64, 2, false, "faulty", 10)],
+            ..lio.clone()
+        };
+        assert_eq!(maps, [Arc::new(debug), Arc::new(lio)]);
+    }
+
+    /// Three maps whose names and WWIDs are `a`, `b` and `c`, two paths each, the way multipathd prints them.
+    fn three_maps() -> String {
+        let maps = ["a", "b", "c"].map(|name| {
+            let path = |dev: &str, minor, group| Path {
+                name: format!("{name}{dev}").into(),
+                devno: Some(DevNo { major: 8, minor }),
+                group,
+                ..Path::default()
+            };
+            let group = |index| Group { index, state: "active".into(), priority: None };
+            Map {
+                wwid: name.into(),
+                name: name.into(),
+                groups: vec![group(1), group(2)],
+                paths: vec![path("0", 0, 1), path("1", 16, 2)],
+                ..Map::default()
+            }
+        });
+        print(&maps, true)
+    }
+
+    fn wwids(maps: &Maps) -> Vec<&str> {
+        maps.maps.iter().map(|map| &*map.wwid).collect()
+    }
+
+    fn read(reply: impl AsRef<[u8]>) -> Maps {
+        parse_maps(reply.as_ref()).unwrap()
+    }
+
+    fn reasons(maps: &Maps) -> Vec<String> {
+        maps.unreadable.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn no_maps_are_no_error() {
+        let printed = print(&[], true);
+        assert_eq!(printed, "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": []\n}\n");
+        assert_eq!(read(&printed), Maps::default());
+        assert_eq!(read(r#"{"maps":[]}"#), Maps::default());
+    }
+
+    #[test]
+    fn what_is_no_list_of_maps_is_an_error_that_shows_it() {
+        let long = "multipathd: a text that is longer than what anybody wants to read in a log line\n";
+        let shown = "multipathd: a text that is longer than what anybody wants to…";
+        for (reply, reason, shown) in [
+            ("", "EOF while parsing a value at line 1 column 0", ""),
+            ("{}", "it has no maps", "{}"),
+            (r#"{"map": {}}"#, "it has no maps", r#"{\"map\": {}}"#),
+            (
+                r#"{"maps":"x"}"#,
+                r#"maps: invalid type: string "x", expected a sequence at line 1 column 3"#,
+                r#"{\"maps\":\"x\"}"#,
+            ),
+            ("{\n   \"x\": 0,\n}\n", "trailing comma at line 3 column 1", r#"{\n   \"x\": 0,\n}\n"#),
+            (long, "expected value at line 1 column 1", shown),
+        ] {
+            let error = parse_maps(reply.as_bytes()).unwrap_err().to_string();
+            assert_eq!(error, format!("not a list of maps ({reason}): \"{shown}\""));
+        }
+    }
+
+    #[test]
+    fn a_reply_cut_anywhere_gives_the_maps_before_the_cut() {
+        let reply = three_maps();
+        let ends: Vec<_> = reply.match_indices("\n   }").map(|(at, brace)| at + brace.len()).collect();
+        assert_eq!(ends.len(), 3);
+        // Nothing is missing where only the last newline is.
+        for cut in 0..reply.len() - 1 {
+            let complete = ends.iter().filter(|end| **end <= cut).count();
+            match parse_maps(&reply.as_bytes()[..cut]) {
+                Ok(maps) => {
+                    assert_eq!(wwids(&maps), ["a", "b", "c"][..complete], "cut at {cut}");
+                    assert_eq!(maps.unreadable.len(), 1, "cut at {cut}");
+                }
+                Err(_) => assert_eq!(complete, 0, "cut at {cut}"),
+            }
+        }
+        assert_eq!(read(&reply[..reply.len() - 1]), read(&reply));
+        let error = &reasons(&read(&reply[..ends[0] + 40]))[0];
+        assert!(error.starts_with(r#"map "b" (""): the reply is cut short after "#), "{error}");
+        let error = &reasons(&read(&reply[..ends[2]]))[0];
+        assert!(error.starts_with("reply: cut short after "), "{error}");
+    }
+
+    #[test]
+    fn a_recorded_reply_may_be_cut_anywhere() {
+        let reply = fixture("0.9.4-tcm_loop-states/12-slow-pending.json");
+        let all = read(&reply).maps;
+        assert_eq!(all.len(), 2);
+        for cut in 0..reply.len() {
+            if let Ok(maps) = parse_maps(&reply[..cut]) {
+                assert_eq!(maps.maps[..], all[..maps.maps.len()], "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_alias_may_hold_anything() {
+        for alias in [
+            r#"quo"te"#,
+            r#"""#,
+            r#"",""#,
+            r#"a", "uuid" : "b"#,
+            r"back\slash",
+            r"new\nline",
+            r"\u0041",
+            r"ends with \",
+            "new\nline",
+            "\n",
+            "a\",\nb",
+            "a\"\n   }]\n}",
+            "a\",\n   },{",
+            "a\",\n         \"uuid\" : \"b",
+            "},{",
+            "}]}",
+            " spaces  around ",
+            "größe-é-日本-🦀",
+            "[undef]",
+            "##",
+            "",
+        ] {
+            let mut reply = three_maps();
+            reply = reply.replacen("\"name\" : \"b\"", &format!("\"name\" : \"{alias}\""), 1);
+            let maps = read(&reply);
+            assert_eq!(maps.unreadable, [], "{alias:?}");
+            assert_eq!(wwids(&maps), ["a", "b", "c"], "{alias:?}");
+            assert_eq!(&*maps.maps[1].name, alias);
+            assert_eq!(maps.maps[1].paths.len(), 2, "{alias:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_utf_8_is_replaced() {
+        let reply = three_maps().replacen("\"name\" : \"b\"", "\"name\" : \"@\"", 1).into_bytes();
+        let reply: Vec<u8> = reply.into_iter().map(|byte| if byte == b'@' { 0xff } else { byte }).collect();
+        let maps = read(&reply);
+        assert_eq!(maps.unreadable, []);
+        assert_eq!(&*maps.maps[1].name, "\u{fffd}");
+    }
+
+    #[test]
+    fn unknown_words_are_passed_through_and_unknown_fields_ignored() {
+        let reply = r###"{
+   "major_version": 7,
+   "flavour": "x",
+   "maps": [{
+      "uuid" : "w",
+      "colour" : "red",
+      "dm_st" : "dozing",
+      "write_prot" : "undef",
+      "sysfs" : "undef",
+      "features" : "",
+      "vend" : "##",
+      "prod" : "DISK   ",
+      "path_groups": [{
+         "pri" : -1,
+         "dm_st" : "resting",
+         "group" : 4,
+         "paths": [{
+            "dev" : "-",
+            "dev_t" : "#:#",
+            "pri" : -1,
+            "dm_st" : "ghostly",
+            "dev_st" : "[undef]",
+            "chk_st" : "puzzled"
+         }]
+      }]
+   }]
+}
+"###;
+        assert!(read_layout(reply.as_bytes()).understood);
+        let path = Path { group: 4, priority: Some(-1), checker_state: Some("puzzled".into()), ..Path::default() };
+        let map = Map {
+            wwid: "w".into(),
+            product: "DISK".into(),
+            groups: vec![Group { index: 4, state: "resting".into(), priority: Some(-1) }],
+            paths: vec![path],
+            ..Map::default()
+        };
+        assert_eq!(read(reply), Maps { maps: vec![Arc::new(map)], unreadable: vec![] });
+    }
+
+    #[test]
+    fn states_of_a_map() {
+        let reply = |dm_st, write_prot, features| {
+            let fields = format!(r#""dm_st":"{dm_st}","write_prot":"{write_prot}","features":"{features}""#);
+            let map = read(format!(r#"{{"maps":[{{"uuid":"w",{fields},"path_groups":[]}}]}}"#)).maps.remove(0);
+            (map.suspended, map.read_only, map.queueing)
+        };
+        assert_eq!(reply("suspend", "ro", "2 x queue_if_no_path"), (Some(true), Some(true), Some(true)));
+        assert_eq!(reply("active", "rw", "0"), (Some(false), Some(false), Some(false)));
+        assert_eq!(reply("active", "rw", "1 retain_attached_hw_handler"), (Some(false), Some(false), Some(false)));
+        assert_eq!(reply("undef", "undef", ""), (None, None, None));
+    }
+
+    #[test]
+    fn json_in_another_layout_is_read_as_json() {
+        let reply = concat!(
+            r#"{"maps":[{"path_groups":[{"paths":[{"dev":"sd\"a","dev_t":"8:0","pri":"7","dm_st":"active","#,
+            r#""new":{"deep":[1,2]}}],"pri":"50"}],"uuid":"w","path_faults":"3","map_loads":1e2,"#,
+            r#""switch_grp":99999999999999999999999999,"name":"\u00e9\n\"","q_timeouts":null,"total_q_time":4,"#,
+            r#""rev":7}]}"#,
+        );
+        let path = Path {
+            name: "sd\"a".into(),
+            devno: Some(DevNo { major: 8, minor: 0 }),
+            group: 1,
+            valid: Some(true),
+            priority: Some(7),
+            ..Path::default()
+        };
+        let map = Map {
+            wwid: "w".into(),
+            name: "é\n\"".into(),
+            revision: "7".into(),
+            counters: DaemonCounters { path_faults: 3, queueing_seconds: 4, ..DaemonCounters::default() },
+            groups: vec![Group { index: 1, state: Arc::default(), priority: Some(50) }],
+            paths: vec![path],
+            ..Map::default()
+        };
+        assert_eq!(read(reply), Maps { maps: vec![Arc::new(map)], unreadable: vec![] });
+    }
+
+    #[test]
+    fn a_nested_field_of_a_later_version_does_not_hide_the_maps() {
+        let reply =
+            three_maps().replace("      \"uuid\"", "      \"tags\": [\n         \"x\"\n      ],\n      \"uuid\"");
+        let maps = read(reply);
+        assert_eq!((wwids(&maps), maps.unreadable.len()), (vec!["a", "b", "c"], 0));
+    }
+
+    #[test]
+    fn bad_objects_leave_only_themselves_out() {
+        let good = r#"{"uuid":"good","path_groups":[]}"#;
+        for (bad, error) in [
+            ("null", r#"map "" (""): it is "null""#),
+            ("[[]]", r#"map "" (""): it is "[[]]""#),
+            ("{}", r#"map "" (""): it has no uuid"#),
+            (r#"{"name":"x","uuid":7}"#, r#"map "x" ("7"): it has no list of path groups"#),
+            (r#"{"uuid":"y","path_groups":3}"#, r#"map "" ("y"): its path_groups are "3""#),
+            (r#"{"uuid":"y","path_groups":[1]}"#, r#"map "" ("y"): it is "1""#),
+            (r#"{"uuid":"y","path_groups":[{}]}"#, r#"map "" ("y"): a group of it has no list of paths"#),
+        ] {
+            let maps = read(format!(r#"{{"maps":[{good},{bad},{good}]}}"#));
+            assert_eq!((wwids(&maps), reasons(&maps)), (vec!["good", "good"], vec![error.to_owned()]), "{bad}");
+        }
+        let maps = read(r#"{"maps":[{"uuid":"w","path_groups":[{"paths":[1,{"dev":"sda"},{}]}]}]}"#);
+        assert_eq!(maps.maps[0].paths.iter().map(|path| &*path.name).collect::<Vec<_>>(), ["sda"]);
+        assert_eq!(
+            reasons(&maps),
+            [r#"path "" of map "": it is "1""#, r#"path "" of map "": it has neither dev nor dev_t"#],
+        );
+    }
+
+    #[test]
+    fn a_bad_line_spoils_only_the_object_it_is_in() {
+        let in_path = "            \"dev\" : \"b1\"";
+        let in_group = "         \"pri\" : null";
+        let in_map = "      \"vend\"";
+        for (before, line, left, error) in [
+            (in_path, "%%%", "a2b1c2", r#"path "b1" of map "b": unexpected line "%%%""#),
+            (in_path, "   \"dev\" : \"x\"", "a2b1c2", r#"path "b1" of map "b": unexpected line "   \"dev\" : \"x\"""#),
+            (in_path, "         }]\n      }]\n   },{", "a2b1c2", r#"path "" of map "b": it has neither dev nor dev_t"#),
+            (in_group, "%%%", "a2c2", r#"map "b" ("b"): unexpected line "%%%""#),
+            (in_map, "%%%", "a2c2", r#"map "b" ("b"): unexpected line "%%%""#),
+            (in_map, "\"", "a2c2", r#"map "b" ("b"): unexpected line "\"""#),
+            (in_group, "   },{", "a2c2", r#"map "b" ("b"): it ends early, at "   },{""#),
+        ] {
+            let reply = three_maps();
+            let from = reply.find("\"uuid\" : \"b\"").unwrap();
+            let at = from + reply[from..].find(before).unwrap();
+            let maps = read(format!("{}{line}\n{}", &reply[..at], &reply[at..]));
+            let read: Vec<_> = maps.maps.iter().map(|map| format!("{}{}", map.wwid, map.paths.len())).collect();
+            let reasons = reasons(&maps);
+            assert_eq!(
+                (&*read.concat(), reasons.first().map(|error| &**error)),
+                (left, Some(error)),
+                "{before} {line}"
+            );
+        }
+    }
+
+    /// Reads in a time that does not depend on where the strings end, or this test would not.
+    #[test]
+    fn strings_that_never_end_are_not_searched_for_ever() {
+        let reply = format!("{{\n   \"maps\": [{{\n{}", "      \"name\" : \"\n".repeat(200_000));
+        let maps = read(reply);
+        assert_eq!((maps.maps.len(), maps.unreadable.len()), (0, 1));
+    }
+
+    /// Not a check but a measurement: `cargo test --release --lib -- --ignored --nocapture time_to_read`.
+    #[test]
+    #[ignore = "measures, asserts nothing"]
+    fn time_to_read_1000_maps_of_8_paths() {
+        let map = |index: usize| {
+            let path = |path: usize| Path {
+                name: format!("sd{index}x{path}").into(),
+                devno: Some(DevNo { major: 8, minor: 16 }),
+                group: 1,
+                valid: Some(true),
+                device_state: Some("running".into()),
+                checker_state: Some("ready".into()),
+                priority: Some(50),
+                marginal: Some(false),
+            };
+            let groups = vec![Group { index: 1, state: "active".into(), priority: Some(50) }];
+            Map {
+                wwid: format!("36001405{index:025}").into(),
+                name: format!("mpath{index}").into(),
+                groups,
+                paths: (0..8).map(path).collect(),
+                ..Map::default()
+            }
+        };
+        let maps: Vec<_> = (0..1000).map(map).collect();
+        let reply = print(&maps, true);
+        let start = std::time::Instant::now();
+        let read = read(&reply);
+        let by_layout = start.elapsed();
+        assert_eq!(read.maps.len(), 1000);
+        let start = std::time::Instant::now();
+        let read = read_json(&reply).unwrap();
+        println!("{} bytes: {by_layout:?} by layout, {:?} as JSON", reply.len(), start.elapsed());
+        assert_eq!(read.maps.len(), 1000);
+    }
+
+    /// Prints maps the way multipathd does, `marginal_st` and `lun_hex` only if `recent`.
+    fn print(maps: &[Map], recent: bool) -> String {
+        let mut out = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": [".to_owned();
+        for (i, map) in maps.iter().enumerate() {
+            print_map(&mut out, map, recent).unwrap();
+            out.push_str(if i + 1 == maps.len() { "   }" } else { "   }," });
+        }
+        out.push_str("]\n}\n");
+        out
+    }
+
+    fn word(value: Option<bool>, yes: &'static str, no: &'static str) -> &'static str {
+        match value {
+            Some(true) => yes,
+            Some(false) => no,
+            None => "undef",
+        }
+    }
+
+    fn print_map(out: &mut String, map: &Map, recent: bool) -> std::fmt::Result {
+        let counters = map.counters;
+        out.push_str("{\n");
+        writeln!(out, "      \"name\" : \"{}\",", map.name)?;
+        writeln!(out, "      \"uuid\" : \"{}\",", map.wwid)?;
+        writeln!(out, "      \"sysfs\" : \"{}\",", map.sysfs_name)?;
+        writeln!(out, "      \"failback\" : \"immediate\",")?;
+        writeln!(out, "      \"queueing\" : \"-\",")?;
+        writeln!(out, "      \"paths\" : {},", map.paths.len())?;
+        writeln!(out, "      \"write_prot\" : \"{}\",", word(map.read_only, "ro", "rw"))?;
+        writeln!(out, "      \"dm_st\" : \"{}\",", word(map.suspended, "suspend", "active"))?;
+        let features = map.queueing.map_or("", |queueing| if queueing { "1 queue_if_no_path" } else { "0" });
+        writeln!(out, "      \"features\" : \"{features}\",")?;
+        writeln!(out, "      \"hwhandler\" : \"1 alua\",")?;
+        writeln!(out, "      \"action\" : \"\",")?;
+        writeln!(out, "      \"path_faults\" : {},", counters.path_faults)?;
+        writeln!(out, "      \"vend\" : \"{}\",", map.vendor)?;
+        writeln!(out, "      \"prod\" : \"{}\",", map.product)?;
+        writeln!(out, "      \"rev\" : \"{}\",", map.revision)?;
+        writeln!(out, "      \"switch_grp\" : {},", counters.group_switches)?;
+        writeln!(out, "      \"map_loads\" : {},", counters.table_loads)?;
+        writeln!(out, "      \"total_q_time\" : {},", counters.queueing_seconds)?;
+        writeln!(out, "      \"q_timeouts\" : {},", counters.queueing_timeouts)?;
+        out.push_str("      \"path_groups\": [");
+        for (i, group) in map.groups.iter().enumerate() {
+            out.push_str("{\n");
+            writeln!(out, "         \"selector\" : \"service-time 0\",")?;
+            writeln!(out, "         \"pri\" : {},", group.priority.map_or("null".to_owned(), |pri| pri.to_string()))?;
+            writeln!(out, "         \"dm_st\" : \"{}\",", group.state)?;
+            if recent {
+                writeln!(out, "         \"marginal_st\" : \"normal\",")?;
+            }
+            writeln!(out, "         \"group\" : {},", group.index)?;
+            out.push_str("         \"paths\": [");
+            let paths: Vec<_> = map.paths.iter().filter(|path| path.group == group.index).collect();
+            for (i, path) in paths.iter().enumerate() {
+                let text = |text: &Option<Arc<str>>| text.clone().unwrap_or_default();
+                out.push_str("{\n");
+                writeln!(out, "            \"dev\" : \"{}\",", path.name)?;
+                writeln!(
+                    out,
+                    "            \"dev_t\" : \"{}\",",
+                    path.devno.map_or("#:#".to_owned(), |d| d.to_string())
+                )?;
+                writeln!(out, "            \"dm_st\" : \"{}\",", word(path.valid, "active", "failed"))?;
+                writeln!(out, "            \"dev_st\" : \"{}\",", text(&path.device_state))?;
+                writeln!(out, "            \"chk_st\" : \"{}\",", text(&path.checker_state))?;
+                writeln!(out, "            \"checker\" : \"tur\",")?;
+                writeln!(
+                    out,
+                    "            \"pri\" : {},",
+                    path.priority.map_or("null".to_owned(), |pri| pri.to_string())
+                )?;
+                for key in ["host_wwnn", "target_wwnn", "host_wwpn", "target_wwpn"] {
+                    writeln!(out, "            \"{key}\" : \"[undef]\",")?;
+                }
+                write!(out, "            \"host_adapter\" : \"[undef]\"")?;
+                if recent {
+                    write!(out, ",\n            \"lun_hex\" : \"0x0001000000000000\"")?;
+                    write!(out, ",\n            \"marginal_st\" : \"{}\"", word(path.marginal, "marginal", "normal"))?;
+                }
+                out.push_str(if i + 1 == paths.len() { "\n         }" } else { "\n         }," });
+            }
+            out.push_str("]\n");
+            out.push_str(if i + 1 == map.groups.len() { "      }" } else { "      }," });
+        }
+        out.push_str("]\n");
+        Ok(())
+    }
+
+    /// Text made to confuse: what ends strings, objects and lines, and pieces of the layout.
+    fn nasty() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("\""),
+            Just("\\"),
+            Just("\n"),
+            Just("\\n"),
+            Just(" "),
+            Just("   "),
+            Just(","),
+            Just("\","),
+            Just("\",\n"),
+            Just("},{"),
+            Just("   },{\n"),
+            Just("}]"),
+            Just("{"),
+            Just("\"uuid\" : \""),
+            Just("name"),
+            Just("[undef]"),
+            Just("a"),
+            Just("é"),
+            Just("\u{1f980}"),
+            Just("\r"),
+            Just("\t"),
+            Just("%s"),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn a_path() -> impl Strategy<Value = Path> {
+        let bool = any::<Option<bool>>;
+        let state = || prop::option::of("[a-z/ ]{1,8}[a-z]");
+        (("[a-z]{1,6}", any::<Option<(u32, u32)>>(), bool(), bool()), (state(), state(), any::<Option<i64>>()))
+            .prop_map(|((name, devno, valid, marginal), (device_state, checker_state, priority))| Path {
+                name: name.into(),
+                devno: devno.map(|(major, minor)| DevNo { major, minor }),
+                group: 0,
+                valid,
+                device_state: device_state.map(|state| state.trim().into()),
+                checker_state: checker_state.map(|state| state.trim().into()),
+                priority,
+                marginal,
+            })
+    }
+
+    fn a_group() -> impl Strategy<Value = (Group, Vec<Path>)> {
+        ("[a-z]{1,8}", any::<Option<i64>>(), prop::collection::vec(a_path(), 0..4))
+            .prop_map(|(state, priority, paths)| (Group { index: 0, state: state.into(), priority }, paths))
+    }
+
+    fn a_map() -> impl Strategy<Value = Map> {
+        let bool = any::<Option<bool>>;
+        let names = (nasty(), "[ -~é]{1,30}", "dm-[0-9]{1,4}", nasty(), nasty());
+        let counters = any::<(u64, u64, u64, u64, u64)>();
+        (names, (bool(), bool(), bool()), counters, prop::collection::vec(a_group(), 0..4)).prop_map(
+            |((name, wwid, sysfs_name, vendor, product), (queueing, suspended, read_only), counters, groups)| {
+                let mut map = Map {
+                    wwid: wwid.into(),
+                    name: name.into(),
+                    sysfs_name: sysfs_name.into(),
+                    vendor: text(vendor.as_bytes()).into(),
+                    product: text(product.as_bytes()).into(),
+                    queueing,
+                    suspended,
+                    read_only,
+                    ..Map::default()
+                };
+                map.counters = DaemonCounters {
+                    path_faults: counters.0,
+                    group_switches: counters.1,
+                    table_loads: counters.2,
+                    queueing_seconds: counters.3,
+                    queueing_timeouts: counters.4,
+                };
+                for (index, (group, paths)) in (1..).zip(groups) {
+                    map.groups.push(Group { index, ..group });
+                    map.paths.extend(paths.into_iter().map(|path| Path { group: index, ..path }));
+                }
+                map
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(reply: Vec<u8>) {
+            let _ = parse_maps(&reply);
+        }
+
+        /// Bytes at random never get far, so these begin where a reply does and are made of its pieces.
+        #[test]
+        fn any_pieces_are_read_without_panic(
+            header: bool,
+            pieces in prop::collection::vec((0_usize..5, nasty()), 0..20),
+        ) {
+            let mut reply = String::new();
+            if header {
+                reply.push_str("{\n   \"maps\": [{\n");
+            }
+            for (depth, piece) in pieces {
+                let line = ["\"path_groups\": [{\n", "\"paths\": [{\n", "\"dev\" : \"", "}]\n", "},{\n"][depth];
+                reply.push_str(&"   ".repeat(depth));
+                reply.push_str(line);
+                reply.push_str(&piece);
+            }
+            let _ = parse_maps(reply.as_bytes());
+        }
+
+        #[test]
+        fn what_multipathd_prints_is_read_back(maps in prop::collection::vec(a_map(), 0..4), recent: bool) {
+            let read = read(print(&maps, recent));
+            prop_assert_eq!(&read.unreadable, &[]);
+            let mut expected = maps;
+            if !recent {
+                expected.iter_mut().flat_map(|map| &mut map.paths).for_each(|path| path.marginal = None);
+            }
+            let read: Vec<Map> = read.maps.iter().map(|map| (**map).clone()).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+
+    #[test]
+    fn words_are_stored_once() {
+        let maps = read(fixture("0.9.4-tcm_loop-states/01-healthy.json")).maps;
+        let words: BTreeSet<_> =
+            maps[0].paths.iter().filter_map(|path| path.checker_state.as_ref().map(Arc::as_ptr)).collect();
+        assert_eq!(words.len(), 1);
+    }
+}

@@ -1,0 +1,52 @@
+//! Device mapper's event poll (`DM_DEV_ARM_POLL`, Linux 4.13 and later).
+//!
+//! It wakes on a path that fails or comes back, on path group changes, and on maps created, removed or renamed; not on
+//! suspend. Each arming is good for one wake-up, so it is armed first and the list looked at afterwards: what happens
+//! in between wakes again.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::mpsc;
+
+use super::{Closed, PULSE, Wake, Watcher, send, spawn};
+use crate::source::Error;
+use crate::source::device_mapper::{CONTROL, Control};
+
+/// Starts the watcher's thread.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
+    spawn(Watcher::DeviceMapper, "dm-event", wakes, run)
+}
+
+fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
+    let failed = |cause| Error::new(CONTROL, cause);
+    let mut control = Control::open().map_err(failed)?;
+    control.arm_poll().map_err(failed)?;
+    if send(wakes, Wake::Watching(Watcher::DeviceMapper)).is_err() {
+        return Ok(Closed);
+    }
+    loop {
+        if readable(&control).map_err(failed)? {
+            control.arm_poll().map_err(failed)?;
+            if send(wakes, Wake::DeviceMapper).is_err() {
+                return Ok(Closed);
+            }
+        } else if wakes.is_closed() {
+            return Ok(Closed);
+        }
+    }
+}
+
+/// Waits for the file to be readable, [`PULSE`] at most.
+pub(super) fn readable(file: &impl AsFd) -> io::Result<bool> {
+    let timeout = Timespec { tv_sec: PULSE.as_secs() as i64, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,184 @@
+//! The JSON documents of the API: labels and metrics under their own names, without `multipath_device_` and
+//! `multipath_path_`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::event::Event;
+use crate::topology::{Counts, Device, Path, PathState, Snapshot};
+
+/// `/api/v1/multipath-health`: oVirt's shape.
+#[derive(Serialize)]
+pub struct MultipathHealth<'a> {
+    #[serde(rename = "multipathHealth")]
+    devices: BTreeMap<&'a str, DeviceHealth<'a>>,
+}
+
+#[derive(Serialize)]
+struct DeviceHealth<'a> {
+    valid_paths: usize,
+    failed_paths: Vec<&'a str>,
+}
+
+impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        let devices = snapshot.devices.iter().filter_map(|device| {
+            let counts = device.counts();
+            if counts.failed == 0 && counts.valid > 0 {
+                return None;
+            }
+            let failed = device.paths.iter().filter(|path| path.state == PathState::Failed);
+            let failed_paths = failed.map(|path| &*path.name).collect();
+            Some((&*device.wwid, DeviceHealth { valid_paths: counts.valid, failed_paths }))
+        });
+        MultipathHealth { devices: devices.collect() }
+    }
+}
+
+/// `/api/v1/devices`: everything known.
+#[derive(Serialize)]
+pub struct Devices<'a> {
+    devices: Vec<DeviceDocument<'a>>,
+}
+
+impl<'a> From<&'a Snapshot> for Devices<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        Devices { devices: snapshot.devices.iter().map(|device| DeviceDocument::from(&**device)).collect() }
+    }
+}
+
+#[derive(Serialize)]
+struct DeviceDocument<'a> {
+    wwid: &'a str,
+    name: &'a str,
+    sysfs_name: &'a str,
+    uuid: &'a str,
+    kind: &'static str,
+    vendor: &'a str,
+    product: &'a str,
+    revision: &'a str,
+    state: &'static str,
+    valid_paths: usize,
+    standby_paths: usize,
+    failed_paths: usize,
+    queueing: Option<bool>,
+    suspended: Option<bool>,
+    read_only: Option<bool>,
+    size_bytes: Option<u64>,
+    open_count: Option<u64>,
+    inflight_requests: Option<u64>,
+    path_events_total: ByAction<u64>,
+    last_path_event_timestamp_seconds: ByAction<Option<f64>>,
+    path_faults_total: Option<u64>,
+    group_switches_total: Option<u64>,
+    table_loads_total: Option<u64>,
+    queueing_seconds_total: Option<u64>,
+    queueing_timeouts_total: Option<u64>,
+    active_group_priority: Option<i64>,
+    best_group_priority: Option<i64>,
+    path_groups: Vec<GroupDocument<'a>>,
+    paths: Vec<PathDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct ByAction<T> {
+    path_failed: T,
+    path_reinstated: T,
+}
+
+#[derive(Serialize)]
+struct GroupDocument<'a> {
+    group: u32,
+    state: &'a str,
+}
+
+#[derive(Serialize)]
+struct PathDocument<'a> {
+    path: &'a str,
+    valid: bool,
+    devno: Option<String>,
+    hctl: &'a str,
+    transport: &'static str,
+    group: Option<u32>,
+    failures_total: u64,
+    priority: Option<i64>,
+    checker_state: Option<&'a str>,
+    device_state: Option<&'a str>,
+    access_state: Option<&'a str>,
+    marginal: Option<bool>,
+}
+
+impl<'a> From<&'a Device> for DeviceDocument<'a> {
+    fn from(device: &'a Device) -> Self {
+        let counts @ Counts { valid, standby, failed } = device.counts();
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let (daemon, events) = (device.daemon_counters, device.path_events);
+        DeviceDocument {
+            wwid: &device.wwid,
+            name: &device.name,
+            sysfs_name: &device.sysfs_name,
+            uuid: &device.uuid,
+            kind: device.kind.as_str(),
+            vendor: &device.vendor,
+            product: &device.product,
+            revision: &device.revision,
+            state: counts.health().as_str(),
+            valid_paths: valid,
+            standby_paths: standby,
+            failed_paths: failed,
+            queueing: device.queueing,
+            suspended: device.suspended,
+            read_only: device.read_only,
+            size_bytes: device.size_bytes,
+            open_count: device.open_count,
+            inflight_requests: device.inflight_requests,
+            path_events_total: ByAction { path_failed: events.failed, path_reinstated: events.reinstated },
+            last_path_event_timestamp_seconds: ByAction {
+                path_failed: events.last_failed.map(seconds),
+                path_reinstated: events.last_reinstated.map(seconds),
+            },
+            path_faults_total: daemon.map(|counters| counters.path_faults),
+            group_switches_total: daemon.map(|counters| counters.group_switches),
+            table_loads_total: daemon.map(|counters| counters.table_loads),
+            queueing_seconds_total: daemon.map(|counters| counters.queueing_seconds),
+            queueing_timeouts_total: daemon.map(|counters| counters.queueing_timeouts),
+            active_group_priority: device.active_group_priority,
+            best_group_priority: device.best_group_priority,
+            path_groups: device
+                .groups
+                .iter()
+                .map(|group| GroupDocument { group: group.index, state: &group.state })
+                .collect(),
+            paths: device.paths.iter().map(PathDocument::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Path> for PathDocument<'a> {
+    fn from(path: &'a Path) -> Self {
+        PathDocument {
+            path: &path.name,
+            valid: path.state == PathState::Valid,
+            devno: path.devno.map(|devno| devno.to_string()),
+            hctl: &path.hctl,
+            transport: path.transport.as_str(),
+            group: path.group,
+            failures_total: path.failures,
+            priority: path.priority,
+            checker_state: path.checker_state.as_deref(),
+            device_state: path.device_state.as_deref(),
+            access_state: path.access_state.as_deref(),
+            marginal: path.marginal,
+        }
+    }
+}
+
+/// `/api/v1/events`: the recent ones, newest last.
+#[derive(Serialize)]
+pub struct Events {
+    /// The events.
+    pub events: Vec<Arc<Event>>,
+}
