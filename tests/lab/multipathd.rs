@@ -11,7 +11,6 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs;
-use crate::scsi_debug::FIRST_WWID;
 use crate::wait::{PATIENCE, eventually};
 
 /// What the scenarios differ in. Each option stands on its own line in `/etc/multipath.conf`.
@@ -20,18 +19,16 @@ pub struct Conf {
     /// Seconds between two looks of the path checkers.
     pub polling_interval: u32,
     pub no_path_retry: &'static str,
-    /// What the first LUN is called, instead of `mpatha`.
-    pub alias: Option<&'static str>,
 }
 
 impl Conf {
     /// Checkers that look so seldom that nothing undoes `fail_path` during a scenario.
-    pub const BLIND: Conf = Conf { polling_interval: 3600, no_path_retry: "fail", alias: None };
+    pub const BLIND: Conf = Conf { polling_interval: 3600, no_path_retry: "fail" };
     /// Checkers that look every second.
-    pub const WATCHFUL: Conf = Conf { polling_interval: 1, no_path_retry: "fail", alias: None };
+    pub const WATCHFUL: Conf = Conf { polling_interval: 1, no_path_retry: "fail" };
 
     fn text(self) -> String {
-        let Conf { polling_interval, no_path_retry, alias } = self;
+        let Conf { polling_interval, no_path_retry } = self;
         let options = [
             "user_friendly_names yes".to_owned(),
             "find_multipaths no".to_owned(),
@@ -40,11 +37,7 @@ impl Conf {
             format!("max_polling_interval {polling_interval}"),
             format!("no_path_retry {no_path_retry}"),
         ];
-        let multipaths = alias.map_or_else(String::new, |alias| {
-            let alias = alias.replace('"', "\"\"");
-            format!("multipaths {{\n multipath {{\n wwid {FIRST_WWID}\n alias \"{alias}\"\n }}\n}}\n")
-        });
-        format!("defaults {{\n {}\n}}\n{multipaths}", options.join("\n "))
+        format!("defaults {{\n {}\n}}\n", options.join("\n "))
     }
 }
 

@@ -33,7 +33,12 @@ pub struct San {
 impl San {
     /// Every LUN is one device with a path over each host, and every path is in order.
     pub fn start(lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
-        let disks = scsi_debug::load(hosts, luns);
+        San::of_product(scsi_debug::PRODUCT, lab, hosts, luns, conf)
+    }
+
+    /// As [`San::start`], with disks that say they are this product.
+    pub fn of_product(product: &str, lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
+        let disks = scsi_debug::load(hosts, luns, product);
         udevd::settle().expect("udevd keeps up");
         let daemon = Multipathd::start(lab.dir(), conf);
         let dm = Dm::open();

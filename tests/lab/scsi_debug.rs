@@ -8,8 +8,8 @@ use crate::dm;
 use crate::programs::run;
 use crate::wait::{PATIENCE, eventually};
 
-/// WWID of the first LUN.
-pub const FIRST_WWID: &str = "333333330000007d0";
+/// What the driver calls its disks.
+pub const PRODUCT: &str = "scsi_debug";
 
 /// One SCSI disk: one path to a LUN.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,18 +62,19 @@ impl Disk {
     }
 }
 
-/// Loads the driver: `hosts` paths, an even number, to each of `luns` disks.
+/// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product.
 ///
 /// Sharing its disks between hosts, the driver gives the hosts the ALUA states optimized, non-optimized and standby in
 /// turn (`host_no % 3` in `resp_report_tgtpgs`). The first stray read over a standby path would fail it, so the disks of
 /// every third host are taken away again.
-pub fn load(hosts: usize, luns: usize) -> BTreeSet<Disk> {
+pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
-    let options = [format!("add_host={all_hosts}"), format!("max_luns={luns}")];
     // Without vpd_use_hostno=0 each host would show disks of its own.
-    let common = ["vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=8"];
-    run("modprobe", ["scsi_debug"].into_iter().chain(options.iter().map(String::as_str)).chain(common));
+    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=8"].map(str::to_owned);
+    // The product comes last: the kernel takes all that follows a quotation mark for part of it.
+    let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];
+    run("modprobe", common.iter().chain(&own));
     let disks = eventually("scsi_debug shows its disks", PATIENCE, || {
         let disks = disks();
         match disks.len() == all_hosts * luns {
@@ -93,8 +94,7 @@ fn disks() -> BTreeSet<Disk> {
 
 fn disk(name: &str) -> Option<Disk> {
     let device = fs::canonicalize(format!("/sys/block/{name}/device")).ok()?;
-    let model = fs::read_to_string(device.join("model")).ok()?;
-    (model.trim() == "scsi_debug").then(|| Disk {
+    device.starts_with("/sys/devices/pseudo_0").then(|| Disk {
         name: name.to_owned(),
         devno: dm::devno(name),
         hctl: device.file_name().unwrap_or_default().to_string_lossy().into_owned(),

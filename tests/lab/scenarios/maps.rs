@@ -8,14 +8,13 @@ use crate::metrics::{Counts, Host};
 use crate::multipathd::Conf;
 use crate::programs::run;
 use crate::san::San;
-use crate::scsi_debug::FIRST_WWID;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("map_flushed_and_made_again", map_flushed_and_made_again),
     Scenario::new("map_replaced_under_the_same_name", map_replaced_under_the_same_name),
     Scenario::new("map_renamed", map_renamed),
-    Scenario::new("alias_that_breaks_the_daemons_json", alias_that_breaks_the_daemons_json),
+    Scenario::new("product_that_breaks_the_daemons_json", product_that_breaks_the_daemons_json),
     Scenario::new("map_suspended_and_resumed", map_suspended_and_resumed),
     Scenario::new("map_without_groups", map_without_groups),
     Scenario::new("map_over_ram_disks", map_over_ram_disks),
@@ -99,19 +98,21 @@ fn map_renamed(lab: &Lab) {
     assert_eq!(exporter.events(&lun.wwid, "device_removed").len(), 0, "it was the same device all along");
 }
 
-/// multipathd prints an alias as it is, into a document that then is no JSON. To `nobody` it is the only reading.
-fn alias_that_breaks_the_daemons_json(lab: &Lab) {
-    let san = San::start(lab, 2, 2, Conf { alias: Some(r#"a "quoted" alias"#), ..Conf::BLIND });
+/// multipathd prints what a disk says of itself as it is, into a document that then is no JSON. To `nobody` there is no
+/// other source of path states.
+fn product_that_breaks_the_daemons_json(lab: &Lab) {
+    const PRODUCT: &str = "3.5\"disk";
+    let san = San::of_product(PRODUCT, lab, 2, 2, Conf::BLIND);
     let document = san.daemon.ask("show maps json").expect("multipathd answers");
     assert!(serde_json::from_str::<serde_json::Value>(&document).is_err(), "{document}");
     let lun = &san.luns[0];
-    assert_eq!(lun.wwid, FIRST_WWID);
 
     let exporters = [lab.exporter().start(), lab.exporter().unprivileged().start()];
     for exporter in &exporters {
         assert_eq!(exporter.differences(&san.dm), Vec::<String>::new());
         let metrics = exporter.metrics();
         for lun in &san.luns {
+            assert_eq!(metrics.labels("multipath_device_info", &[("wwid", &lun.wwid)])["product"], PRODUCT);
             for disk in &lun.paths {
                 let path = [("wwid", lun.wwid.as_str()), ("path", disk.name.as_str())];
                 assert_eq!(metrics.state("multipath_path_checker_state", &path), "ready");
@@ -121,6 +122,10 @@ fn alias_that_breaks_the_daemons_json(lab: &Lab) {
     }
     san.dm.fail_path(lun.name(), &lun.paths[0].devno);
     exporters.iter().for_each(|exporter| exporter.wait_for_counts(&lun.wwid, 1, 1));
+    eventually_eq("multipathd sees the kernel's state", true, || {
+        let paths = san.daemon.ask("show paths raw format \"%d %t\"").expect("multipathd answers");
+        paths.lines().any(|line| line == format!("{} failed", lun.paths[0].name))
+    });
     let fresh = lab.exporter().unprivileged().start();
     assert_eq!(fresh.differences(&san.dm), Vec::<String>::new(), "a first reading knows of the failed path");
 }
