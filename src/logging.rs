@@ -1,14 +1,20 @@
 //! The log: to standard error, one line per change of state.
+//!
+//! A thread of its own writes the lines. Standard error is a pipe to somebody's log daemon, and one that hangs must not
+//! stop the monitor: beyond its queue (128,000 lines) the thread drops lines.
 
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::cli::{LogFormat, LogLevel};
 
-/// Starts logging. A second call in one process changes nothing.
-pub fn start(level: LogLevel, format: LogFormat) {
+/// Starts logging. What is queued when the guard is dropped is still written.
+#[must_use]
+pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,
@@ -16,18 +22,19 @@ pub fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Error => LevelFilter::ERROR,
     };
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Logfmt => Box::new(
-            tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr).with_filter(level),
-        ),
+        LogFormat::Logfmt => {
+            Box::new(tracing_logfmt::builder().with_target(false).layer().with_writer(writer).with_filter(level))
+        }
         LogFormat::Json => Box::new(
             tracing_subscriber::fmt::layer()
                 .json()
                 .flatten_event(true)
                 .with_target(false)
                 .with_current_span(false)
-                .with_writer(std::io::stderr)
+                .with_writer(writer)
                 .with_filter(level),
         ),
     };
-    let _ = tracing_subscriber::registry().with(lines).try_init();
+    tracing_subscriber::registry().with(lines).init();
+    guard
 }

@@ -17,8 +17,10 @@ fn main() -> ExitCode {
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
-    logging::start(cli.general.log_level, cli.general.log_format);
-    match run(&cli) {
+    let log = logging::start(cli.general.log_level, cli.general.log_format);
+    let result = run(&cli);
+    drop(log);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Settings(line)) => end(WRONG, &line),
         Err(Failure::Fatal(line)) => end(1, &line),

@@ -73,7 +73,7 @@ impl Parts {
 
     /// The map's device number.
     pub fn devno(&self) -> Option<DevNo> {
-        self.kernel.as_ref().map(|map| map.devno).or(self.sysfs.as_ref().map(|map| map.devno))
+        self.kernel.as_ref().map(|map| map.devno).or(self.sysfs.as_ref().and_then(|map| map.devno))
     }
 
     /// Whether some member has no name yet because sysfs has not been read since it came.
@@ -95,7 +95,9 @@ impl Parts {
             (None, None) => Vec::new(),
         };
         let (active_group_priority, best_group_priority) = priorities(words, &groups, &paths);
-        let model = sysfs.map(|map| &map.model);
+        // All members are the same LUN; one that has just come may not have said yet what it is.
+        let model =
+            sysfs.and_then(|map| map.members.iter().map(|disk| &disk.model).find(|model| !model.product.is_empty()));
         Device {
             wwid: Arc::clone(wwid),
             name: text([
@@ -136,7 +138,7 @@ impl Parts {
             queueing: kernel.map(|map| map.queueing).or(daemon.and_then(|map| map.queueing)),
             suspended: kernel.map(|map| map.suspended).or(sysfs.and_then(|map| map.suspended)),
             read_only: kernel.map(|map| map.read_only).or(sysfs.and_then(|map| map.read_only)),
-            size_bytes: sysfs.and_then(|map| map.size_bytes),
+            size_bytes: kernel.map(|map| map.size_bytes).or(sysfs.and_then(|map| map.size_bytes)),
             open_count: kernel.map(|map| map.open_count.into()),
             inflight_requests: sysfs.and_then(|map| map.inflight_requests),
             daemon_counters: words.map(|map| map.counters),

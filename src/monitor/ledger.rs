@@ -233,3 +233,157 @@ impl PathLedger {
         PathLedger { counted_valid, ..PathLedger::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const PATH: DevNo = DevNo { major: 8, minor: 16 };
+    const FAILED: PathAction = PathAction::Failed;
+    const REINSTATED: PathAction = PathAction::Reinstated;
+
+    fn note(ledger: &mut MapLedger, action: PathAction, dm_seqnum: u64, diskseq: Option<u64>) {
+        let event = PathEvent {
+            wwid: Arc::from("3600"),
+            name: Arc::from("mpatha"),
+            action,
+            path: PATH,
+            dm_seqnum,
+            valid_paths: None,
+        };
+        let uevent = Uevent {
+            seqnum: 0,
+            action: Arc::from("change"),
+            sysname: Arc::from("dm-0"),
+            devno: None,
+            diskseq,
+            path: Some(event.clone()),
+            received: Instant::now(),
+            time: SystemTime::now(),
+        };
+        ledger.note(&uevent, &event);
+    }
+
+    fn ledger() -> MapLedger {
+        let mut ledger = MapLedger::default();
+        ledger.ensure_path(PATH, true);
+        ledger
+    }
+
+    #[test]
+    fn the_highest_number_counts_not_the_last_to_come() {
+        let mut ledger = ledger();
+        note(&mut ledger, FAILED, 3, Some(7));
+        note(&mut ledger, REINSTATED, 2, Some(7));
+        note(&mut ledger, FAILED, 1, Some(7));
+        assert_eq!(ledger.correction(PATH, 0), Some(false));
+        assert_eq!((ledger.counts.failed, ledger.counts.reinstated, ledger.failures(PATH)), (2, 1, 2));
+        assert_eq!(ledger.compare(PATH, false, Instant::now()), None);
+    }
+
+    #[test]
+    fn a_reading_includes_the_events_received_before_it_was_asked_for_and_those_of_lower_number() {
+        let mut ledger = ledger();
+        note(&mut ledger, REINSTATED, 5, None);
+        ledger.daemon_asked();
+        ledger.daemon_read();
+        note(&mut ledger, FAILED, 4, None);
+        assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), None);
+        note(&mut ledger, FAILED, 6, None);
+        assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), Some(false));
+    }
+
+    #[test]
+    fn an_event_received_while_a_reading_is_under_way_is_newer() {
+        let mut ledger = ledger();
+        ledger.daemon_asked();
+        note(&mut ledger, FAILED, 1, None);
+        ledger.daemon_read();
+        assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), Some(false));
+    }
+
+    #[test]
+    fn a_map_created_anew_counts_from_1_again() {
+        let mut ledger = ledger();
+        note(&mut ledger, FAILED, 9, Some(7));
+        note(&mut ledger, REINSTATED, 1, Some(8));
+        assert_eq!(ledger.correction(PATH, 0), Some(true));
+        note(&mut ledger, FAILED, 10, Some(7));
+        assert_eq!(ledger.correction(PATH, 0), Some(true), "the old map's last event says nothing of the new one");
+        assert_eq!(ledger.counts.failed, 2);
+        assert!(ledger.born.is_some());
+    }
+
+    #[test]
+    fn without_diskseq_the_uevent_of_its_creation_tells() {
+        let mut ledger = ledger();
+        note(&mut ledger, FAILED, 9, None);
+        ledger.reborn(Instant::now());
+        assert_eq!(ledger.correction(PATH, 0), None);
+        note(&mut ledger, FAILED, 1, None);
+        assert_eq!(ledger.correction(PATH, 0), Some(false));
+    }
+
+    #[test]
+    fn the_reading_first_and_then_its_uevent_is_one_failure() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        assert_eq!(ledger.compare(PATH, false, now), Some(now + PATIENCE));
+        note(&mut ledger, FAILED, 1, None);
+        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), None);
+        assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
+    }
+
+    #[test]
+    fn a_failure_without_uevent_is_counted_once_and_late() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        ledger.compare(PATH, false, now);
+        assert_eq!(ledger.settle(PATH, now, SystemTime::now()), None);
+        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), Some(FAILED));
+        assert_eq!(ledger.compare(PATH, false, now + PATIENCE), None);
+        assert_eq!(ledger.settle(PATH, now + 3 * PATIENCE, SystemTime::now()), None);
+        assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
+    }
+
+    #[test]
+    fn what_differs_only_for_a_moment_is_not_counted() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        ledger.compare(PATH, false, now);
+        ledger.compare(PATH, true, now + PATIENCE / 2);
+        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), None);
+        assert_eq!(ledger.counts.failed, 0);
+    }
+
+    #[test]
+    fn a_path_found_failed_at_the_start_has_no_event() {
+        let mut ledger = MapLedger::default();
+        ledger.ensure_path(PATH, false);
+        assert_eq!(ledger.compare(PATH, false, Instant::now()), None);
+        assert_eq!(ledger.counts.failed, 0);
+    }
+
+    #[test]
+    fn the_fallback_is_corrected_until_it_changes_itself() {
+        let mut ledger = ledger();
+        note(&mut ledger, FAILED, 1, None);
+        assert_eq!(ledger.correction_of_fallback(PATH), Some(false));
+        ledger.restart_fallback(PATH);
+        assert_eq!(ledger.correction_of_fallback(PATH), None);
+        note(&mut ledger, REINSTATED, 2, None);
+        assert_eq!(ledger.correction_of_fallback(PATH), Some(true));
+    }
+
+    #[test]
+    fn an_event_about_a_member_yet_unread_is_not_forgotten_and_a_removed_member_is() {
+        let mut ledger = MapLedger::default();
+        note(&mut ledger, FAILED, 1, None);
+        ledger.forget_strangers(Instant::now(), |_| false);
+        assert_eq!(ledger.failures(PATH), 1);
+        ledger.forget_path(PATH);
+        assert_eq!(ledger.failures(PATH), 0);
+    }
+}

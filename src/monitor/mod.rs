@@ -207,7 +207,19 @@ impl Monitor {
     /// Reads every source once, waits for each no longer than its deadline, and publishes.
     async fn read_first(&mut self) {
         self.want_everything(ResyncReason::Start);
+        // sysfs after device mapper: it need not find out again what that tells.
+        let everything = std::mem::take(&mut self.sysfs.wanted.everything);
         self.dispatch();
+        self.await_replies().await;
+        self.sysfs.wanted.devices.clear();
+        self.sysfs.wanted.everything = everything;
+        self.dispatch();
+        self.await_replies().await;
+        self.publisher.open();
+        self.publish(false);
+    }
+
+    async fn await_replies(&mut self) {
         while self.awaits_replies() {
             let due = self.next_due();
             tokio::select! {
@@ -217,8 +229,6 @@ impl Monitor {
                 () = until(due) => self.look_at_clock(),
             }
         }
-        self.publisher.open();
-        self.publish(false);
     }
 
     fn awaits_replies(&self) -> bool {
@@ -250,9 +260,13 @@ impl Monitor {
                     kernel.wanted.look = true;
                 }
             }
-            Wake::Drained(took) => self.health.succeeded(Source::Uevent, took, &[]),
+            Wake::Drained { at, took } => {
+                self.health.succeeded(Source::Uevent, took, &[]);
+                self.publisher.events_read_until(Some(at));
+            }
             Wake::Watching(Watcher::Uevent) => {
                 self.health.succeeded(Source::Uevent, Duration::ZERO, &[]);
+                self.publisher.events_read_until(Some(Instant::now()));
                 if self.publisher.is_open() {
                     // It was lost before, and events with it.
                     self.want_everything(ResyncReason::Overflow);
@@ -263,7 +277,10 @@ impl Monitor {
                     kernel.wanted.look = true;
                 }
             }
-            Wake::Lost(Watcher::Uevent, error) => self.health.failed(Source::Uevent, &error),
+            Wake::Lost(Watcher::Uevent, error) => {
+                self.health.failed(Source::Uevent, &error);
+                self.publisher.events_read_until(None);
+            }
             // The ioctls fail for the same reason and say so.
             Wake::Lost(Watcher::DeviceMapper, error) => tracing::debug!(%error, "no device-mapper event poll"),
         }
@@ -273,11 +290,10 @@ impl Monitor {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
         if !uevent.sysname.starts_with("dm-") {
-            // A disk that comes or goes changes what sysfs says of the maps that hold it.
-            if &*uevent.action != "change" {
-                let holders = self.sysfs.maps.values().filter(|map| map.members.iter().any(|disk| disk.devno == devno));
-                self.sysfs.wanted.devices.extend(holders.map(|map| map.devno));
-            }
+            // What sysfs says of the maps that hold this disk may have changed.
+            let holders = self.sysfs.maps.values().filter(|map| map.members.iter().any(|disk| disk.devno == devno));
+            self.sysfs.wanted.devices.extend(holders.filter_map(|map| map.devno));
+            self.sysfs.wanted.forget.insert(devno);
             return;
         }
         self.unread.push(uevent.received);
@@ -346,7 +362,7 @@ impl Monitor {
         {
             self.being_read.append(&mut self.unread);
         }
-        self.sysfs.dispatch();
+        self.sysfs.dispatch(self.kernel.as_ref());
         if let Some(daemon) = &mut self.daemon {
             daemon.dispatch(&mut self.ledgers);
         }
@@ -359,9 +375,9 @@ impl Monitor {
             Ok(reading) => {
                 self.health.succeeded(Source::Dm, took, &reading.unreadable);
                 kernel.accept(reading, &mut self.ledgers);
-                // What has come, changed its members or its name has new files in sysfs, too.
-                let stale = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
-                self.sysfs.wanted.devices.extend(stale);
+                // A new map has new files, new members have names.
+                let news = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
+                self.sysfs.wanted.devices.extend(news);
             }
             Err(error) => {
                 self.health.failed(Source::Dm, &error);

@@ -32,6 +32,8 @@ pub struct Publisher {
     unexplained: HashMap<(Arc<str>, DevNo), Instant>,
     suspicions: Vec<Suspicion>,
     device_mapper_woke: Option<Instant>,
+    /// All uevents up to this moment have been taken note of; `None` if none can be expected.
+    events_read_until: Option<Instant>,
 }
 
 struct Built {
@@ -61,6 +63,7 @@ impl Publisher {
             unexplained: HashMap::new(),
             suspicions: Vec::new(),
             device_mapper_woke: None,
+            events_read_until: None,
         }
     }
 
@@ -84,21 +87,28 @@ impl Publisher {
         self.built.values().any(|built| built.device.counts().health() != Health::Healthy)
     }
 
+    /// All uevents up to this moment have been taken note of; `None` if none can be expected.
+    pub fn events_read_until(&mut self, moment: Option<Instant>) {
+        self.events_read_until = moment;
+    }
+
+    /// Whether uevents from before this moment may still be waiting to be read: in a storm they come later than the
+    /// readings that they led to.
+    fn awaits_events_of(&self, moment: Instant) -> bool {
+        self.events_read_until.is_some_and(|read| read < moment)
+    }
+
     /// Device mapper's event poll woke us.
     pub fn device_mapper_woke(&mut self) {
         self.device_mapper_woke = Some(Instant::now());
     }
 
-    /// Whether the kernel's map is new, renamed, or has other members than when it was last assembled.
+    /// Whether the kernel's map is new or has other members than when it was last assembled.
     pub fn is_news(&self, map: &device_mapper::Map) -> bool {
-        let Some(before) = self.built.get(&map.wwid).and_then(|built| built.parts.kernel.as_deref()) else {
-            return true;
-        };
-        let members = |map: &device_mapper::Map| -> Vec<DevNo> {
-            map.groups.iter().flat_map(|group| &group.paths).map(|path| path.devno).collect()
-        };
-        !std::ptr::eq(before, map)
-            && ((before.devno, &before.name) != (map.devno, &map.name) || members(before) != members(map))
+        let before = self.built.get(&map.wwid).and_then(|built| built.parts.kernel.as_deref());
+        before.is_none_or(|before| {
+            !std::ptr::eq(before, map) && (before.devno != map.devno || !before.members().eq(map.members()))
+        })
     }
 
     /// A SCSI state that changed is newer than any event so far.
@@ -264,36 +274,37 @@ impl Publisher {
         }
     }
 
-    /// The next moment at which something is to be counted or logged.
+    /// The next moment at which something is to be counted or logged. What waits for events is due with them.
     pub fn next_due(&self) -> Option<Instant> {
         let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
-        self.unexplained.values().copied().chain(suspicions).chain(self.log.due()).min()
+        let now = Instant::now();
+        let waits = |due: &Instant| *due <= now && self.awaits_events_of(*due);
+        self.unexplained.values().copied().chain(suspicions).filter(|due| !waits(due)).chain(self.log.due()).min()
     }
 
     /// Counts what has waited long enough for an event. `true` if a device must be assembled anew.
     pub fn look_at_clock(&mut self, now: Instant, ledgers: &mut Ledgers) -> bool {
         self.log.look_at_clock(now);
-        self.settle_suspicions(now, ledgers);
-        let due: Vec<_> = self.unexplained.extract_if(|_, due| *due <= now).map(|(key, _)| key).collect();
+        // What is due, but for what waits for events.
+        let until = self.events_read_until.map_or(now, |read| read.min(now));
+        self.settle_suspicions(until, ledgers);
+        let due: Vec<_> = self.unexplained.extract_if(|_, due| *due <= until).map(|(key, _)| key).collect();
         let mut counted = false;
         for (wwid, devno) in due {
             let time = SystemTime::now();
             let Some(ledger) = ledgers.get_mut(&wwid) else { continue };
-            match ledger.settle(devno, now, time) {
-                Some(action) => {
-                    counted = true;
-                    self.tell_unexplained(&wwid, devno, action);
-                }
-                // An event came in the meantime: compare once more.
-                None => counted = true,
+            // Nothing to settle if an event has come in the meantime: the next assembly compares once more.
+            if let Some(action) = ledger.settle(devno, now, time) {
+                counted = true;
+                self.tell_unexplained(&wwid, devno, action);
             }
         }
         counted
     }
 
-    fn settle_suspicions(&mut self, now: Instant, ledgers: &Ledgers) {
+    fn settle_suspicions(&mut self, until: Instant, ledgers: &Ledgers) {
         let woke = self.device_mapper_woke;
-        let due = self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= now);
+        let due = self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= until);
         for Suspicion { wwid, found, event_nr_moved } in due {
             let told = ledgers.get(&wwid).is_none_or(|ledger| ledger.had_event_since(found))
                 || event_nr_moved && woke.is_some_and(|woke| woke >= found);

@@ -12,9 +12,10 @@ use super::ledger::MapLedger;
 use crate::source::{Error, device_mapper, multipathd, sysfs};
 use crate::topology::{Daemon, DevNo};
 
-/// A read in the kernel that takes longer is given up for the present. Emulated machines need two seconds for a thousand
-/// maps, real ones a thousandth of that.
-const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
+/// A read in the kernel that takes longer is given up for the present. For a thousand maps an emulated machine needs half
+/// a second of ioctls and ten of files, a real one a hundredth of that.
+const IOCTL_DEADLINE: Duration = Duration::from_secs(10);
+const FILE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The ledgers of all maps, by WWID.
 pub type Ledgers = HashMap<Arc<str>, MapLedger>;
@@ -57,7 +58,7 @@ impl KernelSource {
     pub fn start(mut reader: device_mapper::DeviceMapper) -> io::Result<Self> {
         let read = move |wanted: KernelWanted| reader.read(&wanted.dirty, wanted.all);
         Ok(KernelSource {
-            lane: Lane::on_thread("device-mapper", KERNEL_DEADLINE, read)?,
+            lane: Lane::on_thread("device-mapper", IOCTL_DEADLINE, read)?,
             wanted: KernelWanted::default(),
             timed: false,
             current: false,
@@ -81,6 +82,15 @@ impl KernelSource {
         true
     }
 
+    fn outlines(&self) -> Vec<sysfs::Outline> {
+        let outline = |map: &Arc<device_mapper::Map>| sysfs::Outline {
+            wwid: Arc::clone(&map.wwid),
+            devno: map.devno,
+            members: map.members().collect(),
+        };
+        self.maps.values().map(outline).collect()
+    }
+
     /// Takes the new reading.
     pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) {
         self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
@@ -93,7 +103,7 @@ impl KernelSource {
 /// sysfs.
 pub struct SysfsSource {
     /// Its reads.
-    pub lane: Lane<sysfs::Scope, sysfs::Reading>,
+    pub lane: Lane<sysfs::Request, sysfs::Reading>,
     /// To be read next.
     pub wanted: SysfsWanted,
     /// The read under way was wanted by a timer.
@@ -116,6 +126,8 @@ pub struct SysfsWanted {
     pub timed: bool,
     /// Everything of these devices.
     pub devices: HashSet<DevNo>,
+    /// Of these disks nothing is known any more.
+    pub forget: HashSet<DevNo>,
 }
 
 impl SysfsSource {
@@ -125,7 +137,7 @@ impl SysfsSource {
     /// If the thread cannot be started.
     pub fn start(mut reader: sysfs::Sysfs) -> io::Result<Self> {
         Ok(SysfsSource {
-            lane: Lane::on_thread("sysfs", KERNEL_DEADLINE, move |scope| reader.read(&scope))?,
+            lane: Lane::on_thread("sysfs", FILE_DEADLINE, move |request| reader.read(&request))?,
             wanted: SysfsWanted::default(),
             timed: false,
             maps: HashMap::new(),
@@ -134,14 +146,16 @@ impl SysfsSource {
         })
     }
 
-    /// Reads what is wanted most, if anything is and no read is under way.
-    pub fn dispatch(&mut self) {
+    /// Reads what is wanted most, if anything is and no read is under way. What the kernel tells of the maps is not
+    /// looked for again.
+    pub fn dispatch(&mut self, kernel: Option<&KernelSource>) {
         if self.lane.busy() {
             return;
         }
         let wanted = &mut self.wanted;
-        let scope = if wanted.everything {
-            *wanted = SysfsWanted { timed: wanted.timed, ..SysfsWanted::default() };
+        let scope = if std::mem::take(&mut wanted.everything) {
+            wanted.states = false;
+            wanted.devices.clear();
             sysfs::Scope::Everything
         } else if !wanted.devices.is_empty() {
             sysfs::Scope::Devices(std::mem::take(&mut wanted.devices))
@@ -154,8 +168,12 @@ impl SysfsSource {
             sysfs::Scope::Devices(_) => false,
             _ => std::mem::take(&mut wanted.timed),
         };
+        let outlines = match scope {
+            sysfs::Scope::States => None,
+            _ => kernel.filter(|kernel| kernel.current).map(KernelSource::outlines),
+        };
         self.being_read = Some(scope.clone());
-        self.lane.ask(scope);
+        self.lane.ask(sysfs::Request { scope, outlines, forget: std::mem::take(&mut wanted.forget) });
     }
 
     /// Takes the new reading.

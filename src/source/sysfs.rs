@@ -1,14 +1,18 @@
 //! sysfs: what stands in files for everyone to read.
 //!
 //! ```text
-//! block/dm-N/                dm/uuid says whether it is a multipath map; dm/name, size, ro, inflight, diskseq
-//! block/dm-N/slaves/sdb      a link to the member: …/6:0:0:1/block/sdb, whose path tells address and transport
-//! …/6:0:0:1/block/sdb/dev    the member's device number, the one join key of all sources
-//! …/6:0:0:1/state            the SCSI device: state, access_state, vendor, model, rev
+//! block/dm-N/             dm/uuid says whether it is a multipath map; dm/name, size, ro, inflight, diskseq, …
+//! block/dm-N/slaves/sdb   a link to the member's directory
+//! dev/block/8:16          another, by its number
+//! …/6:0:0:1/block/sdb/    the member's directory: its path tells SCSI address and transport; dev
+//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev
 //! ```
 //!
 //! Documented in `Documentation/ABI/{stable,testing}/sysfs-block*` and `sysfs-class-scsi_device` of the kernel. A file
 //! that is absent belongs to a device that has no such thing (a ram disk has no SCSI state) or that has just gone.
+//!
+//! Opening a file costs more than an ioctl that tells it all, so what device mapper has told is not read again: see
+//! [`Request::outlines`].
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,19 +32,17 @@ const SECTOR: u64 = 512;
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: u64 = 4096;
 
-/// A multipath map's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A multipath map's files. What was not read, as device mapper had told it, is `None` or empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map {
-    /// Its device number.
-    pub devno: DevNo,
-    /// Its kernel name, `dm-3`.
-    pub sysfs_name: Arc<str>,
-    /// Its name (alias).
-    pub name: Arc<str>,
     /// Its identity.
     pub wwid: Arc<str>,
-    /// Its UUID: [`UUID_PREFIX`] and the WWID.
-    pub uuid: Arc<str>,
+    /// Its kernel name, `dm-3`.
+    pub sysfs_name: Arc<str>,
+    /// Its device number.
+    pub devno: Option<DevNo>,
+    /// Its name (alias).
+    pub name: Arc<str>,
     /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
     pub diskseq: Option<u64>,
     /// I/O is suspended.
@@ -51,9 +53,7 @@ pub struct Map {
     pub read_only: Option<bool>,
     /// Requests sent down and not completed.
     pub inflight_requests: Option<u64>,
-    /// What its first SCSI member says it is.
-    pub model: Model,
-    /// Its members.
+    /// Its members, by device number.
     pub members: Vec<Arc<Disk>>,
 }
 
@@ -79,6 +79,8 @@ pub struct Disk {
     pub hctl: Arc<str>,
     /// What carries its I/O.
     pub transport: Transport,
+    /// What it says it is.
+    pub model: Model,
     /// State of the SCSI device.
     pub device_state: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
@@ -95,66 +97,123 @@ pub struct Reading {
 }
 
 /// What to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// Every file of every device.
+    /// Everything of every device.
+    #[default]
     Everything,
     /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states.
     States,
-    /// Every file of these devices.
+    /// Everything of these devices.
     Devices(HashSet<DevNo>),
 }
 
-/// Reads the maps and remembers them.
+/// What to read, and what is known already.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// What to read.
+    pub scope: Scope,
+    /// The maps and their members, where device mapper has told them; of a map only the rest is read then. `None` to
+    /// find them here.
+    pub outlines: Option<Vec<Outline>>,
+    /// Disks that came, went or changed: nothing of them is known any more.
+    pub forget: HashSet<DevNo>,
+}
+
+/// A map as device mapper tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Its identity.
+    pub wwid: Arc<str>,
+    /// Its device number.
+    pub devno: DevNo,
+    /// Its members.
+    pub members: Vec<DevNo>,
+}
+
+/// Reads maps and disks and remembers them.
 #[derive(Debug)]
 pub struct Sysfs {
     root: PathBuf,
     /// By kernel name.
     maps: BTreeMap<OsString, Arc<Map>>,
-    /// By the target of the link in `slaves`, which names the member's directory. Maps may share members.
-    disks: Disks,
+    /// Maps may share members, so these are read once.
+    disks: HashMap<DevNo, Known>,
+    numbers: HashMap<PathBuf, DevNo>,
+    /// Counts the readings.
+    reading: u64,
     file: Attribute,
 }
 
-type Disks = HashMap<PathBuf, Arc<Disk>>;
+#[derive(Debug)]
+struct Known {
+    /// Its directory, relative to the root.
+    place: PathBuf,
+    disk: Arc<Disk>,
+    /// The last reading it was read in.
+    read: u64,
+}
 
 impl Sysfs {
     /// `root` is where sysfs is mounted.
     pub fn new(root: &Path) -> Self {
-        let (maps, disks) = (BTreeMap::new(), HashMap::new());
-        Sysfs { root: root.to_owned(), maps, disks, file: Attribute::default() }
+        Sysfs {
+            root: root.to_owned(),
+            maps: BTreeMap::new(),
+            disks: HashMap::new(),
+            numbers: HashMap::new(),
+            reading: 0,
+            file: Attribute::default(),
+        }
     }
 
-    /// Reads what `scope` says and gives all maps.
+    /// Reads what is asked for and gives all maps.
     ///
     /// # Errors
     /// If `block` cannot be listed. A single device's trouble is in the reading.
-    pub fn read(&mut self, scope: &Scope) -> Result<Reading, Error> {
+    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+        self.reading += 1;
+        self.disks.retain(|devno, _| !request.forget.contains(devno));
+        self.numbers.retain(|_, devno| !request.forget.contains(devno));
         let mut unreadable = Vec::new();
-        match scope {
-            Scope::Everything => {
+        match (&request.scope, &request.outlines) {
+            (Scope::States, _) => self.look_at_states(&mut unreadable),
+            (Scope::Everything, Some(outlines)) => {
+                let mut before = std::mem::take(&mut self.maps);
+                for outline in outlines {
+                    self.fill_in(outline, &mut before, &mut unreadable);
+                }
+            }
+            (Scope::Everything, None) => {
                 let names = self.device_mapper_names()?;
-                let mut maps = std::mem::take(&mut self.maps);
-                let disks = std::mem::take(&mut self.disks);
+                let mut before = std::mem::take(&mut self.maps);
                 for name in names {
-                    let known = maps.remove(&name);
-                    self.look(name, known, &disks, &mut unreadable);
+                    self.discover(name, &mut before, &mut unreadable);
                 }
             }
-            Scope::Devices(devices) => {
-                let disks = std::mem::take(&mut self.disks);
+            (Scope::Devices(devices), Some(outlines)) => {
+                let mut before = self.take_maps(devices);
+                for outline in outlines.iter().filter(|outline| devices.contains(&outline.devno)) {
+                    self.fill_in(outline, &mut before, &mut unreadable);
+                }
+            }
+            (Scope::Devices(devices), None) => {
+                let mut before = self.take_maps(devices);
                 for devno in devices {
-                    let name = OsString::from(format!("dm-{}", devno.minor));
-                    let known = self.maps.remove(&name);
-                    self.look(name, known, &disks, &mut unreadable);
-                }
-                for (place, disk) in disks {
-                    self.disks.entry(place).or_insert(disk);
+                    self.discover(kernel_name(*devno), &mut before, &mut unreadable);
                 }
             }
-            Scope::States => self.look_at_states(&mut unreadable),
+        }
+        if request.scope == Scope::Everything {
+            let (disks, reading) = (&mut self.disks, self.reading);
+            disks.retain(|_, known| known.read == reading);
+            self.numbers.retain(|place, devno| disks.get(devno).is_some_and(|known| known.place == *place));
         }
         Ok(Reading { maps: self.maps.values().cloned().collect(), unreadable })
+    }
+
+    fn take_maps(&mut self, devices: &HashSet<DevNo>) -> BTreeMap<OsString, Arc<Map>> {
+        devices.iter().filter_map(|devno| self.maps.remove_entry(&kernel_name(*devno))).collect()
     }
 
     fn device_mapper_names(&self) -> Result<Vec<OsString>, Error> {
@@ -170,9 +229,30 @@ impl Sysfs {
         Ok(names)
     }
 
-    /// Brings one device up to date. After an error what was known stands.
-    fn look(&mut self, name: OsString, known: Option<Arc<Map>>, disks: &Disks, unreadable: &mut Vec<Error>) {
-        let map = match self.read_map(&name, disks) {
+    /// Reads what device mapper does not tell of a map.
+    fn fill_in(&mut self, outline: &Outline, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
+        let name = kernel_name(outline.devno);
+        let known = before.remove(&name);
+        let read = self.read_outlined(&name, outline);
+        self.keep(name, read.map(Some), known, unreadable);
+    }
+
+    /// Reads all of a device-mapper device, if it is a multipath map.
+    fn discover(&mut self, name: OsString, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
+        let known = before.remove(&name);
+        let read = self.read_map(&name);
+        self.keep(name, read, known, unreadable);
+    }
+
+    /// Keeps the map as read, in its old allocation if that is the same; after an error what was known stands.
+    fn keep(
+        &mut self,
+        name: OsString,
+        read: Result<Option<Map>, Error>,
+        known: Option<Arc<Map>>,
+        unreadable: &mut Vec<Error>,
+    ) {
+        let map = match read {
             Ok(Some(map)) => Some(known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map))),
             Ok(None) => None,
             Err(error) => {
@@ -180,84 +260,112 @@ impl Sysfs {
                 known
             }
         };
-        if let Some(map) = map {
-            self.maps.insert(name, map);
-        }
+        self.maps.extend(map.map(|map| (name, map)));
     }
 
-    /// Reads one device-mapper device; `None` if it is no multipath map, or is gone.
-    fn read_map(&mut self, name: &OsStr, disks: &Disks) -> Result<Option<Map>, Error> {
+    fn read_outlined(&mut self, name: &OsStr, outline: &Outline) -> Result<Map, Error> {
+        let mut members = Vec::with_capacity(outline.members.len());
+        for devno in &outline.members {
+            members.extend(self.disk_numbered(*devno)?);
+        }
+        Ok(Map {
+            wwid: Arc::clone(&outline.wwid),
+            sysfs_name: name.to_string_lossy().into(),
+            devno: Some(outline.devno),
+            inflight_requests: self.read_inflight(name)?,
+            members,
+            ..Map::default()
+        })
+    }
+
+    fn read_map(&mut self, name: &OsStr) -> Result<Option<Map>, Error> {
         let directory = self.root.join("block").join(name);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else { return Ok(None) };
         let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::from) else { return Ok(None) };
-        let uuid = Arc::from(uuid);
         let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let Some(members) = self.read_members(&directory.join("slaves"), disks)? else { return Ok(None) };
-        let name_of_map = dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into();
+        let Some(members) = self.read_members(name)? else { return Ok(None) };
         Ok(Some(Map {
-            devno,
-            sysfs_name: name.to_string_lossy().into(),
-            name: name_of_map,
             wwid,
-            uuid,
+            sysfs_name: name.to_string_lossy().into(),
+            devno: Some(devno),
+            name: dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into(),
             diskseq: self.file.parsed(&directory, "diskseq")?,
             suspended: self.file.flag(&directory, "dm/suspended")?,
             size_bytes: self.file.parsed::<u64>(&directory, "size")?.map(|sectors| sectors.saturating_mul(SECTOR)),
             read_only: self.file.flag(&directory, "ro")?,
-            inflight_requests: self.read_inflight(&directory)?,
-            model: self.read_model(&directory.join("slaves"), &members)?,
+            inflight_requests: self.read_inflight(name)?,
             members,
         }))
     }
 
     /// Reads the members from the links in `slaves`; `None` if the map is gone.
-    fn read_members(&mut self, slaves: &Path, disks: &Disks) -> Result<Option<Vec<Arc<Disk>>>, Error> {
+    fn read_members(&mut self, map: &OsStr) -> Result<Option<Vec<Arc<Disk>>>, Error> {
+        let slaves = self.root.join("block").join(map).join("slaves");
         let failed = |cause| Error::new(slaves.display(), cause);
-        let entries = match fs::read_dir(slaves) {
+        let entries = match fs::read_dir(&slaves) {
             Ok(entries) => entries,
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
+        // Where the kernel keeps all device-mapper devices, and `block` links to.
+        let here = Path::new("devices/virtual/block").join(map).join("slaves");
         let mut members = Vec::new();
         for entry in entries {
             let link = entry.map_err(failed)?.path();
-            let place = match fs::read_link(&link) {
-                Ok(place) => place,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(Error::new(link.display(), error)),
-            };
-            let read = match self.disks.get(&place) {
-                Some(disk) => Some(Arc::clone(disk)),
-                None => self.read_disk(&place)?.map(|disk| {
-                    let same = disks.get(&place).filter(|before| ***before == disk).cloned();
-                    same.unwrap_or_else(|| Arc::new(disk))
-                }),
-            };
-            if let Some(disk) = read {
-                self.disks.insert(place, Arc::clone(&disk));
-                members.push(disk);
+            if let Some(place) = follow(&link, &here)? {
+                members.extend(self.disk_at(place)?);
             }
         }
         members.sort_by_key(|disk| disk.devno);
         Ok(Some(members))
     }
 
-    fn read_disk(&mut self, place: &Path) -> Result<Option<Disk>, Error> {
-        let directory = self.directory(place);
-        let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let (hctl, transport) = address(place);
-        let (device_state, access_state) = self.read_states(&directory)?;
-        let name = place.file_name().unwrap_or_default().to_string_lossy().into();
-        Ok(Some(Disk { devno, name, hctl: hctl.into(), transport, device_state, access_state }))
+    /// The disk of this number; `None` if it is gone.
+    fn disk_numbered(&mut self, devno: DevNo) -> Result<Option<Arc<Disk>>, Error> {
+        if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
+            return Ok(Some(Arc::clone(&known.disk)));
+        }
+        let link = self.root.join("dev/block").join(devno.to_string());
+        match follow(&link, Path::new("dev/block"))? {
+            Some(place) => self.disk(devno, place).map(Some),
+            None => Ok(None),
+        }
     }
 
-    /// A member's directory. The kernel links to it relative to `devices/virtual/block/dm-N/slaves`.
-    fn directory(&self, place: &Path) -> PathBuf {
-        let mut below = place.components();
-        while below.clone().next() == Some(Component::ParentDir) {
-            below.next();
-        }
-        self.root.join("devices").join(below.as_path())
+    /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
+    fn disk_at(&mut self, place: PathBuf) -> Result<Option<Arc<Disk>>, Error> {
+        let devno = match self.numbers.get(&place) {
+            Some(devno) => *devno,
+            None => match self.file.parsed(&self.root.join(&place), "dev")? {
+                Some(devno) => devno,
+                None => return Ok(None),
+            },
+        };
+        self.numbers.insert(place.clone(), devno);
+        self.disk(devno, place).map(Some)
+    }
+
+    fn disk(&mut self, devno: DevNo, place: PathBuf) -> Result<Arc<Disk>, Error> {
+        let known = self.disks.remove(&devno).filter(|known| known.place == place);
+        let disk = match known {
+            Some(known) if known.read == self.reading => known.disk,
+            known => {
+                let directory = self.root.join(&place);
+                let (device_state, access_state) = self.read_states(&directory)?;
+                match known.map(|known| known.disk) {
+                    Some(disk) if disk.device_state == device_state && disk.access_state == access_state => disk,
+                    Some(disk) => Arc::new(Disk { device_state, access_state, ..(*disk).clone() }),
+                    None => {
+                        let (hctl, transport) = address(&place);
+                        let (hctl, model) = (hctl.into(), self.read_model(&directory)?);
+                        let name = place.file_name().unwrap_or_default().to_string_lossy().into();
+                        Arc::new(Disk { devno, name, hctl, transport, model, device_state, access_state })
+                    }
+                }
+            }
+        };
+        self.disks.insert(devno, Known { place, disk: Arc::clone(&disk), read: self.reading });
+        Ok(disk)
     }
 
     fn read_states(&mut self, directory: &Path) -> Result<(Option<Arc<str>>, Option<Arc<str>>), Error> {
@@ -269,41 +377,27 @@ impl Sysfs {
         Ok((device_state, access_state))
     }
 
-    fn read_inflight(&mut self, directory: &Path) -> Result<Option<u64>, Error> {
+    fn read_model(&mut self, directory: &Path) -> Result<Model, Error> {
+        let mut text = |name| Ok(self.file.text(directory, name)?.map(Arc::from).unwrap_or_default());
+        Ok(Model { vendor: text("device/vendor")?, product: text("device/model")?, revision: text("device/rev")? })
+    }
+
+    fn read_inflight(&mut self, map: &OsStr) -> Result<Option<u64>, Error> {
+        let text = self.file.text(&self.root.join("block").join(map), "inflight")?;
         // Two numbers: reads and writes.
-        let text = self.file.text(directory, "inflight")?;
         Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
     }
 
-    fn read_model(&mut self, slaves: &Path, members: &[Arc<Disk>]) -> Result<Model, Error> {
-        let Some(first) = members.iter().find(|disk| disk.device_state.is_some()) else {
-            return Ok(Model::default());
-        };
-        let device = slaves.join(&*first.name).join("device");
-        let mut text = |name| Ok(self.file.text(&device, name)?.map(Arc::from).unwrap_or_default());
-        Ok(Model { vendor: text("vendor")?, product: text("model")?, revision: text("rev")? })
-    }
-
     fn look_at_states(&mut self, unreadable: &mut Vec<Error>) {
-        let mut changed = HashMap::new();
-        let mut disks = std::mem::take(&mut self.disks);
-        for (place, disk) in &mut disks {
-            match self.read_states(&self.directory(place)) {
-                // Gone: its removal has an event of its own.
-                Ok((None, _)) => {}
-                Ok((device_state, access_state)) => {
-                    if (&device_state, &access_state) != (&disk.device_state, &disk.access_state) {
-                        *disk = Arc::new(Disk { device_state, access_state, ..(**disk).clone() });
-                        changed.insert(disk.devno, Arc::clone(disk));
-                    }
-                }
-                Err(error) => unreadable.push(error),
+        let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
+        for (devno, place) in places {
+            if let Err(error) = self.disk(devno, place) {
+                unreadable.push(error);
             }
         }
-        self.disks = disks;
         let mut maps = std::mem::take(&mut self.maps);
         for (name, map) in &mut maps {
-            match self.read_map_states(name, map, &changed) {
+            match self.read_map_states(name, map) {
                 Ok(Some(now)) => *map = Arc::new(now),
                 Ok(None) => {}
                 Err(error) => unreadable.push(error),
@@ -313,22 +407,42 @@ impl Sysfs {
     }
 
     /// The map with its states as they are now; `None` if nothing changed.
-    fn read_map_states(
-        &mut self,
-        name: &OsStr,
-        map: &Map,
-        changed: &HashMap<DevNo, Arc<Disk>>,
-    ) -> Result<Option<Map>, Error> {
-        let directory = self.root.join("block").join(name);
-        let suspended = self.file.flag(&directory, "dm/suspended")?.or(map.suspended);
-        let inflight_requests = self.read_inflight(&directory)?.or(map.inflight_requests);
-        let stale = |disk: &Arc<Disk>| changed.contains_key(&disk.devno);
-        if (suspended, inflight_requests) == (map.suspended, map.inflight_requests) && !map.members.iter().any(stale) {
+    fn read_map_states(&mut self, name: &OsStr, map: &Map) -> Result<Option<Map>, Error> {
+        let suspended = match map.suspended {
+            Some(last) => self.file.flag(&self.root.join("block").join(name), "dm/suspended")?.or(Some(last)),
+            None => None,
+        };
+        let inflight_requests = self.read_inflight(name)?.or(map.inflight_requests);
+        let now =
+            |disk: &Arc<Disk>| self.disks.get(&disk.devno).map_or(Arc::clone(disk), |known| Arc::clone(&known.disk));
+        let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));
+        if (suspended, inflight_requests) == (map.suspended, map.inflight_requests) && map.members.iter().all(same) {
             return Ok(None);
         }
-        let members = map.members.iter().map(|disk| changed.get(&disk.devno).unwrap_or(disk).clone()).collect();
+        let members = map.members.iter().map(now).collect();
         Ok(Some(Map { suspended, inflight_requests, members, ..map.clone() }))
     }
+}
+
+fn kernel_name(devno: DevNo) -> OsString {
+    format!("dm-{}", devno.minor).into()
+}
+
+/// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
+fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
+    let target = match fs::read_link(link) {
+        Ok(target) => target,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(Error::new(link.display(), error)),
+    };
+    let mut place = here.to_owned();
+    for part in target.components() {
+        match part {
+            Component::ParentDir => drop(place.pop()),
+            part => place.push(part),
+        }
+    }
+    Ok(Some(place))
 }
 
 /// SCSI address and transport, from the directories that the member's own directory lies in.

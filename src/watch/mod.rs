@@ -11,7 +11,7 @@ pub mod dm_event;
 pub mod uevent;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -23,8 +23,13 @@ pub use uevent::{PathAction, PathEvent, Uevent};
 pub enum Wake {
     /// From now on nothing that happens is missed.
     Watching(Watcher),
-    /// All uevents that were waiting have been sent; it took this long. Comes at least every [`PULSE`].
-    Drained(Duration),
+    /// No uevent was waiting at this moment: all that had come have been sent. Comes at least every [`PULSE`].
+    Drained {
+        /// When.
+        at: Instant,
+        /// How long sending them took.
+        took: Duration,
+    },
     /// The kernel told of a block device.
     Uevent(Box<Uevent>),
     /// The kernel dropped uevents because they were not read fast enough.
@@ -44,8 +49,10 @@ pub enum Watcher {
     DeviceMapper,
 }
 
-/// How long a watcher waits before it shows that it is alive, and before it tries again after an error.
-pub const PULSE: Duration = Duration::from_secs(5);
+/// How long a watcher waits at most before it shows that it is alive.
+pub const PULSE: Duration = Duration::from_secs(1);
+/// How long after an error it tries again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Wakes waiting for the monitor. Beyond this the watcher waits too, and the kernel's own buffer fills: bounded memory,
 /// and an overflow is noticed.
@@ -77,7 +84,7 @@ fn spawn(
             if wakes.blocking_send(Wake::Lost(watcher, lost)).is_err() {
                 return;
             }
-            thread::sleep(PULSE);
+            thread::sleep(RETRY);
         }
     };
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)

@@ -91,8 +91,8 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
     loop {
         readable(&socket.as_fd()).map_err(failed)?;
         let woken = Instant::now();
-        let drained = drain(&socket, wakes).map_err(failed)?;
-        if drained.is_err() || send(wakes, Wake::Drained(woken.elapsed())).is_err() {
+        let Ok(at) = drain(&socket, wakes).map_err(failed)? else { return Ok(Closed) };
+        if send(wakes, Wake::Drained { at, took: woken.elapsed() }).is_err() {
             return Ok(Closed);
         }
     }
@@ -106,14 +106,16 @@ fn subscribe() -> io::Result<MonitorSocket> {
     Ok(socket)
 }
 
-/// Sends on all events that are waiting.
-fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<(), Closed>> {
+/// Sends on all events that are waiting. Gives a moment at which none was.
+fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<Instant, Closed>> {
     loop {
+        let mut looked = Instant::now();
         for event in socket.iter() {
             let wake = Wake::Uevent(Box::new(translate(&event)));
             if let Err(closed) = send(wakes, wake) {
                 return Ok(Err(closed));
             }
+            looked = Instant::now();
         }
         // The iterator ends on whatever is no message. libudev leaves the reason in errno, and nothing has run since.
         let error = io::Error::last_os_error();
@@ -125,7 +127,7 @@ fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Resul
             }
             // Nothing more, or one message that was none: the next poll tells.
             Some(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::INVAL) | None => {
-                return Ok(Ok(()));
+                return Ok(Ok(looked));
             }
             Some(_) => return Err(error),
         }

@@ -157,8 +157,8 @@ impl AsFd for Control {
 }
 
 impl<'a> Shown<'a> {
-    /// Type and text of each target.
-    pub fn targets(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    /// Length in sectors, type and text of each target.
+    pub fn targets(&self) -> impl Iterator<Item = (u64, &'a [u8], &'a [u8])> {
         const SPEC: usize = 40;
         let data = self.data;
         let mut at = 0;
@@ -168,7 +168,7 @@ impl<'a> Shown<'a> {
             let text = until_nul(data.get(at + SPEC..)?);
             // `next` counts from the start of the data, not from this target.
             at = u32_at(spec, 20)? as usize;
-            Some((target_type, text))
+            Some((u64_at(spec, 8)?, target_type, text))
         })
     }
 }

@@ -24,6 +24,9 @@ use ioctl::{Ask, Listed, Shown};
 /// What the UUID of every multipath map starts with: multipath-tools sets it, and the WWID follows.
 pub const UUID_PREFIX: &str = "mpath-";
 
+/// Device mapper counts in these, whatever the device's own block size.
+const SECTOR: u64 = 512;
+
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {
@@ -45,8 +48,17 @@ pub struct Map {
     pub suspended: bool,
     /// I/O waits when no path is valid.
     pub queueing: bool,
+    /// Size in bytes.
+    pub size_bytes: u64,
     /// Its path groups; none if its table has no multipath target any more (`dmsetup remove --force`).
     pub groups: Vec<Group>,
+}
+
+impl Map {
+    /// Device numbers of its members, in the kernel's order.
+    pub fn members(&self) -> impl Iterator<Item = DevNo> {
+        self.groups.iter().flat_map(|group| &group.paths).map(|path| path.devno)
+    }
 }
 
 /// All multipath maps of the host.
@@ -83,6 +95,7 @@ struct Raw {
     open_count: u32,
     read_only: bool,
     suspended: bool,
+    sectors: u64,
     status: Vec<u8>,
     table: Vec<u8>,
 }
@@ -172,6 +185,7 @@ fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bo
     raw.open_count = shown.open_count;
     raw.read_only = shown.read_only;
     raw.suspended = shown.suspended;
+    raw.sectors = shown.targets().map(|(sectors, ..)| sectors).fold(0, u64::saturating_add);
     replace(&mut raw.status, multipath_line(&shown));
     replace(&mut raw.table, multipath_line(&control.show(devno, Ask::Table)?));
     Ok(true)
@@ -184,7 +198,7 @@ fn replace(buffer: &mut Vec<u8>, bytes: &[u8]) {
 
 /// The text of the map's multipath target, empty if it has none.
 fn multipath_line<'a>(shown: &Shown<'a>) -> &'a [u8] {
-    shown.targets().find(|(kind, _)| *kind == b"multipath").map_or(&[], |(_, line)| line)
+    shown.targets().find(|(_, kind, _)| *kind == b"multipath").map_or(&[], |(.., line)| line)
 }
 
 impl Raw {
@@ -203,6 +217,7 @@ impl Raw {
             open_count: self.open_count,
             read_only: self.read_only,
             suspended: self.suspended,
+            size_bytes: self.sectors.saturating_mul(SECTOR),
             queueing: has_target && status::parse_queueing(&lossy(&self.table))?,
             groups: if has_target { status::parse_status(&lossy(&self.status))? } else { Vec::new() },
         }))
