@@ -1,7 +1,7 @@
 //! On the host: boots a machine with virtme-ng and watches it.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,23 @@ pub const GUEST_FLAG: &str = "--in-guest";
 
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
+
+/// Plain emulation, which needs nothing of the host; one processor boots fastest. What the kernel complains about goes to
+/// the console.
+const MACHINE: [&str; 12] = [
+    "--disable-kvm",
+    "--disable-microvm",
+    "--force-9p",
+    "--cpus",
+    "1",
+    "--memory",
+    "1G",
+    "--user",
+    "root",
+    "--verbose",
+    "--append",
+    "loglevel=4",
+];
 
 /// A machine that has said nothing for so long hangs.
 const SILENCE: Duration = Duration::from_secs(400);
@@ -170,26 +187,11 @@ impl Vm {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        let Host { share, vng, kernel } = &self.host;
-        let share_option = format!("--rwdir={MOUNT_POINT}={}", share.path().display());
-        let pid_option = format!("--qemu-opts=-pidfile {}", self.pid_file().display());
-        let program = share.lab_program();
-        let program = Path::new(MOUNT_POINT).join(program.file_name().expect("the program has a name"));
-        let kept = env::var_os(KEEP).map(|_| format!("{KEEP}=1"));
-        let environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()].into_iter().chain(kept);
-        let mut command = vec![vng.display().to_string(), "--run".to_owned(), kernel.display().to_string()];
-        command.extend(
-            "--disable-kvm --disable-microvm --force-9p --user root --cpus 1 --memory 1G".split(' ').map(str::to_owned),
-        );
-        command.extend([share_option, pid_option, "--".to_owned(), "env".to_owned()]);
-        command.extend(environment);
-        command.extend([program.display().to_string(), GUEST_FLAG.to_owned(), self.name.clone()]);
-        let command: Vec<_> = command.iter().map(|word| quote(word)).collect();
-
-        let venv = vng.parent().into_iter().map(PathBuf::from);
+        let beside_vng = self.host.vng.parent().into_iter().map(PathBuf::from);
         let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths(venv.chain(env::split_paths(&path))).map_err(io::Error::other)?;
-        let console = File::create(self.console())?;
+        let path = env::join_paths(beside_vng.chain(env::split_paths(&path))).map_err(io::Error::other)?;
+        let console = OpenOptions::new().append(true).create(true).open(self.console())?;
+        let command: Vec<_> = self.command_line().iter().map(|word| quote(word)).collect();
         // vng wants a terminal, which script(1) gives it; the machine goes when the lab goes.
         Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", "script", "--quiet", "--return", "--command"])
@@ -199,6 +201,21 @@ impl Vm {
             .stdout(console.try_clone()?)
             .stderr(console)
             .spawn()
+    }
+
+    fn command_line(&self) -> Vec<String> {
+        let Host { share, vng, kernel } = &self.host;
+        let booted = [vng, Path::new("--run"), kernel].map(|word| word.display().to_string());
+        let machine = MACHINE.map(str::to_owned);
+        let places = [
+            format!("--rwdir={MOUNT_POINT}={}", share.path().display()),
+            format!("--qemu-opts=-pidfile {}", self.pid_file().display()),
+        ];
+        let environment = ["--", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned);
+        let kept = env::var_os(KEEP).map(|_| format!("{KEEP}=1"));
+        let program = Share::at(MOUNT_POINT).lab_program().display().to_string();
+        let program = [program, GUEST_FLAG.to_owned(), self.name.clone()];
+        booted.into_iter().chain(machine).chain(places).chain(environment).chain(kept).chain(program).collect()
     }
 
     /// Ends the emulator, and so all that waits for it.

@@ -3,6 +3,8 @@
 //! Uevents of one map that are raised together arrive in reverse order (`DM_SEQNUM` tells), and a map that is made anew
 //! counts them from 1 again.
 
+use serde_json::Value;
+
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
@@ -80,6 +82,14 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
             || (exporter.metrics().path_events(&lun.wwid), exporter.differences(&san.dm)),
         );
     }
+
+    let mut events = exporter.events(&lun.wwid, "path_failed");
+    events.extend(exporter.events(&lun.wwid, "path_reinstated"));
+    events.sort_by_key(|event| event["seqnum"].as_u64());
+    let is_late = |pair: &[Value]| pair[0]["dm_seqnum"].as_u64() > pair[1]["dm_seqnum"].as_u64();
+    let late = events.windows(2).filter(|pair| is_late(pair)).count();
+    lab.note(format!("of {} events, {late} came behind a later one", events.len()));
+    assert!(late > 0, "the order of events was not put to the test");
 
     for disk in &lun.paths {
         san.dm.fail_path(lun.name(), &disk.devno);
