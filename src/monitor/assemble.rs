@@ -195,7 +195,7 @@ impl Parts {
                 ledger.correction(devno, floor).unwrap_or(valid)
             }
             _ => {
-                let state = self.disk(devno).and_then(|disk| disk.device_state.as_deref());
+                let state = self.disk(devno).and_then(|disk| disk.states.device.as_deref());
                 ledger.correction_of_fallback(devno).unwrap_or(!state.is_some_and(scsi_fails))
             }
         }
@@ -228,8 +228,8 @@ impl Parts {
             failures: ledger.failures(devno),
             priority: words.and_then(|path| path.priority),
             checker_state: words.and_then(|path| path.checker_state.clone()),
-            device_state: disk.and_then(|disk| disk.device_state.clone()),
-            access_state: disk.and_then(|disk| disk.access_state.clone()),
+            device_state: disk.and_then(|disk| disk.states.device.clone()),
+            access_state: disk.and_then(|disk| disk.states.access.clone()),
             marginal: words.and_then(|path| path.marginal),
         }
     }

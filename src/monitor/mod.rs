@@ -17,7 +17,6 @@ mod log;
 mod publish;
 mod sources;
 
-use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -517,11 +516,9 @@ where
     }
 }
 
-fn until(due: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match due {
-            Some(due) => sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

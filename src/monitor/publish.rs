@@ -125,8 +125,8 @@ impl Publisher {
                 ledger.reborn_as(map.diskseq);
             }
             for disk in &map.members {
-                let state = old.members.iter().find(|old| old.devno == disk.devno).map(|old| &old.device_state);
-                if state.is_some_and(|state| *state != disk.device_state) {
+                let state = old.members.iter().find(|old| old.devno == disk.devno).map(|old| &old.states.device);
+                if state.is_some_and(|state| *state != disk.states.device) {
                     ledger.restart_fallback(disk.devno);
                 }
             }

@@ -81,10 +81,17 @@ pub struct Disk {
     pub transport: Transport,
     /// What it says it is.
     pub model: Model,
-    /// State of the SCSI device.
-    pub device_state: Option<Arc<str>>,
+    /// How it fares.
+    pub states: States,
+}
+
+/// States of a SCSI device, in the kernel's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
+    pub device: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
-    pub access_state: Option<Arc<str>>,
+    pub access: Option<Arc<str>>,
 }
 
 /// All multipath maps of the host.
@@ -351,15 +358,15 @@ impl Sysfs {
             Some(known) if known.read == self.reading => known.disk,
             known => {
                 let directory = self.root.join(&place);
-                let (device_state, access_state) = self.read_states(&directory)?;
+                let states = self.read_states(&directory)?;
                 match known.map(|known| known.disk) {
-                    Some(disk) if disk.device_state == device_state && disk.access_state == access_state => disk,
-                    Some(disk) => Arc::new(Disk { device_state, access_state, ..(*disk).clone() }),
+                    Some(disk) if disk.states == states => disk,
+                    Some(disk) => Arc::new(Disk { states, ..(*disk).clone() }),
                     None => {
                         let (hctl, transport) = address(&place);
                         let (hctl, model) = (hctl.into(), self.read_model(&directory)?);
                         let name = place.file_name().unwrap_or_default().to_string_lossy().into();
-                        Arc::new(Disk { devno, name, hctl, transport, model, device_state, access_state })
+                        Arc::new(Disk { devno, name, hctl, transport, model, states })
                     }
                 }
             }
@@ -368,13 +375,11 @@ impl Sysfs {
         Ok(disk)
     }
 
-    fn read_states(&mut self, directory: &Path) -> Result<(Option<Arc<str>>, Option<Arc<str>>), Error> {
-        let device_state = self.file.text(directory, "device/state")?.map(Arc::from);
-        let access_state = match &device_state {
-            Some(_) => self.file.text(directory, "device/access_state")?.map(Arc::from),
-            None => None,
+    fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
+        let Some(device) = self.file.text(directory, "device/state")?.map(Arc::from) else {
+            return Ok(States::default());
         };
-        Ok((device_state, access_state))
+        Ok(States { device: Some(device), access: self.file.text(directory, "device/access_state")?.map(Arc::from) })
     }
 
     fn read_model(&mut self, directory: &Path) -> Result<Model, Error> {
