@@ -370,34 +370,45 @@ impl Monitor {
     fn kernel_said(&mut self, reply: Result<device_mapper::Reading, Error>, took: Duration) {
         let Some(kernel) = &mut self.kernel else { return };
         let timed = kernel.timed;
-        match reply {
+        let changed = match reply {
             Ok(reading) => {
                 self.health.succeeded(Source::Dm, took, &reading.unreadable);
-                kernel.accept(reading, &mut self.ledgers);
-                // A new map has new files, new members have names.
-                let news = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
-                self.sysfs.wanted.devices.extend(news);
+                let changed = kernel.accept(reading, &mut self.ledgers);
+                if changed {
+                    // A new map has new files, new members have names.
+                    let news = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
+                    self.sysfs.wanted.devices.extend(news);
+                }
+                changed
             }
             Err(error) => {
                 self.health.failed(Source::Dm, &error);
-                kernel.current = false;
+                std::mem::take(&mut kernel.current)
             }
+        };
+        // Events are counted even where the state is the same again.
+        if changed || !self.being_read.is_empty() {
+            self.publish(timed);
         }
-        self.publish(timed);
         self.observe_latency();
     }
 
     fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, took: Duration) {
         self.sysfs.ended();
-        match reply {
+        let changed = match reply {
             Ok(reading) => {
                 self.health.succeeded(Source::Sysfs, took, &reading.unreadable);
                 self.publisher.notice_scsi_states(&self.sysfs.maps, &reading, &mut self.ledgers);
-                self.sysfs.accept(reading);
+                self.sysfs.accept(reading)
             }
-            Err(error) => self.health.failed(Source::Sysfs, &error),
+            Err(error) => {
+                self.health.failed(Source::Sysfs, &error);
+                false
+            }
+        };
+        if changed || self.publisher.holds_back() {
+            self.publish(self.sysfs.timed && !self.kernel_is_current());
         }
-        self.publish(self.sysfs.timed && !self.kernel_is_current());
     }
 
     fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, took: Duration) {

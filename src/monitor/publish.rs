@@ -31,6 +31,8 @@ pub struct Publisher {
     /// Members whose state no event has told of yet, and when that is to be counted.
     unexplained: HashMap<(Arc<str>, DevNo), Instant>,
     suspicions: Vec<Suspicion>,
+    /// Some device is not shown as it is now, because its members' names are on their way.
+    holds_back: bool,
     device_mapper_woke: Option<Instant>,
     /// All uevents up to this moment have been taken note of; `None` if none can be expected.
     events_read_until: Option<Instant>,
@@ -62,6 +64,7 @@ impl Publisher {
             wwids: HashMap::new(),
             unexplained: HashMap::new(),
             suspicions: Vec::new(),
+            holds_back: false,
             device_mapper_woke: None,
             events_read_until: None,
         }
@@ -75,6 +78,11 @@ impl Publisher {
     /// Whether the first full read is done.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Whether some device waits to be shown until sysfs has been read.
+    pub fn holds_back(&self) -> bool {
+        self.holds_back
     }
 
     /// The map behind a device number, as last read.
@@ -172,6 +180,7 @@ impl Publisher {
         let readings = Readings { kernel, sysfs, daemon };
         let mut before = std::mem::take(&mut self.built);
         self.wwids.clear();
+        self.holds_back = false;
         for wwid in readings.wwids() {
             let ledger = ledgers.entry(Arc::clone(wwid)).or_default();
             let parts = readings.parts(wwid, ledger);
@@ -183,11 +192,13 @@ impl Publisher {
             let nameless = || parts.devno().is_some_and(|devno| sysfs.awaits(devno)) && parts.lacks_names();
             let built = match known {
                 Some(known) if unchanged => known,
-                known if nameless() => match known {
-                    // Its new members are shown under their names, which are on their way.
-                    Some(known) => known,
-                    None => continue,
-                },
+                known if nameless() => {
+                    self.holds_back = true;
+                    match known {
+                        Some(known) => known,
+                        None => continue,
+                    }
+                }
                 known => {
                     let device = parts.assemble(wwid, ledger, known.as_ref().map(|known| &*known.device));
                     let built = Built { parts, device: Arc::new(device) };

@@ -17,6 +17,16 @@ use crate::topology::{Daemon, DevNo};
 const IOCTL_DEADLINE: Duration = Duration::from_secs(10);
 const FILE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Replaces the maps by those read. `false` if they are the very same: on an idle host, nearly always.
+fn replace<T>(maps: &mut HashMap<Arc<str>, Arc<T>>, read: Vec<Arc<T>>, wwid: impl Fn(&T) -> &Arc<str>) -> bool {
+    let same = |map: &Arc<T>| maps.get(wwid(map)).is_some_and(|known| Arc::ptr_eq(known, map));
+    if maps.len() == read.len() && read.iter().all(same) {
+        return false;
+    }
+    *maps = read.into_iter().map(|map| (Arc::clone(wwid(&map)), map)).collect();
+    true
+}
+
 /// The ledgers of all maps, by WWID.
 pub type Ledgers = HashMap<Arc<str>, MapLedger>;
 
@@ -91,12 +101,13 @@ impl KernelSource {
         self.maps.values().map(outline).collect()
     }
 
-    /// Takes the new reading.
-    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) {
-        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
+    /// Takes the new reading. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) -> bool {
+        let changed = replace(&mut self.maps, reading.maps, |map| &map.wwid) || !self.current;
         self.read = self.asked;
         self.current = true;
         ledgers.values_mut().for_each(MapLedger::kernel_read);
+        changed
     }
 }
 
@@ -176,10 +187,10 @@ impl SysfsSource {
         self.lane.ask(sysfs::Request { scope, outlines, forget: std::mem::take(&mut wanted.forget) });
     }
 
-    /// Takes the new reading.
-    pub fn accept(&mut self, reading: sysfs::Reading) {
-        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
-        self.known = true;
+    /// Takes the new reading. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: sysfs::Reading) -> bool {
+        let first = !std::mem::replace(&mut self.known, true);
+        replace(&mut self.maps, reading.maps, |map| &map.wwid) || first
     }
 
     /// The read under way has ended, well or not.
