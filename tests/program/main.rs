@@ -2,6 +2,9 @@
 //! recorded on a real host and a fake multipathd. No root, no devices, no network but loopback.
 //!
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
+//! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
+//! - [`command_line`]: what is refused before anything is served, and what is printed and left
+//! - [`signals`]: SIGTERM and SIGHUP
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
 //! [`Host`](harness::Host), then an [`Exporter`](harness::Exporter) on it. Nothing sleeps: a test waits for what should
@@ -13,5 +16,8 @@
     reason = "clippy.toml allows it in tests, but does not know that all of this crate is one"
 )]
 
+mod command_line;
 mod golden;
 mod harness;
+mod http;
+mod signals;
