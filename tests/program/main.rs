@@ -5,6 +5,8 @@
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
+//! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
+//! - [`logging`]: every line can be read by a machine
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
 //! [`Host`](harness::Host), then an [`Exporter`](harness::Exporter) on it. Nothing sleeps: a test waits for what should
@@ -20,4 +22,6 @@ mod command_line;
 mod golden;
 mod harness;
 mod http;
+mod logging;
+mod robustness;
 mod signals;
