@@ -267,8 +267,7 @@ impl Sysfs {
     }
 
     fn read_outlined(&mut self, name: &OsStr, outline: &Outline, unreadable: &mut Vec<Error>) -> Map {
-        let members =
-            outline.members.iter().filter_map(|devno| or_note(self.disk_numbered(*devno), unreadable)).collect();
+        let members = outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
         Map {
             wwid: Arc::clone(&outline.wwid),
             sysfs_name: name.to_string_lossy().into(),
@@ -319,7 +318,7 @@ impl Sysfs {
         for entry in entries {
             let link = entry.map_err(failed)?.path();
             if let Some(place) = or_note(follow(&link, &here), unreadable) {
-                members.extend(or_note(self.disk_at(place), unreadable));
+                members.extend(self.disk_at(place, unreadable));
             }
         }
         members.sort_by_key(|disk| disk.devno);
@@ -327,50 +326,50 @@ impl Sysfs {
     }
 
     /// The disk of this number; `None` if it is gone.
-    fn disk_numbered(&mut self, devno: DevNo) -> Result<Option<Arc<Disk>>, Error> {
+    fn disk_numbered(&mut self, devno: DevNo, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
         if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
-            return Ok(Some(Arc::clone(&known.disk)));
+            return Some(Arc::clone(&known.disk));
         }
         let link = self.root.join("dev/block").join(devno.to_string());
-        match follow(&link, Path::new("dev/block"))? {
-            Some(place) => self.disk(devno, place).map(Some),
-            None => Ok(None),
-        }
+        let place = or_note(follow(&link, Path::new("dev/block")), unreadable)?;
+        Some(self.disk(devno, place, unreadable))
     }
 
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
-    fn disk_at(&mut self, place: PathBuf) -> Result<Option<Arc<Disk>>, Error> {
+    fn disk_at(&mut self, place: PathBuf, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
         let devno = match self.numbers.get(&place) {
             Some(devno) => *devno,
-            None => match self.file.parsed(&self.root.join(&place), "dev")? {
-                Some(devno) => devno,
-                None => return Ok(None),
-            },
+            None => or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable)?,
         };
         self.numbers.insert(place.clone(), devno);
-        self.disk(devno, place).map(Some)
+        Some(self.disk(devno, place, unreadable))
     }
 
-    fn disk(&mut self, devno: DevNo, place: PathBuf) -> Result<Arc<Disk>, Error> {
+    /// The disk of this number in this directory. What cannot be read of it stays as last read.
+    fn disk(&mut self, devno: DevNo, place: PathBuf, unreadable: &mut Vec<Error>) -> Arc<Disk> {
         let known = self.disks.get(&devno).filter(|known| known.place == place);
         if let Some(known) = known.filter(|known| known.read == self.reading) {
-            return Ok(Arc::clone(&known.disk));
+            return Arc::clone(&known.disk);
         }
         let known = known.map(|known| Arc::clone(&known.disk));
         let directory = self.root.join(&place);
-        let states = self.read_states(&directory)?;
+        let last = known.as_ref().map(|disk| disk.states.clone());
+        let states = self.read_states(&directory).unwrap_or_else(|error| {
+            unreadable.push(error);
+            last.unwrap_or_default()
+        });
         let disk = match known {
             Some(disk) if disk.states == states => disk,
             Some(disk) => Arc::new(Disk { states, ..(*disk).clone() }),
             None => {
                 let (hctl, transport) = address(&place);
-                let (hctl, model) = (hctl.into(), self.read_model(&directory)?);
+                let (hctl, model) = (hctl.into(), self.read_model(&directory, unreadable));
                 let name = place.file_name().unwrap_or_default().to_string_lossy().into();
                 Arc::new(Disk { devno, name, hctl, transport, model, states })
             }
         };
         self.disks.insert(devno, Known { place, disk: Arc::clone(&disk), read: self.reading });
-        Ok(disk)
+        disk
     }
 
     fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
@@ -380,9 +379,12 @@ impl Sysfs {
         Ok(States { device: Some(device), access: self.file.text(directory, "device/access_state")?.map(Arc::from) })
     }
 
-    fn read_model(&mut self, directory: &Path) -> Result<Model, Error> {
-        let mut text = |name| Ok(self.file.text(directory, name)?.map(Arc::from).unwrap_or_default());
-        Ok(Model { vendor: text("device/vendor")?, product: text("device/model")?, revision: text("device/rev")? })
+    fn read_model(&mut self, directory: &Path, unreadable: &mut Vec<Error>) -> Model {
+        let mut text = |name| {
+            let text = self.file.text(directory, name).map(|text| text.map(Arc::from));
+            or_note(text, unreadable).unwrap_or_default()
+        };
+        Model { vendor: text("device/vendor"), product: text("device/model"), revision: text("device/rev") }
     }
 
     fn read_inflight(&mut self, map: &OsStr) -> Result<Option<u64>, Error> {
@@ -394,9 +396,7 @@ impl Sysfs {
     fn look_at_states(&mut self, unreadable: &mut Vec<Error>) {
         let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
         for (devno, place) in places {
-            if let Err(error) = self.disk(devno, place) {
-                unreadable.push(error);
-            }
+            self.disk(devno, place, unreadable);
         }
         let mut maps = std::mem::take(&mut self.maps);
         for (name, map) in &mut maps {
