@@ -15,7 +15,6 @@ TEST_PACKAGES := $(RUN_PACKAGES) bsdutils busybox-static curl dmsetup gcc iprout
 
 VENV := .cache/venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-RUN_AS := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
 define install
@@ -23,19 +22,20 @@ define install
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
 		$(SUDO) apt-get update -qq; \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) -E apt-get install -qq -y --no-install-recommends $$missing; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	fi
 endef
 
 run: build
 	$(call install,$(RUN_PACKAGES))
-	exec $(RUN_AS) target/release/multipath_exporter $(ARGS)
+	exec $(SUDO) target/release/multipath_exporter $(ARGS)
 
 build: build-packages cargo
 	cargo build --release --locked
 
 test: build-packages test-packages cargo $(VENV)/installed
-	cargo test --release --locked
+	cargo test --locked
 	promtool check metrics < tests/golden/metrics.txt
 	$(VENV)/bin/python tests/check_exposition.py
 	cargo test --release --locked --features lab --test lab

@@ -64,6 +64,15 @@ impl PathLog {
     }
 }
 
+/// What is left of a device, in words.
+pub fn left(valid_paths: u64) -> String {
+    match valid_paths {
+        0 => "no valid path is left".to_owned(),
+        1 => "1 valid path is left".to_owned(),
+        more => format!("{more} valid paths are left"),
+    }
+}
+
 fn write(event: &Event, paths: usize) {
     let (wwid, name) = (&*event.wwid, &*event.name);
     let path = event.path.as_deref().unwrap_or_default();
@@ -74,11 +83,7 @@ fn write(event: &Event, paths: usize) {
     };
     match event.kind {
         EventType::PathFailed => {
-            let left = match valid_paths {
-                0 => "no valid path is left".to_owned(),
-                1 => "1 valid path is left".to_owned(),
-                more => format!("{more} valid paths are left"),
-            };
+            let left = left(valid_paths);
             warn!(wwid, name, path, devno, valid_paths, left, "path failed");
         }
         EventType::PathReinstated => {

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::assemble::{Base, Parts};
 use super::ledger::{MapLedger, PATIENCE};
-use super::log::PathLog;
+use super::log::{self, PathLog};
 use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
@@ -375,13 +375,14 @@ fn kind_of(action: PathAction) -> EventType {
 }
 
 fn warn_of_what_was_found(device: &Device) {
-    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, device.counts().valid);
+    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, device.counts().valid as u64);
+    let (left, found) = (log::left(valid_paths), "at start");
     for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {
         let devno = path.devno.map(|devno| devno.to_string()).unwrap_or_default();
-        warn!(wwid, name, path = &*path.name, devno, valid_paths, "path found failed");
+        warn!(wwid, name, path = &*path.name, devno, valid_paths, left, found, "path failed");
     }
     if device.paths.is_empty() {
-        warn!(wwid, name, "device found without any path");
+        warn!(wwid, name, valid_paths, left, found, "device without paths");
     }
 }
 

@@ -18,8 +18,8 @@ fn talkative(format: &str) -> (Host, Exporter) {
     exporter.signal(Signal::HUP);
     for words in [
         &["listening"][..],
-        &["path found failed", MPATHA],
-        &["device found without any path"],
+        &["path failed", MPATHA],
+        &["device without paths"],
         &["not all could be read"],
         &["source cannot be read", "multipathd"],
         &["configuration read again"],
@@ -39,7 +39,7 @@ fn json_lines_are_json() {
             assert!(document[key].is_string(), "no {key}: {line}");
         }
     }
-    let found = lines.iter().filter(|line| line.contains("path found failed"));
+    let found = lines.iter().filter(|line| line.contains("path failed"));
     let found: Vec<Value> = found.map(|line| serde_json::from_str(line).unwrap()).collect();
     let of_mpatha = found.iter().find(|line| line["wwid"] == MPATHA).unwrap();
     assert_eq!((&of_mpatha["level"], &of_mpatha["path"]), (&Value::from("WARN"), &Value::from("sdb")));
@@ -55,10 +55,10 @@ fn logfmt_lines_are_logfmt() {
             assert_eq!(fields.iter().filter(|(other, _)| other == key).count(), 1, "{key}: {line:?}");
         }
     }
-    let line = exporter.await_log(&["path found failed", MPATHA]);
+    let line = exporter.await_log(&["path failed", MPATHA]);
     let fields = logfmt(&line).unwrap();
     for (key, value) in
-        [("level", "warn"), ("message", "path found failed"), ("name", "mpatha"), ("path", "sdb"), ("valid_paths", "1")]
+        [("level", "warn"), ("message", "path failed"), ("name", "mpatha"), ("path", "sdb"), ("valid_paths", "1")]
     {
         assert!(fields.contains(&(key.to_owned(), value.to_owned())), "no {key}={value}: {line}");
     }

@@ -173,8 +173,8 @@ fn a_change_that_only_a_reading_shows_is_told_once() {
 #[test]
 fn what_is_found_failed_at_the_start_is_warned_of_and_is_no_event() {
     let (_host, exporter, page) = degraded();
-    exporter.await_log(&["path found failed", MPATHA, "sdb", "level=warn"]);
-    exporter.await_log(&["path found failed", MPATHB, "sda", "level=warn"]);
+    exporter.await_log(&["path failed", MPATHA, "sdb", "level=warn"]);
+    exporter.await_log(&["path failed", MPATHB, "sda", "level=warn"]);
     assert_eq!(exporter.get("/api/v1/events").json(), json!({"events": []}));
     let events = format!("multipath_device_path_events_total{{wwid=\"{MPATHA}\",action=\"path_failed\"}}");
     assert_eq!(page.value(&events), Some(0.0));
