@@ -238,13 +238,20 @@ fn telemetry_path(text: &str) -> Result<String, String> {
         "/" | "/-/healthy" | "/-/ready" => Err("something else is served there".to_owned()),
         _ if text.starts_with("/api/") => Err("the API is served there".to_owned()),
         _ if !text.starts_with('/') => Err("a path begins with /".to_owned()),
+        _ if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte)) => {
+            Err("no request could have this path".to_owned())
+        }
         _ => Ok(text.to_owned()),
     }
 }
 
+/// Longer than anybody waits, and short enough to be added to any time.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be more than 0".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("must be a day at most".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}, wanted is a duration such as 30s, 500ms, 1m30s")),
     }
@@ -347,8 +354,10 @@ mod tests {
             (&["--web.listen-address=[::1:80"], "the bracket is not closed"),
             (&["--web.telemetry-path=metrics"], "'--web.telemetry-path <PATH>': a path begins with /"),
             (&["--web.telemetry-path=/"], "something else is served there"),
+            (&["--web.telemetry-path=/a b"], "no request could have this path"),
             (&["--web.max-requests=many"], "'many' for '--web.max-requests <N>'"),
             (&["--resync.interval=0s"], "'--resync.interval <DURATION>': must be more than 0"),
+            (&["--multipathd.timeout=10000000000000000000s"], "must be a day at most"),
             (&["--reread.interval=soon"], "'soon' for '--reread.interval <DURATION>'"),
             (&["--multipathd.socket=@"], "--multipathd.socket"),
             (&["--log.level=loud"], "invalid value 'loud' for '--log.level <LEVEL>' [possible values: debug"),

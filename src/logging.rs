@@ -12,7 +12,6 @@ use tracing_subscriber::{Layer, Registry};
 use crate::cli::{LogFormat, LogLevel};
 
 /// Starts logging. What is queued when the guard is dropped is still written.
-#[must_use]
 pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let level = match level {

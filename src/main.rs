@@ -1,5 +1,6 @@
 //! The program: reads the command line, runs, and turns the end into one line and an exit status.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use multipath_exporter::cli::{Cli, Leave};
@@ -12,8 +13,10 @@ fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Leave::Print(text)) => {
-            print!("{text}");
-            return ExitCode::SUCCESS;
+            return match std::io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => end(1, &format!("cannot print: {error}")),
+            };
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn end(status: u8, line: &str) -> ExitCode {
-    eprintln!("multipath_exporter: {line}");
+    // One line, whatever a file is called. Nobody is left to tell if this fails, too.
+    let _ = writeln!(std::io::stderr(), "multipath_exporter: {}", line.replace('\n', "\\n"));
     ExitCode::from(status)
 }

@@ -1,6 +1,6 @@
 //! Everything put together.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,8 +47,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let config_file = cli.general.config_file.as_deref();
     read_config(config_file).map_err(Failure::Settings)?;
     if cli.general.config_check {
-        println!("{}: correct", config_file.unwrap_or(Path::new("")).display());
-        return Ok(());
+        return print(&format!("{}: correct\n", config_file.unwrap_or(Path::new("")).display()));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One answers while the other publishes.
@@ -97,11 +96,19 @@ async fn print_once(cli: &Cli) -> Result<(), Failure> {
     let mut text = String::new();
     exposition::encode(&registry, Format::Text, &mut text)
         .map_err(|_| Failure::Fatal("cannot encode the metrics".to_owned()))?;
-    use io::Write;
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::fatal("cannot print"))
 }
 
 async fn serve(cli: &Cli) -> Result<(), Failure> {
+    let failed = Failure::fatal("cannot handle signals");
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
+    // Before anybody can know that we run: a SIGHUP that is not handled ends the program.
+    let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
     let listeners = listen(&cli.web.listen_addresses).await?;
     let (monitor, board) = monitor(cli)?;
     let reloads = Arc::new(ConfigReloads::default());
@@ -120,10 +127,6 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
         async move { routes.answer(&request).await }
     };
 
-    let failed = Failure::fatal("cannot handle signals");
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
-    let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
     let (commands, orders) = mpsc::channel(1);
     tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), reloads, commands));
     let mut monitor = tokio::spawn(monitor.run(orders));
@@ -157,7 +160,9 @@ async fn reload_on(
     commands: mpsc::Sender<Command>,
 ) {
     while hangup.recv().await.is_some() {
-        match read_config(file.as_deref()) {
+        let file = file.clone();
+        let read = tokio::task::spawn_blocking(move || read_config(file.as_deref())).await;
+        match read.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(_) => {
                 reloads.succeeded();
                 info!("configuration read again");
@@ -180,11 +185,14 @@ async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Failure
         for resolved in resolve(address).await.map_err(failed)? {
             let listener = bind(resolved).map_err(failed)?;
             let local = listener.local_addr().map_err(failed)?;
-            info!(address = %local, "listening");
-            listeners.push(listener);
+            listeners.push((listener, local));
         }
     }
-    Ok(listeners)
+    let told = listeners.into_iter().map(|(listener, address)| {
+        info!(%address, "listening");
+        listener
+    });
+    Ok(told.collect())
 }
 
 async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {
@@ -208,6 +216,10 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // Whatever net.ipv6.bindv6only says: IPv4, too.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
     // A restart must not wait for the old connections' last packets.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

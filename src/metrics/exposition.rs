@@ -59,8 +59,8 @@ pub struct Exposition {
 #[derive(Debug, Default)]
 struct Fixed {
     snapshot: Arc<Snapshot>,
-    plain: [OnceLock<Vec<Bytes>>; 2],
-    deflated: [OnceLock<Deflated>; 2],
+    plain: [OnceLock<Result<Vec<Bytes>, fmt::Error>>; 2],
+    deflated: [OnceLock<Result<Deflated, fmt::Error>>; 2],
 }
 
 /// Compressed text, and what a gzip trailer needs of it.
@@ -108,12 +108,14 @@ impl Exposition {
     }
 
     fn plain_page(&self, fixed: &Fixed, format: Format) -> Result<Vec<Bytes>, fmt::Error> {
-        let mut page = get_or_try(&fixed.plain[format as usize], || {
-            let mut chunks = Chunks::default();
-            self.encode_fixed(fixed, format, &mut chunks)?;
-            Ok(chunks.finish())
-        })?
-        .clone();
+        // Made by whoever comes first; the others wait for it instead of making it again.
+        let mut page = fixed.plain[format as usize]
+            .get_or_init(|| {
+                let mut chunks = Chunks::default();
+                self.encode_fixed(fixed, format, &mut chunks)?;
+                Ok(chunks.finish())
+            })
+            .clone()?;
         let mut chunks = Chunks::default();
         self.encode_own(format, &mut chunks)?;
         page.extend(chunks.finish());
@@ -121,23 +123,15 @@ impl Exposition {
     }
 
     fn gzip_page(&self, fixed: &Fixed, format: Format) -> Result<Vec<Bytes>, fmt::Error> {
-        let first = get_or_try(&fixed.deflated[format as usize], || {
+        let first = fixed.deflated[format as usize].get_or_init(|| {
             let mut deflater = Deflater::new();
             self.encode_fixed(fixed, format, &mut deflater)?;
             deflater.end(FlushCompress::Full)
-        })?;
+        });
+        let first = first.as_ref().map_err(|error| *error)?;
         let mut deflater = Deflater::new();
         self.encode_own(format, &mut deflater)?;
-        let second = deflater.end(FlushCompress::Finish)?;
-        let mut checksum = first.checksum.clone();
-        checksum.combine(&second.checksum);
-        let mut trailer = checksum.finalize().to_le_bytes().to_vec();
-        // The length modulo 2^32.
-        trailer.extend((first.length.wrapping_add(second.length) as u32).to_le_bytes());
-        let mut page = vec![Bytes::from_static(&GZIP_HEADER)];
-        page.extend(first.blocks.iter().cloned().chain(second.blocks));
-        page.push(trailer.into());
-        Ok(page)
+        Ok(join(first, deflater.end(FlushCompress::Finish)?))
     }
 
     fn encode_fixed(&self, fixed: &Fixed, format: Format, out: &mut impl Write) -> fmt::Result {
@@ -156,6 +150,19 @@ impl Exposition {
     }
 }
 
+/// One gzip member of two parts; the first ends with a full flush, the second is finished.
+fn join(first: &Deflated, second: Deflated) -> Vec<Bytes> {
+    let mut checksum = first.checksum.clone();
+    checksum.combine(&second.checksum);
+    let mut trailer = checksum.finalize().to_le_bytes().to_vec();
+    // The length modulo 2^32.
+    trailer.extend((first.length.wrapping_add(second.length) as u32).to_le_bytes());
+    let mut page = vec![Bytes::from_static(&GZIP_HEADER)];
+    page.extend(first.blocks.iter().cloned().chain(second.blocks));
+    page.push(trailer.into());
+    page
+}
+
 /// Writes what is registered.
 ///
 /// # Errors
@@ -165,18 +172,6 @@ pub fn encode(registry: &Registry, format: Format, out: &mut impl Write) -> fmt:
         Format::OpenMetrics => encode_registry(out, registry),
         Format::Text => encode_registry(&mut PlainText::new(out), registry),
     }
-}
-
-/// The cell's value, made by whoever comes first; the others wait for it instead of making it again.
-fn get_or_try<T: Default>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, fmt::Error>) -> Result<&T, fmt::Error> {
-    let mut failed = Ok(());
-    let value = cell.get_or_init(|| {
-        make().unwrap_or_else(|error| {
-            failed = Err(error);
-            T::default()
-        })
-    });
-    failed.map(|()| value)
 }
 
 /// Text in pieces of [`CHUNK`].
@@ -268,5 +263,102 @@ impl Write for Deflater {
         }
         self.pending.extend_from_slice(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::own::OwnMetrics;
+    use crate::topology::{Daemon, Device, Kind, PathEventCounts};
+
+    fn device(number: usize) -> Arc<Device> {
+        Arc::new(Device {
+            wwid: format!("3600{number:028}").into(),
+            name: format!("a \"name\" \\ with\na newline {number}").into(),
+            sysfs_name: "dm-0".into(),
+            uuid: "mpath-3600".into(),
+            kind: Kind::DeviceMapper,
+            vendor: "V".into(),
+            product: "P".into(),
+            revision: "1".into(),
+            paths: Vec::new(),
+            groups: Vec::new(),
+            queueing: Some(true),
+            suspended: Some(false),
+            read_only: Some(false),
+            size_bytes: Some(1 << 40),
+            open_count: Some(1),
+            inflight_requests: Some(0),
+            daemon_counters: None,
+            active_group_priority: None,
+            best_group_priority: None,
+            path_events: PathEventCounts::default(),
+        })
+    }
+
+    fn snapshot(devices: usize) -> Arc<Snapshot> {
+        Arc::new(Snapshot { devices: (0..devices).map(device).collect(), daemon: Daemon::Down })
+    }
+
+    fn exposition() -> Exposition {
+        let mut own = Registry::default();
+        own.register_collector(Box::new(Arc::new(OwnMetrics::default())));
+        Exposition::new(own, true)
+    }
+
+    fn gunzip(page: &[u8]) -> String {
+        let mut text = String::new();
+        // One member only: what followed it would be lost on decoders that read but one.
+        let mut decoder = flate2::bufread::GzDecoder::new(page);
+        decoder.read_to_string(&mut text).unwrap();
+        assert!(decoder.into_inner().is_empty());
+        text
+    }
+
+    #[test]
+    fn the_compressed_page_is_the_plain_one() {
+        let exposition = exposition();
+        for devices in [0, 1, 3, 700] {
+            let snapshot = snapshot(devices);
+            for format in [Format::OpenMetrics, Format::Text] {
+                let plain = exposition.page(&snapshot, format, false).unwrap().concat();
+                let gzip = exposition.page(&snapshot, format, true).unwrap().concat();
+                assert_eq!(gunzip(&gzip).as_bytes(), plain);
+                assert_eq!(plain.ends_with(b"# EOF\n"), format == Format::OpenMetrics);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_state_gives_the_same_bytes_and_is_encoded_once() {
+        let exposition = exposition();
+        let snapshot = snapshot(3);
+        assert!(!exposition.is_ready(&snapshot, Format::Text, true));
+        let first = exposition.page(&snapshot, Format::Text, true).unwrap();
+        assert!(exposition.is_ready(&snapshot, Format::Text, true));
+        assert_eq!(exposition.page(&snapshot, Format::Text, true).unwrap(), first);
+        let other = super::tests::snapshot(4);
+        assert!(!exposition.is_ready(&other, Format::Text, true), "another snapshot is another page");
+    }
+
+    proptest! {
+        #[test]
+        fn parts_of_any_size_join(length in 0usize..200_000, second in "[ -~]{0,300}") {
+            let first: String = (0..length).map(|n| char::from(b'a' + (n * n % 23) as u8)).collect();
+            let deflated = |text: &str, flush| {
+                let mut deflater = Deflater::new();
+                for piece in text.as_bytes().chunks(1000) {
+                    deflater.write_str(&String::from_utf8_lossy(piece)).unwrap();
+                }
+                deflater.end(flush).unwrap()
+            };
+            let page = join(&deflated(&first, FlushCompress::Full), deflated(&second, FlushCompress::Finish));
+            prop_assert_eq!(gunzip(&page.concat()), first + &second);
+        }
     }
 }

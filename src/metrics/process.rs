@@ -16,12 +16,14 @@ use super::Families;
 #[derive(Debug)]
 pub struct ThisProcess {
     directory: PathBuf,
+    /// `/proc/stat`, where this stands, takes milliseconds on hosts with many processors.
+    boot_time: Option<u64>,
 }
 
 impl ThisProcess {
     /// `procfs` is where procfs is mounted.
     pub fn new(procfs: &Path) -> Self {
-        ThisProcess { directory: procfs.join("self") }
+        ThisProcess { directory: procfs.join("self"), boot_time: boot_time_secs().ok() }
     }
 
     fn read(&self) -> ProcResult<(Process, Stat)> {
@@ -47,7 +49,7 @@ impl Collector for ThisProcess {
         families.number(
             "process_start_time_seconds",
             "When the process started, in seconds since 1970",
-            boot_time_secs().ok().map(|boot| boot as f64 + seconds(stat.starttime)),
+            self.boot_time.map(|boot| boot as f64 + seconds(stat.starttime)),
         )?;
         families.number(
             "process_open_fds",

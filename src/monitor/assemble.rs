@@ -27,17 +27,16 @@ pub struct Parts {
     pub ledger_version: u64,
 }
 
-/// Where the path states of a device come from. `floor` is the highest event number that the reading includes.
+/// Whose reading the path states are. `floor` is the highest event number that it includes: an event beyond it is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// Device mapper, and that is the present state.
-    Kernel,
-    /// Device mapper's last reading, as reading it fails now.
-    KernelThen {
+    /// Device mapper's. Its reading is asked for again at each event, so an event beyond it is one of the last moment,
+    /// unless reading takes long or fails.
+    Kernel {
         /// See [`Base`].
         floor: u64,
     },
-    /// multipathd's last reading.
+    /// multipathd's.
     Daemon {
         /// See [`Base`].
         floor: u64,
@@ -76,14 +75,16 @@ impl Parts {
         self.kernel.as_ref().map(|map| map.devno).or(self.sysfs.as_ref().and_then(|map| map.devno))
     }
 
-    /// Whether some member has no name yet because sysfs has not been read since it came.
-    pub fn lacks_names(&self) -> bool {
-        self.members().iter().any(|member| self.disk(member.devno).is_none())
+    /// Whether some member's name is not known: sysfs has not been asked for it, and it was not shown before.
+    pub fn lacks_names(&self, previous: Option<&Device>) -> bool {
+        let asked = |devno| self.sysfs.as_ref().is_some_and(|map| map.asked.contains(&devno));
+        let shown = |devno| previous.is_some_and(|device| device.paths.iter().any(|path| path.devno == Some(devno)));
+        self.kernel.iter().flat_map(|map| map.members()).any(|devno| !asked(devno) && !shown(devno))
     }
 
     /// Builds the device. `previous` is what was last published of it: what can no longer be read keeps its last value.
     pub fn assemble(&self, wwid: &Arc<str>, ledger: &MapLedger, previous: Option<&Device>) -> Device {
-        let kernel = self.kernel.as_deref().filter(|_| matches!(self.base, Base::Kernel | Base::KernelThen { .. }));
+        let kernel = self.kernel.as_deref().filter(|_| matches!(self.base, Base::Kernel { .. }));
         let (sysfs, daemon) = (self.sysfs.as_deref(), self.daemon.as_deref());
         let words = daemon.filter(|_| self.daemon_answers);
         let text = |choices: [Option<&Arc<str>>; 4]| known(choices.into_iter().flatten());
@@ -135,10 +136,18 @@ impl Parts {
                 previous.map(|device| &device.revision),
                 None,
             ]),
-            queueing: kernel.map(|map| map.queueing).or(daemon.and_then(|map| map.queueing)),
-            suspended: kernel.map(|map| map.suspended).or(sysfs.and_then(|map| map.suspended)),
-            read_only: kernel.map(|map| map.read_only).or(sysfs.and_then(|map| map.read_only)),
-            size_bytes: kernel.map(|map| map.size_bytes).or(sysfs.and_then(|map| map.size_bytes)),
+            queueing: (kernel.map(|map| map.queueing))
+                .or(daemon.and_then(|map| map.queueing))
+                .or(previous.and_then(|device| device.queueing)),
+            suspended: (kernel.map(|map| map.suspended))
+                .or(sysfs.and_then(|map| map.suspended))
+                .or(previous.and_then(|device| device.suspended)),
+            read_only: (kernel.map(|map| map.read_only))
+                .or(sysfs.and_then(|map| map.read_only))
+                .or(previous.and_then(|device| device.read_only)),
+            size_bytes: (kernel.map(|map| map.size_bytes))
+                .or(sysfs.and_then(|map| map.size_bytes))
+                .or(previous.and_then(|device| device.size_bytes)),
             open_count: kernel.map(|map| map.open_count.into()),
             inflight_requests: sysfs.and_then(|map| map.inflight_requests),
             daemon_counters: words.map(|map| map.counters),
@@ -153,7 +162,7 @@ impl Parts {
     /// The members, sorted by device number.
     fn members(&self) -> Vec<Member> {
         let mut members: Vec<Member> = match (self.base, &self.kernel, &self.sysfs, &self.daemon) {
-            (Base::Kernel | Base::KernelThen { .. }, Some(map), _, _) => (1..)
+            (Base::Kernel { .. }, Some(map), _, _) => (1..)
                 .zip(&map.groups)
                 .flat_map(|(index, group)| group.paths.iter().map(move |path| (index, path)))
                 .map(|(index, path)| Member { devno: path.devno, group: Some(index), kernel_valid: Some(path.valid) })
@@ -174,6 +183,14 @@ impl Parts {
             _ => Vec::new(),
         };
         members.sort_by_key(|member| member.devno);
+        // A table may name a device in two path groups; as a path it is one.
+        members.dedup_by(|again, member| {
+            let same = again.devno == member.devno;
+            if same && again.kernel_valid == Some(true) {
+                member.kernel_valid = Some(true);
+            }
+            same
+        });
         members
     }
 
@@ -190,12 +207,11 @@ impl Parts {
         let devno = member.devno;
         let daemon_valid = self.daemon_path(devno).and_then(|path| path.valid);
         match (self.base, member.kernel_valid, daemon_valid) {
-            (Base::Kernel, Some(valid), _) => valid,
-            (Base::KernelThen { floor }, Some(valid), _) | (Base::Daemon { floor }, _, Some(valid)) => {
+            (Base::Kernel { floor }, Some(valid), _) | (Base::Daemon { floor }, _, Some(valid)) => {
                 ledger.correction(devno, floor).unwrap_or(valid)
             }
             _ => {
-                let state = self.disk(devno).and_then(|disk| disk.device_state.as_deref());
+                let state = self.disk(devno).and_then(|disk| disk.states.device.as_deref());
                 ledger.correction_of_fallback(devno).unwrap_or(!state.is_some_and(scsi_fails))
             }
         }
@@ -228,8 +244,8 @@ impl Parts {
             failures: ledger.failures(devno),
             priority: words.and_then(|path| path.priority),
             checker_state: words.and_then(|path| path.checker_state.clone()),
-            device_state: disk.and_then(|disk| disk.device_state.clone()),
-            access_state: disk.and_then(|disk| disk.access_state.clone()),
+            device_state: disk.and_then(|disk| disk.states.device.clone()),
+            access_state: disk.and_then(|disk| disk.states.access.clone()),
             marginal: words.and_then(|path| path.marginal),
         }
     }

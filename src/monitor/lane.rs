@@ -97,6 +97,11 @@ impl<Request: Send + 'static, Reply: Send + 'static> Lane<Request, Reply> {
         turns
     }
 
+    /// Whether a read is under way that has not yet taken this long.
+    pub fn busy_for_less_than(&self, time: Duration) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() < time)
+    }
+
     /// Whether a read is under way that is not late.
     pub fn in_time(&self) -> bool {
         self.busy() && !self.late

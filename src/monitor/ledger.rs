@@ -30,7 +30,7 @@ pub struct MapLedger {
     /// The last uevent about this map.
     pub last_event: Option<Instant>,
     /// When this map came to be, if that was seen: readings asked for earlier speak of another map.
-    pub born: Option<Instant>,
+    born: Option<Instant>,
     /// The map's instance, as events and sysfs tell it.
     diskseq: Option<u64>,
     /// The highest `DM_SEQNUM` seen.
@@ -45,6 +45,8 @@ pub struct MapLedger {
 struct Floor {
     asked: u64,
     read: u64,
+    /// When the reading was asked for.
+    at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -67,14 +69,9 @@ impl MapLedger {
         self.kernel.asked = self.highest;
     }
 
-    /// Device mapper's reading has come.
-    pub fn kernel_read(&mut self) {
-        self.kernel.read = self.kernel.asked;
-    }
-
-    /// Up to which event device mapper's reading includes all.
-    pub fn kernel_floor(&self) -> u64 {
-        self.kernel.read
+    /// Device mapper's reading, asked for at `asked`, has come.
+    pub fn kernel_read(&mut self, asked: Option<Instant>) {
+        (self.kernel.read, self.kernel.at) = (self.kernel.asked, asked);
     }
 
     /// multipathd is being asked; it reads the kernel's status before it answers.
@@ -82,9 +79,14 @@ impl MapLedger {
         self.daemon.asked = self.highest;
     }
 
-    /// multipathd's reading has come.
-    pub fn daemon_read(&mut self) {
-        self.daemon.read = self.daemon.asked;
+    /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
+    pub fn daemon_read(&mut self, asked: Option<Instant>) {
+        (self.daemon.read, self.daemon.at) = (self.daemon.asked, asked);
+    }
+
+    /// Up to which event device mapper's reading includes all.
+    pub fn kernel_floor(&self) -> u64 {
+        self.kernel.read
     }
 
     /// Up to which event multipathd's reading includes all.
@@ -92,22 +94,46 @@ impl MapLedger {
         self.daemon.read
     }
 
-    /// The map was created anew: numbers start again, and what events said of the old one no longer holds.
-    pub fn reborn(&mut self, at: Instant) {
+    /// When device mapper was asked for its last reading of this very map.
+    pub fn kernel_read_at(&self) -> Option<Instant> {
+        self.kernel.at
+    }
+
+    /// When multipathd was asked for its last reading of this very map.
+    pub fn daemon_read_at(&self) -> Option<Instant> {
+        self.daemon.at
+    }
+
+    /// A uevent about the map itself. Its disk sequence number tells whether it is the same map; where the kernel has
+    /// none, its creation does.
+    pub fn note_map(&mut self, uevent: &Uevent) {
+        self.last_event = Some(uevent.received);
+        let created = !uevent.synthetic && matches!(&*uevent.action, "add" | "remove");
+        match (self.diskseq, uevent.diskseq) {
+            (Some(known), Some(now)) if now > known => self.reborn(uevent.received),
+            (Some(_), Some(_)) => {}
+            _ if created => self.reborn(uevent.received),
+            _ => {}
+        }
+        self.diskseq = self.diskseq.max(uevent.diskseq);
+    }
+
+    /// sysfs shows this disk sequence number.
+    pub fn note_diskseq(&mut self, diskseq: u64, asked: Instant) {
+        if self.diskseq.is_some_and(|known| known < diskseq) {
+            self.reborn(asked);
+        }
+        self.diskseq = self.diskseq.max(Some(diskseq));
+    }
+
+    /// The map was created anew: numbers start again, and neither events nor readings of the old one hold any more.
+    fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
         (self.kernel, self.daemon) = (Floor::default(), Floor::default());
         self.version += 1;
         for path in self.paths.values_mut() {
             (path.last, path.fallback_floor) = (None, 0);
-        }
-    }
-
-    /// sysfs shows that the map was created anew, and no event told.
-    pub fn reborn_as(&mut self, diskseq: Option<u64>) {
-        if diskseq > self.diskseq {
-            self.diskseq = diskseq;
-            self.reborn(Instant::now());
         }
     }
 
@@ -123,12 +149,7 @@ impl MapLedger {
 
     /// Takes note of a path event and counts it.
     pub fn note(&mut self, uevent: &Uevent, event: &PathEvent) {
-        match (self.diskseq, uevent.diskseq) {
-            (Some(known), Some(now)) if now > known => self.reborn(uevent.received),
-            _ => {}
-        }
-        self.diskseq = self.diskseq.max(uevent.diskseq);
-        self.last_event = Some(uevent.received);
+        self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
         let from_this_map = uevent.diskseq == self.diskseq;
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
@@ -149,9 +170,12 @@ impl MapLedger {
         self.paths.entry(path).or_insert_with(|| PathLedger::new(counted_valid));
     }
 
-    /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid.
-    pub fn forget_path(&mut self, path: DevNo) {
+    /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. A change that was still
+    /// waiting for its event is counted now.
+    pub fn forget_path(&mut self, path: DevNo, time: SystemTime) -> Option<PathAction> {
+        let settled = self.settle_now(path, time);
         self.paths.remove(&path);
+        settled
     }
 
     /// Forgets what is no member, except what an event has just told of: the reading that shows it is yet to come.
@@ -198,12 +222,13 @@ impl MapLedger {
 
     /// Counts the change that only a reading showed, if it has waited long enough for its uevent.
     pub fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
+        let since = self.paths.get(&path)?.differs_since?;
+        if now < since + PATIENCE { None } else { self.settle_now(path, time) }
+    }
+
+    fn settle_now(&mut self, path: DevNo, time: SystemTime) -> Option<PathAction> {
         let ledger = self.paths.get_mut(&path)?;
-        let since = ledger.differs_since?;
-        if now < since + PATIENCE {
-            return None;
-        }
-        ledger.differs_since = None;
+        ledger.differs_since.take()?;
         ledger.counted_valid = !ledger.counted_valid;
         let valid = ledger.counted_valid;
         self.count(path, valid, time);
@@ -244,6 +269,20 @@ mod tests {
     const FAILED: PathAction = PathAction::Failed;
     const REINSTATED: PathAction = PathAction::Reinstated;
 
+    fn uevent(action: &str, diskseq: Option<u64>, synthetic: bool) -> Uevent {
+        Uevent {
+            seqnum: 0,
+            action: Arc::from(action),
+            sysname: Arc::from("dm-0"),
+            devno: None,
+            diskseq,
+            synthetic,
+            path: None,
+            received: Instant::now(),
+            time: SystemTime::now(),
+        }
+    }
+
     fn note(ledger: &mut MapLedger, action: PathAction, dm_seqnum: u64, diskseq: Option<u64>) {
         let event = PathEvent {
             wwid: Arc::from("3600"),
@@ -253,16 +292,7 @@ mod tests {
             dm_seqnum,
             valid_paths: None,
         };
-        let uevent = Uevent {
-            seqnum: 0,
-            action: Arc::from("change"),
-            sysname: Arc::from("dm-0"),
-            devno: None,
-            diskseq,
-            path: Some(event.clone()),
-            received: Instant::now(),
-            time: SystemTime::now(),
-        };
+        let uevent = uevent("change", diskseq, false);
         ledger.note(&uevent, &event);
     }
 
@@ -288,7 +318,7 @@ mod tests {
         let mut ledger = ledger();
         note(&mut ledger, REINSTATED, 5, None);
         ledger.daemon_asked();
-        ledger.daemon_read();
+        ledger.daemon_read(Some(Instant::now()));
         note(&mut ledger, FAILED, 4, None);
         assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), None);
         note(&mut ledger, FAILED, 6, None);
@@ -300,7 +330,7 @@ mod tests {
         let mut ledger = ledger();
         ledger.daemon_asked();
         note(&mut ledger, FAILED, 1, None);
-        ledger.daemon_read();
+        ledger.daemon_read(Some(Instant::now()));
         assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), Some(false));
     }
 
@@ -313,14 +343,28 @@ mod tests {
         note(&mut ledger, FAILED, 10, Some(7));
         assert_eq!(ledger.correction(PATH, 0), Some(true), "the old map's last event says nothing of the new one");
         assert_eq!(ledger.counts.failed, 2);
-        assert!(ledger.born.is_some());
+    }
+
+    #[test]
+    fn readings_of_the_old_map_do_not_hold_for_the_new_one() {
+        let mut ledger = ledger();
+        ledger.note_diskseq(7, Instant::now());
+        ledger.daemon_asked();
+        ledger.daemon_read(Some(Instant::now()));
+        assert!(ledger.daemon_read_at().is_some());
+        ledger.note_map(&uevent("add", Some(7), true));
+        assert!(ledger.daemon_read_at().is_some(), "udevadm trigger creates nothing");
+        ledger.note_map(&uevent("add", Some(8), false));
+        assert!(ledger.daemon_read_at().is_none());
     }
 
     #[test]
     fn without_diskseq_the_uevent_of_its_creation_tells() {
         let mut ledger = ledger();
         note(&mut ledger, FAILED, 9, None);
-        ledger.reborn(Instant::now());
+        ledger.note_map(&uevent("add", None, true));
+        assert_eq!(ledger.correction(PATH, 0), Some(false));
+        ledger.note_map(&uevent("add", None, false));
         assert_eq!(ledger.correction(PATH, 0), None);
         note(&mut ledger, FAILED, 1, None);
         assert_eq!(ledger.correction(PATH, 0), Some(false));
@@ -346,6 +390,14 @@ mod tests {
         assert_eq!(ledger.compare(PATH, false, now + PATIENCE), None);
         assert_eq!(ledger.settle(PATH, now + 3 * PATIENCE, SystemTime::now()), None);
         assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
+    }
+
+    #[test]
+    fn a_failure_that_waits_is_counted_when_the_path_goes() {
+        let mut ledger = ledger();
+        ledger.compare(PATH, false, Instant::now());
+        assert_eq!(ledger.forget_path(PATH, SystemTime::now()), Some(FAILED));
+        assert_eq!(ledger.counts.failed, 1);
     }
 
     #[test]
@@ -383,7 +435,7 @@ mod tests {
         note(&mut ledger, FAILED, 1, None);
         ledger.forget_strangers(Instant::now(), |_| false);
         assert_eq!(ledger.failures(PATH), 1);
-        ledger.forget_path(PATH);
+        ledger.forget_path(PATH, SystemTime::now());
         assert_eq!(ledger.failures(PATH), 0);
     }
 }

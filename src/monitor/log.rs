@@ -64,23 +64,32 @@ impl PathLog {
     }
 }
 
+/// What is left of a device, in words.
+pub fn left(valid_paths: u64) -> String {
+    match valid_paths {
+        0 => "no valid path is left".to_owned(),
+        1 => "1 valid path is left".to_owned(),
+        more => format!("{more} valid paths are left"),
+    }
+}
+
 fn write(event: &Event, paths: usize) {
     let (wwid, name) = (&*event.wwid, &*event.name);
     let path = event.path.as_deref().unwrap_or_default();
     let devno = event.devno.map(|devno| devno.to_string()).unwrap_or_default();
-    let valid_paths = event.valid_paths.unwrap_or_default();
+    let Some(valid_paths) = event.valid_paths else {
+        // An event of a map that no reading has shown yet, from a kernel that does not say.
+        return warn!(wwid, name, path, devno, "path event of an unknown map");
+    };
     match event.kind {
         EventType::PathFailed => {
-            let left = match valid_paths {
-                0 => "no valid path is left".to_owned(),
-                1 => "1 valid path is left".to_owned(),
-                more => format!("{more} valid paths are left"),
-            };
+            let left = left(valid_paths);
             warn!(wwid, name, path, devno, valid_paths, left, "path failed");
         }
         EventType::PathReinstated => {
             let left = match usize::try_from(valid_paths) {
-                Ok(valid) if valid >= paths => "all paths are valid".to_owned(),
+                Ok(valid) if valid >= paths && paths > 0 => "all paths are valid".to_owned(),
+                Ok(valid) if valid > paths => format!("{valid} paths are valid"),
                 _ => format!("{valid_paths} of {paths} paths are valid"),
             };
             info!(wwid, name, path, devno, valid_paths, left, "path reinstated");

@@ -17,7 +17,6 @@ mod log;
 mod publish;
 mod sources;
 
-use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -290,28 +289,33 @@ impl Monitor {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
         if !uevent.sysname.starts_with("dm-") {
-            // What sysfs says of the maps that hold this disk may have changed.
+            // What sysfs says of the maps that hold this disk may have changed. Of one that is gone, what was known stays:
+            // a map may still hold it.
             let holders = self.sysfs.maps.values().filter(|map| map.members.iter().any(|disk| disk.devno == devno));
             self.sysfs.wanted.devices.extend(holders.filter_map(|map| map.devno));
-            self.sysfs.wanted.forget.insert(devno);
+            if &*uevent.action != "remove" {
+                self.sysfs.wanted.forget.insert(devno);
+            }
             return;
         }
-        self.unread.push(uevent.received);
+        // Device mapper's list tells at little cost whether an unknown device is a multipath map.
         if let Some(kernel) = &mut self.kernel {
             kernel.wanted.dirty.insert(devno);
         }
-        match &uevent.path {
-            Some(event) => self.path_event(uevent, event, devno),
-            None => {
-                self.sysfs.wanted.devices.insert(devno);
-                if let Some(ledger) = self.publisher.wwid(devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
-                    ledger.last_event = Some(uevent.received);
-                    if matches!(&*uevent.action, "add" | "remove") {
-                        ledger.reborn(uevent.received);
-                    }
-                }
-                self.aftermath.follow(None);
-            }
+        if let Some(event) = &uevent.path {
+            self.unread.push(uevent.received);
+            self.path_event(uevent, event, devno);
+            return;
+        }
+        let wwid = self.publisher.wwid(devno);
+        if wwid.is_some() || !self.kernel_is_current() {
+            self.sysfs.wanted.devices.insert(devno);
+        }
+        // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
+        if let Some(ledger) = wwid.and_then(|wwid| self.ledgers.get_mut(wwid)) {
+            ledger.note_map(uevent);
+            self.unread.push(uevent.received);
+            self.aftermath.follow(None);
         }
     }
 
@@ -327,13 +331,13 @@ impl Monitor {
         let timed = reason == ResyncReason::Timer;
         if let Some(kernel) = &mut self.kernel {
             kernel.wanted.all = true;
-            kernel.wanted.timed |= timed;
+            kernel.wanted.timed = timed;
         }
         self.sysfs.wanted.everything = true;
-        self.sysfs.wanted.timed |= timed;
+        self.sysfs.wanted.timed = timed;
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.maps = true;
-            daemon.wanted.timed |= timed;
+            daemon.wanted.timed = timed;
         }
     }
 
@@ -351,7 +355,7 @@ impl Monitor {
         self.sysfs.wanted.timed = true;
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.state = true;
-            daemon.wanted.maps |= close_watch;
+            daemon.wanted.maps |= close_watch || daemon.failed;
             daemon.wanted.timed = true;
         }
     }
@@ -371,34 +375,52 @@ impl Monitor {
     fn kernel_said(&mut self, reply: Result<device_mapper::Reading, Error>, took: Duration) {
         let Some(kernel) = &mut self.kernel else { return };
         let timed = kernel.timed;
-        match reply {
+        let changed = match reply {
             Ok(reading) => {
                 self.health.succeeded(Source::Dm, took, &reading.unreadable);
-                kernel.accept(reading, &mut self.ledgers);
-                // A new map has new files, new members have names.
-                let news = kernel.maps.values().filter(|map| self.publisher.is_news(map)).map(|map| map.devno);
-                self.sysfs.wanted.devices.extend(news);
+                let changed = kernel.accept(reading, &mut self.ledgers);
+                if changed {
+                    // New maps have files, new members have names, and multipathd has words for them.
+                    let news = kernel.maps.values().filter(|map| !self.sysfs.covers(map));
+                    let news: Vec<DevNo> = news.map(|map| map.devno).collect();
+                    if !news.is_empty() {
+                        self.sysfs.wanted.devices.extend(news);
+                        self.aftermath.follow(None);
+                    }
+                }
+                changed
             }
             Err(error) => {
                 self.health.failed(Source::Dm, &error);
-                kernel.current = false;
+                let lost = std::mem::take(&mut kernel.current);
+                // What it told of the maps is to be found there from now on.
+                self.sysfs.wanted.everything |= lost;
+                lost
             }
+        };
+        // Events are counted even where the state is the same again.
+        if changed || !self.being_read.is_empty() {
+            self.publish(timed);
         }
-        self.publish(timed);
         self.observe_latency();
     }
 
     fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, took: Duration) {
         self.sysfs.ended();
-        match reply {
+        let changed = match reply {
             Ok(reading) => {
                 self.health.succeeded(Source::Sysfs, took, &reading.unreadable);
-                self.publisher.notice_scsi_states(&self.sysfs.maps, &reading, &mut self.ledgers);
-                self.sysfs.accept(reading);
+                self.publisher.notice_sysfs(&self.sysfs.maps, &reading, &mut self.ledgers);
+                self.sysfs.accept(reading)
             }
-            Err(error) => self.health.failed(Source::Sysfs, &error),
+            Err(error) => {
+                self.health.failed(Source::Sysfs, &error);
+                false
+            }
+        };
+        if changed || self.publisher.holds_back() {
+            self.publish(self.sysfs.timed && !self.kernel_is_current());
         }
-        self.publish(self.sysfs.timed && !self.kernel_is_current());
     }
 
     fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, took: Duration) {
@@ -417,7 +439,10 @@ impl Monitor {
                         self.health.succeeded(Source::Multipathd, took, &unreadable);
                         daemon.accept(maps, &mut self.ledgers);
                     }
-                    Some(Err(error)) => self.health.failed(Source::Multipathd, &error),
+                    Some(Err(error)) => {
+                        daemon.failed = true;
+                        self.health.failed(Source::Multipathd, &error);
+                    }
                     None => {}
                 }
             }
@@ -434,7 +459,13 @@ impl Monitor {
     }
 
     fn publish(&mut self, timed: bool) {
-        self.publisher.publish(self.kernel.as_ref(), &self.sysfs, self.daemon.as_ref(), &mut self.ledgers, timed);
+        let (kernel, daemon) = (self.kernel.as_ref(), self.daemon.as_ref());
+        let gone = self.publisher.publish(kernel, &self.sysfs, daemon, &mut self.ledgers, timed);
+        if let Some(daemon) = self.daemon.as_mut().filter(|_| !gone.is_empty()) {
+            // Should one of them come back, multipathd's words on the old one must not stand for it.
+            daemon.left_out.retain(|wwid, _| !gone.contains(wwid));
+            daemon.maps.retain(|wwid, _| !gone.contains(wwid));
+        }
     }
 
     /// The state that these uevents told of is published.
@@ -464,6 +495,7 @@ impl Monitor {
         {
             self.health.failed(Source::Dm, &late("device mapper"));
             kernel.current = false;
+            self.sysfs.wanted.everything = true;
             self.publish(false);
         }
         if self.sysfs.lane.turns_late(now) {
@@ -517,11 +549,9 @@ where
     }
 }
 
-fn until(due: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match due {
-            Some(due) => sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

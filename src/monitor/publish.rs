@@ -9,11 +9,11 @@ use tracing::warn;
 
 use super::assemble::{Base, Parts};
 use super::ledger::{MapLedger, PATIENCE};
-use super::log::PathLog;
+use super::log::{self, PathLog};
 use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
-use crate::source::{device_mapper, sysfs};
+use crate::source::sysfs;
 use crate::topology::{Daemon, DevNo, Device, Health, Path, PathState, Snapshot};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
@@ -31,6 +31,8 @@ pub struct Publisher {
     /// Members whose state no event has told of yet, and when that is to be counted.
     unexplained: HashMap<(Arc<str>, DevNo), Instant>,
     suspicions: Vec<Suspicion>,
+    /// Some device is not shown as it is now, because its members' names are on their way.
+    holds_back: bool,
     device_mapper_woke: Option<Instant>,
     /// All uevents up to this moment have been taken note of; `None` if none can be expected.
     events_read_until: Option<Instant>,
@@ -62,6 +64,7 @@ impl Publisher {
             wwids: HashMap::new(),
             unexplained: HashMap::new(),
             suspicions: Vec::new(),
+            holds_back: false,
             device_mapper_woke: None,
             events_read_until: None,
         }
@@ -75,6 +78,11 @@ impl Publisher {
     /// Whether the first full read is done.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Whether some device waits to be shown until sysfs has been read.
+    pub fn holds_back(&self) -> bool {
+        self.holds_back
     }
 
     /// The map behind a device number, as last read.
@@ -103,30 +111,27 @@ impl Publisher {
         self.device_mapper_woke = Some(Instant::now());
     }
 
-    /// Whether the kernel's map is new or has other members than when it was last assembled.
-    pub fn is_news(&self, map: &device_mapper::Map) -> bool {
-        let before = self.built.get(&map.wwid).and_then(|built| built.parts.kernel.as_deref());
-        before.is_none_or(|before| {
-            !std::ptr::eq(before, map) && (before.devno != map.devno || !before.members().eq(map.members()))
-        })
-    }
-
-    /// A SCSI state that changed is newer than any event so far.
-    pub fn notice_scsi_states(
+    /// Takes note of what sysfs shows of path states where no source knows the kernel's, and of maps created anew.
+    pub fn notice_sysfs(
         &self,
         before: &HashMap<Arc<str>, Arc<sysfs::Map>>,
         reading: &sysfs::Reading,
         ledgers: &mut Ledgers,
     ) {
         for map in &reading.maps {
-            let Some(old) = before.get(&map.wwid).filter(|old| !Arc::ptr_eq(old, map)) else { continue };
+            let old = before.get(&map.wwid);
+            if old.is_some_and(|old| Arc::ptr_eq(old, map)) {
+                continue;
+            }
             let Some(ledger) = ledgers.get_mut(&map.wwid) else { continue };
-            if old.diskseq != map.diskseq {
-                ledger.reborn_as(map.diskseq);
+            if let Some(diskseq) = map.diskseq {
+                ledger.note_diskseq(diskseq, Instant::now());
             }
             for disk in &map.members {
-                let state = old.members.iter().find(|old| old.devno == disk.devno).map(|old| &old.device_state);
-                if state.is_some_and(|state| *state != disk.device_state) {
+                let known = old.and_then(|old| old.members.iter().find(|known| known.devno == disk.devno));
+                // A disk that is gone has no state: that is not a better one.
+                if disk.states.device.is_some() && known.is_some_and(|known| known.states.device != disk.states.device)
+                {
                     ledger.restart_fallback(disk.devno);
                 }
             }
@@ -138,6 +143,7 @@ impl Publisher {
         let device = self.built.get(&event.wwid).map(|built| &built.device);
         let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
         let paths = device.map_or(0, |device| device.paths.len());
+        let valid_paths = event.valid_paths.or(device.map(|device| device.counts().valid as u64));
         let told = Event {
             id: 0,
             seqnum: Some(uevent.seqnum),
@@ -148,14 +154,14 @@ impl Publisher {
             name: Arc::clone(&event.name),
             path: Some(path.map_or_else(|| event.path.to_string().into(), |path| Arc::clone(&path.name))),
             devno: Some(event.path),
-            valid_paths: event.valid_paths,
+            valid_paths,
         };
         self.tell(told, paths);
     }
 
     /// Assembles the devices whose readings changed, and publishes if that changed anything.
     ///
-    /// `timed` says that a timer, not an event, led to the reading.
+    /// `timed` says that a timer, not an event, led to the reading. Gives the devices that are gone.
     pub fn publish(
         &mut self,
         kernel: Option<&KernelSource>,
@@ -163,15 +169,16 @@ impl Publisher {
         daemon: Option<&DaemonSource>,
         ledgers: &mut Ledgers,
         timed: bool,
-    ) {
+    ) -> Vec<Arc<str>> {
         if !self.open {
-            return;
+            return Vec::new();
         }
         let first = self.sender.borrow().is_none();
         let now = Instant::now();
         let readings = Readings { kernel, sysfs, daemon };
         let mut before = std::mem::take(&mut self.built);
         self.wwids.clear();
+        self.holds_back = false;
         for wwid in readings.wwids() {
             let ledger = ledgers.entry(Arc::clone(wwid)).or_default();
             let parts = readings.parts(wwid, ledger);
@@ -180,14 +187,17 @@ impl Publisher {
             }
             let known = before.remove(wwid);
             let unchanged = known.as_ref().is_some_and(|known| known.parts.same_as(&parts));
-            let nameless = || parts.devno().is_some_and(|devno| sysfs.awaits(devno)) && parts.lacks_names();
+            let previous = known.as_ref().map(|known| &*known.device);
+            let nameless = parts.devno().is_some_and(|devno| sysfs.awaits(devno)) && parts.lacks_names(previous);
             let built = match known {
                 Some(known) if unchanged => known,
-                known if nameless() => match known {
-                    // Its new members are shown under their names, which are on their way.
-                    Some(known) => known,
-                    None => continue,
-                },
+                known if nameless => {
+                    self.holds_back = true;
+                    match known {
+                        Some(known) => known,
+                        None => continue,
+                    }
+                }
                 known => {
                     let device = parts.assemble(wwid, ledger, known.as_ref().map(|known| &*known.device));
                     let built = Built { parts, device: Arc::new(device) };
@@ -199,8 +209,11 @@ impl Publisher {
             };
             self.built.insert(Arc::clone(wwid), built);
         }
-        for gone in before.into_values() {
-            self.tell_device(EventType::DeviceRemoved, &gone.device);
+        let gone: Vec<Arc<str>> = before.keys().cloned().collect();
+        for Built { device, .. } in before.into_values() {
+            // If it comes back it is a new one.
+            ledgers.remove(&device.wwid);
+            self.tell_device(EventType::DeviceRemoved, &device);
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
@@ -217,6 +230,7 @@ impl Publisher {
             }
             !same
         });
+        gone
     }
 
     fn appeared(&mut self, built: Built, ledger: &mut MapLedger, first: bool, now: Instant) -> Built {
@@ -241,8 +255,8 @@ impl Publisher {
             self.tell_path(EventType::PathAdded, new, path);
         }
         for path in old.paths.iter().filter(|path| !has(new, path)) {
-            if let Some(devno) = path.devno {
-                ledger.forget_path(devno);
+            if let Some(action) = path.devno.and_then(|devno| ledger.forget_path(devno, SystemTime::now())) {
+                self.tell_path(kind_of(action), new, path);
             }
             self.tell_path(EventType::PathRemoved, new, path);
         }
@@ -306,7 +320,7 @@ impl Publisher {
         let woke = self.device_mapper_woke;
         let due = self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= until);
         for Suspicion { wwid, found, event_nr_moved } in due {
-            let told = ledgers.get(&wwid).is_none_or(|ledger| ledger.had_event_since(found))
+            let told = ledgers.get(&wwid).is_none_or(|ledger| ledger.had_event_since(found - PATIENCE))
                 || event_nr_moved && woke.is_some_and(|woke| woke >= found);
             if !told {
                 self.own.resync_corrections.inc();
@@ -361,13 +375,14 @@ fn kind_of(action: PathAction) -> EventType {
 }
 
 fn warn_of_what_was_found(device: &Device) {
-    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, device.counts().valid);
+    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, device.counts().valid as u64);
+    let (left, found) = (log::left(valid_paths), "at start");
     for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {
         let devno = path.devno.map(|devno| devno.to_string()).unwrap_or_default();
-        warn!(wwid, name, path = &*path.name, devno, valid_paths, "path found failed");
+        warn!(wwid, name, path = &*path.name, devno, valid_paths, left, found, "path failed");
     }
     if device.paths.is_empty() {
-        warn!(wwid, name, "device found without any path");
+        warn!(wwid, name, valid_paths, left, found, "device without paths");
     }
 }
 
@@ -393,30 +408,28 @@ impl<'a> Readings<'a> {
 
     fn parts(&self, wwid: &Arc<str>, ledger: &MapLedger) -> Parts {
         let kernel = self.kernel.and_then(|source| source.maps.get(wwid));
-        let daemon = self.daemon.and_then(|source| source.maps.get(wwid));
+        let daemon = self.daemon.and_then(|source| source.map(wwid));
+        let answers = self.daemon.is_some_and(|source| matches!(source.state, Daemon::Up(_)));
         Parts {
             kernel: kernel.cloned(),
             sysfs: self.sysfs.maps.get(wwid).cloned(),
-            daemon: daemon.cloned(),
-            daemon_answers: self.daemon.is_some_and(|source| matches!(source.state, Daemon::Up(_))),
+            daemon: daemon.map(|(map, _)| Arc::clone(map)),
+            daemon_answers: answers && daemon.is_some_and(|(_, stands)| stands),
             base: self.base(kernel.is_some(), daemon.is_some(), ledger),
             ledger_version: ledger.version,
         }
     }
 
-    /// Which reading the path states are taken from: the kernel's present one, otherwise the last of any.
+    /// Whose reading the path states are taken from: device mapper's if it is the present one, otherwise the last.
     fn base(&self, kernel_has_it: bool, daemon_has_it: bool, ledger: &MapLedger) -> Base {
-        let kernel = self.kernel.filter(|_| kernel_has_it);
-        if kernel.is_some_and(|kernel| kernel.current) {
-            return Base::Kernel;
+        let kernel = Base::Kernel { floor: ledger.kernel_floor() };
+        if kernel_has_it && self.kernel.is_some_and(|source| source.current) {
+            return kernel;
         }
-        let holds = |read: &Instant| ledger.born.is_none_or(|born| *read >= born);
-        let kernel_read = kernel.and_then(|kernel| kernel.read).filter(holds);
-        let daemon_read = self.daemon.filter(|_| daemon_has_it).and_then(|daemon| daemon.read).filter(holds);
+        let kernel_read = ledger.kernel_read_at().filter(|_| kernel_has_it);
+        let daemon_read = ledger.daemon_read_at().filter(|_| daemon_has_it);
         match (kernel_read, daemon_read) {
-            (Some(kernel), daemon) if daemon.is_none_or(|daemon| daemon <= kernel) => {
-                Base::KernelThen { floor: ledger.kernel_floor() }
-            }
+            (Some(one), other) if other.is_none_or(|other| other <= one) => kernel,
             (_, Some(_)) => Base::Daemon { floor: ledger.daemon_floor() },
             _ => Base::Fallback,
         }

@@ -16,6 +16,22 @@ use crate::topology::{Daemon, DevNo};
 /// a second of ioctls and ten of files, a real one a hundredth of that.
 const IOCTL_DEADLINE: Duration = Duration::from_secs(10);
 const FILE_DEADLINE: Duration = Duration::from_secs(30);
+/// New devices and members wait this long for their names, which sysfs knows; then they are shown without.
+const NAME_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Replaces the maps by those read. `false` if they are the very same: on an idle host, nearly always.
+fn replace<T>(maps: &mut HashMap<Arc<str>, Arc<T>>, read: Vec<Arc<T>>, wwid: impl Fn(&T) -> &Arc<str>) -> bool {
+    let same = |map: &Arc<T>| maps.get(wwid(map)).is_some_and(|known| Arc::ptr_eq(known, map));
+    if maps.len() == read.len() && read.iter().all(same) {
+        return false;
+    }
+    *maps = read.into_iter().map(|map| (Arc::clone(wwid(&map)), map)).collect();
+    true
+}
+
+fn ledger<'a>(ledgers: &'a mut Ledgers, wwid: &Arc<str>) -> &'a mut MapLedger {
+    ledgers.entry(Arc::clone(wwid)).or_default()
+}
 
 /// The ledgers of all maps, by WWID.
 pub type Ledgers = HashMap<Arc<str>, MapLedger>;
@@ -32,8 +48,6 @@ pub struct KernelSource {
     pub current: bool,
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<device_mapper::Map>>,
-    /// When `maps` was asked for.
-    pub read: Option<Instant>,
     asked: Option<Instant>,
 }
 
@@ -63,7 +77,6 @@ impl KernelSource {
             timed: false,
             current: false,
             maps: HashMap::new(),
-            read: None,
             asked: None,
         })
     }
@@ -91,12 +104,18 @@ impl KernelSource {
         self.maps.values().map(outline).collect()
     }
 
-    /// Takes the new reading.
-    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) {
-        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
-        self.read = self.asked;
+    /// Takes the new reading. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) -> bool {
+        let complete = reading.unreadable.is_empty();
+        let changed = replace(&mut self.maps, reading.maps, |map| &map.wwid) || !self.current;
         self.current = true;
-        ledgers.values_mut().for_each(MapLedger::kernel_read);
+        // A map that could not be read is as old as before; which one that was matters less than to be wrong about it.
+        if complete {
+            for wwid in self.maps.keys() {
+                ledger(ledgers, wwid).kernel_read(self.asked);
+            }
+        }
+        changed
     }
 }
 
@@ -176,10 +195,10 @@ impl SysfsSource {
         self.lane.ask(sysfs::Request { scope, outlines, forget: std::mem::take(&mut wanted.forget) });
     }
 
-    /// Takes the new reading.
-    pub fn accept(&mut self, reading: sysfs::Reading) {
-        self.maps = reading.maps.into_iter().map(|map| (Arc::clone(&map.wwid), map)).collect();
-        self.known = true;
+    /// Takes the new reading. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: sysfs::Reading) -> bool {
+        let first = !std::mem::replace(&mut self.known, true);
+        replace(&mut self.maps, reading.maps, |map| &map.wwid) || first
     }
 
     /// The read under way has ended, well or not.
@@ -187,14 +206,21 @@ impl SysfsSource {
         self.being_read = None;
     }
 
-    /// Whether this device will be or is being read.
+    /// Whether this device is about to be read.
     pub fn awaits(&self, devno: DevNo) -> bool {
-        let in_scope = match &self.being_read {
+        let being_read = match &self.being_read {
             Some(sysfs::Scope::Everything) => true,
             Some(sysfs::Scope::Devices(devices)) => devices.contains(&devno),
             Some(sysfs::Scope::States) | None => false,
         };
-        (in_scope && self.lane.in_time()) || self.wanted.everything || self.wanted.devices.contains(&devno)
+        let wanted = self.wanted.everything || self.wanted.devices.contains(&devno);
+        (being_read || wanted) && (!self.lane.busy() || self.lane.busy_for_less_than(NAME_PATIENCE))
+    }
+
+    /// Whether what the kernel tells of this map has been looked up here.
+    pub fn covers(&self, map: &device_mapper::Map) -> bool {
+        let known = self.maps.get(&map.wwid);
+        known.is_some_and(|known| map.members().all(|devno| known.asked.contains(&devno)))
     }
 }
 
@@ -210,8 +236,11 @@ pub struct DaemonSource {
     pub state: Daemon,
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<multipathd::Map>>,
-    /// When `maps` was asked for.
-    pub read: Option<Instant>,
+    /// Maps that its last reply left out. A daemon that has just started knows none: that says nothing of their paths,
+    /// so their last reading still serves, as long as they exist.
+    pub left_out: HashMap<Arc<str>, Arc<multipathd::Map>>,
+    /// The last time it was asked for the maps it gave none.
+    pub failed: bool,
     asked: Option<Instant>,
 }
 
@@ -250,7 +279,8 @@ impl DaemonSource {
             timed: false,
             state: Daemon::Down,
             maps: HashMap::new(),
-            read: None,
+            left_out: HashMap::new(),
+            failed: false,
             asked: None,
         }
     }
@@ -272,14 +302,22 @@ impl DaemonSource {
     pub fn accept(&mut self, reading: multipathd::Maps, ledgers: &mut Ledgers) {
         let mut before = std::mem::take(&mut self.maps);
         for map in reading.maps {
+            ledger(ledgers, &map.wwid).daemon_read(self.asked);
+            self.left_out.remove(&map.wwid);
             let map = before.remove(&map.wwid).filter(|same| *same == map).unwrap_or(map);
             self.maps.insert(Arc::clone(&map.wwid), map);
         }
-        if !reading.unreadable.is_empty() {
-            self.maps.extend(before);
+        match reading.unreadable.is_empty() {
+            true => self.left_out.extend(before),
+            false => self.maps.extend(before),
         }
-        self.read = self.asked;
-        ledgers.values_mut().for_each(MapLedger::daemon_read);
+        self.failed = false;
+    }
+
+    /// Its last word on a map, and whether it still stands.
+    pub fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
+        let stands = self.maps.get(wwid).map(|map| (map, true));
+        stands.or_else(|| self.left_out.get(wwid).map(|map| (map, false)))
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Map {
     pub inflight_requests: Option<u64>,
     /// Its members, by device number.
     pub members: Vec<Arc<Disk>>,
+    /// The members that device mapper told of; those that are gone are not in `members`.
+    pub asked: Vec<DevNo>,
 }
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -81,10 +83,17 @@ pub struct Disk {
     pub transport: Transport,
     /// What it says it is.
     pub model: Model,
-    /// State of the SCSI device.
-    pub device_state: Option<Arc<str>>,
+    /// How it fares.
+    pub states: States,
+}
+
+/// States of a SCSI device, in the kernel's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
+    pub device: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
-    pub access_state: Option<Arc<str>>,
+    pub access: Option<Arc<str>>,
 }
 
 /// All multipath maps of the host.
@@ -116,7 +125,7 @@ pub struct Request {
     /// The maps and their members, where device mapper has told them; of a map only the rest is read then. `None` to
     /// find them here.
     pub outlines: Option<Vec<Outline>>,
-    /// Disks that came, went or changed: nothing of them is known any more.
+    /// Disks that came or changed: nothing of them is known any more.
     pub forget: HashSet<DevNo>,
 }
 
@@ -170,8 +179,10 @@ impl Sysfs {
     /// Reads what is asked for and gives all maps.
     ///
     /// # Errors
-    /// If `block` cannot be listed. A single device's trouble is in the reading.
+    /// If there is no `block`. A single device's trouble is in the reading.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+        let block = self.root.join("block");
+        fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
         self.reading += 1;
         self.disks.retain(|devno, _| !request.forget.contains(devno));
         self.numbers.retain(|_, devno| !request.forget.contains(devno));
@@ -233,73 +244,67 @@ impl Sysfs {
     fn fill_in(&mut self, outline: &Outline, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
         let name = kernel_name(outline.devno);
         let known = before.remove(&name);
-        let read = self.read_outlined(&name, outline);
-        self.keep(name, read.map(Some), known, unreadable);
+        let map = self.read_outlined(&name, outline, unreadable);
+        self.keep(name, Some(map), known);
     }
 
     /// Reads all of a device-mapper device, if it is a multipath map.
     fn discover(&mut self, name: OsString, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
         let known = before.remove(&name);
-        let read = self.read_map(&name);
-        self.keep(name, read, known, unreadable);
-    }
-
-    /// Keeps the map as read, in its old allocation if that is the same; after an error what was known stands.
-    fn keep(
-        &mut self,
-        name: OsString,
-        read: Result<Option<Map>, Error>,
-        known: Option<Arc<Map>>,
-        unreadable: &mut Vec<Error>,
-    ) {
-        let map = match read {
-            Ok(Some(map)) => Some(known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map))),
-            Ok(None) => None,
+        match self.read_map(&name, unreadable) {
+            Ok(map) => self.keep(name, map, known),
             Err(error) => {
                 unreadable.push(error);
-                known
+                self.maps.extend(known.map(|known| (name, known)));
             }
-        };
-        self.maps.extend(map.map(|map| (name, map)));
+        }
     }
 
-    fn read_outlined(&mut self, name: &OsStr, outline: &Outline) -> Result<Map, Error> {
-        let mut members = Vec::with_capacity(outline.members.len());
-        for devno in &outline.members {
-            members.extend(self.disk_numbered(*devno)?);
-        }
-        Ok(Map {
+    /// Keeps the map as read, in its old allocation if that is the same.
+    fn keep(&mut self, name: OsString, map: Option<Map>, known: Option<Arc<Map>>) {
+        let kept = map.map(|map| known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map)));
+        self.maps.extend(kept.map(|map| (name, map)));
+    }
+
+    fn read_outlined(&mut self, name: &OsStr, outline: &Outline, unreadable: &mut Vec<Error>) -> Map {
+        let members = outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
+        Map {
             wwid: Arc::clone(&outline.wwid),
             sysfs_name: name.to_string_lossy().into(),
             devno: Some(outline.devno),
-            inflight_requests: self.read_inflight(name)?,
+            inflight_requests: or_note(self.read_inflight(name), unreadable),
             members,
+            asked: outline.members.clone(),
             ..Map::default()
-        })
+        }
     }
 
-    fn read_map(&mut self, name: &OsStr) -> Result<Option<Map>, Error> {
+    /// Reads a device-mapper device; `None` if it is no multipath map. An error if it cannot be told which one it is:
+    /// what else cannot be read leaves only itself out.
+    fn read_map(&mut self, name: &OsStr, unreadable: &mut Vec<Error>) -> Result<Option<Map>, Error> {
         let directory = self.root.join("block").join(name);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else { return Ok(None) };
         let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::from) else { return Ok(None) };
         let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let Some(members) = self.read_members(name)? else { return Ok(None) };
+        let Some(members) = self.read_members(name, unreadable)? else { return Ok(None) };
+        let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
         Ok(Some(Map {
             wwid,
             sysfs_name: name.to_string_lossy().into(),
             devno: Some(devno),
             name: dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into(),
-            diskseq: self.file.parsed(&directory, "diskseq")?,
-            suspended: self.file.flag(&directory, "dm/suspended")?,
-            size_bytes: self.file.parsed::<u64>(&directory, "size")?.map(|sectors| sectors.saturating_mul(SECTOR)),
-            read_only: self.file.flag(&directory, "ro")?,
-            inflight_requests: self.read_inflight(name)?,
+            diskseq: or_note(self.file.parsed(&directory, "diskseq"), unreadable),
+            suspended: or_note(self.file.flag(&directory, "dm/suspended"), unreadable),
+            size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
+            read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
+            inflight_requests: or_note(self.read_inflight(name), unreadable),
             members,
+            asked: Vec::new(),
         }))
     }
 
     /// Reads the members from the links in `slaves`; `None` if the map is gone.
-    fn read_members(&mut self, map: &OsStr) -> Result<Option<Vec<Arc<Disk>>>, Error> {
+    fn read_members(&mut self, map: &OsStr, unreadable: &mut Vec<Error>) -> Result<Option<Vec<Arc<Disk>>>, Error> {
         let slaves = self.root.join("block").join(map).join("slaves");
         let failed = |cause| Error::new(slaves.display(), cause);
         let entries = match fs::read_dir(&slaves) {
@@ -312,8 +317,8 @@ impl Sysfs {
         let mut members = Vec::new();
         for entry in entries {
             let link = entry.map_err(failed)?.path();
-            if let Some(place) = follow(&link, &here)? {
-                members.extend(self.disk_at(place)?);
+            if let Some(place) = or_note(follow(&link, &here), unreadable) {
+                members.extend(self.disk_at(place, unreadable));
             }
         }
         members.sort_by_key(|disk| disk.devno);
@@ -321,65 +326,65 @@ impl Sysfs {
     }
 
     /// The disk of this number; `None` if it is gone.
-    fn disk_numbered(&mut self, devno: DevNo) -> Result<Option<Arc<Disk>>, Error> {
+    fn disk_numbered(&mut self, devno: DevNo, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
         if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
-            return Ok(Some(Arc::clone(&known.disk)));
+            return Some(Arc::clone(&known.disk));
         }
         let link = self.root.join("dev/block").join(devno.to_string());
-        match follow(&link, Path::new("dev/block"))? {
-            Some(place) => self.disk(devno, place).map(Some),
-            None => Ok(None),
-        }
+        let place = or_note(follow(&link, Path::new("dev/block")), unreadable)?;
+        Some(self.disk(devno, place, unreadable))
     }
 
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
-    fn disk_at(&mut self, place: PathBuf) -> Result<Option<Arc<Disk>>, Error> {
+    fn disk_at(&mut self, place: PathBuf, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
         let devno = match self.numbers.get(&place) {
             Some(devno) => *devno,
-            None => match self.file.parsed(&self.root.join(&place), "dev")? {
-                Some(devno) => devno,
-                None => return Ok(None),
-            },
+            None => or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable)?,
         };
         self.numbers.insert(place.clone(), devno);
-        self.disk(devno, place).map(Some)
+        Some(self.disk(devno, place, unreadable))
     }
 
-    fn disk(&mut self, devno: DevNo, place: PathBuf) -> Result<Arc<Disk>, Error> {
-        let known = self.disks.remove(&devno).filter(|known| known.place == place);
+    /// The disk of this number in this directory. What cannot be read of it stays as last read.
+    fn disk(&mut self, devno: DevNo, place: PathBuf, unreadable: &mut Vec<Error>) -> Arc<Disk> {
+        let known = self.disks.get(&devno).filter(|known| known.place == place);
+        if let Some(known) = known.filter(|known| known.read == self.reading) {
+            return Arc::clone(&known.disk);
+        }
+        let known = known.map(|known| Arc::clone(&known.disk));
+        let directory = self.root.join(&place);
+        let last = known.as_ref().map(|disk| disk.states.clone());
+        let states = self.read_states(&directory).unwrap_or_else(|error| {
+            unreadable.push(error);
+            last.unwrap_or_default()
+        });
         let disk = match known {
-            Some(known) if known.read == self.reading => known.disk,
-            known => {
-                let directory = self.root.join(&place);
-                let (device_state, access_state) = self.read_states(&directory)?;
-                match known.map(|known| known.disk) {
-                    Some(disk) if disk.device_state == device_state && disk.access_state == access_state => disk,
-                    Some(disk) => Arc::new(Disk { device_state, access_state, ..(*disk).clone() }),
-                    None => {
-                        let (hctl, transport) = address(&place);
-                        let (hctl, model) = (hctl.into(), self.read_model(&directory)?);
-                        let name = place.file_name().unwrap_or_default().to_string_lossy().into();
-                        Arc::new(Disk { devno, name, hctl, transport, model, device_state, access_state })
-                    }
-                }
+            Some(disk) if disk.states == states => disk,
+            Some(disk) => Arc::new(Disk { states, ..(*disk).clone() }),
+            None => {
+                let (hctl, transport) = address(&place);
+                let (hctl, model) = (hctl.into(), self.read_model(&directory, unreadable));
+                let name = place.file_name().unwrap_or_default().to_string_lossy().into();
+                Arc::new(Disk { devno, name, hctl, transport, model, states })
             }
         };
         self.disks.insert(devno, Known { place, disk: Arc::clone(&disk), read: self.reading });
-        Ok(disk)
+        disk
     }
 
-    fn read_states(&mut self, directory: &Path) -> Result<(Option<Arc<str>>, Option<Arc<str>>), Error> {
-        let device_state = self.file.text(directory, "device/state")?.map(Arc::from);
-        let access_state = match &device_state {
-            Some(_) => self.file.text(directory, "device/access_state")?.map(Arc::from),
-            None => None,
+    fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
+        let Some(device) = self.file.text(directory, "device/state")?.map(Arc::from) else {
+            return Ok(States::default());
         };
-        Ok((device_state, access_state))
+        Ok(States { device: Some(device), access: self.file.text(directory, "device/access_state")?.map(Arc::from) })
     }
 
-    fn read_model(&mut self, directory: &Path) -> Result<Model, Error> {
-        let mut text = |name| Ok(self.file.text(directory, name)?.map(Arc::from).unwrap_or_default());
-        Ok(Model { vendor: text("device/vendor")?, product: text("device/model")?, revision: text("device/rev")? })
+    fn read_model(&mut self, directory: &Path, unreadable: &mut Vec<Error>) -> Model {
+        let mut text = |name| {
+            let text = self.file.text(directory, name).map(|text| text.map(Arc::from));
+            or_note(text, unreadable).unwrap_or_default()
+        };
+        Model { vendor: text("device/vendor"), product: text("device/model"), revision: text("device/rev") }
     }
 
     fn read_inflight(&mut self, map: &OsStr) -> Result<Option<u64>, Error> {
@@ -391,9 +396,7 @@ impl Sysfs {
     fn look_at_states(&mut self, unreadable: &mut Vec<Error>) {
         let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
         for (devno, place) in places {
-            if let Err(error) = self.disk(devno, place) {
-                unreadable.push(error);
-            }
+            self.disk(devno, place, unreadable);
         }
         let mut maps = std::mem::take(&mut self.maps);
         for (name, map) in &mut maps {
@@ -422,6 +425,14 @@ impl Sysfs {
         let members = map.members.iter().map(now).collect();
         Ok(Some(Map { suspended, inflight_requests, members, ..map.clone() }))
     }
+}
+
+/// What was read; an error is noted, and only this one thing missing.
+fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        unreadable.push(error);
+        None
+    })
 }
 
 fn kernel_name(devno: DevNo) -> OsString {

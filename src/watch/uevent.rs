@@ -40,6 +40,8 @@ pub struct Uevent {
     pub devno: Option<DevNo>,
     /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
     pub diskseq: Option<u64>,
+    /// Somebody wrote to the device's `uevent` file (`udevadm trigger`): nothing has happened to it.
+    pub synthetic: bool,
     /// Set if the event is about a path of a multipath map.
     pub path: Option<PathEvent>,
     /// When it was read, for measuring.
@@ -150,6 +152,7 @@ fn translate(event: &udev::Event) -> Uevent {
         sysname: event.sysname().to_string_lossy().into(),
         devno,
         diskseq: number("DISKSEQ"),
+        synthetic: text("SYNTH_UUID").is_some(),
         path: path_event(&text),
         received: Instant::now(),
         time: SystemTime::now(),

@@ -31,6 +31,9 @@ pub struct Routes {
     telemetry_path: String,
     /// One permit per scrape being answered; `None` for no limit.
     scrapes: Option<Arc<Semaphore>>,
+    /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
+    /// it, there is one.
+    devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
 }
 
 impl Routes {
@@ -40,7 +43,7 @@ impl Routes {
             0 => None,
             permits => Some(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))),
         };
-        Routes { board, exposition: Arc::new(exposition), telemetry_path, scrapes }
+        Routes { board, exposition: Arc::new(exposition), telemetry_path, scrapes, devices: Default::default() }
     }
 
     /// Answers one request.
@@ -67,10 +70,26 @@ impl Routes {
             ("/-/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
             ("/api/v1/events", _) => json(&Events { events: self.board.events.recent() }),
             ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
-            ("/api/v1/devices", Some(snapshot)) => devices(snapshot).await,
+            ("/api/v1/devices", Some(snapshot)) => self.devices(snapshot).await,
             ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => not_ready(),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
+    }
+
+    async fn devices(&self, snapshot: Arc<Snapshot>) -> Response<Body> {
+        let mut last = self.devices.lock().await;
+        let known = last.take().filter(|(of, _)| Arc::ptr_eq(of, &snapshot));
+        let document = match known {
+            Some((_, document)) => document,
+            None => {
+                let source = Arc::clone(&snapshot);
+                let encoded = tokio::task::spawn_blocking(move || document(&Devices::from(&*source))).await;
+                let Some(document) = encoded.ok().flatten() else { return not_encoded() };
+                document
+            }
+        };
+        *last = Some((snapshot, document.clone()));
+        content(StatusCode::OK, JSON, document.into())
     }
 
     async fn metrics(&self, request: &Request<()>) -> Response<Body> {
@@ -94,10 +113,7 @@ impl Routes {
                 tokio::task::spawn_blocking(encode).await.unwrap_or(Err(std::fmt::Error))
             }
         };
-        let Ok(page) = page else {
-            error!("cannot encode the metrics");
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n");
-        };
+        let Ok(page) = page else { return not_encoded() };
         let mut body = Body::chunks(page.into());
         if let Some(permit) = permit {
             body = body.with_guard(permit);
@@ -111,27 +127,23 @@ impl Routes {
     }
 }
 
-async fn devices(snapshot: Arc<Snapshot>) -> Response<Body> {
-    // Megabytes on a large host.
-    let answer = tokio::task::spawn_blocking(move || json(&Devices::from(&*snapshot))).await;
-    answer.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the devices\n"))
-}
-
 fn not_ready() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "the first full read is under way\n")
 }
 
-fn json(document: &impl Serialize) -> Response<Body> {
-    match serde_json::to_vec(document) {
-        Ok(mut document) => {
-            document.push(b'\n');
-            content(StatusCode::OK, JSON, Bytes::from(document).into())
-        }
-        Err(error) => {
-            error!(%error, "cannot encode a document");
-            text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the document\n")
-        }
-    }
+fn json(content_of: &impl Serialize) -> Response<Body> {
+    document(content_of).map_or_else(not_encoded, |document| content(StatusCode::OK, JSON, document.into()))
+}
+
+fn document(content_of: &impl Serialize) -> Option<Bytes> {
+    let mut document = serde_json::to_vec(content_of).ok()?;
+    document.push(b'\n');
+    Some(document.into())
+}
+
+fn not_encoded() -> Response<Body> {
+    error!("cannot encode an answer");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the answer\n")
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -1,0 +1,61 @@
+# make run     install what is needed, build, serve this host's /metrics on port 10056
+# make test    install what the tests need, run all of them, the lab (a virtual machine) included
+# make bench   measure, and print ratios
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: run test bench build build-packages test-packages cargo
+
+BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
+RUN_PACKAGES := libudev1
+# The lab: a kernel with every module of a server, an emulator, and the real programs of the field.
+TEST_PACKAGES := $(RUN_PACKAGES) bsdutils busybox-static curl dmsetup gcc iproute2 kmod libc6-dev linux-image-amd64 \
+	multipath-tools procps prometheus python3 python3-venv qemu-system-x86 sg3-utils udev util-linux
+
+VENV := .cache/venv
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
+define install
+	missing=$$(for package in $(1); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) apt-get update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	fi
+endef
+
+run: build
+	$(call install,$(RUN_PACKAGES))
+	exec $(SUDO) target/release/multipath_exporter $(ARGS)
+
+build: build-packages cargo
+	cargo build --release --locked
+
+test: build-packages test-packages cargo $(VENV)/installed
+	cargo test --locked
+	promtool check metrics < tests/golden/metrics.txt
+	$(VENV)/bin/python tests/check_exposition.py
+	cargo test --release --locked --features lab --test lab
+
+bench: build-packages test-packages cargo $(VENV)/installed
+	cargo bench --locked --bench scrape
+	cargo test --release --locked --features lab --test lab -- --bench
+
+build-packages:
+	@$(call install,$(BUILD_PACKAGES))
+
+test-packages:
+	@$(call install,$(TEST_PACKAGES))
+
+cargo:
+	@command -v cargo >/dev/null || { \
+		echo 'There is no cargo. Rust $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later is needed,' \
+			'newer than Debian 12 has: see https://rustup.rs' >&2; exit 1; }
+
+$(VENV)/installed: tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@

@@ -1,0 +1,249 @@
+//! The command line: what is wrong is said in one line before anything is served, and what is to be printed is printed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+
+use super::harness::{Host, Page, Reply, Tree, run, run_into};
+
+/// Says that the program refuses these options: status 2, and one line on standard error that has all these words.
+fn assert_refused(options: &[&str], words: &[&str]) {
+    let finished = run(options);
+    assert_eq!(finished.status, Some(2), "{options:?}: {}", finished.stderr);
+    assert_eq!(finished.stdout, "", "{options:?}");
+    assert!(finished.stderr.starts_with("multipath_exporter: "), "{options:?}: {}", finished.stderr);
+    assert!(finished.stderr.ends_with('\n'), "{options:?}: {}", finished.stderr);
+    assert_eq!(finished.stderr.lines().count(), 1, "{options:?}: {}", finished.stderr);
+    for word in words {
+        assert!(finished.stderr.contains(word), "{options:?}: no {word:?} in {}", finished.stderr);
+    }
+}
+
+/// A file in a directory of its own.
+fn file(name: &str, content: &str) -> (Tree, String) {
+    let directory = Tree::empty();
+    directory.write(name, content);
+    let path = directory.path(name).display().to_string();
+    (directory, path)
+}
+
+#[test]
+fn bad_options() {
+    for (options, words) in [
+        (&["--web.listen-adress=:1"][..], &["--web.listen-adress"][..]),
+        (&["serve"], &["serve"]),
+        (&["-x"], &["-x"]),
+        (&["--web.listen-address"], &["--web.listen-address"]),
+        (&["--web.listen-address="], &["--web.listen-address"]),
+        (&["--web.listen-address=10056"], &["--web.listen-address", "10056", "port"]),
+        (&["--web.listen-address=:65536"], &["--web.listen-address", "65536"]),
+        (&["--web.listen-address=:http"], &["--web.listen-address", "http"]),
+        (&["--web.listen-address=::1:80"], &["--web.listen-address", "brackets"]),
+        (&["--web.listen-address=[::1:80"], &["--web.listen-address", "bracket"]),
+        (&["--web.telemetry-path=metrics"], &["--web.telemetry-path", "/"]),
+        (&["--web.telemetry-path=/-/ready"], &["--web.telemetry-path"]),
+        (&["--web.telemetry-path=/api/v1/devices"], &["--web.telemetry-path"]),
+        (&["--web.max-requests=many"], &["--web.max-requests", "many"]),
+        (&["--web.max-requests=-1"], &["--web.max-requests"]),
+        (&["--resync.interval=0s"], &["--resync.interval"]),
+        (&["--resync.interval=30"], &["--resync.interval", "30"]),
+        (&["--reread.interval=soon"], &["--reread.interval", "soon"]),
+        (&["--multipathd.timeout=-1s"], &["--multipathd.timeout"]),
+        (&["--multipathd.socket="], &["--multipathd.socket"]),
+        (&["--multipathd.socket=@"], &["--multipathd.socket"]),
+        (&["--collector.zfs"], &["--collector.zfs"]),
+        (&["--log.level=loud"], &["--log.level", "loud"]),
+        (&["--log.format=xml"], &["--log.format", "xml"]),
+        (&["--config.check"], &["--config.file"]),
+        (&["--oneshot=yes"], &["--oneshot"]),
+        (&["--path.sysfs="], &["--path.sysfs"]),
+        (&["--oneshot", "--oneshot"], &["--oneshot"]),
+    ] {
+        assert_refused(options, words);
+    }
+    let long = format!("--multipathd.socket=/{}", "s".repeat(107));
+    assert_refused(&[&long], &["--multipathd.socket", "108", "107"]);
+}
+
+#[test]
+fn durations_that_no_clock_can_hold() {
+    for option in ["--resync.interval", "--reread.interval", "--multipathd.timeout"] {
+        assert_refused(&["--web.listen-address=127.0.0.1:0", &format!("{option}=300000000000years")], &[option]);
+    }
+}
+
+#[test]
+fn options_that_are_no_text() {
+    let finished = run(&[OsStr::from_bytes(b"--web.telemetry-path=/\xff")]);
+    assert_eq!((finished.status, finished.stderr.lines().count()), (Some(2), 1), "{}", finished.stderr);
+}
+
+#[test]
+fn bad_configuration_files() {
+    for (content, words) in [
+        ("expected_path: []\n", &["line 1", "expected_path"][..]),
+        ("expected_paths:\n  - {wwid: a, pats: 8}\n", &["line 2", "pats"]),
+        ("expected_paths:\n  - {wwid: a}\n", &["line 2", "paths"]),
+        ("expected_paths:\n  - {wwid: a, paths: many}\n", &["line 2"]),
+        ("expected_paths:\n  - {wwid: a, paths: -1}\n", &["line 2"]),
+        ("iscsi_bonds: yes\n", &["line 1"]),
+        ("iscsi_bonds:\n  - {name: a, networks: eth0, targets: ['*']}\n", &["line 2"]),
+        ("expected_paths: [\n", &["line"]),
+        ("expected_paths: []\nexpected_paths: []\n", &["line 2", "expected_paths"]),
+        ("- a\n", &["line 1"]),
+        ("just words\n", &["line 1"]),
+    ] {
+        let (_directory, file) = file("config.yml", content);
+        let words = [&[file.as_str()], words].concat();
+        let option = format!("--config.file={file}");
+        for mode in [&[][..], &["--config.check"], &["--oneshot"]] {
+            let options = [&[option.as_str(), "--web.listen-address=127.0.0.1:0"], mode].concat();
+            assert_refused(&options, &words);
+        }
+    }
+}
+
+#[test]
+fn configuration_files_that_cannot_be_read() {
+    let (directory, file) = file("config.yml", "");
+    std::fs::write(&file, b"expected_paths: \xff\n").unwrap();
+    let missing = directory.path("missing.yml").display().to_string();
+    let no_file = directory.root().display().to_string();
+    for (path, words) in
+        [(&missing, &["No such file"][..]), (&no_file, &["directory"]), (&file, &["UTF-8"]), (&String::new(), &[])]
+    {
+        let words = [&[path.as_str()], words].concat();
+        assert_refused(&[&format!("--config.file={path}"), "--web.listen-address=127.0.0.1:0"], &words);
+        assert_refused(&[&format!("--config.file={path}"), "--config.check"], &words);
+    }
+}
+
+#[test]
+fn addresses_that_cannot_be_used() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // A label of a name has 63 bytes at most: this is refused without asking a name server.
+    let unresolvable = format!("{}.example:10056", "x".repeat(64));
+    // RFC 5737: no machine has this address.
+    for address in [taken.as_str(), &unresolvable, "192.0.2.1:0"] {
+        let option = format!("--web.listen-address={address}");
+        assert_refused(&["--no-collector.dm", &option], &[address]);
+        // Nothing is served, on the addresses that can be used neither.
+        assert_refused(&["--no-collector.dm", "--web.listen-address=127.0.0.1:0", &option], &[address]);
+    }
+}
+
+#[test]
+fn a_configuration_is_checked() {
+    let content = "expected_paths:\n  - {wwid: 3600a098000aad1e3000064e45f2c2355, paths: 8}\n  \
+                   - {vendor: NETAPP, product: 'INF-01-.*', paths: 4}\n\
+                   iscsi_bonds:\n  \
+                   - {name: storage, networks: [eth1, 192.0.2.0/24], targets: ['iqn.2003-01.org.example:*']}\n";
+    for content in [content, "", "# nothing yet\n", "expected_paths: []\n"] {
+        let (_directory, file) = file("config.yml", content);
+        let finished = run(&[&format!("--config.file={file}"), "--config.check"]);
+        assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""), "{content}");
+        assert!(finished.stdout.contains(&file) && finished.stdout.lines().count() == 1, "{}", finished.stdout);
+    }
+}
+
+#[test]
+fn version() {
+    for option in ["--version", "-V"] {
+        let finished = run(&[option]);
+        assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
+        assert_eq!(finished.stdout, format!("multipath_exporter {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn help() {
+    for option in ["--help", "-h"] {
+        let finished = run(&[option]);
+        assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
+        for name in [
+            "--web.listen-address",
+            "--web.telemetry-path",
+            "--web.max-requests",
+            "--path.sysfs",
+            "--path.procfs",
+            "--path.udev.data",
+            "--multipathd.socket",
+            "--multipathd.timeout",
+            "--no-collector.dm",
+            "--resync.interval",
+            "--reread.interval",
+            "--config.file",
+            "--config.check",
+            "--log.level",
+            "--log.format",
+            "--oneshot",
+            "--version",
+            "--help",
+        ] {
+            assert!(finished.stdout.contains(name), "{option}: no {name}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    let host = Host::recorded("01-healthy");
+    let (_directory, file) = file("config.yml", "");
+    let config = format!("--config.file={file}");
+    let oneshot = [host.options(), vec!["--oneshot".to_owned()]].concat();
+    for options in
+        [&["--version".to_owned()][..], &["--help".to_owned()], &[config, "--config.check".to_owned()], &oneshot]
+    {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let finished = run_into(full, options);
+        assert_eq!(finished.status, Some(1), "{options:?}: {}", finished.stderr);
+        assert_eq!(finished.stderr.lines().count(), 1, "{options:?}: {}", finished.stderr);
+        assert!(finished.stderr.contains("No space left on device"), "{options:?}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn oneshot_prints_the_page_without_what_only_a_running_exporter_knows() {
+    let host = Host::recorded("02-net1-lost");
+    let options = [host.options(), vec!["--oneshot".to_owned()]].concat();
+    let finished = run(&options);
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    assert!(finished.stdout.ends_with('\n') && !finished.stdout.contains("# EOF"));
+
+    let printed = Page::new(&finished.stdout);
+    let scraped = host.exporter(&[]).metrics();
+    let (printed, scraped) = (printed.names(), scraped.names());
+    assert_eq!(printed.difference(&scraped).collect::<Vec<_>>(), Vec::<&&str>::new());
+    let missing: BTreeSet<&str> = scraped.difference(&printed).copied().collect();
+    let allowed = |name: &&str| {
+        let only_running = ["process_", "multipath_exporter_"].iter().any(|start| name.starts_with(start));
+        only_running || ["multipath_device_path_events_total", "multipath_path_failures_total"].contains(name)
+    };
+    assert!(missing.iter().all(allowed), "{missing:?}");
+    for name in [
+        "process_cpu_seconds_total",
+        "multipath_exporter_scrapes_total",
+        "multipath_exporter_uevents_total",
+        "multipath_device_path_events_total",
+        "multipath_path_failures_total",
+    ] {
+        assert!(missing.contains(name), "{name} is printed");
+        assert!(!finished.stdout.contains(name), "{name} is described");
+    }
+}
+
+#[test]
+fn oneshot_ends_though_multipathd_does_not_answer() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.daemon(Reply::Hold);
+    let mut options = host.options();
+    options.retain(|option| !option.starts_with("--multipathd.timeout"));
+    options.extend(["--multipathd.timeout=300ms".to_owned(), "--oneshot".to_owned()]);
+    let finished = run(&options);
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let page = Page::new(&finished.stdout);
+    assert_eq!((page.value("multipath_daemon_up"), page.value("multipath_devices")), (Some(0.0), Some(2.0)));
+}

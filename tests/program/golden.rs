@@ -1,0 +1,197 @@
+//! What the program gives for one recorded host, compared with `tests/golden`: every change of the public surface is a
+//! diff to review. `ACCEPT=1 cargo test --test program` writes the files anew.
+//!
+//! The host is the one that has lost a network: of each device one path has failed. `make test` also has the files
+//! judged by those who read such pages: promtool, and Prometheus' Python client through `tests/check_exposition.py`.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+
+use super::harness::{Exporter, Host, Page, Reply, run, settle};
+
+const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text; version=1.0.0");
+
+fn exporter() -> (Host, Exporter) {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&[]);
+    (host, exporter)
+}
+
+fn assert_golden(name: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
+        std::fs::write(&file, text).unwrap();
+        return;
+    }
+    let golden = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    if golden == text {
+        return;
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (wanted, given) = (lines(&golden), lines(text));
+    let gone: String = wanted.difference(&given).map(|line| format!("-{line}\n")).collect();
+    let new: String = given.difference(&wanted).map(|line| format!("+{line}\n")).collect();
+    let order = if gone.is_empty() && new.is_empty() { "only the order or number of lines differs\n" } else { "" };
+    panic!("not as in {name} (ACCEPT=1 takes it over):\n{gone}{new}{order}");
+}
+
+fn assert_golden_document(name: &str, document: &serde_json::Value) {
+    assert_golden(name, &format!("{document:#}\n"));
+}
+
+#[test]
+fn the_text_page() {
+    let (_host, exporter) = exporter();
+    let answer = exporter.get("/metrics");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_golden("metrics.txt", &settle(answer.text()));
+}
+
+#[test]
+fn the_openmetrics_page() {
+    let (_host, exporter) = exporter();
+    let answer = exporter.connect().request("GET", "/metrics", &[OPENMETRICS]);
+    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert_golden("metrics.om", &settle(answer.text()));
+}
+
+#[test]
+fn the_devices() {
+    let (_host, exporter) = exporter();
+    assert_golden_document("devices.json", &exporter.get("/api/v1/devices").json());
+}
+
+#[test]
+fn the_health() {
+    let (_host, exporter) = exporter();
+    assert_golden_document("multipath-health.json", &exporter.get("/api/v1/multipath-health").json());
+}
+
+#[test]
+fn oneshot() {
+    let host = Host::recorded("02-net1-lost");
+    let printed = run(&[host.options(), vec!["--oneshot".to_owned()]].concat());
+    assert_golden("oneshot.txt", &settle(&printed.stdout));
+}
+
+#[test]
+fn the_same_state_gives_the_same_bytes() {
+    let (_host, exporter) = exporter();
+    for accept in [("Accept", "*/*"), OPENMETRICS] {
+        let scrape = || exporter.connect().request("GET", "/metrics", &[accept]);
+        assert_eq!(settle(scrape().text()), settle(scrape().text()));
+    }
+}
+
+#[test]
+fn the_compressed_page_is_the_plain_one() {
+    let (_host, exporter) = exporter();
+    for accept in [("Accept", "*/*"), OPENMETRICS] {
+        let plain = exporter.connect().request("GET", "/metrics", &[accept]);
+        let compressed = exporter.connect().request("GET", "/metrics", &[accept, ("Accept-Encoding", "gzip")]);
+        assert_eq!((plain.header("content-encoding"), compressed.header("content-encoding")), (None, Some("gzip")));
+        let mut text = String::new();
+        MultiGzDecoder::new(compressed.body.as_slice()).read_to_string(&mut text).unwrap();
+        assert_eq!(settle(plain.text()), settle(&text));
+    }
+}
+
+#[test]
+fn every_series_is_there_once() {
+    let (_host, exporter) = exporter();
+    let page = exporter.metrics();
+    let mut seen = BTreeSet::new();
+    for (series, _) in page.samples() {
+        assert!(seen.insert(series), "twice: {series}");
+    }
+}
+
+#[test]
+fn the_api_has_what_the_page_has() {
+    let (_host, exporter) = exporter();
+    let (page, document) = (exporter.metrics(), exporter.get("/api/v1/devices").json());
+    for device in document["devices"].as_array().unwrap() {
+        assert_has_keys(device, &page, "multipath_device_");
+        for path in device["paths"].as_array().unwrap() {
+            assert_has_keys(path, &page, "multipath_path_");
+        }
+    }
+}
+
+/// A key for each metric whose name starts like this, and for each label of its info series.
+fn assert_has_keys(object: &serde_json::Value, page: &Page, start: &str) {
+    let names = page.names();
+    // A group is no path, and has its own list.
+    let metrics = names.iter().filter_map(|name| name.strip_prefix(start)).filter(|name| *name != "group_state");
+    let info = page.samples().find_map(|(series, _)| series.strip_prefix(&format!("{start}info{{"))).unwrap();
+    let labels = info.split(',').map(|label| label.split_once('=').unwrap().0);
+    let keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
+    let of_another_object = |key: &&str| *key == "info" || (start == "multipath_path_" && *key == "wwid");
+    let missing: Vec<_> = metrics.chain(labels).filter(|key| !of_another_object(key) && !keys.contains(key)).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "not in the API's {start}…");
+}
+
+#[test]
+fn a_healthy_host() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    assert_eq!(exporter.get("/api/v1/multipath-health").json(), serde_json::json!({"multipathHealth": {}}));
+    let page = exporter.metrics();
+    for (series, value) in [
+        ("multipath_devices", 2.0),
+        ("multipath_degraded_devices", 0.0),
+        ("multipath_devices_without_valid_paths", 0.0),
+        ("multipath_paths", 4.0),
+        ("multipath_failed_paths", 0.0),
+        ("multipath_daemon_up", 1.0),
+        ("multipath_daemon_state{state=\"idle\"}", 1.0),
+    ] {
+        assert_eq!(page.value(series), Some(value), "{series}");
+    }
+}
+
+#[test]
+fn a_host_with_nothing() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.maps(Reply::Text("{\n   \"major_version\": 0,\n   \"maps\": []\n}\n".to_owned()));
+    for device in ["block/dm-0", "block/dm-1"] {
+        host.sysfs.remove(device);
+    }
+    let page = host.exporter(&[]).metrics();
+    for series in [
+        "multipath_devices",
+        "multipath_degraded_devices",
+        "multipath_devices_without_valid_paths",
+        "multipath_paths",
+        "multipath_failed_paths",
+        "multipath_unassembled_wwids",
+        "multipath_exporter_errors_total{source=\"sysfs\"}",
+        "multipath_exporter_errors_total{source=\"multipathd\"}",
+    ] {
+        assert_eq!(page.value(series), Some(0.0), "{series}");
+    }
+    assert!(!page.text().contains("wwid="), "{}", page.text());
+}
+
+#[test]
+fn without_the_series_of_each_path() {
+    let host = Host::recorded("02-net1-lost");
+    let page = host.exporter(&["--no-collector.paths"]).metrics();
+    let of_paths: Vec<_> = page.samples().filter(|(series, _)| series.contains(",path=")).collect();
+    assert_eq!(of_paths, []);
+    assert_eq!(page.value("multipath_failed_paths"), Some(2.0));
+}
+
+#[test]
+fn without_multipathd() {
+    let host = Host::recorded("02-net1-lost");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert!(!page.text().contains("source=\"multipathd\""));
+    assert_eq!(page.value("multipath_daemon_up"), None);
+    // By the SCSI states alone.
+    assert_eq!(page.value("multipath_failed_paths"), Some(2.0));
+    assert!(!page.names().contains("multipath_path_checker_state"));
+}

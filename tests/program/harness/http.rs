@@ -1,0 +1,116 @@
+//! An HTTP client that hides nothing: bytes out, status, header lines and body in.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In their order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The header's value, if it stands there once.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
+        values.next().filter(|_| values.next().is_none())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!((self.status, self.header("content-type")), (200, Some("application/json")));
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// A connection, kept alive unless the server closes it.
+pub struct Connection {
+    stream: TcpStream,
+    /// What has come and is not used yet.
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Connection { stream, buffer: Vec::new() }
+    }
+
+    /// Sends these bytes.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Asks, and reads the whole answer.
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.ask(method, path, headers);
+        let answer = self.head();
+        match method {
+            "HEAD" => answer,
+            _ => self.body(answer),
+        }
+    }
+
+    /// Asks.
+    pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{lines}\r\n"));
+    }
+
+    /// Reads status and headers, and leaves the body where it is.
+    pub fn head(&mut self) -> Answer {
+        let end = loop {
+            match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(end) => break end,
+                None => assert!(self.read_more(), "closed within a head: {:?}", String::from_utf8_lossy(&self.buffer)),
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().strip_prefix("HTTP/1.").unwrap().get(2..5).unwrap().parse().unwrap();
+        let header = |line: &str| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_lowercase(), value.to_owned())
+        };
+        Answer { status, headers: lines.map(header).collect(), body: Vec::new() }
+    }
+
+    /// Reads the body that belongs to this head.
+    pub fn body(&mut self, mut answer: Answer) -> Answer {
+        let length: usize = answer.header("content-length").unwrap().parse().unwrap();
+        while self.buffer.len() < length {
+            assert!(self.read_more(), "closed within a body");
+        }
+        answer.body = self.buffer.drain(..length).collect();
+        answer
+    }
+
+    /// Waits for the server to close the connection; `true` if it said nothing more before.
+    pub fn is_closed(&mut self) -> bool {
+        !self.read_more()
+    }
+
+    /// `false` at the end.
+    fn read_more(&mut self) -> bool {
+        let mut piece = [0; 64 << 10];
+        match self.stream.read(&mut piece) {
+            Ok(length) => {
+                self.buffer.extend_from_slice(&piece[..length]);
+                length > 0
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("{error}, after {:?}", String::from_utf8_lossy(&self.buffer)),
+        }
+    }
+}

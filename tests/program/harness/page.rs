@@ -1,0 +1,93 @@
+//! A page of metrics, taken apart just enough.
+
+use std::collections::BTreeSet;
+
+/// What differs between two runs on the same fixtures, by how its line begins. The first that fits counts.
+const VOLATILE: &[(&str, Instead)] = &[
+    ("multipath_exporter_build_info{", Instead::EmptyLabels),
+    // A sandbox may forbid the socket, and the machine's own devices send uevents.
+    ("multipath_exporter_source_up{source=\"uevent\"}", Instead::Zero),
+    ("multipath_exporter_source_last_success_timestamp_seconds{source=\"uevent\"}", Instead::Nothing),
+    ("multipath_exporter_source_duration_seconds{source=\"uevent\"}", Instead::Nothing),
+    ("multipath_exporter_uevents_total{", Instead::Zero),
+    ("multipath_exporter_uevent_overflows_total ", Instead::Zero),
+    ("multipath_exporter_event_to_metric_seconds_", Instead::Zero),
+    ("multipath_exporter_source_last_success_timestamp_seconds{", Instead::Zero),
+    ("multipath_exporter_source_duration_seconds{", Instead::Zero),
+    ("multipath_exporter_config_last_reload_success_timestamp_seconds ", Instead::Zero),
+    ("multipath_exporter_scrapes_total ", Instead::Zero),
+    ("process_", Instead::Zero),
+];
+
+/// What stands in a settled page instead of the volatile line.
+#[derive(Clone, Copy)]
+enum Instead {
+    /// The series, with the value 0.
+    Zero,
+    /// The series, its labels empty.
+    EmptyLabels,
+    /// Nothing.
+    Nothing,
+}
+
+/// The page without what is [`VOLATILE`].
+pub fn settle(page: &str) -> String {
+    page.lines().filter_map(settle_line).map(|line| line + "\n").collect()
+}
+
+fn settle_line(line: &str) -> Option<String> {
+    let Some((_, instead)) = VOLATILE.iter().find(|(start, _)| line.starts_with(start)) else {
+        return Some(line.to_owned());
+    };
+    let (series, value) = line.rsplit_once(' ').unwrap();
+    match instead {
+        Instead::Zero => Some(format!("{series} 0")),
+        Instead::EmptyLabels => {
+            let parts: Vec<&str> = series.split('"').step_by(2).collect();
+            Some(format!("{} {value}", parts.join("\"\"")))
+        }
+        Instead::Nothing => None,
+    }
+}
+
+/// A page in either format: they differ in comments only.
+pub struct Page {
+    text: String,
+}
+
+impl Page {
+    pub fn new(text: &str) -> Self {
+        Page { text: text.to_owned() }
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Every series as written, and its value as written.
+    pub fn samples(&self) -> impl Iterator<Item = (&str, &str)> {
+        let lines = self.text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}")))
+    }
+
+    /// The value of a series, written as the page writes it.
+    pub fn value(&self, series: &str) -> Option<f64> {
+        self.samples().find(|(other, _)| *other == series).map(|(_, value)| value.parse().unwrap())
+    }
+
+    /// The value of a metric whose only label is `wwid`.
+    pub fn device(&self, metric: &str, wwid: &str) -> Option<f64> {
+        self.value(&format!("multipath_device_{metric}{{wwid=\"{wwid}\"}}"))
+    }
+
+    /// The samples that speak of this device, as written.
+    pub fn of_device(&self, wwid: &str) -> BTreeSet<(&str, &str)> {
+        let label = format!("wwid=\"{wwid}\"");
+        self.samples().filter(|(series, _)| series.contains(&label)).collect()
+    }
+
+    /// Every metric name that has a sample.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.samples().map(|(series, _)| series.split('{').next().unwrap()).collect()
+    }
+}

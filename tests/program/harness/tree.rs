@@ -1,0 +1,121 @@
+//! A sysfs tree in a temporary directory.
+//!
+//! A recorded one is a text file, a line for each file and link, as the recorder printed them:
+//!
+//! ```text
+//! L /sys/block/dm-0 -> ../devices/virtual/block/dm-0
+//! F 0444 /sys/devices/virtual/block/dm-0/dm/name = mpatha
+//! F 0444 /sys/devices/platform/host6/…/access_state = <read: Invalid argument>
+//! ```
+//!
+//! A file that could not be read on the real host is left out: no file of ours fails that way.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// The tree; gone when dropped.
+pub struct Tree {
+    directory: TempDir,
+}
+
+impl Tree {
+    /// A host without any block device.
+    pub fn empty() -> Self {
+        // Thousands of small files: where there is memory to put them in, that saves most of the time the tests take.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let tree = Tree { directory };
+        fs::create_dir(tree.path("block")).unwrap();
+        tree
+    }
+
+    /// As recorded in this text.
+    pub fn recorded(text: &str) -> Self {
+        let tree = Tree::empty();
+        tree.record(text);
+        tree
+    }
+
+    /// Writes everything that the text has, over what is there.
+    pub fn record(&self, text: &str) {
+        for line in text.lines() {
+            if let Some((link, target)) = line.strip_prefix("L /sys/").and_then(|rest| rest.split_once(" -> ")) {
+                self.link(link, target);
+            } else {
+                let file = line.strip_prefix("F ").and_then(|rest| rest.split_once(" /sys/"));
+                let (name, content) = file.and_then(|(_mode, rest)| rest.split_once(" = ")).expect(line);
+                if !content.starts_with('<') {
+                    self.write(name, format!("{content}\n"));
+                }
+            }
+        }
+    }
+
+    /// Where it is mounted, so to speak.
+    pub fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// Writes a file, with the directories above it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let file = self.path(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, content).unwrap();
+    }
+
+    /// Makes a link, with the directories above it.
+    pub fn link(&self, name: &str, target: &str) {
+        let link = self.path(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        match symlink(target, link) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("{name}: {error}"),
+            _ => {}
+        }
+    }
+
+    /// Removes a file, a link, or a directory with all that is in it.
+    pub fn remove(&self, name: &str) {
+        let path = self.path(name);
+        match fs::symlink_metadata(&path).unwrap().is_dir() {
+            true => fs::remove_dir_all(path).unwrap(),
+            false => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    /// Puts a directory in a file's place: reading it fails, for root too.
+    pub fn make_unreadable(&self, name: &str) {
+        let file = self.path(name);
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(file).unwrap();
+    }
+
+    /// A SCSI disk of no transport in particular.
+    pub fn add_disk(&self, name: &str, devno: &str) {
+        let device = "devices/pci0000:00/host9/target9:0:0/9:0:0:0";
+        self.write(&format!("{device}/block/{name}/dev"), format!("{devno}\n"));
+        self.link(&format!("{device}/block/{name}/device"), "../../../9:0:0:0");
+        self.write(&format!("{device}/state"), "running\n");
+    }
+
+    /// A multipath map over disks of [`Tree::add_disk`].
+    pub fn add_map(&self, minor: u32, name: impl AsRef<[u8]>, uuid: impl AsRef<[u8]>, disks: &[String]) {
+        let directory = format!("devices/virtual/block/dm-{minor}");
+        self.link(&format!("block/dm-{minor}"), &format!("../{directory}"));
+        self.write(&format!("{directory}/dev"), format!("254:{minor}\n"));
+        self.write(&format!("{directory}/size"), "131072\n");
+        self.write(&format!("{directory}/dm/name"), [name.as_ref(), b"\n"].concat());
+        self.write(&format!("{directory}/dm/uuid"), [uuid.as_ref(), b"\n"].concat());
+        fs::create_dir(self.path(format!("{directory}/slaves"))).unwrap();
+        for disk in disks {
+            let target = format!("../../../../pci0000:00/host9/target9:0:0/9:0:0:0/block/{disk}");
+            symlink(target, self.path(format!("{directory}/slaves/{disk}"))).unwrap();
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! HTTP: the right answer for each request, and a scrape that waits for nobody.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::harness::{Answer, Connection, Exporter, Host, MPATHA, Reply, Tree, eventually};
+
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const PATHS: [&str; 7] =
+    ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health", "/api/v1/events"];
+
+/// What `Accept` is when Prometheus 2.x and 3.x scrape (`scrape/scrape.go`, `acceptHeader`).
+const PROMETHEUS_2: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
+                            q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                            application/openmetrics-text;version=0.0.1;q=0.5,\
+                            text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,\
+                            */*;q=0.2";
+
+/// A host whose page is larger than the sockets' buffers.
+fn large_host() -> Host {
+    let host = Host::recorded("01-healthy");
+    let sysfs = Tree::empty();
+    let disks: Vec<String> = (0..50).map(|disk| format!("sd{disk}")).collect();
+    for (minor, disk) in disks.iter().enumerate() {
+        sysfs.add_disk(disk, &format!("8:{minor}"));
+    }
+    let tail = "0".repeat(100);
+    for minor in 0..240 {
+        sysfs.add_map(minor, format!("mpath{minor}"), format!("mpath-3600{minor:04}{tail}"), &disks);
+    }
+    Host { sysfs, ..host }
+}
+
+/// An exporter on it that does not ask multipathd, with this and other options.
+pub fn large_exporter(options: &[&str]) -> (Host, Exporter) {
+    let host = large_host();
+    let exporter = host.exporter(&[&["--no-collector.multipathd"], options].concat());
+    let page = exporter.get("/metrics");
+    assert!(page.body.len() > 8 << 20, "{} bytes are no large page", page.body.len());
+    (host, exporter)
+}
+
+/// A client that has read the head of a large page, and nothing of its body.
+pub fn half_read(exporter: &Exporter) -> (Connection, Answer) {
+    let mut connection = exporter.connect();
+    connection.ask("GET", "/metrics", &[]);
+    let answer = connection.head();
+    assert_eq!(answer.status, 200);
+    (connection, answer)
+}
+
+#[test]
+fn each_path_has_its_answer() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for path in PATHS {
+        let answer = exporter.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(!answer.body.is_empty(), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+    }
+    for path in ["/metric", "/metrics/", "/api", "/api/v1/", "/api/v2/devices", "/-/reload", "/../etc/passwd", "/%2e"] {
+        let answer = exporter.get(path);
+        assert_eq!(answer.status, 404, "{path}");
+    }
+    assert_eq!(exporter.get("/metrics?a=b").status, 200);
+}
+
+#[test]
+fn other_methods_are_refused_and_change_nothing() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for path in PATHS.iter().chain(&["/nothing", "/-/reload", "/-/quit"]) {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
+            let mut connection = exporter.connect();
+            connection.ask(method, path, &[("Content-Length", "0")]);
+            let answer = connection.head();
+            assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
+        }
+    }
+    assert_eq!(exporter.get("/-/ready").status, 200);
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut connection = exporter.connect();
+    for path in PATHS.iter().chain(&["/nothing"]) {
+        for encoding in ["identity", "gzip"] {
+            let mut ask = |method| {
+                let answer = connection.request(method, path, &[("Accept-Encoding", encoding)]);
+                let mut headers = answer.headers.clone();
+                headers.retain(|(name, _)| name != "date");
+                if *path == "/metrics" {
+                    // The page counts its own scrapes, and the processor's time for them.
+                    let length = headers.iter_mut().find(|(name, _)| name == "content-length").unwrap();
+                    length.1.clear();
+                }
+                (answer.status, headers, answer.body)
+            };
+            let (get, head) = (ask("GET"), ask("HEAD"));
+            assert_eq!((&get.0, &get.1), (&head.0, &head.1), "{path}");
+            assert!(!get.2.is_empty() && head.2.is_empty(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_format_is_the_one_that_the_client_asks_for() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut connection = exporter.connect();
+    for (accept, content_type) in [
+        (None, TEXT),
+        (Some("*/*"), TEXT),
+        (Some("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"), TEXT),
+        (Some("text/plain"), TEXT),
+        (Some("text/plain;version=0.0.4;q=0.5,*/*;q=0.1"), TEXT),
+        (Some("application/json"), TEXT),
+        (Some("nonsense"), TEXT),
+        (Some(""), TEXT),
+        (Some(PROMETHEUS_2), OPENMETRICS),
+        (Some(PROMETHEUS_3), OPENMETRICS),
+        (Some("application/openmetrics-text"), OPENMETRICS),
+        (Some("application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5"), OPENMETRICS),
+        (Some("APPLICATION/OpenMetrics-Text; Version=1.0.0"), OPENMETRICS),
+        (Some("application/openmetrics-text;q=0"), TEXT),
+        (Some("application/openmetrics-text;q=0,*/*"), TEXT),
+        (Some("application/openmetrics-text;q=0.1,text/plain;q=0.9"), TEXT),
+        (Some("application/openmetrics-text;version=2.0.0"), TEXT),
+        (Some("text/plain;q=0,application/openmetrics-text"), OPENMETRICS),
+    ] {
+        let headers: Vec<_> = accept.map(|accept| ("Accept", accept)).into_iter().collect();
+        let answer = connection.request("GET", "/metrics", &headers);
+        assert_eq!(answer.status, 200, "{accept:?}");
+        assert_eq!(answer.header("content-type"), Some(content_type), "{accept:?}");
+        assert_eq!(answer.header("vary"), Some("Accept, Accept-Encoding"), "{accept:?}");
+        assert_eq!(answer.text().ends_with("# EOF\n"), content_type == OPENMETRICS, "{accept:?}");
+    }
+}
+
+#[test]
+fn the_page_is_compressed_for_who_asks() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut connection = exporter.connect();
+    for (encoding, compressed) in [
+        ("gzip", true),
+        ("gzip, deflate, br", true),
+        ("GZIP", true),
+        ("*", true),
+        ("zstd, gzip;q=0.5", true),
+        ("identity", false),
+        ("gzip;q=0", false),
+        ("gzip;q=0, *", false),
+        ("br", false),
+        ("", false),
+    ] {
+        let answer = connection.request("GET", "/metrics", &[("Accept-Encoding", encoding)]);
+        let encoding_of_answer = answer.header("content-encoding");
+        assert_eq!(encoding_of_answer, compressed.then_some("gzip"), "{encoding:?}");
+        assert_eq!(answer.body.starts_with(&[0x1f, 0x8b]), compressed, "{encoding:?}");
+    }
+}
+
+#[test]
+fn nothing_is_shown_before_the_first_full_read() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.daemon(Reply::Hold);
+    let exporter = host.unready_exporter(&[]);
+    for (path, status) in [
+        ("/metrics", 503),
+        ("/-/ready", 503),
+        ("/api/v1/devices", 503),
+        ("/api/v1/multipath-health", 503),
+        ("/-/healthy", 200),
+        ("/", 200),
+        ("/api/v1/events", 200),
+        ("/nothing", 404),
+    ] {
+        assert_eq!(exporter.get(path).status, status, "{path}");
+    }
+    host.multipathd.daemon(Reply::Text("pid 4711 idle\n".to_owned()));
+    exporter.await_ready();
+    assert_eq!(exporter.metrics().value("multipath_devices"), Some(2.0));
+}
+
+#[test]
+fn a_daemon_that_never_answers_holds_up_the_first_read_only_for_its_timeout() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.daemon(Reply::Hold);
+    let started = Instant::now();
+    let exporter = host.unready_exporter(&["--multipathd.timeout=3s"]);
+    assert_eq!(exporter.get("/metrics").status, 503);
+    exporter.await_ready();
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(2900), "ready after {took:?}, without having waited");
+    let page = exporter.metrics();
+    assert_eq!(page.value("multipath_daemon_up"), Some(0.0));
+    assert_eq!(page.value("multipath_devices"), Some(2.0));
+}
+
+#[test]
+fn a_daemon_that_hangs_later_holds_up_no_scrape() {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&["--multipathd.timeout=1s"]);
+    let before = exporter.metrics();
+    host.multipathd.daemon(Reply::Hold);
+    host.multipathd.maps(Reply::Hold);
+    host.multipathd.asked_after(|| exporter.signal(Signal::HUP));
+
+    let asked = Instant::now();
+    let during = exporter.metrics();
+    let took = asked.elapsed();
+    assert!(took < Duration::from_millis(500), "a scrape took {took:?}");
+    assert_eq!(during.of_device(MPATHA), before.of_device(MPATHA));
+
+    let after = exporter.await_values(&[
+        ("multipath_daemon_up", 0.0),
+        ("multipath_exporter_source_up{source=\"multipathd\"}", 0.0),
+        ("multipath_failed_paths", 2.0),
+    ]);
+    assert_eq!(after.device("valid_paths", MPATHA), Some(1.0));
+    assert_eq!(after.value("multipath_daemon_state{state=\"idle\"}"), None);
+
+    host.turn_into("01-healthy");
+    host.multipathd.daemon(Reply::Text("pid 4712 running\n".to_owned()));
+    exporter.signal(Signal::HUP);
+    exporter.await_values(&[
+        ("multipath_daemon_up", 1.0),
+        ("multipath_daemon_state{state=\"running\"}", 1.0),
+        ("multipath_failed_paths", 0.0),
+    ]);
+}
+
+#[test]
+fn no_more_scrapes_at_once_than_allowed() {
+    let (_host, exporter) = large_exporter(&["--web.max-requests=1"]);
+    let (mut slow, answer) = half_read(&exporter);
+    assert_eq!(exporter.get("/metrics").status, 503);
+    assert_eq!(exporter.get("/-/ready").status, 200);
+    assert_eq!(exporter.get("/api/v1/multipath-health").status, 200);
+    let length = answer.header("content-length").unwrap().len();
+    assert!(slow.body(answer).body.len() > length);
+    eventually("the next scrape is answered", || (exporter.get("/metrics").status == 200).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_leaves_its_place() {
+    let (_host, exporter) = large_exporter(&["--web.max-requests=1"]);
+    let (slow, _) = half_read(&exporter);
+    assert_eq!(exporter.get("/metrics").status, 503);
+    drop(slow);
+    eventually("the next scrape is answered", || (exporter.get("/metrics").status == 200).then_some(()));
+}
+
+#[test]
+fn zero_max_requests_is_no_limit() {
+    let (_host, exporter) = large_exporter(&["--web.max-requests=0"]);
+    let _slow = [half_read(&exporter), half_read(&exporter)];
+    assert_eq!(exporter.get("/metrics").status, 200);
+}
+
+#[test]
+fn the_metrics_may_stand_elsewhere() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--web.telemetry-path=/mpath/metrics"]);
+    assert_eq!(exporter.get("/metrics").status, 404);
+    let answer = exporter.get("/mpath/metrics");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some(TEXT)));
+    assert!(exporter.get("/").text().contains("href=\"/mpath/metrics\""));
+}
+
+#[test]
+fn several_addresses() {
+    let host = Host::recorded("01-healthy");
+    let addresses = ["--web.listen-address=127.0.0.1:0", "--web.listen-address=127.0.0.1:0"];
+    let exporter = host.exporter(&addresses);
+    let [one, other] = exporter.addresses() else { panic!("{:?}", exporter.addresses()) };
+    assert_ne!(one, other);
+    for address in [one, other] {
+        assert_eq!(Connection::open(*address).request("GET", "/metrics", &[]).status, 200);
+    }
+}
+
+#[test]
+fn ipv6_and_all_addresses() {
+    if let Err(error) = TcpListener::bind("[::1]:0") {
+        // Past the test runner, which shows what a test prints only if it fails.
+        writeln!(std::io::stderr(), "NOT TESTED: serving on [::1], which this machine has not: {error}").unwrap();
+        return;
+    }
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--web.listen-address=[::1]:0", "--web.listen-address=:0"]);
+    let [loopback, all] = exporter.addresses() else { panic!("{:?}", exporter.addresses()) };
+    assert!(loopback.is_ipv6());
+    let all_by_ipv6 = (std::net::Ipv6Addr::LOCALHOST, all.port()).into();
+    for address in [*loopback, *all, all_by_ipv6] {
+        assert_eq!(Connection::open(address).request("GET", "/metrics", &[]).status, 200, "{address}");
+    }
+}
+
+#[test]
+fn scrapes_are_counted() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for number in 1..=3 {
+        assert_eq!(exporter.metrics().value("multipath_exporter_scrapes_total"), Some(f64::from(number)));
+    }
+    for path in ["/", "/-/ready", "/api/v1/devices", "/nothing"] {
+        exporter.get(path);
+    }
+    assert_eq!(exporter.metrics().value("multipath_exporter_scrapes_total"), Some(4.0));
+}
+
+#[test]
+fn one_connection_serves_many_requests() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut connection = exporter.connect();
+    for path in PATHS.iter().cycle().take(50) {
+        assert_eq!(connection.request("GET", path, &[]).status, 200);
+    }
+    connection.send("GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\nGET /-/ready HTTP/1.1\r\nHost: a\r\n\r\n");
+    for _ in 0..2 {
+        let head = connection.head();
+        assert_eq!(connection.body(head).status, 200);
+    }
+}
+
+#[test]
+fn http_1_0_is_answered() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut connection = exporter.connect();
+    connection.send("GET /metrics HTTP/1.0\r\n\r\n");
+    let head = connection.head();
+    assert_eq!(connection.body(head).status, 200);
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn what_is_no_http_harms_nobody() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for bytes in
+        [&b"\0\xff\r\n\r\n"[..], b"GET /metrics\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"]
+    {
+        let mut connection = exporter.connect();
+        connection.send(bytes);
+        let answer = connection.head();
+        assert_eq!(answer.status, 400, "{bytes:?}");
+    }
+    assert_eq!(exporter.get("/metrics").status, 200);
+}

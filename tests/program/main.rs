@@ -1,0 +1,27 @@
+//! The whole program, as a user meets it: the real binary, its command line, its log and its HTTP, over a sysfs tree
+//! recorded on a real host and a fake multipathd. No root, no devices, no network but loopback.
+//!
+//! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
+//! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
+//! - [`command_line`]: what is refused before anything is served, and what is printed and left
+//! - [`signals`]: SIGTERM and SIGHUP
+//! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
+//! - [`logging`]: every line can be read by a machine
+//!
+//! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
+//! [`Host`](harness::Host), then an [`Exporter`](harness::Exporter) on it. Nothing sleeps: a test waits for what should
+//! happen ([`harness::eventually`]) and fails if it has not after [`harness::PATIENCE`].
+
+#![expect(clippy::disallowed_methods, reason = "the program under test is started as a program")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but does not know that all of this crate is one"
+)]
+
+mod command_line;
+mod golden;
+mod harness;
+mod http;
+mod logging;
+mod robustness;
+mod signals;
