@@ -1,6 +1,7 @@
 //! Programs that the lab drives.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -35,4 +36,14 @@ pub fn reap(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
         let _ = child.kill();
     }
     ended.ok()
+}
+
+/// Time that the threads in this `task` directory of procfs have had on a processor.
+pub fn cpu_time(tasks: &str) -> Duration {
+    let threads = fs::read_dir(tasks).unwrap_or_else(|e| panic!("{tasks}: {e}"));
+    let nanos = threads.filter_map(|thread| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
 }

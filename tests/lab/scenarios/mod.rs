@@ -5,6 +5,7 @@ mod healthy;
 mod lab_itself;
 mod lost_paths;
 mod maps;
+mod measure;
 mod path_failures;
 mod queueing;
 mod storms;
@@ -38,8 +39,18 @@ impl Scenario {
     }
 }
 
-/// All of them, in the order in which they run.
+/// All tests and measurements.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    tests().chain(measurements())
+}
+
+/// What `--bench` runs: it measures and judges nothing.
+pub fn measurements() -> impl Iterator<Item = &'static Scenario> {
+    measure::ALL.iter()
+}
+
+/// The tests, in the order in which they run.
+pub fn tests() -> impl Iterator<Item = &'static Scenario> {
     [
         lab_itself::ALL,
         healthy::ALL,

@@ -19,7 +19,7 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// So many devices over the same disks, one half of which is in each of two groups.
-fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
+pub fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
     let (one, other) = disks.split_at(disks.len() / 2);
     let table = multipath_table("2 queue_mode bio", &[one, other]);
     for i in 0..maps {
@@ -27,11 +27,11 @@ fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
     }
 }
 
-fn name(map: usize) -> String {
+pub fn name(map: usize) -> String {
     format!("map{map}")
 }
 
-fn wwid(map: usize) -> String {
+pub fn wwid(map: usize) -> String {
     format!("36000000000000000000000000000{map:04}")
 }
 
