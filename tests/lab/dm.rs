@@ -285,7 +285,8 @@ impl BareReading {
         const ROOM: usize = 4 << 10;
         let mut list = Request::new(b"");
         list.set_flags(UUID_FLAG);
-        list.reserve(1 << 20);
+        // The kernel copies in what it is given: no more room than the list needs.
+        list.reserve((maps.len() * 128).next_power_of_two());
         let head = |map: &Map, flags| {
             let mut request = Request::new(&map.name);
             request.set_flags(flags);
