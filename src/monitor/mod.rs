@@ -239,7 +239,7 @@ impl Monitor {
     fn wake_up(&mut self, wakes: impl Iterator<Item = Wake>) {
         wakes.for_each(|wake| self.wake(wake));
         // Where the kernel's status may not be read, events themselves change the state.
-        if !self.kernel_is_current() {
+        if !self.kernel_is_current() && !self.unread.is_empty() {
             self.being_read.append(&mut self.unread);
             self.publish(false);
             self.observe_latency();
@@ -327,7 +327,10 @@ impl Monitor {
     }
 
     fn want_everything(&mut self, reason: ResyncReason) {
-        self.own.count_resync(reason);
+        // Of several in a row that find it not yet begun, as overflows in a storm, one is made.
+        if !self.sysfs.wanted.everything {
+            self.own.count_resync(reason);
+        }
         let timed = reason == ResyncReason::Timer;
         if let Some(kernel) = &mut self.kernel {
             kernel.wanted.all = true;

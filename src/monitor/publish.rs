@@ -189,25 +189,20 @@ impl Publisher {
             let unchanged = known.as_ref().is_some_and(|known| known.parts.same_as(&parts));
             let previous = known.as_ref().map(|known| &*known.device);
             let nameless = parts.devno().is_some_and(|devno| sysfs.awaits(devno)) && parts.lacks_names(previous);
+            self.holds_back |= nameless && !unchanged;
             let built = match known {
-                Some(known) if unchanged => known,
-                known if nameless => {
-                    self.holds_back = true;
-                    match known {
-                        Some(known) => known,
-                        None => continue,
-                    }
-                }
+                Some(known) if unchanged || nameless => Some(known),
+                None if nameless => None,
                 known => {
                     let device = parts.assemble(wwid, ledger, known.as_ref().map(|known| &*known.device));
                     let built = Built { parts, device: Arc::new(device) };
-                    match known {
+                    Some(match known {
                         Some(known) => self.changed(known, built, ledger, timed, now),
                         None => self.appeared(built, ledger, first, now),
-                    }
+                    })
                 }
             };
-            self.built.insert(Arc::clone(wwid), built);
+            self.built.extend(built.map(|built| (Arc::clone(wwid), built)));
         }
         let gone: Vec<Arc<str>> = before.keys().cloned().collect();
         for Built { device, .. } in before.into_values() {
@@ -217,8 +212,13 @@ impl Publisher {
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
+        self.send(daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone()));
+        gone
+    }
+
+    /// Publishes the devices as built, if any of them is another one than last time.
+    fn send(&self, daemon: Daemon) {
         let devices: Vec<_> = self.built.values().map(|built| Arc::clone(&built.device)).collect();
-        let daemon = daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone());
         self.sender.send_if_modified(|published| {
             let same = published.as_ref().is_some_and(|last| {
                 last.daemon == daemon
@@ -230,7 +230,6 @@ impl Publisher {
             }
             !same
         });
-        gone
     }
 
     fn appeared(&mut self, built: Built, ledger: &mut MapLedger, first: bool, now: Instant) -> Built {
