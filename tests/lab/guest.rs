@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::dm::Dm;
 use crate::exporter::Launch;
 use crate::programs::{run as run_program, try_run};
-use crate::scenarios::{self, Afterwards, Scenario};
+use crate::scenarios::{self, Scenario};
 use crate::share::{MOUNT_POINT, Report, Share, Verdict};
 use crate::udevd;
 use crate::vm::KEEP;
@@ -72,9 +72,6 @@ pub fn run(machine: &str) -> ExitCode {
             copy_files(&lab.dir, &share.machine_dir(machine).join(scenario.name)).expect("the share is writable");
         }
         report(Report::Finished(verdict));
-        if scenario.afterwards == Afterwards::PowerOff {
-            break;
-        }
         if let Err(reason) = tear_down() {
             report(Report::Unclean(format!("after {}: {reason}", scenario.name)));
             break;
@@ -133,15 +130,14 @@ fn surroundings(dir: &Path) -> String {
     text
 }
 
-/// Removes every device that a scenario may have made.
+/// Removes every device that a scenario may have made, before udevd comes back where a scenario had stopped it.
 fn tear_down() -> Result<(), String> {
-    udevd::start()?;
-    udevd::settle()?;
     let dm = Dm::open();
     try_eventually(PATIENCE, || dm.clear())?;
     for module in DEVICE_MODULES.into_iter().filter(|module| Path::new("/sys/module").join(module).exists()) {
         try_eventually(PATIENCE, || try_run("modprobe", ["-r", module]))?;
     }
+    udevd::start()?;
     udevd::settle()
 }
 

@@ -16,32 +16,19 @@ use crate::guest::Lab;
 pub struct Scenario {
     pub name: &'static str,
     pub run: fn(&Lab),
-    pub afterwards: Afterwards,
-}
-
-/// What becomes of the machine after a scenario.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Afterwards {
-    /// Its devices are removed, and it goes on.
-    TearDown,
-    /// It is left: removing what was made takes longer than booting.
-    PowerOff,
 }
 
 impl Scenario {
     const fn new(name: &'static str, run: fn(&Lab)) -> Self {
-        Scenario { name, run, afterwards: Afterwards::TearDown }
-    }
-
-    const fn then_power_off(self) -> Self {
-        Scenario { afterwards: Afterwards::PowerOff, ..self }
+        Scenario { name, run }
     }
 }
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run: the longest early, so that all machines are done at the same time.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     [
         lab_itself::ALL,
+        storms::ALL,
         healthy::ALL,
         path_failures::ALL,
         daemon::ALL,
@@ -49,7 +36,6 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         maps::ALL,
         queueing::ALL,
         unprivileged::ALL,
-        storms::ALL,
     ]
     .into_iter()
     .flatten()

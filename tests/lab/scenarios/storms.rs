@@ -14,8 +14,8 @@ use crate::wait::{PATIENCE, eventually, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("events_lost_on_purpose", events_lost_on_purpose),
-    Scenario::new("a_thousand_devices_in_a_storm", a_thousand_devices_in_a_storm).then_power_off(),
-    Scenario::new("five_hundred_devices", five_hundred_devices).then_power_off(),
+    Scenario::new("a_thousand_devices_in_a_storm", a_thousand_devices_in_a_storm),
+    Scenario::new("five_hundred_devices", five_hundred_devices),
 ];
 
 /// So many devices over the same disks, one half of which is in each of two groups.
