@@ -49,6 +49,14 @@ struct Floor {
     at: Option<Instant>,
 }
 
+impl Floor {
+    /// The reading has come; one that was asked for before the map was born is of another map.
+    fn accept(&mut self, asked: Option<Instant>, born: Option<Instant>) {
+        self.read = self.asked;
+        self.at = asked.filter(|asked| born.is_none_or(|born| *asked >= born));
+    }
+}
+
 #[derive(Debug, Default)]
 struct PathLedger {
     failures: u64,
@@ -71,7 +79,7 @@ impl MapLedger {
 
     /// Device mapper's reading, asked for at `asked`, has come.
     pub fn kernel_read(&mut self, asked: Option<Instant>) {
-        (self.kernel.read, self.kernel.at) = (self.kernel.asked, asked);
+        self.kernel.accept(asked, self.born);
     }
 
     /// multipathd is being asked; it reads the kernel's status before it answers.
@@ -81,7 +89,7 @@ impl MapLedger {
 
     /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
     pub fn daemon_read(&mut self, asked: Option<Instant>) {
-        (self.daemon.read, self.daemon.at) = (self.daemon.asked, asked);
+        self.daemon.accept(asked, self.born);
     }
 
     /// Up to which event device mapper's reading includes all.

@@ -19,16 +19,6 @@ const FILE_DEADLINE: Duration = Duration::from_secs(30);
 /// New devices and members wait this long for their names, which sysfs knows; then they are shown without.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Replaces the maps by those read. `false` if they are the very same: on an idle host, nearly always.
-fn replace<T>(maps: &mut HashMap<Arc<str>, Arc<T>>, read: Vec<Arc<T>>, wwid: impl Fn(&T) -> &Arc<str>) -> bool {
-    let same = |map: &Arc<T>| maps.get(wwid(map)).is_some_and(|known| Arc::ptr_eq(known, map));
-    if maps.len() == read.len() && read.iter().all(same) {
-        return false;
-    }
-    *maps = read.into_iter().map(|map| (Arc::clone(wwid(&map)), map)).collect();
-    true
-}
-
 fn ledger<'a>(ledgers: &'a mut Ledgers, wwid: &Arc<str>) -> &'a mut MapLedger {
     ledgers.entry(Arc::clone(wwid)).or_default()
 }
@@ -48,6 +38,8 @@ pub struct KernelSource {
     pub current: bool,
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<device_mapper::Map>>,
+    last: Vec<Arc<device_mapper::Map>>,
+    outlines: Arc<[sysfs::Outline]>,
     asked: Option<Instant>,
 }
 
@@ -77,6 +69,8 @@ impl KernelSource {
             timed: false,
             current: false,
             maps: HashMap::new(),
+            last: Vec::new(),
+            outlines: Arc::default(),
             asked: None,
         })
     }
@@ -95,28 +89,36 @@ impl KernelSource {
         true
     }
 
-    fn outlines(&self) -> Vec<sysfs::Outline> {
-        let outline = |map: &Arc<device_mapper::Map>| sysfs::Outline {
-            wwid: Arc::clone(&map.wwid),
-            devno: map.devno,
-            members: map.members().collect(),
-        };
-        self.maps.values().map(outline).collect()
-    }
-
     /// Takes the new reading. `false` if it shows what the last one showed.
     pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) -> bool {
-        let complete = reading.unreadable.is_empty();
-        let changed = replace(&mut self.maps, reading.maps, |map| &map.wwid) || !self.current;
-        self.current = true;
-        // A map that could not be read is as old as before; which one that was matters less than to be wrong about it.
-        if complete {
+        let changed = !same(&self.last, &reading.maps);
+        if changed {
+            self.maps = by_wwid(&reading.maps, |map| &map.wwid);
+            self.outlines = reading.maps.iter().map(outline).collect();
+            self.last = reading.maps;
             for wwid in self.maps.keys() {
-                ledger(ledgers, wwid).kernel_read(self.asked);
+                ledger(ledgers, wwid);
             }
         }
-        changed
+        // A map that could not be read is as old as before; which one that was matters less than to be wrong about it.
+        if reading.unreadable.is_empty() {
+            ledgers.values_mut().for_each(|ledger| ledger.kernel_read(self.asked));
+        }
+        !std::mem::replace(&mut self.current, true) || changed
     }
+}
+
+fn outline(map: &Arc<device_mapper::Map>) -> sysfs::Outline {
+    sysfs::Outline { wwid: Arc::clone(&map.wwid), devno: map.devno, members: map.members().collect() }
+}
+
+/// Whether these are the very same maps: on an idle host, nearly always.
+fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+fn by_wwid<T>(maps: &[Arc<T>], wwid: impl Fn(&T) -> &Arc<str>) -> HashMap<Arc<str>, Arc<T>> {
+    maps.iter().map(|map| (Arc::clone(wwid(map)), Arc::clone(map))).collect()
 }
 
 /// sysfs.
@@ -129,6 +131,7 @@ pub struct SysfsSource {
     pub timed: bool,
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<sysfs::Map>>,
+    last: Vec<Arc<sysfs::Map>>,
     /// It has been read at least once.
     pub known: bool,
     being_read: Option<sysfs::Scope>,
@@ -160,6 +163,7 @@ impl SysfsSource {
             wanted: SysfsWanted::default(),
             timed: false,
             maps: HashMap::new(),
+            last: Vec::new(),
             known: false,
             being_read: None,
         })
@@ -189,7 +193,7 @@ impl SysfsSource {
         };
         let outlines = match scope {
             sysfs::Scope::States => None,
-            _ => kernel.filter(|kernel| kernel.current).map(KernelSource::outlines),
+            _ => kernel.filter(|kernel| kernel.current).map(|kernel| Arc::clone(&kernel.outlines)),
         };
         self.being_read = Some(scope.clone());
         self.lane.ask(sysfs::Request { scope, outlines, forget: std::mem::take(&mut wanted.forget) });
@@ -197,8 +201,12 @@ impl SysfsSource {
 
     /// Takes the new reading. `false` if it shows what the last one showed.
     pub fn accept(&mut self, reading: sysfs::Reading) -> bool {
-        let first = !std::mem::replace(&mut self.known, true);
-        replace(&mut self.maps, reading.maps, |map| &map.wwid) || first
+        let changed = !same(&self.last, &reading.maps);
+        if changed {
+            self.maps = by_wwid(&reading.maps, |map| &map.wwid);
+            self.last = reading.maps;
+        }
+        !std::mem::replace(&mut self.known, true) || changed
     }
 
     /// The read under way has ended, well or not.

@@ -17,12 +17,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{Error, device_mapper::UUID_PREFIX, dm_name, is_gone};
 use crate::topology::{DevNo, Transport};
@@ -30,7 +32,7 @@ use crate::topology::{DevNo, Transport};
 /// sysfs counts sizes in these, whatever the device's own block size.
 const SECTOR: u64 = 512;
 /// No attribute is larger: sysfs hands out one page.
-const PAGE: u64 = 4096;
+const PAGE: usize = 4096;
 
 /// A multipath map's files. What was not read, as device mapper had told it, is `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub struct Map {
     /// Its members, by device number.
     pub members: Vec<Arc<Disk>>,
     /// The members that device mapper told of; those that are gone are not in `members`.
-    pub asked: Vec<DevNo>,
+    pub asked: Arc<[DevNo]>,
 }
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -124,7 +126,7 @@ pub struct Request {
     pub scope: Scope,
     /// The maps and their members, where device mapper has told them; of a map only the rest is read then. `None` to
     /// find them here.
-    pub outlines: Option<Vec<Outline>>,
+    pub outlines: Option<Arc<[Outline]>>,
     /// Disks that came or changed: nothing of them is known any more.
     pub forget: HashSet<DevNo>,
 }
@@ -137,15 +139,15 @@ pub struct Outline {
     /// Its device number.
     pub devno: DevNo,
     /// Its members.
-    pub members: Vec<DevNo>,
+    pub members: Arc<[DevNo]>,
 }
 
 /// Reads maps and disks and remembers them.
 #[derive(Debug)]
 pub struct Sysfs {
     root: PathBuf,
-    /// By kernel name.
-    maps: BTreeMap<OsString, Arc<Map>>,
+    /// By the number in their kernel name, which is the device's minor number.
+    maps: Maps,
     /// Maps may share members, so these are read once.
     disks: HashMap<DevNo, Known>,
     numbers: HashMap<PathBuf, DevNo>,
@@ -153,6 +155,8 @@ pub struct Sysfs {
     reading: u64,
     file: Attribute,
 }
+
+type Maps = BTreeMap<u32, Arc<Map>>;
 
 #[derive(Debug)]
 struct Known {
@@ -191,15 +195,15 @@ impl Sysfs {
             (Scope::States, _) => self.look_at_states(&mut unreadable),
             (Scope::Everything, Some(outlines)) => {
                 let mut before = std::mem::take(&mut self.maps);
-                for outline in outlines {
+                for outline in outlines.iter() {
                     self.fill_in(outline, &mut before, &mut unreadable);
                 }
             }
             (Scope::Everything, None) => {
-                let names = self.device_mapper_names()?;
+                let minors = self.device_mapper_devices()?;
                 let mut before = std::mem::take(&mut self.maps);
-                for name in names {
-                    self.discover(name, &mut before, &mut unreadable);
+                for minor in minors {
+                    self.discover(minor, &mut before, &mut unreadable);
                 }
             }
             (Scope::Devices(devices), Some(outlines)) => {
@@ -211,7 +215,7 @@ impl Sysfs {
             (Scope::Devices(devices), None) => {
                 let mut before = self.take_maps(devices);
                 for devno in devices {
-                    self.discover(kernel_name(*devno), &mut before, &mut unreadable);
+                    self.discover(devno.minor, &mut before, &mut unreadable);
                 }
             }
         }
@@ -223,89 +227,92 @@ impl Sysfs {
         Ok(Reading { maps: self.maps.values().cloned().collect(), unreadable })
     }
 
-    fn take_maps(&mut self, devices: &HashSet<DevNo>) -> BTreeMap<OsString, Arc<Map>> {
-        devices.iter().filter_map(|devno| self.maps.remove_entry(&kernel_name(*devno))).collect()
+    fn take_maps(&mut self, devices: &HashSet<DevNo>) -> Maps {
+        devices.iter().filter_map(|devno| self.maps.remove_entry(&devno.minor)).collect()
     }
 
-    fn device_mapper_names(&self) -> Result<Vec<OsString>, Error> {
+    fn device_mapper_devices(&self) -> Result<Vec<u32>, Error> {
         let directory = self.root.join("block");
         let failed = |cause| Error::new(directory.display(), cause);
-        let mut names = Vec::new();
+        let mut minors = Vec::new();
         for entry in fs::read_dir(&directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if name.as_bytes().starts_with(b"dm-") {
-                names.push(name);
-            }
+            minors.extend(name.to_str().and_then(|name| name.strip_prefix("dm-")?.parse::<u32>().ok()));
         }
-        Ok(names)
+        Ok(minors)
+    }
+
+    fn directory(&self, minor: u32) -> PathBuf {
+        self.root.join("block").join(kernel_name(minor))
     }
 
     /// Reads what device mapper does not tell of a map.
-    fn fill_in(&mut self, outline: &Outline, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
-        let name = kernel_name(outline.devno);
-        let known = before.remove(&name);
-        let map = self.read_outlined(&name, outline, unreadable);
-        self.keep(name, Some(map), known);
+    fn fill_in(&mut self, outline: &Outline, before: &mut Maps, unreadable: &mut Vec<Error>) {
+        let minor = outline.devno.minor;
+        let known = before.remove(&minor);
+        let inflight_requests = or_note(self.read_inflight(&self.directory(minor)), unreadable);
+        let members: Vec<_> =
+            outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
+        let same = known.filter(|known| {
+            known.wwid == outline.wwid
+                && known.asked == outline.members
+                && known.inflight_requests == inflight_requests
+                && known.members == members
+        });
+        let map = same.unwrap_or_else(|| {
+            Arc::new(Map {
+                wwid: Arc::clone(&outline.wwid),
+                sysfs_name: kernel_name(minor).into(),
+                devno: Some(outline.devno),
+                inflight_requests,
+                members,
+                asked: Arc::clone(&outline.members),
+                ..Map::default()
+            })
+        });
+        self.maps.insert(minor, map);
     }
 
-    /// Reads all of a device-mapper device, if it is a multipath map.
-    fn discover(&mut self, name: OsString, before: &mut BTreeMap<OsString, Arc<Map>>, unreadable: &mut Vec<Error>) {
-        let known = before.remove(&name);
-        match self.read_map(&name, unreadable) {
-            Ok(map) => self.keep(name, map, known),
+    /// Reads all of a device-mapper device, if it is a multipath map. After an error what was known stands.
+    fn discover(&mut self, minor: u32, before: &mut Maps, unreadable: &mut Vec<Error>) {
+        let known = before.remove(&minor);
+        let map = match self.read_map(minor, unreadable) {
+            Ok(map) => map.map(|map| known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map))),
             Err(error) => {
                 unreadable.push(error);
-                self.maps.extend(known.map(|known| (name, known)));
+                known
             }
-        }
-    }
-
-    /// Keeps the map as read, in its old allocation if that is the same.
-    fn keep(&mut self, name: OsString, map: Option<Map>, known: Option<Arc<Map>>) {
-        let kept = map.map(|map| known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map)));
-        self.maps.extend(kept.map(|map| (name, map)));
-    }
-
-    fn read_outlined(&mut self, name: &OsStr, outline: &Outline, unreadable: &mut Vec<Error>) -> Map {
-        let members = outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
-        Map {
-            wwid: Arc::clone(&outline.wwid),
-            sysfs_name: name.to_string_lossy().into(),
-            devno: Some(outline.devno),
-            inflight_requests: or_note(self.read_inflight(name), unreadable),
-            members,
-            asked: outline.members.clone(),
-            ..Map::default()
-        }
+        };
+        self.maps.extend(map.map(|map| (minor, map)));
     }
 
     /// Reads a device-mapper device; `None` if it is no multipath map. An error if it cannot be told which one it is:
     /// what else cannot be read leaves only itself out.
-    fn read_map(&mut self, name: &OsStr, unreadable: &mut Vec<Error>) -> Result<Option<Map>, Error> {
-        let directory = self.root.join("block").join(name);
+    fn read_map(&mut self, minor: u32, unreadable: &mut Vec<Error>) -> Result<Option<Map>, Error> {
+        let directory = self.directory(minor);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else { return Ok(None) };
         let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::from) else { return Ok(None) };
         let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let Some(members) = self.read_members(name, unreadable)? else { return Ok(None) };
+        let Some(members) = self.read_members(minor, unreadable)? else { return Ok(None) };
         let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
         Ok(Some(Map {
             wwid,
-            sysfs_name: name.to_string_lossy().into(),
+            sysfs_name: kernel_name(minor).into(),
             devno: Some(devno),
             name: dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into(),
             diskseq: or_note(self.file.parsed(&directory, "diskseq"), unreadable),
             suspended: or_note(self.file.flag(&directory, "dm/suspended"), unreadable),
             size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
-            inflight_requests: or_note(self.read_inflight(name), unreadable),
+            inflight_requests: or_note(self.read_inflight(&directory), unreadable),
             members,
-            asked: Vec::new(),
+            asked: Arc::default(),
         }))
     }
 
     /// Reads the members from the links in `slaves`; `None` if the map is gone.
-    fn read_members(&mut self, map: &OsStr, unreadable: &mut Vec<Error>) -> Result<Option<Vec<Arc<Disk>>>, Error> {
-        let slaves = self.root.join("block").join(map).join("slaves");
+    fn read_members(&mut self, minor: u32, unreadable: &mut Vec<Error>) -> Result<Option<Vec<Arc<Disk>>>, Error> {
+        let slaves = self.directory(minor).join("slaves");
         let failed = |cause| Error::new(slaves.display(), cause);
         let entries = match fs::read_dir(&slaves) {
             Ok(entries) => entries,
@@ -313,7 +320,7 @@ impl Sysfs {
             Err(error) => return Err(failed(error)),
         };
         // Where the kernel keeps all device-mapper devices, and `block` links to.
-        let here = Path::new("devices/virtual/block").join(map).join("slaves");
+        let here = Path::new("devices/virtual/block").join(kernel_name(minor)).join("slaves");
         let mut members = Vec::new();
         for entry in entries {
             let link = entry.map_err(failed)?.path();
@@ -387,8 +394,8 @@ impl Sysfs {
         Model { vendor: text("device/vendor"), product: text("device/model"), revision: text("device/rev") }
     }
 
-    fn read_inflight(&mut self, map: &OsStr) -> Result<Option<u64>, Error> {
-        let text = self.file.text(&self.root.join("block").join(map), "inflight")?;
+    fn read_inflight(&mut self, map: &Path) -> Result<Option<u64>, Error> {
+        let text = self.file.text(map, "inflight")?;
         // Two numbers: reads and writes.
         Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
     }
@@ -399,8 +406,8 @@ impl Sysfs {
             self.disk(devno, place, unreadable);
         }
         let mut maps = std::mem::take(&mut self.maps);
-        for (name, map) in &mut maps {
-            match self.read_map_states(name, map) {
+        for (minor, map) in &mut maps {
+            match self.read_map_states(*minor, map) {
                 Ok(Some(now)) => *map = Arc::new(now),
                 Ok(None) => {}
                 Err(error) => unreadable.push(error),
@@ -410,12 +417,13 @@ impl Sysfs {
     }
 
     /// The map with its states as they are now; `None` if nothing changed.
-    fn read_map_states(&mut self, name: &OsStr, map: &Map) -> Result<Option<Map>, Error> {
+    fn read_map_states(&mut self, minor: u32, map: &Map) -> Result<Option<Map>, Error> {
+        let directory = self.directory(minor);
         let suspended = match map.suspended {
-            Some(last) => self.file.flag(&self.root.join("block").join(name), "dm/suspended")?.or(Some(last)),
+            Some(last) => self.file.flag(&directory, "dm/suspended")?.or(Some(last)),
             None => None,
         };
-        let inflight_requests = self.read_inflight(name)?.or(map.inflight_requests);
+        let inflight_requests = self.read_inflight(&directory)?.or(map.inflight_requests);
         let now =
             |disk: &Arc<Disk>| self.disks.get(&disk.devno).map_or(Arc::clone(disk), |known| Arc::clone(&known.disk));
         let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));
@@ -427,6 +435,12 @@ impl Sysfs {
     }
 }
 
+/// sysfs gives an attribute whole in one read, which is what makes it one state and not two.
+fn read_whole(path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))
+}
+
 /// What was read; an error is noted, and only this one thing missing.
 fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
     read.unwrap_or_else(|error| {
@@ -435,8 +449,8 @@ fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Op
     })
 }
 
-fn kernel_name(devno: DevNo) -> OsString {
-    format!("dm-{}", devno.minor).into()
+fn kernel_name(minor: u32) -> String {
+    format!("dm-{minor}")
 }
 
 /// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
@@ -490,12 +504,17 @@ impl Attribute {
         self.path.push(directory);
         self.path.push("/");
         self.path.push(name);
-        self.content.clear();
-        match File::open(&self.path).and_then(|file| file.take(PAGE).read_to_end(&mut self.content)) {
-            Ok(_) => Ok(Some(self.content.strip_suffix(b"\n").unwrap_or(&self.content))),
-            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-            Err(error) => Err(Error::new(Path::new(&self.path).display(), error)),
+        self.content.resize(PAGE, 0);
+        let length = match read_whole(&self.path, &mut self.content) {
+            Ok(length) => length,
+            Err(Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(Error::new(Path::new(&self.path).display(), io::Error::from(error))),
+        };
+        self.content.truncate(length);
+        if self.content.last() == Some(&b'\n') {
+            self.content.pop();
         }
+        Ok(Some(&self.content))
     }
 
     /// As text, padding trimmed.

@@ -261,9 +261,52 @@ impl Dm {
 
     fn call(&self, command: u8, request: &mut Request) -> Result<(), Errno> {
         request.seal();
-        let call = Call { opcode: ioctl::opcode::read_write::<[u8; HEADER]>(0xfd, command), buffer: &mut request.0 };
-        // SAFETY: the buffer holds a `struct dm_ioctl` whose `data_size` is the buffer's own length.
+        self.call_raw(command, &mut request.0)
+    }
+
+    fn call_raw(&self, command: u8, buffer: &mut [u8]) -> Result<(), Errno> {
+        let call = Call { opcode: ioctl::opcode::read_write::<[u8; HEADER]>(0xfd, command), buffer };
+        // SAFETY: the buffer holds a `struct dm_ioctl` whose `data_size` is no more than the buffer's own length.
         unsafe { ioctl::ioctl(&self.0, call) }
+    }
+}
+
+/// The ioctls of a full reading and nothing else: the list, then status and table of each map, the answers unread.
+pub struct BareReading {
+    list: Request,
+    /// The headers of the requests; the kernel writes its answers over what it is given.
+    heads: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl BareReading {
+    /// Prepares the requests for these maps.
+    pub fn of(maps: &[Map]) -> Self {
+        const ROOM: usize = 4 << 10;
+        let mut list = Request::new(b"");
+        list.set_flags(UUID_FLAG);
+        list.reserve(1 << 20);
+        let head = |map: &Map, flags| {
+            let mut request = Request::new(&map.name);
+            request.set_flags(flags);
+            request.reserve(ROOM - HEADER);
+            request.seal();
+            request.0[..HEADER].to_vec()
+        };
+        let flags = [NOFLUSH_FLAG, NOFLUSH_FLAG | STATUS_TABLE_FLAG];
+        let heads = maps.iter().flat_map(|map| flags.map(|flags| head(map, flags))).collect();
+        BareReading { list, heads, buffer: vec![0; ROOM] }
+    }
+
+    /// Makes them.
+    pub fn read(&mut self, dm: &Dm) {
+        let head = self.list.0[..HEADER].to_vec();
+        dm.call(LIST_DEVICES, &mut self.list).expect("list devices");
+        self.list.0[..HEADER].copy_from_slice(&head);
+        for head in &self.heads {
+            self.buffer[..HEADER].copy_from_slice(head);
+            dm.call_raw(TABLE_STATUS, &mut self.buffer).expect("a map's status");
+        }
     }
 }
 

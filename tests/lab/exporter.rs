@@ -202,6 +202,21 @@ impl Exporter {
         programs::reap(&mut self.child, within).unwrap_or_else(|| panic!("SIGTERM did not end it within {within:?}"))
     }
 
+    /// Time that its threads have had on a processor.
+    pub fn cpu_time(&self) -> Duration {
+        programs::cpu_time(&format!("/proc/{}/task", self.child.id()))
+    }
+
+    /// Has it read everything now.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Resident memory in all and its anonymous part, in kB.
     pub fn resident_kb(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the exporter runs");

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::dm::Dm;
 use crate::exporter::Launch;
 use crate::programs::{run as run_program, try_run};
-use crate::scenarios::{self, Scenario};
+use crate::scenarios::{self, Afterwards, Scenario};
 use crate::share::{MOUNT_POINT, Report, Share, Verdict};
 use crate::udevd;
 use crate::vm::KEEP;
@@ -72,6 +72,9 @@ pub fn run(machine: &str) -> ExitCode {
             copy_files(&lab.dir, &share.machine_dir(machine).join(scenario.name)).expect("the share is writable");
         }
         report(Report::Finished(verdict));
+        if scenario.afterwards == Afterwards::PowerOff {
+            break;
+        }
         if let Err(reason) = tear_down() {
             report(Report::Unclean(format!("after {}: {reason}", scenario.name)));
             break;

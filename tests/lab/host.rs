@@ -42,8 +42,8 @@ pub fn run(args: &[String]) -> ExitCode {
 /// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake.
 fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     let (flags, filters): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('-'));
-    if let Some(flag) = flags.iter().find(|flag| !["--exact", "--list"].contains(&flag.as_str())) {
-        return Err(format!("unknown flag {flag}; known: --exact, --list"));
+    if let Some(flag) = flags.iter().find(|flag| !["--bench", "--exact", "--list"].contains(&flag.as_str())) {
+        return Err(format!("unknown flag {flag}; known: --bench, --exact, --list"));
     }
     let exact = flags.iter().any(|flag| *flag == "--exact");
     let is_wanted = |name: &str| match exact {
@@ -53,7 +53,12 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     let names: Vec<_> = scenarios::all().map(|scenario| scenario.name).collect();
     let unique: BTreeSet<_> = names.iter().collect();
     assert_eq!(unique.len(), names.len(), "scenarios have names of their own");
-    let selected: Vec<_> = names.into_iter().filter(|name| is_wanted(name)).collect();
+    let candidates: Vec<_> = match flags.iter().any(|flag| *flag == "--bench") {
+        true => scenarios::measurements().collect(),
+        false => scenarios::tests().collect(),
+    };
+    let candidates = candidates.into_iter().map(|scenario| scenario.name);
+    let selected: Vec<_> = candidates.filter(|name| is_wanted(name)).collect();
     if selected.is_empty() { Err(format!("no test is called like {filters:?}")) } else { Ok(selected) }
 }
 

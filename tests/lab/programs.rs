@@ -1,6 +1,7 @@
 //! Programs that the lab drives.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -56,4 +57,14 @@ impl Drop for Uninterrupted {
         // The next scenario only gets slower if this fails.
         let _ = try_run("chrt", ["--other", "--pid", "0", &process::id().to_string()]);
     }
+}
+
+/// Time that the threads in this `task` directory of procfs have had on a processor.
+pub fn cpu_time(tasks: &str) -> Duration {
+    let threads = fs::read_dir(tasks).unwrap_or_else(|e| panic!("{tasks}: {e}"));
+    let nanos = threads.filter_map(|thread| {
+        let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
 }

@@ -37,7 +37,7 @@ const MACHINE: [&str; 12] = [
 ];
 
 /// A machine that has said nothing for so long hangs.
-const SILENCE: Duration = Duration::from_secs(400);
+const SILENCE: Duration = Duration::from_secs(900);
 
 /// Lines of the console in a report.
 const CONSOLE_TAIL: usize = 40;

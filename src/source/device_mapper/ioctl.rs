@@ -134,6 +134,11 @@ impl Control {
             _ => &mut self.one,
         };
         loop {
+            match command {
+                // All of it: kernels that list no UUIDs leave gaps, which must read as zero.
+                Command::ListDevices => buffer.fill(0),
+                _ => buffer.iter_mut().take(HEADER / 8).for_each(|word| *word = 0),
+            }
             write_header(buffer, flags, devno);
             ioctl(self.file.as_fd(), command, buffer)?;
             if u32_at(bytes(buffer), 28).is_some_and(|flags| flags & FLAG_BUFFER_FULL == 0) {
@@ -174,8 +179,6 @@ impl<'a> Shown<'a> {
 }
 
 fn write_header(buffer: &mut [u64], flags: u32, devno: Option<DevNo>) {
-    // All of it, not only the header: kernels that list no UUIDs leave gaps, which must read as zero.
-    buffer.fill(0);
     let size = buffer.len() * 8;
     let [major, minor, patch] = VERSION;
     let header = [[major, minor], [patch, size as u32], [HEADER as u32, 0], [0, flags]];

@@ -5,6 +5,7 @@ mod healthy;
 mod lab_itself;
 mod lost_paths;
 mod maps;
+mod measure;
 mod path_failures;
 mod queueing;
 mod storms;
@@ -16,16 +17,40 @@ use crate::guest::Lab;
 pub struct Scenario {
     pub name: &'static str,
     pub run: fn(&Lab),
+    pub afterwards: Afterwards,
+}
+
+/// What becomes of the machine after a scenario.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Its devices are removed, and it goes on.
+    TearDown,
+    /// It is left: removing what was made takes longer than booting.
+    PowerOff,
 }
 
 impl Scenario {
     const fn new(name: &'static str, run: fn(&Lab)) -> Self {
-        Scenario { name, run }
+        Scenario { name, run, afterwards: Afterwards::TearDown }
+    }
+
+    const fn then_power_off(self) -> Self {
+        Scenario { afterwards: Afterwards::PowerOff, ..self }
     }
 }
 
-/// All of them, in the order in which they run: the longest early, so that all machines are done at the same time.
+/// All tests and measurements.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    tests().chain(measurements())
+}
+
+/// What `--bench` runs: it measures and judges nothing.
+pub fn measurements() -> impl Iterator<Item = &'static Scenario> {
+    measure::ALL.iter()
+}
+
+/// The tests, in the order in which they run: the longest early, so that all machines are done at the same time.
+pub fn tests() -> impl Iterator<Item = &'static Scenario> {
     [
         lab_itself::ALL,
         storms::ALL,

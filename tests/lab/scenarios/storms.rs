@@ -14,12 +14,12 @@ use crate::wait::{PATIENCE, eventually, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("events_lost_on_purpose", events_lost_on_purpose),
-    Scenario::new("a_thousand_devices_in_a_storm", a_thousand_devices_in_a_storm),
-    Scenario::new("five_hundred_devices", five_hundred_devices),
+    Scenario::new("a_thousand_devices_in_a_storm", a_thousand_devices_in_a_storm).then_power_off(),
+    Scenario::new("five_hundred_devices", five_hundred_devices).then_power_off(),
 ];
 
 /// So many devices over the same disks, one half of which is in each of two groups.
-fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
+pub fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
     let (one, other) = disks.split_at(disks.len() / 2);
     let table = multipath_table("2 queue_mode bio", &[one, other]);
     for i in 0..maps {
@@ -27,11 +27,11 @@ fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
     }
 }
 
-fn name(map: usize) -> String {
+pub fn name(map: usize) -> String {
     format!("map{map}")
 }
 
-fn wwid(map: usize) -> String {
+pub fn wwid(map: usize) -> String {
     format!("36000000000000000000000000000{map:04}")
 }
 
