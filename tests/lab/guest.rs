@@ -133,15 +133,14 @@ fn surroundings(dir: &Path) -> String {
     text
 }
 
-/// Removes every device that a scenario may have made.
+/// Removes every device that a scenario may have made, before udevd comes back where a scenario had stopped it.
 fn tear_down() -> Result<(), String> {
-    udevd::start()?;
-    udevd::settle()?;
     let dm = Dm::open();
     try_eventually(PATIENCE, || dm.clear())?;
     for module in DEVICE_MODULES.into_iter().filter(|module| Path::new("/sys/module").join(module).exists()) {
         try_eventually(PATIENCE, || try_run("modprobe", ["-r", module]))?;
     }
+    udevd::start()?;
     udevd::settle()
 }
 

@@ -14,6 +14,7 @@ use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("healthy", healthy),
+    Scenario::new("status_page_shows_what_happened", status_page_shows_what_happened),
     Scenario::new("oneshot_prints_the_state", oneshot_prints_the_state),
     Scenario::new("sigterm_ends_at_once", sigterm_ends_at_once),
 ];
@@ -116,8 +117,27 @@ fn healthy(lab: &Lab) {
         disks.sort_unstable();
         assert_eq!(names, disks);
     }
+}
+
+fn status_page_shows_what_happened(lab: &Lab) {
+    let san = San::start(lab, 2, 2, Conf::BLIND);
+    let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
+    let exporter = lab.exporter().start();
+    san.dm.fail_path(lun.name(), &disk.devno);
+    exporter.wait_for_counts(&lun.wwid, 1, 1);
+    let events = exporter.events(&lun.wwid, "path_failed");
+
     let page = exporter.get_ok("/").body;
-    assert!(san.luns.iter().all(|lun| page.contains(lun.name()) && page.contains(&lun.wwid)), "{page}");
+
+    for lun in &san.luns {
+        let disks = lun.paths.iter().map(|disk| disk.name.as_str());
+        for word in [lun.name(), &lun.wwid].into_iter().chain(disks) {
+            assert!(page.contains(word), "no {word} in {page}");
+        }
+    }
+    let time = events[0]["time"].as_str().expect("an event has a time");
+    let time_of_day = &time["2026-11-20T".len()..][.."10:00:00".len()];
+    assert!(page.contains(time_of_day), "no event of {time_of_day} in {page}");
 }
 
 /// For the textfile collector: the same state, and nothing that counts since a start.

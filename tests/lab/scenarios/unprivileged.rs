@@ -9,6 +9,7 @@ use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::multipathd::Conf;
+use crate::programs::Uninterrupted;
 use crate::san::San;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
@@ -66,6 +67,7 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
     san.daemon.freeze();
     eventually_eq("the daemon is seen to hang", 0.0, || exporter.metrics().value("multipath_daemon_up", &[]));
 
+    let uninterrupted = Uninterrupted::start();
     for round in 1..=50_u64 {
         let ends_failed = round % 2 == 1;
         for fails in [ends_failed, !ends_failed, ends_failed] {
@@ -82,6 +84,7 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
             || (exporter.metrics().path_events(&lun.wwid), exporter.differences(&san.dm)),
         );
     }
+    drop(uninterrupted);
 
     let mut events = exporter.events(&lun.wwid, "path_failed");
     events.extend(exporter.events(&lun.wwid, "path_reinstated"));
@@ -101,6 +104,8 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
     exporter.wait_for_counts(&lun.wwid, 4, 0);
 }
 
+/// Same name, number and UUID, and again a path that fails: what was told of the old map is not true of the new one, and
+/// its events have lower numbers.
 fn unprivileged_sees_a_map_made_anew(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
@@ -112,13 +117,21 @@ fn unprivileged_sees_a_map_made_anew(lab: &Lab) {
     }
     san.dm.fail_path(lun.name(), &disk.devno);
     exporter.wait_for_counts(&lun.wwid, 3, 1);
-
     let table = san.dm.table(&lun.map.name);
-    eventually("udevd lets go of the map", PATIENCE, || san.dm.remove(&lun.map.name).map_err(|e| e.to_string()));
-    san.dm.create_as(lun.name(), &lun.map.uuid, &table, lun.map.minor);
+    let make_anew = || {
+        eventually("udevd lets go of the map", PATIENCE, || san.dm.remove(&lun.map.name).map_err(|e| e.to_string()));
+        san.dm.create_as(lun.name(), &lun.map.uuid, &table, lun.map.minor);
+    };
 
+    make_anew();
     exporter.wait_for_counts(&lun.wwid, 4, 0);
-    san.dm.fail_path(lun.name(), &lun.paths[1].devno);
-    exporter.wait_for_counts(&lun.wwid, 3, 1);
     assert_eq!(exporter.differences(&san.dm), Vec::<String>::new());
+
+    let _uninterrupted = Uninterrupted::start();
+    for disk in lun.paths.iter().cycle().take(10) {
+        make_anew();
+        san.dm.fail_path(lun.name(), &disk.devno);
+        eventually_eq(&format!("only {} has failed", disk.name), Vec::new(), || exporter.differences(&san.dm));
+        exporter.wait_for_counts(&lun.wwid, 3, 1);
+    }
 }
