@@ -429,32 +429,34 @@ impl Monitor {
     fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, took: Duration) {
         let Some(daemon) = &mut self.daemon else { return };
         let timed = daemon.timed;
-        match reply {
-            Ok(DaemonReply { state, maps }) => {
-                let state = Daemon::Up(state);
-                // It has just come up or is done with its configuration.
-                daemon.wanted.maps |= daemon.state != state && maps.is_none();
-                daemon.state = state;
-                match maps {
-                    Some(Ok(maps)) => {
-                        let unreadable: Vec<Error> =
-                            maps.unreadable.iter().map(|object| Error::new("multipathd", object)).collect();
-                        self.health.succeeded(Source::Multipathd, took, &unreadable);
-                        daemon.accept(maps, &mut self.ledgers);
-                    }
-                    Some(Err(error)) => {
-                        daemon.failed = true;
-                        self.health.failed(Source::Multipathd, &error);
-                    }
-                    None => {}
-                }
-            }
+        let (state, maps) = match reply {
+            Ok(DaemonReply { state, maps }) => (Daemon::Up(state), maps),
             Err(error) => {
-                daemon.state = Daemon::Down;
+                self.health.failed(Source::Multipathd, &error);
+                (Daemon::Down, None)
+            }
+        };
+        let mut changed = daemon.state != state;
+        // It has just come up, or is done with its configuration.
+        daemon.wanted.maps |= changed && state != Daemon::Down && maps.is_none();
+        daemon.state = state;
+        match maps {
+            Some(Ok(maps)) => {
+                let unreadable: Vec<Error> =
+                    maps.unreadable.iter().map(|object| Error::new("multipathd", object)).collect();
+                self.health.succeeded(Source::Multipathd, took, &unreadable);
+                changed |= daemon.accept(maps, &mut self.ledgers);
+            }
+            Some(Err(error)) => {
+                daemon.failed = true;
                 self.health.failed(Source::Multipathd, &error);
             }
+            None => {}
         }
-        self.publish(timed && !self.kernel_is_current());
+        // Where multipathd's path states serve, an unchanged reading, too, is newer than the events before it.
+        if changed || !self.kernel_is_current() {
+            self.publish(timed && !self.kernel_is_current());
+        }
     }
 
     fn kernel_is_current(&self) -> bool {

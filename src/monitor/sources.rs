@@ -306,20 +306,24 @@ impl DaemonSource {
     }
 
     /// Takes the new reading. A map that could not be read keeps its last one, and one that did not change its
-    /// allocation.
-    pub fn accept(&mut self, reading: multipathd::Maps, ledgers: &mut Ledgers) {
+    /// allocation. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: multipathd::Maps, ledgers: &mut Ledgers) -> bool {
         let mut before = std::mem::take(&mut self.maps);
+        let mut changed = false;
         for map in reading.maps {
             ledger(ledgers, &map.wwid).daemon_read(self.asked);
             self.left_out.remove(&map.wwid);
-            let map = before.remove(&map.wwid).filter(|same| *same == map).unwrap_or(map);
-            self.maps.insert(Arc::clone(&map.wwid), map);
+            let known = before.remove(&map.wwid).filter(|known| *known == map);
+            changed |= known.is_none();
+            self.maps.insert(Arc::clone(&map.wwid), known.unwrap_or(map));
         }
+        changed |= !before.is_empty();
         match reading.unreadable.is_empty() {
             true => self.left_out.extend(before),
             false => self.maps.extend(before),
         }
         self.failed = false;
+        changed
     }
 
     /// Its last word on a map, and whether it still stands.

@@ -60,7 +60,7 @@ impl Routes {
         let snapshot = self.board.snapshot.borrow().clone();
         match (path, snapshot) {
             ("/", snapshot) => {
-                let page = page::html(snapshot.as_deref(), &self.telemetry_path);
+                let page = page::html(snapshot.as_deref(), &self.board.events.recent(), &self.telemetry_path);
                 let mut answer = content(StatusCode::OK, HTML, page.into());
                 let policy = HeaderValue::from_static("default-src 'none'; base-uri 'none'; frame-ancestors 'none'");
                 answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);

@@ -16,6 +16,9 @@ use crate::wait::pause;
 /// The argument that makes this program run scenarios, followed by the machine's name.
 pub const GUEST_FLAG: &str = "--in-guest";
 
+/// Environment: for how many seconds the measurement of an idle exporter takes (600).
+pub const IDLE_SECONDS: &str = "LAB_IDLE_SECONDS";
+
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
@@ -212,10 +215,11 @@ impl Vm {
             format!("--qemu-opts=-pidfile {}", self.pid_file().display()),
         ];
         let environment = ["--", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned);
-        let kept = env::var_os(KEEP).map(|_| format!("{KEEP}=1"));
+        let handed_in =
+            [KEEP, IDLE_SECONDS].into_iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
         let program = Share::at(MOUNT_POINT).lab_program().display().to_string();
         let program = [program, GUEST_FLAG.to_owned(), self.name.clone()];
-        booted.into_iter().chain(machine).chain(places).chain(environment).chain(kept).chain(program).collect()
+        booted.into_iter().chain(machine).chain(places).chain(environment).chain(handed_in).chain(program).collect()
     }
 
     /// Ends the emulator, and so all that waits for it.

@@ -15,6 +15,7 @@ use crate::guest::Lab;
 use crate::memory_disks;
 use crate::programs;
 use crate::udevd;
+use crate::vm::IDLE_SECONDS;
 use crate::wait::{PATIENCE, eventually, pause};
 
 /// What its watchers' showing that they are alive costs is less, what reading everything costs is more.
@@ -93,30 +94,35 @@ fn measure_full_resync(lab: &Lab) {
     ));
 }
 
-/// Processor time while nothing happens, beside that of the bare reads of the resyncs and re-reads in that time; and
-/// memory. `LAB_IDLE_SECONDS` says how long (600).
+/// Processor time while nothing happens, beside that of the bare reads of the resyncs and re-reads in that time, made at
+/// the same pace, as code that runs every few seconds is slower than code that runs in a loop; and memory.
+/// `LAB_IDLE_SECONDS` says how long (600).
 fn measure_idle(lab: &Lab) {
-    let seconds: u32 = env::var("LAB_IDLE_SECONDS").ok().map_or(600, |text| text.parse().expect("a number of seconds"));
+    const REREAD: Duration = Duration::from_secs(5);
+    const REREADS_PER_RESYNC: u32 = 6;
+    let seconds: u32 = env::var(IDLE_SECONDS).ok().map_or(600, |text| text.parse().expect("a number of seconds"));
     udevd::stop();
     let disks = memory_disks::null_blk(4);
     let dm = Dm::open();
     make_maps(&dm, 500, &disks);
     let exporter = lab.exporter().start();
     let mut bare = Bare::of(&dm);
-    let once: Vec<Duration> =
-        (0..15).map(|_| cpu_of(|| bare.ioctls.read(&dm)) + cpu_of(|| bare.read_files())).collect();
-    let once = percentile(&once, 50);
-
     settle(&exporter);
+
     let (before, start) = (exporter.cpu_time(), Instant::now());
-    while start.elapsed() < Duration::from_secs(seconds.into()) {
-        pause();
+    let mut bare_time = Duration::ZERO;
+    for tick in 1..=seconds / REREAD.as_secs() as u32 {
+        while start.elapsed() < REREAD * tick {
+            pause();
+        }
+        let resync = tick % REREADS_PER_RESYNC == 0;
+        for _ in 0..if resync { 2 } else { 1 } {
+            bare_time += cpu_of(|| bare.ioctls.read(&dm)) + cpu_of(|| bare.read_files());
+        }
     }
     let ours = exporter.cpu_time() - before;
-    // A resync every 30 s and a re-read every 5 s, each of which reads status and table of every map and its files.
-    let bare = once * (seconds / 30 + seconds / 5);
-    lab.note(format!("500 devices of 4 paths, idle for {seconds} s: processor time {ours:.2?}, bare reads {bare:.2?}"));
-    lab.note(format!("idle / bare {:.2}", ours.div_duration_f64(bare)));
+    lab.note(format!("500 devices of 4 paths, idle for {seconds} s: processor time {ours:.2?}, bare {bare_time:.2?}"));
+    lab.note(format!("idle / bare {:.2}", ours.div_duration_f64(bare_time)));
     let (resident, anonymous) = exporter.resident_kb();
     lab.note(format!("VmRSS {resident} kB, RssAnon {anonymous} kB"));
 }
