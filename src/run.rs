@@ -88,7 +88,8 @@ fn monitor(cli: &Cli) -> Result<(Monitor, Board), Failure> {
 async fn print_once(cli: &Cli) -> Result<(), Failure> {
     let (monitor, board) = monitor(cli)?;
     monitor.run_once().await;
-    let snapshot = board.snapshot.borrow().clone().unwrap_or_default();
+    let snapshot = board.snapshot.borrow().clone();
+    let snapshot = snapshot.ok_or_else(|| Failure::Fatal("no source says which devices there are".to_owned()))?;
     let mut registry = Registry::default();
     let paths = cli.collectors.paths;
     registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));

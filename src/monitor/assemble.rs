@@ -211,8 +211,8 @@ impl Parts {
                 ledger.correction(devno, floor).unwrap_or(valid)
             }
             _ => {
-                let state = self.disk(devno).and_then(|disk| disk.states.device.as_deref());
-                ledger.correction_of_fallback(devno).unwrap_or(!state.is_some_and(scsi_fails))
+                let fails = self.disk(devno).is_some_and(scsi_fails);
+                ledger.correction_of_fallback(devno).unwrap_or(!fails)
             }
         }
     }
@@ -251,9 +251,13 @@ impl Parts {
     }
 }
 
-/// SCSI states in which I/O fails at once; `blocked` and `quiesce` make it wait.
-fn scsi_fails(state: &str) -> bool {
-    matches!(state, "offline" | "transport-offline" | "cancel" | "deleted")
+/// Whether I/O to the disk fails at once: in these SCSI states (`blocked` and `quiesce` make it wait), and where the SCSI
+/// device is gone while the map still holds it.
+fn scsi_fails(disk: &sysfs::Disk) -> bool {
+    match disk.states.device.as_deref() {
+        Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
+        None => !disk.hctl.is_empty(),
+    }
 }
 
 fn group_state(letter: char) -> Arc<str> {

@@ -25,6 +25,8 @@ struct Window {
     ends: Instant,
     lines: u32,
     left_out: u64,
+    /// Of the last event.
+    valid_paths: Option<u64>,
 }
 
 impl PathLog {
@@ -35,7 +37,9 @@ impl PathLog {
             ends: now + WINDOW,
             lines: 0,
             left_out: 0,
+            valid_paths: None,
         });
+        window.valid_paths = event.valid_paths;
         window.lines += 1;
         if window.lines > LINES {
             window.left_out += 1;
@@ -56,8 +60,9 @@ impl PathLog {
                 return true;
             }
             if window.left_out > 0 {
-                let (name, events) = (&*window.name, window.left_out);
-                warn!(wwid = &**wwid, name, events, "too many path events, these were not logged");
+                let (wwid, name, events) = (&**wwid, &*window.name, window.left_out);
+                let left = window.valid_paths.map(left).unwrap_or_default();
+                warn!(wwid, name, events, left, "too many path events, the last were not logged");
             }
             false
         });

@@ -94,6 +94,8 @@ pub struct Monitor {
     ledgers: Ledgers,
     publisher: Publisher,
     aftermath: Aftermath,
+    /// Every source has been read once, or is late.
+    read_once: bool,
     /// When the uevents were received whose state is not being read yet, and those for which it is.
     unread: Vec<Instant>,
     being_read: Vec<Instant>,
@@ -138,6 +140,7 @@ impl Monitor {
             daemon,
             ledgers: Ledgers::new(),
             aftermath: Aftermath::default(),
+            read_once: false,
             unread: Vec::new(),
             being_read: Vec::new(),
         };
@@ -214,7 +217,7 @@ impl Monitor {
         self.sysfs.wanted.everything = everything;
         self.dispatch();
         self.await_replies().await;
-        self.publisher.open();
+        self.read_once = true;
         self.publish(false);
     }
 
@@ -338,6 +341,8 @@ impl Monitor {
         }
         self.sysfs.wanted.everything = true;
         self.sysfs.wanted.timed = timed;
+        // Without events nobody has told of a disk that was replaced by another of its name.
+        self.sysfs.wanted.forget_all |= !timed || !self.publisher.expects_events();
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.maps = true;
             daemon.wanted.timed = timed;
@@ -351,11 +356,16 @@ impl Monitor {
             || self.publisher.any_unhealthy()
             || self.aftermath.last.is_some_and(|last| last.elapsed() < CLOSE_WATCH);
         if let Some(kernel) = &mut self.kernel {
+            // What something else wants to be read is not the timer's finding.
+            kernel.wanted.timed |= !kernel.wanted.all;
             kernel.wanted.all = true;
-            kernel.wanted.timed = true;
         }
+        self.sysfs.wanted.timed |= !self.sysfs.wanted.everything;
         self.sysfs.wanted.states = true;
-        self.sysfs.wanted.timed = true;
+        if self.sysfs.failed {
+            self.sysfs.wanted.everything = true;
+            self.sysfs.wanted.forget_all = true;
+        }
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.state = true;
             daemon.wanted.maps |= close_watch || daemon.failed;
@@ -380,7 +390,8 @@ impl Monitor {
         let timed = kernel.timed;
         let changed = match reply {
             Ok(reading) => {
-                self.health.succeeded(Source::Dm, took, &reading.unreadable);
+                let unreadable: Vec<Error> = reading.unreadable.iter().map(|(_, error)| error.clone()).collect();
+                self.health.succeeded(Source::Dm, took, &unreadable);
                 let changed = kernel.accept(reading, &mut self.ledgers);
                 if changed {
                     // New maps have files, new members have names, and multipathd has words for them.
@@ -390,6 +401,8 @@ impl Monitor {
                         self.sysfs.wanted.devices.extend(news);
                         self.aftermath.follow(None);
                     }
+                    let gone = self.sysfs.maps.values().filter(|map| !kernel.maps.contains_key(&map.wwid));
+                    self.sysfs.wanted.devices.extend(gone.filter_map(|map| map.devno));
                 }
                 changed
             }
@@ -410,10 +423,12 @@ impl Monitor {
 
     fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, took: Duration) {
         self.sysfs.ended();
+        self.sysfs.failed = reply.is_err();
         let changed = match reply {
             Ok(reading) => {
                 self.health.succeeded(Source::Sysfs, took, &reading.unreadable);
-                self.publisher.notice_sysfs(&self.sysfs.maps, &reading, &mut self.ledgers);
+                let asked = self.sysfs.asked.unwrap_or_else(Instant::now);
+                self.publisher.notice_sysfs(&self.sysfs.maps, &reading, asked, &mut self.ledgers);
                 self.sysfs.accept(reading)
             }
             Err(error) => {
@@ -457,6 +472,9 @@ impl Monitor {
         if changed || !self.kernel_is_current() {
             self.publish(timed && !self.kernel_is_current());
         }
+        if let Some(daemon) = self.daemon.as_mut().filter(|_| self.publisher.is_open()) {
+            daemon.left_out.retain(|wwid, _| self.publisher.shows(wwid));
+        }
     }
 
     fn kernel_is_current(&self) -> bool {
@@ -464,6 +482,9 @@ impl Monitor {
     }
 
     fn publish(&mut self, timed: bool) {
+        if self.read_once && self.knows_devices() {
+            self.publisher.open();
+        }
         let (kernel, daemon) = (self.kernel.as_ref(), self.daemon.as_ref());
         let gone = self.publisher.publish(kernel, &self.sysfs, daemon, &mut self.ledgers, timed);
         if let Some(daemon) = self.daemon.as_mut().filter(|_| !gone.is_empty()) {
@@ -471,6 +492,13 @@ impl Monitor {
             daemon.left_out.retain(|wwid, _| !gone.contains(wwid));
             daemon.maps.retain(|wwid, _| !gone.contains(wwid));
         }
+    }
+
+    /// Whether some source has said which devices there are. If none has, "no devices" would be a lie.
+    fn knows_devices(&self) -> bool {
+        self.kernel_is_current()
+            || self.sysfs.known
+            || self.daemon.as_ref().is_some_and(|daemon| matches!(daemon.state, Daemon::Up(_)) && !daemon.failed)
     }
 
     /// The state that these uevents told of is published.
@@ -488,6 +516,7 @@ impl Monitor {
             self.daemon.as_ref().and_then(|daemon| daemon.lane.late_at()),
             self.aftermath.due,
             self.publisher.next_due(),
+            self.sysfs.names_due().filter(|_| self.publisher.holds_back()),
         ];
         due.into_iter().flatten().min()
     }
@@ -519,7 +548,8 @@ impl Monitor {
                 daemon.wanted.maps = true;
             }
         }
-        if self.publisher.look_at_clock(now, &mut self.ledgers) {
+        let names_overdue = self.publisher.holds_back() && self.sysfs.names_due().is_some_and(|due| due <= now);
+        if self.publisher.look_at_clock(now, &mut self.ledgers) || names_overdue {
             self.publish(false);
         }
     }

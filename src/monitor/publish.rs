@@ -90,6 +90,16 @@ impl Publisher {
         self.wwids.get(&devno)
     }
 
+    /// Whether a device is shown.
+    pub fn shows(&self, wwid: &Arc<str>) -> bool {
+        self.built.contains_key(wwid)
+    }
+
+    /// Whether uevents are being watched.
+    pub fn expects_events(&self) -> bool {
+        self.events_read_until.is_some()
+    }
+
     /// Whether some device has a failed path or no valid one.
     pub fn any_unhealthy(&self) -> bool {
         self.built.values().any(|built| built.device.counts().health() != Health::Healthy)
@@ -116,6 +126,7 @@ impl Publisher {
         &self,
         before: &HashMap<Arc<str>, Arc<sysfs::Map>>,
         reading: &sysfs::Reading,
+        asked: Instant,
         ledgers: &mut Ledgers,
     ) {
         for map in &reading.maps {
@@ -125,7 +136,7 @@ impl Publisher {
             }
             let Some(ledger) = ledgers.get_mut(&map.wwid) else { continue };
             if let Some(diskseq) = map.diskseq {
-                ledger.note_diskseq(diskseq, Instant::now());
+                ledger.note_diskseq(diskseq, asked);
             }
             for disk in &map.members {
                 let known = old.and_then(|old| old.members.iter().find(|known| known.devno == disk.devno));

@@ -39,6 +39,8 @@ pub struct KernelSource {
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<device_mapper::Map>>,
     last: Vec<Arc<device_mapper::Map>>,
+    /// The last reading lacked something.
+    incomplete: bool,
     outlines: Arc<[sysfs::Outline]>,
     asked: Option<Instant>,
 }
@@ -70,6 +72,7 @@ impl KernelSource {
             current: false,
             maps: HashMap::new(),
             last: Vec::new(),
+            incomplete: false,
             outlines: Arc::default(),
             asked: None,
         })
@@ -100,11 +103,18 @@ impl KernelSource {
                 ledger(ledgers, wwid);
             }
         }
-        // A map that could not be read is as old as before; which one that was matters less than to be wrong about it.
-        if reading.unreadable.is_empty() {
+        let incomplete = !reading.unreadable.is_empty();
+        if incomplete {
+            // A map that could not be read is as old as before.
+            let failed = |devno| reading.unreadable.iter().any(|(failed, _)| *failed == devno);
+            for map in self.last.iter().filter(|map| !failed(map.devno)) {
+                ledger(ledgers, &map.wwid).kernel_read(self.asked);
+            }
+        } else {
             ledgers.values_mut().for_each(|ledger| ledger.kernel_read(self.asked));
         }
-        !std::mem::replace(&mut self.current, true) || changed
+        let was_incomplete = std::mem::replace(&mut self.incomplete, incomplete);
+        !std::mem::replace(&mut self.current, true) || changed || was_incomplete
     }
 }
 
@@ -134,6 +144,10 @@ pub struct SysfsSource {
     last: Vec<Arc<sysfs::Map>>,
     /// It has been read at least once.
     pub known: bool,
+    /// The last read failed, and with it what it was to read.
+    pub failed: bool,
+    /// When the last read was asked for.
+    pub asked: Option<Instant>,
     being_read: Option<sysfs::Scope>,
 }
 
@@ -150,6 +164,8 @@ pub struct SysfsWanted {
     pub devices: HashSet<DevNo>,
     /// Of these disks nothing is known any more.
     pub forget: HashSet<DevNo>,
+    /// Of no disk.
+    pub forget_all: bool,
 }
 
 impl SysfsSource {
@@ -165,6 +181,8 @@ impl SysfsSource {
             maps: HashMap::new(),
             last: Vec::new(),
             known: false,
+            failed: false,
+            asked: None,
             being_read: None,
         })
     }
@@ -191,12 +209,18 @@ impl SysfsSource {
             sysfs::Scope::Devices(_) => false,
             _ => std::mem::take(&mut wanted.timed),
         };
-        let outlines = match scope {
-            sysfs::Scope::States => None,
-            _ => kernel.filter(|kernel| kernel.current).map(|kernel| Arc::clone(&kernel.outlines)),
+        let request = match scope {
+            sysfs::Scope::States => sysfs::Request { scope, ..sysfs::Request::default() },
+            scope => sysfs::Request {
+                scope,
+                outlines: kernel.filter(|kernel| kernel.current).map(|kernel| Arc::clone(&kernel.outlines)),
+                forget: std::mem::take(&mut wanted.forget),
+                forget_all: std::mem::take(&mut wanted.forget_all),
+            },
         };
-        self.being_read = Some(scope.clone());
-        self.lane.ask(sysfs::Request { scope, outlines, forget: std::mem::take(&mut wanted.forget) });
+        self.being_read = Some(request.scope.clone());
+        self.asked = Some(Instant::now());
+        self.lane.ask(request);
     }
 
     /// Takes the new reading. `false` if it shows what the last one showed.
@@ -228,7 +252,14 @@ impl SysfsSource {
     /// Whether what the kernel tells of this map has been looked up here.
     pub fn covers(&self, map: &device_mapper::Map) -> bool {
         let known = self.maps.get(&map.wwid);
-        known.is_some_and(|known| map.members().all(|devno| known.asked.contains(&devno)))
+        known.is_some_and(|known| {
+            known.devno == Some(map.devno) && map.members().all(|devno| known.asked.contains(&devno))
+        })
+    }
+
+    /// Until when a new member waits for its name, while sysfs is being read.
+    pub fn names_due(&self) -> Option<Instant> {
+        self.asked.filter(|_| self.lane.busy()).map(|asked| asked + NAME_PATIENCE)
     }
 }
 

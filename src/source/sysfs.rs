@@ -129,6 +129,8 @@ pub struct Request {
     pub outlines: Option<Arc<[Outline]>>,
     /// Disks that came or changed: nothing of them is known any more.
     pub forget: HashSet<DevNo>,
+    /// Events may have been lost, and with them that disks came or changed.
+    pub forget_all: bool,
 }
 
 /// A map as device mapper tells it.
@@ -188,8 +190,7 @@ impl Sysfs {
         let block = self.root.join("block");
         fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
         self.reading += 1;
-        self.disks.retain(|devno, _| !request.forget.contains(devno));
-        self.numbers.retain(|_, devno| !request.forget.contains(devno));
+        self.disks.retain(|devno, _| !request.forget_all && !request.forget.contains(devno));
         let mut unreadable = Vec::new();
         match (&request.scope, &request.outlines) {
             (Scope::States, _) => self.look_at_states(&mut unreadable),
@@ -344,10 +345,8 @@ impl Sysfs {
 
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
     fn disk_at(&mut self, place: PathBuf, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
-        let devno = match self.numbers.get(&place) {
-            Some(devno) => *devno,
-            None => or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable)?,
-        };
+        let devno = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable);
+        let devno = devno.or_else(|| self.numbers.get(&place).copied())?;
         self.numbers.insert(place.clone(), devno);
         Some(self.disk(devno, place, unreadable))
     }

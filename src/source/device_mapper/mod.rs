@@ -67,7 +67,7 @@ pub struct Reading {
     /// A map that did not change since the last reading is the same allocation.
     pub maps: Vec<Arc<Map>>,
     /// Maps that exist and could not be read; those seen before stand in `maps` as last read.
-    pub unreadable: Vec<Error>,
+    pub unreadable: Vec<(DevNo, Error)>,
 }
 
 /// Reads the maps and remembers them, so that one that did not change costs two ioctls and a comparison.
@@ -131,7 +131,7 @@ impl DeviceMapper {
                 match look(control, entry, &mut known, &mut self.scratch) {
                     Ok(true) => {}
                     Ok(false) => continue,
-                    Err(error) => reading.unreadable.push(error),
+                    Err(error) => reading.unreadable.push((entry.devno, error)),
                 }
             }
             let Some(known) = known else { continue };
