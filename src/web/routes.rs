@@ -71,9 +71,18 @@ impl Routes {
             ("/api/v1/events", _) => json(&Events { events: self.board.events.recent() }),
             ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
             ("/api/v1/devices", Some(snapshot)) => self.devices(snapshot).await,
-            ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => not_ready(),
+            ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => self.not_ready(),
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
+    }
+
+    /// Nothing has been read yet; if that is because nothing can be read, the reasons.
+    fn not_ready(&self) -> Response<Body> {
+        let sources = self.board.sources.all();
+        let reasons = sources.iter().filter_map(|(source, health)| Some((source.as_str(), health.error.as_ref()?)));
+        let reasons: String = reasons.map(|(source, error)| format!("{source}: {error}\n")).collect();
+        let answer = format!("no source has said yet which devices there are\n{reasons}");
+        content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into())
     }
 
     async fn devices(&self, snapshot: Arc<Snapshot>) -> Response<Body> {
@@ -100,7 +109,7 @@ impl Routes {
                 Err(_) => return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n"),
             },
         };
-        let Some(snapshot) = self.board.snapshot.borrow().clone() else { return not_ready() };
+        let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
         self.board.own.scrapes.inc();
         let format = negotiate::format(request.headers());
         let gzip = negotiate::gzip(request.headers());
@@ -125,10 +134,6 @@ impl Routes {
         }
         answer
     }
-}
-
-fn not_ready() -> Response<Body> {
-    text(StatusCode::SERVICE_UNAVAILABLE, "the first full read is under way\n")
 }
 
 fn json(content_of: &impl Serialize) -> Response<Body> {

@@ -362,15 +362,26 @@ fn without_sysfs_from_the_start_devices_are_multipathds() {
 }
 
 #[test]
-fn without_any_source_there_is_still_a_page() {
+fn without_any_source_nothing_is_claimed_and_the_reasons_are_told() {
     let host = Host::recorded("01-healthy");
-    host.sysfs.remove("block");
+    let sysfs = host.sysfs.path("block").display().to_string();
+    host.sysfs.rename("block", "gone");
     host.multipathd.daemon(Reply::closed());
-    let exporter = host.exporter(&[]);
-    let page = exporter.metrics();
-    for (series, value) in [(SYSFS_UP, 0.0), (MULTIPATHD_UP, 0.0), (DAEMON_UP, 0.0), ("multipath_devices", 0.0)] {
-        assert_eq!(page.value(series), Some(value), "{series}");
+    let exporter = host.unready_exporter(&["--reread.interval=100ms"]);
+    exporter.await_log(&["source cannot be read", "sysfs"]);
+    exporter.await_log(&["source cannot be read", "multipathd"]);
+    for path in ["/metrics", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health"] {
+        let answer = exporter.get(path);
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.text().contains(&sysfs) && answer.text().contains("multipathd: "), "{}", answer.text());
     }
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+
+    // As soon as one can be read there is a page, and what it shows is what was found, not what has changed.
+    host.sysfs.rename("gone", "block");
+    exporter.await_ready();
+    exporter.await_values(&[("multipath_devices", 2.0), ("multipath_paths", 4.0)]);
+    assert_eq!(exporter.get("/api/v1/events").json()["events"], serde_json::json!([]));
 }
 
 #[test]

@@ -89,6 +89,11 @@ impl Tree {
         }
     }
 
+    /// Gives a file, link or directory another name.
+    pub fn rename(&self, name: &str, new: &str) {
+        fs::rename(self.path(name), self.path(new)).unwrap();
+    }
+
     /// Puts a directory in a file's place: reading it fails, for root too.
     pub fn make_unreadable(&self, name: &str) {
         let file = self.path(name);
