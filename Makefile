@@ -42,7 +42,7 @@ test: build-packages test-packages cargo $(VENV)/installed
 
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape
-	cargo test --release --locked --features lab --test lab -- --bench
+	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 
 build-packages:
 	@$(call install,$(BUILD_PACKAGES))
