@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::devices::unix_seconds;
 use super::{Families, labels};
-use crate::monitor::health::{Health, Source, SourceHealth};
+use crate::source::health::{Health, Source, SourceHealth};
 
 /// Uevent actions of the kernel (`lib/kobject_uevent.c`): a closed set, so each has its series from the start.
 const ACTIONS: [&str; 8] = ["add", "bind", "change", "move", "offline", "online", "remove", "unbind"];

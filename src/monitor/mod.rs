@@ -10,7 +10,7 @@
 //! An event says "look again"; the reading says what is. Only this module holds state between one wake and the next.
 
 mod assemble;
-pub mod health;
+
 mod lane;
 mod ledger;
 mod log;
@@ -27,10 +27,10 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use crate::event::EventLog;
 use crate::metrics::own::{OwnMetrics, ResyncReason};
+use crate::source::health::{Source, SourceHealth};
 use crate::source::{Error, device_mapper, multipathd, sysfs};
 use crate::topology::{Daemon, DevNo, Snapshot};
 use crate::watch::{self as watchers, PathEvent, Uevent, Wake, Watcher};
-use health::{Source, SourceHealth};
 use lane::Lane;
 use publish::Publisher;
 use sources::{DaemonReply, DaemonSource, KernelSource, Ledgers, SysfsSource};

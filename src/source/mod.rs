@@ -3,6 +3,7 @@
 //! A source knows no metric name and holds no opinion: it says what it read, and what it could not read.
 
 pub mod device_mapper;
+pub mod health;
 pub mod multipathd;
 pub mod sysfs;
 

@@ -1064,42 +1064,6 @@ mod tests {
         assert_eq!((maps.maps.len(), maps.unreadable.len()), (0, 1));
     }
 
-    /// Not a check but a measurement: `cargo test --release --lib -- --ignored --nocapture time_to_read`.
-    #[test]
-    #[ignore = "measures, asserts nothing"]
-    fn time_to_read_1000_maps_of_8_paths() {
-        let map = |index: usize| {
-            let path = |path: usize| Path {
-                name: format!("sd{index}x{path}").into(),
-                devno: Some(DevNo { major: 8, minor: 16 }),
-                group: 1,
-                valid: Some(true),
-                device_state: Some("running".into()),
-                checker_state: Some("ready".into()),
-                priority: Some(50),
-                marginal: Some(false),
-            };
-            let groups = vec![Group { index: 1, state: "active".into(), priority: Some(50) }];
-            Map {
-                wwid: format!("36001405{index:025}").into(),
-                name: format!("mpath{index}").into(),
-                groups,
-                paths: (0..8).map(path).collect(),
-                ..Map::default()
-            }
-        };
-        let maps: Vec<_> = (0..1000).map(map).collect();
-        let reply = print(&maps, true);
-        let start = std::time::Instant::now();
-        let read = read(&reply);
-        let by_layout = start.elapsed();
-        assert_eq!(read.maps.len(), 1000);
-        let start = std::time::Instant::now();
-        let read = read_json(&reply).unwrap();
-        println!("{} bytes: {by_layout:?} by layout, {:?} as JSON", reply.len(), start.elapsed());
-        assert_eq!(read.maps.len(), 1000);
-    }
-
     /// Prints maps the way multipathd does, `marginal_st` and `lun_hex` only if `recent`.
     fn print(maps: &[Map], recent: bool) -> String {
         let mut out = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": [".to_owned();

@@ -1,11 +1,12 @@
-//! How each source fares, for everyone to see.
+//! How each source fares, for everyone to see. The log line of each change is here, too: one when a source is lost, one
+//! when it is back.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::source::Error;
+use super::Error;
 
 /// A source, by the word of the `source` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
