@@ -110,7 +110,7 @@ pub struct Reading {
 /// What to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything of every device.
+    /// Everything of every device; but see [`Scope::States`].
     #[default]
     Everything,
     /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states.
@@ -247,19 +247,18 @@ impl Sysfs {
         self.root.join("block").join(kernel_name(minor))
     }
 
-    /// Reads what device mapper does not tell of a map.
+    /// Reads what device mapper does not tell of a map. In-flight requests of a known map are left to [`Scope::States`]:
+    /// they change all the time, and a file for each map is a third of what a full reading costs.
     fn fill_in(&mut self, outline: &Outline, before: &mut Maps, unreadable: &mut Vec<Error>) {
         let minor = outline.devno.minor;
-        let known = before.remove(&minor);
-        let inflight_requests = or_note(self.read_inflight(&self.directory(minor)), unreadable);
+        let known = before.remove(&minor).filter(|known| known.wwid == outline.wwid);
+        let inflight_requests = match &known {
+            Some(known) => known.inflight_requests,
+            None => or_note(self.read_inflight(&self.directory(minor)), unreadable),
+        };
         let members: Vec<_> =
             outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
-        let same = known.filter(|known| {
-            known.wwid == outline.wwid
-                && known.asked == outline.members
-                && known.inflight_requests == inflight_requests
-                && known.members == members
-        });
+        let same = known.filter(|known| known.asked == outline.members && known.members == members);
         let map = same.unwrap_or_else(|| {
             Arc::new(Map {
                 wwid: Arc::clone(&outline.wwid),
