@@ -290,6 +290,20 @@ fn a_disk_that_is_gone_is_a_member_as_long_as_its_device_holds_it() {
 }
 
 #[test]
+fn a_failed_disk_that_is_deleted_is_no_recovery() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.daemon(Reply::closed());
+    let exporter = host.exporter(&[]);
+    host.sysfs.write(&format!("{SDB}/../../state"), "transport-offline\n");
+    let failed = exporter.reread();
+    assert_eq!((failed.device("valid_paths", MPATHA), failed.device("failed_paths", MPATHA)), (Some(1.0), Some(1.0)));
+
+    host.sysfs.remove(SDB);
+    let deleted = exporter.reread();
+    assert_eq!((deleted.device("valid_paths", MPATHA), deleted.device("failed_paths", MPATHA)), (Some(1.0), Some(1.0)));
+}
+
+#[test]
 fn what_is_no_multipath_device_is_not_shown() {
     for uuid in [
         "LVM-wPzcBnVR2rLdDWSTpHbLhGKVXPLfJbFTzUeYBkb1OiQAJzdsrNNXzzMRpVDHFuTM",
