@@ -87,7 +87,6 @@ impl Parts {
         let kernel = self.kernel.as_deref().filter(|_| matches!(self.base, Base::Kernel { .. }));
         let (sysfs, daemon) = (self.sysfs.as_deref(), self.daemon.as_deref());
         let words = daemon.filter(|_| self.daemon_answers);
-        let text = |choices: [Option<&Arc<str>>; 4]| known(choices.into_iter().flatten());
         let paths: Vec<Path> =
             self.members().into_iter().map(|member| self.path(&member, ledger, words, previous)).collect();
         let groups = match (kernel, daemon) {
@@ -101,7 +100,7 @@ impl Parts {
             sysfs.and_then(|map| map.members.iter().map(|disk| &disk.model).find(|model| !model.product.is_empty()));
         Device {
             wwid: Arc::clone(wwid),
-            name: text([
+            name: known([
                 kernel.map(|map| &map.name),
                 sysfs.map(|map| &map.name),
                 daemon.map(|map| &map.name),
@@ -109,32 +108,28 @@ impl Parts {
             ]),
             sysfs_name: match kernel {
                 Some(map) => format!("dm-{}", map.devno.minor).into(),
-                None => text([
+                None => known([
                     sysfs.map(|map| &map.sysfs_name),
                     daemon.map(|map| &map.sysfs_name),
                     previous.map(|device| &device.sysfs_name),
-                    None,
                 ]),
             },
             uuid: format!("{}{wwid}", device_mapper::UUID_PREFIX).into(),
             kind: Kind::DeviceMapper,
-            vendor: text([
+            vendor: known([
                 model.map(|model| &model.vendor),
                 daemon.map(|map| &map.vendor),
                 previous.map(|device| &device.vendor),
-                None,
             ]),
-            product: text([
+            product: known([
                 model.map(|model| &model.product),
                 daemon.map(|map| &map.product),
                 previous.map(|device| &device.product),
-                None,
             ]),
-            revision: text([
+            revision: known([
                 model.map(|model| &model.revision),
                 daemon.map(|map| &map.revision),
                 previous.map(|device| &device.revision),
-                None,
             ]),
             queueing: (kernel.map(|map| map.queueing))
                 .or(daemon.and_then(|map| map.queueing))
@@ -229,15 +224,11 @@ impl Parts {
         let daemon = self.daemon_path(devno);
         let previous = previous.and_then(|device| device.paths.iter().find(|path| path.devno == Some(devno)));
         let words = words.and(daemon);
-        let name = known(
-            [disk.map(|disk| &disk.name), previous.map(|path| &path.name), daemon.map(|path| &path.name)]
-                .into_iter()
-                .flatten(),
-        );
+        let name = known([disk.map(|disk| &disk.name), previous.map(|path| &path.name), daemon.map(|path| &path.name)]);
         Path {
             name: if name.is_empty() { devno.to_string().into() } else { name },
             devno: Some(devno),
-            hctl: known([disk.map(|disk| &disk.hctl), previous.map(|path| &path.hctl)].into_iter().flatten()),
+            hctl: known([disk.map(|disk| &disk.hctl), previous.map(|path| &path.hctl)]),
             transport: disk.map(|disk| disk.transport).or(previous.map(|path| path.transport)).unwrap_or_default(),
             group: member.group,
             state: if self.valid(member, ledger) { PathState::Valid } else { PathState::Failed },
@@ -274,8 +265,8 @@ fn numbered(states: impl Iterator<Item = Arc<str>>) -> Vec<Group> {
 }
 
 /// The first that says something.
-fn known<'a>(mut choices: impl Iterator<Item = &'a Arc<str>>) -> Arc<str> {
-    choices.find(|choice| !choice.is_empty()).cloned().unwrap_or_default()
+fn known<const N: usize>(choices: [Option<&Arc<str>>; N]) -> Arc<str> {
+    choices.into_iter().flatten().find(|choice| !choice.is_empty()).cloned().unwrap_or_default()
 }
 
 /// Priority of the group in use, and of the best group with a valid path.

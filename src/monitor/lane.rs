@@ -74,15 +74,19 @@ impl<Request: Send + 'static, Reply: Send + 'static> Lane<Request, Reply> {
         (self.hand_over)(request);
     }
 
-    /// The reply to what was asked, and how long it took; waits for ever while nothing is asked.
-    pub async fn reply(&mut self) -> (Result<Reply, Error>, Duration) {
-        let reply = match self.asked {
-            Some(_) => self.replies.recv().await,
+    /// The reply, and when it was asked for; waits for ever while nothing is asked.
+    pub async fn reply(&mut self) -> (Result<Reply, Error>, Instant) {
+        let (reply, asked) = match self.asked {
+            Some(asked) => (self.replies.recv().await, asked),
             None => std::future::pending().await,
         };
-        self.late = false;
-        let took = self.asked.take().map_or(Duration::ZERO, |asked| asked.elapsed());
-        (reply.unwrap_or_else(|| Err(Error::new("reader", "has ended"))), took)
+        (self.asked, self.late) = (None, false);
+        (reply.unwrap_or_else(|| Err(Error::new("reader", "has ended"))), asked)
+    }
+
+    /// When the read under way was asked for.
+    pub fn asked(&self) -> Option<Instant> {
+        self.asked
     }
 
     /// When the read under way will be late; `None` once that has been noticed.
@@ -95,11 +99,6 @@ impl<Request: Send + 'static, Reply: Send + 'static> Lane<Request, Reply> {
         let turns = self.late_at().is_some_and(|late| late <= now);
         self.late |= turns;
         turns
-    }
-
-    /// Whether a read is under way that has not yet taken this long.
-    pub fn busy_for_less_than(&self, time: Duration) -> bool {
-        self.asked.is_some_and(|asked| asked.elapsed() < time)
     }
 
     /// Whether a read is under way that is not late.

@@ -51,9 +51,9 @@ struct Floor {
 
 impl Floor {
     /// The reading has come; one that was asked for before the map was born is of another map.
-    fn accept(&mut self, asked: Option<Instant>, born: Option<Instant>) {
+    fn accept(&mut self, asked: Instant, born: Option<Instant>) {
         self.read = self.asked;
-        self.at = asked.filter(|asked| born.is_none_or(|born| *asked >= born));
+        self.at = Some(asked).filter(|asked| born.is_none_or(|born| *asked >= born));
     }
 }
 
@@ -78,7 +78,7 @@ impl MapLedger {
     }
 
     /// Device mapper's reading, asked for at `asked`, has come.
-    pub fn kernel_read(&mut self, asked: Option<Instant>) {
+    pub fn kernel_read(&mut self, asked: Instant) {
         self.kernel.accept(asked, self.born);
     }
 
@@ -88,7 +88,7 @@ impl MapLedger {
     }
 
     /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
-    pub fn daemon_read(&mut self, asked: Option<Instant>) {
+    pub fn daemon_read(&mut self, asked: Instant) {
         self.daemon.accept(asked, self.born);
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let mut ledger = ledger();
         note(&mut ledger, REINSTATED, 5, None);
         ledger.daemon_asked();
-        ledger.daemon_read(Some(Instant::now()));
+        ledger.daemon_read(Instant::now());
         note(&mut ledger, FAILED, 4, None);
         assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), None);
         note(&mut ledger, FAILED, 6, None);
@@ -338,7 +338,7 @@ mod tests {
         let mut ledger = ledger();
         ledger.daemon_asked();
         note(&mut ledger, FAILED, 1, None);
-        ledger.daemon_read(Some(Instant::now()));
+        ledger.daemon_read(Instant::now());
         assert_eq!(ledger.correction(PATH, ledger.daemon_floor()), Some(false));
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let mut ledger = ledger();
         ledger.note_diskseq(7, Instant::now());
         ledger.daemon_asked();
-        ledger.daemon_read(Some(Instant::now()));
+        ledger.daemon_read(Instant::now());
         assert!(ledger.daemon_read_at().is_some());
         ledger.note_map(&uevent("add", Some(7), true));
         assert!(ledger.daemon_read_at().is_some(), "udevadm trigger creates nothing");

@@ -177,9 +177,9 @@ impl Monitor {
             let due = self.next_due();
             tokio::select! {
                 _ = wakes.recv_many(&mut batch, BATCH) => self.wake_up(batch.drain(..)),
-                (reply, took) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, took),
-                (reply, took) = self.sysfs.lane.reply() => self.sysfs_said(reply, took),
-                (reply, took) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, took),
+                (reply, asked) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, asked),
+                (reply, asked) = self.sysfs.lane.reply() => self.sysfs_said(reply, asked),
+                (reply, asked) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, asked),
                 _ = resync.tick() => self.want_everything(ResyncReason::Timer),
                 _ = reread.tick() => self.want_states(),
                 command = commands.recv() => match command {
@@ -213,7 +213,6 @@ impl Monitor {
         let everything = std::mem::take(&mut self.sysfs.wanted.everything);
         self.dispatch();
         self.await_replies().await;
-        self.sysfs.wanted.devices.clear();
         self.sysfs.wanted.everything = everything;
         self.dispatch();
         self.await_replies().await;
@@ -225,9 +224,9 @@ impl Monitor {
         while self.awaits_replies() {
             let due = self.next_due();
             tokio::select! {
-                (reply, took) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, took),
-                (reply, took) = self.sysfs.lane.reply() => self.sysfs_said(reply, took),
-                (reply, took) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, took),
+                (reply, asked) = reply_of(&mut self.kernel, |source| &mut source.lane) => self.kernel_said(reply, asked),
+                (reply, asked) = self.sysfs.lane.reply() => self.sysfs_said(reply, asked),
+                (reply, asked) = reply_of(&mut self.daemon, |source| &mut source.lane) => self.daemon_said(reply, asked),
                 () = until(due) => self.look_at_clock(),
             }
         }
@@ -385,14 +384,14 @@ impl Monitor {
         }
     }
 
-    fn kernel_said(&mut self, reply: Result<device_mapper::Reading, Error>, took: Duration) {
+    fn kernel_said(&mut self, reply: Result<device_mapper::Reading, Error>, asked: Instant) {
         let Some(kernel) = &mut self.kernel else { return };
         let timed = kernel.timed;
         let changed = match reply {
             Ok(reading) => {
                 let unreadable: Vec<Error> = reading.unreadable.iter().map(|(_, error)| error.clone()).collect();
-                self.health.succeeded(Source::Dm, took, &unreadable);
-                let changed = kernel.accept(reading, &mut self.ledgers);
+                self.health.succeeded(Source::Dm, asked.elapsed(), &unreadable);
+                let changed = kernel.accept(reading, asked, &mut self.ledgers);
                 if changed {
                     // New maps have files, new members have names, and multipathd has words for them.
                     let news = kernel.maps.values().filter(|map| !self.sysfs.covers(map));
@@ -406,13 +405,7 @@ impl Monitor {
                 }
                 changed
             }
-            Err(error) => {
-                self.health.failed(Source::Dm, &error);
-                let lost = std::mem::take(&mut kernel.current);
-                // What it told of the maps is to be found there from now on.
-                self.sysfs.wanted.everything |= lost;
-                lost
-            }
+            Err(error) => self.kernel_fails(&error),
         };
         // Events are counted even where the state is the same again.
         if changed || !self.being_read.is_empty() {
@@ -421,13 +414,21 @@ impl Monitor {
         self.observe_latency();
     }
 
-    fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, took: Duration) {
+    /// Device mapper cannot be read now. `true` if it could until now.
+    fn kernel_fails(&mut self, error: &Error) -> bool {
+        self.health.failed(Source::Dm, error);
+        let lost = self.kernel.as_mut().is_some_and(|kernel| std::mem::take(&mut kernel.current));
+        // What it told of the maps is to be found in sysfs from now on.
+        self.sysfs.wanted.everything |= lost;
+        lost
+    }
+
+    fn sysfs_said(&mut self, reply: Result<sysfs::Reading, Error>, asked: Instant) {
         self.sysfs.ended();
         self.sysfs.failed = reply.is_err();
         let changed = match reply {
             Ok(reading) => {
-                self.health.succeeded(Source::Sysfs, took, &reading.unreadable);
-                let asked = self.sysfs.asked.unwrap_or_else(Instant::now);
+                self.health.succeeded(Source::Sysfs, asked.elapsed(), &reading.unreadable);
                 self.publisher.notice_sysfs(&self.sysfs.maps, &reading, asked, &mut self.ledgers);
                 self.sysfs.accept(reading)
             }
@@ -441,7 +442,7 @@ impl Monitor {
         }
     }
 
-    fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, took: Duration) {
+    fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, asked: Instant) {
         let Some(daemon) = &mut self.daemon else { return };
         let timed = daemon.timed;
         let (state, maps) = match reply {
@@ -459,8 +460,8 @@ impl Monitor {
             Some(Ok(maps)) => {
                 let unreadable: Vec<Error> =
                     maps.unreadable.iter().map(|object| Error::new("multipathd", object)).collect();
-                self.health.succeeded(Source::Multipathd, took, &unreadable);
-                changed |= daemon.accept(maps, &mut self.ledgers);
+                self.health.succeeded(Source::Multipathd, asked.elapsed(), &unreadable);
+                changed |= daemon.accept(maps, asked, &mut self.ledgers);
             }
             Some(Err(error)) => {
                 daemon.failed = true;
@@ -527,9 +528,7 @@ impl Monitor {
         if let Some(kernel) = &mut self.kernel
             && kernel.lane.turns_late(now)
         {
-            self.health.failed(Source::Dm, &late("device mapper"));
-            kernel.current = false;
-            self.sysfs.wanted.everything = true;
+            self.kernel_fails(&late("device mapper"));
             self.publish(false);
         }
         if self.sysfs.lane.turns_late(now) {
@@ -573,7 +572,7 @@ impl Aftermath {
 async fn reply_of<Owner, Request, Reply>(
     source: &mut Option<Owner>,
     lane: impl Fn(&mut Owner) -> &mut Lane<Request, Reply>,
-) -> (Result<Reply, Error>, Duration)
+) -> (Result<Reply, Error>, Instant)
 where
     Request: Send + 'static,
     Reply: Send + 'static,

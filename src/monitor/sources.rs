@@ -42,7 +42,6 @@ pub struct KernelSource {
     /// The last reading lacked something.
     incomplete: bool,
     outlines: Arc<[sysfs::Outline]>,
-    asked: Option<Instant>,
 }
 
 /// What to read of device mapper.
@@ -74,7 +73,6 @@ impl KernelSource {
             last: Vec::new(),
             incomplete: false,
             outlines: Arc::default(),
-            asked: None,
         })
     }
 
@@ -86,14 +84,13 @@ impl KernelSource {
         }
         let wanted = std::mem::take(&mut self.wanted);
         self.timed = wanted.timed;
-        self.asked = Some(Instant::now());
         ledgers.values_mut().for_each(MapLedger::kernel_asked);
         self.lane.ask(wanted);
         true
     }
 
-    /// Takes the new reading. `false` if it shows what the last one showed.
-    pub fn accept(&mut self, reading: device_mapper::Reading, ledgers: &mut Ledgers) -> bool {
+    /// Takes the new reading, asked for at `asked`. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: device_mapper::Reading, asked: Instant, ledgers: &mut Ledgers) -> bool {
         let changed = !same(&self.last, &reading.maps);
         if changed {
             self.maps = by_wwid(&reading.maps, |map| &map.wwid);
@@ -108,10 +105,10 @@ impl KernelSource {
             // A map that could not be read is as old as before.
             let failed = |devno| reading.unreadable.iter().any(|(failed, _)| *failed == devno);
             for map in self.last.iter().filter(|map| !failed(map.devno)) {
-                ledger(ledgers, &map.wwid).kernel_read(self.asked);
+                ledger(ledgers, &map.wwid).kernel_read(asked);
             }
         } else {
-            ledgers.values_mut().for_each(|ledger| ledger.kernel_read(self.asked));
+            ledgers.values_mut().for_each(|ledger| ledger.kernel_read(asked));
         }
         let was_incomplete = std::mem::replace(&mut self.incomplete, incomplete);
         !std::mem::replace(&mut self.current, true) || changed || was_incomplete
@@ -146,8 +143,6 @@ pub struct SysfsSource {
     pub known: bool,
     /// The last read failed, and with it what it was to read.
     pub failed: bool,
-    /// When the last read was asked for.
-    pub asked: Option<Instant>,
     being_read: Option<sysfs::Scope>,
 }
 
@@ -182,7 +177,6 @@ impl SysfsSource {
             last: Vec::new(),
             known: false,
             failed: false,
-            asked: None,
             being_read: None,
         })
     }
@@ -219,7 +213,6 @@ impl SysfsSource {
             },
         };
         self.being_read = Some(request.scope.clone());
-        self.asked = Some(Instant::now());
         self.lane.ask(request);
     }
 
@@ -246,7 +239,7 @@ impl SysfsSource {
             Some(sysfs::Scope::States) | None => false,
         };
         let wanted = self.wanted.everything || self.wanted.devices.contains(&devno);
-        (being_read || wanted) && (!self.lane.busy() || self.lane.busy_for_less_than(NAME_PATIENCE))
+        (being_read || wanted) && self.names_due().is_none_or(|due| Instant::now() < due)
     }
 
     /// Whether what the kernel tells of this map has been looked up here.
@@ -259,7 +252,7 @@ impl SysfsSource {
 
     /// Until when a new member waits for its name, while sysfs is being read.
     pub fn names_due(&self) -> Option<Instant> {
-        self.asked.filter(|_| self.lane.busy()).map(|asked| asked + NAME_PATIENCE)
+        self.lane.asked().map(|asked| asked + NAME_PATIENCE)
     }
 }
 
@@ -280,7 +273,6 @@ pub struct DaemonSource {
     pub left_out: HashMap<Arc<str>, Arc<multipathd::Map>>,
     /// The last time it was asked for the maps it gave none.
     pub failed: bool,
-    asked: Option<Instant>,
 }
 
 /// What to ask multipathd.
@@ -320,7 +312,6 @@ impl DaemonSource {
             maps: HashMap::new(),
             left_out: HashMap::new(),
             failed: false,
-            asked: None,
         }
     }
 
@@ -331,18 +322,17 @@ impl DaemonSource {
         }
         let wanted = std::mem::take(&mut self.wanted);
         self.timed = wanted.timed;
-        self.asked = Some(Instant::now());
         ledgers.values_mut().for_each(MapLedger::daemon_asked);
         self.lane.ask(wanted);
     }
 
-    /// Takes the new reading. A map that could not be read keeps its last one, and one that did not change its
-    /// allocation. `false` if it shows what the last one showed.
-    pub fn accept(&mut self, reading: multipathd::Maps, ledgers: &mut Ledgers) -> bool {
+    /// Takes the new reading, asked for at `asked`. A map that could not be read keeps its last one, and one that did
+    /// not change its allocation. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: multipathd::Maps, asked: Instant, ledgers: &mut Ledgers) -> bool {
         let mut before = std::mem::take(&mut self.maps);
         let mut changed = false;
         for map in reading.maps {
-            ledger(ledgers, &map.wwid).daemon_read(self.asked);
+            ledger(ledgers, &map.wwid).daemon_read(asked);
             self.left_out.remove(&map.wwid);
             let known = before.remove(&map.wwid).filter(|known| *known == map);
             changed |= known.is_none();

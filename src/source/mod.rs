@@ -10,6 +10,9 @@ pub mod sysfs;
 use std::borrow::Cow;
 use std::{fmt, io};
 
+/// The kernel counts sizes in these, whatever a device's own block size.
+const SECTOR: u64 = 512;
+
 /// Something could not be read. The text names the place and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {cause}")]

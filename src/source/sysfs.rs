@@ -26,11 +26,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Error, device_mapper::UUID_PREFIX, dm_name, is_gone};
+use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name, is_gone};
 use crate::topology::{DevNo, Transport};
 
-/// sysfs counts sizes in these, whatever the device's own block size.
-const SECTOR: u64 = 512;
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: usize = 4096;
 
@@ -505,7 +503,7 @@ impl Attribute {
         self.content.resize(PAGE, 0);
         let length = match read_whole(&self.path, &mut self.content) {
             Ok(length) => length,
-            Err(Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::INVAL) => return Ok(None),
+            Err(error) if error == Errno::INVAL || is_gone(&error.into()) => return Ok(None),
             Err(error) => return Err(Error::new(Path::new(&self.path).display(), io::Error::from(error))),
         };
         self.content.truncate(length);

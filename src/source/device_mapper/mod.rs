@@ -17,15 +17,12 @@ use std::sync::Arc;
 pub use ioctl::{CONTROL, Control};
 pub use status::{Group, Member, ParseError};
 
-use super::{Error, dm_name, is_gone};
+use super::{Error, SECTOR, dm_name, is_gone};
 use crate::topology::DevNo;
 use ioctl::{Ask, Listed, Shown};
 
 /// What the UUID of every multipath map starts with: multipath-tools sets it, and the WWID follows.
 pub const UUID_PREFIX: &str = "mpath-";
-
-/// Device mapper counts in these, whatever the device's own block size.
-const SECTOR: u64 = 512;
 
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
