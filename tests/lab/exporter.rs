@@ -179,6 +179,20 @@ impl Exporter {
         eventually_eq(&what, Some(Counts { valid, failed }), || self.metrics().counts(wwid));
     }
 
+    /// Waits until so many paths of a device are counted as failed and reinstated. Device mapper's event poll can show a
+    /// state before the uevent that counts it has been read.
+    #[track_caller]
+    pub fn wait_for_path_events(&self, wwid: &str, failed: u64, reinstated: u64) {
+        let what = format!("the path events of {wwid} are counted");
+        eventually_eq(&what, (failed, reinstated), || self.metrics().path_events(wwid));
+    }
+
+    /// Waits until the log has so many such lines; a thread of its own writes them.
+    #[track_caller]
+    pub fn wait_for_log_lines(&self, level: &str, text: &str, lines: usize) {
+        eventually_eq(&format!("the log tells: {text}"), lines, || self.log_lines(level, text).len());
+    }
+
     /// How its path states differ from the kernel's now.
     #[track_caller]
     pub fn differences(&self, dm: &Dm) -> Vec<String> {

@@ -125,6 +125,7 @@ fn status_page_shows_what_happened(lab: &Lab) {
     let exporter = lab.exporter().start();
     san.dm.fail_path(lun.name(), &disk.devno);
     exporter.wait_for_counts(&lun.wwid, 1, 1);
+    exporter.wait_for_path_events(&lun.wwid, 1, 0);
     let events = exporter.events(&lun.wwid, "path_failed");
 
     let page = exporter.get_ok("/").body;

@@ -189,5 +189,6 @@ fn map_over_ram_disks(lab: &Lab) {
     exporter.wait_for_counts("data", 1, 1);
     dm.reinstate_path("data", &disks[0]);
     exporter.wait_for_counts("data", 2, 0);
+    exporter.wait_for_path_events("data", 1, 1);
     assert_eq!(exporter.metrics().path_events("data"), (1, 1));
 }

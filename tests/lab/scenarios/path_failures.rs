@@ -24,6 +24,7 @@ fn one_path_failed(lab: &Lab) {
     san.dm.fail_path(lun.name(), &disk.devno);
 
     exporter.wait_for_counts(&lun.wwid, 3, 1);
+    exporter.wait_for_path_events(&lun.wwid, 1, 0);
     let metrics = exporter.metrics();
     let host = Host { devices: 2, degraded: 1, without_valid_paths: 0, paths: 8, failed_paths: 1 };
     assert_eq!(metrics.host(), host);
@@ -51,6 +52,7 @@ fn one_path_failed(lab: &Lab) {
     assert_eq!(event["devno"], disk.devno.as_str());
     assert_eq!(event["valid_paths"], 3);
     assert!(event["seqnum"].is_u64() && event["dm_seqnum"].is_u64(), "{event}");
+    exporter.wait_for_log_lines("warn", "path failed", 1);
     let warnings = exporter.log_lines("warn", "path failed");
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     assert!(warning.contains(&disk.name) && warning.contains(lun.name()) && warning.contains('3'), "{warning}");
@@ -78,6 +80,7 @@ fn all_paths_failed_and_reinstated(lab: &Lab) {
         exporter.wait_for_counts(&lun.wwid, valid, 4 - valid);
     }
 
+    exporter.wait_for_path_events(&lun.wwid, 4, 4);
     let metrics = exporter.metrics();
     assert_eq!(metrics.host(), Host { devices: 2, paths: 8, ..Host::default() });
     assert_eq!(metrics.path_events(&lun.wwid), (4, 4));
@@ -91,6 +94,7 @@ fn all_paths_failed_and_reinstated(lab: &Lab) {
         let valid_paths: Vec<_> = events.iter().map(|event| event["valid_paths"].clone()).collect();
         assert_eq!(valid_paths, left.map(Value::from), "{kind}");
     }
+    exporter.wait_for_log_lines("info", "path reinstated", 4);
     assert_eq!(exporter.log_lines("warn", "path failed").len(), 4);
     assert_eq!(exporter.log_lines("info", "path reinstated").len(), 4);
 }
@@ -125,6 +129,7 @@ fn path_failed_before_the_start(lab: &Lab) {
 
     san.dm.reinstate_path(lun.name(), &disk.devno);
     exporter.wait_for_counts(&lun.wwid, 4, 0);
+    exporter.wait_for_path_events(&lun.wwid, 0, 1);
     assert_eq!(exporter.events(&lun.wwid, "path_failed").len(), 0);
     assert_eq!(exporter.events(&lun.wwid, "path_reinstated").len(), 1);
     assert_eq!(warned(), 1, "not told twice");

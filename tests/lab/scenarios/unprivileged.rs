@@ -51,6 +51,7 @@ fn unprivileged_counts_as_root_does(lab: &Lab) {
         assert_same_counts(&san, &root, &nobody);
     }
     for exporter in [&root, &nobody] {
+        exporter.wait_for_path_events(&lun.wwid, 4, 3);
         assert_eq!(exporter.metrics().path_events(&lun.wwid), (4, 3));
     }
 
