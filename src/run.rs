@@ -45,7 +45,7 @@ impl Failure {
 /// See [`Failure`].
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     let config_file = cli.general.config_file.as_deref();
-    read_config(config_file).map_err(Failure::Settings)?;
+    let config = read_config(config_file).map_err(Failure::Settings)?;
     if cli.general.config_check {
         return print(&format!("{}: correct\n", config_file.unwrap_or(Path::new("")).display()));
     }
@@ -57,8 +57,8 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         .build()
         .map_err(Failure::fatal("cannot start"))?;
     let result = match cli.general.oneshot {
-        true => runtime.block_on(print_once(cli)),
-        false => runtime.block_on(serve(cli)),
+        true => runtime.block_on(print_once(cli, config)),
+        false => runtime.block_on(serve(cli, config)),
     };
     // A reader may be stuck in the kernel for good; the end does not wait for it.
     runtime.shutdown_background();
@@ -69,7 +69,7 @@ fn read_config(file: Option<&Path>) -> Result<Config, String> {
     file.map_or_else(|| Ok(Config::default()), |file| Config::read(file).map_err(|error| error.to_string()))
 }
 
-fn monitor(cli: &Cli) -> Result<(Monitor, Board), Failure> {
+fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
     let sockets = match cli.sources.multipathd_sockets.as_slice() {
         [] => multipathd::default_sockets(),
         sockets => sockets.to_vec(),
@@ -81,12 +81,13 @@ fn monitor(cli: &Cli) -> Result<(Monitor, Board), Failure> {
         multipathd: Some(client).filter(|_| cli.collectors.multipathd),
         resync: cli.sources.resync_interval,
         reread: cli.sources.reread_interval,
+        config: Arc::new(config),
     };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 
-async fn print_once(cli: &Cli) -> Result<(), Failure> {
-    let (monitor, board) = monitor(cli)?;
+async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
+    let (monitor, board) = monitor(cli, config)?;
     monitor.run_once().await;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("no source says which devices there are".to_owned()))?;
@@ -104,14 +105,14 @@ fn print(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::fatal("cannot print"))
 }
 
-async fn serve(cli: &Cli) -> Result<(), Failure> {
+async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
     let failed = Failure::fatal("cannot handle signals");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
     // Before anybody can know that we run: a SIGHUP that is not handled ends the program.
     let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
     let listeners = listen(&cli.web.listen_addresses).await?;
-    let (monitor, board) = monitor(cli)?;
+    let (monitor, board) = monitor(cli, config)?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
 
@@ -164,7 +165,10 @@ async fn reload_on(
         let file = file.clone();
         let read = tokio::task::spawn_blocking(move || read_config(file.as_deref())).await;
         match read.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(_) => {
+            Ok(config) => {
+                if commands.send(Command::Configure(Arc::new(config))).await.is_err() {
+                    return;
+                }
                 reloads.succeeded();
                 info!("configuration read again");
             }

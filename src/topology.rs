@@ -298,6 +298,16 @@ pub struct Snapshot {
     pub devices: Vec<Arc<Device>>,
     /// multipathd.
     pub daemon: Daemon,
+    /// How many paths devices should have, by WWID and sorted by it: those that the configuration speaks of, there or not.
+    pub expected_paths: Vec<(Arc<str>, u32)>,
+}
+
+impl Snapshot {
+    /// How many paths this device should have, if the configuration says so.
+    pub fn expected_paths_of(&self, wwid: &str) -> Option<u32> {
+        let found = self.expected_paths.binary_search_by(|(named, _)| (**named).cmp(wwid)).ok()?;
+        self.expected_paths.get(found).map(|(_, paths)| *paths)
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ PORT = "initiator_port target_port"
 
 # What the interface has and this version does not export yet. A metric that comes leaves this table.
 AWAITED = {
-    "multipath_device_expected_paths": DEVICE,
     "multipath_path_ana_state": f"{PATH} state",
     "multipath_iscsi_session_up": SESSION,
     "multipath_iscsi_session_state": f"{SESSION} state",

@@ -55,6 +55,7 @@ INTERFACE = {
         "multipath_device_queueing_timeouts_total": DEVICE,
         "multipath_device_active_group_priority": DEVICE,
         "multipath_device_best_group_priority": DEVICE,
+        "multipath_device_expected_paths": DEVICE,
         "multipath_path_group_state": f"{DEVICE} group state",
     },
     "path": {

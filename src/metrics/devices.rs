@@ -238,6 +238,12 @@ impl Devices {
             "multipath_device_best_group_priority",
             "Priority of the best path group with a valid path",
             self.each(|device| device.best_group_priority),
+        )?;
+        let expected = self.snapshot.expected_paths.iter();
+        families.gauge(
+            "multipath_device_expected_paths",
+            "Paths that the device should have by the configuration",
+            expected.map(|(wwid, paths)| (DeviceLabels { wwid }, u64::from(*paths))),
         )
     }
 

@@ -302,7 +302,7 @@ mod tests {
     }
 
     fn snapshot(devices: usize) -> Arc<Snapshot> {
-        Arc::new(Snapshot { devices: (0..devices).map(device).collect(), daemon: Daemon::Down })
+        Arc::new(Snapshot { devices: (0..devices).map(device).collect(), daemon: Daemon::Down, ..Snapshot::default() })
     }
 
     fn exposition() -> Exposition {

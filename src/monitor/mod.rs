@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
+use crate::config::Config;
 use crate::event::EventLog;
 use crate::metrics::own::{OwnMetrics, ResyncReason};
 use crate::source::health::{Source, SourceHealth};
@@ -61,6 +62,8 @@ pub struct Settings {
     pub resync: Duration,
     /// Read what has no event this often.
     pub reread: Duration,
+    /// What is expected of the host.
+    pub config: Arc<Config>,
 }
 
 /// What the monitor shares with those who show it.
@@ -77,10 +80,12 @@ pub struct Board {
 }
 
 /// A request from outside the loop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Command {
     /// Read everything now.
     Resync,
+    /// From now on with this configuration.
+    Configure(Arc<Config>),
 }
 
 /// The loop's state.
@@ -132,7 +137,7 @@ impl Monitor {
         health.enable(Source::Sysfs);
         let monitor = Monitor {
             sysfs: SysfsSource::start(sysfs::Sysfs::new(&settings.sysfs))?,
-            publisher: Publisher::new(sender, Arc::clone(&events), Arc::clone(&own)),
+            publisher: Publisher::new(sender, Arc::clone(&events), Arc::clone(&own), Arc::clone(&settings.config)),
             health: Arc::clone(&health),
             own: Arc::clone(&own),
             settings,
@@ -184,6 +189,10 @@ impl Monitor {
                 _ = reread.tick() => self.want_states(),
                 command = commands.recv() => match command {
                     Some(Command::Resync) => self.want_everything(ResyncReason::Signal),
+                    Some(Command::Configure(config)) => {
+                        self.publisher.configure(config);
+                        self.publish(false);
+                    }
                     None => return Ok(()),
                 },
                 () = until(due) => self.look_at_clock(),

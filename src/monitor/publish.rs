@@ -11,6 +11,7 @@ use super::assemble::{Base, Parts};
 use super::ledger::{MapLedger, PATIENCE};
 use super::log::{self, PathLog};
 use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
+use crate::config::Config;
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
 use crate::source::sysfs;
@@ -22,6 +23,7 @@ pub struct Publisher {
     sender: watch::Sender<Option<Arc<Snapshot>>>,
     events: Arc<EventLog>,
     own: Arc<OwnMetrics>,
+    config: Arc<Config>,
     log: PathLog,
     /// The first full read is done.
     open: bool,
@@ -53,11 +55,17 @@ struct Suspicion {
 
 impl Publisher {
     /// Publishes through `sender`.
-    pub fn new(sender: watch::Sender<Option<Arc<Snapshot>>>, events: Arc<EventLog>, own: Arc<OwnMetrics>) -> Self {
+    pub fn new(
+        sender: watch::Sender<Option<Arc<Snapshot>>>,
+        events: Arc<EventLog>,
+        own: Arc<OwnMetrics>,
+        config: Arc<Config>,
+    ) -> Self {
         Publisher {
             sender,
             events,
             own,
+            config,
             log: PathLog::default(),
             open: false,
             built: BTreeMap::new(),
@@ -68,6 +76,11 @@ impl Publisher {
             device_mapper_woke: None,
             events_read_until: None,
         }
+    }
+
+    /// What is published next is held against this configuration.
+    pub fn configure(&mut self, config: Arc<Config>) {
+        self.config = config;
     }
 
     /// The first full read is done: what comes next may be published.
@@ -230,17 +243,33 @@ impl Publisher {
     /// Publishes the devices as built, if any of them is another one than last time.
     fn send(&self, daemon: Daemon) {
         let devices: Vec<_> = self.built.values().map(|built| Arc::clone(&built.device)).collect();
+        let expected_paths = self.expected_paths();
         self.sender.send_if_modified(|published| {
             let same = published.as_ref().is_some_and(|last| {
                 last.daemon == daemon
+                    && last.expected_paths == expected_paths
                     && last.devices.len() == devices.len()
                     && last.devices.iter().zip(&devices).all(|(one, other)| Arc::ptr_eq(one, other))
             });
             if !same {
-                *published = Some(Arc::new(Snapshot { devices, daemon }));
+                *published = Some(Arc::new(Snapshot { devices, daemon, expected_paths }));
             }
             !same
         });
+    }
+
+    fn expected_paths(&self) -> Vec<(Arc<str>, u32)> {
+        if self.config.expected_paths.is_empty() {
+            return Vec::new();
+        }
+        let expected = |device: &Device| self.config.expected_paths_of(&device.wwid, &device.vendor, &device.product);
+        let absent = self.config.expected_wwids().filter(|wwid| !self.built.contains_key(*wwid));
+        let absent = absent.filter_map(|wwid| Some((wwid.into(), self.config.expected_paths_of(wwid, "", "")?)));
+        let present =
+            self.built.values().filter_map(|built| Some((Arc::clone(&built.device.wwid), expected(&built.device)?)));
+        // Sorted, and each once, however often the file names it.
+        let all: BTreeMap<Arc<str>, u32> = present.chain(absent).collect();
+        all.into_iter().collect()
     }
 
     fn appeared(&mut self, built: Built, ledger: &mut MapLedger, first: bool, now: Instant) -> Built {

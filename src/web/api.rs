@@ -46,7 +46,11 @@ pub struct Devices<'a> {
 
 impl<'a> From<&'a Snapshot> for Devices<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
-        Devices { devices: snapshot.devices.iter().map(|device| DeviceDocument::from(&**device)).collect() }
+        let document = |device: &'a Arc<Device>| DeviceDocument {
+            expected_paths: snapshot.expected_paths_of(&device.wwid),
+            ..DeviceDocument::from(&**device)
+        };
+        Devices { devices: snapshot.devices.iter().map(document).collect() }
     }
 }
 
@@ -64,6 +68,7 @@ struct DeviceDocument<'a> {
     valid_paths: usize,
     standby_paths: usize,
     failed_paths: usize,
+    expected_paths: Option<u32>,
     queueing: Option<bool>,
     suspended: Option<bool>,
     read_only: Option<bool>,
@@ -136,6 +141,7 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             valid_paths: valid,
             standby_paths: standby,
             failed_paths: failed,
+            expected_paths: None,
             queueing: device.queueing,
             suspended: device.suspended,
             read_only: device.read_only,

@@ -14,9 +14,11 @@ use super::harness::{Exporter, Host, Page, Reply, run, settle};
 
 const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text; version=1.0.0");
 
+const CONFIG: &str = concat!("--config.file=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/config.yml");
+
 fn exporter() -> (Host, Exporter) {
     let host = Host::recorded("02-net1-lost");
-    let exporter = host.exporter(&[]);
+    let exporter = host.exporter(&[CONFIG]);
     (host, exporter)
 }
 
@@ -73,7 +75,7 @@ fn the_health() {
 #[test]
 fn oneshot() {
     let host = Host::recorded("02-net1-lost");
-    let printed = run(&[host.options(), vec!["--oneshot".to_owned()]].concat());
+    let printed = run(&[host.options(), vec!["--oneshot".to_owned(), CONFIG.to_owned()]].concat());
     assert_golden("oneshot.txt", &settle(&printed.stdout));
 }
 

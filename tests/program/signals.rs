@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::harness::{Connection, Exporter, Host, Reply, Tree};
+use super::harness::{Connection, Exporter, Host, MPATHA, MPATHB, Reply, Tree};
 use super::http::{half_read, large_exporter};
 
 /// Answers that are not finished have 900 ms (`Limits::grace`), the rest is for a busy machine.
@@ -134,12 +134,13 @@ fn hangup_reads_the_configuration_again() {
     const SUCCESSFUL: &str = "multipath_exporter_config_last_reload_successful";
     const LAST_SUCCESS: &str = "multipath_exporter_config_last_reload_success_timestamp_seconds";
     let directory = Tree::empty();
-    directory.write("config.yml", "expected_paths: []\n");
+    directory.write("config.yml", "expected_paths:\n  - {vendor: LABARRAY, product: VD.*, paths: 4}\n");
     let host = Host::recorded("01-healthy");
     let file = directory.path("config.yml").display().to_string();
     let exporter = host.exporter(&[&format!("--config.file={file}")]);
     let at_start = exporter.await_values(&[(SUCCESSFUL, 1.0)]).value(LAST_SUCCESS);
     assert!(at_start > Some(0.0));
+    let expected = |wwid: &str| format!("multipath_device_expected_paths{{wwid=\"{wwid}\"}}");
 
     for (content, words) in [
         (Some("expected_paths:\n  - {wwid: a, pats: 8}\n"), &["line 2", "pats"][..]),
@@ -154,14 +155,19 @@ fn hangup_reads_the_configuration_again() {
         let bad = exporter.await_values(&[(SUCCESSFUL, 0.0)]);
         assert_eq!(bad.value(LAST_SUCCESS), at_start);
         assert_eq!(bad.value("multipath_devices"), Some(2.0));
+        assert_eq!(bad.value(&expected(MPATHA)), Some(4.0), "the last good configuration stays");
         let line = exporter.await_log(words);
         assert!(line.contains("level=warn") && line.contains(&file), "{line}");
     }
 
-    directory.write("config.yml", "expected_paths:\n  - {wwid: a, paths: 8}\n");
+    directory.write(
+        "config.yml",
+        format!("expected_paths:\n  - {{wwid: a, paths: 8}}\n  - {{wwid: '{MPATHB}', paths: 2}}\n"),
+    );
     exporter.signal(Signal::HUP);
-    let good = exporter.await_values(&[(SUCCESSFUL, 1.0)]);
+    let good = exporter.await_values(&[(SUCCESSFUL, 1.0), (&expected("a"), 8.0), (&expected(MPATHB), 2.0)]);
     assert!(good.value(LAST_SUCCESS) > at_start);
+    assert_eq!(good.value(&expected(MPATHA)), None);
 }
 
 #[test]
