@@ -160,9 +160,9 @@ const COLLECTORS: [[&str; 3]; 6] = [
         "no-collector.dm",
         "No ioctls nor event poll of device mapper: its devices come from multipathd, sysfs and events",
     ],
-    ["collector.nvme", "no-collector.nvme", "No native NVMe multipath (reserved: this version has no such source)"],
-    ["collector.iscsi", "no-collector.iscsi", "No iSCSI sessions (reserved: this version has no such source)"],
-    ["collector.fc", "no-collector.fc", "No Fibre Channel ports (reserved: this version has no such source)"],
+    ["collector.nvme", "no-collector.nvme", "No native NVMe multipath devices"],
+    ["collector.iscsi", "no-collector.iscsi", "No iSCSI sessions, and no ports of paths over iSCSI"],
+    ["collector.fc", "no-collector.fc", "No Fibre Channel ports, neither of this host nor of paths"],
     ["collector.multipathd", "no-collector.multipathd", "Do not ask multipathd"],
     ["collector.paths", "no-collector.paths", "No series for each path"],
 ];

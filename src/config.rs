@@ -1,5 +1,6 @@
 //! The configuration file (YAML, optional). Unknown keys are refused.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -239,7 +240,24 @@ impl Config {
             // The library adds the offending lines below its message.
             error.to_string().lines().next().unwrap_or_default().to_owned()
         })?;
-        Ok(config.unwrap_or_default())
+        let config = config.unwrap_or_default();
+        config.check_bonds()?;
+        Ok(config)
+    }
+
+    /// Each is a series, and no series can be there twice.
+    fn check_bonds(&self) -> Result<(), String> {
+        let mut names = HashSet::new();
+        for bond in &self.iscsi_bonds {
+            if !names.insert(&bond.name) {
+                return Err(format!("iscsi_bonds: more than one is called {:?}", bond.name));
+            }
+            let mut networks = HashSet::new();
+            if let Some(network) = bond.networks.iter().find(|network| !networks.insert(&network.name)) {
+                return Err(format!("iscsi_bonds: {:?} has the network {:?} more than once", bond.name, network.name));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -321,6 +339,11 @@ mod tests {
             ("iscsi_bonds:\n- name: a\n  networks: [192.0.2.1]\n  targets: []\n", &["line 3", "192.0.2.1"]),
             ("iscsi_bonds:\n- name: a\n  networks: ['']\n  targets: []\n", &["line 3", "network"]),
             ("iscsi_bonds:\n- name: a\n  networks: [a]\n  targets: ['[a']\n", &["line 4", "[a"]),
+            (
+                "iscsi_bonds:\n- {name: a, networks: [], targets: []}\n- {name: a, networks: [], targets: []}\n",
+                &["iscsi_bonds", "\"a\"", "more than one"],
+            ),
+            ("iscsi_bonds:\n- {name: a, networks: [b, b], targets: []}\n", &["\"a\"", "\"b\"", "more than once"]),
         ] {
             let error = Config::parse(text).unwrap_err();
             for word in words {

@@ -18,7 +18,7 @@ use crate::metrics::exposition::{self, Exposition, Format};
 use crate::metrics::own::{About, ConfigReloads, OwnMetrics};
 use crate::metrics::process::ThisProcess;
 use crate::monitor::{Board, Command, Monitor, Settings};
-use crate::source::multipathd;
+use crate::source::{multipathd, sysfs};
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
 
@@ -77,6 +77,11 @@ fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
     let client = multipathd::Client::new(sockets, cli.sources.multipathd_timeout);
     let settings = Settings {
         sysfs: cli.sources.sysfs.clone(),
+        parts: sysfs::Parts {
+            nvme: cli.collectors.nvme,
+            iscsi: cli.collectors.iscsi,
+            fibre_channel: cli.collectors.fibre_channel,
+        },
         device_mapper: cli.collectors.device_mapper,
         multipathd: Some(client).filter(|_| cli.collectors.multipathd),
         resync: cli.sources.resync_interval,

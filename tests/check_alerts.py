@@ -12,7 +12,7 @@ import re
 import sys
 
 import yaml
-from check_exposition import DEVICE, INTERFACE, PATH
+from check_exposition import DEVICE, INTERFACE
 from promql_labels import Metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -32,20 +32,8 @@ MultipathSessionWithoutPath MultipathIscsiBondNetworkDown MultipathIscsiBondDown
 MultipathExporterDown MultipathExporterStale MultipathExporterErrors
 """.split()
 
-SESSION = "session target target_port initiator_port"
-PORT = "initiator_port target_port"
-
 # What the interface has and this version does not export yet. A metric that comes leaves this table.
 AWAITED = {
-    "multipath_path_ana_state": f"{PATH} state",
-    "multipath_iscsi_session_up": SESSION,
-    "multipath_iscsi_session_state": f"{SESSION} state",
-    "multipath_fc_host_port_up": "initiator_port",
-    "multipath_fc_remote_port_up": PORT,
-    "multipath_fc_remote_port_state": f"{PORT} state",
-    "multipath_iscsi_bond_network_up": "bond network",
-    "multipath_iscsi_bond_networks": "bond",
-    "multipath_iscsi_bond_networks_up": "bond",
     "multipath_unassembled_paths": DEVICE,
 }
 

@@ -16,9 +16,11 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 DEVICE = "wwid"
 PATH = "wwid path"
+SESSION = "session target target_port initiator_port"
+PORT = "initiator_port target_port"
 
 # Every metric and its labels, in the groups and the order of the interface. Those of a source that this version does
-# not have (NVMe, iSCSI, FC, expectations) come here with it.
+# not have come here with it.
 INTERFACE = {
     "host": {
         "multipath_devices": "",
@@ -66,7 +68,18 @@ INTERFACE = {
         "multipath_path_checker_state": f"{PATH} state",
         "multipath_path_device_state": f"{PATH} state",
         "multipath_path_access_state": f"{PATH} state",
+        "multipath_path_ana_state": f"{PATH} state",
         "multipath_path_marginal": PATH,
+    },
+    "transport": {
+        "multipath_iscsi_session_up": SESSION,
+        "multipath_iscsi_session_state": f"{SESSION} state",
+        "multipath_fc_host_port_up": "initiator_port",
+        "multipath_fc_remote_port_up": PORT,
+        "multipath_fc_remote_port_state": f"{PORT} state",
+        "multipath_iscsi_bond_network_up": "bond network",
+        "multipath_iscsi_bond_networks": "bond",
+        "multipath_iscsi_bond_networks_up": "bond",
     },
     "exporter": {
         "multipath_exporter_build_info": "version revision rustversion",
@@ -101,6 +114,9 @@ WITHOUT_SAMPLE = {
     "multipath_device_open_count": "only device mapper's ioctls know it",
     "multipath_device_last_path_event_timestamp_seconds": "nothing has happened",
     "multipath_path_access_state": "its array has no ALUA",
+    "multipath_fc_host_port_up": "it has no Fibre Channel",
+    "multipath_fc_remote_port_up": "it has no Fibre Channel",
+    "multipath_fc_remote_port_state": "it has no Fibre Channel",
 }
 
 

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValueEncoder};
 
-use super::{Families, labels};
+use super::{Families, labels, transport};
 use crate::topology::{Counts, Daemon, DaemonCounters, DevNo, Device, Health, Path, PathState, Snapshot};
 
 /// Encodes one snapshot.
@@ -86,10 +86,10 @@ impl Collector for Devices {
         let mut families = Families(encoder);
         self.host(&mut families)?;
         self.devices(&mut families)?;
-        match self.paths {
-            true => self.paths(&mut families),
-            false => Ok(()),
+        if self.paths {
+            self.paths(&mut families)?;
         }
+        transport::encode(&self.snapshot, &mut families)
     }
 }
 
@@ -284,6 +284,7 @@ impl Devices {
             path.device_state.as_deref()
         })?;
         word("multipath_path_access_state", "Present SCSI ALUA access state", |path| path.access_state.as_deref())?;
+        word("multipath_path_ana_state", "Present NVMe ANA state", |path| path.ana_state.as_deref())?;
         families.gauge(
             "multipath_path_marginal",
             "1 if multipathd holds the path marginal",
@@ -334,9 +335,9 @@ fn path_info<'a>(device: &'a Device, path: &'a Path) -> PathInfo<'a> {
         hctl: &path.hctl,
         transport: path.transport.as_str(),
         group: path.group,
-        initiator_port: "",
-        target: "",
-        target_port: "",
+        initiator_port: &path.ports.initiator_port,
+        target: &path.ports.target,
+        target_port: &path.ports.target_port,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod exposition;
 pub mod own;
 pub mod process;
 pub mod text;
+mod transport;
 
 use std::fmt;
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::ledger::MapLedger;
-use crate::source::{device_mapper, multipathd, sysfs};
+use crate::source::{block, device_mapper, multipathd};
 use crate::topology::{Counts, DevNo, Device, Group, Kind, Path, PathState};
 
 /// What a device is built from.
@@ -16,7 +16,7 @@ pub struct Parts {
     /// Device mapper's word.
     pub kernel: Option<Arc<device_mapper::Map>>,
     /// sysfs's word.
-    pub sysfs: Option<Arc<sysfs::Map>>,
+    pub sysfs: Option<Arc<block::Map>>,
     /// multipathd's word.
     pub daemon: Option<Arc<multipathd::Map>>,
     /// Whether multipathd answers now. If not, its words are not shown, but its last path states still serve.
@@ -189,7 +189,7 @@ impl Parts {
         members
     }
 
-    fn disk(&self, devno: DevNo) -> Option<&sysfs::Disk> {
+    fn disk(&self, devno: DevNo) -> Option<&block::Disk> {
         let members = &self.sysfs.as_ref()?.members;
         members.iter().find(|disk| disk.devno == devno).map(|disk| &**disk)
     }
@@ -230,6 +230,7 @@ impl Parts {
             devno: Some(devno),
             hctl: known([disk.map(|disk| &disk.hctl), previous.map(|path| &path.hctl)]),
             transport: disk.map(|disk| disk.transport).or(previous.map(|path| path.transport)).unwrap_or_default(),
+            ports: disk.map(|disk| disk.ports.clone()).or(previous.map(|path| path.ports.clone())).unwrap_or_default(),
             group: member.group,
             state: if self.valid(member, ledger) { PathState::Valid } else { PathState::Failed },
             failures: ledger.failures(devno),
@@ -237,6 +238,7 @@ impl Parts {
             checker_state: words.and_then(|path| path.checker_state.clone()),
             device_state: disk.and_then(|disk| disk.states.device.clone()),
             access_state: disk.and_then(|disk| disk.states.access.clone()),
+            ana_state: None,
             marginal: words.and_then(|path| path.marginal),
         }
     }
@@ -244,7 +246,7 @@ impl Parts {
 
 /// Whether I/O to the disk fails at once: in these SCSI states (`blocked` and `quiesce` make it wait), and where the SCSI
 /// device is gone while the map still holds it.
-fn scsi_fails(disk: &sysfs::Disk) -> bool {
+fn scsi_fails(disk: &block::Disk) -> bool {
     match disk.states.device.as_deref() {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
         None => !disk.hctl.is_empty(),

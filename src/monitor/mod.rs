@@ -10,10 +10,11 @@
 //! An event says "look again"; the reading says what is. Only this module holds state between one wake and the next.
 
 mod assemble;
-
+mod bonds;
 mod lane;
 mod ledger;
 mod log;
+mod nvme;
 mod publish;
 mod sources;
 
@@ -54,6 +55,8 @@ const BATCH: usize = 1024;
 pub struct Settings {
     /// Where sysfs is mounted.
     pub sysfs: PathBuf,
+    /// What to read there besides device mapper's maps.
+    pub parts: sysfs::Parts,
     /// Ask device mapper.
     pub device_mapper: bool,
     /// Ask multipathd.
@@ -136,7 +139,7 @@ impl Monitor {
         });
         health.enable(Source::Sysfs);
         let monitor = Monitor {
-            sysfs: SysfsSource::start(sysfs::Sysfs::new(&settings.sysfs))?,
+            sysfs: SysfsSource::start(sysfs::Sysfs::new(&settings.sysfs, settings.parts))?,
             publisher: Publisher::new(sender, Arc::clone(&events), Arc::clone(&own), Arc::clone(&settings.config)),
             health: Arc::clone(&health),
             own: Arc::clone(&own),
@@ -299,6 +302,9 @@ impl Monitor {
     fn uevent(&mut self, uevent: &Uevent) {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
+        if uevent.sysname.starts_with("nvme") {
+            self.sysfs.wanted.others = true;
+        }
         if !uevent.sysname.starts_with("dm-") {
             // What sysfs says of the maps that hold this disk may have changed. Of one that is gone, what was known stays:
             // a map may still hold it.

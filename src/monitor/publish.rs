@@ -8,14 +8,16 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::assemble::{Base, Parts};
+use super::bonds;
 use super::ledger::{MapLedger, PATIENCE};
 use super::log::{self, PathLog};
+use super::nvme::{News, NvmeDevices};
 use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
 use crate::config::Config;
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
-use crate::source::sysfs;
-use crate::topology::{Daemon, DevNo, Device, Health, Path, PathState, Snapshot};
+use crate::source::{block, sysfs};
+use crate::topology::{Daemon, DevNo, Device, Health, Path, PathState, Snapshot, Transports};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 /// Holds what was last published and tells what changed.
@@ -27,7 +29,8 @@ pub struct Publisher {
     log: PathLog,
     /// The first full read is done.
     open: bool,
-    /// By WWID: the device, and what it was assembled from.
+    nvme: NvmeDevices,
+    /// Device-mapper devices by WWID: the device, and what it was assembled from.
     built: BTreeMap<Arc<str>, Built>,
     wwids: HashMap<DevNo, Arc<str>>,
     /// Members whose state no event has told of yet, and when that is to be counted.
@@ -68,6 +71,7 @@ impl Publisher {
             config,
             log: PathLog::default(),
             open: false,
+            nvme: NvmeDevices::default(),
             built: BTreeMap::new(),
             wwids: HashMap::new(),
             unexplained: HashMap::new(),
@@ -137,7 +141,7 @@ impl Publisher {
     /// Takes note of what sysfs shows of path states where no source knows the kernel's, and of maps created anew.
     pub fn notice_sysfs(
         &self,
-        before: &HashMap<Arc<str>, Arc<sysfs::Map>>,
+        before: &HashMap<Arc<str>, Arc<block::Map>>,
         reading: &sysfs::Reading,
         asked: Instant,
         ledgers: &mut Ledgers,
@@ -236,40 +240,48 @@ impl Publisher {
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
-        self.send(daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone()));
+        for News { kind, device, path } in self.nvme.update(&sysfs.heads, first) {
+            match path {
+                Some(path) => self.tell_path(kind, &device, &path),
+                None => self.tell_device(kind, &device),
+            }
+        }
+        if first {
+            self.nvme.devices().for_each(|device| warn_of_what_was_found(device));
+        }
+        self.send(daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone()), &sysfs.transports);
         gone
     }
 
     /// Publishes the devices as built, if any of them is another one than last time.
-    fn send(&self, daemon: Daemon) {
-        let devices: Vec<_> = self.built.values().map(|built| Arc::clone(&built.device)).collect();
-        let expected_paths = self.expected_paths();
+    fn send(&self, daemon: Daemon, transports: &Arc<Transports>) {
+        let nvme = self.nvme.devices().map(|device| (&device.wwid, device));
+        let mapped = self.built.values().map(|built| (&built.device.wwid, &built.device));
+        // Sorted, and each WWID once: a map over a head of the same name is what is used.
+        let devices: BTreeMap<_, _> = nvme.chain(mapped).collect();
+        let devices: Vec<_> = devices.into_values().cloned().collect();
+        let expected_paths = expected_paths(&self.config, &devices);
+        let iscsi_bonds = bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions);
         self.sender.send_if_modified(|published| {
             let same = published.as_ref().is_some_and(|last| {
                 last.daemon == daemon
+                    && Arc::ptr_eq(&last.transports, transports)
+                    && last.iscsi_bonds == iscsi_bonds
                     && last.expected_paths == expected_paths
                     && last.devices.len() == devices.len()
                     && last.devices.iter().zip(&devices).all(|(one, other)| Arc::ptr_eq(one, other))
             });
             if !same {
-                *published = Some(Arc::new(Snapshot { devices, daemon, expected_paths }));
+                *published = Some(Arc::new(Snapshot {
+                    devices,
+                    daemon,
+                    transports: Arc::clone(transports),
+                    iscsi_bonds,
+                    expected_paths,
+                }));
             }
             !same
         });
-    }
-
-    fn expected_paths(&self) -> Vec<(Arc<str>, u32)> {
-        if self.config.expected_paths.is_empty() {
-            return Vec::new();
-        }
-        let expected = |device: &Device| self.config.expected_paths_of(&device.wwid, &device.vendor, &device.product);
-        let absent = self.config.expected_wwids().filter(|wwid| !self.built.contains_key(*wwid));
-        let absent = absent.filter_map(|wwid| Some((wwid.into(), self.config.expected_paths_of(wwid, "", "")?)));
-        let present =
-            self.built.values().filter_map(|built| Some((Arc::clone(&built.device.wwid), expected(&built.device)?)));
-        // Sorted, and each once, however often the file names it.
-        let all: BTreeMap<Arc<str>, u32> = present.chain(absent).collect();
-        all.into_iter().collect()
     }
 
     fn appeared(&mut self, built: Built, ledger: &mut MapLedger, first: bool, now: Instant) -> Built {
@@ -388,6 +400,19 @@ impl Publisher {
         let event = self.events.add(event);
         self.log.write(&event, paths, Instant::now());
     }
+}
+
+/// How many paths devices should have, by WWID: those that are there, and those that the configuration names.
+fn expected_paths(config: &Config, devices: &[Arc<Device>]) -> Vec<(Arc<str>, u32)> {
+    if config.expected_paths.is_empty() {
+        return Vec::new();
+    }
+    let absent = config.expected_wwids().map(|wwid| (Arc::from(wwid), config.expected_paths_of(wwid, "", "")));
+    let present = devices.iter().map(|device| {
+        (Arc::clone(&device.wwid), config.expected_paths_of(&device.wwid, &device.vendor, &device.product))
+    });
+    let all: BTreeMap<Arc<str>, Option<u32>> = absent.chain(present).collect();
+    all.into_iter().filter_map(|(wwid, paths)| Some((wwid, paths?))).collect()
 }
 
 /// An event that a reading showed.

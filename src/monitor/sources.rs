@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::lane::Lane;
 use super::ledger::MapLedger;
-use crate::source::{Error, device_mapper, multipathd, sysfs};
-use crate::topology::{Daemon, DevNo};
+use crate::source::{Error, block, device_mapper, multipathd, nvme, sysfs};
+use crate::topology::{Daemon, DevNo, Transports};
 
 /// A read in the kernel that takes longer is given up for the present. For a thousand maps an emulated machine needs half
 /// a second of ioctls and ten of files, a real one a hundredth of that.
@@ -137,8 +137,12 @@ pub struct SysfsSource {
     /// The read under way was wanted by a timer.
     pub timed: bool,
     /// By WWID.
-    pub maps: HashMap<Arc<str>, Arc<sysfs::Map>>,
-    last: Vec<Arc<sysfs::Map>>,
+    pub maps: HashMap<Arc<str>, Arc<block::Map>>,
+    last: Vec<Arc<block::Map>>,
+    /// NVMe multipath heads.
+    pub heads: Vec<Arc<nvme::Head>>,
+    /// What paths go over.
+    pub transports: Arc<Transports>,
     /// It has been read at least once.
     pub known: bool,
     /// The last read failed, and with it what it was to read.
@@ -153,6 +157,8 @@ pub struct SysfsWanted {
     pub everything: bool,
     /// States only.
     pub states: bool,
+    /// Only what is no block device.
+    pub others: bool,
     /// A timer wants it.
     pub timed: bool,
     /// Everything of these devices.
@@ -175,6 +181,8 @@ impl SysfsSource {
             timed: false,
             maps: HashMap::new(),
             last: Vec::new(),
+            heads: Vec::new(),
+            transports: Arc::default(),
             known: false,
             failed: false,
             being_read: None,
@@ -188,6 +196,8 @@ impl SysfsSource {
             return;
         }
         let wanted = &mut self.wanted;
+        // It is read with everything else.
+        let others = std::mem::take(&mut wanted.others);
         let scope = if std::mem::take(&mut wanted.everything) {
             wanted.states = false;
             wanted.devices.clear();
@@ -196,15 +206,17 @@ impl SysfsSource {
             sysfs::Scope::Devices(std::mem::take(&mut wanted.devices))
         } else if std::mem::take(&mut wanted.states) {
             sysfs::Scope::States
+        } else if others {
+            sysfs::Scope::Others
         } else {
             return;
         };
         self.timed = match scope {
-            sysfs::Scope::Devices(_) => false,
+            sysfs::Scope::Devices(_) | sysfs::Scope::Others => false,
             _ => std::mem::take(&mut wanted.timed),
         };
         let request = match scope {
-            sysfs::Scope::States => sysfs::Request { scope, ..sysfs::Request::default() },
+            sysfs::Scope::States | sysfs::Scope::Others => sysfs::Request { scope, ..sysfs::Request::default() },
             scope => sysfs::Request {
                 scope,
                 outlines: kernel.filter(|kernel| kernel.current).map(|kernel| Arc::clone(&kernel.outlines)),
@@ -218,11 +230,14 @@ impl SysfsSource {
 
     /// Takes the new reading. `false` if it shows what the last one showed.
     pub fn accept(&mut self, reading: sysfs::Reading) -> bool {
-        let changed = !same(&self.last, &reading.maps);
+        let mut changed = !same(&self.last, &reading.maps);
         if changed {
             self.maps = by_wwid(&reading.maps, |map| &map.wwid);
             self.last = reading.maps;
         }
+        changed |= !same(&self.heads, &reading.heads) || !Arc::ptr_eq(&self.transports, &reading.transports);
+        self.heads = reading.heads;
+        self.transports = reading.transports;
         !std::mem::replace(&mut self.known, true) || changed
     }
 
@@ -236,7 +251,7 @@ impl SysfsSource {
         let being_read = match &self.being_read {
             Some(sysfs::Scope::Everything) => true,
             Some(sysfs::Scope::Devices(devices)) => devices.contains(&devno),
-            Some(sysfs::Scope::States) | None => false,
+            Some(sysfs::Scope::States | sysfs::Scope::Others) | None => false,
         };
         let wanted = self.wanted.everything || self.wanted.devices.contains(&devno);
         (being_read || wanted) && self.names_due().is_none_or(|due| Instant::now() < due)

@@ -1,109 +1,25 @@
 //! sysfs: what stands in files for everyone to read.
 //!
 //! ```text
-//! block/dm-N/             dm/uuid says whether it is a multipath map; dm/name, size, ro, inflight, diskseq, …
-//! block/dm-N/slaves/sdb   a link to the member's directory
-//! dev/block/8:16          another, by its number
-//! …/6:0:0:1/block/sdb/    the member's directory: its path tells SCSI address and transport; dev
-//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev
+//! block.rs            device-mapper maps and their members            (Documentation/ABI/stable/sysfs-block)
+//! nvme.rs             namespace heads and their controllers
+//! iscsi.rs            sessions                \  what members go over: read first, so that a path that has just failed
+//! fibre_channel.rs    ports of host and array /   finds its session or port failed too
 //! ```
 //!
-//! Documented in `Documentation/ABI/{stable,testing}/sysfs-block*` and `sysfs-class-scsi_device` of the kernel. A file
-//! that is absent belongs to a device that has no such thing (a ram disk has no SCSI state) or that has just gone.
-//!
 //! Opening a file costs more than an ioctl that tells it all, so what device mapper has told is not read again: see
-//! [`Request::outlines`].
+//! [`Request::outlines`]. What is read of NVMe and transports is little, and has no events: it is read every time.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
-use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
-use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name, is_gone};
-use crate::topology::{DevNo, Transport};
-
-/// No attribute is larger: sysfs hands out one page.
-const PAGE: usize = 4096;
-
-/// A multipath map's files. What was not read, as device mapper had told it, is `None` or empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Map {
-    /// Its identity.
-    pub wwid: Arc<str>,
-    /// Its kernel name, `dm-3`.
-    pub sysfs_name: Arc<str>,
-    /// Its device number.
-    pub devno: Option<DevNo>,
-    /// Its name (alias).
-    pub name: Arc<str>,
-    /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
-    pub diskseq: Option<u64>,
-    /// I/O is suspended.
-    pub suspended: Option<bool>,
-    /// Size in bytes.
-    pub size_bytes: Option<u64>,
-    /// Write-protected.
-    pub read_only: Option<bool>,
-    /// Requests sent down and not completed.
-    pub inflight_requests: Option<u64>,
-    /// Its members, by device number.
-    pub members: Vec<Arc<Disk>>,
-    /// The members that device mapper told of; those that are gone are not in `members`.
-    pub asked: Arc<[DevNo]>,
-}
-
-/// SCSI INQUIRY strings, padding trimmed, empty where there are none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Model {
-    /// Vendor.
-    pub vendor: Arc<str>,
-    /// Product.
-    pub product: Arc<str>,
-    /// Product revision.
-    pub revision: Arc<str>,
-}
-
-/// A member's files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// Its device number.
-    pub devno: DevNo,
-    /// Its kernel name, `sdb`.
-    pub name: Arc<str>,
-    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty where it is no SCSI device.
-    pub hctl: Arc<str>,
-    /// What carries its I/O.
-    pub transport: Transport,
-    /// What it says it is.
-    pub model: Model,
-    /// How it fares.
-    pub states: States,
-}
-
-/// States of a SCSI device, in the kernel's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct States {
-    /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
-    pub device: Option<Arc<str>>,
-    /// ALUA state, where a hardware handler is attached.
-    pub access: Option<Arc<str>>,
-}
-
-/// All multipath maps of the host.
-#[derive(Clone, Debug, Default)]
-pub struct Reading {
-    /// A map whose files did not change since the last reading is the same allocation.
-    pub maps: Vec<Arc<Map>>,
-    /// What exists and could not be read; maps seen before stand in `maps` as last read.
-    pub unreadable: Vec<Error>,
-}
+use super::Error;
+use super::block::{Block, Map};
+use super::fibre_channel::FibreChannel;
+use super::iscsi::Iscsi;
+use super::nvme::{Head, Nvme};
+use crate::topology::{DevNo, Ports, Transports};
 
 /// What to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,6 +31,8 @@ pub enum Scope {
     States,
     /// Everything of these devices.
     Devices(HashSet<DevNo>),
+    /// Nothing of block devices, but what is read whatever the scope: NVMe and transports.
+    Others,
 }
 
 /// What to read, and what is known already.
@@ -142,400 +60,107 @@ pub struct Outline {
     pub members: Arc<[DevNo]>,
 }
 
-/// Reads maps and disks and remembers them.
-#[derive(Debug)]
-pub struct Sysfs {
-    root: PathBuf,
-    /// By the number in their kernel name, which is the device's minor number.
-    maps: Maps,
-    /// Maps may share members, so these are read once.
-    disks: HashMap<DevNo, Known>,
-    numbers: HashMap<PathBuf, DevNo>,
-    /// Counts the readings.
-    reading: u64,
-    file: Attribute,
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Multipath maps. One whose files did not change since the last reading is the same allocation.
+    pub maps: Vec<Arc<Map>>,
+    /// NVMe multipath heads; likewise.
+    pub heads: Vec<Arc<Head>>,
+    /// What paths go over; likewise.
+    pub transports: Arc<Transports>,
+    /// What exists and could not be read; what was seen before stands as last read.
+    pub unreadable: Vec<Error>,
 }
 
-type Maps = BTreeMap<u32, Arc<Map>>;
+/// Which parts are read besides device mapper's maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// NVMe multipath heads.
+    pub nvme: bool,
+    /// iSCSI sessions.
+    pub iscsi: bool,
+    /// Fibre Channel ports.
+    pub fibre_channel: bool,
+}
 
+/// Reads it and remembers it.
 #[derive(Debug)]
-struct Known {
-    /// Its directory, relative to the root.
-    place: PathBuf,
-    disk: Arc<Disk>,
-    /// The last reading it was read in.
-    read: u64,
+pub struct Sysfs {
+    block: Block,
+    nvme: Option<Nvme>,
+    ways: Ways,
+    transports: Arc<Transports>,
 }
 
 impl Sysfs {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub fn new(root: &Path, parts: Parts) -> Self {
         Sysfs {
-            root: root.to_owned(),
-            maps: BTreeMap::new(),
-            disks: HashMap::new(),
-            numbers: HashMap::new(),
-            reading: 0,
-            file: Attribute::default(),
+            block: Block::new(root),
+            nvme: parts.nvme.then(|| Nvme::new(root)),
+            ways: Ways {
+                iscsi: parts.iscsi.then(|| Iscsi::new(root)),
+                fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(root)),
+            },
+            transports: Arc::default(),
         }
     }
 
-    /// Reads what is asked for and gives all maps.
+    /// Reads what is asked for and gives all of it.
     ///
     /// # Errors
     /// If there is no `block`. A single device's trouble is in the reading.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
-        let block = self.root.join("block");
-        fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
-        self.reading += 1;
-        self.disks.retain(|devno, _| !request.forget_all && !request.forget.contains(devno));
         let mut unreadable = Vec::new();
-        match (&request.scope, &request.outlines) {
-            (Scope::States, _) => self.look_at_states(&mut unreadable),
-            (Scope::Everything, Some(outlines)) => {
-                let mut before = std::mem::take(&mut self.maps);
-                for outline in outlines.iter() {
-                    self.fill_in(outline, &mut before, &mut unreadable);
-                }
-            }
-            (Scope::Everything, None) => {
-                let minors = self.device_mapper_devices()?;
-                let mut before = std::mem::take(&mut self.maps);
-                for minor in minors {
-                    self.discover(minor, &mut before, &mut unreadable);
-                }
-            }
-            (Scope::Devices(devices), Some(outlines)) => {
-                let mut before = self.take_maps(devices);
-                for outline in outlines.iter().filter(|outline| devices.contains(&outline.devno)) {
-                    self.fill_in(outline, &mut before, &mut unreadable);
-                }
-            }
-            (Scope::Devices(devices), None) => {
-                let mut before = self.take_maps(devices);
-                for devno in devices {
-                    self.discover(devno.minor, &mut before, &mut unreadable);
-                }
-            }
+        self.ways.read(&mut unreadable);
+        let transports = self.ways.transports();
+        if *self.transports != transports {
+            self.transports = Arc::new(transports);
         }
-        if request.scope == Scope::Everything {
-            let (disks, reading) = (&mut self.disks, self.reading);
-            disks.retain(|_, known| known.read == reading);
-            self.numbers.retain(|place, devno| disks.get(devno).is_some_and(|known| known.place == *place));
-        }
-        Ok(Reading { maps: self.maps.values().cloned().collect(), unreadable })
-    }
-
-    fn take_maps(&mut self, devices: &HashSet<DevNo>) -> Maps {
-        devices.iter().filter_map(|devno| self.maps.remove_entry(&devno.minor)).collect()
-    }
-
-    fn device_mapper_devices(&self) -> Result<Vec<u32>, Error> {
-        let directory = self.root.join("block");
-        let failed = |cause| Error::new(directory.display(), cause);
-        let mut minors = Vec::new();
-        for entry in fs::read_dir(&directory).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            minors.extend(name.to_str().and_then(|name| name.strip_prefix("dm-")?.parse::<u32>().ok()));
-        }
-        Ok(minors)
-    }
-
-    fn directory(&self, minor: u32) -> PathBuf {
-        self.root.join("block").join(kernel_name(minor))
-    }
-
-    /// Reads what device mapper does not tell of a map. In-flight requests of a known map are left to [`Scope::States`]:
-    /// they change all the time, and a file for each map is a third of what a full reading costs.
-    fn fill_in(&mut self, outline: &Outline, before: &mut Maps, unreadable: &mut Vec<Error>) {
-        let minor = outline.devno.minor;
-        let known = before.remove(&minor).filter(|known| known.wwid == outline.wwid);
-        let inflight_requests = match &known {
-            Some(known) => known.inflight_requests,
-            None => or_note(self.read_inflight(&self.directory(minor)), unreadable),
-        };
-        let members: Vec<_> =
-            outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, unreadable)).collect();
-        let same = known.filter(|known| known.asked == outline.members && known.members == members);
-        let map = same.unwrap_or_else(|| {
-            Arc::new(Map {
-                wwid: Arc::clone(&outline.wwid),
-                sysfs_name: kernel_name(minor).into(),
-                devno: Some(outline.devno),
-                inflight_requests,
-                members,
-                asked: Arc::clone(&outline.members),
-                ..Map::default()
-            })
-        });
-        self.maps.insert(minor, map);
-    }
-
-    /// Reads all of a device-mapper device, if it is a multipath map. After an error what was known stands.
-    fn discover(&mut self, minor: u32, before: &mut Maps, unreadable: &mut Vec<Error>) {
-        let known = before.remove(&minor);
-        let map = match self.read_map(minor, unreadable) {
-            Ok(map) => map.map(|map| known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map))),
-            Err(error) => {
-                unreadable.push(error);
-                known
-            }
-        };
-        self.maps.extend(map.map(|map| (minor, map)));
-    }
-
-    /// Reads a device-mapper device; `None` if it is no multipath map. An error if it cannot be told which one it is:
-    /// what else cannot be read leaves only itself out.
-    fn read_map(&mut self, minor: u32, unreadable: &mut Vec<Error>) -> Result<Option<Map>, Error> {
-        let directory = self.directory(minor);
-        let Some(uuid) = self.file.text(&directory, "dm/uuid")? else { return Ok(None) };
-        let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::from) else { return Ok(None) };
-        let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let Some(members) = self.read_members(minor, unreadable)? else { return Ok(None) };
-        let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
-        Ok(Some(Map {
-            wwid,
-            sysfs_name: kernel_name(minor).into(),
-            devno: Some(devno),
-            name: dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into(),
-            diskseq: or_note(self.file.parsed(&directory, "diskseq"), unreadable),
-            suspended: or_note(self.file.flag(&directory, "dm/suspended"), unreadable),
-            size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
-            read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
-            inflight_requests: or_note(self.read_inflight(&directory), unreadable),
-            members,
-            asked: Arc::default(),
-        }))
-    }
-
-    /// Reads the members from the links in `slaves`; `None` if the map is gone.
-    fn read_members(&mut self, minor: u32, unreadable: &mut Vec<Error>) -> Result<Option<Vec<Arc<Disk>>>, Error> {
-        let slaves = self.directory(minor).join("slaves");
-        let failed = |cause| Error::new(slaves.display(), cause);
-        let entries = match fs::read_dir(&slaves) {
-            Ok(entries) => entries,
-            Err(error) if is_gone(&error) => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        // Where the kernel keeps all device-mapper devices, and `block` links to.
-        let here = Path::new("devices/virtual/block").join(kernel_name(minor)).join("slaves");
-        let mut members = Vec::new();
-        for entry in entries {
-            let link = entry.map_err(failed)?.path();
-            if let Some(place) = or_note(follow(&link, &here), unreadable) {
-                members.extend(self.disk_at(place, unreadable));
-            }
-        }
-        members.sort_by_key(|disk| disk.devno);
-        Ok(Some(members))
-    }
-
-    /// The disk of this number; `None` if it is gone.
-    fn disk_numbered(&mut self, devno: DevNo, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
-        if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
-            return Some(Arc::clone(&known.disk));
-        }
-        let link = self.root.join("dev/block").join(devno.to_string());
-        let place = or_note(follow(&link, Path::new("dev/block")), unreadable)?;
-        Some(self.disk(devno, place, unreadable))
-    }
-
-    /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
-    fn disk_at(&mut self, place: PathBuf, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
-        let devno = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable);
-        let devno = devno.or_else(|| self.numbers.get(&place).copied())?;
-        self.numbers.insert(place.clone(), devno);
-        Some(self.disk(devno, place, unreadable))
-    }
-
-    /// The disk of this number in this directory. What cannot be read of it stays as last read.
-    fn disk(&mut self, devno: DevNo, place: PathBuf, unreadable: &mut Vec<Error>) -> Arc<Disk> {
-        let known = self.disks.get(&devno).filter(|known| known.place == place);
-        if let Some(known) = known.filter(|known| known.read == self.reading) {
-            return Arc::clone(&known.disk);
-        }
-        let known = known.map(|known| Arc::clone(&known.disk));
-        let directory = self.root.join(&place);
-        let last = known.as_ref().map(|disk| disk.states.clone());
-        let states = self.read_states(&directory).unwrap_or_else(|error| {
-            unreadable.push(error);
-            last.unwrap_or_default()
-        });
-        let disk = match known {
-            Some(disk) if disk.states == states => disk,
-            Some(disk) => Arc::new(Disk { states, ..(*disk).clone() }),
-            None => {
-                let (hctl, transport) = address(&place);
-                let (hctl, model) = (hctl.into(), self.read_model(&directory, unreadable));
-                let name = place.file_name().unwrap_or_default().to_string_lossy().into();
-                Arc::new(Disk { devno, name, hctl, transport, model, states })
-            }
-        };
-        self.disks.insert(devno, Known { place, disk: Arc::clone(&disk), read: self.reading });
-        disk
-    }
-
-    fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
-        let Some(device) = self.file.text(directory, "device/state")?.map(Arc::from) else {
-            return Ok(States::default());
-        };
-        Ok(States { device: Some(device), access: self.file.text(directory, "device/access_state")?.map(Arc::from) })
-    }
-
-    fn read_model(&mut self, directory: &Path, unreadable: &mut Vec<Error>) -> Model {
-        let mut text = |name| {
-            let text = self.file.text(directory, name).map(|text| text.map(Arc::from));
-            or_note(text, unreadable).unwrap_or_default()
-        };
-        Model { vendor: text("device/vendor"), product: text("device/model"), revision: text("device/rev") }
-    }
-
-    fn read_inflight(&mut self, map: &Path) -> Result<Option<u64>, Error> {
-        let text = self.file.text(map, "inflight")?;
-        // Two numbers: reads and writes.
-        Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
-    }
-
-    fn look_at_states(&mut self, unreadable: &mut Vec<Error>) {
-        let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
-        for (devno, place) in places {
-            self.disk(devno, place, unreadable);
-        }
-        let mut maps = std::mem::take(&mut self.maps);
-        for (minor, map) in &mut maps {
-            match self.read_map_states(*minor, map) {
-                Ok(Some(now)) => *map = Arc::new(now),
-                Ok(None) => {}
-                Err(error) => unreadable.push(error),
-            }
-        }
-        self.maps = maps;
-    }
-
-    /// The map with its states as they are now; `None` if nothing changed.
-    fn read_map_states(&mut self, minor: u32, map: &Map) -> Result<Option<Map>, Error> {
-        let directory = self.directory(minor);
-        let suspended = match map.suspended {
-            Some(last) => self.file.flag(&directory, "dm/suspended")?.or(Some(last)),
-            None => None,
-        };
-        let inflight_requests = self.read_inflight(&directory)?.or(map.inflight_requests);
-        let now =
-            |disk: &Arc<Disk>| self.disks.get(&disk.devno).map_or(Arc::clone(disk), |known| Arc::clone(&known.disk));
-        let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));
-        if (suspended, inflight_requests) == (map.suspended, map.inflight_requests) && map.members.iter().all(same) {
-            return Ok(None);
-        }
-        let members = map.members.iter().map(now).collect();
-        Ok(Some(Map { suspended, inflight_requests, members, ..map.clone() }))
+        let maps = self.block.read(request, &self.ways, &mut unreadable)?;
+        let heads = self.nvme.as_mut().map(|nvme| nvme.read(&mut unreadable)).unwrap_or_default();
+        Ok(Reading { maps, heads, transports: Arc::clone(&self.transports), unreadable })
     }
 }
 
-/// sysfs gives an attribute whole in one read, which is what makes it one state and not two.
-fn read_whole(path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))
+/// What members of maps go over.
+#[derive(Debug)]
+pub struct Ways {
+    iscsi: Option<Iscsi>,
+    fibre_channel: Option<FibreChannel>,
 }
 
-/// What was read; an error is noted, and only this one thing missing.
-fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
-    read.unwrap_or_else(|error| {
-        unreadable.push(error);
-        None
-    })
+/// Which of them a member goes over, by the directories that its own lies in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// This session.
+    Iscsi(Arc<str>),
+    /// This remote port.
+    FibreChannel(Arc<str>),
 }
 
-fn kernel_name(minor: u32) -> String {
-    format!("dm-{minor}")
-}
-
-/// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
-fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
-    let target = match fs::read_link(link) {
-        Ok(target) => target,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(Error::new(link.display(), error)),
-    };
-    let mut place = here.to_owned();
-    for part in target.components() {
-        match part {
-            Component::ParentDir => drop(place.pop()),
-            part => place.push(part),
-        }
-    }
-    Ok(Some(place))
-}
-
-/// SCSI address and transport, from the directories that the member's own directory lies in.
-fn address(place: &Path) -> (&str, Transport) {
-    let mut hctl = "";
-    let mut transport = Transport::Unknown;
-    for part in place.components().filter_map(|part| part.as_os_str().to_str()) {
-        let numbered =
-            |prefix| part.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        if part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit()) {
-            hctl = part;
-        } else if numbered("session") {
-            transport = Transport::Iscsi;
-        } else if numbered("rport-") {
-            transport = Transport::Fc;
-        } else if numbered("end_device-") {
-            transport = Transport::Sas;
-        }
-    }
-    (hctl, transport)
-}
-
-/// Reads small files into one buffer.
-#[derive(Debug, Default)]
-struct Attribute {
-    path: OsString,
-    content: Vec<u8>,
-}
-
-impl Attribute {
-    /// The file's content without the newline at its end; `None` if there is no such file or its device is gone.
-    fn bytes(&mut self, directory: &Path, name: &str) -> Result<Option<&[u8]>, Error> {
-        self.path.clear();
-        self.path.push(directory);
-        self.path.push("/");
-        self.path.push(name);
-        self.content.resize(PAGE, 0);
-        let length = match read_whole(&self.path, &mut self.content) {
-            Ok(length) => length,
-            Err(error) if error == Errno::INVAL || is_gone(&error.into()) => return Ok(None),
-            Err(error) => return Err(Error::new(Path::new(&self.path).display(), io::Error::from(error))),
-        };
-        self.content.truncate(length);
-        if self.content.last() == Some(&b'\n') {
-            self.content.pop();
-        }
-        Ok(Some(&self.content))
+impl Ways {
+    fn read(&mut self, unreadable: &mut Vec<Error>) {
+        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(unreadable));
+        let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(unreadable));
+        unreadable.extend([iscsi, fibre_channel].into_iter().flatten().filter_map(Result::err));
     }
 
-    /// As text, padding trimmed.
-    fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
-        if self.bytes(directory, name)?.is_none() {
-            return Ok(None);
-        }
-        if let Cow::Owned(lossy) = String::from_utf8_lossy(&self.content) {
-            self.content = lossy.into_bytes();
-        }
-        Ok(str::from_utf8(&self.content).ok().map(str::trim))
-    }
-
-    fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
-        let Some(text) = self.text(directory, name)? else { return Ok(None) };
-        match text.parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => {
-                let cause = format!("cannot make sense of {text:?}");
-                Err(Error::new(Path::new(&self.path).display(), cause))
-            }
+    fn transports(&self) -> Transports {
+        let (iscsi, fibre_channel) = (self.iscsi.as_ref(), self.fibre_channel.as_ref());
+        Transports {
+            iscsi_sessions: iscsi.map(|iscsi| iscsi.sessions().all()).unwrap_or_default(),
+            fc_host_ports: fibre_channel.map(|ports| ports.hosts().all()).unwrap_or_default(),
+            fc_remote_ports: fibre_channel.map(|ports| ports.remote_ports().all()).unwrap_or_default(),
         }
     }
 
-    fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
-        Ok(self.parsed::<u8>(directory, name)?.map(|value| value != 0))
+    /// The ports of this way, as last read.
+    pub fn ports(&self, way: &Way) -> Option<&Ports> {
+        match way {
+            Way::Iscsi(session) => Some(&self.iscsi.as_ref()?.sessions().get(session)?.ports),
+            Way::FibreChannel(port) => Some(&self.fibre_channel.as_ref()?.remote_ports().get(port)?.ports),
+        }
     }
 }

@@ -112,14 +112,15 @@ struct PathDocument<'a> {
     hctl: &'a str,
     transport: &'static str,
     group: Option<u32>,
-    initiator_port: &'static str,
-    target: &'static str,
-    target_port: &'static str,
+    initiator_port: &'a str,
+    target: &'a str,
+    target_port: &'a str,
     failures_total: u64,
     priority: Option<i64>,
     checker_state: Option<&'a str>,
     device_state: Option<&'a str>,
     access_state: Option<&'a str>,
+    ana_state: Option<&'a str>,
     marginal: Option<bool>,
 }
 
@@ -184,15 +185,15 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
             hctl: &path.hctl,
             transport: path.transport.as_str(),
             group: path.group,
-            // As in the metrics: what is not known yet is empty.
-            initiator_port: "",
-            target: "",
-            target_port: "",
+            initiator_port: &path.ports.initiator_port,
+            target: &path.ports.target,
+            target_port: &path.ports.target_port,
             failures_total: path.failures,
             priority: path.priority,
             checker_state: path.checker_state.as_deref(),
             device_state: path.device_state.as_deref(),
             access_state: path.access_state.as_deref(),
+            ana_state: path.ana_state.as_deref(),
             marginal: path.marginal,
         }
     }

@@ -16,9 +16,12 @@ const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text; vers
 
 const CONFIG: &str = concat!("--config.file=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/config.yml");
 
+/// With all there is of the host.
+const ALL: [&str; 2] = [CONFIG, "--collector.nvme"];
+
 fn exporter() -> (Host, Exporter) {
     let host = Host::recorded("02-net1-lost");
-    let exporter = host.exporter(&[CONFIG]);
+    let exporter = host.exporter(&ALL);
     (host, exporter)
 }
 
@@ -73,10 +76,14 @@ fn the_health() {
 }
 
 #[test]
-fn oneshot() {
-    let host = Host::recorded("02-net1-lost");
-    let printed = run(&[host.options(), vec!["--oneshot".to_owned(), CONFIG.to_owned()]].concat());
-    assert_golden("oneshot.txt", &settle(&printed.stdout));
+fn oneshot_in_each_state_of_the_host() {
+    for state in ["01-healthy", "02-net1-lost", "03-both-lost", "04-back"] {
+        let host = Host::recorded(state);
+        let mut options = host.options();
+        options.extend(ALL.iter().chain(&["--oneshot"]).map(|option| (*option).to_owned()));
+        let printed = run(&options);
+        assert_golden(&format!("oneshot/{state}.txt"), &settle(&printed.stdout));
+    }
 }
 
 #[test]

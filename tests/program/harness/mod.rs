@@ -44,7 +44,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The recorded host in one of its states: `01-healthy`, `02-net1-lost`, `03-both-lost`.
+    /// The recorded host in one of its states: `01-healthy`, `02-net1-lost`, `03-both-lost`, `04-back`.
     pub fn recorded(state: &str) -> Self {
         let reply = Reply::Text(recorded_reply(state));
         Host { sysfs: Tree::recorded(&recorded_tree(state)), multipathd: FakeMultipathd::start(reply) }
@@ -61,6 +61,8 @@ impl Host {
     pub fn options(&self) -> Vec<String> {
         vec![
             "--no-collector.dm".to_owned(),
+            // Two more devices, which few tests are about: they say so.
+            "--no-collector.nvme".to_owned(),
             format!("--path.sysfs={}", self.sysfs.root().display()),
             format!("--multipathd.socket={}", self.multipathd.socket().display()),
             "--multipathd.timeout=20s".to_owned(),

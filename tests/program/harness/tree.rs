@@ -47,8 +47,9 @@ impl Tree {
             } else {
                 let file = line.strip_prefix("F ").and_then(|rest| rest.split_once(" /sys/"));
                 let (name, content) = file.and_then(|(_mode, rest)| rest.split_once(" = ")).expect(line);
-                if !content.starts_with('<') {
-                    self.write(name, format!("{content}\n"));
+                match content.starts_with('<') {
+                    true => drop(fs::remove_file(self.path(name))),
+                    false => self.write(name, format!("{content}\n")),
                 }
             }
         }

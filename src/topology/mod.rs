@@ -3,10 +3,14 @@
 //! Everything else in the program speaks in these. A [`Device`] is one multipath device, identified by its WWID; a
 //! [`Path`] is one of its members. A [`Snapshot`] is all of them at one moment, immutable once published.
 
+mod transport;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+pub use transport::{FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal};
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,32 +137,6 @@ impl Counts {
     }
 }
 
-/// What carries a path's I/O.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// Fibre Channel.
-    Fc,
-    /// iSCSI.
-    Iscsi,
-    /// Serial Attached SCSI.
-    Sas,
-    /// Not known.
-    #[default]
-    Unknown,
-}
-
-impl Transport {
-    /// The word of the `transport` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Transport::Fc => "fc",
-            Transport::Iscsi => "iscsi",
-            Transport::Sas => "sas",
-            Transport::Unknown => "unknown",
-        }
-    }
-}
-
 /// A path group of a device-mapper device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -181,7 +159,9 @@ pub struct Path {
     pub hctl: Arc<str>,
     /// What carries its I/O.
     pub transport: Transport,
-    /// Index of its path group, from 1.
+    /// What it shares with others.
+    pub ports: Ports,
+    /// Index of its path group, from 1; the ANA group of an NVMe path.
     pub group: Option<u32>,
     /// Whether the kernel sends I/O to it.
     pub state: PathState,
@@ -191,10 +171,12 @@ pub struct Path {
     pub priority: Option<i64>,
     /// multipathd's checker state, its own word.
     pub checker_state: Option<Arc<str>>,
-    /// State of the SCSI device, the kernel's own word.
+    /// State of the SCSI device or the NVMe controller, the kernel's own word.
     pub device_state: Option<Arc<str>>,
     /// SCSI ALUA access state, the kernel's own word.
     pub access_state: Option<Arc<str>>,
+    /// NVMe ANA state, the kernel's own word.
+    pub ana_state: Option<Arc<str>>,
     /// Whether multipathd holds it marginal.
     pub marginal: Option<bool>,
 }
@@ -298,6 +280,10 @@ pub struct Snapshot {
     pub devices: Vec<Arc<Device>>,
     /// multipathd.
     pub daemon: Daemon,
+    /// What the paths go over.
+    pub transports: Arc<Transports>,
+    /// The configured iSCSI bonds, in the order of the configuration.
+    pub iscsi_bonds: Vec<IscsiBond>,
     /// How many paths devices should have, by WWID and sorted by it: those that the configuration speaks of, there or not.
     pub expected_paths: Vec<(Arc<str>, u32)>,
 }

@@ -1,0 +1,108 @@
+//! Fibre Channel ports: what a path of this transport shares with others.
+//!
+//! ```text
+//! class/fc_host/host5/                   port_name, port_state: a port of this host
+//! class/fc_remote_ports/rport-5:0-2/     port_name, node_name, port_state, scsi_target_id: a port of an array, seen from it
+//! ```
+//!
+//! Documented in `Documentation/scsi/scsi_fc_transport.rst` and `drivers/scsi/scsi_transport_fc.c` of the kernel. When a
+//! remote port is lost for good the kernel keeps it as `Not Present` and clears its role and node name, so that it was a
+//! target, and what it was called, is kept from when it was known. Its SCSI target id stays.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Error;
+use super::files::Attribute;
+use super::inventory::Inventory;
+use crate::topology::{FcHostPort, FcRemotePort, Ports};
+
+/// How the kernel prints a name that it has cleared.
+const CLEARED: &str = "0xffffffffffffffff";
+
+/// Reads ports and remembers them.
+#[derive(Debug)]
+pub struct FibreChannel {
+    hosts: Inventory<FcHostPort>,
+    remote: Inventory<FcRemotePort>,
+    file: Attribute,
+}
+
+impl FibreChannel {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        FibreChannel {
+            hosts: Inventory::new(root.join("class/fc_host")),
+            remote: Inventory::new(root.join("class/fc_remote_ports")),
+            file: Attribute::default(),
+        }
+    }
+
+    /// Reads all ports.
+    ///
+    /// # Errors
+    /// If they cannot be listed. No Fibre Channel at all is no error.
+    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+        let (hosts, file) = (&mut self.hosts, &mut self.file);
+        hosts.read(unreadable, |directory, _, last| read_host_port(file, directory, last))?;
+        self.remote.read(unreadable, |directory, name, last| {
+            let host = host_of(name).and_then(|host| hosts.get(&host));
+            read_remote_port(file, directory, host.map(|host| &**host), last)
+        })
+    }
+
+    /// Ports of this host.
+    pub fn hosts(&self) -> &Inventory<FcHostPort> {
+        &self.hosts
+    }
+
+    /// Remote ports that are, or have been, SCSI targets.
+    pub fn remote_ports(&self) -> &Inventory<FcRemotePort> {
+        &self.remote
+    }
+}
+
+fn read_host_port(
+    file: &mut Attribute,
+    directory: &Path,
+    last: Option<&FcHostPort>,
+) -> Result<Option<FcHostPort>, Error> {
+    let Some(state) = file.text(directory, "port_state")?.map(Arc::<str>::from) else { return Ok(None) };
+    let port_name = match last {
+        Some(last) if !last.port_name.is_empty() => Arc::clone(&last.port_name),
+        _ => file.word(directory, "port_name")?,
+    };
+    Ok(Some(FcHostPort { port_name, state }))
+}
+
+fn read_remote_port(
+    file: &mut Attribute,
+    directory: &Path,
+    host: Option<&FcHostPort>,
+    last: Option<&FcRemotePort>,
+) -> Result<Option<FcRemotePort>, Error> {
+    let Some(state) = file.text(directory, "port_state")?.map(Arc::<str>::from) else { return Ok(None) };
+    if last.is_none() && file.parsed::<i64>(directory, "scsi_target_id")?.is_none_or(|id| id < 0) {
+        return Ok(None);
+    }
+    let mut ports = last.map(|last| last.ports.clone()).unwrap_or_default();
+    if !ports.are_known() {
+        let now = Ports {
+            initiator_port: host.map(|host| Arc::clone(&host.port_name)).unwrap_or_default(),
+            target: unless_cleared(file.word(directory, "node_name")?),
+            target_port: unless_cleared(file.word(directory, "port_name")?),
+        };
+        ports = now.or(&ports);
+    }
+    Ok(Some(FcRemotePort { ports, state }))
+}
+
+fn unless_cleared(name: Arc<str>) -> Arc<str> {
+    if &*name == CLEARED { Arc::default() } else { name }
+}
+
+/// The host of `rport-5:0-2` is `host5`.
+fn host_of(remote_port: &str) -> Option<String> {
+    let (host, _) = remote_port.strip_prefix("rport-")?.split_once(':')?;
+    Some(format!("host{host}"))
+}

@@ -1,0 +1,141 @@
+//! Small files and links of sysfs, the way all its readers read them.
+//!
+//! A file that is absent belongs to a device that has no such thing (a ram disk has no SCSI state) or that has just gone,
+//! and one that cannot be read just now (`ENOTCONN` from a dead iSCSI connection) to one that does not know: both are
+//! `None`. What else goes wrong is an error that names the file.
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirEntryExt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Error, is_gone};
+
+/// No attribute is larger: sysfs hands out one page.
+const PAGE: usize = 4096;
+
+/// sysfs gives an attribute whole in one read, which is what makes it one state and not two.
+fn read_whole(path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))
+}
+
+/// What was read; an error is noted, and only this one thing missing.
+pub fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        unreadable.push(error);
+        None
+    })
+}
+
+/// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
+pub fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
+    let target = match fs::read_link(link) {
+        Ok(target) => target,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(Error::new(link.display(), error)),
+    };
+    let mut place = here.to_owned();
+    for part in target.components() {
+        match part {
+            Component::ParentDir => drop(place.pop()),
+            part => place.push(part),
+        }
+    }
+    Ok(Some(place))
+}
+
+/// An entry of a directory. The kernel gives a new object of an old name a new inode number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+/// What is in a directory, sorted by name; nothing if there is no such directory, as for a driver that is not loaded.
+pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
+    let failed = |cause| Error::new(directory.display(), cause);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut list = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        list.extend(entry.file_name().into_string().map(|name| Entry { name, inode: entry.ino() }));
+    }
+    list.sort();
+    Ok(list)
+}
+
+/// Reads small files into one buffer.
+#[derive(Debug, Default)]
+pub struct Attribute {
+    path: OsString,
+    content: Vec<u8>,
+}
+
+impl Attribute {
+    /// The file's content without the newline at its end; `None` if there is no such file or its device is gone.
+    pub fn bytes(&mut self, directory: &Path, name: &str) -> Result<Option<&[u8]>, Error> {
+        self.path.clear();
+        self.path.push(directory);
+        self.path.push("/");
+        self.path.push(name);
+        self.content.resize(PAGE, 0);
+        let length = match read_whole(&self.path, &mut self.content) {
+            Ok(length) => length,
+            Err(Errno::INVAL | Errno::NOTCONN) => return Ok(None),
+            Err(error) if is_gone(&error.into()) => return Ok(None),
+            Err(error) => return Err(Error::new(Path::new(&self.path).display(), io::Error::from(error))),
+        };
+        self.content.truncate(length);
+        if self.content.last() == Some(&b'\n') {
+            self.content.pop();
+        }
+        Ok(Some(&self.content))
+    }
+
+    /// As text, padding trimmed.
+    pub fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
+        if self.bytes(directory, name)?.is_none() {
+            return Ok(None);
+        }
+        if let Cow::Owned(lossy) = String::from_utf8_lossy(&self.content) {
+            self.content = lossy.into_bytes();
+        }
+        Ok(str::from_utf8(&self.content).ok().map(str::trim))
+    }
+
+    /// As text to keep; empty for what the kernel does not know or has not been told, which it prints as `(null)`.
+    pub fn word(&mut self, directory: &Path, name: &str) -> Result<Arc<str>, Error> {
+        Ok(self.text(directory, name)?.filter(|text| *text != "(null)").map(Arc::from).unwrap_or_default())
+    }
+
+    /// As a value that prints like this; an error if it does not.
+    pub fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
+        let Some(text) = self.text(directory, name)? else { return Ok(None) };
+        match text.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => {
+                let cause = format!("cannot make sense of {text:?}");
+                Err(Error::new(Path::new(&self.path).display(), cause))
+            }
+        }
+    }
+
+    /// As `0` or another number.
+    pub fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
+        Ok(self.parsed::<u8>(directory, name)?.map(|value| value != 0))
+    }
+}

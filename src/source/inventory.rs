@@ -1,0 +1,72 @@
+//! The objects of one class directory of sysfs, remembered from one reading to the next.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Error;
+use super::files::list;
+
+/// The objects of a class directory, by name.
+///
+/// An object that did not change since the last reading is the same allocation, one that cannot be read is as it was, and
+/// a new one of an old name is a new one.
+#[derive(Debug)]
+pub struct Inventory<Object> {
+    class: PathBuf,
+    known: BTreeMap<Arc<str>, Known<Object>>,
+}
+
+#[derive(Debug)]
+struct Known<Object> {
+    inode: u64,
+    object: Arc<Object>,
+}
+
+impl<Object: PartialEq> Inventory<Object> {
+    /// Of this directory.
+    pub fn new(class: PathBuf) -> Self {
+        Inventory { class, known: BTreeMap::new() }
+    }
+
+    /// Reads each object: `read` gets its directory, its name, and what it was last time, and gives `None` for what is
+    /// gone or does not count.
+    ///
+    /// # Errors
+    /// If the directory is there and cannot be listed.
+    pub fn read(
+        &mut self,
+        unreadable: &mut Vec<Error>,
+        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>) -> Result<Option<Object>, Error>,
+    ) -> Result<(), Error> {
+        let entries = list(&self.class)?;
+        let mut before = std::mem::take(&mut self.known);
+        for entry in entries {
+            let (name, last) = match before.remove_entry(entry.name.as_str()) {
+                Some((name, known)) if known.inode == entry.inode => (name, Some(known.object)),
+                _ => (entry.name.into(), None),
+            };
+            let object = match read(&self.class.join(&*name), &name, last.as_deref()) {
+                Ok(now) => now.map(|now| last.filter(|last| **last == now).unwrap_or_else(|| Arc::new(now))),
+                Err(error) => {
+                    unreadable.push(error);
+                    last
+                }
+            };
+            if let Some(object) = object {
+                self.known.insert(name, Known { inode: entry.inode, object });
+            }
+        }
+        Ok(())
+    }
+
+    /// An object as last read.
+    pub fn get(&self, name: &str) -> Option<&Arc<Object>> {
+        self.known.get(name).map(|known| &known.object)
+    }
+
+    /// All of them, sorted by name.
+    pub fn all(&self) -> Vec<Arc<Object>> {
+        self.known.values().map(|known| Arc::clone(&known.object)).collect()
+    }
+}

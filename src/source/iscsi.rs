@@ -1,0 +1,112 @@
+//! iSCSI sessions: what a path of this transport shares with others.
+//!
+//! ```text
+//! class/iscsi_session/session1/        targetname, state
+//! class/iscsi_connection/connection1:0/    persistent_address, persistent_port: of the portal
+//! class/iscsi_host/host6/              netdev, ipaddress: what the session is bound to, and its source address
+//! ```
+//!
+//! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A session
+//! whose connection is dead answers for `ipaddress` with `ENOTCONN`, so what a session is called is kept from when it was
+//! known, and read again when it logs in. open-iscsi uses one connection for a session, number 0.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Error;
+use super::files::{Attribute, follow};
+use super::interfaces;
+use super::inventory::Inventory;
+use crate::topology::{IscsiSession, Ports, portal};
+
+/// Reads sessions and remembers them.
+#[derive(Debug)]
+pub struct Iscsi {
+    sessions: Inventory<IscsiSession>,
+    reader: Reader,
+}
+
+#[derive(Debug)]
+struct Reader {
+    root: PathBuf,
+    file: Attribute,
+}
+
+impl Iscsi {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        Iscsi {
+            sessions: Inventory::new(root.join("class/iscsi_session")),
+            reader: Reader { root: root.to_owned(), file: Attribute::default() },
+        }
+    }
+
+    /// Reads all sessions.
+    ///
+    /// # Errors
+    /// If they cannot be listed. No iSCSI at all is no error.
+    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+        let reader = &mut self.reader;
+        self.sessions.read(unreadable, |directory, name, last| reader.session(directory, name, last))
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> &Inventory<IscsiSession> {
+        &self.sessions
+    }
+}
+
+impl Reader {
+    /// The session; `None` if it is gone.
+    fn session(
+        &mut self,
+        directory: &Path,
+        name: &Arc<str>,
+        last: Option<&IscsiSession>,
+    ) -> Result<Option<IscsiSession>, Error> {
+        let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
+        let last = last.cloned().unwrap_or_default();
+        let changed = last.state != state;
+        let mut session = IscsiSession { name: Arc::clone(name), state, ..last };
+        if (changed && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
+            self.look_closer(directory, &mut session)?;
+        }
+        Ok(Some(session))
+    }
+
+    /// Finds out what the session is. What cannot be told now stays.
+    fn look_closer(&mut self, directory: &Path, session: &mut IscsiSession) -> Result<(), Error> {
+        let number = session.name.trim_start_matches("session");
+        let connection = self.root.join("class/iscsi_connection").join(format!("connection{number}:0"));
+        let address = self.file.word(&connection, "persistent_address")?;
+        let mut now = Ports {
+            target: self.file.word(directory, "targetname")?,
+            target_port: portal(&address, &self.file.word(&connection, "persistent_port")?),
+            ..Ports::default()
+        };
+        if let Some(host) = self.host_of(directory)? {
+            let source = self.file.word(&host, "ipaddress")?.parse().ok();
+            let bound = self.file.word(&host, "netdev")?;
+            now.initiator_port = match source {
+                // What open-iscsi writes for a session that is bound to nothing.
+                Some(source) if bound.is_empty() || &*bound == "default" => interfaces::owner_of(source),
+                _ => bound,
+            };
+            session.source = source.or(session.source);
+        }
+        session.ports = now.or(&session.ports);
+        Ok(())
+    }
+
+    /// The iSCSI host that the session belongs to: it lies in that host's directory.
+    fn host_of(&self, session: &Path) -> Result<Option<PathBuf>, Error> {
+        let Some(place) = follow(session, Path::new("class/iscsi_session"))? else { return Ok(None) };
+        let mut names = place.components().filter_map(|part| part.as_os_str().to_str());
+        let host = names.rfind(|name| name.strip_prefix("host").is_some_and(is_number));
+        Ok(host.map(|host| self.root.join("class/iscsi_host").join(host)))
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}

@@ -1,0 +1,348 @@
+//! Native NVMe multipath: namespace heads, and the controllers that their paths go through.
+//!
+//! ```text
+//! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev; nvme0n1: its heads; nvme0: its controllers
+//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, inflight: a head, which is what is used as a disk
+//! class/nvme/nvme3/                      state, transport, address, subsysnqn: a controller
+//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, wwid: the hidden path of nvme0n1 through nvme3
+//! ```
+//!
+//! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
+//! no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays `optimized` while its
+//! controller reconnects, so both count. `src_addr` goes with the connection, so what a controller is called is kept from
+//! when it was known, and read again when it is live again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Attribute, list, or_note};
+use super::inventory::Inventory;
+use super::{Error, SECTOR, interfaces};
+use crate::topology::{Ports, Transport, portal};
+
+/// The state of a controller that carries I/O.
+const LIVE: &str = "live";
+
+/// A namespace head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Its identity.
+    pub wwid: Arc<str>,
+    /// Its kernel name, `nvme0n1`.
+    pub name: Arc<str>,
+    /// The namespace's UUID; empty where it has none.
+    pub uuid: Arc<str>,
+    /// The subsystem's model.
+    pub model: Arc<str>,
+    /// The subsystem's firmware revision.
+    pub firmware: Arc<str>,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Write-protected.
+    pub read_only: Option<bool>,
+    /// Requests sent down and not completed.
+    pub inflight_requests: Option<u64>,
+    /// Its paths, sorted by name.
+    pub paths: Vec<HeadPath>,
+}
+
+/// A path of a head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeadPath {
+    /// Its kernel name, `nvme0c3n1`.
+    pub name: Arc<str>,
+    /// The kernel's word; `None` where the subsystem has no ANA.
+    pub ana_state: Option<Arc<str>>,
+    /// The ANA group.
+    pub ana_group: Option<u32>,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Write-protected.
+    pub read_only: Option<bool>,
+    /// The controller that it goes through.
+    pub controller: Arc<Controller>,
+}
+
+/// A controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Controller {
+    /// Its kernel name, `nvme3`. It may come back as another one.
+    pub name: Arc<str>,
+    /// The kernel's word: `live`, `connecting`, …
+    pub state: Arc<str>,
+    /// What carries its I/O.
+    pub transport: Transport,
+    /// What it is made of: interface or host port, subsystem NQN, address.
+    pub ports: Ports,
+}
+
+impl Controller {
+    /// Whether it carries I/O.
+    pub fn is_live(&self) -> bool {
+        &*self.state == LIVE
+    }
+}
+
+/// Reads heads and remembers them.
+#[derive(Debug)]
+pub struct Nvme {
+    root: PathBuf,
+    controllers: Inventory<Controller>,
+    heads: BTreeMap<Arc<str>, Arc<Head>>,
+    file: Attribute,
+}
+
+impl Nvme {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        Nvme {
+            root: root.to_owned(),
+            controllers: Inventory::new(root.join("class/nvme")),
+            heads: BTreeMap::new(),
+            file: Attribute::default(),
+        }
+    }
+
+    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
+    /// disk is none. One that did not change since the last reading is the same allocation, and what cannot be listed is as
+    /// it was. No NVMe at all is no error.
+    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Vec<Arc<Head>> {
+        if let Err(error) = self.look(unreadable) {
+            unreadable.push(error);
+        }
+        self.heads.values().cloned().collect()
+    }
+
+    fn look(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+        let file = &mut self.file;
+        self.controllers.read(unreadable, |directory, name, last| read_controller(file, directory, name, last))?;
+        let subsystems = self.root.join("class/nvme-subsystem");
+        let listed = list(&subsystems)?;
+        let mut before = std::mem::take(&mut self.heads);
+        for subsystem in listed {
+            let directory = subsystems.join(&subsystem.name);
+            let entries = match list(&directory) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    unreadable.push(error);
+                    continue;
+                }
+            };
+            let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
+            let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
+            let over_fabrics = controllers.iter().any(|controller| controller.transport != Transport::NvmePcie);
+            for name in entries.iter().map(|entry| entry.name.as_str()).filter(|name| is_head(name)) {
+                let last = before.remove(name);
+                // A head that has lost its controllers is what it was.
+                if !over_fabrics && controllers.len() < 2 && last.is_none() {
+                    continue;
+                }
+                let head = match self.head(&directory, name, &controllers, last.as_deref(), unreadable) {
+                    Ok(head) => head.map(|head| match last {
+                        Some(last) if *last == head => last,
+                        _ => Arc::new(head),
+                    }),
+                    Err(error) => {
+                        unreadable.push(error);
+                        last
+                    }
+                };
+                self.heads.extend(head.map(|head| (name.into(), head)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A head and its paths; `None` if it is gone.
+    fn head(
+        &mut self,
+        subsystem: &Path,
+        name: &str,
+        controllers: &[Arc<Controller>],
+        last: Option<&Head>,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Option<Head>, Error> {
+        let directory = subsystem.join(name);
+        let wwid = self.file.word(&directory, "wwid")?;
+        if wwid.is_empty() {
+            return Ok(None);
+        }
+        let known = last.filter(|last| last.wwid == wwid);
+        let mut paths = Vec::new();
+        for controller in controllers {
+            let path_name = path_name(name, &controller.name);
+            let directory = self.root.join("class/nvme").join(&*controller.name).join(&path_name);
+            let last = known.and_then(|head| head.paths.iter().find(|path| *path.name == *path_name));
+            match self.path(&directory, path_name, controller, last) {
+                Ok(path) => paths.extend(path),
+                Err(error) => {
+                    unreadable.push(error);
+                    paths.extend(last.cloned());
+                }
+            }
+        }
+        paths.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut word = |directory: &Path, name, last: Option<&Arc<str>>| match last {
+            Some(last) if !last.is_empty() => Arc::clone(last),
+            _ => or_note(self.file.word(directory, name).map(Some), unreadable).unwrap_or_default(),
+        };
+        Ok(Some(Head {
+            wwid,
+            name: name.into(),
+            uuid: word(&directory, "uuid", known.map(|head| &head.uuid)),
+            model: word(subsystem, "model", known.map(|head| &head.model)),
+            firmware: word(subsystem, "firmware_rev", None),
+            size_bytes: self.size(&directory)?,
+            read_only: self.file.flag(&directory, "ro")?,
+            inflight_requests: inflight_requests(&mut self.file, &directory)?,
+            paths,
+        }))
+    }
+
+    /// The path of a head through a controller; `None` if there is none.
+    fn path(
+        &mut self,
+        directory: &Path,
+        name: String,
+        controller: &Arc<Controller>,
+        last: Option<&HeadPath>,
+    ) -> Result<Option<HeadPath>, Error> {
+        let Some(size_bytes) = self.size(directory)? else { return Ok(None) };
+        let name = last.map_or_else(|| name.into(), |last| Arc::clone(&last.name));
+        Ok(Some(HeadPath {
+            name,
+            ana_state: self.file.text(directory, "ana_state")?.map(Arc::from),
+            ana_group: self.file.parsed(directory, "ana_grpid")?,
+            size_bytes: Some(size_bytes),
+            read_only: self.file.flag(directory, "ro")?,
+            controller: Arc::clone(controller),
+        }))
+    }
+
+    fn size(&mut self, directory: &Path) -> Result<Option<u64>, Error> {
+        let sectors: Option<u64> = self.file.parsed(directory, "size")?;
+        Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
+    }
+}
+
+fn read_controller(
+    file: &mut Attribute,
+    directory: &Path,
+    name: &Arc<str>,
+    last: Option<&Controller>,
+) -> Result<Option<Controller>, Error> {
+    let Some(state) = file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
+    if let Some(last) = last.filter(|last| last.ports.are_known() && (last.state == state || &*state != LIVE)) {
+        return Ok(Some(Controller { state, ..last.clone() }));
+    }
+    let transport = file.text(directory, "transport")?.map(transport_named).unwrap_or_default();
+    let target = file.word(directory, "subsysnqn")?;
+    let address = file.text(directory, "address")?.unwrap_or_default();
+    let (initiator_port, target_port) = ends(transport, address);
+    let ports = Ports { initiator_port, target, target_port };
+    let ports = match last {
+        Some(last) => ports.or(&last.ports),
+        None => ports,
+    };
+    Ok(Some(Controller { name: Arc::clone(name), state, transport, ports }))
+}
+
+fn transport_named(name: &str) -> Transport {
+    match name {
+        "tcp" => Transport::NvmeTcp,
+        "fc" => Transport::NvmeFc,
+        "rdma" => Transport::NvmeRdma,
+        "pcie" => Transport::NvmePcie,
+        _ => Transport::Unknown,
+    }
+}
+
+/// Both ends of a controller, from its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`;
+/// over FC `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
+fn ends(transport: Transport, address: &str) -> (Arc<str>, Arc<str>) {
+    let field = |name: &str| {
+        let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
+        fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
+    };
+    let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
+    match transport {
+        Transport::NvmePcie => (Arc::default(), address.into()),
+        Transport::NvmeFc => (port_name(field("host_traddr")), port_name(field("traddr"))),
+        _ => {
+            let interface = match (field("host_iface"), field("src_addr"), field("host_traddr")) {
+                ("", "", source) | ("", source, _) => {
+                    let owner = source.parse().map(interfaces::owner_of).unwrap_or_default();
+                    if owner.is_empty() { source.into() } else { owner }
+                }
+                (interface, _, _) => interface.into(),
+            };
+            (interface, portal(field("traddr"), field("trsvcid")))
+        }
+    }
+}
+
+/// Two numbers: reads and writes.
+fn inflight_requests(file: &mut Attribute, directory: &Path) -> Result<Option<u64>, Error> {
+    let text = file.text(directory, "inflight")?;
+    Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
+}
+
+/// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
+fn is_head(name: &str) -> bool {
+    let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
+}
+
+/// The path of `nvme0n1` through `nvme3` is `nvme0c3n1`.
+fn path_name(head: &str, controller: &str) -> String {
+    let (subsystem, namespace) = head.split_at(head.rfind('n').unwrap_or(head.len()));
+    format!("{subsystem}c{}{namespace}", controller.trim_start_matches("nvme"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_heads_and_paths() {
+        for (name, head) in [
+            ("nvme0n1", true),
+            ("nvme12n34", true),
+            ("nvme0c3n1", false),
+            ("ng0n1", false),
+            ("nvme0", false),
+            ("n1", false),
+        ] {
+            assert_eq!(is_head(name), head, "{name}");
+        }
+        assert_eq!(path_name("nvme0n1", "nvme3"), "nvme0c3n1");
+        assert_eq!(path_name("nvme12n34", "nvme56"), "nvme12c56n34");
+    }
+
+    #[test]
+    fn both_ends_of_a_controller() {
+        for (transport, address, initiator, target) in [
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,host_iface=e1,src_addr=192.0.2.1",
+                "e1",
+                "192.0.2.2:4420",
+            ),
+            (Transport::NvmeTcp, "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1", "lo", "192.0.2.2:4420"),
+            (Transport::NvmeTcp, "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255", "192.0.2.255", "192.0.2.2:4420"),
+            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "[2001:db8::1]:4420"),
+            (
+                Transport::NvmeFc,
+                "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545",
+                "0x10000090fadcc545",
+                "0x200a00a098aad2dc",
+            ),
+            (Transport::NvmePcie, "0000:01:00.0", "", "0000:01:00.0"),
+            (Transport::Unknown, "", "", ""),
+        ] {
+            assert_eq!(ends(transport, address), (initiator.into(), target.into()), "{address}");
+        }
+    }
+}

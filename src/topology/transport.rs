@@ -1,0 +1,157 @@
+//! What paths go over.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What carries a path's I/O.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Fibre Channel.
+    Fc,
+    /// iSCSI.
+    Iscsi,
+    /// Serial Attached SCSI.
+    Sas,
+    /// NVMe over TCP.
+    NvmeTcp,
+    /// NVMe over Fibre Channel.
+    NvmeFc,
+    /// NVMe over RDMA.
+    NvmeRdma,
+    /// NVMe over PCI Express.
+    NvmePcie,
+    /// Not known.
+    #[default]
+    Unknown,
+}
+
+impl Transport {
+    /// The word of the `transport` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Fc => "fc",
+            Transport::Iscsi => "iscsi",
+            Transport::Sas => "sas",
+            Transport::NvmeTcp => "nvme-tcp",
+            Transport::NvmeFc => "nvme-fc",
+            Transport::NvmeRdma => "nvme-rdma",
+            Transport::NvmePcie => "nvme-pcie",
+            Transport::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a path shares with others when a part breaks. What is not known is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface.
+    pub initiator_port: Arc<str>,
+    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN.
+    pub target: Arc<str>,
+    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address.
+    pub target_port: Arc<str>,
+}
+
+impl Ports {
+    /// Whether none is unknown.
+    pub fn are_known(&self) -> bool {
+        [&self.initiator_port, &self.target, &self.target_port].iter().all(|port| !port.is_empty())
+    }
+
+    /// These, and what they lack from the others: what a part was called does not change when it falls silent.
+    pub fn or(self, last: &Ports) -> Ports {
+        let or = |now: Arc<str>, last: &Arc<str>| if now.is_empty() { Arc::clone(last) } else { now };
+        Ports {
+            initiator_port: or(self.initiator_port, &last.initiator_port),
+            target: or(self.target, &last.target),
+            target_port: or(self.target_port, &last.target_port),
+        }
+    }
+}
+
+/// Address and port as they are written together: `192.0.2.1:3260`, `[2001:db8::1]:3260`; empty if one is.
+pub fn portal(address: &str, port: &str) -> Arc<str> {
+    match (address, port) {
+        ("", _) | (_, "") => Arc::default(),
+        (address, port) if address.contains(':') => format!("[{address}]:{port}").into(),
+        (address, port) => format!("{address}:{port}").into(),
+    }
+}
+
+/// The state of a session that carries I/O.
+const LOGGED_IN: &str = "LOGGED_IN";
+/// The state of a port that does.
+const ONLINE: &str = "Online";
+
+/// One iSCSI session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IscsiSession {
+    /// The kernel's name for it, `session1`: another one after each login.
+    pub name: Arc<str>,
+    /// The interface that it is bound to or that has its source address, the target's IQN, the portal that it was made for.
+    pub ports: Ports,
+    /// The address that it comes from; `None` while that is not known.
+    pub source: Option<IpAddr>,
+    /// The kernel's word: `LOGGED_IN`, `FAILED`, `FREE`.
+    pub state: Arc<str>,
+}
+
+impl IscsiSession {
+    /// Whether it carries I/O.
+    pub fn is_logged_in(&self) -> bool {
+        &*self.state == LOGGED_IN
+    }
+}
+
+/// A Fibre Channel port of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FcHostPort {
+    /// Its WWPN.
+    pub port_name: Arc<str>,
+    /// The kernel's word: `Online`, `Linkdown`, …
+    pub state: Arc<str>,
+}
+
+impl FcHostPort {
+    /// Whether it carries I/O.
+    pub fn is_up(&self) -> bool {
+        &*self.state == ONLINE
+    }
+}
+
+/// A Fibre Channel port of an array, as one port of this host sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FcRemotePort {
+    /// The WWPN of the host's port, the array's WWNN, its own WWPN.
+    pub ports: Ports,
+    /// The kernel's word: `Online`, `Blocked`, `Not Present`, `Marginal`, …
+    pub state: Arc<str>,
+}
+
+impl FcRemotePort {
+    /// Whether it carries I/O.
+    pub fn is_up(&self) -> bool {
+        &*self.state == ONLINE
+    }
+}
+
+/// All that paths go over, on one host at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transports {
+    /// iSCSI sessions, by name.
+    pub iscsi_sessions: Vec<Arc<IscsiSession>>,
+    /// Fibre Channel ports of this host, by their SCSI host's name.
+    pub fc_host_ports: Vec<Arc<FcHostPort>>,
+    /// Remote ports that are, or have been, SCSI targets, by the kernel's name for them.
+    pub fc_remote_ports: Vec<Arc<FcRemotePort>>,
+}
+
+/// Networks over which some targets must be reached: oVirt's iSCSI bond, watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IscsiBond {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its networks, as the configuration names them, and whether each is up: every target of the bond that has a session
+    /// on this host has one logged in over this network, and there is at least one.
+    pub networks: Vec<(Arc<str>, bool)>,
+}
