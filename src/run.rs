@@ -76,7 +76,11 @@ fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
     };
     let client = multipathd::Client::new(sockets, cli.sources.multipathd_timeout);
     let settings = Settings {
-        sysfs: cli.sources.sysfs.clone(),
+        places: sysfs::Places {
+            sysfs: cli.sources.sysfs.clone(),
+            procfs: cli.sources.procfs.clone(),
+            udev_data: cli.sources.udev_data.clone(),
+        },
         parts: sysfs::Parts {
             nvme: cli.collectors.nvme,
             iscsi: cli.collectors.iscsi,

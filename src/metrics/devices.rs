@@ -116,7 +116,7 @@ impl Devices {
         families.number(
             "multipath_unassembled_wwids",
             "Disks seen on two or more paths that no multipath device holds",
-            Some(0u64),
+            Some(self.snapshot.unassembled.len() as u64),
         )?;
         let (up, state) = match &self.snapshot.daemon {
             Daemon::NotAsked => (None, None),
@@ -176,13 +176,21 @@ impl Devices {
         gauge("multipath_device_read_only", "1 if write-protected", |device| device.read_only.map(u64::from))?;
         gauge("multipath_device_size_bytes", "Size", |device| device.size_bytes)?;
         gauge("multipath_device_open_count", "Holders of the device", |device| device.open_count)?;
-        gauge("multipath_device_root", "1 where the root file system stands on it", |_| Some(0))?;
+        gauge("multipath_device_root", "1 where the root file system stands on it", |device| {
+            Some(u64::from(device.root))
+        })?;
         gauge("multipath_device_inflight_requests", "Requests sent down and not completed", |device| {
             device.inflight_requests
         })?;
-        gauge("multipath_device_size_mismatched_paths", "Paths whose size differs from the device's", |_| Some(0))?;
-        gauge("multipath_device_read_only_mismatched_paths", "Paths whose write protection differs", |_| Some(0))?;
-        gauge("multipath_device_wwid_mismatched_paths", "Paths that now report another WWID", |_| Some(0))
+        gauge("multipath_device_size_mismatched_paths", "Paths whose size differs from the device's", |device| {
+            Some(device.mismatches.size as u64)
+        })?;
+        gauge("multipath_device_read_only_mismatched_paths", "Paths whose write protection differs", |device| {
+            Some(device.mismatches.read_only as u64)
+        })?;
+        gauge("multipath_device_wwid_mismatched_paths", "Paths that now report another WWID", |device| {
+            Some(device.mismatches.wwid as u64)
+        })
     }
 
     fn device_events(&self, families: &mut Families) -> fmt::Result {

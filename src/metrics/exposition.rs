@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::own::OwnMetrics;
-    use crate::topology::{Daemon, Device, Kind, PathEventCounts};
+    use crate::topology::{Daemon, Device, Kind, Mismatches, PathEventCounts};
 
     fn device(number: usize) -> Arc<Device> {
         Arc::new(Device {
@@ -294,6 +294,8 @@ mod tests {
             size_bytes: Some(1 << 40),
             open_count: Some(1),
             inflight_requests: Some(0),
+            root: false,
+            mismatches: Mismatches::default(),
             daemon_counters: None,
             active_group_priority: None,
             best_group_priority: None,

@@ -36,6 +36,10 @@ labels!(RemotePortState {
     state: &'a str,
 });
 
+labels!(Unassembled {
+    wwid: &'a str,
+});
+
 labels!(Bond {
     bond: &'a str,
 });
@@ -45,11 +49,16 @@ labels!(BondNetwork {
     network: &'a str,
 });
 
-/// Writes the families of iSCSI and Fibre Channel.
+/// Writes the families of iSCSI and Fibre Channel, and of disks that go over several paths without multipath.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     iscsi(snapshot, families)?;
     fibre_channel(snapshot, families)?;
-    bonds(snapshot, families)
+    bonds(snapshot, families)?;
+    families.gauge(
+        "multipath_unassembled_paths",
+        "Paths of a disk that no multipath device holds",
+        snapshot.unassembled.iter().map(|(wwid, paths)| (Unassembled { wwid }, *paths as u64)),
+    )
 }
 
 fn iscsi(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::ledger::MapLedger;
 use crate::source::{block, device_mapper, multipathd};
-use crate::topology::{Counts, DevNo, Device, Group, Kind, Path, PathState};
+use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState};
 
 /// What a device is built from.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Parts {
     pub base: Base,
     /// [`MapLedger::version`].
     pub ledger_version: u64,
+    /// Whether the root file system stands on it.
+    pub root: bool,
 }
 
 /// Whose reading the path states are. `floor` is the highest event number that it includes: an event beyond it is newer.
@@ -68,6 +70,7 @@ impl Parts {
             && self.daemon_answers == other.daemon_answers
             && self.base == other.base
             && self.ledger_version == other.ledger_version
+            && self.root == other.root
     }
 
     /// The map's device number.
@@ -98,6 +101,12 @@ impl Parts {
         // All members are the same LUN; one that has just come may not have said yet what it is.
         let model =
             sysfs.and_then(|map| map.members.iter().map(|disk| &disk.model).find(|model| !model.product.is_empty()));
+        let read_only = (kernel.map(|map| map.read_only))
+            .or(sysfs.and_then(|map| map.read_only))
+            .or(previous.and_then(|device| device.read_only));
+        let size_bytes = (kernel.map(|map| map.size_bytes))
+            .or(sysfs.and_then(|map| map.size_bytes))
+            .or(previous.and_then(|device| device.size_bytes));
         Device {
             wwid: Arc::clone(wwid),
             name: known([
@@ -137,14 +146,12 @@ impl Parts {
             suspended: (kernel.map(|map| map.suspended))
                 .or(sysfs.and_then(|map| map.suspended))
                 .or(previous.and_then(|device| device.suspended)),
-            read_only: (kernel.map(|map| map.read_only))
-                .or(sysfs.and_then(|map| map.read_only))
-                .or(previous.and_then(|device| device.read_only)),
-            size_bytes: (kernel.map(|map| map.size_bytes))
-                .or(sysfs.and_then(|map| map.size_bytes))
-                .or(previous.and_then(|device| device.size_bytes)),
+            read_only,
+            size_bytes,
             open_count: kernel.map(|map| map.open_count.into()),
             inflight_requests: sysfs.and_then(|map| map.inflight_requests),
+            root: self.root,
+            mismatches: self.mismatches(wwid, read_only, size_bytes),
             daemon_counters: words.map(|map| map.counters),
             active_group_priority,
             best_group_priority,
@@ -187,6 +194,31 @@ impl Parts {
             same
         });
         members
+    }
+
+    /// How many members differ from the device, as far as sysfs and udev know them.
+    fn mismatches(&self, wwid: &str, read_only: Option<bool>, size_bytes: Option<u64>) -> Mismatches {
+        let disks = || self.sysfs.iter().flat_map(|map| &map.members);
+        let differ = |differs: &dyn Fn(&block::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
+        // Not every map is called what udev or the SCSI layer calls its members (uid_attribute, getuid_callout): a name
+        // that is no WWID of the kind is only compared where it is some member's.
+        let spoken = |name: &dyn Fn(&block::Disk) -> Option<String>| {
+            is_naa(wwid) || disks().any(|disk| name(disk).is_some_and(|name| name == wwid))
+        };
+        let udev = |disk: &block::Disk| disk.identity.udev.as_ref().map(ToString::to_string);
+        let scsi = |disk: &block::Disk| disk.identity.scsi.as_deref().and_then(wwid_of_scsi);
+        let (udev_spoken, scsi_spoken) = (spoken(&udev), spoken(&scsi));
+        let another = |name: Option<String>, spoken: bool| {
+            spoken && name.is_some_and(|name| name != wwid && is_naa(&name) == is_naa(wwid))
+        };
+        Mismatches {
+            // A disk that has no size any more is gone, or was never there.
+            size: differ(&|disk| {
+                disk.size_bytes.is_some_and(|size| size > 0 && size_bytes.is_some_and(|whole| whole != size))
+            }),
+            read_only: differ(&|disk| disk.read_only.is_some() && read_only.is_some() && disk.read_only != read_only),
+            wwid: differ(&|disk| another(udev(disk), udev_spoken) || another(scsi(disk), scsi_spoken)),
+        }
     }
 
     fn disk(&self, devno: DevNo) -> Option<&block::Disk> {
@@ -251,6 +283,19 @@ fn scsi_fails(disk: &block::Disk) -> bool {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
         None => !disk.hctl.is_empty(),
     }
+}
+
+/// Whether this is a WWID as udev makes it of a SCSI name of type NAA: `3`, then 16 or 32 hexadecimal digits.
+fn is_naa(wwid: &str) -> bool {
+    let digits = wwid.strip_prefix('3').unwrap_or_default();
+    matches!(digits.len(), 16 | 32) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The SCSI layer's name of a disk (`naa.600…`, `eui.002…`) as a WWID; `None` for names that udev makes otherwise.
+fn wwid_of_scsi(name: &str) -> Option<String> {
+    let wwid = |kind, digits: &str| format!("{kind}{}", digits.to_ascii_lowercase());
+    let naa = name.strip_prefix("naa.").map(|digits| wwid('3', digits));
+    naa.or_else(|| name.strip_prefix("eui.").map(|digits| wwid('2', digits)))
 }
 
 fn group_state(letter: char) -> Arc<str> {

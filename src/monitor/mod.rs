@@ -19,7 +19,6 @@ mod publish;
 mod sources;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +52,8 @@ const BATCH: usize = 1024;
 /// What the monitor is to do.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where sysfs is mounted.
-    pub sysfs: PathBuf,
+    /// Where files are read.
+    pub places: sysfs::Places,
     /// What to read there besides device mapper's maps.
     pub parts: sysfs::Parts,
     /// Ask device mapper.
@@ -129,7 +128,7 @@ impl Monitor {
         let kernel = match settings.device_mapper {
             true => {
                 health.enable(Source::Dm);
-                Some(KernelSource::start(device_mapper::DeviceMapper::new(&settings.sysfs))?)
+                Some(KernelSource::start(device_mapper::DeviceMapper::new(&settings.places.sysfs))?)
             }
             false => None,
         };
@@ -139,7 +138,7 @@ impl Monitor {
         });
         health.enable(Source::Sysfs);
         let monitor = Monitor {
-            sysfs: SysfsSource::start(sysfs::Sysfs::new(&settings.sysfs, settings.parts))?,
+            sysfs: SysfsSource::start(sysfs::Sysfs::new(settings.places.clone(), settings.parts))?,
             publisher: Publisher::new(sender, Arc::clone(&events), Arc::clone(&own), Arc::clone(&settings.config)),
             health: Arc::clone(&health),
             own: Arc::clone(&own),
@@ -452,6 +451,10 @@ impl Monitor {
                 false
             }
         };
+        if let Some(daemon) = &mut self.daemon {
+            // Which of them it leaves alone is asked only where there are some.
+            daemon.wanted.paths |= changed && !self.sysfs.unassembled.is_empty();
+        }
         if changed || self.publisher.holds_back() {
             self.publish(self.sysfs.timed && !self.kernel_is_current());
         }
@@ -460,16 +463,17 @@ impl Monitor {
     fn daemon_said(&mut self, reply: Result<DaemonReply, Error>, asked: Instant) {
         let Some(daemon) = &mut self.daemon else { return };
         let timed = daemon.timed;
-        let (state, maps) = match reply {
-            Ok(DaemonReply { state, maps }) => (Daemon::Up(state), maps),
+        let (state, maps, paths) = match reply {
+            Ok(DaemonReply { state, maps, paths }) => (Daemon::Up(state), maps, paths),
             Err(error) => {
                 self.health.failed(Source::Multipathd, &error);
-                (Daemon::Down, None)
+                (Daemon::Down, None, None)
             }
         };
         let mut changed = daemon.state != state;
         // It has just come up, or is done with its configuration.
         daemon.wanted.maps |= changed && state != Daemon::Down && maps.is_none();
+        changed |= daemon.know_paths(&state, paths, !self.sysfs.unassembled.is_empty());
         daemon.state = state;
         match maps {
             Some(Ok(maps)) => {

@@ -3,13 +3,13 @@
 //! Nothing tells of their path failures but the difference between two readings, so that is what is counted: what was
 //! last published holds the counts so far.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::event::EventType;
 use crate::source::nvme::{Head, HeadPath};
-use crate::topology::{Device, Kind, Path, PathState};
+use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 
 /// The devices as last read.
 #[derive(Default)]
@@ -33,19 +33,21 @@ pub struct News {
 }
 
 impl NvmeDevices {
-    /// Takes over a reading. `first`: what is found now has no event.
-    pub fn update(&mut self, heads: &[Arc<Head>], first: bool) -> Vec<News> {
+    /// Takes over a reading. `root` names what the root file system stands on. `first`: what is found now has no event.
+    pub fn update(&mut self, heads: &[Arc<Head>], root: &HashSet<String>, first: bool) -> Vec<News> {
         let mut before = std::mem::take(&mut self.built);
         let mut news = Vec::new();
         for head in heads {
             let known = before.remove(&head.wwid);
-            if let Some(known) = known.as_ref().filter(|known| Arc::ptr_eq(&known.head, head)) {
+            let root = root.contains(&*head.name);
+            let same = |known: &&Built| Arc::ptr_eq(&known.head, head) && known.device.root == root;
+            if let Some(known) = known.as_ref().filter(same) {
                 let built = Built { head: Arc::clone(head), device: Arc::clone(&known.device) };
                 self.built.insert(Arc::clone(&head.wwid), built);
                 continue;
             }
             let previous = known.map(|known| known.device);
-            let device = Arc::new(assemble(head, previous.as_deref(), first));
+            let device = Arc::new(assemble(head, previous.as_deref(), root, first));
             if !first {
                 tell_changes(previous.as_deref(), &device, &mut news);
             }
@@ -124,7 +126,7 @@ fn state(path: &HeadPath) -> PathState {
     }
 }
 
-fn assemble(head: &Head, previous: Option<&Device>, first: bool) -> Device {
+fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
     let now = SystemTime::now();
     let mut paths = Vec::with_capacity(head.paths.len());
@@ -161,6 +163,7 @@ fn assemble(head: &Head, previous: Option<&Device>, first: bool) -> Device {
             marginal: None,
         });
     }
+    let differ = |differs: &dyn Fn(&HeadPath) -> bool| head.paths.iter().filter(|path| differs(path)).count();
     Device {
         wwid: Arc::clone(&head.wwid),
         name: Arc::clone(&head.name),
@@ -179,6 +182,13 @@ fn assemble(head: &Head, previous: Option<&Device>, first: bool) -> Device {
         size_bytes: head.size_bytes,
         open_count: None,
         inflight_requests: head.inflight_requests,
+        root,
+        mismatches: Mismatches {
+            size: differ(&|path| path.size_bytes.is_some() && path.size_bytes != head.size_bytes),
+            read_only: differ(&|path| path.read_only.is_some() && path.read_only != head.read_only),
+            // The kernel puts no path below a head of another identity.
+            wwid: 0,
+        },
         daemon_counters: None,
         active_group_priority: None,
         best_group_priority: None,
@@ -230,32 +240,32 @@ mod tests {
     fn what_is_found_at_the_start_has_no_event_and_each_change_has_one() {
         let mut devices = NvmeDevices::default();
         let start = [head(&[("a", "live", None), ("b", "connecting", None)])];
-        assert_eq!(told(&devices.update(&start, true)), []);
+        assert_eq!(told(&devices.update(&start, &HashSet::new(), true)), []);
         let failed = [head(&[("a", "connecting", None), ("b", "connecting", None)])];
-        assert_eq!(told(&devices.update(&failed, false)), [(EventType::PathFailed, "a".to_owned())]);
-        assert_eq!(told(&devices.update(&failed, false)), []);
+        assert_eq!(told(&devices.update(&failed, &HashSet::new(), false)), [(EventType::PathFailed, "a".to_owned())]);
+        assert_eq!(told(&devices.update(&failed, &HashSet::new(), false)), []);
         let back = [head(&[("a", "live", Some("inaccessible")), ("b", "live", Some("optimized"))])];
         let both = [(EventType::PathReinstated, "a".to_owned()), (EventType::PathReinstated, "b".to_owned())];
-        assert_eq!(told(&devices.update(&back, false)), both);
+        assert_eq!(told(&devices.update(&back, &HashSet::new(), false)), both);
         let device = devices.devices().next().unwrap();
         assert_eq!((device.path_events.failed, device.path_events.reinstated), (1, 2));
         assert_eq!(device.paths.iter().map(|path| path.failures).collect::<Vec<_>>(), [1, 0]);
         // From standby to valid is neither.
         let active = [head(&[("a", "live", Some("optimized")), ("b", "live", Some("optimized"))])];
-        assert_eq!(told(&devices.update(&active, false)), []);
+        assert_eq!(told(&devices.update(&active, &HashSet::new(), false)), []);
     }
 
     #[test]
     fn what_comes_and_goes_is_told() {
         let mut devices = NvmeDevices::default();
-        devices.update(&[], true);
+        devices.update(&[], &HashSet::new(), true);
         let one = [head(&[("a", "live", None)])];
-        assert_eq!(told(&devices.update(&one, false)), [(EventType::DeviceAdded, String::new())]);
+        assert_eq!(told(&devices.update(&one, &HashSet::new(), false)), [(EventType::DeviceAdded, String::new())]);
         let two = [head(&[("a", "live", None), ("b", "connecting", None)])];
         let born = [(EventType::PathAdded, "b".to_owned()), (EventType::PathFailed, "b".to_owned())];
-        assert_eq!(told(&devices.update(&two, false)), born);
-        assert_eq!(told(&devices.update(&one, false)), [(EventType::PathRemoved, "b".to_owned())]);
-        assert_eq!(told(&devices.update(&[], false)), [(EventType::DeviceRemoved, String::new())]);
+        assert_eq!(told(&devices.update(&two, &HashSet::new(), false)), born);
+        assert_eq!(told(&devices.update(&one, &HashSet::new(), false)), [(EventType::PathRemoved, "b".to_owned())]);
+        assert_eq!(told(&devices.update(&[], &HashSet::new(), false)), [(EventType::DeviceRemoved, String::new())]);
         assert_eq!(devices.devices().count(), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::bonds;
 use super::ledger::{MapLedger, PATIENCE};
 use super::log::{self, PathLog};
 use super::nvme::{News, NvmeDevices};
-use super::sources::{DaemonSource, KernelSource, Ledgers, SysfsSource};
+use super::sources::{DaemonSource, KernelSource, KnownPaths, Ledgers, SysfsSource};
 use crate::config::Config;
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
@@ -240,7 +240,7 @@ impl Publisher {
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
-        for News { kind, device, path } in self.nvme.update(&sysfs.heads, first) {
+        for News { kind, device, path } in self.nvme.update(&sysfs.heads, &sysfs.root, first) {
             match path {
                 Some(path) => self.tell_path(kind, &device, &path),
                 None => self.tell_device(kind, &device),
@@ -249,12 +249,13 @@ impl Publisher {
         if first {
             self.nvme.devices().for_each(|device| warn_of_what_was_found(device));
         }
-        self.send(daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone()), &sysfs.transports);
+        let state = daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone());
+        self.send(state, &sysfs.transports, unassembled(sysfs, daemon));
         gone
     }
 
     /// Publishes the devices as built, if any of them is another one than last time.
-    fn send(&self, daemon: Daemon, transports: &Arc<Transports>) {
+    fn send(&self, daemon: Daemon, transports: &Arc<Transports>, unassembled: Vec<(Arc<str>, usize)>) {
         let nvme = self.nvme.devices().map(|device| (&device.wwid, device));
         let mapped = self.built.values().map(|built| (&built.device.wwid, &built.device));
         // Sorted, and each WWID once: a map over a head of the same name is what is used.
@@ -267,6 +268,7 @@ impl Publisher {
                 last.daemon == daemon
                     && Arc::ptr_eq(&last.transports, transports)
                     && last.iscsi_bonds == iscsi_bonds
+                    && last.unassembled == unassembled
                     && last.expected_paths == expected_paths
                     && last.devices.len() == devices.len()
                     && last.devices.iter().zip(&devices).all(|(one, other)| Arc::ptr_eq(one, other))
@@ -277,6 +279,7 @@ impl Publisher {
                     daemon,
                     transports: Arc::clone(transports),
                     iscsi_bonds,
+                    unassembled,
                     expected_paths,
                 }));
             }
@@ -415,6 +418,21 @@ fn expected_paths(config: &Config, devices: &[Arc<Device>]) -> Vec<(Arc<str>, u3
     all.into_iter().filter_map(|(wwid, paths)| Some((wwid, paths?))).collect()
 }
 
+/// Disks with several paths that no map holds. multipathd leaves out of its paths what its configuration blacklists.
+fn unassembled(sysfs: &SysfsSource, daemon: Option<&DaemonSource>) -> Vec<(Arc<str>, usize)> {
+    let disks = sysfs.unassembled.iter();
+    let known = daemon.map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
+    let counted = disks.map(|disk| {
+        let paths = match known {
+            KnownPaths::CannotTell => disk.paths.len(),
+            KnownPaths::NotAsked => 0,
+            KnownPaths::These(known) => disk.paths.iter().filter(|path| known.contains(&***path)).count(),
+        };
+        (Arc::clone(&disk.wwid), paths)
+    });
+    counted.filter(|(_, paths)| *paths > 1).collect()
+}
+
 /// An event that a reading showed.
 fn read_event(kind: EventType, device: &Device) -> Event {
     Event {
@@ -481,6 +499,7 @@ impl<'a> Readings<'a> {
             daemon_answers: answers && daemon.is_some_and(|(_, stands)| stands),
             base: self.base(kernel.is_some(), daemon.is_some(), ledger),
             ledger_version: ledger.version,
+            root: self.sysfs.maps.get(wwid).is_some_and(|map| self.sysfs.root.contains(&*map.sysfs_name)),
         }
     }
 

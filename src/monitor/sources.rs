@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::Lane;
 use super::ledger::MapLedger;
+use crate::source::unassembled::Unassembled;
 use crate::source::{Error, block, device_mapper, multipathd, nvme, sysfs};
 use crate::topology::{Daemon, DevNo, Transports};
 
@@ -143,6 +144,10 @@ pub struct SysfsSource {
     pub heads: Vec<Arc<nvme::Head>>,
     /// What paths go over.
     pub transports: Arc<Transports>,
+    /// Disks with several paths that no map holds.
+    pub unassembled: Arc<[Unassembled]>,
+    /// Kernel names of what the root file system stands on.
+    pub root: Arc<HashSet<String>>,
     /// It has been read at least once.
     pub known: bool,
     /// The last read failed, and with it what it was to read.
@@ -183,6 +188,8 @@ impl SysfsSource {
             last: Vec::new(),
             heads: Vec::new(),
             transports: Arc::default(),
+            unassembled: Arc::default(),
+            root: Arc::default(),
             known: false,
             failed: false,
             being_read: None,
@@ -237,7 +244,10 @@ impl SysfsSource {
         }
         changed |= !same(&self.heads, &reading.heads) || !Arc::ptr_eq(&self.transports, &reading.transports);
         self.heads = reading.heads;
+        changed |= !Arc::ptr_eq(&self.unassembled, &reading.unassembled) || !Arc::ptr_eq(&self.root, &reading.root);
         self.transports = reading.transports;
+        self.unassembled = reading.unassembled;
+        self.root = reading.root;
         !std::mem::replace(&mut self.known, true) || changed
     }
 
@@ -288,6 +298,20 @@ pub struct DaemonSource {
     pub left_out: HashMap<Arc<str>, Arc<multipathd::Map>>,
     /// The last time it was asked for the maps it gave none.
     pub failed: bool,
+    /// The paths that it knows, for telling what it leaves alone.
+    pub known_paths: KnownPaths,
+}
+
+/// The kernel names of the paths that multipathd knows, in a map or not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum KnownPaths {
+    /// It does not answer, or not that.
+    #[default]
+    CannotTell,
+    /// It answers, and is yet to be asked.
+    NotAsked,
+    /// These.
+    These(HashSet<String>),
 }
 
 /// What to ask multipathd.
@@ -297,6 +321,8 @@ pub struct DaemonWanted {
     pub state: bool,
     /// The maps, too.
     pub maps: bool,
+    /// And the names of the paths that it knows.
+    pub paths: bool,
     /// A timer wants it.
     pub timed: bool,
 }
@@ -307,13 +333,15 @@ pub struct DaemonReply {
     pub state: Arc<str>,
     /// `None` if they were not asked for.
     pub maps: Option<Result<multipathd::Maps, Error>>,
+    /// Likewise.
+    pub paths: Option<Result<HashSet<String>, Error>>,
 }
 
 impl DaemonSource {
     /// Prepares to ask it.
     pub fn new(client: multipathd::Client) -> Self {
-        // Two exchanges, each bounded by the client itself.
-        let deadline = client.timeout() * 2 + Duration::from_secs(1);
+        // Three exchanges, each bounded by the client itself.
+        let deadline = client.timeout() * 3 + Duration::from_secs(1);
         let client = Arc::new(client);
         let ask = move |wanted: DaemonWanted| {
             let client = Arc::clone(&client);
@@ -327,12 +355,13 @@ impl DaemonSource {
             maps: HashMap::new(),
             left_out: HashMap::new(),
             failed: false,
+            known_paths: KnownPaths::default(),
         }
     }
 
     /// Asks what is wanted, if anything is and nothing is being asked.
     pub fn dispatch(&mut self, ledgers: &mut Ledgers) {
-        if self.lane.busy() || !(self.wanted.state || self.wanted.maps) {
+        if self.lane.busy() || !(self.wanted.state || self.wanted.maps || self.wanted.paths) {
             return;
         }
         let wanted = std::mem::take(&mut self.wanted);
@@ -362,6 +391,22 @@ impl DaemonSource {
         changed
     }
 
+    /// Takes note of the paths that it knows, if it was asked for them. `true` if that changed anything.
+    pub fn know_paths(&mut self, state: &Daemon, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
+        let known = match (state, paths) {
+            (Daemon::Up(_), Some(Ok(paths))) => KnownPaths::These(paths),
+            (Daemon::Up(_), None) => match std::mem::take(&mut self.known_paths) {
+                KnownPaths::These(paths) if needed => KnownPaths::These(paths),
+                _ => KnownPaths::NotAsked,
+            },
+            _ => KnownPaths::CannotTell,
+        };
+        self.wanted.paths |= needed && known == KnownPaths::NotAsked;
+        let changed = self.known_paths != known;
+        self.known_paths = known;
+        changed && needed
+    }
+
     /// Its last word on a map, and whether it still stands.
     pub fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
         let stands = self.maps.get(wwid).map(|map| (map, true));
@@ -376,7 +421,11 @@ async fn ask(client: &multipathd::Client, wanted: DaemonWanted) -> Result<Daemon
         true => Some(show_maps(client).await),
         false => None,
     };
-    Ok(DaemonReply { state, maps })
+    let paths = match wanted.paths {
+        true => Some(client.show_path_names().await.map_err(|error| failed(&error))),
+        false => None,
+    };
+    Ok(DaemonReply { state, maps, paths })
 }
 
 async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Error> {

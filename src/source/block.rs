@@ -4,8 +4,8 @@
 //! block/dm-N/             dm/uuid says whether it is a multipath map; dm/name, size, ro, inflight, diskseq, …
 //! block/dm-N/slaves/sdb   a link to the member's directory
 //! dev/block/8:16          another, by its number
-//! …/6:0:0:1/block/sdb/    the member's directory: its path tells SCSI address and transport; dev
-//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev
+//! …/6:0:0:1/block/sdb/    the member's directory: its path tells SCSI address and transport; dev, size, ro
+//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid
 //! ```
 //!
 //! Documented in `Documentation/ABI/{stable,testing}/sysfs-block*` and `sysfs-class-scsi_device` of the kernel. A file
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::files::{Attribute, follow, or_note};
 use super::sysfs::{Outline, Request, Scope, Way, Ways};
+use super::udev_db::UdevDb;
 use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name, is_gone};
 use crate::topology::{DevNo, Ports, Transport};
 
@@ -74,8 +75,23 @@ pub struct Disk {
     pub ports: Ports,
     /// What it says it is.
     pub model: Model,
+    /// Who it says it is, as udev and the SCSI layer know it.
+    pub identity: Identity,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Write-protected.
+    pub read_only: Option<bool>,
     /// How it fares.
     pub states: States,
+}
+
+/// Who a disk says it is. Neither source is always ahead of the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// udev's word, which is how multipath names maps.
+    pub udev: Option<Arc<str>>,
+    /// The SCSI layer's word (`naa.600…`), as of its last look at the disk.
+    pub scsi: Option<Arc<str>>,
 }
 
 /// States of a SCSI device, in the kernel's words.
@@ -134,6 +150,7 @@ impl Block {
         &mut self,
         request: &Request,
         ways: &Ways,
+        identities: &UdevDb,
         unreadable: &mut Vec<Error>,
     ) -> Result<Vec<Arc<Map>>, Error> {
         let block = self.root.join("block");
@@ -142,30 +159,30 @@ impl Block {
         self.disks.retain(|devno, _| !request.forget_all && !request.forget.contains(devno));
         match (&request.scope, &request.outlines) {
             (Scope::Others, _) => {}
-            (Scope::States, _) => self.look_at_states(ways, unreadable),
+            (Scope::States, _) => self.look_at_states(ways, identities, unreadable),
             (Scope::Everything, Some(outlines)) => {
                 let mut before = std::mem::take(&mut self.maps);
                 for outline in outlines.iter() {
-                    self.fill_in(outline, &mut before, ways, unreadable);
+                    self.fill_in(outline, &mut before, ways, identities, unreadable);
                 }
             }
             (Scope::Everything, None) => {
                 let minors = self.device_mapper_devices()?;
                 let mut before = std::mem::take(&mut self.maps);
                 for minor in minors {
-                    self.discover(minor, &mut before, ways, unreadable);
+                    self.discover(minor, &mut before, ways, identities, unreadable);
                 }
             }
             (Scope::Devices(devices), Some(outlines)) => {
                 let mut before = self.take_maps(devices);
                 for outline in outlines.iter().filter(|outline| devices.contains(&outline.devno)) {
-                    self.fill_in(outline, &mut before, ways, unreadable);
+                    self.fill_in(outline, &mut before, ways, identities, unreadable);
                 }
             }
             (Scope::Devices(devices), None) => {
                 let mut before = self.take_maps(devices);
                 for devno in devices {
-                    self.discover(devno.minor, &mut before, ways, unreadable);
+                    self.discover(devno.minor, &mut before, ways, identities, unreadable);
                 }
             }
         }
@@ -198,15 +215,25 @@ impl Block {
 
     /// Reads what device mapper does not tell of a map. In-flight requests of a known map are left to [`Scope::States`]:
     /// they change all the time, and a file for each map is a third of what a full reading costs.
-    fn fill_in(&mut self, outline: &Outline, before: &mut Maps, ways: &Ways, unreadable: &mut Vec<Error>) {
+    fn fill_in(
+        &mut self,
+        outline: &Outline,
+        before: &mut Maps,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) {
         let minor = outline.devno.minor;
         let known = before.remove(&minor).filter(|known| known.wwid == outline.wwid);
         let inflight_requests = match &known {
             Some(known) => known.inflight_requests,
             None => or_note(self.read_inflight(&self.directory(minor)), unreadable),
         };
-        let members: Vec<_> =
-            outline.members.iter().filter_map(|devno| self.disk_numbered(*devno, ways, unreadable)).collect();
+        let members: Vec<_> = outline
+            .members
+            .iter()
+            .filter_map(|devno| self.disk_numbered(*devno, ways, identities, unreadable))
+            .collect();
         let same = known.filter(|known| known.asked == outline.members && known.members == members);
         let map = same.unwrap_or_else(|| {
             Arc::new(Map {
@@ -223,9 +250,16 @@ impl Block {
     }
 
     /// Reads all of a device-mapper device, if it is a multipath map. After an error what was known stands.
-    fn discover(&mut self, minor: u32, before: &mut Maps, ways: &Ways, unreadable: &mut Vec<Error>) {
+    fn discover(
+        &mut self,
+        minor: u32,
+        before: &mut Maps,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) {
         let known = before.remove(&minor);
-        let map = match self.read_map(minor, ways, unreadable) {
+        let map = match self.read_map(minor, ways, identities, unreadable) {
             Ok(map) => map.map(|map| known.filter(|known| **known == map).unwrap_or_else(|| Arc::new(map))),
             Err(error) => {
                 unreadable.push(error);
@@ -237,12 +271,18 @@ impl Block {
 
     /// Reads a device-mapper device; `None` if it is no multipath map. An error if it cannot be told which one it is:
     /// what else cannot be read leaves only itself out.
-    fn read_map(&mut self, minor: u32, ways: &Ways, unreadable: &mut Vec<Error>) -> Result<Option<Map>, Error> {
+    fn read_map(
+        &mut self,
+        minor: u32,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Option<Map>, Error> {
         let directory = self.directory(minor);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else { return Ok(None) };
         let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::from) else { return Ok(None) };
         let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
-        let Some(members) = self.read_members(minor, ways, unreadable)? else { return Ok(None) };
+        let Some(members) = self.read_members(minor, ways, identities, unreadable)? else { return Ok(None) };
         let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
         Ok(Some(Map {
             wwid,
@@ -264,6 +304,7 @@ impl Block {
         &mut self,
         minor: u32,
         ways: &Ways,
+        identities: &UdevDb,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Vec<Arc<Disk>>>, Error> {
         let slaves = self.directory(minor).join("slaves");
@@ -279,7 +320,7 @@ impl Block {
         for entry in entries {
             let link = entry.map_err(failed)?.path();
             if let Some(place) = or_note(follow(&link, &here), unreadable) {
-                members.extend(self.disk_at(place, ways, unreadable));
+                members.extend(self.disk_at(place, ways, identities, unreadable));
             }
         }
         members.sort_by_key(|disk| disk.devno);
@@ -287,25 +328,44 @@ impl Block {
     }
 
     /// The disk of this number; `None` if it is gone.
-    fn disk_numbered(&mut self, devno: DevNo, ways: &Ways, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
+    fn disk_numbered(
+        &mut self,
+        devno: DevNo,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Option<Arc<Disk>> {
         if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
             return Some(Arc::clone(&known.disk));
         }
         let link = self.root.join("dev/block").join(devno.to_string());
         let place = or_note(follow(&link, Path::new("dev/block")), unreadable)?;
-        Some(self.disk(devno, place, ways, unreadable))
+        Some(self.disk(devno, place, ways, identities, unreadable))
     }
 
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
-    fn disk_at(&mut self, place: PathBuf, ways: &Ways, unreadable: &mut Vec<Error>) -> Option<Arc<Disk>> {
+    fn disk_at(
+        &mut self,
+        place: PathBuf,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Option<Arc<Disk>> {
         let devno = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable);
         let devno = devno.or_else(|| self.numbers.get(&place).copied())?;
         self.numbers.insert(place.clone(), devno);
-        Some(self.disk(devno, place, ways, unreadable))
+        Some(self.disk(devno, place, ways, identities, unreadable))
     }
 
     /// The disk of this number in this directory. What cannot be read of it stays as last read.
-    fn disk(&mut self, devno: DevNo, place: PathBuf, ways: &Ways, unreadable: &mut Vec<Error>) -> Arc<Disk> {
+    fn disk(
+        &mut self,
+        devno: DevNo,
+        place: PathBuf,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Arc<Disk> {
         let known = self.disks.get(&devno).filter(|known| known.place == place);
         if let Some(known) = known.filter(|known| known.read == self.reading) {
             return Arc::clone(&known.disk);
@@ -324,15 +384,33 @@ impl Block {
         let disk = match known {
             Some(disk) => {
                 let ports = ports.or(&disk.ports);
-                match disk.states == states && disk.ports == ports {
+                let udev = identities.wwid(devno, &disk.name).or(disk.identity.udev.as_ref()).cloned();
+                match disk.states == states && disk.ports == ports && disk.identity.udev == udev {
                     true => disk,
-                    false => Arc::new(Disk { states, ports, ..(*disk).clone() }),
+                    false => {
+                        let identity = Identity { udev, ..disk.identity.clone() };
+                        Arc::new(Disk { states, ports, identity, ..(*disk).clone() })
+                    }
                 }
             }
             None => {
-                let (hctl, model) = (hctl_of(&place).into(), self.read_model(&directory, unreadable));
-                let name = place.file_name().unwrap_or_default().to_string_lossy().into();
-                Arc::new(Disk { devno, name, hctl, transport: transport_of(&place), ports, model, states })
+                let name: Arc<str> = place.file_name().unwrap_or_default().to_string_lossy().into();
+                let scsi =
+                    or_note(self.file.text(&directory, "device/wwid").map(|text| text.map(Arc::from)), unreadable);
+                let identity = Identity { udev: identities.wwid(devno, &name).cloned(), scsi };
+                let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
+                Arc::new(Disk {
+                    devno,
+                    name,
+                    hctl: hctl_of(&place).into(),
+                    transport: transport_of(&place),
+                    ports,
+                    model: self.read_model(&directory, unreadable),
+                    identity,
+                    size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
+                    read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
+                    states,
+                })
             }
         };
         self.disks.insert(devno, Known { place, way, disk: Arc::clone(&disk), read: self.reading });
@@ -360,10 +438,10 @@ impl Block {
         Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
     }
 
-    fn look_at_states(&mut self, ways: &Ways, unreadable: &mut Vec<Error>) {
+    fn look_at_states(&mut self, ways: &Ways, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
         for (devno, place) in places {
-            self.disk(devno, place, ways, unreadable);
+            self.disk(devno, place, ways, identities, unreadable);
         }
         let mut maps = std::mem::take(&mut self.maps);
         for (minor, map) in &mut maps {

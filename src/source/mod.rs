@@ -12,7 +12,10 @@ mod inventory;
 pub mod iscsi;
 pub mod multipathd;
 pub mod nvme;
+mod root;
 pub mod sysfs;
+mod udev_db;
+pub mod unassembled;
 
 use std::borrow::Cow;
 use std::{fmt, io};

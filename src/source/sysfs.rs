@@ -5,20 +5,23 @@
 //! nvme.rs             namespace heads and their controllers
 //! iscsi.rs            sessions                \  what members go over: read first, so that a path that has just failed
 //! fibre_channel.rs    ports of host and array /   finds its session or port failed too
+//! unassembled.rs      disks with several paths that no map holds; udev_db.rs says who a disk is
 //! ```
 //!
 //! Opening a file costs more than an ioctl that tells it all, so what device mapper has told is not read again: see
 //! [`Request::outlines`]. What is read of NVMe and transports is little, and has no events: it is read every time.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Error;
 use super::block::{Block, Map};
 use super::fibre_channel::FibreChannel;
 use super::iscsi::Iscsi;
 use super::nvme::{Head, Nvme};
+use super::udev_db::UdevDb;
+use super::unassembled::{Unassembled, WholeDisks};
+use super::{Error, root};
 use crate::topology::{DevNo, Ports, Transports};
 
 /// What to read.
@@ -69,8 +72,23 @@ pub struct Reading {
     pub heads: Vec<Arc<Head>>,
     /// What paths go over; likewise.
     pub transports: Arc<Transports>,
+    /// Disks with several paths that no map holds; likewise.
+    pub unassembled: Arc<[Unassembled]>,
+    /// Kernel names of the block devices that the root file system stands on; likewise.
+    pub root: Arc<HashSet<String>>,
     /// What exists and could not be read; what was seen before stands as last read.
     pub unreadable: Vec<Error>,
+}
+
+/// Where to read.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where sysfs is mounted.
+    pub sysfs: PathBuf,
+    /// Where procfs is: what is mounted is told there.
+    pub procfs: PathBuf,
+    /// Where udev keeps its database.
+    pub udev_data: PathBuf,
 }
 
 /// Which parts are read besides device mapper's maps.
@@ -87,23 +105,34 @@ pub struct Parts {
 /// Reads it and remembers it.
 #[derive(Debug)]
 pub struct Sysfs {
+    places: Places,
     block: Block,
     nvme: Option<Nvme>,
     ways: Ways,
     transports: Arc<Transports>,
+    identities: UdevDb,
+    whole_disks: WholeDisks,
+    unassembled: Arc<[Unassembled]>,
+    root: Arc<HashSet<String>>,
 }
 
 impl Sysfs {
-    /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path, parts: Parts) -> Self {
+    /// A reader of these places.
+    pub fn new(places: Places, parts: Parts) -> Self {
+        let root = &places.sysfs;
         Sysfs {
             block: Block::new(root),
+            identities: UdevDb::new(&places.udev_data),
+            whole_disks: WholeDisks::new(root),
+            unassembled: Arc::default(),
+            root: Arc::default(),
             nvme: parts.nvme.then(|| Nvme::new(root)),
             ways: Ways {
                 iscsi: parts.iscsi.then(|| Iscsi::new(root)),
                 fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(root)),
             },
             transports: Arc::default(),
+            places,
         }
     }
 
@@ -118,9 +147,40 @@ impl Sysfs {
         if *self.transports != transports {
             self.transports = Arc::new(transports);
         }
-        let maps = self.block.read(request, &self.ways, &mut unreadable)?;
+        if request.scope == Scope::Everything
+            && let Err(error) = self.identities.read(&mut unreadable)
+        {
+            unreadable.push(error);
+        }
+        let maps = self.block.read(request, &self.ways, &self.identities, &mut unreadable)?;
+        if request.scope == Scope::Everything {
+            self.look_for_unassembled(&maps, &mut unreadable);
+            let root = root::devices(&self.places.procfs, &self.places.sysfs);
+            if *self.root != root {
+                self.root = Arc::new(root);
+            }
+        }
         let heads = self.nvme.as_mut().map(|nvme| nvme.read(&mut unreadable)).unwrap_or_default();
-        Ok(Reading { maps, heads, transports: Arc::clone(&self.transports), unreadable })
+        Ok(Reading {
+            maps,
+            heads,
+            transports: Arc::clone(&self.transports),
+            unassembled: Arc::clone(&self.unassembled),
+            root: Arc::clone(&self.root),
+            unreadable,
+        })
+    }
+
+    fn look_for_unassembled(&mut self, maps: &[Arc<Map>], unreadable: &mut Vec<Error>) {
+        let members = |map: &Arc<Map>| -> Vec<DevNo> {
+            map.members.iter().map(|disk| disk.devno).chain(map.asked.iter().copied()).collect()
+        };
+        let members: HashSet<DevNo> = maps.iter().flat_map(members).collect();
+        match self.whole_disks.unassembled(&self.identities, &members, unreadable) {
+            Ok(unassembled) if *unassembled == *self.unassembled => {}
+            Ok(unassembled) => self.unassembled = unassembled.into(),
+            Err(error) => unreadable.push(error),
+        }
     }
 }
 

@@ -209,6 +209,17 @@ pub struct PathEventCounts {
     pub last_reinstated: Option<SystemTime>,
 }
 
+/// How many paths differ from their device: all of them should be the same LUN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mismatches {
+    /// In size.
+    pub size: usize,
+    /// In write protection.
+    pub read_only: usize,
+    /// In WWID: another LUN is behind them now.
+    pub wwid: usize,
+}
+
 /// One multipath device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Device {
@@ -244,6 +255,10 @@ pub struct Device {
     pub open_count: Option<u64>,
     /// Requests sent down and not completed.
     pub inflight_requests: Option<u64>,
+    /// Whether the root file system stands on it.
+    pub root: bool,
+    /// Paths that differ from it.
+    pub mismatches: Mismatches,
     /// multipathd's counters, while it answers.
     pub daemon_counters: Option<DaemonCounters>,
     /// Priority of the path group in use.
@@ -284,6 +299,8 @@ pub struct Snapshot {
     pub transports: Arc<Transports>,
     /// The configured iSCSI bonds, in the order of the configuration.
     pub iscsi_bonds: Vec<IscsiBond>,
+    /// Disks that are there on several paths and that no multipath device holds, by WWID and sorted by it: how many paths.
+    pub unassembled: Vec<(Arc<str>, usize)>,
     /// How many paths devices should have, by WWID and sorted by it: those that the configuration speaks of, there or not.
     pub expected_paths: Vec<(Arc<str>, u32)>,
 }

@@ -14,6 +14,7 @@
 
 mod json;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -160,6 +161,7 @@ pub struct DaemonState {
 
 const SHOW_DAEMON: &str = "show daemon";
 const SHOW_MAPS: &str = "show maps json";
+const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 
 /// A reply announced as longer than this is not read. multipathd's own client refuses 32 MiB, which its authors reckon
 /// to be 10,000 maps or 60,000 paths; twice that still fits in the memory of any host that has them. Without a bound a
@@ -208,6 +210,12 @@ impl Client {
             other => other,
         };
         reply.map(|(_, reply)| reply)
+    }
+
+    /// The kernel names of all paths that it knows, `show paths`: what its configuration blacklists is not among them.
+    pub async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
+        let (_, reply) = self.request(SHOW_PATH_NAMES, Instant::now() + self.timeout).await?;
+        Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
     }
 
     async fn request(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {

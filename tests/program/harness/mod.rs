@@ -64,6 +64,7 @@ impl Host {
             // Two more devices, which few tests are about: they say so.
             "--no-collector.nvme".to_owned(),
             format!("--path.sysfs={}", self.sysfs.root().display()),
+            format!("--path.udev.data={}", self.sysfs.path("udev").display()),
             format!("--multipathd.socket={}", self.multipathd.socket().display()),
             "--multipathd.timeout=20s".to_owned(),
             "--resync.interval=1h".to_owned(),

@@ -1,0 +1,146 @@
+//! udev's database: what its rules found out about each device, among it who a disk is.
+//!
+//! `/run/udev/data/b8:16`, a line for each property: `E:ID_SERIAL=3600…`. udevd writes a new file and moves it over the
+//! old one, so an entry of another inode number is another text, and all others need not be read again. multipath takes
+//! a disk's WWID from there, too (`uid_attrs` in `multipath.conf(5)`): `ID_SERIAL`, of DASD `ID_UID`, of NVMe `ID_WWN`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Error;
+use super::files::list;
+use crate::topology::DevNo;
+
+/// Reads the identities of disks and remembers them.
+#[derive(Debug)]
+pub struct UdevDb {
+    directory: PathBuf,
+    known: HashMap<DevNo, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    inode: u64,
+    identity: Identity,
+}
+
+/// What a device may be identified by. What it does not have is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Identity {
+    serial: Arc<str>,
+    dasd: Arc<str>,
+    nvme: Arc<str>,
+}
+
+impl UdevDb {
+    /// `directory` is where udev keeps it.
+    pub fn new(directory: &Path) -> Self {
+        UdevDb { directory: directory.to_owned(), known: HashMap::new() }
+    }
+
+    /// Reads what changed.
+    ///
+    /// # Errors
+    /// If it is there and cannot be listed. None at all (a container, a host without udev) is no error.
+    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+        let entries = list(&self.directory)?;
+        let mut before = std::mem::take(&mut self.known);
+        for entry in entries {
+            let Some(devno) = entry.name.strip_prefix('b').and_then(|devno| devno.parse::<DevNo>().ok()) else {
+                continue;
+            };
+            let known = match before.remove(&devno) {
+                Some(known) if known.inode == entry.inode => known,
+                last => {
+                    let file = self.directory.join(&entry.name);
+                    match std::fs::read(&file) {
+                        Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
+                        // It has just been replaced, or its device has just gone.
+                        Err(error) if super::is_gone(&error) => continue,
+                        Err(error) => {
+                            unreadable.push(Error::new(file.display(), error));
+                            // Read again next time.
+                            Known { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }
+                        }
+                    }
+                }
+            };
+            self.known.insert(devno, known);
+        }
+        Ok(())
+    }
+
+    /// Who the disk of this number and kernel name is; `None` where udev does not say.
+    pub fn wwid(&self, devno: DevNo, name: &str) -> Option<&Arc<str>> {
+        let identity = &self.known.get(&devno)?.identity;
+        let wwid = match name {
+            name if name.starts_with("dasd") => &identity.dasd,
+            name if name.starts_with("nvme") => &identity.nvme,
+            _ => &identity.serial,
+        };
+        Some(wwid).filter(|wwid| !wwid.is_empty())
+    }
+}
+
+impl Identity {
+    fn parse(text: &[u8]) -> Self {
+        let mut identity = Identity::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let Some((key, value)) =
+                std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix("E:")?.split_once('='))
+            else {
+                continue;
+            };
+            match key {
+                "ID_SERIAL" => identity.serial = value.into(),
+                "ID_UID" => identity.dasd = value.into(),
+                "ID_WWN" => identity.nvme = value.into(),
+                _ => {}
+            }
+        }
+        identity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_entry_is_read_again_and_a_gone_one_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            // As udevd does it.
+            let new = directory.path().join(".new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(new, directory.path().join(name)).unwrap();
+        };
+        write("b8:16", "S:disk/by-id/x\nE:ID_SERIAL=3600a\nE:ID_SERIAL_SHORT=600a\nE:ID_WWN=0x600a\nV:1\n");
+        write("b259:1", "E:ID_WWN=uuid.1\n");
+        write("b94:0", "E:ID_UID=IBM.75000\nE:ID_SERIAL=0X1234\n");
+        write("c10:1", "E:ID_SERIAL=3600b\n");
+        write("b8:32", "G:systemd\n");
+        let mut db = UdevDb::new(directory.path());
+        db.read(&mut Vec::new()).unwrap();
+        let wwid = |db: &UdevDb, devno: &str, name| db.wwid(devno.parse().unwrap(), name).map(ToString::to_string);
+        assert_eq!(wwid(&db, "8:16", "sdb").as_deref(), Some("3600a"));
+        assert_eq!(wwid(&db, "259:1", "nvme0n1").as_deref(), Some("uuid.1"));
+        assert_eq!(wwid(&db, "94:0", "dasda").as_deref(), Some("IBM.75000"));
+        assert_eq!(wwid(&db, "8:32", "sdc"), None);
+        assert_eq!(wwid(&db, "10:1", "sdz"), None);
+
+        write("b8:16", "E:ID_SERIAL=3600c\n");
+        std::fs::remove_file(directory.path().join("b259:1")).unwrap();
+        db.read(&mut Vec::new()).unwrap();
+        assert_eq!(wwid(&db, "8:16", "sdb").as_deref(), Some("3600c"));
+        assert_eq!(wwid(&db, "259:1", "nvme0n1"), None);
+    }
+
+    #[test]
+    fn no_database_knows_nobody() {
+        let mut db = UdevDb::new(Path::new("/nonexistent"));
+        assert_eq!(db.read(&mut Vec::new()), Ok(()));
+        assert_eq!(db.wwid("8:0".parse().unwrap(), "sda"), None);
+    }
+}

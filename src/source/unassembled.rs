@@ -1,0 +1,113 @@
+//! Disks that are there on several paths, and that no multipath device holds: an installer would show one disk twice, and
+//! whoever uses one of them loses it with that path.
+//!
+//! `block/sdb` is a whole disk; `dev` its number. What it is, udev knows ([`super::udev_db`]).
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Error;
+use super::files::{Attribute, follow};
+use super::inventory::Inventory;
+use super::udev_db::UdevDb;
+use crate::topology::DevNo;
+
+/// A disk that could be assembled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct WholeDisk {
+    name: Arc<str>,
+    devno: DevNo,
+}
+
+/// A disk that no multipath device holds, by each of its paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unassembled {
+    /// Its identity.
+    pub wwid: Arc<str>,
+    /// The kernel names of its paths: two or more.
+    pub paths: Vec<Arc<str>>,
+}
+
+/// Reads whole disks and remembers them.
+#[derive(Debug)]
+pub struct WholeDisks {
+    disks: Inventory<WholeDisk>,
+    file: Attribute,
+}
+
+impl WholeDisks {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        WholeDisks { disks: Inventory::new(root.join("block")), file: Attribute::default() }
+    }
+
+    /// Those that are there on several paths though no map has one of these as a member, sorted by WWID.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn unassembled(
+        &mut self,
+        identities: &UdevDb,
+        members: &HashSet<DevNo>,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Vec<Unassembled>, Error> {
+        let file = &mut self.file;
+        self.disks.read(unreadable, |directory, name, last| match last {
+            Some(last) => Ok(Some(last.clone())),
+            None if !is_disk(name) || is_head(directory)? => Ok(None),
+            None => {
+                let devno = file.parsed(directory, "dev")?;
+                Ok(devno.map(|devno| WholeDisk { name: Arc::clone(name), devno }))
+            }
+        })?;
+        let mut paths: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+        let mut assembled = HashSet::new();
+        for disk in self.disks.all() {
+            let Some(wwid) = identities.wwid(disk.devno, &disk.name) else { continue };
+            if members.contains(&disk.devno) {
+                assembled.insert(Arc::clone(wwid));
+            }
+            paths.entry(Arc::clone(wwid)).or_default().push(Arc::clone(&disk.name));
+        }
+        paths.retain(|wwid, paths| paths.len() > 1 && !assembled.contains(wwid));
+        Ok(paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect())
+    }
+}
+
+/// Whether it is a disk that multipath takes: neither a device-mapper, loop, RAM or optical one, nor a hidden NVMe path.
+fn is_disk(name: &str) -> bool {
+    let starts =
+        |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+    let nvme = name.strip_prefix("nvme").is_some_and(|rest| rest.contains('n') && !rest.contains('c'));
+    starts("sd") || starts("dasd") || nvme
+}
+
+/// Whether it is an NVMe multipath head, which has its paths below it.
+fn is_head(directory: &Path) -> Result<bool, Error> {
+    let place = follow(directory, Path::new("block"))?;
+    Ok(place.is_some_and(|place| place.components().any(|part| part.as_os_str() == "nvme-subsystem")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_by_their_names() {
+        for (name, disk) in [
+            ("sda", true),
+            ("sdaa", true),
+            ("dasdb", true),
+            ("nvme0n1", true),
+            ("nvme0c1n1", false),
+            ("sr0", false),
+            ("dm-0", false),
+            ("loop0", false),
+            ("ram0", false),
+            ("sd", false),
+        ] {
+            assert_eq!(is_disk(name), disk, "{name}");
+        }
+    }
+}
