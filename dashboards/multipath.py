@@ -71,7 +71,8 @@ def failed_paths_by(*labels):
 HOST_STATE = '(' + either(f'3 * {by(HOST, "up{%s} == bool 0" % S)} > 0', f'2 * clamp_max({metric("devices_without_valid_paths")}, 1) > 0',
                           f'clamp_max({metric("degraded_devices")}, 1)', on=HOST) + ')'
 # The hosts of the chosen device that had most trouble with it in the time shown: it may be shared by hundreds.
-WORST_HOSTS = (f' and on {HOST} topk(12, {by(HOST, "max_over_time(" + metric("device_failed_paths", base=LUN) + "[$__range] @ end())")})')
+def worst_hosts(count):
+    return (f' and on {HOST} topk({count}, {by(HOST, "max_over_time(" + metric("device_failed_paths", base=LUN) + "[$__range] @ end())")})')
 
 # -- parts of a panel ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ def stat(title, description, alerts, expr, steps, silent='no host reports', **mo
     null = [{'type': 'special', 'options': {'match': 'null', 'result': {'text': silent, 'color': RED, 'index': 0}}}]
     return panel('stat', title, description, alerts, [target(expr)],
                  {'thresholds': thresholds(*steps), 'color': {'mode': 'thresholds'}, 'mappings': null, 'noValue': silent, 'decimals': 0, **more},
-                 {'colorMode': 'background' if steps[0] != PLAIN else 'none', 'graphMode': 'none', 'justifyMode': 'center', 'orientation': 'auto', 'textMode': 'value',
+                 {'colorMode': 'background_solid' if steps[0] != PLAIN else 'none', 'graphMode': 'none', 'justifyMode': 'center', 'orientation': 'auto', 'textMode': 'value',
                   'wideLayout': True, 'reduceOptions': {'calcs': ['lastNotNull'], 'fields': '', 'values': False}})
 
 
@@ -161,14 +162,18 @@ def timeline(title, description, alerts, expr, legend, mappings, silent):
 
 
 def table(title, description, alerts, queries, columns, silent, sort=()):
-    """columns: (field, heading, width, more): `V` is the value of the only query, `A` that of query A, all else a label."""
+    """columns: (field, heading, width, more): `V` is the value of the only query, `A` that of query A, all else a label.
+
+    A negative width is the least: such columns share the room that is left."""
     field = {c[0]: 'Value' if c[0] == 'V' else f'Value #{c[0]}' if len(c[0]) == 1 else c[0] for c in columns}
     names = [field[c[0]] for c in columns]
     overrides = []
     for _, heading, width, *more in columns:
         properties = {'noValue': NOTHING}
-        if width:
+        if width > 0:
             properties['custom.width'] = width
+        if width < 0:
+            properties['custom.minWidth'] = -width
         for one in more:
             properties.update(one)
         overrides.append({'matcher': {'id': 'byName', 'options': heading}, 'properties': [{'id': k, 'value': v} for k, v in properties.items()]})
@@ -213,7 +218,7 @@ TO_RUNBOOK = link('Open the runbook', RUNBOOK.format('${__value.raw}'), True)
 
 def overview():
     pick = f' and on {DEVICE} topk(50, {device_score()} > 0)'
-    yield 3, 4, stat('Without valid paths', 'Devices of all chosen hosts to which the kernel can send no I/O. A LUN that three hosts have lost counts three times.',
+    yield 3, 4, stat('No valid path', 'Devices of all chosen hosts to which the kernel can send no I/O. A LUN that three hosts have lost counts three times.',
                      ['MultipathNoValidPaths', 'MultipathQueueingWithoutPaths'], f'sum({metric("devices_without_valid_paths")})', (GREEN, (1, RED)))
     yield 3, 4, stat('Degraded devices', 'Devices that have lost some of their paths and still work: the next failure may take the storage away.',
                      ['MultipathFaultyPaths'], f'sum({metric("degraded_devices")})', (GREEN, (1, ORANGE)))
@@ -229,38 +234,39 @@ def overview():
     yield 3, 4, stat('Devices', 'Multipath devices of all hosts that report; a LUN counts once for each host that holds it.', [],
                      f'sum({metric("devices")})', (PLAIN,))
     yield 3, 4, stat('Hosts', 'Targets of the chosen jobs, whether they report or not.', [], 'count(up{%s})' % S, (PLAIN,), 'no target')
-    last = by(DEVICE, f'1000 * {metric("device_last_path_event_timestamp_seconds", "action=" + chr(34) + "path_failed" + chr(34))}')
+    last = 'time() - ' + by(DEVICE, metric('device_last_path_event_timestamp_seconds', 'action="path_failed"'))
     yield 14, 9, table('Unhealthy devices, worst first', 'Devices that are degraded or without valid paths, at most 50. A click on a WWID shows its paths below.',
                        ['MultipathNoValidPaths', 'MultipathFaultyPaths'],
                        [device_state() + pick, by('(job, instance, wwid, name)', metric('device_info')) + pick,
-                        by(DEVICE, metric('device_valid_paths')) + pick, by(DEVICE, metric('device_failed_paths')) + pick, last + pick],
-                       [('A', 'State', 145, state(DEVICE_WORDS)), ('instance', 'Host', 130, TO_HOST), ('name', 'Device', 100), ('wwid', 'WWID', 0, TO_DEVICE),
-                        ('C', 'Valid', 60, DEAD), ('D', 'Failed', 65, BAD), ('E', 'Last failure', 125, unit('dateTimeFromNow'))],
+                        by(DEVICE, metric('device_valid_paths')) + pick, by(DEVICE, metric('device_failed_paths')) + pick, f'({last}){pick}'],
+                       [('A', 'State', 140, state(DEVICE_WORDS)), ('instance', 'Host', 115, TO_HOST), ('name', 'Device', 85), ('wwid', 'WWID', -270, TO_DEVICE),
+                        ('C', 'Valid', 55, DEAD), ('D', 'Failed', 72, BAD), ('E', 'Failed since', 100, unit('s', decimals=0))],
                        'No device that reports is unhealthy', ['-State', '-Failed', 'Host'])
     hosts = f' and on {HOST} topk(50, {HOST_STATE})'
     yield 10, 9, table('Hosts, worst first', 'The 50 hosts in the worst state. Of a host that does not report nothing else is known.',
                        ['MultipathExporterDown', 'MultipathDaemonDown'],
-                       [f'{HOST_STATE}{hosts}'] + [by(HOST, metric(m)) + hosts for m in
-                                                   ('devices', 'degraded_devices', 'devices_without_valid_paths', 'failed_paths', 'daemon_up')],
-                       [('A', 'State', 145, state(HOST_WORDS)), ('instance', 'Host', 0, TO_HOST), ('B', 'Devices', 72, NUMBER), ('C', 'Degraded', 78, BAD),
-                        ('D', 'Without', 72, colored(PLAIN, (1, RED))), ('E', 'Failed', 62, BAD),
-                        ('F', 'multipathd', 84, {'mappings': words((0, 'down', ORANGE), (1, 'up', PLAIN)), 'custom.cellOptions': {'type': 'color-text'}})],
+                       [f'{HOST_STATE}{hosts}', by(HOST, metric('devices')) + hosts,
+                        by(HOST, metric('degraded_devices') + ' + ' + metric('devices_without_valid_paths')) + hosts,
+                        by(HOST, metric('failed_paths')) + hosts, by(HOST, metric('daemon_up')) + hosts],
+                       [('A', 'State', 140, state(HOST_WORDS)), ('instance', 'Host', -110, TO_HOST), ('B', 'Devices', 70, NUMBER), ('C', 'Unhealthy', 84, BAD),
+                        ('D', 'Failed', 72, BAD), ('E', 'multipathd', 88, {'mappings': words((0, 'down', ORANGE), (1, 'up', PLAIN)), 'custom.cellOptions': {'type': 'color-text'}})],
                        'No target of the chosen jobs is known', ['-State', '-Failed', 'Host'])
-    yield 8, 8, lines('Trouble over time', 'Devices and hosts in trouble, all chosen hosts together.', ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
+    yield 7, 8, lines('Trouble over time', 'Devices and hosts in trouble, all chosen hosts together.', ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
                       [(f'sum({metric("devices_without_valid_paths")})', 'without valid paths'), (f'sum({metric("degraded_devices")})', 'degraded devices'),
                        ('sum(up{%s} == bool 0)' % S, 'exporters down')],
                       'none', [('without valid paths', RED), ('degraded devices', ORANGE), ('exporters down', GREY)], 'no host reports', fill=15)
-    one = 'clamp_max(sum by (severity, alertname, instance, wwid) (%s), 1)'
+    labels = '(severity, alertname, instance)'
+    rank = either(*(f'{n} * {by(labels, ALERTS[:-1] + f", severity={chr(34)}{word}{chr(34)}}}")}' for n, word in ((3, 'critical'), (2, 'warning'), (1, 'info'))))
     yield 8, 8, table('Firing alerts', 'Firing alerts whose name begins with Multipath, at most 50, as Prometheus evaluates them. Silences are not known here.', [],
-                      ['topk(50, ' + either(*('%s * %s' % (n, one % (ALERTS[:-1] + f', severity="{s}"}}')) for n, s in ((3, 'critical'), (2, 'warning'), (1, 'info')))) + ')'],
-                      [('V', 'Severity', 80, {**state(words((3, 'critical', RED), (2, 'warning', ORANGE), (1, 'info', BLUE)))}),
-                       ('alertname', 'Alert', 0, TO_RUNBOOK), ('instance', 'Host', 120), ], 'No alert fires', ['-Severity', 'Alert', 'Host'])
-    yield 8, 8, table('Findings that break nothing yet', 'What weakens or endangers a device whose paths all work. The number counts devices, paths or disks, as the words say.', [],
+                      [f'topk(50, {rank})', f'{by(labels, ALERTS, "count")} and topk(50, {rank})'],
+                      [('A', 'Severity', 88, state(words((3, 'critical', RED), (2, 'warning', ORANGE), (1, 'info', BLUE)))), ('alertname', 'Alert', -180, TO_RUNBOOK),
+                       ('instance', 'Host', 110, TO_HOST), ('B', 'Times', 60, NUMBER)], 'No alert fires', ['-Severity', 'Alert', 'Host'])
+    yield 9, 8, table('Findings that break nothing yet', 'What weakens or endangers a device whose paths all work. The number counts devices, paths or disks, as the words say.', [],
                       [either(*(f'label_replace(label_replace(sum({expr}) or 0 * sum({metric("devices")}), "finding", "{text}", "", ""), "alertname", "{alert}", "", "")'
                                 for text, alert, expr in FINDINGS))],
-                      [('V', 'Count', 62, {'thresholds': thresholds(GREEN, (1, ORANGE)), 'custom.cellOptions': {'type': 'color-background', 'mode': 'basic'},
+                      [('V', 'Count', 72, {'thresholds': thresholds(GREEN, (1, ORANGE)), 'custom.cellOptions': {'type': 'color-background', 'mode': 'basic'},
                                            'custom.align': 'right', 'decimals': 0}),
-                       ('finding', 'Finding', 0), ('alertname', 'Runbook', 195, TO_RUNBOOK)], 'No host reports', ['-Count', 'Finding'])
+                       ('finding', 'Finding', -200), ('alertname', 'Runbook', 235, TO_RUNBOOK)], 'No host reports', ['-Count', 'Finding'])
 
 
 ALERTS = 'ALERTS{alertstate="firing", alertname=~"Multipath.+", job=~"($job)?", instance=~"($instance)?"}'
@@ -297,38 +303,42 @@ def devices():
         return by(DEVICE, expr) + pick
     yield 24, 10, table(
         'Devices of the chosen hosts, worst first',
-        'At most 200 devices: choose a host for all of its own. Host ports and array ports are those its valid paths run through: with one, a single cable or switch decides.',
+        'At most 200 devices: choose a host for all of its own. Host ports and array ports are those its valid paths run through: with one, a single cable or switch decides. Queueing: without a valid path I/O waits instead of failing. Open: by how many it is in use. Root: the root file system stands on it.',
         ['MultipathNoValidPaths', 'MultipathFaultyPaths', 'MultipathSingleFabric', 'MultipathQueueingWithoutPaths'],
-        [device_state() + pick, by('(job, instance, wwid, name, sysfs_name, vendor, product)', metric('device_info')) + pick,
+        [device_state() + pick, by('(job, instance, wwid, name, product)', metric('device_info')) + pick,
          *(also(metric('device_' + m)) for m in ('valid_paths', 'failed_paths', 'standby_paths')),
          ports('initiator_port') + pick, ports('target_port') + pick, also(metric('device_queueing')), also(metric('device_open_count')),
          also(metric('device_root')), also(metric('device_size_bytes'))],
-        [('A', 'State', 145, state(DEVICE_WORDS)), ('instance', 'Host', 130, TO_HOST), ('name', 'Device', 110), ('sysfs_name', 'Kernel name', 98),
-         ('wwid', 'WWID', 0, TO_DEVICE), ('C', 'Valid', 62, DEAD), ('D', 'Failed', 66, BAD), ('E', 'Standby', 76, colored(PLAIN, (1, BLUE))),
+        [('A', 'State', 140, state(DEVICE_WORDS)), ('instance', 'Host', 125, TO_HOST), ('name', 'Device', 105),
+         ('wwid', 'WWID', -270, TO_DEVICE), ('C', 'Valid', 58, DEAD), ('D', 'Failed', 72, BAD), ('E', 'Standby', 74, colored(PLAIN, (1, BLUE))),
          ('F', 'Host ports', 88, colored(RED, (1, ORANGE), (2, PLAIN))), ('G', 'Array ports', 92, colored(RED, (1, ORANGE), (2, PLAIN))),
-         ('H', 'Without paths I/O', 128, {'mappings': words((0, 'fails', PLAIN), (1, 'waits', PLAIN))}),
+         ('H', 'Queueing', 80, {'mappings': YES_WORDS}),
          ('I', 'Open', 60, NUMBER), ('J', 'Root', 56, {'mappings': YES_WORDS}), ('K', 'Size', 86, unit('bytes')), ('product', 'Product', 130)],
         'No host that reports has a device', ['-State', '-Failed', 'Host'])
     hosts = f'count by (wwid) ({device_state()})'
     worst = f' and on (wwid) topk(20, sum by (wwid) ({device_state()}) > 0 and on (wwid) {hosts} > 1)'
-    yield 10, 8, table('Shared LUNs in trouble', 'LUNs that several hosts hold and at least one does not hold with all paths, at most 20. Healthy on the others: look at that host. Unhealthy on all: look at the array.',
+    yield 12, 7, table('Shared LUNs in trouble', 'LUNs that several hosts hold and at least one does not hold with all paths, at most 20. Healthy on the others: look at that host. Unhealthy on all: look at the array.',
                        ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
                        [f'count by (wwid) ({device_state()} == {n}){worst} or on (wwid) 0 * {hosts}{worst}' for n in (0, 1, 2)]
                        + ['topk by (wwid) (1, ' + by('(wwid, name)', metric('device_info')) + ')' + worst],
-                       [('name', 'Device', 100), ('wwid', 'WWID', 0, TO_DEVICE), ('A', 'Healthy on', 88, colored(PLAIN, (1, GREEN))),
-                        ('B', 'Degraded on', 96, BAD), ('C', 'Without paths on', 124, colored(PLAIN, (1, RED)))],
-                       'No LUN that several hosts share is unhealthy', ['-Without paths on', '-Degraded on'])
-    matrix = table('Shared LUNs in trouble, by host', 'The same LUNs on the hosts that hold them, at most 12 hosts, the worst: an empty cell is a host that does not hold the LUN or does not report.',
+                       [('name', 'Device', 95), ('wwid', 'WWID', -270, TO_DEVICE), ('A', 'Healthy on', 90, colored(PLAIN, (1, GREEN))),
+                        ('B', 'Degraded on', 112, BAD), ('C', 'Without paths on', 142, colored(PLAIN, (1, RED)))],
+                       'No LUN that several hosts share is unhealthy', ['-Without paths on', '-Degraded on', 'Device'])
+    yield 12, 7, lines('Failed paths by host', 'The ten hosts with most failed paths at any moment. Steps at the same time on many hosts are one cause: an array, a switch.',
+                       ['MultipathFaultyPaths'], [(f'topk(10, {by("(instance)", metric("failed_paths"))} > 0)', '{{instance}}')], 'none', silent='No path has failed in this time')
+    matrix = table('Shared LUNs in trouble, by host', 'The same LUNs on the ten worst hosts that hold them: a dash is a host that does not hold the LUN or does not report.',
                    ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
-                   [f'({device_state()}{worst}) and on {HOST} topk(12, sum by {HOST} (({device_state()} + 0.001){worst}))'],
+                   [f'label_join(({device_state()}{worst}) * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info"))}, "lun", "  ", "name", "wwid")'
+                    f' and on {HOST} topk(10, sum by {HOST} (({device_state()} + 0.001){worst}))'],
                    [], 'No LUN that several hosts share is unhealthy')
-    matrix['fieldConfig']['defaults'].update({'mappings': DEVICE_WORDS})
-    matrix['fieldConfig']['defaults']['custom']['cellOptions'] = {'type': 'color-background', 'mode': 'basic'}
-    matrix['fieldConfig']['overrides'] = [{'matcher': {'id': 'byName', 'options': 'wwid\\instance'}, 'properties': [
-        {'id': 'displayName', 'value': 'WWID'}, {'id': 'custom.width', 'value': 290}, {'id': 'custom.cellOptions', 'value': {'type': 'auto'}}]}]
+    absent = [{'type': 'special', 'options': {'match': 'null+nan', 'result': {'text': NOTHING, 'color': 'transparent', 'index': 9}}}]
+    matrix['fieldConfig']['defaults']['mappings'] = words((0, 'healthy', GREEN), (1, 'degraded', ORANGE), (2, 'no valid path', RED)) + absent
+    matrix['fieldConfig']['defaults']['custom'].update({'cellOptions': {'type': 'color-background', 'mode': 'basic'}, 'minWidth': 105})
+    matrix['fieldConfig']['overrides'] = [{'matcher': {'id': 'byName', 'options': 'lun\\instance'}, 'properties': [
+        {'id': 'displayName', 'value': 'LUN'}, {'id': 'custom.width', 'value': 350}, {'id': 'custom.cellOptions', 'value': {'type': 'auto'}}]}]
     matrix['transformations'] = [{'id': 'sortBy', 'options': {'fields': {}, 'sort': [{'field': 'instance', 'desc': False}]}},
-                                 {'id': 'groupingToMatrix', 'options': {'columnField': 'instance', 'rowField': 'wwid', 'valueField': 'Value', 'emptyValue': 'null'}}]
-    yield 14, 8, matrix
+                                 {'id': 'groupingToMatrix', 'options': {'columnField': 'instance', 'rowField': 'lun', 'valueField': 'Value', 'emptyValue': 'null'}}]
+    yield 24, 7, matrix
 
 
 CHECKER = [('ready', GREEN), ('ghost', BLUE), ('i/o pending', GREY), ('delayed', GREY), ('shaky', ORANGE), ('faulty', RED), ('i/o timeout', RED), ('disconnected', RED)]
@@ -356,29 +366,29 @@ def paths():
         return by(f'(job, instance, wwid, path, {name})',
                   f'label_replace({either(*(metric(m, base=LUN) for m in metrics))}, "{name}", "$1", "state", "(.+)")') + pick
     yield 24, 9, table(
-        'Paths of the chosen device', 'Every path of the device chosen above, on its 12 worst hosts. The kernel decides; what multipathd and the transport say of the path stands beside it.',
+        'Paths of the chosen device', 'Every path of the device chosen above, on its 12 worst hosts. The kernel decides; what multipathd and the transport say of the path stands beside it. Failures: within the time shown.',
         ['MultipathFaultyPaths', 'MultipathStateDisagreement', 'MultipathPathMarginal', 'MultipathPathFlapping'],
         [path_state(LUN) + pick, by('(job, instance, wwid, path, transport, group, hctl, initiator_port, target_port)', metric('path_info', base=LUN)) + pick,
          word('checker', 'path_checker_state'), word('device', 'path_device_state'), word('access', 'path_access_state', 'path_ana_state'),
          by(PATH, metric('path_priority', base=LUN)) + pick, by(PATH, metric('path_marginal', base=LUN)) + pick,
          f'round({by(PATH, "increase(" + metric("path_failures_total", base=LUN) + "[$__range])")}){pick}'],
-        [('A', 'Kernel', 90, state(PATH_WORDS)), ('instance', 'Host', 130, TO_HOST), ('path', 'Path', 110), ('checker', 'multipathd', 100),
-         ('device', 'SCSI or controller', 140), ('access', 'ALUA or ANA', 160), ('transport', 'Transport', 90), ('initiator_port', 'Host port', 0), ('target_port', 'Array port', 0),
-         ('hctl', 'H:C:T:L', 80), ('group', 'Group', 66), ('F', 'Priority', 72, NUMBER), ('G', 'Marginal', 82, {'mappings': words((0, 'no', PLAIN), (1, 'yes', ORANGE)), 'custom.cellOptions': {'type': 'color-text'}}),
-         ('H', 'Failures in range', 128, BAD)],
+        [('A', 'Kernel', 84, state(PATH_WORDS)), ('instance', 'Host', 115, TO_HOST), ('path', 'Path', 88), ('checker', 'multipathd', 92),
+         ('device', 'SCSI or controller', 136), ('access', 'ALUA or ANA', 158), ('transport', 'Transport', 84), ('initiator_port', 'Host port', -155), ('target_port', 'Array port', -155),
+         ('hctl', 'H:C:T:L', 72), ('group', 'Group', 60), ('F', 'Priority', 68, NUMBER), ('G', 'Marginal', 78, {'mappings': words((0, 'no', PLAIN), (1, 'yes', ORANGE)), 'custom.cellOptions': {'type': 'color-text'}}),
+         ('H', 'Failures', 74, BAD)],
         'No chosen host that reports holds this device', ['Kernel', 'Host', 'Path'])
     legend = '{{instance}} {{path}}'
-    yield 12, 9, timeline('Paths over time, by the kernel', 'What the kernel held of each path of the chosen device. A gap is a time in which the path did not exist or its host did not report.',
-                          ['MultipathFaultyPaths', 'MultipathPathFlapping'], path_state(LUN) + WORST_HOSTS, legend, PATH_WORDS,
+    yield 12, 9, timeline('Paths over time, by the kernel', 'What the kernel held of each path of the chosen device, on the four hosts that had most trouble with it. A gap is a time in which the path did not exist or its host did not report.',
+                          ['MultipathFaultyPaths', 'MultipathPathFlapping'], path_state(LUN) + worst_hosts(4), legend, PATH_WORDS,
                           'No chosen host held this device in this time')
     yield 12, 9, timeline('Paths over time, by multipathd', 'What multipathd\'s checker held of each path. Where it says ready and the kernel failed for minutes, the two disagree. Native NVMe has no checker.',
-                          ['MultipathStateDisagreement', 'MultipathDaemonDown'], coded(['path_checker_state'], CHECKER) + WORST_HOSTS, legend, coded_words(CHECKER),
+                          ['MultipathStateDisagreement', 'MultipathDaemonDown'], coded(['path_checker_state'], CHECKER) + worst_hosts(4), legend, coded_words(CHECKER),
                           'multipathd checks no path of this device')
     yield 12, 7, timeline('The chosen device on its hosts', 'The same LUN on the hosts that hold it, the 12 worst: healthy on the others means that this host is at fault, unhealthy on all means the array.',
-                          ['MultipathFaultyPaths', 'MultipathNoValidPaths'], device_state(LUN) + WORST_HOSTS, '{{instance}}', DEVICE_WORDS,
+                          ['MultipathFaultyPaths', 'MultipathNoValidPaths'], device_state(LUN) + worst_hosts(12), '{{instance}}', DEVICE_WORDS,
                           'No chosen host held this device in this time')
     yield 12, 7, timeline('Access state of its paths', 'What the array says of each path: SCSI ALUA or NVMe ANA. Non-optimized is a path through the controller that does not own the LUN.',
-                          ['MultipathNonOptimizedPath'], coded(['path_access_state', 'path_ana_state'], ACCESS) + WORST_HOSTS, legend, coded_words(ACCESS),
+                          ['MultipathNonOptimizedPath'], coded(['path_access_state', 'path_ana_state'], ACCESS) + worst_hosts(4), legend, coded_words(ACCESS),
                           'The array of this device tells no access state')
 
 

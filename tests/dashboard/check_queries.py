@@ -15,7 +15,7 @@ import urllib.request
 import fleet
 
 # What the first row must say, and the fact it is about.
-FACTS = {'Without valid paths': 'without', 'Degraded devices': 'degraded', 'Failed paths': 'failed', 'Exporters down': 'down',
+FACTS = {'No valid path': 'without', 'Degraded devices': 'degraded', 'Failed paths': 'failed', 'Exporters down': 'down',
          'multipathd down': 'daemonless', 'Alerts firing': 'alerts', 'Devices': 'devices', 'Hosts': 'hosts'}
 TYPES = {'stat', 'bargauge', 'timeseries', 'table', 'state-timeline', 'text', 'row'}
 # A table longer than this, a graph with more lines than this: nobody reads them, and a large fleet pays for them.
