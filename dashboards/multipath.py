@@ -21,6 +21,7 @@ GREEN, ORANGE, RED, BLUE, GREY, PLAIN = 'green', 'orange', 'red', 'blue', '#8087
 
 S = 'job=~"$job", instance=~"$instance"'
 HOST, DEVICE, PATH = '(job, instance)', '(job, instance, wwid)', '(job, instance, wwid, path)'
+STANDBY, LIVE, FAILED_EVENT = 'state=~"inaccessible|change"', 'state="live"', 'action="path_failed"'
 LUN = S + ', wwid="$wwid"'
 
 
@@ -48,22 +49,31 @@ def device_score():
 
 def path_state(base=S):
     """0 failed, 1 valid, 2 standby. Standby is NVMe's: a live controller whose ANA state lets no I/O through."""
-    waits = (metric('path_ana_state', 'state=~"inaccessible|change"', base) + f' and on {PATH} '
-             + metric('path_device_state', 'state="live"', base))
+    waits = f'{metric("path_ana_state", STANDBY, base)} and on {PATH} {metric("path_device_state", LIVE, base)}'
     return '(' + either(by(PATH, metric('path_valid', base=base) + ' == 1'), '2 * ' + by(PATH, waits),
                         by(PATH, metric('path_valid', base=base)), on=PATH) + ')'
 
 
 def ports(label):
     """How many ports the valid paths of a device run through; 0 where no path is valid."""
-    inner = by(f'(job, instance, wwid, {label})', f'{metric("path_info", label + "!=" + chr(34) * 2)} and on {PATH} {metric("path_valid")} == 1', 'count')
+    inner = by(f'(job, instance, wwid, {label})', metric('path_info', label + '!=""') + f' and on {PATH} {metric("path_valid")} == 1', 'count')
     return f'({by(DEVICE, inner, "count")} or on {DEVICE} 0 * {metric("device_paths")})'
+
+
+def worst_lines(expr, labels, over, count=5, function='max'):
+    """The series that `over` finds worst at the end of the time shown. A bare topk would choose anew at each step: lines
+    that come and go, and more of them than asked for."""
+    return f'{by(labels, expr, function)} and on {labels} topk({count}, {by(labels, over, function)})'
+
+
+def counted(name, span='$__rate_interval', more='', end=False):
+    return f'increase({metric(name, more)}[{span}]{" @ end()" if end else ""})'
 
 
 def failed_paths_by(*labels):
     info = ', '.join(labels)
-    failed = (f'{metric("path_valid")} == 0 unless on {PATH} ({metric("path_ana_state", "state=~" + chr(34) + "inaccessible|change" + chr(34))} '
-              f'and on {PATH} {metric("path_device_state", "state=" + chr(34) + "live" + chr(34))})')
+    failed = (f'{metric("path_valid")} == 0 unless on {PATH} '
+              f'({metric("path_ana_state", STANDBY)} and on {PATH} {metric("path_device_state", LIVE)})')
     return f'topk(10, count by ({info}) ({metric("path_info")} and on {PATH} ({failed})))'
 
 
@@ -127,14 +137,6 @@ def stat(title, description, alerts, expr, steps, silent='no host reports', **mo
                   'wideLayout': True, 'reduceOptions': {'calcs': ['lastNotNull'], 'fields': '', 'values': False}})
 
 
-def bars(title, description, alerts, expr, legend, silent, steps=(ORANGE,), **more):
-    return panel('bargauge', title, description, alerts, [{**target(expr), 'legendFormat': legend}],
-                 {'thresholds': thresholds(*steps), 'color': {'mode': 'thresholds'}, 'mappings': [], 'noValue': silent, 'min': 0, **more},
-                 {'displayMode': 'basic', 'orientation': 'horizontal', 'showUnfilled': True, 'valueMode': 'text', 'namePlacement': 'auto', 'sizing': 'auto',
-                  'minVizHeight': 16, 'minVizWidth': 8, 'maxVizHeight': 32,
-                  'reduceOptions': {'calcs': ['lastNotNull'], 'fields': '', 'values': False}})
-
-
 def lines(title, description, alerts, queries, unit='short', colors=(), silent=None, draw='line', stack=False, table=False, fill=0, **more):
     """queries: (expression, legend); colors: (legend, colour)."""
     custom = {'drawStyle': draw, 'lineInterpolation': 'stepAfter' if unit == 'none' else 'linear', 'lineWidth': 1 if draw == 'bars' else 2,
@@ -196,6 +198,7 @@ def colored(*steps):
     return {'thresholds': thresholds(*steps), 'custom.cellOptions': {'type': 'color-text'}, 'custom.align': 'right', 'decimals': 0}
 
 
+BAR = {'custom.cellOptions': {'type': 'gauge', 'mode': 'basic', 'valueDisplayMode': 'text'}, 'min': 0, 'decimals': 0, 'thresholds': thresholds(ORANGE)}
 NUMBER = {'custom.align': 'right', 'decimals': 0}
 BAD = colored(PLAIN, (1, ORANGE))
 DEAD = colored(RED, (1, PLAIN))
@@ -234,7 +237,7 @@ def overview():
     yield 3, 4, stat('Devices', 'Multipath devices of all hosts that report; a LUN counts once for each host that holds it.', [],
                      f'sum({metric("devices")})', (PLAIN,))
     yield 3, 4, stat('Hosts', 'Targets of the chosen jobs, whether they report or not.', [], 'count(up{%s})' % S, (PLAIN,), 'no target')
-    last = 'time() - ' + by(DEVICE, metric('device_last_path_event_timestamp_seconds', 'action="path_failed"'))
+    last = 'time() - ' + by(DEVICE, metric('device_last_path_event_timestamp_seconds', FAILED_EVENT))
     yield 14, 9, table('Unhealthy devices, worst first', 'Devices that are degraded or without valid paths, at most 50. A click on a WWID shows its paths below.',
                        ['MultipathNoValidPaths', 'MultipathFaultyPaths'],
                        [device_state() + pick, by('(job, instance, wwid, name)', metric('device_info')) + pick,
@@ -256,11 +259,12 @@ def overview():
                        ('sum(up{%s} == bool 0)' % S, 'exporters down')],
                       'none', [('without valid paths', RED), ('degraded devices', ORANGE), ('exporters down', GREY)], 'no host reports', fill=15)
     labels = '(severity, alertname, instance)'
-    rank = either(*(f'{n} * {by(labels, ALERTS[:-1] + f", severity={chr(34)}{word}{chr(34)}}}")}' for n, word in ((3, 'critical'), (2, 'warning'), (1, 'info'))))
+    ranks = ((3, 'critical'), (2, 'warning'), (1, 'info'))
+    rank = either(*(f'{n} * ' + by(labels, ALERTS[:-1] + f', severity="{word}"}}') for n, word in ranks))
     yield 8, 8, table('Firing alerts', 'Firing alerts whose name begins with Multipath, at most 50, as Prometheus evaluates them. Silences are not known here.', [],
                       [f'topk(50, {rank})', f'{by(labels, ALERTS, "count")} and topk(50, {rank})'],
                       [('A', 'Severity', 88, state(words((3, 'critical', RED), (2, 'warning', ORANGE), (1, 'info', BLUE)))), ('alertname', 'Alert', -180, TO_RUNBOOK),
-                       ('instance', 'Host', 110, TO_HOST), ('B', 'Times', 60, NUMBER)], 'No alert fires', ['-Severity', 'Alert', 'Host'])
+                       ('instance', 'Host', 110, TO_HOST), ('B', 'Count', 60, NUMBER)], 'No alert fires', ['-Severity', 'Alert', 'Host'])
     yield 9, 8, table('Findings that break nothing yet', 'What weakens or endangers a device whose paths all work. The number counts devices, paths or disks, as the words say.', [],
                       [either(*(f'label_replace(label_replace(sum({expr}) or 0 * sum({metric("devices")}), "finding", "{text}", "", ""), "alertname", "{alert}", "", "")'
                                 for text, alert, expr in FINDINGS))],
@@ -324,8 +328,8 @@ def devices():
                        [('name', 'Device', 95), ('wwid', 'WWID', -270, TO_DEVICE), ('A', 'Healthy on', 90, colored(PLAIN, (1, GREEN))),
                         ('B', 'Degraded on', 112, BAD), ('C', 'Without paths on', 142, colored(PLAIN, (1, RED)))],
                        'No LUN that several hosts share is unhealthy', ['-Without paths on', '-Degraded on', 'Device'])
-    yield 12, 7, lines('Failed paths by host', 'The ten hosts with most failed paths at any moment. Steps at the same time on many hosts are one cause: an array, a switch.',
-                       ['MultipathFaultyPaths'], [(f'topk(10, {by("(instance)", metric("failed_paths"))} > 0)', '{{instance}}')], 'none', silent='No path has failed in this time')
+    yield 12, 7, lines('Failed paths by host', 'The ten hosts that had most failed paths at one moment. Steps at the same time on many hosts are one cause: an array, a switch.',
+                       ['MultipathFaultyPaths'], [(worst_lines(metric('failed_paths'), '(instance)', f'max_over_time({metric("failed_paths")}[$__range] @ end()) > 0', 10), '{{instance}}')], 'none', silent='No path has failed in this time')
     matrix = table('Shared LUNs in trouble, by host', 'The same LUNs on the ten worst hosts that hold them: a dash is a host that does not hold the LUN or does not report.',
                    ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
                    [f'label_join(({device_state()}{worst}) * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info"))}, "lun", "  ", "name", "wwid")'
@@ -393,31 +397,36 @@ def paths():
 
 
 def transport():
-    yield 8, 8, bars('Failed paths by array port', 'The ten array ports with most failed paths, over all chosen hosts. One port that many hosts miss is the array\'s or its switch\'s trouble.',
-                     ['MultipathFcRemotePortDown', 'MultipathFaultyPaths'], failed_paths_by('target_port'), '{{target_port}}', 'No path has failed', decimals=0)
-    yield 8, 8, bars('Failed paths by host port', 'The ten host ports with most failed paths. All paths of one port: its cable, its adapter or its switch.',
-                     ['MultipathFaultyPaths', 'MultipathSingleFabric'], failed_paths_by('instance', 'initiator_port'), '{{instance}} {{initiator_port}}', 'No path has failed', decimals=0)
+    yield 7, 8, table('Failed paths by array port', 'The ten array ports with most failed paths, over all chosen hosts. One port that many hosts miss is the array\'s or its switch\'s trouble.',
+                      ['MultipathFcRemotePortDown', 'MultipathFaultyPaths'], [failed_paths_by('target_port')],
+                      [('target_port', 'Array port', -160), ('V', 'Failed paths', 200, BAR)], 'No path has failed', ['-Failed paths', 'Array port'])
+    yield 9, 8, table('Failed paths by host port', 'The ten host ports with most failed paths. All paths of one port: its cable, its adapter or its switch.',
+                      ['MultipathFaultyPaths', 'MultipathSingleFabric'], [failed_paths_by('instance', 'initiator_port')],
+                      [('instance', 'Host', 125, TO_HOST), ('initiator_port', 'Host port', -160), ('V', 'Failed paths', 200, BAR)],
+                      'No path has failed', ['-Failed paths', 'Host'])
+    not_live = metric('path_device_state', 'state!="live"') + f' and on {PATH} ' + metric('path_info', 'transport=~"nvme-.+"')
     parts = [('iSCSI sessions', 'iscsi_session_up'), ('bond networks', 'iscsi_bond_network_up'), ('FC host ports', 'fc_host_port_up'), ('FC remote ports', 'fc_remote_port_up')]
     yield 8, 8, lines('Parts of the transport that are down', 'Sessions, networks and ports that are not up, all chosen hosts together.',
                       ['MultipathIscsiSessionDown', 'MultipathIscsiBondNetworkDown', 'MultipathFcRemotePortDown'],
                       [(f'sum({metric(m)} == bool 0)', name) for name, m in parts]
-                      + [(f'count({metric("path_device_state", "state!=" + chr(34) + "live" + chr(34))} and on {PATH} {metric("path_info", "transport=~" + chr(34) + "nvme-.+" + chr(34))}) or 0 * sum({metric("devices")})', 'NVMe paths not live')],
-                      'none', silent='No host that reports has iSCSI, FC or NVMe paths')
-    yield 12, 8, table('iSCSI sessions', 'Sessions that are not logged in come first; at most 100.', ['MultipathIscsiSessionDown', 'MultipathSessionWithoutPath'],
+                      + [(f'count({not_live}) or 0 * sum({metric("devices")})', 'NVMe paths not live')],
+                      'none', [('iSCSI sessions', 'blue'), ('bond networks', 'light-blue'), ('FC host ports', 'orange'), ('FC remote ports', 'yellow'), ('NVMe paths not live', 'purple')],
+                      'No host that reports has iSCSI, FC or NVMe paths', stack=True, fill=40)
+    yield 14, 8, table('iSCSI sessions', 'Sessions that are not logged in come first; at most 100.', ['MultipathIscsiSessionDown', 'MultipathSessionWithoutPath'],
                        [f'topk(100, {metric("iscsi_session_state")} * on (job, instance, session) group_left () (1 - {metric("iscsi_session_up")}))'],
-                       [('V', 'Session is', 90, state(DOWN_WORDS)), ('instance', 'Host', 120, TO_HOST), ('session', 'Session', 84), ('state', 'Word', 100), ('initiator_port', 'Interface', 86),
-                        ('target_port', 'Portal', 160), ('target', 'Target', 0)], 'No host that reports has an iSCSI session', ['-Session is', 'Host', 'Session'])
+                       [('V', 'State', 76, state(DOWN_WORDS)), ('instance', 'Host', 115, TO_HOST), ('session', 'Session', 88), ('state', 'Kernel says', 100), ('initiator_port', 'Interface', 80),
+                        ('target_port', 'Portal', 150), ('target', 'Target', -200)], 'No host that reports has an iSCSI session', ['-State', 'Host', 'Session'])
     bond = f'topk(100, 1 - {by("(job, instance, bond, network)", metric("iscsi_bond_network_up"))})'
-    yield 12, 8, table('iSCSI bonds', 'Networks over which targets must be reached, as the exporter\'s configuration names them: those that are not reached first; at most 100.',
+    yield 10, 8, table('iSCSI bonds', 'Networks over which targets must be reached, as the exporter\'s configuration names them: those that are not reached first; at most 100.',
                        ['MultipathIscsiBondNetworkDown', 'MultipathIscsiBondDown'],
                        [bond] + [f'0 * {bond} + on (job, instance, bond) group_left () {metric(m)}' for m in ('iscsi_bond_networks_up', 'iscsi_bond_networks')],
-                       [('A', 'Network is', 96, state(DOWN_WORDS)), ('instance', 'Host', 0, TO_HOST), ('bond', 'Bond', 120), ('network', 'Network', 140),
-                        ('B', 'Networks up', 104, DEAD), ('C', 'Configured', 96, NUMBER)], 'No host that reports has an iSCSI bond configured', ['-Network is', 'Host', 'Network'])
-    yield 12, 8, table('Fibre Channel ports', 'Host ports, and array ports as each host port sees them: those that are not online first; at most 100.', ['MultipathFcRemotePortDown'],
+                       [('A', 'State', 76, state(DOWN_WORDS)), ('instance', 'Host', -110, TO_HOST), ('bond', 'Bond', 90), ('network', 'Network', 110),
+                        ('B', 'Networks up', 98, DEAD), ('C', 'Configured', 92, NUMBER)], 'No host that reports has an iSCSI bond configured', ['-State', 'Host', 'Network'])
+    yield 14, 8, table('Fibre Channel ports', 'Host ports, and array ports as each host port sees them: those that are not online first; at most 100.', ['MultipathFcRemotePortDown'],
                        [f'topk(100, label_replace(1 - {metric("fc_host_port_up")}, "port", "host", "", "") or label_replace({metric("fc_remote_port_state")} * on (job, instance, initiator_port, target_port) group_left () (1 - {metric("fc_remote_port_up")}), "port", "array", "", ""))'],
-                       [('V', 'Port is', 70, state(DOWN_WORDS)), ('port', 'Port', 64), ('instance', 'Host', 120, TO_HOST), ('initiator_port', 'Host port', 0), ('target_port', 'Array port', 0), ('state', 'Word', 110)],
-                       'No host that reports has Fibre Channel', ['-Port is', 'Host', 'Host port'])
-    yield 12, 8, lines('NVMe ANA states', 'Paths of native NVMe devices by what the array says of them. Inaccessible is the standby of an array with one active controller; change must pass within seconds.',
+                       [('V', 'State', 76, state(DOWN_WORDS)), ('port', 'Port', 64), ('instance', 'Host', 115, TO_HOST), ('initiator_port', 'Host port', -160), ('target_port', 'Array port', -160), ('state', 'Kernel says', 110)],
+                       'No host that reports has Fibre Channel', ['-State', 'Host', 'Host port'])
+    yield 10, 8, lines('NVMe ANA states', 'Paths of native NVMe devices by what the array says of them. Inaccessible is the standby of an array with one active controller; change must pass within seconds.',
                        ['MultipathNonOptimizedPath'], [(f'count by (state) ({metric("path_ana_state")})', '{{state}}')], 'none',
                        [('optimized', GREEN), ('non-optimized', 'purple'), ('inaccessible', BLUE), ('change', ORANGE), ('persistent-loss', RED)],
                        'No host that reports has native NVMe', stack=True, fill=40)
@@ -428,17 +437,18 @@ def events():
     yield 12, 8, lines('Path events', 'Paths that failed and were reinstated, all chosen hosts together. As many of both again and again: something flaps.', ['MultipathPathFlapping'],
                        [(f'sum by (action) (increase({metric("device_path_events_total")}[$__rate_interval]))', '{{action}}')], 'short',
                        [('path_failed', ORANGE), ('path_reinstated', GREEN)], 'No host reports', 'bars', decimals=0)
-    yield 12, 8, bars('Flapping: devices with most path failures', 'Path failures within the time shown, the ten worst devices. Several failures of a path that always comes back are worse than one that stays.',
-                      ['MultipathPathFlapping'],
-                      f'topk(10, (round({by(DEVICE, "increase(" + metric("device_path_events_total", "action=" + chr(34) + "path_failed" + chr(34)) + "[$__range])")}) > 0){named})',
-                      '{{instance}} {{name}}', 'No path has failed in this time', (ORANGE, (10, RED)), decimals=0)
-    yield 8, 8, lines('Path group switches', 'Changes of the path group in use, as multipathd counts them, the ten hosts with most. Each is a change of controller for the array.',
+    failures = 'round(' + by(DEVICE, counted('device_path_events_total', '$__range', FAILED_EVENT)) + ')'
+    yield 12, 8, table('Flapping: devices with most path failures', 'Path failures within the time shown, the ten worst devices. Failures of a path that always comes back are worse than one that stays.',
+                       ['MultipathPathFlapping'], [f'topk(10, ({failures} > 0){named})'],
+                       [('instance', 'Host', 115, TO_HOST), ('name', 'Device', 95), ('wwid', 'WWID', -270, TO_DEVICE), ('V', 'Path failures', 140, BAR)],
+                       'No path has failed in this time', ['-Path failures', 'Host', 'Device'])
+    yield 8, 8, lines('Path group switches', 'Changes of the path group in use, as multipathd counts them, the five hosts with most. Each is a change of controller for the array.',
                       ['MultipathNonOptimizedPath', 'MultipathPathFlapping'],
-                      [(f'topk(10, {by("(instance)", "increase(" + metric("device_group_switches_total") + "[$__rate_interval])", "sum")} > 0)', '{{instance}}')],
+                      [(worst_lines(counted('device_group_switches_total'), '(instance)', counted('device_group_switches_total', '$__range', end=True) + ' > 0', function='sum'), '{{instance}}')],
                       'short', silent='No path group was switched in this time', draw='bars', decimals=0)
-    yield 8, 8, lines('I/O that waits for a path', 'Share of time in which a device queued I/O because it had no path, as multipathd counts it: 100% is a device at a standstill. The ten worst.',
+    yield 8, 8, lines('I/O that waits for a path', 'Share of time in which a device queued I/O because it had no path, as multipathd counts it: 100% is a device at a standstill. The five worst.',
                       ['MultipathQueueingWithoutPaths', 'MultipathNoValidPaths'],
-                      [(f'topk(10, ({by(DEVICE, "rate(" + metric("device_queueing_seconds_total") + "[$__rate_interval])")} > 0){named})', '{{instance}} {{name}}')],
+                      [('(' + worst_lines(f'rate({metric("device_queueing_seconds_total")}[$__rate_interval])', DEVICE, counted('device_queueing_seconds_total', '$__range', end=True) + ' > 0') + f'){named}', '{{instance}} {{name}}')],
                       'percentunit', silent='No I/O waited for a path in this time')
     yield 8, 8, lines('multipathd\'s counters', 'Path faults, table loads and queueing timeouts that multipathd counts, all chosen hosts together. A timeout is the end of no_path_retry: from then on I/O fails.',
                       ['MultipathNoValidPaths', 'MultipathPathFlapping'],
@@ -448,40 +458,47 @@ def events():
 
 
 def exporter():
-    own = 'process_%s{' + S + '} and on (job, instance) multipath_exporter_build_info{' + S + '}'
+    alive = ' and on (job, instance) ' + metric('exporter_build_info')  # not those of other exporters of the same job
     yield 3, 4, stat('Sources down', 'Sources (kernel, multipathd, sysfs, uevents) that exporters cannot read or may not. The rest goes on without them.',
                      ['MultipathExporterErrors'], f'sum({metric("exporter_source_up")} == bool 0)', (GREEN, (1, ORANGE)))
-    yield 3, 4, stat('Resync corrections', 'Devices that a timed reading found different though no event had told, within the time shown. It stays 0, or the exporter has a bug.',
-                     ['MultipathExporterErrors'], f'round(sum(increase({metric("exporter_resync_corrections_total")}[$__range])))', (GREEN, (1, ORANGE)))
+    yield 3, 4, stat('Corrections', 'Devices that a timed reading found different though no event had told, within the time shown. It stays 0, or the exporter has a bug.',
+                     ['MultipathExporterErrors'], f'round(sum({counted("exporter_resync_corrections_total", "$__range")}))', (GREEN, (1, ORANGE)))
     yield 3, 4, stat('Uevent overflows', 'Times the kernel dropped events before they were read, within the time shown. Each leads to a full reading: nothing is lost for long.',
-                     ['MultipathExporterErrors'], f'round(sum(increase({metric("exporter_uevent_overflows_total")}[$__range])))', (GREEN, (1, ORANGE)))
+                     ['MultipathExporterErrors'], f'round(sum({counted("exporter_uevent_overflows_total", "$__range")}))', (GREEN, (1, ORANGE)))
     yield 3, 4, stat('Bad configurations', 'Exporters whose configuration file was refused when it was last read; the old one stays in use.', ['MultipathExporterErrors'],
                      f'sum({metric("exporter_config_last_reload_successful")} == bool 0)', (GREEN, (1, ORANGE)))
-    yield 6, 4, bars('Exporter versions', 'Reporting exporters by version.', [], f'count by (version, revision) ({metric("exporter_build_info")})', '{{version}} {{revision}}', 'no host reports', (BLUE,), decimals=0)
-    yield 6, 4, lines('Full readings', 'Full readings by reason, all chosen hosts together. Timer is the usual one.', ['MultipathExporterStale'],
-                      [(f'sum by (reason) (increase({metric("exporter_resyncs_total")}[$__rate_interval]))', '{{reason}}')], 'short',
-                      [('timer', BLUE), ('overflow', ORANGE), ('start', GREY), ('signal', 'purple')], 'no host reports', decimals=0)
+    yield 12, 4, table('Exporter versions', 'Reporting exporters by version.', [],
+                       [f'count by (version, revision, rustversion) ({metric("exporter_build_info")})'],
+                       [('version', 'Version', 110), ('revision', 'Revision', -120), ('rustversion', 'Rust', 100), ('V', 'Exporters', 100, NUMBER)], 'No host reports', ['-Version'])
     yield 12, 8, table('Sources that cannot be read', 'Exporters that cannot read a source, or may not: what then is missing stands in the README under Privileges. At most 50.', ['MultipathExporterErrors', 'MultipathDaemonDown'],
                        [f'topk(50, 1 - ({by("(job, instance, source)", metric("exporter_source_up"))} == 0))'],
-                       [('V', 'Source is', 100, state(words((1, 'not readable', ORANGE)))), ('source', 'Source', 140), ('instance', 'Host', 0, TO_HOST)],
+                       [('V', 'State', 110, state(words((1, 'not readable', ORANGE)))), ('source', 'Source', 140), ('instance', 'Host', -120, TO_HOST)],
                        'Every exporter that reports reads all of its sources', ['Host', 'Source'])
-    yield 12, 8, lines('Age of the last reading', 'Time since a source was last read, the ten oldest. Kernel events are left out: on a quiet host the last one is long ago.', ['MultipathExporterStale'],
-                       [(f'topk(10, time() - {by("(instance, source)", metric("exporter_source_last_success_timestamp_seconds", "source!=" + chr(34) + "uevent" + chr(34)))})', '{{instance}} {{source}}')],
-                       's', silent='No host reports')
-    yield 8, 8, lines('Objects that could not be read', 'Errors by host and source, the ten hosts with most.', ['MultipathExporterErrors'],
-                      [(f'topk(10, {by("(instance, source)", "rate(" + metric("exporter_errors_total") + "[$__rate_interval])", "sum")} > 0)', '{{instance}} {{source}}')], 'ops',
-                      silent='Every object could be read in this time')
-    yield 8, 8, lines('Event to metric', 'Time from a kernel event to its state published, all chosen hosts together. No line while there are no events.', ['MultipathExporterStale'],
-                      [(f'histogram_quantile({q}, sum by (le) (rate({metric("exporter_event_to_metric_seconds_bucket")}[$__rate_interval])))', name)
-                       for q, name in ((0.5, 'median'), (0.99, '99th percentile'))], 's', [('median', BLUE), ('99th percentile', ORANGE)], 'No host reports', spanNulls=None)
+    when = metric('exporter_source_last_success_timestamp_seconds', 'source!="uevent"')
+    yield 12, 8, lines('Age of the last reading', 'Time since a source was last read, the five oldest. Kernel events are left out: on a quiet host the last one is long ago.', ['MultipathExporterStale'],
+                       [(worst_lines(f'time() - {when}', '(instance, source)', f'-1 * ({when} @ end())'), '{{instance}} {{source}}')], 's', silent='No host reports')
+    yield 8, 8, lines('Objects that could not be read', 'Errors by host and source, the five with most.', ['MultipathExporterErrors'],
+                      [(worst_lines(counted('exporter_errors_total'), '(instance, source)', counted('exporter_errors_total', '$__range', end=True) + ' > 0', function='sum'), '{{instance}} {{source}}')],
+                      silent='Every object could be read in this time', draw='bars', decimals=0)
+    latency = lines('Event to metric', 'Time from a kernel event to its state published, all chosen hosts together: a point for each moment that had events.', ['MultipathExporterStale'],
+                    [(f'histogram_quantile({q}, sum by (le) (rate({metric("exporter_event_to_metric_seconds_bucket")}[$__rate_interval]))) >= 0', name)
+                     for q, name in ((0.5, 'median'), (0.99, '99th percentile'))], 's', [('median', BLUE), ('99th percentile', ORANGE)], 'No kernel event in this time', 'points')
+    latency['fieldConfig']['defaults']['custom'].update({'showPoints': 'always', 'pointSize': 6})
+    yield 8, 8, latency
     yield 8, 8, lines('Kernel events read', 'Uevents of block devices by the kernel\'s action, all chosen hosts together.', [],
-                      [(f'sum by (action) (rate({metric("exporter_uevents_total")}[$__rate_interval])) > 0', '{{action}}')], 'ops', silent='No kernel event in this time')
-    yield 8, 8, lines('Scrape duration', 'The ten slowest scrapes, exporters that do not answer included.', ['MultipathExporterDown', 'MultipathExporterStale'],
-                      [('topk(10, max by (instance) (scrape_duration_seconds{%s}))' % S, '{{instance}}')], 's', silent='no target')
-    yield 8, 8, lines('Memory', 'Resident memory, the ten largest exporters.', [], [(f'topk(10, max by (instance) ({own % "resident_memory_bytes"}))', '{{instance}}')], 'bytes', silent='No host reports')
-    yield 8, 8, lines('CPU', 'Processor time, the ten busiest exporters: 100% is one processor.', [],
-                      [(f'topk(10, max by (instance) (rate(process_cpu_seconds_total{{{S}}}[$__rate_interval]) and on (job, instance) multipath_exporter_build_info{{{S}}}))', '{{instance}}')],
-                      'percentunit', silent='No host reports')
+                      [(f'sum by (action) ({counted("exporter_uevents_total")} and on (action) sum by (action) ({counted("exporter_uevents_total", "$__range", end=True)}) > 0)', '{{action}}')],
+                      silent='No kernel event in this time', draw='bars', decimals=0)
+    yield 6, 8, lines('Scrape duration', 'The five slowest scrapes, exporters that do not answer included.', ['MultipathExporterDown', 'MultipathExporterStale'],
+                      [(worst_lines('scrape_duration_seconds{%s}' % S, '(instance)', 'max_over_time(scrape_duration_seconds{%s}[$__range] @ end())' % S), '{{instance}}')], 's', silent='no target')
+    memory = 'process_resident_memory_bytes{%s}' % S
+    yield 6, 8, lines('Memory', 'Resident memory, the five largest exporters.', [],
+                      [(worst_lines(memory + alive, '(instance)', f'{memory} @ end(){alive} @ end()'), '{{instance}}')], 'bytes', silent='No host reports')
+    cpu = 'rate(process_cpu_seconds_total{%s}[%%s]%%s)' % S
+    yield 6, 8, lines('CPU', 'Processor time, the five busiest exporters: 100% is one processor.', [],
+                      [(worst_lines(cpu % ('$__rate_interval', '') + alive, '(instance)', cpu % ('$__range', ' @ end()') + alive + ' @ end()'), '{{instance}}')], 'percentunit', silent='No host reports')
+    yield 6, 8, lines('Full readings', 'Full readings by reason, all chosen hosts together. Timer is the usual one.', ['MultipathExporterStale'],
+                      [(f'sum by (reason) ({counted("exporter_resyncs_total")})', '{{reason}}')], 'short',
+                      [('timer', BLUE), ('overflow', ORANGE), ('start', GREY), ('signal', 'purple')], 'No host reports', decimals=0)
 
 
 # -- the dashboard -------------------------------------------------------------------------------------------------------------
