@@ -137,12 +137,13 @@ def stat(title, description, alerts, expr, steps, silent='no host reports', **mo
                   'wideLayout': True, 'reduceOptions': {'calcs': ['lastNotNull'], 'fields': '', 'values': False}})
 
 
-def lines(title, description, alerts, queries, unit='short', colors=(), silent=None, draw='line', stack=False, table=False, fill=0, **more):
-    """queries: (expression, legend); colors: (legend, colour)."""
+def lines(title, description, alerts, queries, unit='short', colors=(), silent=None, draw='line', stack=False, fill=0, shade=BLUE, **more):
+    """queries: (expression, legend); colors: (legend, colour). Lines that only differ by host are shades of one colour:
+    red and green say how something is, not whose it is."""
     custom = {'drawStyle': draw, 'lineInterpolation': 'stepAfter' if unit == 'none' else 'linear', 'lineWidth': 1 if draw == 'bars' else 2,
               'fillOpacity': 70 if draw == 'bars' else fill, 'showPoints': 'never', 'spanNulls': False, 'axisSoftMin': 0,
               'stacking': {'mode': 'normal' if stack else 'none', 'group': 'A'}}
-    defaults = {'unit': unit, 'color': {'mode': 'palette-classic'}, 'custom': custom, 'min': 0, **more}
+    defaults = {'unit': unit, 'color': {'mode': 'shades', 'fixedColor': shade}, 'custom': custom, 'min': 0, **more}
     if unit == 'none':
         defaults['decimals'] = 0
         custom['axisSoftMax'] = 1
@@ -158,7 +159,7 @@ def lines(title, description, alerts, queries, unit='short', colors=(), silent=N
 def timeline(title, description, alerts, expr, legend, mappings, silent):
     return panel('state-timeline', title, description, alerts, [target(expr, legend)],
                  {'mappings': mappings, 'noValue': silent, 'color': {'mode': 'thresholds'}, 'thresholds': thresholds(GREY),
-                  'custom': {'fillOpacity': 80, 'lineWidth': 0, 'spanNulls': False}},
+                  'custom': {'fillOpacity': 80, 'lineWidth': 0}},
                  {'mergeValues': True, 'showValue': 'auto', 'alignValue': 'left', 'rowHeight': 0.85,
                   'legend': {'showLegend': True, 'displayMode': 'list', 'placement': 'bottom'}, 'tooltip': {'mode': 'single', 'sort': 'none'}})
 
@@ -186,7 +187,7 @@ def table(title, description, alerts, queries, columns, silent, sort=()):
     return panel('table', title, description, alerts, [target(q, table=True) for q in queries],
                  {'noValue': silent, 'mappings': [], 'thresholds': thresholds(PLAIN), 'color': {'mode': 'thresholds'},
                   'custom': {'align': 'left', 'cellOptions': {'type': 'auto'}, 'inspect': False, 'filterable': False}},
-                 {'showHeader': True, 'cellHeight': 'sm', 'footer': {'show': False, 'reducer': ['sum'], 'fields': ''},
+                 {'showHeader': True, 'cellHeight': 'sm',
                   'sortBy': [{'displayName': name.lstrip('-'), 'desc': name.startswith('-')} for name in sort]}, overrides, steps)
 
 
@@ -329,7 +330,7 @@ def devices():
                         ('B', 'Degraded on', 112, BAD), ('C', 'Without paths on', 142, colored(PLAIN, (1, RED)))],
                        'No LUN that several hosts share is unhealthy', ['-Without paths on', '-Degraded on', 'Device'])
     yield 12, 7, lines('Failed paths by host', 'The ten hosts that had most failed paths at one moment. Steps at the same time on many hosts are one cause: an array, a switch.',
-                       ['MultipathFaultyPaths'], [(worst_lines(metric('failed_paths'), '(instance)', f'max_over_time({metric("failed_paths")}[$__range] @ end()) > 0', 10), '{{instance}}')], 'none', silent='No path has failed in this time')
+                       ['MultipathFaultyPaths'], [(worst_lines(metric('failed_paths'), '(instance)', f'max_over_time({metric("failed_paths")}[$__range] @ end()) > 0', 10), '{{instance}}')], 'none', shade=ORANGE, silent='No path has failed in this time')
     matrix = table('Shared LUNs in trouble, by host', 'The same LUNs on the ten worst hosts that hold them: a dash is a host that does not hold the LUN or does not report.',
                    ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
                    [f'label_join(({device_state()}{worst}) * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info"))}, "lun", "  ", "name", "wwid")'
@@ -445,11 +446,11 @@ def events():
     yield 8, 8, lines('Path group switches', 'Changes of the path group in use, as multipathd counts them, the five hosts with most. Each is a change of controller for the array.',
                       ['MultipathNonOptimizedPath', 'MultipathPathFlapping'],
                       [(worst_lines(counted('device_group_switches_total'), '(instance)', counted('device_group_switches_total', '$__range', end=True) + ' > 0', function='sum'), '{{instance}}')],
-                      'short', silent='No path group was switched in this time', draw='bars', decimals=0)
+                      'short', shade=ORANGE, silent='No path group was switched in this time', draw='bars', decimals=0)
     yield 8, 8, lines('I/O that waits for a path', 'Share of time in which a device queued I/O because it had no path, as multipathd counts it: 100% is a device at a standstill. The five worst.',
                       ['MultipathQueueingWithoutPaths', 'MultipathNoValidPaths'],
                       [('(' + worst_lines(f'rate({metric("device_queueing_seconds_total")}[$__rate_interval])', DEVICE, counted('device_queueing_seconds_total', '$__range', end=True) + ' > 0') + f'){named}', '{{instance}} {{name}}')],
-                      'percentunit', silent='No I/O waited for a path in this time')
+                      'percentunit', shade=ORANGE, silent='No I/O waited for a path in this time')
     yield 8, 8, lines('multipathd\'s counters', 'Path faults, table loads and queueing timeouts that multipathd counts, all chosen hosts together. A timeout is the end of no_path_retry: from then on I/O fails.',
                       ['MultipathNoValidPaths', 'MultipathPathFlapping'],
                       [(f'sum(increase({metric(m)}[$__rate_interval]))', name) for name, m in
@@ -479,7 +480,7 @@ def exporter():
                        [(worst_lines(f'time() - {when}', '(instance, source)', f'-1 * ({when} @ end())'), '{{instance}} {{source}}')], 's', silent='No host reports')
     yield 8, 8, lines('Objects that could not be read', 'Errors by host and source, the five with most.', ['MultipathExporterErrors'],
                       [(worst_lines(counted('exporter_errors_total'), '(instance, source)', counted('exporter_errors_total', '$__range', end=True) + ' > 0', function='sum'), '{{instance}} {{source}}')],
-                      silent='Every object could be read in this time', draw='bars', decimals=0)
+                      shade=ORANGE, silent='Every object could be read in this time', draw='bars', decimals=0)
     latency = lines('Event to metric', 'Time from a kernel event to its state published, all chosen hosts together: a point for each moment that had events.', ['MultipathExporterStale'],
                     [(f'histogram_quantile({q}, sum by (le) (rate({metric("exporter_event_to_metric_seconds_bucket")}[$__rate_interval]))) >= 0', name)
                      for q, name in ((0.5, 'median'), (0.99, '99th percentile'))], 's', [('median', BLUE), ('99th percentile', ORANGE)], 'No kernel event in this time', 'points')
@@ -526,7 +527,7 @@ def layout():
 
 
 def variable(name, label, query, description, **more):
-    return {'type': 'query', 'name': name, 'label': label, 'description': description, 'datasource': DATASOURCE, 'definition': query, 'query': {'query': query, 'refId': name},
+    return {'type': 'query', 'name': name, 'label': label, 'description': description, 'datasource': DATASOURCE, 'query': {'query': query, 'refId': name},
             'refresh': 2, 'hide': 0, 'sort': 1, 'multi': True, 'includeAll': True, 'current': {'selected': True, 'text': ['All'], 'value': ['$__all']}, 'options': [], 'regex': '', **more}
 
 
