@@ -144,7 +144,7 @@ def lines(title, description, alerts, queries, unit='short', colors=(), silent=N
               'fillOpacity': 70 if draw == 'bars' else fill, 'showPoints': 'never', 'spanNulls': False, 'axisSoftMin': 0,
               'stacking': {'mode': 'normal' if stack else 'none', 'group': 'A'}}
     defaults = {'unit': unit, 'color': {'mode': 'shades', 'fixedColor': shade}, 'custom': custom, 'min': 0, **more}
-    if unit == 'none':
+    if unit == 'none' or draw == 'bars':  # counts: a line at 0 needs a scale, and that without fractions
         defaults['decimals'] = 0
         custom['axisSoftMax'] = 1
     if silent:

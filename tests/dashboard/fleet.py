@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """An hour of a fleet of eight hosts, as Prometheus would have scraped it, in OpenMetrics with timestamps.
 
-    fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: healthy, degraded, dead
+    fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: healthy, degraded, dead, silent
 
 The same bytes every time. A model of hosts, devices and paths is broken by a list of faults, and a page is made of it
 every 30 seconds, so that counters, states and labels agree as the exporter's would. FACTS is what is true at the end of
-the hour, counted on the model and not on the metrics: what the dashboard must say.
+the hour, counted on the model and not on the metrics: what the dashboard must say. Null is what nobody can know.
 
 A second job stands beside, with targets of its own that are down: whoever forgets the job counts them.
 """
@@ -111,6 +111,8 @@ FAULTS = {
         Fault(40, 99, 'ai1:10056', 'ens1f0', 'down'), Fault(43, 99, 'ai1:10056', 'ens2f0', 'down'),
         Fault(47, 99, 'ai2:10056', '203.0.113.12:4420', 'down'),
     ],
+    # no exporter answers: whoever says that nothing is wrong lies
+    'silent': [Fault(38, 99, host.name, None, 'exporter') for host in hosts()],
 }
 
 
@@ -342,7 +344,8 @@ class Fleet:
                 if time == END:
                     total.update(count, hosts=1, down=int(not up), daemonless=int(up and self.has(host, 'no-daemon', minute)))
         total['alerts'] = sum(1 for points in self.series.get('ALERTS', {}).values() if points[-1][0] == END)
-        return {k: total[k] for k in ('without', 'degraded', 'failed', 'devices', 'paths', 'hosts', 'down', 'daemonless', 'alerts')}
+        unknown = ('without', 'degraded', 'failed', 'devices', 'paths', 'daemonless') if total['down'] == total['hosts'] else ()
+        return {k: None if k in unknown else total[k] for k in ('without', 'degraded', 'failed', 'devices', 'paths', 'hosts', 'down', 'daemonless', 'alerts')}
 
     def write(self, file):
         for family in sorted(self.series):
