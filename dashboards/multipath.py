@@ -55,9 +55,9 @@ def path_state(base=S):
 
 
 def ports(label):
-    """How many ports the valid paths of a device run through; 0 where no path is valid."""
+    """How many ports the valid paths of a device run through: 0 where no path is valid, absent where no port is known."""
     inner = by(f'(job, instance, wwid, {label})', metric('path_info', label + '!=""') + f' and on {PATH} {metric("path_valid")} == 1', 'count')
-    return f'({by(DEVICE, inner, "count")} or on {DEVICE} 0 * {metric("device_paths")})'
+    return f'({by(DEVICE, inner, "count")} or on {DEVICE} {by(DEVICE, metric("device_valid_paths"))} == 0)'
 
 
 def worst_lines(expr, labels, over, count=5, function='max'):
@@ -215,7 +215,7 @@ def link(title, url, blank=False):
 
 HERE = '/d/multipath?${datasource:queryparam}&${job:queryparam}&${__url_time_range}'
 TO_HOST = link('Only this host', HERE + '&var-instance=${__value.raw}&var-wwid=${wwid}')
-TO_DEVICE = link('The paths of this device on all its hosts', HERE + '&${instance:queryparam}&var-wwid=${__value.raw}')
+TO_DEVICE = link('The paths of this device', HERE + '&${instance:queryparam}&var-wwid=${__value.raw}')
 TO_RUNBOOK = link('Open the runbook', RUNBOOK.format('${__value.raw}'), True)
 
 # -- rows ------------------------------------------------------------------------------------------------------------------
@@ -476,8 +476,8 @@ def exporter():
                        [('V', 'State', 110, state(words((1, 'not readable', ORANGE)))), ('source', 'Source', 140), ('instance', 'Host', -120, TO_HOST)],
                        'Every exporter that reports reads all of its sources', ['Host', 'Source'])
     when = metric('exporter_source_last_success_timestamp_seconds', 'source!="uevent"')
-    yield 12, 8, lines('Age of the last reading', 'Time since a source was last read, the five oldest. Kernel events are left out: on a quiet host the last one is long ago.', ['MultipathExporterStale'],
-                       [(worst_lines(f'time() - {when}', '(instance, source)', f'-1 * ({when} @ end())'), '{{instance}} {{source}}')], 's', silent='No host reports')
+    yield 12, 8, lines('Age of the last reading', 'How old each source\'s last reading was when it was scraped, the five oldest. Kernel events are left out: on a quiet host the last one is long ago.', ['MultipathExporterStale'],
+                       [(worst_lines(f'timestamp({when}) - {when}', '(instance, source)', f'-1 * ({when} @ end())'), '{{instance}} {{source}}')], 's', silent='No host reports')
     yield 8, 8, lines('Objects that could not be read', 'Errors by host and source, the five with most.', ['MultipathExporterErrors'],
                       [(worst_lines(counted('exporter_errors_total'), '(instance, source)', counted('exporter_errors_total', '$__range', end=True) + ' > 0', function='sum'), '{{instance}} {{source}}')],
                       shade=ORANGE, silent='Every object could be read in this time', draw='bars', decimals=0)
