@@ -37,14 +37,21 @@ def either(*exprs, on=''):
     return f'\nor{" on " + on if on else ""} '.join(exprs)
 
 
-def device_state(base=S):
-    """0 healthy, 1 degraded, 2 without valid paths; the device's identity is all that is left of the labels."""
+VALID, FAILED = metric('device_valid_paths'), metric('device_failed_paths')
+UNHEALTHY = f'({VALID} == 0 or on {DEVICE} {FAILED} > 0)'
+
+
+def device_state(base=S, healthy=True):
+    """0 healthy, 1 degraded, 2 without valid paths. What is rare is filtered first: a fleet has 25,000 devices, most healthy."""
     valid, failed = metric('device_valid_paths', base=base), metric('device_failed_paths', base=base)
-    return f'(2 * ({valid} == bool 0) + on {DEVICE} ({failed} > bool 0) * on {DEVICE} ({valid} > bool 0))'
+    states = [f'2 + ({valid} == 0)', f'1 + 0 * ({failed} > 0)'] + [f'0 * {valid}'] * healthy
+    return f'({either(*states, on=DEVICE)})'
 
 
-def device_score():
-    return f'(1000 * ({metric("device_valid_paths")} == bool 0) + on {DEVICE} {metric("device_failed_paths")})'
+def worst_devices(count, healthy=True):
+    """Those without valid paths, then those with most failed ones."""
+    failed = FAILED if healthy else FAILED + ' > 0'
+    return f' and on {DEVICE} topk({count}, 1000 + ({VALID} == 0) or on {DEVICE} {failed})'
 
 
 def path_state(base=S):
@@ -54,10 +61,11 @@ def path_state(base=S):
                         by(PATH, metric('path_valid', base=base)), on=PATH) + ')'
 
 
-def ports(label):
+def ports(label, pick):
     """How many ports the valid paths of a device run through: 0 where no path is valid, absent where no port is known."""
-    inner = by(f'(job, instance, wwid, {label})', metric('path_info', label + '!=""') + f' and on {PATH} {metric("path_valid")} == 1', 'count')
-    return f'({by(DEVICE, inner, "count")} or on {DEVICE} {by(DEVICE, metric("device_valid_paths"))} == 0)'
+    known = metric('path_info', label + '!=""')
+    paths_of = f'({known}{pick}) and on {PATH} {metric("path_valid")} == 1'
+    return f'{by(DEVICE, by(f"(job, instance, wwid, {label})", paths_of, "count"), "count")} or on {DEVICE} ({by(DEVICE, VALID)} == 0{pick})'
 
 
 def worst_lines(expr, labels, over, count=5, function='max'):
@@ -221,7 +229,7 @@ TO_RUNBOOK = link('Open the runbook', RUNBOOK.format('${__value.raw}'), True)
 # -- rows ------------------------------------------------------------------------------------------------------------------
 
 def overview():
-    pick = f' and on {DEVICE} topk(50, {device_score()} > 0)'
+    pick = worst_devices(50, healthy=False)
     yield 3, 4, stat('No valid path', 'Devices of all chosen hosts to which the kernel can send no I/O. A LUN that three hosts have lost counts three times.',
                      ['MultipathNoValidPaths', 'MultipathQueueingWithoutPaths'], f'sum({metric("devices_without_valid_paths")})', (GREEN, (1, RED)))
     yield 3, 4, stat('Degraded devices', 'Devices that have lost some of their paths and still work: the next failure may take the storage away.',
@@ -238,11 +246,11 @@ def overview():
     yield 3, 4, stat('Devices', 'Multipath devices of all hosts that report; a LUN counts once for each host that holds it.', [],
                      f'sum({metric("devices")})', (PLAIN,))
     yield 3, 4, stat('Hosts', 'Targets of the chosen jobs, whether they report or not.', [], 'count(up{%s})' % S, (PLAIN,), 'no target')
-    last = 'time() - ' + by(DEVICE, metric('device_last_path_event_timestamp_seconds', FAILED_EVENT))
+    last = metric('device_last_path_event_timestamp_seconds', FAILED_EVENT)
     yield 14, 9, table('Unhealthy devices, worst first', 'Devices that are degraded or without valid paths, at most 50. A click on a WWID shows its paths below.',
                        ['MultipathNoValidPaths', 'MultipathFaultyPaths'],
-                       [device_state() + pick, by('(job, instance, wwid, name)', metric('device_info')) + pick,
-                        by(DEVICE, metric('device_valid_paths')) + pick, by(DEVICE, metric('device_failed_paths')) + pick, f'({last}){pick}'],
+                       [by(DEVICE, device_state(healthy=False)) + pick, by('(job, instance, wwid, name)', metric('device_info') + pick),
+                        by(DEVICE, VALID + pick), by(DEVICE, FAILED + pick), 'time() - ' + by(DEVICE, last + pick)],
                        [('A', 'State', 140, state(DEVICE_WORDS)), ('instance', 'Host', 115, TO_HOST), ('name', 'Device', 85), ('wwid', 'WWID', -270, TO_DEVICE),
                         ('C', 'Valid', 55, DEAD), ('D', 'Failed', 72, BAD), ('E', 'Failed since', 100, unit('s', decimals=0))],
                        'No device that reports is unhealthy', ['-State', '-Failed', 'Host'])
@@ -278,7 +286,8 @@ ALERTS = 'ALERTS{alertstate="firing", alertname=~"Multipath.+", job=~"($job)?", 
 
 
 def single_port(label):
-    info = metric('path_info', label + '!=""')
+    # only a device that lost a path can be left with one port
+    info = '(' + metric('path_info', label + '!=""') + f' and on {DEVICE} {FAILED} > 0)'
     now = f'{info} and on {PATH} {metric("path_valid")} == 1'
     per = f'(job, instance, wwid, {label})'
     return (f'({by(DEVICE, by(per, now, "count"), "count")} == bool 1) '
@@ -302,17 +311,17 @@ FINDINGS = [
 
 
 def devices():
-    pick = f' and on {DEVICE} topk(200, {device_score()})'
+    pick = worst_devices(200)
 
     def also(expr):
-        return by(DEVICE, expr) + pick
+        return by(DEVICE, expr + pick)
     yield 24, 10, table(
         'Devices of the chosen hosts, worst first',
         'At most 200 devices: choose a host for all of its own. Host ports and array ports are those its valid paths run through: with one, a single cable or switch decides. Queueing: without a valid path I/O waits instead of failing. Open: by how many it is in use. Root: the root file system stands on it.',
         ['MultipathNoValidPaths', 'MultipathFaultyPaths', 'MultipathSingleFabric', 'MultipathQueueingWithoutPaths'],
-        [device_state() + pick, by('(job, instance, wwid, name, product)', metric('device_info')) + pick,
+        [by(DEVICE, device_state() + pick), by('(job, instance, wwid, name, product)', metric('device_info') + pick),
          *(also(metric('device_' + m)) for m in ('valid_paths', 'failed_paths', 'standby_paths')),
-         ports('initiator_port') + pick, ports('target_port') + pick, also(metric('device_queueing')), also(metric('device_open_count')),
+         ports('initiator_port', pick), ports('target_port', pick), also(metric('device_queueing')), also(metric('device_open_count')),
          also(metric('device_root')), also(metric('device_size_bytes'))],
         [('A', 'State', 140, state(DEVICE_WORDS)), ('instance', 'Host', 125, TO_HOST), ('name', 'Device', 105),
          ('wwid', 'WWID', -270, TO_DEVICE), ('C', 'Valid', 58, DEAD), ('D', 'Failed', 72, BAD), ('E', 'Standby', 74, colored(PLAIN, (1, BLUE))),
@@ -320,12 +329,13 @@ def devices():
          ('H', 'Queueing', 80, {'mappings': YES_WORDS}),
          ('I', 'Open', 60, NUMBER), ('J', 'Root', 56, {'mappings': YES_WORDS}), ('K', 'Size', 86, unit('bytes')), ('product', 'Product', 130)],
         'No host that reports has a device', ['-State', '-Failed', 'Host'])
-    hosts = f'count by (wwid) ({device_state()})'
-    worst = f' and on (wwid) topk(20, sum by (wwid) ({device_state()}) > 0 and on (wwid) {hosts} > 1)'
+    hosts = f'count by (wwid) ({VALID})'
+    worst = f' and on (wwid) topk(20, count by (wwid) {UNHEALTHY} and on (wwid) {hosts} > 1)'
     yield 12, 7, table('Shared LUNs in trouble', 'LUNs that several hosts hold and at least one does not hold with all paths, at most 20. Healthy on the others: look at that host. Unhealthy on all: look at the array.',
                        ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
-                       [f'count by (wwid) ({device_state()} == {n}){worst} or on (wwid) 0 * {hosts}{worst}' for n in (0, 1, 2)]
-                       + ['topk by (wwid) (1, ' + by('(wwid, name)', metric('device_info')) + ')' + worst],
+                       [f'{hosts} - on (wwid) count by (wwid) {UNHEALTHY}{worst}']
+                       + [f'(count by (wwid) ({few}) or on (wwid) 0 * {hosts}){worst}' for few in (f'{FAILED} > 0 unless on {DEVICE} {VALID} == 0', f'{VALID} == 0')]
+                       + ['topk by (wwid) (1, ' + by('(wwid, name)', metric('device_info') + worst) + ')'],
                        [('name', 'Device', 95), ('wwid', 'WWID', -270, TO_DEVICE), ('A', 'Healthy on', 90, colored(PLAIN, (1, GREEN))),
                         ('B', 'Degraded on', 112, BAD), ('C', 'Without paths on', 142, colored(PLAIN, (1, RED)))],
                        'No LUN that several hosts share is unhealthy', ['-Without paths on', '-Degraded on', 'Device'])
@@ -333,8 +343,8 @@ def devices():
                        ['MultipathFaultyPaths'], [(worst_lines(metric('failed_paths'), '(instance)', f'max_over_time({metric("failed_paths")}[$__range] @ end()) > 0', 10), '{{instance}}')], 'none', shade=ORANGE, silent='No path has failed in this time')
     matrix = table('Shared LUNs in trouble, by host', 'The same LUNs on the ten worst hosts that hold them: a dash is a host that does not hold the LUN or does not report.',
                    ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
-                   [f'label_join(({device_state()}{worst}) * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info"))}, "lun", "  ", "name", "wwid")'
-                    f' and on {HOST} topk(10, sum by {HOST} (({device_state()} + 0.001){worst}))'],
+                   [f'label_join(({device_state()}{worst}) * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info") + worst)}, "lun", "  ", "name", "wwid")'
+                    f' and on {HOST} topk(10, sum by {HOST} ({device_state()}{worst}))'],
                    [], 'No LUN that several hosts share is unhealthy')
     absent = [{'type': 'special', 'options': {'match': 'null+nan', 'result': {'text': NOTHING, 'color': 'transparent', 'index': 9}}}]
     matrix['fieldConfig']['defaults']['mappings'] = words((0, 'healthy', GREEN), (1, 'degraded', ORANGE), (2, 'no valid path', RED)) + absent
@@ -532,8 +542,8 @@ def variable(name, label, query, description, **more):
 
 
 def dashboard():
-    score = f'(1000 * ({metric("device_valid_paths")} == bool 0) + on {DEVICE} {metric("device_failed_paths")})'
-    worst = (f'max by (name, wwid) ({score} * on {DEVICE} group_left (name) {by("(job, instance, wwid, name)", metric("device_info"))})')
+    worst = (f'max by (name, wwid) (({worst_devices(2000)[len(f" and on {DEVICE} "):]}) * on {DEVICE} group_left (name) '
+             f'{by("(job, instance, wwid, name)", metric("device_info"))})')
     variables = [
         {'type': 'datasource', 'name': 'datasource', 'label': 'Data source', 'query': 'prometheus', 'hide': 0, 'refresh': 1, 'regex': '', 'multi': False, 'includeAll': False,
          'current': {}, 'options': []},
@@ -547,7 +557,7 @@ def dashboard():
     ]
     return {'uid': 'multipath', 'title': 'Multipath', 'description': 'Paths from servers to their storage: which are lost, on which host, and what is left.',
             'tags': ['multipath', 'storage'], 'schemaVersion': 38, 'version': 1, 'editable': True, 'graphTooltip': 1, 'timezone': 'browser', 'weekStart': '', 'fiscalYearStartMonth': 0,
-            'liveNow': False, 'refresh': '30s', 'time': {'from': 'now-1h', 'to': 'now'}, 'timepicker': {},
+            'liveNow': False, 'refresh': '1m', 'time': {'from': 'now-1h', 'to': 'now'}, 'timepicker': {},
             'annotations': {'list': []}, 'templating': {'list': variables},
             'links': [{'type': 'link', 'title': title, 'url': REPOSITORY + path, 'icon': 'doc', 'targetBlank': True, 'asDropdown': False, 'includeVars': False,
                        'keepTime': False, 'tags': [], 'tooltip': ''} for title, path in (('Metrics', '/README.md#metrics'), ('Runbooks', '/alerts/runbooks'))],
