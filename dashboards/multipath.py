@@ -48,10 +48,14 @@ def device_state(base=S, healthy=True):
     return f'({either(*states, on=DEVICE)})'
 
 
-def worst_devices(count, healthy=True):
+def device_scores(count, healthy=True):
     """Those without valid paths, then those with most failed ones."""
     failed = FAILED if healthy else FAILED + ' > 0'
-    return f' and on {DEVICE} topk({count}, 1000 + ({VALID} == 0) or on {DEVICE} {failed})'
+    return f'topk({count}, 1000 + ({VALID} == 0) or on {DEVICE} {failed})'
+
+
+def worst_devices(count, healthy=True):
+    return f' and on {DEVICE} {device_scores(count, healthy)}'
 
 
 def path_state(base=S):
@@ -107,7 +111,6 @@ def words(*pairs):
 DEVICE_WORDS = words((0, 'healthy', GREEN), (1, 'degraded', ORANGE), (2, 'without valid paths', RED))
 HOST_WORDS = words((0, 'healthy', GREEN), (1, 'degraded', ORANGE), (2, 'without valid paths', RED), (3, 'does not report', RED))
 PATH_WORDS = words((0, 'failed', RED), (1, 'valid', GREEN), (2, 'standby', BLUE))
-UP_WORDS = words((0, 'down', RED), (1, 'up', GREEN))
 DOWN_WORDS = words((0, 'up', GREEN), (1, 'down', RED))
 YES_WORDS = words((0, 'no', PLAIN), (1, 'yes', PLAIN))
 NOTHING = '–'
@@ -393,16 +396,16 @@ def paths():
          ('H', 'Failures', 74, BAD)],
         'No chosen host that reports holds this device', ['Kernel', 'Host', 'Path'])
     legend = '{{instance}} {{path}}'
-    yield 12, 9, timeline('Paths over time, by the kernel', 'What the kernel held of each path of the chosen device, on the four hosts that had most trouble with it. A gap is a time in which the path did not exist or its host did not report.',
+    yield 12, 11, timeline('Paths over time, by the kernel', 'What the kernel held of each path of the chosen device, on the four hosts that had most trouble with it. A gap is a time in which the path did not exist or its host did not report.',
                           ['MultipathFaultyPaths', 'MultipathPathFlapping'], path_state(LUN) + worst_hosts(4), legend, PATH_WORDS,
                           'No chosen host held this device in this time')
-    yield 12, 9, timeline('Paths over time, by multipathd', 'What multipathd\'s checker held of each path. Where it says ready and the kernel failed for minutes, the two disagree. Native NVMe has no checker.',
+    yield 12, 11, timeline('Paths over time, by multipathd', 'What multipathd\'s checker held of each path. Where it says ready and the kernel failed for minutes, the two disagree. Native NVMe has no checker.',
                           ['MultipathStateDisagreement', 'MultipathDaemonDown'], coded(['path_checker_state'], CHECKER) + worst_hosts(4), legend, coded_words(CHECKER),
                           'multipathd checks no path of this device')
-    yield 12, 7, timeline('The chosen device on its hosts', 'The same LUN on the hosts that hold it, the 12 worst: healthy on the others means that this host is at fault, unhealthy on all means the array.',
+    yield 12, 11, timeline('The chosen device on its hosts', 'The same LUN on the hosts that hold it, the 12 worst: healthy on the others means that this host is at fault, unhealthy on all means the array.',
                           ['MultipathFaultyPaths', 'MultipathNoValidPaths'], device_state(LUN) + worst_hosts(12), '{{instance}}', DEVICE_WORDS,
                           'No chosen host held this device in this time')
-    yield 12, 7, timeline('Access state of its paths', 'What the array says of each path: SCSI ALUA or NVMe ANA. Non-optimized is a path through the controller that does not own the LUN.',
+    yield 12, 11, timeline('Access state of its paths', 'What the array says of each path: SCSI ALUA or NVMe ANA. Non-optimized is a path through the controller that does not own the LUN.',
                           ['MultipathNonOptimizedPath'], coded(['path_access_state', 'path_ana_state'], ACCESS) + worst_hosts(4), legend, coded_words(ACCESS),
                           'The array of this device tells no access state')
 
@@ -542,7 +545,7 @@ def variable(name, label, query, description, **more):
 
 
 def dashboard():
-    worst = (f'max by (name, wwid) (({worst_devices(2000)[len(f" and on {DEVICE} "):]}) * on {DEVICE} group_left (name) '
+    worst = (f'max by (name, wwid) ({device_scores(2000)} * on {DEVICE} group_left (name) '
              f'{by("(job, instance, wwid, name)", metric("device_info"))})')
     variables = [
         {'type': 'datasource', 'name': 'datasource', 'label': 'Data source', 'query': 'prometheus', 'hide': 0, 'refresh': 1, 'regex': '', 'multi': False, 'includeAll': False,
@@ -552,7 +555,7 @@ def dashboard():
         # from `up`, so that a host that does not report can be chosen
         variable('instance', 'Host', 'label_values(up{job=~"$job"}, instance)', 'Hosts, whether they report or not', allValue='.+'),
         variable('wwid', 'Device', f'query_result(sort_desc(label_join(topk(500, {worst}), "text", "  ", "name", "wwid")))',
-                 'The device whose paths are shown, worst first; at most 500', multi=False, includeAll=False, sort=0, current={},
+                 'The device whose paths are shown, worst first; choose a host to find all of its own', multi=False, includeAll=False, sort=0, current={},
                  regex='/text="(?<text>[^"]+)",wwid="(?<value>[^"]+)"/'),
     ]
     return {'uid': 'multipath', 'title': 'Multipath', 'description': 'Paths from servers to their storage: which are lost, on which host, and what is left.',

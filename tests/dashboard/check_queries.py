@@ -6,6 +6,7 @@
 Names every panel and query that fails, is empty where it may not be, or says something else than what is true.
 """
 import json
+import pathlib
 import re
 import sys
 import urllib.error
@@ -77,6 +78,16 @@ def check_structure(dashboard):
     for title in FACTS:
         if titles.count(title) != 1:
             error('dashboard', f'{titles.count(title)} panels are named "{title}"')
+
+
+def check_runbooks(dashboard, folder):
+    """An alert that a link or a table names has a runbook."""
+    if not folder.is_dir():
+        return
+    for panel in panels(dashboard):
+        for alert in set(re.findall(r'\bMultipath[A-Z]\w+', json.dumps({k: v for k, v in panel.items() if k != 'panels'}))):
+            if not (folder / f'{alert}.md').is_file():
+                error(name(panel), f'names the runbook of {alert}, which does not exist')
 
 
 def samples(lines):
@@ -286,6 +297,7 @@ def main():
     with open(path) as file:
         dashboard = json.load(file)
     check_structure(dashboard)
+    check_runbooks(dashboard, pathlib.Path(path).parent.parent / 'alerts' / 'runbooks')
     used, filled, labels, known, asked = set(), set(), {}, set(), 0
     scenarios = [Scenario(a) for a in arguments]
     for scenario in scenarios:
