@@ -163,8 +163,11 @@ def check_dashboard(dashboard, metrics):
             continue
         query = variable["query"]["query"] if isinstance(variable["query"], dict) else variable["query"]
         values = re.fullmatch(r"label_values\((.*), *(\w+)\)", query)
+        result = re.fullmatch(r"query_result\((.*)\)", query)
         try:
-            if not values:
+            if result:
+                grafana(result[1])
+            elif not values:
                 yield f"variable {variable['name']}: not understood: {query}"
             elif values[2] not in grafana(values[1]):
                 yield f"variable {variable['name']}: no label {values[2]}"
