@@ -30,10 +30,10 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
 
 /// Of scrapes and evaluations: as short as an emulated processor bears that is shared.
-const INTERVAL: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Evaluations in which nothing is notified if nothing is to be: every group is looked at twice or more.
-const QUIET: u64 = 4;
+/// Evaluations in which nothing is notified if nothing is to be: every group is looked at twice.
+const QUIET: u64 = 3;
 
 /// Groups of rules that have no part in this. The machine has one processor.
 const ASIDE: [&str; 3] = ["multipath-devices", "multipath-transport", "multipath-exporter"];
@@ -220,13 +220,14 @@ fn scrapes(exporter: SocketAddr) -> String {
     .replace("- localhost:10056\n", &format!("- {exporter}\n"))
 }
 
-/// The example with a Slack channel of ours as the receiver, and with our times. A group is looked at soon after each
-/// evaluation, well before the next: in the midst of one a device may have ended one alert and not yet begun the other.
+/// The example with a Slack channel of ours as the receiver, and with our times. Groups are looked at between two
+/// evaluations: in the midst of one a device may have ended one alert and not yet begun the other. That takes a
+/// `group_wait` longer than alerts are on their way, as Alertmanager otherwise looks at a group when its first alert comes.
 fn routes(slack_url_file: &Path, group_wait: Duration) -> String {
     with_values(ROUTES, |key, value| match key {
         "receiver" if value.starts_with("multipath-email") => Some("multipath-slack".to_owned()),
         "- api_url_file" => Some(slack_url_file.display().to_string()),
-        "group_wait" => Some(go_duration(group_wait + INTERVAL / 3)),
+        "group_wait" => Some(go_duration(group_wait + INTERVAL * 2 / 5)),
         "group_interval" => Some(go_duration(INTERVAL)),
         _ => None,
     })
