@@ -5,14 +5,16 @@ The real rules file on the series that it reads, in three states of the fleet: h
 degraded, one of their two fabrics failed; all devices of some hosts without a valid path. Each state gets a fresh
 Prometheus, in a temporary directory and on loopback. The samples are sent by remote write, so that they are where a
 scrape would have put them: the last hours in the head block, what is older compacted. Every series has the samples that
-the longest range of the rules over it asks for. A trivial query and a join over the same data are timed between the
-evaluations, and ratios to the trivial one are printed, as machines differ.
+the longest range of the rules over it asks for. Groups are evaluated one after the other, so that none waits for another.
+
+As machines differ and are shared, beside each time stands the processor time that Prometheus spent per evaluation,
+garbage collection included, and its ratio to that of a trivial query over the same data: where the processor is not
+free, times say little, and processor times remain. Of a group they are the larger, as garbage is collected beside it.
 
 What differs from life:
 - Nothing is scraped while the rules are evaluated: their samples have been written beforehand.
 - Series that no rule reads are not there, so labels have shorter postings.
-- All groups are evaluated every `--interval`, also those that the file wants less often: there is less rest between
-  them, and where a machine is too slow for it they compete.
+- No two groups are evaluated at once, and each is again as soon as it can be.
 - All devices are SCSI over iSCSI with ALUA and an expected number of paths: most series, so most work for the rules.
   Ten hosts share their devices. Nothing else is wrong, and no path flaps.
 - Values are constant, timestamps without jitter: the cheapest samples to decode.
@@ -24,6 +26,7 @@ import concurrent.futures
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 import signal
@@ -43,6 +46,7 @@ LOOKBACK = 300
 HOUR = 3600
 BATCH = 8_000_000
 HOSTS_PER_CLUSTER = 10
+REFERENCES = 5
 SOURCES = ["dm", "multipathd", "sysfs", "uevent"]
 TRIVIAL = "count(multipath_path_valid)"
 JOIN = "count(multipath_path_info and on (job, instance, wwid, path) multipath_path_valid == 1)"
@@ -50,6 +54,8 @@ JOIN = "count(multipath_path_info and on (job, instance, wwid, path) multipath_p
 RECORDED = {
     "wwid:multipath_paths:max1h": 900,
     "wwid_end:multipath_valid_ports:max1h": 900,
+    "wwid:multipath_paths:memory": 900,
+    "wwid_end:multipath_valid_ports:memory": 900,
     "wwid_end:multipath_valid_ports:count": 60,
     "wwid:multipath_paths:max1d": 30,
 }
@@ -59,7 +65,7 @@ NOT_LOADED = re.compile(
 )
 
 
-def series(options, state):
+def series(options, state, last_success):
     """Every series that the rules read: metric, labels, value now, value before the trouble began."""
     trouble = 0
     for host in range(options.hosts):
@@ -69,11 +75,12 @@ def series(options, state):
         base = {"job": "multipath", "instance": f"host{host:04}.example.org:10056"}
         of_host = [("up", {}, 1), ("multipath_devices", {}, options.devices), ("multipath_daemon_up", {}, 1)]
         of_host += [("multipath_unassembled_wwids", {}, 0)]
-        of_host += [("multipath_exporter_build_info", {"version": "1.0.0", "revision": "0123456", "rustversion": "1"}, 1)]
+        build = {"version": "1.0.0", "revision": "0123456", "rustversion": "1"}
+        of_host += [("multipath_exporter_build_info", build, 1)]
         for source in SOURCES:
             of_host += [("multipath_exporter_source_up", {"source": source}, 1)]
             of_host += [("multipath_exporter_errors_total", {"source": source}, 0)]
-            of_host += [("multipath_exporter_source_last_success_timestamp_seconds", {"source": source}, time.time())]
+            of_host += [("multipath_exporter_source_last_success_timestamp_seconds", {"source": source}, last_success)]
         for network in range(2):
             bond = {"bond": "storage", "network": f"eth{network + 1}"}
             of_host += [("multipath_iscsi_bond_network_up", bond, int(not dead))]
@@ -102,11 +109,11 @@ def series(options, state):
             values |= {f"{what}_mismatched_paths": 0 for what in ("size", "read_only", "wwid")}
             for metric, value in values.items():
                 yield f"multipath_device_{metric}", one, value, value
-            for metric in ("wwid:multipath_paths:max1h", "wwid:multipath_paths:max1d"):
-                yield metric, one, None, options.paths
+            for metric in ("max1h", "memory", "max1d"):
+                yield f"wwid:multipath_paths:{metric}", one, None, options.paths
             for end, count in (("initiator", 2), ("target", options.paths)):
-                for metric in ("wwid_end:multipath_valid_ports:max1h", "wwid_end:multipath_valid_ports:count"):
-                    yield metric, one | {"end": end}, None, count
+                for metric in ("max1h", "memory", "count"):
+                    yield f"wwid_end:multipath_valid_ports:{metric}", one | {"end": end}, None, count
 
             for path, bad in enumerate(failed):
                 disk = device * options.paths + path
@@ -162,11 +169,11 @@ def load(address, options, state, rules, now):
     for metric, number, unit in re.findall(r"([\w:]+)(?:\{[^}]*\})?(?:\[| offset )(\d+)([smhd])", rules):
         ranges[metric] = max(ranges[metric], int(number) * UNITS[unit] + LOOKBACK)
     alike = collections.defaultdict(list)
-    for metric, labels, value, before in series(options, state):
+    for metric, labels, value, before in series(options, state, now + options.ahead):
         names = sorted(labels.items())
         alike[metric, value, before].append(label("__name__", metric) + b"".join(label(*pair) for pair in names))
-    missing = set(re.findall(r"\b(?:\w+:)?multipath_[\w:]+", re.sub(r"(?m)^\s*(#|-? ?(alert|summary)|.*://).*", "", rules)))
-    missing -= {metric for metric, _, _ in alike}
+    expressions = re.sub(r"(?m)^\s*(#|-? ?(alert|summary)|.*://).*", "", rules)
+    missing = set(re.findall(r"\b(?:\w+:)?multipath_[\w:]+", expressions)) - {metric for metric, _, _ in alike}
     if missing := sorted(metric for metric in missing if not NOT_LOADED.fullmatch(metric)):
         sys.exit(f"the rules read what is not loaded: {' '.join(missing)}")
 
@@ -238,74 +245,82 @@ def until(condition):
 
 
 def query(address, expression):
-    """The value, and how long it took."""
+    """How long it took."""
     start = time.perf_counter()
     answer = ask(address, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
-    result = json.loads(answer)["data"]["result"]
-    return float(result[0]["value"][1]) if result else 0, time.perf_counter() - start
+    assert json.loads(answer)["data"]["result"], expression
+    return time.perf_counter() - start
 
 
-def measure(address, options):
-    """Times of each group, each rule and each reference query."""
-    groups, rules, references, seen = (collections.defaultdict(list) for _ in range(4))
-    alerts, deadline = {}, time.monotonic() + options.interval * (options.evaluations + 3)
-    while time.monotonic() < deadline and (not groups or min(map(len, groups.values())) < options.evaluations):
-        time.sleep(options.interval / 3)
-        for name in (TRIVIAL, JOIN):
-            references[name].append(query(address, name)[1])
-        for group in json.loads(ask(address, "/api/v1/rules"))["data"]["groups"]:
-            groups.setdefault(group["name"], [])
-            if group["lastEvaluation"].startswith("0001") or group["lastEvaluation"] in seen[group["name"]]:
-                continue
-            seen[group["name"]].append(group["lastEvaluation"])
-            groups[group["name"]].append(group["evaluationTime"])
-            for index, rule in enumerate(group["rules"]):
-                if rule["health"] != "ok":
-                    sys.exit(f"{rule['name']}: {rule.get('lastError')}")
-                rules[group["name"], index, rule["name"]].append(rule["evaluationTime"])
-                alerts[group["name"], index, rule["name"]] = len(rule.get("alerts", []))
-    return groups, rules, references, alerts
+def reload(directory, process, text, active):
+    """Has Prometheus evaluate this group again and again, and keep what the others have recorded."""
+    text = re.sub(r"(?m)^    interval: .*\n", "", text)
+
+    def every(name):
+        return f"{name[0]}\n    interval: {'1s' if name[1] == active else '30d'}"
+
+    (directory / "rules.yml").write_text(re.sub(r"(?m)^  - name: (.*)", every, text))
+    (directory / "prometheus.yml").write_text(json.dumps({"rule_files": ["rules.yml"]}))
+    process.send_signal(signal.SIGHUP)
 
 
-def busy(pid):
-    """Seconds of processor time so far: of this process, of all else on the machine."""
-    ticks = [int(number) for number in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
-    own = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ")[1].split()
-    own = int(own[11]) + int(own[12])
-    return own / 100, (sum(ticks[:3]) + sum(ticks[5:8]) - own) / 100
+def processor_time(process):
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ")[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def evaluations(address, process, group, count):
+    """Time of each evaluation, and processor time per evaluation, garbage collection included."""
+    metric = r'^prometheus_rule_group_%s_seconds\{rule_group="[^"]*;' + group + r'"\} (.*)'
+    times, last, start = [], None, processor_time(process)
+    while len(times) < count:
+        time.sleep(0.1)
+        page = ask(address, "/metrics").decode()
+        if at := re.search(metric % "last_evaluation_timestamp", page, re.M):
+            if float(at[1]) > 0 and at[1] != last:
+                last = at[1]
+                times.append(float(re.search(metric % "last_duration", page, re.M)[1]))
+    return times, (processor_time(process) - start) / count
+
+
+def show(name, times, processor, trivial, end=""):
+    ratio = processor / trivial
+    median = statistics.median(times)
+    print(f"  {name:32}{median:>8.3f} s{max(times):>10.3f} s{processor:>10.3f} s{ratio:>8.1f}{end}", flush=True)
 
 
 def run(options, state):
-    rules = options.rules.read_text()
+    text = options.rules.read_text()
     with prometheus(options) as (address, directory, process):
-        start = time.monotonic()
-        load(address, options, state, rules, int(time.time()))
-        loaded = time.monotonic() - start
-        if loaded + options.interval * (options.evaluations + 3) > options.ahead:
-            sys.exit(f"loading took {loaded:.0f} s: --ahead must be larger")
-        (directory / "rules.yml").write_text(re.sub(r"(?m)^    interval: .*", "", rules))
-        config = {"global": {"evaluation_interval": f"{options.interval}s"}, "rule_files": ["rules.yml"]}
-        (directory / "prometheus.yml").write_text(json.dumps(config))
-        process.send_signal(signal.SIGHUP)
-        before, start = busy(process.pid), time.monotonic()
-        groups, rules, references, alerts = measure(address, options)
-        own, other = (round((now - then) / (time.monotonic() - start), 1) for now, then in zip(busy(process.pid), before))
-        metrics = ask(address, "/metrics").decode()
-        number = float(re.search(r"^prometheus_tsdb_head_series (.*)", metrics, re.M)[1])
-
-    print(f"\n{state}: {number:,.0f} series, {sum(alerts.values()):,} alerts, loaded in {loaded:.0f} s")
-    print(f"  processors that were busy on average: {own} with this Prometheus, {other} with all else")
-    trivial = statistics.median(references[TRIVIAL])
-    print(f"  {'':34}{'median':>10}{'maximum':>12}{'ratio':>8}")
-    for name, times in list(references.items()) + list(groups.items()):
-        times = times or [float("nan")]
-        name = {TRIVIAL: "trivial query", JOIN: "join"}.get(name, name)
-        median = statistics.median(times)
-        print(f"  {name:34}{median:>8.3f} s{max(times):>10.3f} s{median / trivial:>8.1f}   {len(times)} times")
-    print("  slowest rules:")
-    medians = {rule: statistics.median(times) for rule, times in rules.items()}
-    for rule in sorted(medians, key=medians.get, reverse=True)[: options.slowest]:
-        print(f"    {rule[2]:38}{medians[rule]:>8.3f} s{max(rules[rule]):>10.3f} s   {alerts[rule]:,} alerts")
+        now = int(time.time())
+        load(address, options, state, text, now)
+        print(f"\n{state}: loaded in {time.time() - now:.0f} s")
+        print(f"  {'':32}{'median':>10}{'maximum':>12}{'processor':>12}{'ratio':>8}")
+        trivial = None
+        query(address, JOIN)
+        for name, expression in (("trivial query", TRIVIAL), ("join", JOIN)):
+            start = processor_time(process)
+            times = [query(address, expression) for _ in range(REFERENCES)]
+            processor = (processor_time(process) - start) / REFERENCES
+            trivial = trivial or processor
+            show(name, times, processor, trivial)
+        slowest = []
+        for name in re.findall(r"(?m)^  - name: (.*)", text):
+            reload(directory, process, text, name)
+            times, processor = evaluations(address, process, name, options.evaluations)
+            groups = json.loads(ask(address, "/api/v1/rules"))["data"]["groups"]
+            rules = next(group["rules"] for group in groups if group["name"] == name)
+            if failed := [rule for rule in rules if rule["health"] == "err"]:
+                sys.exit(f"{failed[0]['name']}: {failed[0]['lastError']}")
+            alerts = sum(len(rule.get("alerts", [])) for rule in rules)
+            show(name, times, processor, trivial, f"{alerts:>8,} alerts")
+            slowest += [(rule["evaluationTime"], rule["name"], len(rule.get("alerts", []))) for rule in rules]
+        number = re.search(r"^prometheus_tsdb_head_series (.*)", ask(address, "/metrics").decode(), re.M)[1]
+        if time.time() > now + options.ahead:
+            sys.exit("the samples ended before the measurement: --ahead must be larger")
+    print(f"  {float(number):,.0f} series; the slowest rules, the last time:")
+    for duration, name, alerts in sorted(slowest, reverse=True)[: options.slowest]:
+        print(f"    {name:40}{duration:>8.3f} s{alerts:>8,} alerts")
 
 
 def main():
@@ -317,9 +332,8 @@ def main():
     add("--degraded", default=10, help="percent of all devices, in the state `degraded`")
     add("--dead-hosts", default=50, help="in the state `dead`")
     add("--scrape-interval", default=30, help="seconds")
-    add("--interval", default=20, help="seconds between evaluations")
-    add("--evaluations", default=4, help="of each group")
-    add("--ahead", default=300, help="seconds of samples that are loaded ahead")
+    add("--evaluations", default=3, help="of each group")
+    add("--ahead", default=300, help="seconds of samples that are loaded ahead: loading and measuring must take less")
     add("--slowest", default=8, help="rules to print")
     states = ["healthy", "degraded", "dead"]
     parser.add_argument("states", nargs="*", default=states, metavar="STATE", help=f"of {' '.join(states)}; default all")
@@ -328,7 +342,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     version = subprocess.run(["prometheus", "--version"], capture_output=True, text=True, check=True)
     print((version.stdout + version.stderr).split(" (")[0])
-    print(f"{options.hosts} hosts × {options.devices} devices × {options.paths} paths, scraped every {options.scrape_interval} s")
+    size = f"{options.hosts} hosts × {options.devices} devices × {options.paths} paths"
+    print(f"{size}, scraped every {options.scrape_interval} s")
     for state in options.states:
         run(options, state)
 
