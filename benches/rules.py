@@ -49,7 +49,7 @@ HOSTS_PER_CLUSTER = 10
 REFERENCES = 5
 SOURCES = ["dm", "multipathd", "sysfs", "uevent"]
 TRIVIAL = "count(multipath_path_valid)"
-JOIN = "count(multipath_path_info and on (job, instance, wwid, path) multipath_path_valid == 1)"
+JOIN = "count(multipath_path_info and on (job, instance, wwid, path) multipath_path_valid)"
 # Recorded series that were there before the benchmark starts, and how often their groups record them.
 RECORDED = {
     "wwid:multipath_paths:max1h": 900,
