@@ -201,7 +201,7 @@ def main():
     rules = [rule for group in groups for rule in group["rules"]]
     given = {name: labels for group in INTERFACE.values() for name, labels in group.items()}
     metrics = Metrics(AWAITED | given)
-    metrics.record([(rule["record"], rule["expr"]) for rule in rules if "record" in rule])
+    metrics.record([rule for rule in rules if "record" in rule])
     wrong = []
 
     def collect(place, findings):

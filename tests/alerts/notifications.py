@@ -72,6 +72,7 @@ SILENCES = {
         "WwidMismatch": {"SizeMismatch", "ReadOnlyMismatch"},
         "IscsiBondDown": {"IscsiBondNetworkDown"},
         "DaemonDown": {"DaemonBlocked", "ExporterStale"},
+        "DaemonBlocked": {"ExporterStale"},
     }.items()
     for target in targets
 }
@@ -415,7 +416,7 @@ def well(host):
 
 
 def forgotten(*wwids):
-    return f"No longer counted as lost or missing (back, or not seen for a day and forgotten): [{', '.join(wwids)}]"
+    return f"No longer counted as lost or missing (back, removed, or forgotten after a day): [{', '.join(wwids)}]"
 
 
 def degraded(host, *wwids, **labels):

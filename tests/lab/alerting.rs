@@ -199,9 +199,11 @@ impl Notification {
     }
 }
 
-/// The rules, of which those that have no part in this are hardly ever evaluated.
+/// The rules: those that have no part in this are hardly ever evaluated, and those that have as often as all.
 fn rules() -> String {
-    ASIDE.iter().fold(RULES.to_owned(), |rules, group| {
+    let (paced, unpaced) = ("  - name: multipath-day\n    interval: 1m\n", "  - name: multipath-day\n");
+    assert!(RULES.contains(paced), "there is no group multipath-day");
+    ASIDE.iter().fold(RULES.replace(paced, unpaced), |rules, group| {
         let name = format!("  - name: {group}\n");
         assert!(rules.contains(&name), "there is no group {group}");
         rules.replace(&name, &format!("{name}    interval: 1h\n"))

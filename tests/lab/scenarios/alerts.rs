@@ -81,7 +81,7 @@ fn notifications_of_a_host(lab: &Lab) {
     assert_no_recovery(&alerting.until(&missing));
     late.iter().for_each(|disk| disk.rescan());
     let back =
-        format!("No longer counted as lost or missing (back, or not seen for a day and forgotten): [{}]", lun.wwid);
+        format!("No longer counted as lost or missing (back, removed, or forgotten after a day): [{}]", lun.wwid);
     assert_eq!(alerting.next().sentences, [recovered(), back]);
     exporter.wait_for_counts(&lun.wwid, 4, 0);
 
