@@ -11,7 +11,10 @@ BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
 # The lab: a kernel with every module of a server, an emulator, and the real programs of the field.
 TEST_PACKAGES := $(RUN_PACKAGES) bsdutils busybox-static curl dmsetup gcc iproute2 kmod libc6-dev linux-image-amd64 \
-	multipath-tools procps prometheus python3 python3-venv qemu-system-x86 sg3-utils udev util-linux
+	multipath-tools procps prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils udev \
+	util-linux
+# A node that came from elsewhere brings its own npm, and Debian's would be in its way.
+TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -38,10 +41,17 @@ test: build-packages test-packages cargo $(VENV)/installed
 	cargo test --locked
 	promtool check metrics < tests/golden/metrics.txt
 	$(VENV)/bin/python tests/check_exposition.py
+	$(VENV)/bin/python tests/check_alerts.py
+	promtool check rules --lint=all --lint-fatal alerts/multipath.rules.yml
+	promtool test rules tests/alerts/rules/*.yml
+	tests/alerts/routes.sh
+	$(VENV)/bin/python tests/alerts/notifications.py
+	tests/dashboard/run
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape
+	python3 benches/rules.py
 	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 
 build-packages:

@@ -150,8 +150,11 @@ def check_dashboard(dashboard, metrics):
             continue
         query = variable["query"]["query"] if isinstance(variable["query"], dict) else variable["query"]
         values = re.fullmatch(r"label_values\((.*), *(\w+)\)", query)
+        result = re.fullmatch(r"query_result\((.*)\)", query)
         try:
-            if not values:
+            if result:
+                grafana(result[1])
+            elif not values:
                 yield f"variable {variable['name']}: not understood: {query}"
             elif values[2] not in grafana(values[1]):
                 yield f"variable {variable['name']}: no label {values[2]}"
@@ -185,7 +188,7 @@ def main():
     rules = [rule for group in groups for rule in group["rules"]]
     given = {name: labels for group in INTERFACE.values() for name, labels in group.items()}
     metrics = Metrics(AWAITED | given)
-    metrics.record([(rule["record"], rule["expr"]) for rule in rules if "record" in rule])
+    metrics.record([rule for rule in rules if "record" in rule])
     wrong = []
 
     def collect(place, findings):

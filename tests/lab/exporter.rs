@@ -1,6 +1,6 @@
 //! The exporter under test, as a process of its own.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,13 +32,14 @@ pub struct Launch<'a> {
     dir: &'a Path,
     program: &'a Path,
     rights: Rights,
+    port: Option<u16>,
     args: Vec<String>,
 }
 
 impl<'a> Launch<'a> {
     /// As root, with default flags. Its log goes into `dir`.
     pub fn new(program: &'a Path, dir: &'a Path) -> Self {
-        Launch { dir, program, rights: Rights::Root, args: Vec::new() }
+        Launch { dir, program, rights: Rights::Root, port: None, args: Vec::new() }
     }
 
     /// As `nobody` without any capability.
@@ -55,6 +56,11 @@ impl<'a> Launch<'a> {
     pub fn flag(mut self, flag: &str) -> Self {
         self.args.push(flag.to_owned());
         self
+    }
+
+    /// Where another one listened that has ended.
+    pub fn at(self, address: SocketAddr) -> Self {
+        Launch { port: Some(address.port()), ..self }
     }
 
     /// Starts it and waits until it is ready.
@@ -75,10 +81,11 @@ impl<'a> Launch<'a> {
     /// Starts it.
     pub fn spawn(mut self) -> Exporter {
         static NEXT_PORT: AtomicU16 = AtomicU16::new(10056);
-        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = self.port.unwrap_or_else(|| NEXT_PORT.fetch_add(1, Ordering::Relaxed));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let log = self.dir.join(format!("exporter-{port}.log"));
-        let sink = File::create(&log).expect("the scenario's directory is writable");
+        let sink =
+            OpenOptions::new().append(true).create(true).open(&log).expect("the scenario's directory is writable");
         self.args.push(format!("--web.listen-address={address}"));
         let child = self
             .command()

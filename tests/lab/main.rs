@@ -3,8 +3,9 @@
 //! `cargo test --release --features lab --test lab [-- FILTER...]` boots virtual machines with this host's newest Debian
 //! kernel and this host's files, under plain emulation. The same program runs inside them as root: it makes real
 //! multipath devices (multipathd over scsi_debug, or device-mapper tables over null_blk and brd), breaks them, and
-//! asserts on what the exporter then says at `/metrics` and in its API. Each scenario is one function that starts its own
-//! exporter and leaves the machine as it found it; a machine that cannot be cleaned is booted anew.
+//! asserts on what the exporter then says at `/metrics` and in its API, and on what a real Prometheus and Alertmanager
+//! tell people of it. Each scenario is one function that starts its own exporter and leaves the machine as it found it; a
+//! machine that cannot be cleaned is booted anew.
 //!
 //! ```text
 //! host:   main -> host::run -> vm::Vm::drain      boots, watches, prints      (one thread per machine)
@@ -17,11 +18,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
 
+mod alerting;
 mod dm;
 mod exporter;
 mod guest;
 mod host;
 mod http;
+mod inbox;
 mod memory_disks;
 mod metrics;
 mod multipathd;

@@ -51,6 +51,13 @@ impl Disk {
         });
     }
 
+    /// Has the driver's host look for the disk that it showed before, which will be another one with the same identity.
+    pub fn rescan(&self) {
+        let (host, address) = self.hctl.split_once(':').expect("an address begins with its host");
+        let path = format!("/sys/class/scsi_host/host{host}/scan");
+        fs::write(&path, address.replace(':', " ")).unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
     fn is_on_standby(&self) -> bool {
         let host = self.hctl.split(':').next().and_then(|host| host.parse::<u32>().ok());
         host.expect("a host has a number") % 3 == 2

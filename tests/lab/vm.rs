@@ -67,6 +67,8 @@ impl Host {
             ("dmsetup", "dmsetup"),
             ("udevadm", "udev"),
             ("modprobe", "kmod"),
+            ("prometheus", "prometheus"),
+            ("prometheus-alertmanager", "prometheus-alertmanager"),
         ]
         .into_iter()
         .filter(|(program, _)| find_program(program).is_none())

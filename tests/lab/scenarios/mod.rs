@@ -1,5 +1,6 @@
 //! The scenarios, each named after what happens to the storage.
 
+mod alerts;
 mod daemon;
 mod healthy;
 mod lab_itself;
@@ -53,6 +54,7 @@ pub fn measurements() -> impl Iterator<Item = &'static Scenario> {
 pub fn tests() -> impl Iterator<Item = &'static Scenario> {
     [
         lab_itself::ALL,
+        alerts::ALL,
         storms::ALL,
         healthy::ALL,
         path_failures::ALL,

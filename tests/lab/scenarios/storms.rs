@@ -37,7 +37,7 @@ pub fn wwid(map: usize) -> String {
 
 /// One path event on each map in turn, as fast as ioctls go: all paths fail one after the other, then all come back.
 /// Every message changes a state and so raises one event.
-fn storm(dm: &Dm, maps: usize, events_per_map: usize, disks: &[String]) {
+pub fn storm(dm: &Dm, maps: usize, events_per_map: usize, disks: &[String]) {
     for step in 0..events_per_map {
         let verb = if (step / disks.len()).is_multiple_of(2) { "fail_path" } else { "reinstate_path" };
         let message = format!("{verb} {}", disks[step % disks.len()]);

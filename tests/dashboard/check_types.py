@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""dashboard.json -> check.ts: one typed literal per part, so that tsc applies Grafana's own types, and refuses what they do not know.
+
+    check_types.py DASHBOARD.json > check.ts
+
+The newest Grafana's types know the options of every panel type; the oldest Grafana's that is supported, what all panels share.
+"""
+import json
+import sys
+
+# Panel types whose types are published, and whether they have field options of their own.
+PANELS = {'stat': ('stat/panelcfg/x/StatPanelCfg', False), 'bargauge': ('bargauge/panelcfg/x/BarGaugePanelCfg', False),
+          'timeseries': ('timeseries/panelcfg/x/TimeSeriesPanelCfg', True), 'table': ('table/panelcfg/x/TablePanelCfg', True),
+          'state-timeline': ('statetimeline/panelcfg/x/StateTimelinePanelCfg', True), 'text': ('text/panelcfg/x/TextPanelCfg', False)}
+HEAD = '''
+import type * as New from '@grafana/schema/dist/esm/raw/dashboard/x/Dashboard_types.gen';
+import type * as Old from 'grafana-schema-10';
+// In JSON an enum is its value, and whatever has a default may be left out.
+type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
+  : T extends Array<infer U> ? Array<Json<U>> : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
+// The Prometheus data source's query is not among the published types.
+type Target = { refId: string; datasource: Json<New.DataSourceRef>; expr: string; editorMode: 'code'; legendFormat?: string;
+  instant: boolean; range: boolean; format?: 'table' };
+'''
+
+
+def literal(name, kind, value):
+    print(f'const {name}: {kind} = {json.dumps(value, indent=1)};')
+
+
+def waived(value):
+    """Without what Grafana 10 reads but its published types forget: a first threshold of null, the match of a special value."""
+    if isinstance(value, dict):
+        if value.get('type') == 'special':
+            value = {**value, 'options': {k: v for k, v in value['options'].items() if k != 'match'}}
+        return {k: waived(v) for k, v in value.items() if not (k == 'value' and v is None)}
+    return [waived(v) for v in value] if isinstance(value, list) else value
+
+
+def panel(one):
+    name, kind = f'panel{one["id"]}', one['type']
+    shared = {k: v for k, v in one.items() if k not in ('options', 'fieldConfig', 'targets')}
+    literal(name, 'Json<New.Panel>', shared)
+    literal(name + '_old', 'Json<Old.Panel>', shared)
+    types = kind.replace('-', '_')
+    literal(name + '_options', f'Json<{types}.Options>', one['options'])
+    defaults = dict(one['fieldConfig']['defaults'])
+    custom = defaults.pop('custom', None)
+    for age, values in ('New', defaults), ('Old', waived(defaults)):
+        literal(f'{name}_defaults{age}', f'Json<{age}.FieldConfig>', values)
+        literal(f'{name}_overrides{age}', f'Json<{age}.FieldConfigSource["overrides"]>', one['fieldConfig']['overrides'])
+    if custom is not None:
+        literal(name + '_custom', f'Json<{types}.FieldConfig>' if PANELS[kind][1] else 'never', custom)
+    literal(name + '_targets', 'Target[]', one.get('targets', []))
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        dashboard = json.load(file)
+    print(HEAD)
+    panels = [p for one in dashboard['panels'] for p in [one, *one.get('panels', [])]]
+    for kind in sorted({p['type'] for p in panels} - {'row'}):
+        print(f"import type * as {kind.replace('-', '_')} from '@grafana/schema/dist/esm/raw/composable/{PANELS[kind][0]}_types.gen';")
+    for one in panels:
+        if one['type'] == 'row':
+            literal(f'row{one["id"]}', 'Json<New.RowPanel>', {k: v for k, v in one.items() if k != 'panels'})
+        else:
+            panel(one)
+    rest = {k: v for k, v in dashboard.items() if k != 'panels'}
+    literal('dashboard', 'Json<New.Dashboard>', rest)
+    literal('dashboardOld', 'Json<Old.Dashboard>', {k: v for k, v in rest.items() if k != 'templating'})  # not typed yet
+    print('export {};')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,370 @@
+#!/usr/bin/env python3
+"""An hour of a fleet of eight hosts, as Prometheus would have scraped it, in OpenMetrics with timestamps.
+
+    fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: healthy, degraded, dead, silent
+
+The same bytes every time. A model of hosts, devices and paths is broken by a list of faults, and a page is made of it
+every 30 seconds, so that counters, states and labels agree as the exporter's would. FACTS is what is true at the end of
+the hour, counted on the model and not on the metrics: what the dashboard must say. Null is what nobody can know.
+
+A second job stands beside, with targets of its own that are down: whoever forgets the job counts them.
+"""
+import collections
+import dataclasses
+import json
+import sys
+
+START, MINUTES, STEP = 1795168800, 60, 30  # 2026-11-20T10:00:00Z
+JOB, END = 'multipath', START + MINUTES * 60
+SOURCES = ('dm', 'multipathd', 'sysfs', 'uevent')
+BUCKETS = ('0.0005', '0.001', '0.0025', '0.005', '0.01', '0.025', '0.05', '0.1', '0.25', '1.0', '5.0', '+Inf')
+GIB = 1 << 30
+
+
+def record(name, fields):
+    """Equal only to itself: two hosts may hold the same device."""
+    return dataclasses.make_dataclass(name, fields.split(), eq=False)
+
+
+Path = record('Path', 'name devno hctl transport group initiator target target_port priority ana')
+Device = record('Device', 'wwid name sysfs_name uuid kind vendor product revision size root paths')
+Host = record('Host', 'name kind devices')
+
+# minutes [first, last) in which a part of a host (a port, a device's name or a path) is in trouble of some kind
+Fault = collections.namedtuple('Fault', 'first last host part kind')
+
+
+def fc_device(host, number, wwid, name, lun, size, root=False):
+    letters = 'abcdefghijklmnopqrstuvwxyz'
+    paths = []
+    for index in range(4):
+        adapter, array = divmod(index, 2)
+        disk = 4 * number + index
+        paths.append(Path('sd' + letters[disk], f'8:{16 * disk}', f'{6 + adapter}:0:{array}:{lun}', 'fc', str(array + 1),
+                          f'0x2100000e1e{host:02x}{adapter:02x}a0', '0x5006016bc7200000',
+                          f'0x5006016{adapter + 1}{array}7208b01', 50 - 40 * array, None))
+    return Device(wwid, name, f'dm-{number}', 'mpath-' + wwid, 'dm', 'DGC', 'VRAID', '0533', size, root, paths)
+
+
+def iscsi_device(number, wwid, name, lun, size):
+    letters = 'bcdefghijklmnopqrstuvwxyz'
+    paths = []
+    for index in range(2):
+        disk = 2 * number + index
+        paths.append(Path('sd' + letters[disk], f'8:{16 * (disk + 1)}', f'{2 + index}:0:0:{lun}', 'iscsi', '1', f'eth{index + 1}',
+                          'iqn.2003-01.org.example:array2', ('192.0.2.10:3260', '198.51.100.10:3260')[index], 50, None))
+    return Device(wwid, name, f'dm-{number}', 'mpath-' + wwid, 'dm', 'NETAPP', 'LUN C-Mode', '9111', size, False, paths)
+
+
+def nvme_device(number, wwid, uuid, size):
+    paths = []
+    for controller in range(4):
+        network, near = divmod(controller, 2)
+        paths.append(Path(f'nvme{number}c{controller}n1', '', '', 'nvme-tcp', str(near + 1), f'ens{network + 1}f0',
+                          'nqn.2010-06.com.example:array3', f'203.0.113.{10 + controller}:4420', None,
+                          'inaccessible' if near else 'optimized'))
+    return Device(wwid, f'nvme{number}n1', f'nvme{number}n1', uuid, 'nvme', '', 'Array3 FlashStore', '6.4.1', size, False, paths)
+
+
+def hosts():
+    result = []
+    shared = [('3600601607290330014f5d6bb31e4ec11', 'pg-data', 1, 4096), ('3600601607290330015f5d6bb31e4ec11', 'pg-wal', 2, 512),
+              ('3600601607290330016f5d6bb31e4ec11', 'backup', 3, 8192)]
+    for number in range(1, 5):
+        boot = f'360060160729033002{number}f5d6bb31e4ec11'
+        devices = [fc_device(number, 0, boot, 'boot', 0, 64 * GIB, root=True)]
+        devices += [fc_device(number, i + 1, wwid, name, lun, gib * GIB) for i, (wwid, name, lun, gib) in enumerate(shared)]
+        result.append(Host(f'db{number}:10056', 'fc', devices))
+    for number in range(1, 3):
+        result.append(Host(f'web{number}:10056', 'iscsi', [
+            iscsi_device(i, f'3600a098038304479363f4c487045786{i}', f'vmstore{i + 1}', i, (i + 1) * 1024 * GIB) for i in range(3)]))
+    for number in range(1, 3):
+        result.append(Host(f'ai{number}:10056', 'nvme', [
+            nvme_device(i, f'eui.00e0f0a1b2c3d40{i}24a93712{i:02x}aa01', f'3f0d2b1c-5a77-4b63-9d2e-{i:012x}', 2048 * GIB)
+            for i in range(2)]))
+    return result
+
+
+FAULTS = {
+    'healthy': [],
+    'degraded': [
+        Fault(24, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'),        # a cable: a shared LUN is degraded on this host only
+        Fault(35, 99, 'web1:10056', '198.51.100.10:3260', 'down'),       # an iSCSI session, and with it a network of the bond
+        Fault(44, 99, 'ai1:10056', '203.0.113.12:4420', 'down'),         # an NVMe controller that reconnects
+        Fault(30, 38, 'ai2:10056', 'ens1f0', 'change'),       # ANA transition: neither valid nor failed
+        Fault(38, 99, 'web2:10056', None, 'exporter'),
+        *(Fault(m, m + 2, 'db2:10056', 'sdg', 'path') for m in range(8, 52, 5)),
+        Fault(20, 99, 'db3:10056', 'sdh', 'marginal'),
+        Fault(20, 99, 'db3:10056', 'backup', 'read-only'),
+        Fault(28, 99, 'db1:10056', 'pg-wal', 'wrong-group'),
+        Fault(0, 99, 'db1:10056', None, 'unassembled'),
+        Fault(15, 99, 'ai2:10056', None, 'no-daemon'),
+        Fault(40, 99, 'db3:10056', None, 'unreadable'),
+    ],
+    'dead': [
+        Fault(20, 99, 'db1:10056', 'pg-wal', 'path'), Fault(20, 99, 'db2:10056', 'pg-wal', 'path'),
+        Fault(21, 99, 'db3:10056', 'pg-wal', 'path'), Fault(21, 99, 'db4:10056', 'pg-wal', 'path'),
+        Fault(33, 99, 'web1:10056', '198.51.100.10:3260', 'down'), Fault(39, 99, 'web1:10056', '192.0.2.10:3260', 'down'),
+        Fault(30, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'), Fault(42, 99, 'db4:10056', '0x2100000e1e0400a0', 'down'),
+        Fault(41, 99, 'db3:10056', None, 'exporter'), Fault(45, 99, 'web2:10056', None, 'exporter'),
+        Fault(36, 99, 'db2:10056', None, 'no-daemon'),
+        Fault(40, 99, 'ai1:10056', 'ens1f0', 'down'), Fault(43, 99, 'ai1:10056', 'ens2f0', 'down'),
+        Fault(47, 99, 'ai2:10056', '203.0.113.12:4420', 'down'),
+    ],
+    # no exporter answers: whoever says that nothing is wrong lies
+    'silent': [Fault(38, 99, host.name, None, 'exporter') for host in hosts()],
+}
+
+
+class Fleet:
+    def __init__(self, scenario):
+        self.faults, self.hosts = FAULTS[scenario], hosts()
+        self.series = {}                                   # family -> {(suffix, labels): [(time, value)]}
+        self.types = {}
+        self.counters = collections.Counter()              # what has happened so far, by (host, metric, labels)
+        self.before = {}
+        self.events = {}
+
+    def has(self, host, kind, minute, *parts):
+        return any(f.host == host.name and f.kind == kind and f.first <= minute < f.last and (f.part is None or f.part in parts)
+                   for f in self.faults)
+
+    def state(self, host, device, path, minute):
+        parts = (path.name, device.name, path.initiator, path.target_port)
+        if self.has(host, 'down', minute, *parts) or self.has(host, 'path', minute, *parts):
+            return 'failed'
+        return 'standby' if self.ana(host, path, minute) in ('inaccessible', 'change') else 'valid'
+
+    def ana(self, host, path, minute):
+        if path.ana and self.has(host, 'change', minute, path.initiator):
+            return {'optimized': 'change', 'inaccessible': 'non-optimized'}[path.ana]
+        return path.ana
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def put(self, kind, family, host, time, value, suffix='', /, **labels):
+        self.types.setdefault(family, kind)
+        every = {'job': JOB, 'instance': host, **labels}
+        self.series.setdefault(family, {}).setdefault((suffix, tuple(every.items())), []).append((time, value))
+
+    def gauge(self, name, value, /, **labels):
+        self.put('gauge', 'multipath_' + name, self.host.name, self.time, value, **labels)
+
+    def counter(self, name, value, /, **labels):
+        self.put('counter', 'multipath_' + name, self.host.name, self.time, value, '_total', **labels)
+
+    # -- one page ----------------------------------------------------------------------------------------------------
+
+    def page(self, host, time):
+        self.host, self.time, minute = host, time, (time - START) / 60
+        daemon = not self.has(host, 'no-daemon', minute)
+        count = collections.Counter()
+        for device in host.devices:
+            states = {p: self.state(host, device, p, minute) for p in device.paths}
+            tally = collections.Counter(states.values())
+            count['devices'] += 1
+            count['paths'] += len(states)
+            count['failed'] += tally['failed']
+            count['degraded'] += bool(tally['failed'] and tally['valid'])
+            count['without'] += not tally['valid']
+            self.device(host, device, states, tally, minute, daemon)
+        unassembled = self.has(host, 'unassembled', minute)
+        for name, value in (('devices', count['devices']), ('degraded_devices', count['degraded']),
+                            ('devices_without_valid_paths', count['without']), ('paths', count['paths']),
+                            ('failed_paths', count['failed']), ('unassembled_wwids', int(unassembled)), ('daemon_up', int(daemon))):
+            self.gauge(name, value)
+        if daemon:
+            self.gauge('daemon_state', 1, state='idle')
+        if unassembled:
+            self.gauge('unassembled_paths', 4, wwid='36006016072903300aaf5d6bb31e4ec11')
+        self.transport(host, minute)
+        self.exporter(host, minute, daemon)
+        return count
+
+    def device(self, host, device, states, tally, minute, daemon):
+        on = {'wwid': device.wwid}
+        self.gauge('device_info', 1, **on, name=device.name, sysfs_name=device.sysfs_name, uuid=device.uuid, kind=device.kind,
+                   vendor=device.vendor, product=device.product, revision=device.revision)
+        read_only = int(self.has(host, 'read-only', minute, device.name))
+        best = max((p.priority for p, s in states.items() if s == 'valid' and p.priority), default=0)
+        wrong = self.has(host, 'wrong-group', minute, device.name)
+        for name, value in (('paths', len(states)), ('valid_paths', tally['valid']), ('standby_paths', tally['standby']),
+                            ('failed_paths', tally['failed']), ('queueing', int(host.kind != 'iscsi' or minute < 45)),
+                            ('suspended', 0), ('read_only', 0), ('size_bytes', device.size), ('open_count', 0 if device.name == 'backup' else 1),
+                            ('root', int(device.root)), ('inflight_requests', 0 if not tally['valid'] else int(minute * 7 + device.size / GIB) % 5),
+                            ('size_mismatched_paths', 0), ('read_only_mismatched_paths', read_only), ('wwid_mismatched_paths', 0)):
+            self.gauge('device_' + name, value, **on)
+        if device.kind == 'dm':
+            self.gauge('device_active_group_priority', 10 if wrong else best, **on)
+            self.gauge('device_best_group_priority', best, **on)
+            groups = sorted({p.group for p in states})
+            good = sorted({p.group for p, s in states.items() if s == 'valid'}) or groups
+            active = good[-1] if wrong else good[0]
+            for group in groups:
+                self.gauge('path_group_state', 1, **on, group=group, state='active' if group == active else 'enabled')
+            if self.before.get((host, device, 'group'), active) != active:
+                self.counters[host, device, 'group_switches'] += 1
+            self.before[host, device, 'group'] = active
+            if not tally['valid']:
+                self.counters[host, device, 'queueing_seconds'] += STEP if host.kind != 'iscsi' or minute < 45 else 0
+                self.counters[host, device, 'queueing_timeouts'] += host.kind == 'iscsi' and minute == 45
+        if host.kind == 'fc':
+            self.gauge('device_expected_paths', 4, **on)
+        for path, state in states.items():
+            self.path(host, device, path, state, minute, daemon)
+        for action in ('path_failed', 'path_reinstated'):
+            self.counter('device_path_events', self.counters[host, device, action], **on, action=action)
+            if (host, device, action) in self.events:
+                self.gauge('device_last_path_event_timestamp_seconds', self.events[host, device, action], **on, action=action)
+        if device.kind == 'dm':
+            self.counter('device_path_faults', self.counters[host, device, 'path_failed'], **on)
+            self.counter('device_group_switches', self.counters[host, device, 'group_switches'], **on)
+            self.counter('device_table_loads', 1 + self.counters[host, device, 'path_failed'] // 3, **on)
+            self.counter('device_queueing_seconds', self.counters[host, device, 'queueing_seconds'], **on)
+            self.counter('device_queueing_timeouts', self.counters[host, device, 'queueing_timeouts'], **on)
+
+    def path(self, host, device, path, state, minute, daemon):
+        on, nvme = {'wwid': device.wwid, 'path': path.name}, device.kind == 'nvme'
+        last = self.before.get((host, device, path), 'valid' if state == 'failed' and minute else state)
+        self.before[host, device, path] = state
+        if 'failed' in (state, last) and state != last:
+            action = 'path_failed' if state == 'failed' else 'path_reinstated'
+            self.counters[host, device, action] += 1
+            self.counters[host, 'events'] += 1
+            self.events[host, device, action] = self.time - 7
+            if state == 'failed':
+                self.counters[host, device, path] += 1
+        self.gauge('path_info', 1, **on, devno=path.devno, hctl=path.hctl, transport=path.transport, group=path.group,
+                   initiator_port=path.initiator, target=path.target, target_port=path.target_port)
+        self.gauge('path_valid', int(state == 'valid'), **on)
+        self.counter('path_failures', self.counters[host, device, path], **on)
+        cut = state == 'failed' and self.has(host, 'down', minute, path.initiator, path.target_port)
+        if nvme:
+            self.gauge('path_device_state', 1, **on, state='connecting' if cut else 'live')
+            self.gauge('path_ana_state', 1, **on, state=self.ana(host, path, minute))
+            return
+        self.gauge('path_device_state', 1, **on, state='transport-offline' if cut else 'running')
+        access = 'active/optimized' if path.priority == 50 else 'active/non-optimized'
+        self.gauge('path_access_state', 1, **on, state=access)
+        if daemon:
+            pending = state == 'valid' and last == 'failed'
+            self.gauge('path_checker_state', 1, **on, state='i/o pending' if pending else 'faulty' if state == 'failed' else 'ready')
+            self.gauge('path_priority', path.priority, **on)
+            self.gauge('path_marginal', int(self.has(host, 'marginal', minute, path.name)), **on)
+
+    def transport(self, host, minute):
+        parts = sorted({(p.initiator, p.target, p.target_port) for d in host.devices for p in d.paths})
+        up = {(i, t): not self.has(host, 'down', minute, i, t) for i, _, t in parts}
+        if host.kind == 'iscsi':
+            for number, (initiator, target, port) in enumerate(parts, 1):
+                on = {'session': f'session{number}', 'target': target, 'target_port': port, 'initiator_port': initiator}
+                self.gauge('iscsi_session_up', int(up[initiator, port]), **on)
+                self.gauge('iscsi_session_state', 1, **on, state='LOGGED_IN' if up[initiator, port] else 'FAILED')
+            reached = {i: any(u for (j, _), u in up.items() if j == i) for i, _ in up}
+            for network, ok in sorted(reached.items()):
+                self.gauge('iscsi_bond_network_up', int(ok), bond='storage', network=network)
+            self.gauge('iscsi_bond_networks', len(reached), bond='storage')
+            self.gauge('iscsi_bond_networks_up', sum(reached.values()), bond='storage')
+        elif host.kind == 'fc':
+            for initiator in sorted({i for i, _ in up}):
+                self.gauge('fc_host_port_up', int(not self.has(host, 'down', minute, initiator)), initiator_port=initiator)
+            for (initiator, port), ok in up.items():
+                on = {'initiator_port': initiator, 'target_port': port}
+                self.gauge('fc_remote_port_up', int(ok), **on)
+                self.gauge('fc_remote_port_state', 1, **on, state='Online' if ok else 'Not Present')
+
+    def exporter(self, host, minute, daemon):
+        events, noise = self.counters[host, 'events'], sum(map(ord, host.name)) % 7
+        self.gauge('exporter_build_info', 1, version='0.1.0', revision='4f2c9d1', rustversion='1.89.0')
+        # a source without right or reason reads nothing; one that once read keeps its time
+        down = {'multipathd'} if not daemon else set()
+        if self.has(host, 'unreadable', minute):
+            down.add('dm')
+        for source in SOURCES:
+            self.gauge('exporter_source_up', int(source not in down), source=source)
+            if source not in down:
+                self.before[host, source] = self.time - 2 - noise / 2 if source != 'uevent' else self.events.get(host, START - 7200)
+            if (host, source) in self.before:
+                self.gauge('exporter_source_last_success_timestamp_seconds', self.before[host, source], source=source)
+                self.gauge('exporter_source_duration_seconds', round(0.002 + noise / 900 + len(source) / 2000, 6), source=source)
+            self.counter('exporter_errors', int(max(0, minute - 40) * 2) if source in down and source == 'dm' else 0, source=source)
+        for action in ('add', 'bind', 'change', 'move', 'offline', 'online', 'remove', 'unbind'):
+            self.counter('exporter_uevents', 40 + 3 * events if action == 'change' else 12 if action == 'add' else 0, action=action)
+        self.counter('exporter_uevent_overflows', 0)
+        for reason in ('start', 'timer', 'overflow', 'signal'):
+            self.counter('exporter_resyncs', {'start': 1, 'timer': 500 + int(minute * 2)}.get(reason, 0), reason=reason)
+        self.counter('exporter_resync_corrections', 0)
+        family = 'multipath_exporter_event_to_metric_seconds'
+        for index, le in enumerate(BUCKETS):
+            share = (0, .1, .5, .8, .95, .98, 1, 1, 1, 1, 1, 1)[index]
+            self.put('histogram', family, host.name, self.time, int(share * (52 + 3 * events)), '_bucket', le=le)
+        self.put('histogram', family, host.name, self.time, round(.0035 * (52 + 3 * events), 4), '_sum')
+        self.put('histogram', family, host.name, self.time, 52 + 3 * events, '_count')
+        self.gauge('exporter_config_last_reload_successful', 1)
+        self.gauge('exporter_config_last_reload_success_timestamp_seconds', START - 86400)
+        self.counter('exporter_scrapes', 400 + int(minute * 60 / STEP))
+        for name, value in (('resident_memory_bytes', 9e6 + noise * 4e5 + minute * 900), ('virtual_memory_bytes', 3.1e7),
+                            ('start_time_seconds', START - 86400), ('open_fds', 14), ('max_fds', 1024), ('threads', 6)):
+            self.put('gauge', 'process_' + name, host.name, self.time, value)
+        self.put('counter', 'process_cpu_seconds', host.name, self.time, round(20 + minute * (.02 + noise / 400), 3), '_total')
+
+    def alerts(self, host, time):
+        """What rules would say of this host: enough of them to fill a table."""
+        minute = (time - START) / 60
+
+        def fire(alert, severity, **labels):
+            self.put('gauge', 'ALERTS', host.name, time, 1, alertname=alert, alertstate='firing', severity=severity, **labels)
+        if not self.up(host, minute):
+            return fire('MultipathExporterDown', 'warning')
+        for device in host.devices:
+            tally = collections.Counter(self.state(host, device, p, minute) for p in device.paths)
+            if not tally['valid']:
+                fire('MultipathNoValidPaths', 'critical', wwid=device.wwid, name=device.name)
+            elif tally['failed']:
+                fire('MultipathFaultyPaths', 'warning', wwid=device.wwid, name=device.name)
+        if self.has(host, 'no-daemon', minute):
+            fire('MultipathDaemonDown', 'warning')
+
+    def up(self, host, minute):
+        return not self.has(host, 'exporter', minute)
+
+    # -- the hour ----------------------------------------------------------------------------------------------------
+
+    def run(self):
+        total = collections.Counter()
+        for time in range(START, END + 1, STEP):
+            minute = (time - START) / 60
+            for number, host in enumerate(self.hosts):
+                up = self.up(host, minute)
+                self.put('gauge', 'up', host.name, time, int(up))
+                self.put('gauge', 'up', host.name.replace('10056', '9100'), time, int(number % 2), job='node')
+                self.put('gauge', 'scrape_duration_seconds', host.name, time, round(.004 + number / 2000, 4) if up else 10)
+                self.alerts(host, time)
+                count = self.page(host, time) if up else collections.Counter()
+                if time == END:
+                    total.update(count, hosts=1, down=int(not up), daemonless=int(up and self.has(host, 'no-daemon', minute)))
+        total['alerts'] = sum(1 for points in self.series.get('ALERTS', {}).values() if points[-1][0] == END)
+        unknown = ('without', 'degraded', 'failed', 'devices', 'paths', 'daemonless') if total['down'] == total['hosts'] else ()
+        return {k: None if k in unknown else total[k] for k in ('without', 'degraded', 'failed', 'devices', 'paths', 'hosts', 'down', 'daemonless', 'alerts')}
+
+    def write(self, file):
+        for family in sorted(self.series):
+            file.write(f'# TYPE {family} {self.types[family]}\n')
+            for (suffix, labels), points in self.series[family].items():
+                text = ','.join('{}="{}"'.format(k, v) for k, v in labels)
+                file.writelines(f'{family}{suffix}{{{text}}} {value} {time}\n' for time, value in points)
+        file.write('# EOF\n')
+
+
+def main():
+    scenario, out, facts = sys.argv[1:]
+    fleet = Fleet(scenario)
+    true = fleet.run()
+    with open(out, 'w') as file:
+        fleet.write(file)
+    with open(facts, 'w') as file:
+        json.dump(true, file)
+
+
+if __name__ == '__main__':
+    main()
