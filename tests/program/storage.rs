@@ -4,6 +4,7 @@
 //! and what a host does not have is no error.
 
 mod nvme;
+mod mismatches;
 mod iscsi;
 mod fibre_channel;
 
