@@ -155,9 +155,9 @@ impl Sysfs {
         let maps = self.block.read(request, &self.ways, &self.identities, &mut unreadable)?;
         if request.scope == Scope::Everything {
             self.look_for_unassembled(&maps, &mut unreadable);
-            let root = root::devices(&self.places.procfs, &self.places.sysfs);
-            if *self.root != root {
-                self.root = Arc::new(root);
+            match root::devices(&self.places.procfs, &self.places.sysfs) {
+                Some(root) if root != *self.root => self.root = Arc::new(root),
+                _ => {}
             }
         }
         let heads = self.nvme.as_mut().map(|nvme| nvme.read(&mut unreadable)).unwrap_or_default();

@@ -3,11 +3,12 @@
 //! Three things hold everywhere: labels do not change at the moment of failure, what cannot be read stays as last read,
 //! and what a host does not have is no error.
 
-mod unassembled;
-mod nvme;
-mod mismatches;
-mod iscsi;
 mod fibre_channel;
+mod iscsi;
+mod mismatches;
+mod nvme;
+mod root;
+mod unassembled;
 
 use super::harness::Page;
 
