@@ -41,7 +41,7 @@ test: build-packages test-packages cargo $(VENV)/installed
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
-	cargo bench --locked --bench scrape
+	cargo bench --locked --bench scrape --bench sysfs
 	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 
 build-packages:

@@ -206,7 +206,8 @@ impl SysfsSource {
         // It is read with everything else.
         let others = std::mem::take(&mut wanted.others);
         let scope = if std::mem::take(&mut wanted.everything) {
-            wanted.states = false;
+            // With the kernel's word that leaves the states to a reading of their own.
+            wanted.states &= kernel.is_some_and(|kernel| kernel.current);
             wanted.devices.clear();
             sysfs::Scope::Everything
         } else if !wanted.devices.is_empty() {

@@ -118,6 +118,10 @@ pub struct Block {
     reading: u64,
     /// Counts those of everything.
     resyncs: u64,
+    /// States have been read by themselves since the last reading of everything.
+    states_read: bool,
+    /// The reading under way leaves them as they are.
+    leave_states: bool,
     anchors: Anchors,
     file: Attribute,
 }
@@ -163,6 +167,8 @@ impl Block {
             numbers: HashMap::new(),
             reading: 0,
             resyncs: 0,
+            states_read: false,
+            leave_states: false,
             anchors: Anchors::default(),
             file: Attribute::default(),
         }
@@ -184,6 +190,8 @@ impl Block {
         self.reading += 1;
         let turn = (request.scope == Scope::Everything).then_some(self.resyncs % TURNS);
         self.resyncs += u64::from(turn.is_some());
+        self.leave_states = turn.is_some() && self.states_read && request.outlines.is_some();
+        self.states_read = request.scope == Scope::States || self.states_read && turn.is_none();
         for (devno, known) in &mut self.disks {
             // The numbers of whole disks are sixteen apart.
             let its_turn = turn == Some(u64::from(devno.major + devno.minor / 16 + devno.minor % 16) % TURNS);
@@ -445,7 +453,10 @@ impl Block {
             return Some(Arc::clone(&known.disk));
         }
         known.read = self.reading;
-        let states = read_states(&mut self.file, &mut self.anchors, &self.root, known);
+        let states = match self.leave_states {
+            true => Ok(known.disk.states.clone()),
+            false => read_states(&mut self.file, &mut self.anchors, &self.root, known),
+        };
         let states = or_last(states, Some(&known.disk.states), unreadable);
         let disk = &known.disk;
         let ports = known.way.as_ref().and_then(|way| ways.ports(way)).filter(|ports| **ports != disk.ports);
@@ -622,5 +633,81 @@ fn transport_of(place: &Path) -> Transport {
         Some(Way::FibreChannel(_)) => Transport::Fc,
         None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
         None => Transport::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::sysfs::{Parts, Places, Sysfs};
+    use super::*;
+
+    const SCSI: &str = "devices/pci/host6/target6:0:0/6:0:0:1";
+
+    /// A host with one disk, a reader that has read it once by device mapper's word, and what to ask it.
+    fn host() -> (tempfile::TempDir, Sysfs, impl Fn(Scope) -> Request) {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        for directory in [&format!("{SCSI}/block/sdb"), "block", "dev/block"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        for (file, content) in [("state", "running"), ("wwid", "naa.1"), ("block/sdb/dev", "8:16")] {
+            fs::write(root.join(SCSI).join(file), content).unwrap();
+        }
+        symlink("../../../6:0:0:1", root.join(SCSI).join("block/sdb/device")).unwrap();
+        symlink(format!("../../{SCSI}/block/sdb"), root.join("dev/block/8:16")).unwrap();
+        let devno = |text: &str| text.parse().unwrap();
+        let outline = Outline { wwid: "3600a".into(), devno: devno("254:0"), members: [devno("8:16")].into() };
+        let outlines: Arc<[Outline]> = [outline].into();
+        let request = move |scope| Request { scope, outlines: Some(Arc::clone(&outlines)), ..Request::default() };
+        let places = Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev") };
+        let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
+        reader.read(&request(Scope::Everything)).unwrap();
+        (tree, reader, request)
+    }
+
+    fn disk(reader: &mut Sysfs, request: Request) -> Option<Arc<Disk>> {
+        let reading = reader.read(&request).unwrap();
+        assert_eq!(reading.unreadable, []);
+        reading.maps[0].members.first().cloned()
+    }
+
+    fn state(reader: &mut Sysfs, request: Request) -> Option<String> {
+        disk(reader, request)?.states.device.as_deref().map(str::to_owned)
+    }
+
+    #[test]
+    fn states_are_left_to_readings_of_their_own_where_there_are_some() {
+        let (tree, mut reader, request) = host();
+        let file = tree.path().join(SCSI).join("state");
+        for word in ["offline", "blocked"] {
+            fs::write(&file, word).unwrap();
+            assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some(word));
+        }
+        fs::write(&file, "running").unwrap();
+        assert_eq!(state(&mut reader, request(Scope::States)).as_deref(), Some("running"));
+        fs::write(&file, "offline").unwrap();
+        assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some("running"));
+        assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some("offline"));
+    }
+
+    #[test]
+    fn without_an_event_a_disk_is_read_anew_in_its_turn() {
+        let (tree, mut reader, request) = host();
+        fs::write(tree.path().join(SCSI).join("wwid"), "naa.2").unwrap();
+        let seen = (0..TURNS).any(|_| {
+            let disk = disk(&mut reader, request(Scope::Everything)).unwrap();
+            disk.identity.scsi.as_deref() == Some("naa.2")
+        });
+        assert!(seen);
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_no_member_once_its_state_is() {
+        let (tree, mut reader, request) = host();
+        fs::remove_file(tree.path().join("dev/block/8:16")).unwrap();
+        fs::remove_dir_all(tree.path().join(SCSI)).unwrap();
+        assert_eq!(disk(&mut reader, request(Scope::Everything)), None);
     }
 }

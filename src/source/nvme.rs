@@ -130,7 +130,8 @@ impl Nvme {
                     unreadable.push(error);
                     // The heads of nvme-subsys0 are nvme0n1, nvme0n2, ….
                     let start = subsystem.name.replacen("-subsys", "", 1) + "n";
-                    self.heads.extend(before.extract_if(.., |name, _| name.starts_with(&start)));
+                    let names: Vec<_> = before.keys().filter(|name| name.starts_with(&start)).cloned().collect();
+                    self.heads.extend(names.iter().filter_map(|name| before.remove_entry(name)));
                     continue;
                 }
             };

@@ -30,7 +30,9 @@ pub enum Scope {
     /// Everything of every device; but see [`Scope::States`].
     #[default]
     Everything,
-    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states.
+    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states. Where
+    /// device mapper tells the maps, and these are read by themselves now and then, a reading of everything leaves them out:
+    /// they are most of what it would cost.
     States,
     /// Everything of these devices.
     Devices(HashSet<DevNo>),
