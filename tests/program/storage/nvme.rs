@@ -454,11 +454,10 @@ fn what_cannot_be_listed_stays_as_last_read() {
 fn two_heads_of_one_wwid_are_one_device() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[NVME]);
-    // What is left of an earlier one that something still holds open.
-    for stale in ["devices/virtual/nvme-subsystem/nvme-subsys7/nvme7n1", "class/nvme-subsystem/nvme-subsys7/nvme7n1"] {
-        host.sysfs.write(&format!("{stale}/wwid"), format!("{FIRST}\n"));
+    // What is left of earlier ones that something still holds open.
+    for stale in ["nvme0n0", "nvme0n9"] {
+        host.sysfs.write(&format!("{SUBSYSTEM}/{stale}/wwid"), format!("{FIRST}\n"));
     }
-    host.sysfs.write("class/nvme-subsystem/nvme-subsys00/nvme00n1/wwid", format!("{FIRST}\n"));
     for _ in 0..3 {
         let page = exporter.reread();
         assert_eq!(counts(&page, FIRST), some([2.0, 2.0, 0.0, 0.0]));
