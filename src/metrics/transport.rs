@@ -88,11 +88,15 @@ fn labels_of(session: &IscsiSession) -> SessionLabels<'_> {
 }
 
 fn fibre_channel(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    let hosts = snapshot.transports.fc_host_ports.iter();
+    // Ports that have no name yet are all called the same.
+    let mut hosts: BTreeMap<&str, bool> = BTreeMap::new();
+    for port in &snapshot.transports.fc_host_ports {
+        *hosts.entry(&port.port_name).or_default() |= port.is_up();
+    }
     families.gauge(
         "multipath_fc_host_port_up",
         "1 if the Fibre Channel port of this host is online",
-        hosts.map(|port| (HostPort { initiator_port: &port.port_name }, u64::from(port.is_up()))),
+        hosts.into_iter().map(|(initiator_port, up)| (HostPort { initiator_port }, u64::from(up))),
     )?;
     // The kernel may know a port twice, under the object of an earlier login, too: the one that works counts.
     let mut remote: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();

@@ -281,7 +281,7 @@ impl Parts {
 fn scsi_fails(disk: &block::Disk) -> bool {
     match disk.states.device.as_deref() {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
-        None => !disk.hctl.is_empty(),
+        None => disk.states.absent && !disk.hctl.is_empty(),
     }
 }
 

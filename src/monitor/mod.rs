@@ -227,6 +227,9 @@ impl Monitor {
         self.sysfs.wanted.everything = everything;
         self.dispatch();
         self.await_replies().await;
+        // multipathd last: what it leaves alone is asked where sysfs has shown disks that it might.
+        self.dispatch();
+        self.await_replies().await;
         self.read_once = true;
         self.publish(false);
     }
@@ -358,6 +361,8 @@ impl Monitor {
         self.sysfs.wanted.forget_all |= !timed || !self.publisher.expects_events();
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.maps = true;
+            // Its configuration may be another one.
+            daemon.wanted.paths |= !self.sysfs.unassembled.is_empty();
             daemon.wanted.timed = timed;
         }
     }

@@ -37,7 +37,15 @@ impl NvmeDevices {
     pub fn update(&mut self, heads: &[Arc<Head>], root: &HashSet<String>, first: bool) -> Vec<News> {
         let mut before = std::mem::take(&mut self.built);
         let mut news = Vec::new();
+        // A head that has lost its paths may stay, held open, beside the one that its namespace has got since.
+        let mut chosen: BTreeMap<&Arc<str>, &Arc<Head>> = BTreeMap::new();
         for head in heads {
+            let known = chosen.entry(&head.wwid).or_insert(head);
+            if head.paths.len() > known.paths.len() {
+                *known = head;
+            }
+        }
+        for head in chosen.into_values() {
             let known = before.remove(&head.wwid);
             let root = root.contains(&*head.name);
             let same = |known: &&Built| Arc::ptr_eq(&known.head, head) && known.device.root == root;

@@ -30,6 +30,8 @@ pub struct Publisher {
     /// The first full read is done.
     open: bool,
     nvme: NvmeDevices,
+    /// sysfs has said which NVMe devices there are.
+    nvme_known: bool,
     /// Device-mapper devices by WWID: the device, and what it was assembled from.
     built: BTreeMap<Arc<str>, Built>,
     wwids: HashMap<DevNo, Arc<str>>,
@@ -72,6 +74,7 @@ impl Publisher {
             log: PathLog::default(),
             open: false,
             nvme: NvmeDevices::default(),
+            nvme_known: false,
             built: BTreeMap::new(),
             wwids: HashMap::new(),
             unexplained: HashMap::new(),
@@ -240,13 +243,14 @@ impl Publisher {
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
-        for News { kind, device, path } in self.nvme.update(&sysfs.heads, &sysfs.root, first) {
+        let found = !std::mem::replace(&mut self.nvme_known, sysfs.known);
+        for News { kind, device, path } in self.nvme.update(&sysfs.heads, &sysfs.root, found) {
             match path {
                 Some(path) => self.tell_path(kind, &device, &path),
                 None => self.tell_device(kind, &device),
             }
         }
-        if first {
+        if found {
             self.nvme.devices().for_each(|device| warn_of_what_was_found(device));
         }
         let state = daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone());

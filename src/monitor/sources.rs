@@ -206,7 +206,8 @@ impl SysfsSource {
         // It is read with everything else.
         let others = std::mem::take(&mut wanted.others);
         let scope = if std::mem::take(&mut wanted.everything) {
-            wanted.states = false;
+            // With the kernel's word that leaves the states to a reading of their own.
+            wanted.states &= kernel.is_some_and(|kernel| kernel.current);
             wanted.devices.clear();
             sysfs::Scope::Everything
         } else if !wanted.devices.is_empty() {
@@ -393,15 +394,22 @@ impl DaemonSource {
 
     /// Takes note of the paths that it knows, if it was asked for them. `true` if that changed anything.
     pub fn know_paths(&mut self, state: &Daemon, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
-        let known = match (state, paths) {
-            (Daemon::Up(_), Some(Ok(paths))) => KnownPaths::These(paths),
-            (Daemon::Up(_), None) => match std::mem::take(&mut self.known_paths) {
-                KnownPaths::These(paths) if needed => KnownPaths::These(paths),
-                _ => KnownPaths::NotAsked,
-            },
-            _ => KnownPaths::CannotTell,
+        let (up, was_up) = [state, &self.state].map(|state| matches!(state, Daemon::Up(_))).into();
+        let known = match (paths, &self.known_paths) {
+            _ if !up => KnownPaths::CannotTell,
+            (Some(Ok(paths)), _) => KnownPaths::These(paths),
+            (_, KnownPaths::These(paths)) if needed => KnownPaths::These(paths.clone()),
+            (Some(Err(_)), _) => KnownPaths::CannotTell,
+            // It did not tell when it was last asked, and is asked again now.
+            (None, KnownPaths::CannotTell) if was_up => {
+                self.wanted.paths |= needed;
+                KnownPaths::CannotTell
+            }
+            (None, _) => {
+                self.wanted.paths |= needed;
+                KnownPaths::NotAsked
+            }
         };
-        self.wanted.paths |= needed && known == KnownPaths::NotAsked;
         let changed = self.known_paths != known;
         self.known_paths = known;
         changed && needed

@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, follow, or_note};
+use super::files::{Anchors, Attribute, follow, or_last, or_note};
 use super::sysfs::{Outline, Request, Scope, Way, Ways};
 use super::udev_db::UdevDb;
 use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name, is_gone};
@@ -101,6 +101,8 @@ pub struct States {
     pub device: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
     pub access: Option<Arc<str>>,
+    /// There is none to be read.
+    pub absent: bool,
 }
 
 /// Reads maps and disks and remembers them.
@@ -114,6 +116,13 @@ pub struct Block {
     numbers: HashMap<PathBuf, DevNo>,
     /// Counts the readings.
     reading: u64,
+    /// Counts those of everything.
+    resyncs: u64,
+    /// States have been read by themselves since the last reading of everything.
+    states_read: bool,
+    /// The reading under way leaves them as they are.
+    leave_states: bool,
+    anchors: Anchors,
     file: Attribute,
 }
 
@@ -123,11 +132,30 @@ type Maps = BTreeMap<u32, Arc<Map>>;
 struct Known {
     /// Its directory, relative to the root.
     place: PathBuf,
+    scsi: Option<ScsiDevice>,
     way: Option<Way>,
     disk: Arc<Disk>,
     /// The last reading it was read in.
     read: u64,
+    /// What does not change without an event has been read since the last one.
+    fresh: bool,
 }
+
+/// Where the kernel keeps all device-mapper devices, and `block` links to.
+const VIRTUAL: &str = "devices/virtual/block";
+
+/// Where a SCSI disk's own device lies: neither by way of a link nor all the way down, as it is read all the time.
+#[derive(Debug)]
+struct ScsiDevice {
+    /// The directory of its session, port or host.
+    anchor: Arc<Path>,
+    /// `target6:0:0/6:0:0:1`
+    below: String,
+}
+
+/// In how many readings of everything each disk is read anew, though no event has told of it: that there is another LUN
+/// behind it the kernel tells nobody.
+const TURNS: u64 = 20;
 
 impl Block {
     /// `root` is where sysfs is mounted.
@@ -138,6 +166,10 @@ impl Block {
             disks: HashMap::new(),
             numbers: HashMap::new(),
             reading: 0,
+            resyncs: 0,
+            states_read: false,
+            leave_states: false,
+            anchors: Anchors::default(),
             file: Attribute::default(),
         }
     }
@@ -156,7 +188,15 @@ impl Block {
         let block = self.root.join("block");
         fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
         self.reading += 1;
-        self.disks.retain(|devno, _| !request.forget_all && !request.forget.contains(devno));
+        let turn = (request.scope == Scope::Everything).then_some(self.resyncs % TURNS);
+        self.resyncs += u64::from(turn.is_some());
+        self.leave_states = turn.is_some() && self.states_read && request.outlines.is_some();
+        self.states_read = request.scope == Scope::States || self.states_read && turn.is_none();
+        for (devno, known) in &mut self.disks {
+            // The numbers of whole disks are sixteen apart.
+            let its_turn = turn == Some(u64::from(devno.major + devno.minor / 16 + devno.minor % 16) % TURNS);
+            known.fresh &= !request.forget_all && !its_turn && !request.forget.contains(devno);
+        }
         match (&request.scope, &request.outlines) {
             (Scope::Others, _) => {}
             (Scope::States, _) => self.look_at_states(ways, identities, unreadable),
@@ -191,6 +231,7 @@ impl Block {
             disks.retain(|_, known| known.read == reading);
             self.numbers.retain(|place, devno| disks.get(devno).is_some_and(|known| known.place == *place));
         }
+        self.anchors.close();
         Ok(self.maps.values().cloned().collect())
     }
 
@@ -314,8 +355,7 @@ impl Block {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        // Where the kernel keeps all device-mapper devices, and `block` links to.
-        let here = Path::new("devices/virtual/block").join(kernel_name(minor)).join("slaves");
+        let here = Path::new(VIRTUAL).join(kernel_name(minor)).join("slaves");
         let mut members = Vec::new();
         for entry in entries {
             let link = entry.map_err(failed)?.path();
@@ -335,8 +375,8 @@ impl Block {
         identities: &UdevDb,
         unreadable: &mut Vec<Error>,
     ) -> Option<Arc<Disk>> {
-        if let Some(known) = self.disks.get(&devno).filter(|known| known.read == self.reading) {
-            return Some(Arc::clone(&known.disk));
+        if let Some(disk) = self.known_disk(devno, ways, identities, unreadable).filter(|disk| !disk.states.absent) {
+            return Some(disk);
         }
         let link = self.root.join("dev/block").join(devno.to_string());
         let place = or_note(follow(&link, Path::new("dev/block")), unreadable)?;
@@ -351,9 +391,16 @@ impl Block {
         identities: &UdevDb,
         unreadable: &mut Vec<Error>,
     ) -> Option<Arc<Disk>> {
-        let devno = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable);
-        let devno = devno.or_else(|| self.numbers.get(&place).copied())?;
-        self.numbers.insert(place.clone(), devno);
+        let known = self.numbers.get(&place).copied();
+        let is_fresh = |devno: &DevNo| self.disks.get(devno).is_some_and(|known| known.fresh && known.place == place);
+        let devno = match known.filter(is_fresh) {
+            Some(devno) => devno,
+            None => {
+                let devno = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable).or(known)?;
+                self.numbers.insert(place.clone(), devno);
+                devno
+            }
+        };
         Some(self.disk(devno, place, ways, identities, unreadable))
     }
 
@@ -366,70 +413,103 @@ impl Block {
         identities: &UdevDb,
         unreadable: &mut Vec<Error>,
     ) -> Arc<Disk> {
-        let known = self.disks.get(&devno).filter(|known| known.place == place);
-        if let Some(known) = known.filter(|known| known.read == self.reading) {
-            return Arc::clone(&known.disk);
+        let known = self.disks.remove(&devno).filter(|known| known.place == place);
+        let mut known = match known {
+            Some(known) if known.fresh => {
+                let disk = Arc::clone(&known.disk);
+                self.disks.insert(devno, known);
+                return self.known_disk(devno, ways, identities, unreadable).unwrap_or(disk);
+            }
+            Some(known) => known,
+            None => Known {
+                way: way_of(&place),
+                scsi: scsi_device(&self.root, &place),
+                disk: Arc::new(Disk::at(devno, &place)),
+                place,
+                read: 0,
+                fresh: false,
+            },
+        };
+        let disk = self.whole_disk(&known, ways, identities, unreadable);
+        if *known.disk != disk {
+            known.disk = Arc::new(disk);
         }
-        let (known, way) = match known {
-            Some(known) => (Some(Arc::clone(&known.disk)), known.way.clone()),
-            None => (None, way_of(&place)),
-        };
-        let directory = self.root.join(&place);
-        let last = known.as_ref().map(|disk| disk.states.clone());
-        let states = self.read_states(&directory).unwrap_or_else(|error| {
-            unreadable.push(error);
-            last.unwrap_or_default()
-        });
-        let ports = way.as_ref().and_then(|way| ways.ports(way)).cloned().unwrap_or_default();
-        let disk = match known {
-            Some(disk) => {
-                let ports = ports.or(&disk.ports);
-                let udev = identities.wwid(devno, &disk.name).or(disk.identity.udev.as_ref()).cloned();
-                match disk.states == states && disk.ports == ports && disk.identity.udev == udev {
-                    true => disk,
-                    false => {
-                        let identity = Identity { udev, ..disk.identity.clone() };
-                        Arc::new(Disk { states, ports, identity, ..(*disk).clone() })
-                    }
-                }
-            }
-            None => {
-                let name: Arc<str> = place.file_name().unwrap_or_default().to_string_lossy().into();
-                let scsi =
-                    or_note(self.file.text(&directory, "device/wwid").map(|text| text.map(Arc::from)), unreadable);
-                let identity = Identity { udev: identities.wwid(devno, &name).cloned(), scsi };
-                let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
-                Arc::new(Disk {
-                    devno,
-                    name,
-                    hctl: hctl_of(&place).into(),
-                    transport: transport_of(&place),
-                    ports,
-                    model: self.read_model(&directory, unreadable),
-                    identity,
-                    size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
-                    read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
-                    states,
-                })
-            }
-        };
-        self.disks.insert(devno, Known { place, way, disk: Arc::clone(&disk), read: self.reading });
+        (known.read, known.fresh) = (self.reading, true);
+        let disk = Arc::clone(&known.disk);
+        self.disks.insert(devno, known);
         disk
     }
 
-    fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
-        let Some(device) = self.file.text(directory, "device/state")?.map(Arc::from) else {
-            return Ok(States::default());
+    /// The disk of this number, if nothing has to be read of it but what changes without an event.
+    fn known_disk(
+        &mut self,
+        devno: DevNo,
+        ways: &Ways,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Option<Arc<Disk>> {
+        let known = self.disks.get_mut(&devno).filter(|known| known.fresh)?;
+        if known.read == self.reading {
+            return Some(Arc::clone(&known.disk));
+        }
+        known.read = self.reading;
+        let states = match self.leave_states {
+            true => Ok(known.disk.states.clone()),
+            false => read_states(&mut self.file, &mut self.anchors, &self.root, known),
         };
-        Ok(States { device: Some(device), access: self.file.text(directory, "device/access_state")?.map(Arc::from) })
+        let states = or_last(states, Some(&known.disk.states), unreadable);
+        let disk = &known.disk;
+        let ports = known.way.as_ref().and_then(|way| ways.ports(way)).filter(|ports| **ports != disk.ports);
+        let ports = ports.map(|ports| ports.clone().or(&disk.ports));
+        let udev = identities.wwid(devno, &disk.name).filter(|wwid| disk.identity.udev.as_ref() != Some(*wwid));
+        if disk.states != states || ports.as_ref().is_some_and(|ports| *ports != disk.ports) || udev.is_some() {
+            let mut now = (**disk).clone();
+            now.states = states;
+            now.ports = ports.unwrap_or(now.ports);
+            now.identity.udev = udev.cloned().or(now.identity.udev);
+            known.disk = Arc::new(now);
+        }
+        Some(Arc::clone(&known.disk))
     }
 
-    fn read_model(&mut self, directory: &Path, unreadable: &mut Vec<Error>) -> Model {
-        let mut text = |name| {
-            let text = self.file.text(directory, name).map(|text| text.map(Arc::from));
-            or_note(text, unreadable).unwrap_or_default()
+    /// Reads all of a disk. What cannot be read stays as last read.
+    fn whole_disk(&mut self, known: &Known, ways: &Ways, identities: &UdevDb, unreadable: &mut Vec<Error>) -> Disk {
+        let last = &*known.disk;
+        let states = read_states(&mut self.file, &mut self.anchors, &self.root, known);
+        let states = or_last(states, Some(&last.states), unreadable);
+        let directory = self.root.join(&known.place);
+        let ports = known.way.as_ref().and_then(|way| ways.ports(way)).cloned().unwrap_or_default();
+        let scsi = self.file.text(&directory, "device/wwid").map(|text| text.map(Arc::from));
+        let size = self.file.parsed::<u64>(&directory, "size");
+        let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
+        let read_only = self.file.flag(&directory, "ro");
+        Disk {
+            devno: last.devno,
+            name: Arc::clone(&last.name),
+            hctl: Arc::clone(&last.hctl),
+            transport: last.transport,
+            ports: ports.or(&last.ports),
+            model: self.read_model(&directory, &last.model, unreadable),
+            identity: Identity {
+                udev: identities.wwid(last.devno, &last.name).cloned(),
+                scsi: or_last(scsi, Some(&last.identity.scsi), unreadable),
+            },
+            size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
+            read_only: or_last(read_only, Some(&last.read_only), unreadable),
+            states,
+        }
+    }
+
+    fn read_model(&mut self, directory: &Path, last: &Model, unreadable: &mut Vec<Error>) -> Model {
+        let mut text = |name, last| {
+            let text = self.file.text(directory, name).map(|text| text.map(Arc::from).unwrap_or_default());
+            or_last(text, Some(last), unreadable)
         };
-        Model { vendor: text("device/vendor"), product: text("device/model"), revision: text("device/rev") }
+        Model {
+            vendor: text("device/vendor", &last.vendor),
+            product: text("device/model", &last.product),
+            revision: text("device/rev", &last.revision),
+        }
     }
 
     fn read_inflight(&mut self, map: &Path) -> Result<Option<u64>, Error> {
@@ -456,7 +536,7 @@ impl Block {
 
     /// The map with its states as they are now; `None` if nothing changed.
     fn read_map_states(&mut self, minor: u32, map: &Map) -> Result<Option<Map>, Error> {
-        let directory = self.directory(minor);
+        let directory = self.root.join(VIRTUAL).join(kernel_name(minor));
         let suspended = match map.suspended {
             Some(last) => self.file.flag(&directory, "dm/suspended")?.or(Some(last)),
             None => None,
@@ -471,6 +551,53 @@ impl Block {
         let members = map.members.iter().map(now).collect();
         Ok(Some(Map { suspended, inflight_requests, members, ..map.clone() }))
     }
+}
+
+impl Disk {
+    /// A disk of which nothing is known but where it is.
+    fn at(devno: DevNo, place: &Path) -> Self {
+        Disk {
+            devno,
+            name: place.file_name().unwrap_or_default().to_string_lossy().into(),
+            hctl: hctl_of(place).into(),
+            transport: transport_of(place),
+            ports: Ports::default(),
+            model: Model::default(),
+            identity: Identity::default(),
+            size_bytes: None,
+            read_only: None,
+            states: States::default(),
+        }
+    }
+}
+
+fn read_states(file: &mut Attribute, anchors: &mut Anchors, root: &Path, known: &Known) -> Result<States, Error> {
+    let last = &known.disk.states;
+    // As a rule it says what it said.
+    let keep = |text: Option<&str>, last: &Option<Arc<str>>| match (text, last) {
+        (Some(text), Some(last)) if *text == **last => Some(Arc::clone(last)),
+        (text, _) => text.map(Arc::from),
+    };
+    let mut read = |name, last| match &known.scsi {
+        Some(ScsiDevice { anchor, below }) => match anchors.get(anchor)? {
+            Some(open) => Ok(keep(file.text_below(open, anchor, &[below, name])?, last)),
+            None => Ok(None),
+        },
+        None => Ok(keep(file.text(&root.join(&known.place).join("device"), name)?, last)),
+    };
+    match read("state", &last.device)? {
+        None => Ok(States { absent: true, ..States::default() }),
+        device => Ok(States { device, access: read("access_state", &last.access)?, absent: false }),
+    }
+}
+
+/// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
+fn scsi_device(root: &Path, place: &Path) -> Option<ScsiDevice> {
+    let device = place.parent().filter(|block| block.ends_with("block"))?.parent()?;
+    let (hctl, target) = (device.file_name()?.to_str()?, device.parent()?);
+    let anchor = target.parent().filter(|_| hctl == hctl_of(place))?;
+    let below = format!("{}/{hctl}", target.file_name()?.to_str()?);
+    Some(ScsiDevice { anchor: root.join(anchor).into(), below })
 }
 
 fn kernel_name(minor: u32) -> String {
@@ -506,5 +633,81 @@ fn transport_of(place: &Path) -> Transport {
         Some(Way::FibreChannel(_)) => Transport::Fc,
         None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
         None => Transport::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::sysfs::{Parts, Places, Sysfs};
+    use super::*;
+
+    const SCSI: &str = "devices/pci/host6/target6:0:0/6:0:0:1";
+
+    /// A host with one disk, a reader that has read it once by device mapper's word, and what to ask it.
+    fn host() -> (tempfile::TempDir, Sysfs, impl Fn(Scope) -> Request) {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        for directory in [&format!("{SCSI}/block/sdb"), "block", "dev/block"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        for (file, content) in [("state", "running"), ("wwid", "naa.1"), ("block/sdb/dev", "8:16")] {
+            fs::write(root.join(SCSI).join(file), content).unwrap();
+        }
+        symlink("../../../6:0:0:1", root.join(SCSI).join("block/sdb/device")).unwrap();
+        symlink(format!("../../{SCSI}/block/sdb"), root.join("dev/block/8:16")).unwrap();
+        let devno = |text: &str| text.parse().unwrap();
+        let outline = Outline { wwid: "3600a".into(), devno: devno("254:0"), members: [devno("8:16")].into() };
+        let outlines: Arc<[Outline]> = [outline].into();
+        let request = move |scope| Request { scope, outlines: Some(Arc::clone(&outlines)), ..Request::default() };
+        let places = Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev") };
+        let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
+        reader.read(&request(Scope::Everything)).unwrap();
+        (tree, reader, request)
+    }
+
+    fn disk(reader: &mut Sysfs, request: Request) -> Option<Arc<Disk>> {
+        let reading = reader.read(&request).unwrap();
+        assert_eq!(reading.unreadable, []);
+        reading.maps[0].members.first().cloned()
+    }
+
+    fn state(reader: &mut Sysfs, request: Request) -> Option<String> {
+        disk(reader, request)?.states.device.as_deref().map(str::to_owned)
+    }
+
+    #[test]
+    fn states_are_left_to_readings_of_their_own_where_there_are_some() {
+        let (tree, mut reader, request) = host();
+        let file = tree.path().join(SCSI).join("state");
+        for word in ["offline", "blocked"] {
+            fs::write(&file, word).unwrap();
+            assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some(word));
+        }
+        fs::write(&file, "running").unwrap();
+        assert_eq!(state(&mut reader, request(Scope::States)).as_deref(), Some("running"));
+        fs::write(&file, "offline").unwrap();
+        assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some("running"));
+        assert_eq!(state(&mut reader, request(Scope::Everything)).as_deref(), Some("offline"));
+    }
+
+    #[test]
+    fn without_an_event_a_disk_is_read_anew_in_its_turn() {
+        let (tree, mut reader, request) = host();
+        fs::write(tree.path().join(SCSI).join("wwid"), "naa.2").unwrap();
+        let seen = (0..TURNS).any(|_| {
+            let disk = disk(&mut reader, request(Scope::Everything)).unwrap();
+            disk.identity.scsi.as_deref() == Some("naa.2")
+        });
+        assert!(seen);
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_no_member_once_its_state_is() {
+        let (tree, mut reader, request) = host();
+        fs::remove_file(tree.path().join("dev/block/8:16")).unwrap();
+        fs::remove_dir_all(tree.path().join(SCSI)).unwrap();
+        assert_eq!(disk(&mut reader, request(Scope::Everything)), None);
     }
 }

@@ -44,11 +44,13 @@ impl FibreChannel {
     /// If they cannot be listed. No Fibre Channel at all is no error.
     pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let (hosts, file) = (&mut self.hosts, &mut self.file);
-        hosts.read(unreadable, |directory, _, last| read_host_port(file, directory, last))?;
-        self.remote.read(unreadable, |directory, name, last| {
+        let listed =
+            hosts.read(unreadable, |directory, _, last, unreadable| read_host_port(file, directory, last, unreadable));
+        self.remote.read(unreadable, |directory, name, last, unreadable| {
             let host = host_of(name).and_then(|host| hosts.get(&host));
-            read_remote_port(file, directory, host.map(|host| &**host), last)
-        })
+            read_remote_port(file, directory, host.map(|host| &**host), last, unreadable)
+        })?;
+        listed
     }
 
     /// Ports of this host.
@@ -66,11 +68,13 @@ fn read_host_port(
     file: &mut Attribute,
     directory: &Path,
     last: Option<&FcHostPort>,
+    unreadable: &mut Vec<Error>,
 ) -> Result<Option<FcHostPort>, Error> {
     let Some(state) = file.text(directory, "port_state")?.map(Arc::<str>::from) else { return Ok(None) };
     let port_name = match last {
         Some(last) if !last.port_name.is_empty() => Arc::clone(&last.port_name),
-        _ => file.word(directory, "port_name")?,
+        // A driver that is still at work has not set it yet.
+        _ => unless_cleared(file.word_or_note(directory, "port_name", unreadable)),
     };
     Ok(Some(FcHostPort { port_name, state }))
 }
@@ -80,21 +84,25 @@ fn read_remote_port(
     directory: &Path,
     host: Option<&FcHostPort>,
     last: Option<&FcRemotePort>,
+    unreadable: &mut Vec<Error>,
 ) -> Result<Option<FcRemotePort>, Error> {
     let Some(state) = file.text(directory, "port_state")?.map(Arc::<str>::from) else { return Ok(None) };
     if last.is_none() && file.parsed::<i64>(directory, "scsi_target_id")?.is_none_or(|id| id < 0) {
         return Ok(None);
     }
-    let mut ports = last.map(|last| last.ports.clone()).unwrap_or_default();
-    if !ports.are_known() {
+    let changed = last.is_none_or(|last| last.state != state);
+    let mut port = FcRemotePort { state, ..last.cloned().unwrap_or_default() };
+    // One that comes back may be another: which one gets a lost one's place is configured (`tgtid_bind_type`).
+    if (changed && port.is_up()) || !port.ports.are_known() {
+        let mut name = |name| unless_cleared(file.word_or_note(directory, name, unreadable));
         let now = Ports {
             initiator_port: host.map(|host| Arc::clone(&host.port_name)).unwrap_or_default(),
-            target: unless_cleared(file.word(directory, "node_name")?),
-            target_port: unless_cleared(file.word(directory, "port_name")?),
+            target: name("node_name"),
+            target_port: name("port_name"),
         };
-        ports = now.or(&ports);
+        port.ports = now.or(&port.ports);
     }
-    Ok(Some(FcRemotePort { ports, state }))
+    Ok(Some(port))
 }
 
 fn unless_cleared(name: Arc<str>) -> Arc<str> {

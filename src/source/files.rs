@@ -5,15 +5,17 @@
 //! `None`. What else goes wrong is an error that names the file.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Error, is_gone};
@@ -22,8 +24,8 @@ use super::{Error, is_gone};
 const PAGE: usize = 4096;
 
 /// sysfs gives an attribute whole in one read, which is what makes it one state and not two.
-fn read_whole(path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+fn read_whole(anchor: BorrowedFd, path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    let file = rustix::fs::openat(anchor, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))
 }
 
@@ -32,6 +34,14 @@ pub fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -
     read.unwrap_or_else(|error| {
         unreadable.push(error);
         None
+    })
+}
+
+/// What was read; an error is noted, and what was there last time stands.
+pub fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unreadable: &mut Vec<Error>) -> T {
+    read.unwrap_or_else(|error| {
+        unreadable.push(error);
+        last.cloned().unwrap_or_default()
     })
 }
 
@@ -78,6 +88,33 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
     Ok(list)
 }
 
+/// Directories held open while many files below them are read: half of what opening a file costs is the way to it.
+#[derive(Debug, Default)]
+pub struct Anchors {
+    open: HashMap<Arc<Path>, Option<OwnedFd>>,
+}
+
+impl Anchors {
+    /// The directory; `None` if it is gone.
+    pub fn get(&mut self, directory: &Arc<Path>) -> Result<Option<BorrowedFd<'_>>, Error> {
+        if !self.open.contains_key(directory) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = match rustix::fs::open(&**directory, flags, Mode::empty()) {
+                Ok(opened) => Some(opened),
+                Err(error) if is_gone(&error.into()) => None,
+                Err(error) => return Err(Error::new(directory.display(), io::Error::from(error))),
+            };
+            self.open.insert(Arc::clone(directory), opened);
+        }
+        Ok(self.open.get(directory).and_then(Option::as_ref).map(OwnedFd::as_fd))
+    }
+
+    /// Closes them all.
+    pub fn close(&mut self) {
+        self.open.clear();
+    }
+}
+
 /// Reads small files into one buffer.
 #[derive(Debug, Default)]
 pub struct Attribute {
@@ -92,12 +129,29 @@ impl Attribute {
         self.path.push(directory);
         self.path.push("/");
         self.path.push(name);
+        self.read(CWD, Path::new(""))
+    }
+
+    /// As text, padding trimmed, of a file below a directory that is open. `anchor` is where that is.
+    pub fn text_below(&mut self, open: BorrowedFd, anchor: &Path, file: &[&str]) -> Result<Option<&str>, Error> {
+        self.path.clear();
+        for (index, part) in file.iter().enumerate() {
+            self.path.push(if index == 0 { "" } else { "/" });
+            self.path.push(part);
+        }
+        match self.read(open, anchor)?.is_some() {
+            true => Ok(self.as_text()),
+            false => Ok(None),
+        }
+    }
+
+    fn read(&mut self, open: BorrowedFd, anchor: &Path) -> Result<Option<&[u8]>, Error> {
         self.content.resize(PAGE, 0);
-        let length = match read_whole(&self.path, &mut self.content) {
+        let length = match read_whole(open, &self.path, &mut self.content) {
             Ok(length) => length,
             Err(Errno::INVAL | Errno::NOTCONN) => return Ok(None),
             Err(error) if is_gone(&error.into()) => return Ok(None),
-            Err(error) => return Err(Error::new(Path::new(&self.path).display(), io::Error::from(error))),
+            Err(error) => return Err(Error::new(anchor.join(&self.path).display(), io::Error::from(error))),
         };
         self.content.truncate(length);
         if self.content.last() == Some(&b'\n') {
@@ -108,18 +162,27 @@ impl Attribute {
 
     /// As text, padding trimmed.
     pub fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
-        if self.bytes(directory, name)?.is_none() {
-            return Ok(None);
+        match self.bytes(directory, name)?.is_some() {
+            true => Ok(self.as_text()),
+            false => Ok(None),
         }
+    }
+
+    fn as_text(&mut self) -> Option<&str> {
         if let Cow::Owned(lossy) = String::from_utf8_lossy(&self.content) {
             self.content = lossy.into_bytes();
         }
-        Ok(str::from_utf8(&self.content).ok().map(str::trim))
+        str::from_utf8(&self.content).ok().map(str::trim)
     }
 
     /// As text to keep; empty for what the kernel does not know or has not been told, which it prints as `(null)`.
     pub fn word(&mut self, directory: &Path, name: &str) -> Result<Arc<str>, Error> {
         Ok(self.text(directory, name)?.filter(|text| *text != "(null)").map(Arc::from).unwrap_or_default())
+    }
+
+    /// The same where it can be read, otherwise empty, and the error noted.
+    pub fn word_or_note(&mut self, directory: &Path, name: &str, unreadable: &mut Vec<Error>) -> Arc<str> {
+        or_note(self.word(directory, name).map(Some), unreadable).unwrap_or_default()
     }
 
     /// As a value that prints like this; an error if it does not.

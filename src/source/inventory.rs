@@ -29,15 +29,15 @@ impl<Object: PartialEq> Inventory<Object> {
         Inventory { class, known: BTreeMap::new() }
     }
 
-    /// Reads each object: `read` gets its directory, its name, and what it was last time, and gives `None` for what is
-    /// gone or does not count.
+    /// Reads each object: `read` gets its directory, its name, what it was last time, and where to note what of it could
+    /// not be read; it gives `None` for what is gone or does not count.
     ///
     /// # Errors
     /// If the directory is there and cannot be listed.
     pub fn read(
         &mut self,
         unreadable: &mut Vec<Error>,
-        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>) -> Result<Option<Object>, Error>,
+        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
     ) -> Result<(), Error> {
         let entries = list(&self.class)?;
         let mut before = std::mem::take(&mut self.known);
@@ -46,7 +46,7 @@ impl<Object: PartialEq> Inventory<Object> {
                 Some((name, known)) if known.inode == entry.inode => (name, Some(known.object)),
                 _ => (entry.name.into(), None),
             };
-            let object = match read(&self.class.join(&*name), &name, last.as_deref()) {
+            let object = match read(&self.class.join(&*name), &name, last.as_deref(), unreadable) {
                 Ok(now) => now.map(|now| last.filter(|last| **last == now).unwrap_or_else(|| Arc::new(now))),
                 Err(error) => {
                     unreadable.push(error);

@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
-use super::files::{Attribute, follow};
+use super::files::{Attribute, follow, or_note};
 use super::interfaces;
 use super::inventory::Inventory;
 use crate::topology::{IscsiSession, Ports, portal};
+
+/// What open-iscsi may write for the interface of a session that is bound to none.
+const BOUND_TO_NOTHING: &str = "default";
 
 /// Reads sessions and remembers them.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ impl Iscsi {
     /// If they cannot be listed. No iSCSI at all is no error.
     pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
-        self.sessions.read(unreadable, |directory, name, last| reader.session(directory, name, last))
+        self.sessions
+            .read(unreadable, |directory, name, last, unreadable| reader.session(directory, name, last, unreadable))
     }
 
     /// All sessions.
@@ -57,45 +61,45 @@ impl Iscsi {
 }
 
 impl Reader {
-    /// The session; `None` if it is gone.
+    /// The session; `None` if it is gone. An error if its state cannot be told: what else cannot be read leaves only itself
+    /// out.
     fn session(
         &mut self,
         directory: &Path,
         name: &Arc<str>,
         last: Option<&IscsiSession>,
+        unreadable: &mut Vec<Error>,
     ) -> Result<Option<IscsiSession>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let last = last.cloned().unwrap_or_default();
         let changed = last.state != state;
         let mut session = IscsiSession { name: Arc::clone(name), state, ..last };
         if (changed && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
-            self.look_closer(directory, &mut session)?;
+            self.look_closer(directory, &mut session, unreadable);
         }
         Ok(Some(session))
     }
 
     /// Finds out what the session is. What cannot be told now stays.
-    fn look_closer(&mut self, directory: &Path, session: &mut IscsiSession) -> Result<(), Error> {
+    fn look_closer(&mut self, directory: &Path, session: &mut IscsiSession, unreadable: &mut Vec<Error>) {
         let number = session.name.trim_start_matches("session");
         let connection = self.root.join("class/iscsi_connection").join(format!("connection{number}:0"));
-        let address = self.file.word(&connection, "persistent_address")?;
-        let mut now = Ports {
-            target: self.file.word(directory, "targetname")?,
-            target_port: portal(&address, &self.file.word(&connection, "persistent_port")?),
-            ..Ports::default()
-        };
-        if let Some(host) = self.host_of(directory)? {
-            let source = self.file.word(&host, "ipaddress")?.parse().ok();
-            let bound = self.file.word(&host, "netdev")?;
+        let host = or_note(self.host_of(directory), unreadable);
+        let mut word = |directory: &Path, name| self.file.word_or_note(directory, name, unreadable);
+        let (address, port) = (word(&connection, "persistent_address"), word(&connection, "persistent_port"));
+        let mut now =
+            Ports { target: word(directory, "targetname"), target_port: portal(&address, &port), ..Ports::default() };
+        if let Some(host) = host {
+            let source = word(&host, "ipaddress").parse().ok();
+            let bound = word(&host, "netdev");
             now.initiator_port = match source {
-                // What open-iscsi writes for a session that is bound to nothing.
-                Some(source) if bound.is_empty() || &*bound == "default" => interfaces::owner_of(source),
-                _ => bound,
+                _ if !bound.is_empty() && &*bound != BOUND_TO_NOTHING => bound,
+                Some(source) => interfaces::owner_of(source),
+                None => Arc::default(),
             };
             session.source = source.or(session.source);
         }
         session.ports = now.or(&session.ports);
-        Ok(())
     }
 
     /// The iSCSI host that the session belongs to: it lies in that host's directory.

@@ -116,7 +116,9 @@ impl Nvme {
 
     fn look(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let file = &mut self.file;
-        self.controllers.read(unreadable, |directory, name, last| read_controller(file, directory, name, last))?;
+        self.controllers.read(unreadable, |directory, name, last, unreadable| {
+            read_controller(file, directory, name, last, unreadable)
+        })?;
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
         let mut before = std::mem::take(&mut self.heads);
@@ -126,6 +128,10 @@ impl Nvme {
                 Ok(entries) => entries,
                 Err(error) => {
                     unreadable.push(error);
+                    // The heads of nvme-subsys0 are nvme0n1, nvme0n2, ….
+                    let start = subsystem.name.replacen("-subsys", "", 1) + "n";
+                    let names: Vec<_> = before.keys().filter(|name| name.starts_with(&start)).cloned().collect();
+                    self.heads.extend(names.iter().filter_map(|name| before.remove_entry(name)));
                     continue;
                 }
             };
@@ -154,7 +160,8 @@ impl Nvme {
         Ok(())
     }
 
-    /// A head and its paths; `None` if it is gone.
+    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: what else cannot be read
+    /// stays as it was.
     fn head(
         &mut self,
         subsystem: &Path,
@@ -164,60 +171,69 @@ impl Nvme {
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Head>, Error> {
         let directory = subsystem.join(name);
-        let wwid = self.file.word(&directory, "wwid")?;
-        if wwid.is_empty() {
-            return Ok(None);
-        }
+        let wwid = match (self.file.word(&directory, "wwid"), last) {
+            (Ok(wwid), _) if wwid.is_empty() => return Ok(None),
+            (Ok(wwid), _) => wwid,
+            (Err(error), Some(last)) => {
+                unreadable.push(error);
+                Arc::clone(&last.wwid)
+            }
+            (Err(error), None) => return Err(error),
+        };
         let known = last.filter(|last| last.wwid == wwid);
         let mut paths = Vec::new();
         for controller in controllers {
             let path_name = path_name(name, &controller.name);
             let directory = self.root.join("class/nvme").join(&*controller.name).join(&path_name);
             let last = known.and_then(|head| head.paths.iter().find(|path| *path.name == *path_name));
-            match self.path(&directory, path_name, controller, last) {
-                Ok(path) => paths.extend(path),
-                Err(error) => {
-                    unreadable.push(error);
-                    paths.extend(last.cloned());
-                }
-            }
+            paths.extend(self.path(&directory, path_name, controller, last, unreadable));
         }
         paths.sort_by(|one, other| one.name.cmp(&other.name));
         let mut word = |directory: &Path, name, last: Option<&Arc<str>>| match last {
             Some(last) if !last.is_empty() => Arc::clone(last),
-            _ => or_note(self.file.word(directory, name).map(Some), unreadable).unwrap_or_default(),
+            _ => self.file.word_or_note(directory, name, unreadable),
+        };
+        let uuid = word(&directory, "uuid", known.map(|head| &head.uuid));
+        let model = word(subsystem, "model", known.map(|head| &head.model));
+        let firmware = match word(subsystem, "firmware_rev", None) {
+            firmware if firmware.is_empty() => known.map(|head| Arc::clone(&head.firmware)).unwrap_or_default(),
+            firmware => firmware,
         };
         Ok(Some(Head {
             wwid,
             name: name.into(),
-            uuid: word(&directory, "uuid", known.map(|head| &head.uuid)),
-            model: word(subsystem, "model", known.map(|head| &head.model)),
-            firmware: word(subsystem, "firmware_rev", None),
-            size_bytes: self.size(&directory)?,
-            read_only: self.file.flag(&directory, "ro")?,
-            inflight_requests: inflight_requests(&mut self.file, &directory)?,
+            uuid,
+            model,
+            firmware,
+            size_bytes: or_note(self.size(&directory), unreadable).or(known.and_then(|head| head.size_bytes)),
+            read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
+            inflight_requests: or_note(inflight_requests(&mut self.file, &directory), unreadable)
+                .or(known.and_then(|head| head.inflight_requests)),
             paths,
         }))
     }
 
-    /// The path of a head through a controller; `None` if there is none.
+    /// The path of a head through a controller; `None` if there is none. What cannot be read of it stays as it was.
     fn path(
         &mut self,
         directory: &Path,
         name: String,
         controller: &Arc<Controller>,
         last: Option<&HeadPath>,
-    ) -> Result<Option<HeadPath>, Error> {
-        let Some(size_bytes) = self.size(directory)? else { return Ok(None) };
-        let name = last.map_or_else(|| name.into(), |last| Arc::clone(&last.name));
-        Ok(Some(HeadPath {
-            name,
-            ana_state: self.file.text(directory, "ana_state")?.map(Arc::from),
-            ana_group: self.file.parsed(directory, "ana_grpid")?,
-            size_bytes: Some(size_bytes),
-            read_only: self.file.flag(directory, "ro")?,
-            controller: Arc::clone(controller),
-        }))
+        unreadable: &mut Vec<Error>,
+    ) -> Option<HeadPath> {
+        let mut path = last.cloned().unwrap_or_else(|| HeadPath { name: name.into(), ..HeadPath::default() });
+        path.controller = Arc::clone(controller);
+        let mut keep = |read: Result<(), Error>| unreadable.extend(read.err());
+        match self.size(directory) {
+            Ok(None) => return None,
+            size => keep(size.map(|size| path.size_bytes = size)),
+        }
+        let ana_state = self.file.text(directory, "ana_state");
+        keep(ana_state.map(|state| path.ana_state = state.map(Arc::from)));
+        keep(self.file.parsed(directory, "ana_grpid").map(|group| path.ana_group = group));
+        keep(self.file.flag(directory, "ro").map(|read_only| path.read_only = read_only));
+        Some(path)
     }
 
     fn size(&mut self, directory: &Path) -> Result<Option<u64>, Error> {
@@ -231,15 +247,18 @@ fn read_controller(
     directory: &Path,
     name: &Arc<str>,
     last: Option<&Controller>,
+    unreadable: &mut Vec<Error>,
 ) -> Result<Option<Controller>, Error> {
     let Some(state) = file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
     if let Some(last) = last.filter(|last| last.ports.are_known() && (last.state == state || &*state != LIVE)) {
         return Ok(Some(Controller { state, ..last.clone() }));
     }
-    let transport = file.text(directory, "transport")?.map(transport_named).unwrap_or_default();
-    let target = file.word(directory, "subsysnqn")?;
-    let address = file.text(directory, "address")?.unwrap_or_default();
-    let (initiator_port, target_port) = ends(transport, address);
+    let transport = match transport_named(&file.word_or_note(directory, "transport", unreadable)) {
+        Transport::Unknown => last.map(|last| last.transport).unwrap_or_default(),
+        transport => transport,
+    };
+    let target = file.word_or_note(directory, "subsysnqn", unreadable);
+    let (initiator_port, target_port) = ends(transport, &file.word_or_note(directory, "address", unreadable));
     let ports = Ports { initiator_port, target, target_port };
     let ports = match last {
         Some(last) => ports.or(&last.ports),

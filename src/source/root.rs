@@ -18,10 +18,10 @@ use super::files::{follow, list};
 use crate::topology::DevNo;
 
 /// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
-/// told. `procfs` and `sysfs` are where these are mounted.
-pub fn devices(procfs: &Path, sysfs: &Path) -> HashSet<String> {
+/// told. `procfs` and `sysfs` are where these are mounted. `None` if what is mounted cannot be read.
+pub fn devices(procfs: &Path, sysfs: &Path) -> Option<HashSet<String>> {
     let mut found = HashSet::new();
-    let root = root_device(procfs).and_then(|devno| place_of(sysfs, devno));
+    let root = root_device(&mounts(procfs)?).and_then(|devno| place_of(sysfs, devno));
     let mut open: Vec<PathBuf> = root.into_iter().collect();
     while let Some(place) = open.pop() {
         let Some(name) = place.file_name().and_then(|name| name.to_str()) else { continue };
@@ -38,13 +38,17 @@ pub fn devices(procfs: &Path, sysfs: &Path) -> HashSet<String> {
             open.extend(follow(&sysfs.join(&slaves).join(entry.name), &slaves).ok().flatten());
         }
     }
-    found
+    Some(found)
 }
 
-/// The device of the file system on `/`, as the first process sees it, or we if that may not be read.
-fn root_device(procfs: &Path) -> Option<DevNo> {
+/// What is mounted, as the first process sees it, or we if that may not be read.
+fn mounts(procfs: &Path) -> Option<String> {
     let tables = ["1/mountinfo", "self/mountinfo"];
-    let table = tables.iter().find_map(|table| fs::read_to_string(procfs.join(table)).ok())?;
+    tables.iter().find_map(|table| fs::read_to_string(procfs.join(table)).ok())
+}
+
+/// The device of the file system on `/`.
+fn root_device(table: &str) -> Option<DevNo> {
     // What was mounted last is on top.
     let (devno, source) = table.lines().rev().find_map(mounted_on_root)?;
     match devno.major {
@@ -122,7 +126,7 @@ mod tests {
         fs::write(sysfs.join("devices/pci/block/sdb/sdb1/partition"), "1\n").unwrap();
         fs::create_dir_all(sysfs.join("dev/block")).unwrap();
         symlink("../../devices/virtual/block/dm-2", sysfs.join("dev/block/254:2")).unwrap();
-        let mut found: Vec<_> = devices(&procfs, &sysfs).into_iter().collect();
+        let mut found: Vec<_> = devices(&procfs, &sysfs).unwrap().into_iter().collect();
         found.sort();
         assert_eq!(found, ["dm-0", "dm-1", "dm-2", "sda", "sdb", "sdb1"]);
     }
@@ -130,9 +134,9 @@ mod tests {
     #[test]
     fn a_root_on_no_device_is_on_none() {
         let tree = tempfile::tempdir().unwrap();
-        assert_eq!(devices(tree.path(), tree.path()), HashSet::new());
+        assert_eq!(devices(tree.path(), tree.path()), None);
         fs::create_dir_all(tree.path().join("self")).unwrap();
         fs::write(tree.path().join("self/mountinfo"), "1 0 0:5 / / rw - overlay overlay rw\n").unwrap();
-        assert_eq!(devices(tree.path(), tree.path()), HashSet::new());
+        assert_eq!(devices(tree.path(), tree.path()), Some(HashSet::new()));
     }
 }

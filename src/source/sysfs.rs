@@ -30,7 +30,9 @@ pub enum Scope {
     /// Everything of every device; but see [`Scope::States`].
     #[default]
     Everything,
-    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states.
+    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states. Where
+    /// device mapper tells the maps, and these are read by themselves now and then, a reading of everything leaves them out:
+    /// they are most of what it would cost.
     States,
     /// Everything of these devices.
     Devices(HashSet<DevNo>),
@@ -155,9 +157,9 @@ impl Sysfs {
         let maps = self.block.read(request, &self.ways, &self.identities, &mut unreadable)?;
         if request.scope == Scope::Everything {
             self.look_for_unassembled(&maps, &mut unreadable);
-            let root = root::devices(&self.places.procfs, &self.places.sysfs);
-            if *self.root != root {
-                self.root = Arc::new(root);
+            match root::devices(&self.places.procfs, &self.places.sysfs) {
+                Some(root) if root != *self.root => self.root = Arc::new(root),
+                _ => {}
             }
         }
         let heads = self.nvme.as_mut().map(|nvme| nvme.read(&mut unreadable)).unwrap_or_default();

@@ -7,16 +7,22 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::Error;
 use super::files::list;
 use crate::topology::DevNo;
+
+/// What was changed longer ago than this has been seen, whatever the step of the clock.
+const CLOCK: Duration = Duration::from_secs(1);
 
 /// Reads the identities of disks and remembers them.
 #[derive(Debug)]
 pub struct UdevDb {
     directory: PathBuf,
     known: HashMap<DevNo, Known>,
+    /// When the directory had been changed last, where all that is in it has been read since.
+    unchanged: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -36,7 +42,7 @@ struct Identity {
 impl UdevDb {
     /// `directory` is where udev keeps it.
     pub fn new(directory: &Path) -> Self {
-        UdevDb { directory: directory.to_owned(), known: HashMap::new() }
+        UdevDb { directory: directory.to_owned(), known: HashMap::new(), unchanged: None }
     }
 
     /// Reads what changed.
@@ -44,7 +50,14 @@ impl UdevDb {
     /// # Errors
     /// If it is there and cannot be listed. None at all (a container, a host without udev) is no error.
     pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+        // To replace an entry changes the directory. The clock that says when goes in steps of some milliseconds.
+        let now = SystemTime::now();
+        let changed = std::fs::metadata(&self.directory).and_then(|directory| directory.modified()).ok();
+        if changed.is_some() && changed == self.unchanged {
+            return Ok(());
+        }
         let entries = list(&self.directory)?;
+        self.unchanged = changed.filter(|changed| now.duration_since(*changed).is_ok_and(|since| since > CLOCK));
         let mut before = std::mem::take(&mut self.known);
         for entry in entries {
             let Some(devno) = entry.name.strip_prefix('b').and_then(|devno| devno.parse::<DevNo>().ok()) else {
@@ -60,6 +73,7 @@ impl UdevDb {
                         Err(error) if super::is_gone(&error) => continue,
                         Err(error) => {
                             unreadable.push(Error::new(file.display(), error));
+                            self.unchanged = None;
                             // Read again next time.
                             Known { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }
                         }

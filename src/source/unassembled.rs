@@ -53,7 +53,7 @@ impl WholeDisks {
         unreadable: &mut Vec<Error>,
     ) -> Result<Vec<Unassembled>, Error> {
         let file = &mut self.file;
-        self.disks.read(unreadable, |directory, name, last| match last {
+        self.disks.read(unreadable, |directory, name, last, _| match last {
             Some(last) => Ok(Some(last.clone())),
             None if !is_disk(name) || is_head(directory)? => Ok(None),
             None => {
@@ -61,16 +61,21 @@ impl WholeDisks {
                 Ok(devno.map(|devno| WholeDisk { name: Arc::clone(name), devno }))
             }
         })?;
+        let disks = self.disks.all();
+        let (assembled, free): (Vec<_>, Vec<_>) = disks.iter().partition(|disk| members.contains(&disk.devno));
         let mut paths: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
-        let mut assembled = HashSet::new();
-        for disk in self.disks.all() {
-            let Some(wwid) = identities.wwid(disk.devno, &disk.name) else { continue };
-            if members.contains(&disk.devno) {
-                assembled.insert(Arc::clone(wwid));
+        for disk in free {
+            if let Some(wwid) = identities.wwid(disk.devno, &disk.name) {
+                paths.entry(Arc::clone(wwid)).or_default().push(Arc::clone(&disk.name));
             }
-            paths.entry(Arc::clone(wwid)).or_default().push(Arc::clone(&disk.name));
         }
-        paths.retain(|wwid, paths| paths.len() > 1 && !assembled.contains(wwid));
+        paths.retain(|_, paths| paths.len() > 1);
+        // On nearly every host that is all: there are none.
+        if !paths.is_empty() {
+            let wwids: HashSet<_> =
+                assembled.iter().filter_map(|disk| identities.wwid(disk.devno, &disk.name)).collect();
+            paths.retain(|wwid, _| !wwids.contains(wwid));
+        }
         Ok(paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect())
     }
 }

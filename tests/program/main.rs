@@ -6,6 +6,7 @@
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
+//! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
@@ -25,3 +26,4 @@ mod http;
 mod logging;
 mod robustness;
 mod signals;
+mod storage;

@@ -50,6 +50,12 @@ impl Host {
         Host { sysfs: Tree::recorded(&recorded_tree(state)), multipathd: FakeMultipathd::start(reply) }
     }
 
+    /// A host without any device, whose multipathd knows none.
+    pub fn bare() -> Self {
+        let reply = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": []\n}\n";
+        Host { sysfs: Tree::empty(), multipathd: FakeMultipathd::start(Reply::Text(reply.to_owned())) }
+    }
+
     /// From one recorded state to another.
     pub fn turn_into(&self, state: &str) {
         self.sysfs.record(&recorded_tree(state));
@@ -91,7 +97,8 @@ impl Host {
     }
 }
 
-fn recorded_tree(state: &str) -> String {
+/// What the real sysfs held in this state of the recorded host.
+pub fn recorded_tree(state: &str) -> String {
     fixture(&format!("sysfs/6.1-tgt-iscsi-retry/{state}.txt"))
 }
 

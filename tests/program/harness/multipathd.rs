@@ -43,12 +43,31 @@ fn framed(text: &[u8]) -> Vec<u8> {
     [&(text.len() + 1).to_ne_bytes()[..], text, b"\0"].concat()
 }
 
+/// What it is asked, and what it says to that.
 struct Script {
     daemon: Reply,
     maps: Reply,
-    asked_for_daemon: u64,
-    asked_for_maps: u64,
+    paths: Reply,
+    asked: u64,
+    asked_for_paths: u64,
     ended: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Question {
+    Daemon,
+    Maps,
+    Paths,
+}
+
+impl Script {
+    fn reply(&self, question: Question) -> &Reply {
+        match question {
+            Question::Daemon => &self.daemon,
+            Question::Maps => &self.maps,
+            Question::Paths => &self.paths,
+        }
+    }
 }
 
 struct Shared {
@@ -63,12 +82,13 @@ pub struct FakeMultipathd {
 }
 
 impl FakeMultipathd {
-    /// A daemon that is well and answers this to `show maps json`.
+    /// A daemon that is well, answers this to `show maps json`, and knows no path.
     pub fn start(maps: Reply) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
         let daemon = Reply::Text("pid 4711 idle\n".to_owned());
-        let script = Script { daemon, maps, asked_for_daemon: 0, asked_for_maps: 0, ended: false };
+        let paths = Reply::Text("\n".to_owned());
+        let script = Script { daemon, maps, paths, asked: 0, asked_for_paths: 0, ended: false };
         let shared = Arc::new(Shared { script: Mutex::new(script), changed: Condvar::new() });
         let ours = Arc::clone(&shared);
         thread::spawn(move || {
@@ -99,12 +119,20 @@ impl FakeMultipathd {
         self.shared.changed.notify_all();
     }
 
-    /// Does something, and waits until the daemon has been asked either question anew.
+    /// From now on this is the answer to `show paths raw format %d`.
+    pub fn paths(&self, reply: Reply) {
+        self.shared.script.lock().unwrap().paths = reply;
+        self.shared.changed.notify_all();
+    }
+
+    /// How often it has been asked for its paths.
+    pub fn asked_for_paths(&self) -> u64 {
+        self.shared.script.lock().unwrap().asked_for_paths
+    }
+
+    /// Does something, and waits until the daemon has been asked something anew.
     pub fn asked_after(&self, something: impl FnOnce()) {
-        let asked = || {
-            let script = self.shared.script.lock().unwrap();
-            script.asked_for_daemon + script.asked_for_maps
-        };
+        let asked = || self.shared.script.lock().unwrap().asked;
         let before = asked();
         something();
         eventually("multipathd is asked", || (asked() > before).then_some(()));
@@ -131,22 +159,18 @@ impl Shared {
         if stream.read_exact(&mut question).is_err() {
             return;
         }
-        let of_maps = match question.as_slice() {
-            b"show daemon\0" => false,
-            b"show maps json\0" => true,
+        let question = match question.as_slice() {
+            b"show daemon\0" => Question::Daemon,
+            b"show maps json\0" => Question::Maps,
+            b"show paths raw format %d\0" => Question::Paths,
             other => panic!("the exporter asked {:?}", String::from_utf8_lossy(other)),
         };
         let mut script = self.script.lock().unwrap();
-        match of_maps {
-            true => script.asked_for_maps += 1,
-            false => script.asked_for_daemon += 1,
-        }
-        let held = |script: &mut Script| {
-            let reply = if of_maps { &script.maps } else { &script.daemon };
-            matches!(reply, Reply::Hold) && !script.ended
-        };
+        script.asked += 1;
+        script.asked_for_paths += u64::from(matches!(question, Question::Paths));
+        let held = |script: &mut Script| matches!(script.reply(question), Reply::Hold) && !script.ended;
         let script = self.changed.wait_while(script, held).unwrap();
-        let reply = if of_maps { script.maps.clone() } else { script.daemon.clone() };
+        let reply = script.reply(question).clone();
         drop(script);
         let bytes = match reply {
             Reply::Text(text) => framed(text.as_bytes()),

@@ -80,6 +80,30 @@ impl Page {
         self.value(&format!("multipath_device_{metric}{{wwid=\"{wwid}\"}}"))
     }
 
+    /// The value of a label of the one series of this metric that has these other labels, all as the page writes them.
+    pub fn label(&self, metric: &str, others: &str, label: &str) -> Option<&str> {
+        let mut found = self.samples().filter_map(|(series, _)| {
+            let labels = series.strip_prefix(metric)?.strip_prefix('{')?;
+            labels.contains(others).then_some(labels)
+        });
+        let labels = found.next()?;
+        assert_eq!(found.next(), None, "{metric} with {others} is there more than once");
+        let (_, rest) = labels.split_once(&format!("{label}=\""))?;
+        rest.split_once('"').map(|(value, _)| value)
+    }
+
+    /// What a path shares with others, as its `multipath_path_info` says: transport, initiator port, target, target port.
+    pub fn ports(&self, path: &str) -> [&str; 4] {
+        let path = format!("path=\"{path}\"");
+        ["transport", "initiator_port", "target", "target_port"]
+            .map(|label| self.label("multipath_path_info", &path, &format!(",{label}")).unwrap_or("no such path"))
+    }
+
+    /// The series of a metric and their values, as written.
+    pub fn of_metric(&self, metric: &str) -> BTreeSet<(&str, &str)> {
+        self.samples().filter(|(series, _)| series.split('{').next() == Some(metric)).collect()
+    }
+
     /// The samples that speak of this device, as written.
     pub fn of_device(&self, wwid: &str) -> BTreeSet<(&str, &str)> {
         let label = format!("wwid=\"{wwid}\"");

@@ -102,6 +102,18 @@ impl Tree {
         fs::create_dir(file).unwrap();
     }
 
+    /// What udev knows of a device, below `udev`: written beside the old entry and moved over it, as udevd does.
+    pub fn udev(&self, devno: &str, property: &str) {
+        self.write("udev/.#new", format!("I:4711\nE:{property}\nG:systemd\nV:1\n"));
+        self.rename("udev/.#new", &format!("udev/b{devno}"));
+    }
+
+    /// Empties a file, or puts something else in it: a directory goes, with all that is in it.
+    pub fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.remove(name);
+        self.write(name, content);
+    }
+
     /// A SCSI disk of no transport in particular.
     pub fn add_disk(&self, name: &str, devno: &str) {
         let device = "devices/pci0000:00/host9/target9:0:0/9:0:0:0";

@@ -1,0 +1,375 @@
+//! iSCSI sessions and bonds.
+
+use std::collections::BTreeMap;
+
+use rustix::process::Signal;
+
+use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
+use crate::harness::{Exporter, Host, Page, Tree, recorded_tree};
+
+const SESSION1: &str = "devices/platform/host6/session1/iscsi_session/session1";
+const SESSION2: &str = "devices/platform/host7/session2/iscsi_session/session2";
+const CONNECTION1: &str = "devices/platform/host6/session1/connection1:0/iscsi_connection/connection1:0";
+const HOST6: &str = "devices/platform/host6/iscsi_host/host6";
+
+const TARGET: &str = "iqn.2024-01.org.example:array1";
+
+/// Of each session by name: initiator port, target, target port, and whether it is up.
+fn sessions(page: &Page) -> BTreeMap<String, (String, String, String, f64)> {
+    let series = page.of_metric("multipath_iscsi_session_up");
+    let session = |(series, value): (&str, &str)| {
+        let label = |name| page.label("multipath_iscsi_session_up", series.split_once('{').unwrap().1, name);
+        let label = |name| label(name).unwrap().to_owned();
+        let value = (label(",initiator_port"), label(",target"), label("target_port"), value.parse().unwrap());
+        (label("session"), value)
+    };
+    series.into_iter().map(session).collect()
+}
+
+fn session(initiator_port: &str, target_port: &str, up: f64) -> (String, String, String, f64) {
+    (initiator_port.to_owned(), TARGET.to_owned(), target_port.to_owned(), up)
+}
+
+/// The two sessions of the recorded host, up or not.
+fn both(first_up: f64, second_up: f64) -> BTreeMap<String, (String, String, String, f64)> {
+    let first = ("session1".to_owned(), session("e1", "10.10.1.2:3260", first_up));
+    let second = ("session2".to_owned(), session("e2", "10.10.2.2:3260", second_up));
+    BTreeMap::from([first, second])
+}
+
+fn state_of(page: &Page, session: &str) -> Option<String> {
+    let session = format!("session=\"{session}\"");
+    page.label("multipath_iscsi_session_state", &session, ",state").map(str::to_owned)
+}
+
+#[test]
+fn sessions_and_paths_are_called_after_what_they_go_over() {
+    let page = Host::recorded("01-healthy").exporter(&[]).metrics();
+    assert_eq!(sessions(&page), both(1.0, 1.0));
+    assert_eq!(page.ports("sdb"), ["iscsi", "e1", TARGET, "10.10.1.2:3260"]);
+    assert_eq!(page.ports("sdd"), ["iscsi", "e2", TARGET, "10.10.2.2:3260"]);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn labels_do_not_change_when_sessions_die_and_come_back() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let before = exporter.metrics();
+    let labels = |page: &Page| -> Vec<String> {
+        let info = page.of_metric("multipath_path_info");
+        info.into_iter().map(|(series, _)| series.to_owned()).collect()
+    };
+    for (state, first, second) in
+        [("02-net1-lost", 0.0, 1.0), ("03-both-lost", 0.0, 0.0), ("02-net1-lost", 0.0, 1.0), ("04-back", 1.0, 1.0)]
+    {
+        host.turn_into(state);
+        let page = exporter.reread();
+        assert_eq!(sessions(&page), both(first, second), "{state}");
+        assert_eq!(labels(&page), labels(&before), "{state}");
+        assert_no_errors(&page);
+    }
+}
+
+#[test]
+fn the_states_of_sessions_are_the_kernels() {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&[]);
+    let page = exporter.metrics();
+    assert_eq!(state_of(&page, "session1").as_deref(), Some("FREE"));
+    assert_eq!(state_of(&page, "session2").as_deref(), Some("LOGGED_IN"));
+    for state in ["FAILED", "ON HOLD"] {
+        host.sysfs.write(&format!("{SESSION2}/state"), format!("{state}\n"));
+        let page = exporter.reread();
+        assert_eq!(state_of(&page, "session2").as_deref(), Some(state));
+        assert_eq!(sessions(&page), both(0.0, 0.0));
+    }
+}
+
+#[test]
+fn a_network_that_is_down_at_the_start_is_named_all_the_same() {
+    let host = Host::recorded("03-both-lost");
+    let exporter = host.exporter(&[]);
+    let page = exporter.metrics();
+    assert_eq!(sessions(&page), both(0.0, 0.0));
+    assert_eq!(page.ports("sdb"), ["iscsi", "e1", TARGET, "10.10.1.2:3260"]);
+    assert_no_errors(&page);
+
+    host.turn_into("04-back");
+    assert_eq!(sessions(&exporter.reread()), both(1.0, 1.0));
+}
+
+#[test]
+fn a_session_that_is_bound_to_nothing_leaves_through_the_owner_of_its_address() {
+    for (netdev, address, interface) in [
+        ("(null)", Some("127.0.0.1"), "lo"),
+        ("default", Some("127.0.0.1"), "lo"),
+        ("", Some("127.0.0.1"), "lo"),
+        ("(null)", Some("192.0.2.255"), ""),
+        ("default", Some("192.0.2.255"), ""),
+        ("(null)", Some("(null)"), ""),
+        ("(null)", None, ""),
+        ("default", None, ""),
+        ("e9", Some("127.0.0.1"), "e9"),
+        ("e9", None, "e9"),
+    ] {
+        let host = Host::recorded("01-healthy");
+        host.sysfs.write(&format!("{HOST6}/netdev"), format!("{netdev}\n"));
+        match address {
+            Some(address) => host.sysfs.write(&format!("{HOST6}/ipaddress"), format!("{address}\n")),
+            None => host.sysfs.remove(&format!("{HOST6}/ipaddress")),
+        }
+        let page = host.exporter(&[]).metrics();
+        let what = format!("{netdev} {address:?}");
+        assert_eq!(sessions(&page)["session1"], session(interface, "10.10.1.2:3260", 1.0), "{what}");
+        assert_eq!(page.ports("sda")[1], interface, "{what}");
+        assert_no_errors(&page);
+    }
+}
+
+#[test]
+fn a_session_bound_to_nothing_is_named_once_its_network_is_there() {
+    let host = Host::recorded("02-net1-lost");
+    host.sysfs.write(&format!("{HOST6}/netdev"), "default\n");
+    let exporter = host.exporter(&[]);
+    assert_eq!(sessions(&exporter.metrics())["session1"], session("", "10.10.1.2:3260", 0.0));
+    host.sysfs.write(&format!("{HOST6}/ipaddress"), "127.0.0.1\n");
+    host.sysfs.write(&format!("{SESSION1}/state"), "LOGGED_IN\n");
+    assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
+
+    // And stays so when it dies again.
+    host.sysfs.remove(&format!("{HOST6}/ipaddress"));
+    host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page)["session1"], session("lo", "10.10.1.2:3260", 0.0));
+    assert_eq!(page.ports("sdb")[1], "lo");
+}
+
+#[test]
+fn a_login_under_another_number_takes_the_old_ones_place() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for gone in [
+        "class/iscsi_session/session1",
+        "class/iscsi_connection/connection1:0",
+        "class/iscsi_host/host6",
+        "devices/platform/host6",
+        "devices/virtual/block/dm-0/slaves/sdb",
+        "devices/virtual/block/dm-1/slaves/sda",
+        "block/sda",
+        "block/sdb",
+    ] {
+        host.sysfs.remove(gone);
+    }
+    let renumbered = recorded_tree("01-healthy")
+        .replace("session1", "session3")
+        .replace("connection1:0", "connection3:0")
+        .replace("host6", "host8")
+        .replace("= 10.10.1.2", "= 10.10.1.3");
+    host.sysfs.record(&renumbered);
+    let page = exporter.reread();
+    let names: Vec<_> = sessions(&page).into_iter().collect();
+    let third = ("session3".to_owned(), session("e1", "10.10.1.3:3260", 1.0));
+    let second = ("session2".to_owned(), session("e2", "10.10.2.2:3260", 1.0));
+    assert_eq!(names, [second, third]);
+    assert_eq!(page.ports("sdb"), ["iscsi", "e1", TARGET, "10.10.1.3:3260"]);
+    assert_eq!(page.ports("sdd"), ["iscsi", "e2", TARGET, "10.10.2.2:3260"]);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn a_portal_of_ipv6_has_brackets() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(&format!("{CONNECTION1}/persistent_address"), "2001:db8::1\n");
+    let page = host.exporter(&[]).metrics();
+    assert_eq!(sessions(&page)["session1"], session("e1", "[2001:db8::1]:3260", 1.0));
+    assert_eq!(page.ports("sdb")[3], "[2001:db8::1]:3260");
+}
+
+#[test]
+fn a_session_that_cannot_be_read_stays_as_last_read() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    host.sysfs.make_unreadable(&format!("{SESSION1}/state"));
+    host.sysfs.write(&format!("{SESSION2}/state"), "FAILED\n");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page), both(1.0, 0.0));
+    assert_eq!(page.ports("sdb"), ["iscsi", "e1", TARGET, "10.10.1.2:3260"]);
+    assert_errors("its state", &page);
+}
+
+#[test]
+fn what_cannot_be_read_of_a_session_is_all_that_is_missing() {
+    for (what, file) in [
+        ("its target", format!("{SESSION1}/targetname")),
+        ("its portal's address", format!("{CONNECTION1}/persistent_address")),
+        ("its portal's port", format!("{CONNECTION1}/persistent_port")),
+        ("its interface", format!("{HOST6}/netdev")),
+        ("its address", format!("{HOST6}/ipaddress")),
+    ] {
+        let host = Host::recorded("01-healthy");
+        let before = host.exporter(&[]);
+        host.sysfs.make_unreadable(&file);
+        host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
+        assert_eq!(sessions(&before.reread()), both(0.0, 1.0), "{what}");
+        // Read anew where it logs in.
+        host.sysfs.write(&format!("{SESSION1}/state"), "LOGGED_IN\n");
+        let page = before.reread();
+        assert_eq!(sessions(&page), both(1.0, 1.0), "{what}");
+        assert_errors(what, &page);
+
+        let page = host.exporter(&[]).metrics();
+        assert_eq!(sessions(&page).len(), 2, "{what}");
+        assert_eq!(sessions(&page)["session1"].3, 1.0, "{what}");
+        assert_errors(what, &page);
+    }
+}
+
+#[test]
+fn sessions_that_cannot_be_listed_stay_and_are_counted_as_an_error() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    host.sysfs.replace("class/iscsi_session", "");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page), both(1.0, 1.0));
+    assert_eq!(page.ports("sdb"), ["iscsi", "e1", TARGET, "10.10.1.2:3260"]);
+    assert_errors("no list", &page);
+}
+
+#[test]
+fn a_session_that_is_empty_is_there() {
+    let host = Host::recorded("01-healthy");
+    for file in [format!("{SESSION1}/targetname"), format!("{CONNECTION1}/persistent_port"), format!("{HOST6}/netdev")]
+    {
+        host.sysfs.write(&file, "");
+    }
+    host.sysfs.write(&format!("{HOST6}/ipaddress"), "not an address\n");
+    let page = host.exporter(&[]).metrics();
+    assert_eq!(sessions(&page)["session1"], (String::new(), String::new(), String::new(), 1.0));
+    assert_eq!(sessions(&page)["session2"], both(1.0, 1.0)["session2"]);
+}
+
+#[test]
+fn without_iscsi_there_is_nothing_and_no_error() {
+    let host = Host::recorded("01-healthy");
+    for class in ["class/iscsi_session", "class/iscsi_connection", "class/iscsi_host"] {
+        host.sysfs.remove(class);
+    }
+    let page = host.exporter(&[]).metrics();
+    assert_eq!(sessions(&page), BTreeMap::new());
+    assert_no_errors(&page);
+}
+
+#[test]
+fn switched_off_nothing_is_read() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.make_unreadable(&format!("{SESSION1}/state"));
+    let page = host.exporter(&["--no-collector.iscsi"]).metrics();
+    assert_eq!(sessions(&page), BTreeMap::new());
+    assert_eq!(page.ports("sdb"), ["iscsi", "", "", ""]);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn sessions_are_read_again_without_an_event() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--reread.interval=100ms"]);
+    host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
+    let labels =
+        format!("session=\"session1\",target=\"{TARGET}\",target_port=\"10.10.1.2:3260\",initiator_port=\"e1\"");
+    exporter.await_values(&[
+        (&format!("multipath_iscsi_session_up{{{labels}}}"), 0.0),
+        (&format!("multipath_iscsi_session_state{{{labels},state=\"FAILED\"}}"), 1.0),
+        (SYSFS_ERRORS, 0.0),
+    ]);
+}
+
+const BONDS: &str = "iscsi_bonds:
+  - {name: storage, networks: [e1, 10.10.2.0/24], targets: ['iqn.2024-01.org.example:*']}
+  - {name: elsewhere, networks: [e1], targets: ['iqn.2024-02.*']}
+";
+
+fn bond_exporter(host: &Host, config: &str) -> (Tree, Exporter) {
+    let directory = Tree::empty();
+    directory.write("config.yml", config);
+    let exporter = host.exporter(&[&format!("--config.file={}", directory.path("config.yml").display())]);
+    (directory, exporter)
+}
+
+/// Networks of `storage` that are up: `e1`, the CIDR, and all together.
+fn networks_up(page: &Page) -> [Option<f64>; 3] {
+    let network = |name| format!("multipath_iscsi_bond_network_up{{bond=\"storage\",network=\"{name}\"}}");
+    let all = "multipath_iscsi_bond_networks_up{bond=\"storage\"}".to_owned();
+    [network("e1"), network("10.10.2.0/24"), all].map(|series| page.value(&series))
+}
+
+#[test]
+fn the_networks_of_a_bond_are_up_where_its_targets_are_logged_in() {
+    let host = Host::recorded("01-healthy");
+    let (_directory, exporter) = bond_exporter(&host, BONDS);
+    for (state, up) in [
+        ("01-healthy", [1.0, 1.0, 2.0]),
+        ("02-net1-lost", [0.0, 1.0, 1.0]),
+        ("03-both-lost", [0.0, 0.0, 0.0]),
+        ("04-back", [1.0, 1.0, 2.0]),
+    ] {
+        host.turn_into(state);
+        let page = exporter.reread();
+        assert_eq!(networks_up(&page), up.map(Some), "{state}");
+        for (series, value) in [
+            ("multipath_iscsi_bond_networks{bond=\"storage\"}", 2.0),
+            ("multipath_iscsi_bond_networks{bond=\"elsewhere\"}", 1.0),
+            ("multipath_iscsi_bond_networks_up{bond=\"elsewhere\"}", 0.0),
+            ("multipath_iscsi_bond_network_up{bond=\"elsewhere\",network=\"e1\"}", 0.0),
+        ] {
+            assert_eq!(page.value(series), Some(value), "{state}: {series}");
+        }
+    }
+}
+
+#[test]
+fn a_bond_that_is_down_at_the_start_is_down() {
+    for (state, up) in [("02-net1-lost", [0.0, 1.0, 1.0]), ("03-both-lost", [0.0, 0.0, 0.0])] {
+        let host = Host::recorded(state);
+        let (_directory, exporter) = bond_exporter(&host, BONDS);
+        assert_eq!(networks_up(&exporter.metrics()), up.map(Some), "{state}");
+    }
+}
+
+#[test]
+fn a_bond_without_sessions_is_down() {
+    let host = Host::bare();
+    let (_directory, exporter) = bond_exporter(&host, BONDS);
+    assert_eq!(networks_up(&exporter.metrics()), [Some(0.0); 3]);
+}
+
+#[test]
+fn a_network_that_misses_one_of_the_targets_is_down() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(&format!("{SESSION2}/targetname"), "iqn.2024-01.org.example:array2\n");
+    let (_directory, exporter) = bond_exporter(&host, BONDS);
+    assert_eq!(networks_up(&exporter.metrics()), [Some(0.0); 3]);
+}
+
+#[test]
+fn hangup_takes_over_other_bonds() {
+    let host = Host::recorded("02-net1-lost");
+    let (directory, exporter) = bond_exporter(&host, BONDS);
+    directory.write("config.yml", "iscsi_bonds:\n  - {name: other, networks: [e2, e3], targets: ['*:array1']}\n");
+    exporter.signal(Signal::HUP);
+    let page = exporter.await_values(&[
+        ("multipath_iscsi_bond_networks{bond=\"other\"}", 2.0),
+        ("multipath_iscsi_bond_networks_up{bond=\"other\"}", 1.0),
+        ("multipath_iscsi_bond_network_up{bond=\"other\",network=\"e2\"}", 1.0),
+        ("multipath_iscsi_bond_network_up{bond=\"other\",network=\"e3\"}", 0.0),
+    ]);
+    assert_eq!(networks_up(&page), [None; 3]);
+
+    directory.write("config.yml", "");
+    exporter.signal(Signal::HUP);
+    exporter.await_values(&[("multipath_exporter_config_last_reload_successful", 1.0)]);
+    crate::harness::eventually("no bond is left", || {
+        let page = exporter.metrics();
+        page.of_metric("multipath_iscsi_bond_networks").is_empty().then_some(())
+    });
+}

@@ -1,0 +1,170 @@
+//! Paths that differ from their device: all of them should be the same LUN.
+
+use super::{assert_errors, assert_no_errors};
+use crate::harness::{Host, MPATHA, MPATHB, Page, Reply};
+
+const DM_0: &str = "devices/virtual/block/dm-0";
+/// The paths of `mpatha`.
+const SDB: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:2";
+const SDD: &str = "devices/platform/host7/session2/target7:0:0/7:0:0:2";
+
+/// Of `mpatha`: paths that differ in size, write protection and WWID.
+fn mismatches(page: &Page) -> [f64; 3] {
+    let of = |wwid| ["size", "read_only", "wwid"].map(|what| page.device(&format!("{what}_mismatched_paths"), wwid));
+    assert_eq!(of(MPATHB), [Some(0.0); 3]);
+    of(MPATHA).map(Option::unwrap)
+}
+
+fn scsi_says(host: &Host, disk: &str, wwid: &str) {
+    host.sysfs.write(&format!("{disk}/wwid"), format!("{wwid}\n"));
+}
+
+#[test]
+fn paths_of_one_lun_agree() {
+    let host = Host::recorded("01-healthy");
+    for (devno, wwid) in [("8:0", MPATHB), ("8:16", MPATHA), ("8:32", MPATHB), ("8:48", MPATHA)] {
+        host.sysfs.udev(devno, &format!("ID_SERIAL={wwid}"));
+    }
+    let page = host.exporter(&[]).metrics();
+    assert_eq!(mismatches(&page), [0.0; 3]);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn a_path_of_another_size_is_counted_until_it_has_the_same() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    host.sysfs.write(&format!("{SDB}/block/sdb/size"), "262144\n");
+    assert_eq!(mismatches(&exporter.reread()), [1.0, 0.0, 0.0]);
+    host.sysfs.write(&format!("{DM_0}/size"), "262144\n");
+    host.sysfs.write(&format!("{SDD}/block/sdd/size"), "262144\n");
+    assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
+}
+
+#[test]
+fn a_path_without_a_size_has_no_other_one() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(&format!("{SDB}/block/sdb/size"), "0\n");
+    host.sysfs.remove(&format!("{SDD}/block/sdd/size"));
+    assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0; 3]);
+}
+
+#[test]
+fn a_path_of_other_write_protection_is_counted() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    host.sysfs.write(&format!("{SDB}/block/sdb/ro"), "1\n");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 1.0, 0.0]);
+    host.sysfs.write(&format!("{SDD}/block/sdd/ro"), "1\n");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 2.0, 0.0]);
+    host.sysfs.write(&format!("{DM_0}/ro"), "1\n");
+    assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
+    host.sysfs.remove(&format!("{SDD}/block/sdd/ro"));
+    assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
+}
+
+#[test]
+fn another_lun_is_seen_by_what_the_scsi_layer_says() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
+    scsi_says(&host, SDB, "naa.60000000000000000E00000000010002");
+    assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
+}
+
+#[test]
+fn another_lun_is_seen_by_what_udev_says() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    for (devno, wwid) in [("8:16", MPATHA), ("8:48", MPATHA)] {
+        host.sysfs.udev(devno, &format!("ID_SERIAL={wwid}"));
+    }
+    assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
+    host.sysfs.udev("8:16", "ID_SERIAL=360000000000000000e00000000010003");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
+    // One path, whoever says so.
+    scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
+    // A rule that failed to ask the disk says nothing.
+    host.sysfs.udev("8:16", "DEVTYPE=disk");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn a_timer_notices_another_lun_without_an_event() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--resync.interval=100ms"]);
+    let mismatched = format!("multipath_device_wwid_mismatched_paths{{wwid=\"{MPATHA}\"}}");
+    host.sysfs.udev("8:16", "ID_SERIAL=360000000000000000e00000000010003");
+    exporter.await_values(&[(&mismatched, 1.0)]);
+    host.sysfs.udev("8:16", &format!("ID_SERIAL={MPATHA}"));
+    exporter.await_values(&[(&mismatched, 0.0)]);
+    scsi_says(&host, SDD, "naa.60000000000000000e00000000010003");
+    exporter.await_values(&[(&mismatched, 1.0)]);
+}
+
+#[test]
+fn when_all_paths_are_another_lun_all_are_counted() {
+    let host = Host::recorded("01-healthy");
+    for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+        scsi_says(&host, disk, "naa.60000000000000000e00000000010003");
+        host.sysfs.udev(devno, "ID_SERIAL=360000000000000000e00000000010003");
+    }
+    assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0, 0.0, 2.0]);
+}
+
+#[test]
+fn names_of_other_kinds_are_not_taken_for_other_luns() {
+    for (wwid, scsi, serial, mismatched) in [
+        // What udev makes of a T10 name is not what the SCSI layer makes of it.
+        ("1LABARRAY_0002", "t10.LABARRAY 0002", "1LABARRAY_0002", 0.0),
+        ("SLABARRAY_VDISK_beaf12", "t10.LABARRAY", "SLABARRAY_VDISK_beaf12", 0.0),
+        ("20123456789abcdef", "eui.0123456789ABCDEF", "20123456789abcdef", 0.0),
+        // `uid_attribute` is another property, or a rule of the site's own.
+        ("0x60000000000000000e00000000010002", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
+        ("60000000000000000e00000000010002", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
+        ("IBM.750000000N8392.6900.5f", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
+        ("my-database", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
+        // The other path still says what the device is called.
+        ("1LABARRAY_0002", "t10.LABARRAY 0002", "1LABARRAY_0003", 1.0),
+        ("20123456789abcdef", "eui.0123456789abcd00", "20123456789abcd00", 1.0),
+    ] {
+        let host = Host::recorded("01-healthy");
+        host.multipathd.daemon(Reply::closed());
+        host.sysfs.write(&format!("{DM_0}/dm/uuid"), format!("mpath-{wwid}\n"));
+        for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+            scsi_says(&host, disk, scsi);
+            host.sysfs.udev(devno, &format!("ID_SERIAL={serial}"));
+        }
+        if mismatched > 0.0 {
+            host.sysfs.udev("8:48", &format!("ID_SERIAL={wwid}"));
+            scsi_says(&host, SDD, if wwid.starts_with('2') { "eui.0123456789abcdef" } else { scsi });
+        }
+        let page = host.exporter(&[]).metrics();
+        assert_eq!(page.device("wwid_mismatched_paths", wwid), Some(mismatched), "{wwid} {serial}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_stays_as_last_read() {
+    for file in ["wwid", "block/sdb/size", "block/sdb/ro", "vendor", "model", "rev", "state"] {
+        let host = Host::recorded("01-healthy");
+        // Nobody else knows the states.
+        host.multipathd.daemon(Reply::closed());
+        scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
+        host.sysfs.write(&format!("{SDB}/block/sdb/size"), "262144\n");
+        host.sysfs.write(&format!("{SDB}/block/sdb/ro"), "1\n");
+        let exporter = host.exporter(&[]);
+        let before = exporter.metrics();
+        assert_eq!(mismatches(&before), [1.0; 3]);
+        host.sysfs.make_unreadable(&format!("{SDB}/{file}"));
+        let page = exporter.reread();
+        assert_eq!(page.of_device(MPATHA), before.of_device(MPATHA), "{file}");
+        assert_errors(file, &page);
+
+        let page = host.exporter(&[]).metrics();
+        assert_eq!(page.device("valid_paths", MPATHA), Some(2.0), "{file}");
+        assert_errors(file, &page);
+    }
+}

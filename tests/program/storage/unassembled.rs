@@ -1,0 +1,238 @@
+//! Disks that are there on several paths, and that no multipath device holds.
+
+use rustix::process::Signal;
+
+use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
+use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page, Reply, eventually, run};
+
+const WWIDS: &str = "multipath_unassembled_wwids";
+/// As multipathd prints them.
+const ALL: &str = "sda\nsdb\nsdc\nsdd\n";
+
+fn paths(wwid: &str) -> String {
+    format!("multipath_unassembled_paths{{wwid=\"{wwid}\"}}")
+}
+
+/// The recorded host before multipathd has made its maps: two disks on two paths each.
+fn unassembled() -> Host {
+    let host = Host::recorded("01-healthy");
+    for map in ["block/dm-0", "block/dm-1"] {
+        host.sysfs.remove(map);
+    }
+    host.multipathd.maps(Reply::Text("{\n   \"major_version\": 0,\n   \"maps\": []\n}\n".to_owned()));
+    for (devno, wwid) in [("8:0", MPATHB), ("8:16", MPATHA), ("8:32", MPATHB), ("8:48", MPATHA)] {
+        host.sysfs.udev(devno, &format!("ID_SERIAL={wwid}"));
+    }
+    // Others may have the same name twice, too.
+    for devno in ["259:1", "259:3"] {
+        host.sysfs.udev(devno, "ID_WWN=uuid.1");
+    }
+    for devno in ["7:0", "11:0", "254:0", "254:1", "8:1", "8:33"] {
+        host.sysfs.udev(devno, "ID_SERIAL=3600a");
+    }
+    host
+}
+
+fn assert_both(page: &Page) {
+    assert_eq!(page.value(WWIDS), Some(2.0));
+    assert_eq!((page.value(&paths(MPATHA)), page.value(&paths(MPATHB))), (Some(2.0), Some(2.0)));
+    assert_eq!(page.of_metric("multipath_unassembled_paths").len(), 2);
+}
+
+fn assert_none(page: &Page) {
+    assert_eq!(page.value(WWIDS), Some(0.0));
+    assert_eq!(page.of_metric("multipath_unassembled_paths").len(), 0);
+}
+
+#[test]
+fn disks_that_multipathd_knows_and_has_in_no_map_are_shown() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text(ALL.to_owned()));
+    let page = host.exporter(&[]).metrics();
+    assert_both(&page);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn what_multipathd_leaves_alone_is_not_shown() {
+    for (known, what) in [("", "nothing"), ("\n", "a line without a name"), ("sda\nsdb\n", "one path of each")] {
+        let host = unassembled();
+        host.multipathd.paths(Reply::Text(known.to_owned()));
+        let exporter = host.exporter(&[]);
+        assert_none(&exporter.metrics());
+        assert!(host.multipathd.asked_for_paths() > 0, "{what}");
+    }
+}
+
+#[test]
+fn a_disk_that_multipathd_knows_beside_one_that_it_leaves_alone_is_shown() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text("sda  \nsdc\n".to_owned()));
+    let page = host.exporter(&[]).metrics();
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(2.0)));
+    assert_eq!(page.value(&paths(MPATHA)), None);
+}
+
+#[test]
+fn what_multipathd_does_not_say_is_taken_as_known() {
+    for (what, reply) in [
+        ("refuses", Reply::Text("fail\n".to_owned())),
+        ("is busy", Reply::Text("timeout\n".to_owned())),
+        ("closes", Reply::closed()),
+        ("is cut", Reply::cut(ALL, 5)),
+        ("hangs", Reply::Hold),
+    ] {
+        let host = unassembled();
+        host.multipathd.paths(reply);
+        let exporter = host.exporter(&["--multipathd.timeout=300ms"]);
+        eventually(what, || (exporter.metrics().value(WWIDS) == Some(2.0)).then_some(()));
+        let page = exporter.metrics();
+        assert_both(&page);
+        assert_eq!(page.value("multipath_daemon_up"), Some(1.0), "{what}");
+    }
+}
+
+#[test]
+fn refused_again_and_again_it_does_not_come_and_go() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text("fail\n".to_owned()));
+    let exporter = host.exporter(&["--reread.interval=20ms"]);
+    eventually("it is refused", || (exporter.metrics().value(WWIDS) == Some(2.0)).then_some(()));
+    let asked = host.multipathd.asked_for_paths();
+    eventually("it is refused more often", || {
+        assert_both(&exporter.metrics());
+        (host.multipathd.asked_for_paths() > asked + 10).then_some(())
+    });
+    // As soon as it answers that counts.
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
+    exporter.await_values(&[(WWIDS, 0.0)]);
+}
+
+#[test]
+fn without_multipathd_all_are_shown() {
+    let host = unassembled();
+    host.multipathd.daemon(Reply::closed());
+    assert_both(&host.exporter(&[]).metrics());
+    assert_both(&host.exporter(&["--no-collector.multipathd"]).metrics());
+}
+
+#[test]
+fn multipathd_comes_and_goes() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
+    let exporter = host.exporter(&["--reread.interval=50ms"]);
+    assert_none(&exporter.metrics());
+    host.multipathd.daemon(Reply::closed());
+    assert_both(&exporter.await_values(&[(WWIDS, 2.0)]));
+    host.multipathd.daemon(Reply::Text("pid 4711 idle\n".to_owned()));
+    assert_none(&exporter.await_values(&[(WWIDS, 0.0)]));
+}
+
+#[test]
+fn another_blacklist_is_noticed() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text(ALL.to_owned()));
+    let exporter = host.exporter(&[]);
+    assert_both(&exporter.metrics());
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
+    exporter.signal(Signal::HUP);
+    assert_none(&exporter.await_values(&[(WWIDS, 0.0)]));
+}
+
+#[test]
+fn oneshot_shows_them_too() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text(ALL.to_owned()));
+    let options = [host.options(), vec!["--oneshot".to_owned()]].concat();
+    assert_both(&Page::new(&run(&options).stdout));
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
+    assert_none(&Page::new(&run(&options).stdout));
+}
+
+#[test]
+fn assembled_they_are_gone() {
+    let host = unassembled();
+    host.multipathd.paths(Reply::Text(ALL.to_owned()));
+    let exporter = host.exporter(&[]);
+    host.sysfs.link("block/dm-0", "../devices/virtual/block/dm-0");
+    let page = exporter.reread();
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(2.0)));
+    host.turn_into("01-healthy");
+    assert_none(&exporter.reread());
+}
+
+#[test]
+fn a_disk_one_of_whose_paths_is_in_a_map_is_assembled() {
+    let host = unassembled();
+    host.turn_into("01-healthy");
+    host.sysfs.remove("devices/virtual/block/dm-0/slaves/sdd");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert_eq!(page.device("paths", MPATHA), Some(1.0));
+    assert_none(&page);
+}
+
+#[test]
+fn a_disk_on_one_path_is_none() {
+    let host = unassembled();
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    host.sysfs.remove("block/sdd");
+    let page = exporter_reread(&exporter);
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHA))), (Some(1.0), None));
+}
+
+#[test]
+fn udevs_latest_word_counts() {
+    let host = unassembled();
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHB}"));
+    let page = exporter_reread(&exporter);
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(3.0)));
+}
+
+#[test]
+fn what_udev_does_not_say_is_not_known() {
+    let host = unassembled();
+    host.sysfs.remove("udev");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert_none(&page);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn what_cannot_be_read_stays_as_last_read() {
+    let host = unassembled();
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    for devno in ["8:0", "8:16"] {
+        host.sysfs.make_unreadable(&format!("udev/b{devno}"));
+    }
+    let page = exporter_reread(&exporter);
+    assert_both(&page);
+    assert_errors("udev's entries", &page);
+
+    host.sysfs.replace("udev", "");
+    assert_both(&exporter_reread(&exporter));
+    host.sysfs.replace("block/sda", "");
+    let errors = page.value(SYSFS_ERRORS);
+    let page = exporter_reread(&exporter);
+    assert!(page.value(SYSFS_ERRORS) > errors);
+}
+
+#[test]
+fn entries_that_make_no_sense_are_nobodys() {
+    let host = unassembled();
+    host.sysfs.replace("udev/b8:0", "");
+    host.sysfs.replace("udev/b8:16", [&b"E:ID_SERIAL=\xff\n"[..], b"garbage"].concat());
+    host.sysfs.write("udev/b8", "E:ID_SERIAL=3600a\n");
+    host.sysfs.write("udev/bx:y", "E:ID_SERIAL=3600a\n");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert_none(&page);
+    assert_no_errors(&page);
+}
+
+/// Has everything read anew where nobody asks multipathd.
+fn exporter_reread(exporter: &Exporter) -> Page {
+    let read = |page: &Page| page.value("multipath_exporter_source_last_success_timestamp_seconds{source=\"sysfs\"}");
+    let before = read(&exporter.metrics());
+    exporter.signal(Signal::HUP);
+    eventually("everything is read", || (read(&exporter.metrics()) != before).then(|| exporter.metrics()))
+}
