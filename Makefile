@@ -51,7 +51,6 @@ test: build-packages test-packages cargo $(VENV)/installed
 
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench sysfs
-	cargo bench --locked --bench scrape
 	python3 benches/rules.py
 	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 

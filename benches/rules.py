@@ -57,7 +57,7 @@ RECORDED = {
     "wwid:multipath_paths:memory": 900,
     "wwid_end:multipath_valid_ports:memory": 900,
     "wwid_end:multipath_valid_ports:count": 60,
-    "wwid:multipath_paths:max1d": 30,
+    "wwid:multipath_paths:max1d": 60,
 }
 # What the rules read only where something else is wrong, or record themselves from what is here.
 NOT_LOADED = re.compile(

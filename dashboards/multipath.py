@@ -89,8 +89,15 @@ def failed_paths_by(*labels):
     return f'topk(10, count by ({info}) ({metric("path_info")} and on {PATH} ({failed})))'
 
 
-# A host that is down has no other series; whoever reports is as bad as its worst device.
-HOST_STATE = '(' + either(f'3 * {by(HOST, "up{%s} == bool 0" % S)} > 0', f'2 * clamp_max({metric("devices_without_valid_paths")}, 1) > 0',
+# A target may answer and yet hold nothing of this exporter: its textfile is gone, another program took its port.
+UP = 'up{%s}' % S
+SILENT = f'({UP} == 0 or {UP} unless on {HOST} {metric("devices")})'
+DOWN = f'count({SILENT}) or 0 * count({UP})'
+# multipathd has nothing to do where device mapper holds no device: NVMe only, or no multipath at all.
+DAEMON_WANTED = f' and on {HOST} ' + metric('device_info', 'kind="dm"')
+
+# Of a host that does not report nothing else is known; whoever reports is as bad as its worst device.
+HOST_STATE = '(' + either(f'3 + 0 * {by(HOST, SILENT)}', f'2 * clamp_max({metric("devices_without_valid_paths")}, 1) > 0',
                           f'clamp_max({metric("degraded_devices")}, 1)', on=HOST) + ')'
 # The hosts of the chosen device that had most trouble with it in the time shown: it may be shared by hundreds.
 def worst_hosts(count):
@@ -239,16 +246,16 @@ def overview():
                      ['MultipathFaultyPaths'], f'sum({metric("degraded_devices")})', (GREEN, (1, ORANGE)))
     yield 3, 4, stat('Failed paths', 'Failed paths of all devices. NVMe paths on standby are not among them.',
                      ['MultipathFaultyPaths'], f'sum({metric("failed_paths")})', (GREEN, (1, ORANGE)))
-    yield 3, 4, stat('Exporters down', 'Hosts that Prometheus cannot scrape. Nothing is known of their devices: all other figures leave them out.',
-                     ['MultipathExporterDown'], 'sum(up{%s} == bool 0)' % S, (GREEN, (1, RED)), 'no target')
-    yield 3, 4, stat('multipathd down', 'Reporting hosts whose multipathd does not answer: nobody tests their failed paths, and none comes back.',
+    yield 3, 4, stat('Exporters down', 'Hosts that do not report: Prometheus cannot scrape them, or what answers has no metrics of this exporter. Nothing is known of their devices: all other figures leave them out.',
+                     ['MultipathExporterDown'], DOWN, (GREEN, (1, RED)), 'no target')
+    yield 3, 4, stat('multipathd down', 'Reporting hosts with device mapper devices whose multipathd does not answer: nobody tests their failed paths, and none comes back. Hosts with NVMe alone need none.',
                      ['MultipathDaemonDown', 'MultipathDaemonBlocked'],
-                     f'sum({metric("daemon_up")} == bool 0) or 0 * sum({metric("devices")})', (GREEN, (1, ORANGE)))
-    yield 3, 4, stat('Alerts firing', 'Firing alerts whose name begins with Multipath. Always 0 where the rules of this project are not installed.',
+                     f'count({metric("daemon_up")} == 0{DAEMON_WANTED}) or 0 * sum({metric("devices")})', (GREEN, (1, ORANGE)))
+    yield 3, 4, stat('Alerts firing', 'Firing alerts whose name begins with Multipath, those that only inform left out. Always 0 where the rules of this project are not installed.',
                      [], f'count({ALERTS}) or vector(0)', (GREEN, (1, ORANGE)), 'no data')
     yield 3, 4, stat('Devices', 'Multipath devices of all hosts that report; a LUN counts once for each host that holds it.', [],
                      f'sum({metric("devices")})', (PLAIN,))
-    yield 3, 4, stat('Hosts', 'Targets of the chosen jobs, whether they report or not.', [], 'count(up{%s})' % S, (PLAIN,), 'no target')
+    yield 3, 4, stat('Hosts', 'Targets of the chosen jobs, whether they report or not.', [], f'count({UP})', (PLAIN,), 'no target')
     last = metric('device_last_path_event_timestamp_seconds', FAILED_EVENT)
     yield 14, 9, table('Unhealthy devices, worst first', 'Devices that are degraded or without valid paths, at most 50. A click on a WWID shows its paths below.',
                        ['MultipathNoValidPaths', 'MultipathFaultyPaths'],
@@ -258,26 +265,26 @@ def overview():
                         ('C', 'Valid', 55, DEAD), ('D', 'Failed', 72, BAD), ('E', 'Failed since', 100, unit('s', decimals=0))],
                        'No device that reports is unhealthy', ['-State', '-Failed', 'Host'])
     hosts = f' and on {HOST} topk(50, {HOST_STATE})'
-    yield 10, 9, table('Hosts, worst first', 'The 50 hosts in the worst state. Of a host that does not report nothing else is known.',
+    yield 10, 9, table('Hosts, worst first', 'The 50 hosts in the worst state. Of a host that does not report nothing else is known. A dash for multipathd: no device needs it.',
                        ['MultipathExporterDown', 'MultipathDaemonDown'],
                        [f'{HOST_STATE}{hosts}', by(HOST, metric('devices')) + hosts,
                         by(HOST, metric('degraded_devices') + ' + ' + metric('devices_without_valid_paths')) + hosts,
-                        by(HOST, metric('failed_paths')) + hosts, by(HOST, metric('daemon_up')) + hosts],
+                        by(HOST, metric('failed_paths')) + hosts, by(HOST, metric('daemon_up') + DAEMON_WANTED) + hosts],
                        [('A', 'State', 140, state(HOST_WORDS)), ('instance', 'Host', -110, TO_HOST), ('B', 'Devices', 70, NUMBER), ('C', 'Unhealthy', 84, BAD),
                         ('D', 'Failed', 72, BAD), ('E', 'multipathd', 88, {'mappings': words((0, 'down', ORANGE), (1, 'up', PLAIN)), 'custom.cellOptions': {'type': 'color-text'}})],
                        'No target of the chosen jobs is known', ['-State', '-Failed', 'Host'])
     yield 7, 8, lines('Trouble over time', 'Devices and hosts in trouble, all chosen hosts together.', ['MultipathFaultyPaths', 'MultipathNoValidPaths'],
                       [(f'sum({metric("devices_without_valid_paths")})', 'without valid paths'), (f'sum({metric("degraded_devices")})', 'degraded devices'),
-                       ('sum(up{%s} == bool 0)' % S, 'exporters down')],
+                       (DOWN, 'exporters down')],
                       'none', [('without valid paths', RED), ('degraded devices', ORANGE), ('exporters down', GREY)], 'no host reports', fill=15)
     labels = '(severity, alertname, instance)'
-    ranks = ((3, 'critical'), (2, 'warning'), (1, 'info'))
+    ranks = ((2, 'critical'), (1, 'warning'))
     rank = either(*(f'{n} * ' + by(labels, ALERTS[:-1] + f', severity="{word}"}}') for n, word in ranks))
-    yield 8, 8, table('Firing alerts', 'Firing alerts whose name begins with Multipath, at most 50, as Prometheus evaluates them. Silences are not known here.', [],
+    yield 8, 8, table('Firing alerts', 'Firing alerts whose name begins with Multipath, those that only inform left out, at most 50, as Prometheus evaluates them. Silences are not known here.', [],
                       [f'topk(50, {rank})', f'{by(labels, ALERTS, "count")} and topk(50, {rank})'],
-                      [('A', 'Severity', 88, state(words((3, 'critical', RED), (2, 'warning', ORANGE), (1, 'info', BLUE)))), ('alertname', 'Alert', -180, TO_RUNBOOK),
+                      [('A', 'Severity', 88, state(words((2, 'critical', RED), (1, 'warning', ORANGE)))), ('alertname', 'Alert', -180, TO_RUNBOOK),
                        ('instance', 'Host', 110, TO_HOST), ('B', 'Count', 60, NUMBER)], 'No alert fires', ['-Severity', 'Alert', 'Host'])
-    yield 9, 8, table('Findings that break nothing yet', 'What weakens or endangers a device whose paths all work. The number counts devices, paths or disks, as the words say.', [],
+    yield 9, 8, table('Findings that break nothing yet', 'What weakens or endangers devices that still work. The number counts devices, paths or disks, as the words say. One valid path or one host port counts where others failed and are still members: neither a device that never had more nor one whose failed paths were removed.', [],
                       [either(*(f'label_replace(label_replace(sum({expr}) or 0 * sum({metric("devices")}), "finding", "{text}", "", ""), "alertname", "{alert}", "", "")'
                                 for text, alert, expr in FINDINGS))],
                       [('V', 'Count', 72, {'thresholds': thresholds(GREEN, (1, ORANGE)), 'custom.cellOptions': {'type': 'color-background', 'mode': 'basic'},
@@ -285,11 +292,11 @@ def overview():
                        ('finding', 'Finding', -200), ('alertname', 'Runbook', 235, TO_RUNBOOK)], 'No host reports', ['-Count', 'Finding'])
 
 
-ALERTS = 'ALERTS{alertstate="firing", alertname=~"Multipath.+", job=~"($job)?", instance=~"($instance)?"}'
+ALERTS = 'ALERTS{alertstate="firing", alertname=~"Multipath.+", severity!="info", job=~"($job)?", instance=~"($instance)?"}'
 
 
 def single_port(label):
-    # only a device that lost a path can be left with one port
+    # Only devices with failed members are asked for: all paths of a fleet are 100,000, and a device may have one port by design.
     info = '(' + metric('path_info', label + '!=""') + f' and on {DEVICE} {FAILED} > 0)'
     now = f'{info} and on {PATH} {metric("path_valid")} == 1'
     per = f'(job, instance, wwid, {label})'
@@ -302,8 +309,9 @@ FINDINGS = [
     ('Paths of another size', 'MultipathSizeMismatch', metric('device_size_mismatched_paths')),
     ('Paths of other write protection', 'MultipathReadOnlyMismatch', metric('device_read_only_mismatched_paths')),
     ('Devices suspended', 'MultipathDeviceSuspended', metric('device_suspended')),
-    ('Devices with a single path', 'MultipathSinglePath', metric('device_paths') + ' == bool 1'),
-    ('Devices left with one host port', 'MultipathSingleFabric', single_port('initiator_port')),
+    ('Devices left one valid path by failures', 'MultipathSinglePath',
+     f'{VALID} == 1 and on {DEVICE} {metric("device_paths")} > 1 unless on {DEVICE} {metric("device_standby_paths")} > 0'),
+    ('Devices left one host port by failures', 'MultipathSingleFabric', single_port('initiator_port')),
     ('Devices short of expected paths', 'MultipathExpectedPathsMissing',
      f'({metric("device_expected_paths")} > bool on {DEVICE} {metric("device_paths")}) or on {DEVICE} {metric("device_expected_paths")} > bool 0'),
     ('Devices not on their best group', 'MultipathNonOptimizedPath',

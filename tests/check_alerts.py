@@ -37,6 +37,12 @@ AWAITED = {
     "multipath_unassembled_paths": DEVICE,
 }
 
+# These outlive a missed scrape by themselves: what was last seen is kept, or a window is looked at. All others keep firing.
+OUTLIVING = """
+MultipathFaultyPaths MultipathNoValidPaths MultipathDeviceLost MultipathPathsMissing MultipathPathsRecovered
+MultipathPathFlapping MultipathExporterDown MultipathExporterStale MultipathExporterErrors
+""".split()
+
 SEVERITIES = {"critical", "warning", "info"}
 ANNOTATIONS = {"summary", "description", "runbook_url"}
 RUNBOOK_URL = "https://github.com/multipath-exporter/multipath_exporter/blob/main/alerts/runbooks/"
@@ -79,6 +85,8 @@ def check_rules(rules, metrics):
 def check_alert(rule, labels, metrics):
     if rule["labels"].get("severity") not in SEVERITIES:
         yield f"severity {rule['labels'].get('severity')}"
+    if ("keep_firing_for" in rule) == (rule["alert"] in OUTLIVING):
+        yield "keep_firing_for is for those that a missed scrape would end, and for all of them"
     annotations = rule["annotations"]
     yield from (f"no {missing}" for missing in sorted(ANNOTATIONS - annotations.keys()))
     if "{{" in annotations["summary"] or not annotations["summary"].endswith("."):

@@ -59,7 +59,7 @@ FcRemotePortDown ExporterDown ExporterStale ExporterErrors""".split()
 NAMES = [*PROBLEMS, *(f"Multipath{name}" for name in DEVICE + HOST)]
 
 # Who silences whom: everything that is not here is told.
-NO_PATH = {"SinglePath", "SingleFabric", "ExpectedPathsMissing", "PathFlapping", "PathMarginal", "NonOptimizedPath",
+NO_PATH = {"SingleFabric", "ExpectedPathsMissing", "PathFlapping", "PathMarginal", "NonOptimizedPath",
            "StateDisagreement"}  # fmt: skip
 SILENCES = {
     (f"Multipath{source}", f"Multipath{target}")

@@ -39,7 +39,9 @@ told() {
 host=(job=multipath instance=db01)
 device=("${host[@]}" wwid=3600a098000aad1e3000064e45f2c2355)
 
-for name in $(sed -n 's/^ *- alert: //p' alerts/multipath.rules.yml | sort -u); do
+names=$(sed -n 's/^ *- alert: //p' alerts/multipath.rules.yml | sort -u)
+[ "$(wc -l <<<"$names")" -gt 20 ] || fail "alerts: $names"
+for name in $names; do
 	[ "$name" = MultipathPathsRecovered ] && continue
 	told alerts/alertmanager.yml multipath-email "alertname=$name" severity=warning "${device[@]}"
 	told alerts/alertmanager.yml multipath-email "alertname=$name" severity=critical "${host[@]}"

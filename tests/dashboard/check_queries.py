@@ -249,6 +249,7 @@ def check_panel(panel, scenario, used, filled, labels):
         if said != ('nothing' if true is None else str(true)):
             error(where, f'says {said}, true is {true}\n     {rows[0][2]}')
     check_devices(panel, where, rows, scenario)
+    check_hosts(panel, where, rows, scenario)
 
 
 def check_rows(where, rows):
@@ -277,6 +278,23 @@ def check_devices(panel, where, rows, scenario):
     for state, count in wanted.items():
         if states.count(state) != count:
             error(where, f'has {states.count(state)} devices in state {state}, true is {count}\n     {rows[0][2]}')
+
+
+def check_hosts(panel, where, rows, scenario):
+    """The table of hosts and that of findings, against the model."""
+    facts = scenario.facts
+    if panel['title'].startswith('Hosts, worst') and rows:
+        states = [s['value'][1] for s in rows[0][1]]
+        if len(states) != facts['hosts'] or states.count('3') != facts['down']:
+            error(where, f'has {len(states)} hosts, {states.count("3")} of them silent, true is {facts["hosts"]} and {facts["down"]}\n     {rows[0][2]}')
+        daemons = [s['value'][1] for s in rows[-1][1]]
+        if daemons.count('0') != (facts['daemonless'] or 0):
+            error(where, f'has {daemons.count("0")} hosts without multipathd, true is {facts["daemonless"]}\n     {rows[-1][2]}')
+    if panel['title'].startswith('Findings') and rows and not scenario.silent:
+        said = {s['metric']['alertname']: s['value'][1] for s in rows[0][1]}
+        for finding in ('MultipathSinglePath', 'MultipathSingleFabric'):
+            if said.get(finding) != str(facts[finding]):
+                error(where, f'says {said.get(finding)} of {finding}, true is {facts[finding]}\n     {rows[0][2]}')
 
 
 def check_columns(panel, labels):

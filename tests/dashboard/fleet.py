@@ -86,7 +86,10 @@ def hosts():
 
 
 FAULTS = {
-    'healthy': [],
+    'healthy': [
+        Fault(0, 99, 'web2:10056', 'vmstore3', 'lone'),                  # never had more than one path: nothing to say
+        Fault(0, 99, 'ai2:10056', None, 'no-daemon'),                    # NVMe only: needs none
+    ],
     'degraded': [
         Fault(24, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'),        # a cable: a shared LUN is degraded on this host only
         Fault(35, 99, 'web1:10056', '198.51.100.10:3260', 'down'),       # an iSCSI session, and with it a network of the bond
@@ -98,7 +101,8 @@ FAULTS = {
         Fault(20, 99, 'db3:10056', 'backup', 'read-only'),
         Fault(28, 99, 'db1:10056', 'pg-wal', 'wrong-group'),
         Fault(0, 99, 'db1:10056', None, 'unassembled'),
-        Fault(15, 99, 'ai2:10056', None, 'no-daemon'),
+        Fault(15, 99, 'db1:10056', None, 'no-daemon'),
+        Fault(0, 99, 'ai2:10056', None, 'no-daemon'),
         Fault(40, 99, 'db3:10056', None, 'unreadable'),
     ],
     'dead': [
@@ -106,19 +110,23 @@ FAULTS = {
         Fault(21, 99, 'db3:10056', 'pg-wal', 'path'), Fault(21, 99, 'db4:10056', 'pg-wal', 'path'),
         Fault(33, 99, 'web1:10056', '198.51.100.10:3260', 'down'), Fault(39, 99, 'web1:10056', '192.0.2.10:3260', 'down'),
         Fault(30, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'), Fault(42, 99, 'db4:10056', '0x2100000e1e0400a0', 'down'),
-        Fault(41, 99, 'db3:10056', None, 'exporter'), Fault(45, 99, 'web2:10056', None, 'exporter'),
+        Fault(41, 99, 'db3:10056', None, 'exporter'), Fault(45, 99, 'web2:10056', None, 'foreign'),   # another program answers
         Fault(36, 99, 'db2:10056', None, 'no-daemon'),
         Fault(40, 99, 'ai1:10056', 'ens1f0', 'down'), Fault(43, 99, 'ai1:10056', 'ens2f0', 'down'),
         Fault(47, 99, 'ai2:10056', '203.0.113.12:4420', 'down'),
     ],
     # no exporter answers: whoever says that nothing is wrong lies
-    'silent': [Fault(38, 99, host.name, None, 'exporter') for host in hosts()],
+    'silent': [Fault(38, 99, host.name, None, 'foreign' if host.kind == 'iscsi' else 'exporter') for host in hosts()],
 }
 
 
 class Fleet:
     def __init__(self, scenario):
         self.faults, self.hosts = FAULTS[scenario], hosts()
+        for host in self.hosts:
+            for device in host.devices:
+                if self.has(host, 'lone', 0, device.name):
+                    del device.paths[1:]
         self.series = {}                                   # family -> {(suffix, labels): [(time, value)]}
         self.types = {}
         self.counters = collections.Counter()              # what has happened so far, by (host, metric, labels)
@@ -167,6 +175,9 @@ class Fleet:
             count['failed'] += tally['failed']
             count['degraded'] += bool(tally['failed'] and tally['valid'])
             count['without'] += not tally['valid']
+            count['MultipathSinglePath'] += tally['valid'] == 1 and len(states) > 1 and not tally['standby']
+            count['MultipathSingleFabric'] += (bool(tally['failed']) and len({p.initiator for p in states}) > 1
+                                               and len({p.initiator for p, s in states.items() if s == 'valid'}) == 1)
             self.device(host, device, states, tally, minute, daemon)
         unassembled = self.has(host, 'unassembled', minute)
         for name, value in (('devices', count['devices']), ('degraded_devices', count['degraded']),
@@ -316,17 +327,28 @@ class Fleet:
             self.put('gauge', 'ALERTS', host.name, time, 1, alertname=alert, alertstate='firing', severity=severity, **labels)
         if not self.up(host, minute):
             return fire('MultipathExporterDown', 'warning')
+        if not self.reports(host, minute):
+            return None
         for device in host.devices:
             tally = collections.Counter(self.state(host, device, p, minute) for p in device.paths)
             if not tally['valid']:
                 fire('MultipathNoValidPaths', 'critical', wwid=device.wwid, name=device.name)
             elif tally['failed']:
                 fire('MultipathFaultyPaths', 'warning', wwid=device.wwid, name=device.name)
-        if self.has(host, 'no-daemon', minute):
+            elif any(self.state(host, device, p, minute - 12) == 'failed' for p in device.paths):
+                fire('MultipathPathsRecovered', 'info', wwid=device.wwid, name=device.name)
+        if self.daemonless(host, minute):
             fire('MultipathDaemonDown', 'warning')
+        return None
 
     def up(self, host, minute):
         return not self.has(host, 'exporter', minute)
+
+    def reports(self, host, minute):
+        return self.up(host, minute) and not self.has(host, 'foreign', minute)
+
+    def daemonless(self, host, minute):
+        return self.has(host, 'no-daemon', minute) and any(d.kind == 'dm' for d in host.devices)
 
     # -- the hour ----------------------------------------------------------------------------------------------------
 
@@ -335,17 +357,19 @@ class Fleet:
         for time in range(START, END + 1, STEP):
             minute = (time - START) / 60
             for number, host in enumerate(self.hosts):
-                up = self.up(host, minute)
+                up, reports = self.up(host, minute), self.reports(host, minute)
                 self.put('gauge', 'up', host.name, time, int(up))
                 self.put('gauge', 'up', host.name.replace('10056', '9100'), time, int(number % 2), job='node')
                 self.put('gauge', 'scrape_duration_seconds', host.name, time, round(.004 + number / 2000, 4) if up else 10)
                 self.alerts(host, time)
-                count = self.page(host, time) if up else collections.Counter()
+                count = self.page(host, time) if reports else collections.Counter()
                 if time == END:
-                    total.update(count, hosts=1, down=int(not up), daemonless=int(up and self.has(host, 'no-daemon', minute)))
-        total['alerts'] = sum(1 for points in self.series.get('ALERTS', {}).values() if points[-1][0] == END)
-        unknown = ('without', 'degraded', 'failed', 'devices', 'paths', 'daemonless') if total['down'] == total['hosts'] else ()
-        return {k: None if k in unknown else total[k] for k in ('without', 'degraded', 'failed', 'devices', 'paths', 'hosts', 'down', 'daemonless', 'alerts')}
+                    total.update(count, hosts=1, down=int(not reports), daemonless=int(reports and self.daemonless(host, minute)))
+        total['alerts'] = sum(1 for (_, labels), points in self.series.get('ALERTS', {}).items()
+                              if points[-1][0] == END and dict(labels)['severity'] != 'info')
+        counted = ('without', 'degraded', 'failed', 'devices', 'paths', 'daemonless', 'MultipathSinglePath', 'MultipathSingleFabric')
+        unknown = counted if total['down'] == total['hosts'] else ()
+        return {k: None if k in unknown else total[k] for k in counted + ('hosts', 'down', 'alerts')}
 
     def write(self, file):
         for family in sorted(self.series):
