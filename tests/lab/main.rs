@@ -2,9 +2,10 @@
 //!
 //! `cargo test --release --features lab --test lab [-- FILTER...]` boots virtual machines with this host's newest Debian
 //! kernel and this host's files, under plain emulation. The same program runs inside them as root: it makes real
-//! multipath devices (multipathd over scsi_debug, or device-mapper tables over null_blk and brd), breaks them, and
-//! asserts on what the exporter then says at `/metrics` and in its API. Each scenario is one function that starts its own
-//! exporter and leaves the machine as it found it; a machine that cannot be cleaned is booted anew.
+//! multipath devices (multipathd over scsi_debug, iSCSI, NVMe over TCP, or device-mapper tables over null_blk and
+//! brd), breaks them, and asserts on what the exporter then says at `/metrics` and in its API. Each scenario is one
+//! function that starts its own exporter and leaves the machine as it found it; a machine that cannot be cleaned is
+//! booted anew.
 //!
 //! ```text
 //! host:   main -> host::run -> vm::Vm::drain      boots, watches, prints      (one thread per machine)
@@ -22,14 +23,17 @@ mod exporter;
 mod guest;
 mod host;
 mod http;
+mod iscsi;
 mod memory_disks;
 mod metrics;
 mod multipathd;
-
+mod network;
+mod nvme;
 mod programs;
 mod san;
 mod scenarios;
 mod scsi_debug;
+mod scsi_disk;
 mod share;
 mod udevd;
 mod vm;

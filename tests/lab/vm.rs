@@ -65,6 +65,9 @@ impl Host {
             ("busybox", "busybox-static"),
             ("multipathd", "multipath-tools"),
             ("dmsetup", "dmsetup"),
+            ("ip", "iproute2"),
+            ("iscsiadm", "open-iscsi"),
+            ("tgtd", "tgt"),
             ("udevadm", "udev"),
             ("modprobe", "kmod"),
         ]

@@ -2,10 +2,12 @@
 
 mod daemon;
 mod healthy;
+mod iscsi;
 mod lab_itself;
 mod lost_paths;
 mod maps;
 mod measure;
+mod nvme;
 mod path_failures;
 mod queueing;
 mod storms;
@@ -60,6 +62,8 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         lost_paths::ALL,
         maps::ALL,
         queueing::ALL,
+        iscsi::ALL,
+        nvme::ALL,
         unprivileged::ALL,
     ]
     .into_iter()
