@@ -94,6 +94,15 @@ pub struct Identity {
     pub scsi: Option<Arc<str>>,
 }
 
+/// What a disk is and may cease to be without an event: after `blockdev --setro` there is none, nor when a path is looked
+/// at again (`rescan`) and leads to another LUN now.
+#[derive(Debug, Default)]
+struct Facts {
+    size_bytes: Option<u64>,
+    read_only: Option<bool>,
+    scsi: Option<Arc<str>>,
+}
+
 /// States of a SCSI device, in the kernel's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct States {
@@ -114,6 +123,8 @@ pub struct Block {
     numbers: HashMap<PathBuf, DevNo>,
     /// Counts the readings.
     reading: u64,
+    /// In this one known disks are asked anew what they are, too.
+    thorough: bool,
     file: Attribute,
 }
 
@@ -138,6 +149,7 @@ impl Block {
             disks: HashMap::new(),
             numbers: HashMap::new(),
             reading: 0,
+            thorough: false,
             file: Attribute::default(),
         }
     }
@@ -156,6 +168,7 @@ impl Block {
         let block = self.root.join("block");
         fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
         self.reading += 1;
+        self.thorough = request.scope == Scope::Everything;
         self.disks.retain(|devno, _| !request.forget_all && !request.forget.contains(devno));
         match (&request.scope, &request.outlines) {
             (Scope::Others, _) => {}
@@ -385,20 +398,21 @@ impl Block {
             Some(disk) => {
                 let ports = ports.or(&disk.ports);
                 let udev = identities.wwid(devno, &disk.name).or(disk.identity.udev.as_ref()).cloned();
-                match disk.states == states && disk.ports == ports && disk.identity.udev == udev {
-                    true => disk,
-                    false => {
-                        let identity = Identity { udev, ..disk.identity.clone() };
-                        Arc::new(Disk { states, ports, identity, ..(*disk).clone() })
-                    }
-                }
+                let facts = if self.thorough { self.read_facts(&directory, unreadable) } else { Facts::default() };
+                let now = Disk {
+                    states,
+                    ports,
+                    size_bytes: facts.size_bytes.or(disk.size_bytes),
+                    read_only: facts.read_only.or(disk.read_only),
+                    identity: Identity { udev, scsi: facts.scsi.or_else(|| disk.identity.scsi.clone()) },
+                    ..(*disk).clone()
+                };
+                if now == *disk { disk } else { Arc::new(now) }
             }
             None => {
                 let name: Arc<str> = place.file_name().unwrap_or_default().to_string_lossy().into();
-                let scsi =
-                    or_note(self.file.text(&directory, "device/wwid").map(|text| text.map(Arc::from)), unreadable);
-                let identity = Identity { udev: identities.wwid(devno, &name).cloned(), scsi };
-                let sectors: Option<u64> = or_note(self.file.parsed(&directory, "size"), unreadable);
+                let udev = identities.wwid(devno, &name).cloned();
+                let facts = self.read_facts(&directory, unreadable);
                 Arc::new(Disk {
                     devno,
                     name,
@@ -406,15 +420,25 @@ impl Block {
                     transport: transport_of(&place),
                     ports,
                     model: self.read_model(&directory, unreadable),
-                    identity,
-                    size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
-                    read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
+                    identity: Identity { udev, scsi: facts.scsi },
+                    size_bytes: facts.size_bytes,
+                    read_only: facts.read_only,
                     states,
                 })
             }
         };
         self.disks.insert(devno, Known { place, way, disk: Arc::clone(&disk), read: self.reading });
         disk
+    }
+
+    fn read_facts(&mut self, disk: &Path, unreadable: &mut Vec<Error>) -> Facts {
+        let sectors: Option<u64> = or_note(self.file.parsed(disk, "size"), unreadable);
+        let scsi = self.file.text(disk, "device/wwid").map(|text| text.map(Arc::from));
+        Facts {
+            size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
+            read_only: or_note(self.file.flag(disk, "ro"), unreadable),
+            scsi: or_note(scsi, unreadable),
+        }
     }
 
     fn read_states(&mut self, directory: &Path) -> Result<States, Error> {
