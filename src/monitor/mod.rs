@@ -361,7 +361,7 @@ impl Monitor {
         self.sysfs.wanted.forget_all |= !timed || !self.publisher.expects_events();
         if let Some(daemon) = &mut self.daemon {
             daemon.wanted.maps = true;
-            // Its configuration may be another one.
+            // Its configuration may say by now that these are to be left alone.
             daemon.wanted.paths |= !self.sysfs.unassembled.is_empty();
             daemon.wanted.timed = timed;
         }

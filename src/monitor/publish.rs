@@ -254,8 +254,26 @@ impl Publisher {
             self.nvme.devices().for_each(|device| warn_of_what_was_found(device));
         }
         let state = daemon.map_or(Daemon::NotAsked, |daemon| daemon.state.clone());
-        self.send(state, &sysfs.transports, unassembled(sysfs, daemon));
+        self.send(state, &sysfs.transports, self.unassembled(sysfs, daemon));
         gone
+    }
+
+    /// Disks with several paths that no map holds. A map may have been made since they were read, and multipathd leaves out
+    /// of its paths what its configuration blacklists.
+    fn unassembled(&self, sysfs: &SysfsSource, daemon: Option<&DaemonSource>) -> Vec<(Arc<str>, usize)> {
+        let members = || self.built.values().flat_map(|built| &built.device.paths);
+        let disks = sysfs.unassembled.iter();
+        let disks = disks.filter(|disk| !members().any(|member| disk.paths.contains(&member.name)));
+        let known = daemon.map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
+        let counted = disks.map(|disk| {
+            let paths = match known {
+                KnownPaths::CannotTell => disk.paths.len(),
+                KnownPaths::NotAsked => 0,
+                KnownPaths::These(known) => disk.paths.iter().filter(|path| known.contains(&***path)).count(),
+            };
+            (Arc::clone(&disk.wwid), paths)
+        });
+        counted.filter(|(_, paths)| *paths > 1).collect()
     }
 
     /// Publishes the devices as built, if any of them is another one than last time.
@@ -420,21 +438,6 @@ fn expected_paths(config: &Config, devices: &[Arc<Device>]) -> Vec<(Arc<str>, u3
     });
     let all: BTreeMap<Arc<str>, Option<u32>> = absent.chain(present).collect();
     all.into_iter().filter_map(|(wwid, paths)| Some((wwid, paths?))).collect()
-}
-
-/// Disks with several paths that no map holds. multipathd leaves out of its paths what its configuration blacklists.
-fn unassembled(sysfs: &SysfsSource, daemon: Option<&DaemonSource>) -> Vec<(Arc<str>, usize)> {
-    let disks = sysfs.unassembled.iter();
-    let known = daemon.map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
-    let counted = disks.map(|disk| {
-        let paths = match known {
-            KnownPaths::CannotTell => disk.paths.len(),
-            KnownPaths::NotAsked => 0,
-            KnownPaths::These(known) => disk.paths.iter().filter(|path| known.contains(&***path)).count(),
-        };
-        (Arc::clone(&disk.wwid), paths)
-    });
-    counted.filter(|(_, paths)| *paths > 1).collect()
 }
 
 /// An event that a reading showed.

@@ -2,10 +2,10 @@
 //!
 //! `cargo test --release --features lab --test lab [-- FILTER...]` boots virtual machines with this host's newest Debian
 //! kernel and this host's files, under plain emulation. The same program runs inside them as root: it makes real
-//! multipath devices (multipathd over scsi_debug, or device-mapper tables over null_blk and brd), breaks them, and
-//! asserts on what the exporter then says at `/metrics` and in its API, and on what a real Prometheus and Alertmanager
-//! tell people of it. Each scenario is one function that starts its own exporter and leaves the machine as it found it; a
-//! machine that cannot be cleaned is booted anew.
+//! multipath devices (multipathd over scsi_debug, iSCSI, NVMe over TCP, or device-mapper tables over null_blk and
+//! brd), breaks them, and asserts on what the exporter then says at `/metrics` and in its API, and on what a real
+//! Prometheus and Alertmanager tell people of it. Each scenario is one function that starts its own exporter and leaves
+//! the machine as it found it; a machine that cannot be cleaned is booted anew.
 //!
 //! ```text
 //! host:   main -> host::run -> vm::Vm::drain      boots, watches, prints      (one thread per machine)
@@ -25,14 +25,17 @@ mod guest;
 mod host;
 mod http;
 mod inbox;
+mod iscsi;
 mod memory_disks;
 mod metrics;
 mod multipathd;
-
+mod network;
+mod nvme;
 mod programs;
 mod san;
 mod scenarios;
 mod scsi_debug;
+mod scsi_disk;
 mod share;
 mod udevd;
 mod vm;

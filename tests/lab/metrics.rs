@@ -107,6 +107,12 @@ impl Metrics {
         Some(Counts { valid, failed })
     }
 
+    /// How many paths of a device are neither valid nor failed.
+    #[track_caller]
+    pub fn standby(&self, wwid: &str) -> u64 {
+        count(self.value("multipath_device_standby_paths", &[("wwid", wwid)]))
+    }
+
     /// How often paths of a device have failed and been reinstated.
     pub fn path_events(&self, wwid: &str) -> (u64, u64) {
         let total =
@@ -138,9 +144,16 @@ impl Metrics {
         }
         for (wwid, counts) in self.devices() {
             let paths = count(self.value("multipath_device_paths", &[("wwid", &wwid)]));
-            assert_eq!(paths, counts.valid + counts.failed, "members of {wwid}, which are {counts:?}");
+            let standby = self.standby(&wwid);
+            let Counts { valid, failed } = counts;
+            assert_eq!(
+                paths,
+                valid + standby + failed,
+                "members of {wwid}, which are {counts:?}, on standby {standby}"
+            );
             let states = path_states.remove(wwid.as_str()).unwrap_or(Counts { valid: 0, failed: 0 });
-            assert_eq!(states, counts, "paths of {wwid} (left) against the device's counts (right)");
+            let not_valid = Counts { valid, failed: failed + standby };
+            assert_eq!(states, not_valid, "paths of {wwid} (left) against the device's counts (right)");
             host.devices += 1;
             host.degraded += u64::from(counts.valid > 0 && counts.failed > 0);
             host.without_valid_paths += u64::from(counts.valid == 0);

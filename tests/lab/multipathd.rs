@@ -19,25 +19,46 @@ pub struct Conf {
     /// Seconds between two looks of the path checkers.
     pub polling_interval: u32,
     pub no_path_retry: &'static str,
+    /// Which disks it assembles.
+    pub find_multipaths: &'static str,
+    /// How it groups paths.
+    pub path_grouping_policy: &'static str,
+    /// Further options of `defaults`, a line each.
+    pub more: &'static [&'static str],
+    /// Further sections.
+    pub sections: &'static str,
 }
 
 impl Conf {
     /// Checkers that look so seldom that nothing undoes `fail_path` during a scenario.
-    pub const BLIND: Conf = Conf { polling_interval: 3600, no_path_retry: "fail" };
+    pub const BLIND: Conf = Conf {
+        polling_interval: 3600,
+        no_path_retry: "fail",
+        find_multipaths: "no",
+        path_grouping_policy: "multibus",
+        more: &[],
+        sections: "",
+    };
     /// Checkers that look every second.
-    pub const WATCHFUL: Conf = Conf { polling_interval: 1, no_path_retry: "fail" };
+    pub const WATCHFUL: Conf = Conf { polling_interval: 1, ..Conf::BLIND };
+
+    /// Makes it the daemon's, which reads it when it starts and when it reconfigures.
+    pub fn write(self) {
+        fs::write("/etc/multipath.conf", self.text()).expect("/etc is writable in the guest");
+    }
 
     fn text(self) -> String {
-        let Conf { polling_interval, no_path_retry } = self;
+        let Conf { polling_interval, no_path_retry, find_multipaths, path_grouping_policy, more, sections } = self;
         let options = [
             "user_friendly_names yes".to_owned(),
-            "find_multipaths no".to_owned(),
-            "path_grouping_policy multibus".to_owned(),
+            format!("find_multipaths {find_multipaths}"),
+            format!("path_grouping_policy {path_grouping_policy}"),
             format!("polling_interval {polling_interval}"),
             format!("max_polling_interval {polling_interval}"),
             format!("no_path_retry {no_path_retry}"),
         ];
-        format!("defaults {{\n {}\n}}\n", options.join("\n "))
+        let options = [&options[..], &more.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>()].concat();
+        format!("defaults {{\n {}\n}}\n{sections}", options.join("\n "))
     }
 }
 
@@ -47,7 +68,7 @@ pub struct Multipathd(Child);
 impl Multipathd {
     /// Starts the daemon and waits until it answers. Its log goes into `dir`.
     pub fn start(dir: &Path, conf: Conf) -> Self {
-        fs::write("/etc/multipath.conf", conf.text()).expect("/etc is writable in the guest");
+        conf.write();
         let log = OpenOptions::new().append(true).create(true).open(dir.join("multipathd.log"));
         let log = log.expect("the scenario's directory is writable");
         let child = Command::new("multipathd")

@@ -1,11 +1,12 @@
-//! A small storage network: scsi_debug's disks under a real multipathd.
+//! A small storage network: SCSI disks, scsi_debug's or others, under a real multipathd.
 
 use std::collections::BTreeSet;
 
 use crate::dm::{Dm, Map};
 use crate::guest::Lab;
 use crate::multipathd::{Conf, Multipathd};
-use crate::scsi_debug::{self, Disk};
+use crate::scsi_debug;
+use crate::scsi_disk::Disk;
 use crate::udevd;
 use crate::wait::{PATIENCE, eventually};
 
@@ -38,15 +39,22 @@ impl San {
 
     /// As [`San::start`], with disks that say they are this product.
     pub fn of_product(product: &str, lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
-        let disks = scsi_debug::load(hosts, luns, product);
+        San::over(&scsi_debug::load(hosts, luns, product), luns, lab, conf)
+    }
+
+    /// Over these disks: as many paths to each of so many LUNs, every one in order.
+    pub fn over(disks: &BTreeSet<Disk>, luns: usize, lab: &Lab, conf: Conf) -> Self {
         udevd::settle().expect("udevd keeps up");
         let daemon = Multipathd::start(lab.dir(), conf);
         let dm = Dm::open();
         let luns = eventually("multipathd makes its maps", PATIENCE, || {
-            let found = lun_list(&dm, &disks);
+            let found = lun_list(&dm, disks);
             let checked = daemon.ask("show paths raw format \"%d %t %T\"").map_err(|e| e.to_string())?;
             let ready = checked.lines().filter(|line| line.ends_with(" active ready")).count();
-            match found.len() == luns && found.iter().all(|lun| lun.paths.len() == hosts) && ready == disks.len() {
+            match found.len() == luns
+                && found.iter().all(|lun| luns * lun.paths.len() == disks.len())
+                && ready == disks.len()
+            {
                 true => Ok(found),
                 false => Err(format!("{} maps; paths by multipathd:\n{checked}", found.len())),
             }

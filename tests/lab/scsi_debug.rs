@@ -1,73 +1,13 @@
 //! The kernel's scsi_debug driver: disks that are seen on several hosts, as a SAN's LUNs are.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 
-use crate::dm;
 use crate::programs::run;
+use crate::scsi_disk::{self, Disk};
 use crate::wait::{PATIENCE, eventually};
 
 /// What the driver calls its disks.
 pub const PRODUCT: &str = "scsi_debug";
-
-/// One SCSI disk: one path to a LUN.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Disk {
-    pub name: String,
-    pub devno: String,
-    /// Host, channel, target and LUN.
-    pub hctl: String,
-}
-
-impl Disk {
-    fn attribute(&self, name: &str) -> PathBuf {
-        Path::new("/sys/block").join(&self.name).join("device").join(name)
-    }
-
-    /// The SCSI layer's state of the device.
-    pub fn scsi_state(&self) -> String {
-        let path = self.attribute("state");
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
-    }
-
-    /// Makes every command fail, which multipathd's checker then sees.
-    pub fn set_offline(&self) {
-        self.write("state", "offline");
-    }
-
-    /// Undoes [`Disk::set_offline`].
-    pub fn set_running(&self) {
-        self.write("state", "running");
-    }
-
-    /// Takes the disk away for good.
-    pub fn delete(&self) {
-        self.write("delete", "1");
-        let name = Path::new("/sys/block").join(&self.name);
-        eventually("the disk goes", PATIENCE, || match name.exists() {
-            true => Err(format!("{name:?} is still there")),
-            false => Ok(()),
-        });
-    }
-
-    /// Has the driver's host look for the disk that it showed before, which will be another one with the same identity.
-    pub fn rescan(&self) {
-        let (host, address) = self.hctl.split_once(':').expect("an address begins with its host");
-        let path = format!("/sys/class/scsi_host/host{host}/scan");
-        fs::write(&path, address.replace(':', " ")).unwrap_or_else(|e| panic!("{path}: {e}"));
-    }
-
-    fn is_on_standby(&self) -> bool {
-        let host = self.hctl.split(':').next().and_then(|host| host.parse::<u32>().ok());
-        host.expect("a host has a number") % 3 == 2
-    }
-
-    fn write(&self, attribute: &str, value: &str) {
-        let path = self.attribute(attribute);
-        fs::write(&path, format!("{value}\n")).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    }
-}
 
 /// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product.
 ///
@@ -89,21 +29,16 @@ pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
             false => Err(format!("{disks:?}")),
         }
     });
-    let (standby, usable): (Vec<_>, _) = disks.into_iter().partition(Disk::is_on_standby);
+    let (standby, usable): (Vec<_>, _) = disks.into_iter().partition(is_on_standby);
     standby.iter().for_each(Disk::delete);
     usable.into_iter().collect()
 }
 
 fn disks() -> BTreeSet<Disk> {
-    let entries = fs::read_dir("/sys/block").expect("/sys/block is there");
-    entries.filter_map(|entry| disk(&entry.ok()?.file_name().into_string().ok()?)).collect()
+    scsi_disk::below(|device| device.starts_with("/sys/devices/pseudo_0"))
 }
 
-fn disk(name: &str) -> Option<Disk> {
-    let device = fs::canonicalize(format!("/sys/block/{name}/device")).ok()?;
-    device.starts_with("/sys/devices/pseudo_0").then(|| Disk {
-        name: name.to_owned(),
-        devno: dm::devno(name),
-        hctl: device.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-    })
+fn is_on_standby(disk: &Disk) -> bool {
+    let host = disk.hctl.split(':').next().and_then(|host| host.parse::<u32>().ok());
+    host.expect("a host has a number") % 3 == 2
 }

@@ -3,10 +3,12 @@
 mod alerts;
 mod daemon;
 mod healthy;
+mod iscsi;
 mod lab_itself;
 mod lost_paths;
 mod maps;
 mod measure;
+mod nvme;
 mod path_failures;
 mod queueing;
 mod storms;
@@ -62,6 +64,8 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         lost_paths::ALL,
         maps::ALL,
         queueing::ALL,
+        iscsi::ALL,
+        nvme::ALL,
         unprivileged::ALL,
     ]
     .into_iter()

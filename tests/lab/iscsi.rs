@@ -1,0 +1,161 @@
+//! iSCSI: tgtd in the array's namespace, and open-iscsi with a session over each of two networks.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::guest::Lab;
+use crate::multipathd::Conf;
+use crate::network::{self, Network, Networks};
+use crate::programs::{run, try_run};
+use crate::san::San;
+use crate::scsi_disk::{self, Disk};
+use crate::wait::{PATIENCE, eventually};
+
+/// The array's target.
+pub const TARGET: &str = "iqn.2003-01.org.example:array";
+
+const PORT: u16 = 3260;
+
+/// Where open-iscsi keeps all that it is told.
+const DATABASE: &str = "/etc/iscsi";
+
+/// As impatient as these programs can be made.
+const IMPATIENT: &str = "node.session.timeo.replacement_timeout = 2\n\
+    node.conn[0].timeo.login_timeout = 5\n\
+    node.conn[0].timeo.noop_out_interval = 1\n\
+    node.conn[0].timeo.noop_out_timeout = 1\n";
+
+/// The array, and multipathd over it; gone when dropped.
+pub struct IscsiSan {
+    pub san: San,
+    initiator: Initiator,
+    _array: Array,
+    pub networks: Networks,
+}
+
+struct Initiator(Child);
+
+struct Array(Child);
+
+impl IscsiSan {
+    /// Each LUN is one device with a path over each network, and every path is in order.
+    pub fn start(lab: &Lab, luns: usize, conf: Conf) -> Self {
+        let networks = Networks::start();
+        let array = Array::start(lab.dir(), luns);
+        let initiator = Initiator::start(lab.dir());
+        networks.0.iter().for_each(|network| initiator.log_in(network));
+        let disks = eventually("the disks are there", PATIENCE, || {
+            let disks = disks();
+            if disks.len() == 2 * luns { Ok(disks) } else { Err(format!("{disks:?}")) }
+        });
+        IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, _array: array, networks }
+    }
+
+    /// Makes a session over this network.
+    pub fn log_in(&self, network: &Network) {
+        self.initiator.log_in(network);
+    }
+
+    /// Ends the session over this network in good order.
+    pub fn log_out(&self, network: &Network) {
+        let interface = network.interface;
+        run("iscsiadm", ["-m", "node", "-T", TARGET, "-p", &portal(network), "-I", interface, "--logout"]);
+    }
+}
+
+/// How the array is reached over this network.
+pub fn portal(network: &Network) -> String {
+    format!("{}:{PORT}", network.address)
+}
+
+fn disks() -> BTreeSet<Disk> {
+    scsi_disk::below(|device| device.to_string_lossy().contains("/session"))
+}
+
+impl Array {
+    fn start(dir: &Path, luns: usize) -> Self {
+        fs::create_dir_all("/run/tgtd").expect("/run is writable");
+        let log = File::create(dir.join("tgtd.log")).expect("the scenario's directory is writable");
+        let child = network::command("tgtd")
+            .arg("-f")
+            .stdout(log.try_clone().expect("a file can be duplicated"))
+            .stderr(log)
+            .spawn()
+            .expect("tgtd starts");
+        let array = Array(child);
+        eventually("tgtd is ready", PATIENCE, || try_run("tgtadm", ["--op", "show", "--mode", "sys"]).map(drop));
+        tgtadm("--op new --mode target --tid 1 --targetname", TARGET);
+        for lun in 1..=luns {
+            let image = dir.join(format!("lun{lun}.img"));
+            let file = File::create(&image).expect("the scenario's directory is writable");
+            file.set_len(8 << 20).expect("there is room for nothing");
+            tgtadm(
+                &format!("--op new --mode logicalunit --tid 1 --lun {lun} --backing-store"),
+                &image.to_string_lossy(),
+            );
+            tgtadm(
+                &format!("--op update --mode logicalunit --tid 1 --lun {lun} --params"),
+                &format!("vendor_id=EXAMPLE,product_id=ARRAY,product_rev=0001,scsi_sn=LUN{lun}"),
+            );
+        }
+        tgtadm("--op bind --mode target --tid 1 --initiator-address", "ALL");
+        array
+    }
+}
+
+fn tgtadm(words: &str, last: &str) {
+    run("tgtadm", ["--lld", "iscsi"].into_iter().chain(words.split(' ')).chain([last]));
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        network::end(&mut self.0);
+    }
+}
+
+impl Initiator {
+    fn start(dir: &Path) -> Self {
+        run("modprobe", ["iscsi_tcp"]);
+        run("mount", ["-t", "tmpfs", "none", DATABASE]);
+        let write = |name: &str, text: &str| fs::write(Path::new(DATABASE).join(name), text).expect("it is a tmpfs");
+        write("initiatorname.iscsi", "InitiatorName=iqn.2003-01.org.example:host\n");
+        write("iscsid.conf", IMPATIENT);
+        fs::create_dir_all("/run/lock/iscsi").expect("/run is writable");
+        let log = File::create(dir.join("iscsid.log")).expect("the scenario's directory is writable");
+        let child = Command::new("iscsid")
+            .arg("-f")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be duplicated"))
+            .stderr(log)
+            .spawn()
+            .expect("iscsid starts");
+        Initiator(child)
+    }
+
+    fn log_in(&self, network: &Network) {
+        let (interface, portal) = (network.interface, portal(network));
+        let iface = |args: &[&str]| try_run("iscsiadm", ["-m", "iface", "-I", interface].iter().chain(args));
+        eventually("iscsid is ready", PATIENCE, || match iface(&["--op", "show"]) {
+            Ok(_) => Ok(()),
+            Err(_) => iface(&["--op", "new"]).map(drop),
+        });
+        run(
+            "iscsiadm",
+            ["-m", "iface", "-I", interface, "--op", "update", "-n", "iface.net_ifacename", "-v", interface],
+        );
+        let node = ["-m", "node", "-T", TARGET, "-p", &portal, "-I", interface];
+        run("iscsiadm", node.iter().chain(&["--op", "new"]));
+        eventually("the session is made", PATIENCE, || try_run("iscsiadm", node.iter().chain(&["--login"])).map(drop));
+    }
+}
+
+impl Drop for Initiator {
+    fn drop(&mut self) {
+        // There may be no session left.
+        let _ = try_run("iscsiadm", ["-m", "session", "--logout"]);
+        network::end(&mut self.0);
+        let _ = try_run("umount", ["-l", DATABASE]);
+    }
+}

@@ -1,0 +1,200 @@
+//! NVMe over TCP: the kernel's own target in the array's namespace, with a port in each of two networks, and controllers
+//! of this host on both.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::memory_disks;
+use crate::network::{self, Network, Networks};
+use crate::programs::{run, try_run};
+use crate::wait::{PATIENCE, eventually};
+
+/// The array's subsystem.
+pub const SUBSYSTEM: &str = "nqn.2003-01.org.example:array";
+
+const CONFIGFS: &str = "/sys/kernel/config";
+
+/// The array and the controllers that lead to it; gone when dropped.
+///
+/// It has a namespace and an ANA group for each of its ports, so that each can be optimized on one of them.
+pub struct Array {
+    pub networks: Networks,
+    /// The namespaces, by number from 1.
+    pub namespaces: [Namespace; 2],
+}
+
+/// A namespace, which is a device of this host.
+pub struct Namespace {
+    pub wwid: String,
+    number: usize,
+}
+
+impl Array {
+    /// Everything is optimized, and there is a controller for each port.
+    pub fn start() -> Self {
+        let networks = Networks::start();
+        ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
+        if !Path::new(CONFIGFS).join("nvmet").exists() {
+            run("mount", ["-t", "configfs", "none", CONFIGFS]);
+        }
+        memory_disks::null_blk(2);
+        let namespaces = [1, 2].map(|number| {
+            let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
+            Namespace { wwid: format!("uuid.{uuid}"), number }
+        });
+        let array = Array { networks, namespaces };
+        array.make();
+        for network in &array.networks.0 {
+            array.connect(network, "");
+        }
+        array
+    }
+
+    fn make(&self) {
+        make(&subsystem(), &[("attr_allow_any_host", "1"), ("attr_serial", "0001"), ("attr_model", "EXAMPLE")]);
+        for Namespace { number, wwid } in &self.namespaces {
+            let disk = format!("/dev/nullb{}", number - 1);
+            let uuid = wwid.trim_start_matches("uuid.");
+            make(&namespace(*number), &[("device_path", &disk), ("device_uuid", uuid)]);
+            write(&namespace(*number), "ana_grpid", &number.to_string());
+        }
+        for (number, network) in (1..).zip(&self.networks.0) {
+            let address = network.address.to_string();
+            let attributes =
+                [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", &address), ("addr_trsvcid", "4420")];
+            make(&port(number), &attributes);
+            make(&port(number).join("ana_groups/2"), &[]);
+            for group in [1, 2] {
+                self.set_ana(number, group, "optimized");
+            }
+        }
+        // Groups and namespaces belong together before anybody sees either.
+        for Namespace { number, .. } in &self.namespaces {
+            write(&namespace(*number), "enable", "1");
+        }
+        for number in [1, 2] {
+            self.open_port(number);
+        }
+    }
+
+    /// Sets the state of a group on a port.
+    pub fn set_ana(&self, port_number: usize, group: usize, state: &str) {
+        write(&port(port_number).join(format!("ana_groups/{group}")), "ana_state", state);
+    }
+
+    /// Lets hosts in through this port.
+    pub fn open_port(&self, number: usize) {
+        // A port listens in the namespace of whoever does this.
+        let [subsystem, link] = [subsystem(), port(number).join("subsystems").join(SUBSYSTEM)];
+        network::run_there("ln", [Path::new("-s"), &subsystem, &link]);
+    }
+
+    /// Throws all hosts out of this port.
+    pub fn close_port(&self, number: usize) {
+        let link = port(number).join("subsystems").join(SUBSYSTEM);
+        fs::remove_file(&link).unwrap_or_else(|e| panic!("{link:?}: {e}"));
+    }
+
+    /// Makes a controller over this network and gives its kernel name; further options, each preceded by a comma.
+    pub fn connect(&self, network: &Network, more: &str) -> String {
+        let Network { interface, address, .. } = network;
+        let options = format!(
+            "transport=tcp,traddr={address},trsvcid=4420,host_iface={interface},nqn={SUBSYSTEM},\
+             hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
+             keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
+        );
+        let mut fabrics = eventually("the kernel can connect", PATIENCE, || {
+            OpenOptions::new().read(true).write(true).open("/dev/nvme-fabrics").map_err(|e| e.to_string())
+        });
+        fabrics.write_all(options.as_bytes()).unwrap_or_else(|e| panic!("{options}: {e}"));
+        let mut answer = String::new();
+        fabrics.read_to_string(&mut answer).expect("it tells the controller");
+        let instance = answer.trim().split(',').find_map(|field| field.strip_prefix("instance="));
+        format!("nvme{}", instance.unwrap_or_else(|| panic!("no instance in {answer:?}")))
+    }
+
+    /// Takes a controller away.
+    pub fn disconnect(&self, controller: &str) {
+        let file = format!("/sys/class/nvme/{controller}/delete_controller");
+        fs::write(&file, "1").unwrap_or_else(|e| panic!("{file}: {e}"));
+    }
+
+    /// The controller that a path of a namespace goes through.
+    pub fn controller(&self, namespace: &Namespace, path: &str) -> String {
+        let head = self.head(namespace).expect("the kernel has the namespace");
+        let (subsystem, number) = head.split_at(head.rfind('n').expect("a head's name has a number"));
+        let controller = path.strip_prefix(&format!("{subsystem}c")).and_then(|rest| rest.strip_suffix(number));
+        format!("nvme{}", controller.unwrap_or_else(|| panic!("{path} is no path of {head}")))
+    }
+
+    /// The kernel's name of a namespace's device.
+    pub fn head(&self, namespace: &Namespace) -> Option<String> {
+        let heads = fs::read_dir("/sys/block").expect("/sys/block is there").filter_map(Result::ok);
+        let is_it = |head: &PathBuf| {
+            let wwid = fs::read_to_string(head.join("wwid"));
+            wwid.is_ok_and(|wwid| wwid.trim() == namespace.wwid) && !is_path(head)
+        };
+        let head = heads.map(|entry| entry.path()).find(is_it)?;
+        Some(head.file_name()?.to_string_lossy().into_owned())
+    }
+}
+
+impl Namespace {
+    /// Makes it there, or not.
+    pub fn enable(&self, enabled: bool) {
+        write(&namespace(self.number), "enable", if enabled { "1" } else { "0" });
+    }
+}
+
+/// The names of all controllers.
+fn controllers() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/nvme").into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Whether it is hidden: `nvme0c1n1`.
+fn is_path(block: &Path) -> bool {
+    block.file_name().is_some_and(|name| name.to_string_lossy().contains('c'))
+}
+
+fn subsystem() -> PathBuf {
+    Path::new(CONFIGFS).join("nvmet/subsystems").join(SUBSYSTEM)
+}
+
+fn namespace(number: usize) -> PathBuf {
+    subsystem().join(format!("namespaces/{number}"))
+}
+
+fn port(number: usize) -> PathBuf {
+    Path::new(CONFIGFS).join(format!("nvmet/ports/{number}"))
+}
+
+fn make(directory: &Path, attributes: &[(&str, &str)]) {
+    fs::create_dir(directory).unwrap_or_else(|e| panic!("{directory:?}: {e}"));
+    attributes.iter().for_each(|(name, value)| write(directory, name, value));
+}
+
+fn write(directory: &Path, name: &str, value: &str) {
+    let file = directory.join(name);
+    fs::write(&file, value).unwrap_or_else(|e| panic!("{file:?}: {value}: {e}"));
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        // What a scenario has not made, or has taken away already, is no loss.
+        for controller in controllers() {
+            let _ = fs::write(format!("/sys/class/nvme/{controller}/delete_controller"), "1");
+        }
+        for number in [1, 2] {
+            let port = port(number);
+            let _ = fs::remove_file(port.join("subsystems").join(SUBSYSTEM));
+            let _ = fs::remove_dir(port.join("ana_groups/2"));
+            let _ = fs::remove_dir(port);
+            let _ = fs::write(namespace(number).join("enable"), "0");
+            let _ = fs::remove_dir(namespace(number));
+        }
+        let _ = fs::remove_dir(subsystem());
+        let _ = try_run("udevadm", ["settle", "--timeout=20"]);
+    }
+}

@@ -1,0 +1,240 @@
+//! iSCSI over two networks: sessions, what paths share, and bonds. As root and as `nobody`, who may read all of it.
+
+use std::fs;
+use std::time::Duration;
+
+use super::Scenario;
+use crate::exporter::Exporter;
+use crate::guest::Lab;
+use crate::iscsi::{IscsiSan, TARGET, portal};
+use crate::metrics::{Labels, Metrics};
+use crate::multipathd::Conf;
+use crate::network::Network;
+use crate::programs::run;
+use crate::wait::{eventually, eventually_eq};
+
+pub const ALL: &[Scenario] = &[
+    Scenario::new("iscsi_networks_lost_and_back", iscsi_networks_lost_and_back),
+    Scenario::new("iscsi_session_ended_and_made_again", iscsi_session_ended_and_made_again),
+    Scenario::new("iscsi_session_without_its_path", iscsi_session_without_its_path),
+];
+
+/// `--reread.interval`, and the time that an emulated machine needs to read and to be asked.
+const ONE_REREAD: Duration = Duration::from_secs(5 + 2);
+
+const BONDS: [&str; 2] = ["interfaces", "addresses"];
+
+/// A checker that looks every second, and sessions whose disks fail after two.
+const CONF: Conf = Conf { more: &["fast_io_fail_tmo 2"], ..Conf::WATCHFUL };
+
+struct Host {
+    array: IscsiSan,
+    exporters: [Exporter; 2],
+}
+
+impl Host {
+    fn start(lab: &Lab) -> Self {
+        Host::of(lab, CONF)
+    }
+
+    fn of(lab: &Lab, conf: Conf) -> Self {
+        let array = IscsiSan::start(lab, 2, conf);
+        let [one, other] = &array.networks.0;
+        let bond = |name, one, other| {
+            format!("- {{name: {name}, networks: [{one}, {other}], targets: ['iqn.2003-01.org.example:*']}}\n")
+        };
+        let bonds = [bond(BONDS[0], one.interface, other.interface), bond(BONDS[1], one.cidr, other.cidr)];
+        let config = lab.dir().join("config.yml");
+        fs::write(&config, format!("iscsi_bonds:\n{}", bonds.concat())).expect("the scenario's directory is writable");
+        let config = format!("--config.file={}", config.display());
+        let root = lab.exporter().flag(&config).start();
+        let nobody = lab.exporter().flag(&config).unprivileged().start();
+        Host { array, exporters: [root, nobody] }
+    }
+
+    fn networks(&self) -> &[Network; 2] {
+        &self.array.networks.0
+    }
+
+    /// Waits until every device has so many valid and failed paths.
+    fn wait_for_counts(&self, valid: u64, failed: u64) {
+        for exporter in &self.exporters {
+            for lun in &self.array.san.luns {
+                exporter.wait_for_counts(&lun.wwid, valid, failed);
+            }
+        }
+    }
+
+    /// Waits, for no longer than a re-read, until sessions and bonds say that just these networks are up.
+    fn wait_for_networks(&self, up: [bool; 2]) {
+        for exporter in &self.exporters {
+            eventually("sessions and bonds say which networks are up", ONE_REREAD, || {
+                match networks_up(&exporter.metrics(), self.networks()) {
+                    told if told == [up; 3] => Ok(()),
+                    told => Err(format!("sessions, bond of interfaces, bond of addresses: {told:?}")),
+                }
+            });
+            for bond in BONDS {
+                let bond = [("bond", bond)];
+                let metrics = exporter.metrics();
+                assert_eq!(metrics.value("multipath_iscsi_bond_networks", &bond), 2.0);
+                let count = up.into_iter().filter(|up| *up).count();
+                assert_eq!(metrics.value("multipath_iscsi_bond_networks_up", &bond), count as f64);
+            }
+        }
+    }
+
+    fn labels(&self) -> Vec<Vec<Labels>> {
+        self.exporters.iter().map(|exporter| labels(&exporter.metrics())).collect()
+    }
+}
+
+/// What sessions and both bonds say of each network. No session is none that is up.
+fn networks_up(metrics: &Metrics, networks: &[Network; 2]) -> [[bool; 2]; 3] {
+    let session = |network: &Network| {
+        metrics
+            .series("multipath_iscsi_session_up")
+            .any(|(labels, up)| labels["initiator_port"] == network.interface && up == 1.0)
+    };
+    let bond =
+        |bond, name| metrics.value("multipath_iscsi_bond_network_up", &[("bond", bond), ("network", name)]) == 1.0;
+    [
+        networks.each_ref().map(session),
+        networks.each_ref().map(|network| bond(BONDS[0], network.interface)),
+        networks.each_ref().map(|network| bond(BONDS[1], network.cidr)),
+    ]
+}
+
+/// What must not change while something is broken.
+fn labels(metrics: &Metrics) -> Vec<Labels> {
+    let families = ["multipath_device_info", "multipath_path_info", "multipath_iscsi_session_up"];
+    families.into_iter().flat_map(|family| metrics.series(family).map(|(labels, _)| labels.clone())).collect()
+}
+
+fn iscsi_networks_lost_and_back(lab: &Lab) {
+    let host = Host::start(lab);
+    let [one, other] = host.networks();
+    host.wait_for_networks([true, true]);
+    for exporter in &host.exporters {
+        let metrics = exporter.metrics();
+        for lun in &host.array.san.luns {
+            let info = metrics.labels("multipath_device_info", &[("wwid", &lun.wwid)]);
+            assert_eq!([&info["vendor"], &info["product"], &info["revision"]], ["EXAMPLE", "ARRAY", "0001"]);
+            let mut interfaces = Vec::new();
+            for disk in &lun.paths {
+                let info = metrics.labels("multipath_path_info", &[("wwid", &lun.wwid), ("path", &disk.name)]);
+                let network = host.networks().iter().find(|network| network.interface == info["initiator_port"]);
+                let network = network.unwrap_or_else(|| panic!("no interface of ours: {info:?}"));
+                interfaces.push(network.interface);
+                let expected = [&disk.devno, &disk.hctl, "iscsi", "1", TARGET, &portal(network)];
+                let labels = ["devno", "hctl", "transport", "group", "target", "target_port"];
+                assert_eq!(labels.map(|label| info[label].as_str()), expected);
+                let session = metrics.labels("multipath_iscsi_session_up", &[("target_port", &portal(network))]);
+                assert_eq!(session["initiator_port"], network.interface);
+                assert_eq!(session["target"], TARGET);
+                let device = fs::canonicalize(disk.attribute("")).expect("the disk is there");
+                assert!(device.components().any(|part| part.as_os_str() == session["session"].as_str()), "{session:?}");
+            }
+            interfaces.sort_unstable();
+            assert_eq!(interfaces, [one.interface, other.interface]);
+        }
+        let session = [("initiator_port", one.interface)];
+        assert_eq!(metrics.state("multipath_iscsi_session_state", &session), "LOGGED_IN");
+    }
+    let before = host.labels();
+
+    one.cut();
+    host.wait_for_counts(1, 1);
+    host.wait_for_networks([false, true]);
+    assert_eq!(host.labels(), before, "labels do not change at the moment of failure");
+
+    other.lose_all();
+    host.wait_for_counts(0, 2);
+    host.wait_for_networks([false, false]);
+    assert_eq!(host.labels(), before, "labels do not change at the moment of failure");
+    for exporter in &host.exporters {
+        let session = [("initiator_port", other.interface)];
+        assert_ne!(exporter.metrics().state("multipath_iscsi_session_state", &session), "LOGGED_IN");
+        assert_eq!(exporter.metrics().host().without_valid_paths, 2);
+    }
+
+    one.mend();
+    host.wait_for_counts(1, 1);
+    host.wait_for_networks([true, false]);
+    other.lose_nothing();
+    host.wait_for_counts(2, 0);
+    host.wait_for_networks([true, true]);
+    assert_eq!(host.labels(), before);
+    for exporter in &host.exporters {
+        for lun in &host.array.san.luns {
+            exporter.wait_for_path_events(&lun.wwid, 2, 2);
+        }
+    }
+}
+
+/// In good order, so nothing has failed: the path goes with its session, and the network is up no more.
+fn iscsi_session_ended_and_made_again(lab: &Lab) {
+    let host = Host::start(lab);
+    let [_, network] = host.networks();
+    let session = |exporter: &Exporter| {
+        let metrics = exporter.metrics();
+        let mut sessions = metrics.series("multipath_iscsi_session_up").map(|(labels, _)| labels.clone());
+        sessions.find(|labels| labels["initiator_port"] == network.interface).map(|labels| labels["session"].clone())
+    };
+    let before = session(&host.exporters[0]);
+
+    host.array.log_out(network);
+    host.wait_for_counts(1, 0);
+    host.wait_for_networks([true, false]);
+    for exporter in &host.exporters {
+        assert_eq!(session(exporter), None);
+        let metrics = exporter.metrics();
+        assert_eq!(metrics.host().failed_paths, 0);
+        assert_eq!(metrics.host().paths, 2);
+        for lun in &host.array.san.luns {
+            assert_eq!(exporter.events(&lun.wwid, "path_removed").len(), 1);
+        }
+    }
+
+    host.array.log_in(network);
+    host.wait_for_counts(2, 0);
+    host.wait_for_networks([true, true]);
+    for exporter in &host.exporters {
+        let session = session(exporter);
+        assert!(session.is_some() && session != before, "it is another one: {session:?}, {before:?}");
+    }
+}
+
+/// The session is back, and nobody has tried its paths again: that is for multipathd to do.
+fn iscsi_session_without_its_path(lab: &Lab) {
+    let host = Host::of(lab, Conf { polling_interval: 3600, ..CONF });
+    let [network, _] = host.networks();
+    let dm = &host.array.san.dm;
+
+    network.cut();
+    for lun in &host.array.san.luns {
+        let device = format!("if=/dev/{}", lun.map.sysfs_name());
+        eventually_eq("reading meets the dead path", 1, || {
+            run("dd", [device.as_str(), "of=/dev/null", "bs=4k", "count=4", "iflag=direct"]);
+            dm.paths(&lun.map.name).values().filter(|active| **active).count()
+        });
+    }
+    host.wait_for_counts(1, 1);
+    host.wait_for_networks([false, true]);
+
+    network.mend();
+    for exporter in &host.exporters {
+        eventually_eq("the session is back", [[true, true]; 3], || networks_up(&exporter.metrics(), host.networks()));
+    }
+    host.wait_for_counts(1, 1);
+    for exporter in &host.exporters {
+        for lun in &host.array.san.luns {
+            let metrics = exporter.metrics();
+            let path =
+                metrics.labels("multipath_path_info", &[("wwid", &lun.wwid), ("initiator_port", network.interface)]);
+            let path = [("wwid", lun.wwid.as_str()), ("path", &path["path"])];
+            assert_eq!(metrics.value("multipath_path_valid", &path), 0.0);
+            assert_eq!(metrics.state("multipath_path_device_state", &path), "running");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! SCSI disks, whatever they are reached over.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::dm;
+use crate::wait::{PATIENCE, eventually};
+
+/// One SCSI disk: one path to a LUN.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Disk {
+    pub name: String,
+    pub devno: String,
+    /// Host, channel, target and LUN.
+    pub hctl: String,
+}
+
+impl Disk {
+    /// A file of the SCSI device.
+    pub fn attribute(&self, name: &str) -> PathBuf {
+        Path::new("/sys/block").join(&self.name).join("device").join(name)
+    }
+
+    /// The SCSI layer's state of the device.
+    pub fn scsi_state(&self) -> String {
+        let path = self.attribute("state");
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
+    }
+
+    /// Makes every command fail, which multipathd's checker then sees.
+    pub fn set_offline(&self) {
+        self.write("state", "offline");
+    }
+
+    /// Undoes [`Disk::set_offline`].
+    pub fn set_running(&self) {
+        self.write("state", "running");
+    }
+
+    /// Takes the disk away for good.
+    pub fn delete(&self) {
+        self.write("delete", "1");
+        let name = Path::new("/sys/block").join(&self.name);
+        eventually("the disk goes", PATIENCE, || match name.exists() {
+            true => Err(format!("{name:?} is still there")),
+            false => Ok(()),
+        });
+    }
+
+    /// Has its SCSI host look for the disk that it showed before, which will be another one with the same identity.
+    pub fn rescan(&self) {
+        let (host, address) = self.hctl.split_once(':').expect("an address begins with its host");
+        let path = format!("/sys/class/scsi_host/host{host}/scan");
+        fs::write(&path, address.replace(':', " ")).unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
+    /// Writes a line into a file of the SCSI device.
+    pub fn write(&self, attribute: &str, value: &str) {
+        let path = self.attribute(attribute);
+        fs::write(&path, format!("{value}\n")).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    }
+}
+
+/// The disks whose SCSI device lies in such a directory of sysfs.
+pub fn below(is_wanted: impl Fn(&Path) -> bool) -> BTreeSet<Disk> {
+    let entries = fs::read_dir("/sys/block").expect("/sys/block is there");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let disk = |name: String| {
+        let device = fs::canonicalize(format!("/sys/block/{name}/device")).ok()?;
+        is_wanted(&device).then(|| Disk {
+            devno: dm::devno(&name),
+            hctl: device.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name,
+        })
+    };
+    names.filter_map(disk).collect()
+}
