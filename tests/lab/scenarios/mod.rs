@@ -12,6 +12,7 @@ mod nvme;
 mod path_failures;
 mod queueing;
 mod storms;
+mod unassembled;
 mod unprivileged;
 
 use crate::guest::Lab;
@@ -66,6 +67,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         queueing::ALL,
         iscsi::ALL,
         nvme::ALL,
+        unassembled::ALL,
         unprivileged::ALL,
     ]
     .into_iter()
