@@ -1,6 +1,8 @@
 //! The kernel's scsi_debug driver: disks that are seen on several hosts, as a SAN's LUNs are.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use crate::programs::run;
 use crate::scsi_disk::{self, Disk};
@@ -41,4 +43,30 @@ fn disks() -> BTreeSet<Disk> {
 fn is_on_standby(disk: &Disk) -> bool {
     let host = disk.hctl.split(':').next().and_then(|host| host.parse::<u32>().ok());
     host.expect("a host has a number") % 3 == 2
+}
+
+/// Until dropped, no disk answers.
+pub struct Mute(());
+
+impl Mute {
+    /// From now on.
+    pub fn start() -> Self {
+        // Every command is swallowed (SDEBUG_OPT_TIMEOUT).
+        set("opts", "4");
+        set("every_nth", "1");
+        Mute(())
+    }
+}
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        set("every_nth", "0");
+        set("opts", "0");
+    }
+}
+
+/// Sets a parameter of the driver, which all disks go by from now on.
+pub fn set(parameter: &str, value: &str) {
+    let file = Path::new("/sys/bus/pseudo/drivers/scsi_debug").join(parameter);
+    fs::write(&file, value).unwrap_or_else(|e| panic!("{file:?}: {value}: {e}"));
 }

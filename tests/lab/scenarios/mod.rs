@@ -8,6 +8,7 @@ mod lab_itself;
 mod lost_paths;
 mod maps;
 mod measure;
+mod mismatches;
 mod nvme;
 mod path_failures;
 mod queueing;
@@ -68,6 +69,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         iscsi::ALL,
         nvme::ALL,
         unassembled::ALL,
+        mismatches::ALL,
         unprivileged::ALL,
     ]
     .into_iter()
