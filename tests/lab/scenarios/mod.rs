@@ -12,6 +12,7 @@ mod mismatches;
 mod nvme;
 mod path_failures;
 mod queueing;
+mod root;
 mod storms;
 mod unassembled;
 mod unprivileged;
@@ -70,6 +71,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         nvme::ALL,
         unassembled::ALL,
         mismatches::ALL,
+        root::ALL,
         unprivileged::ALL,
     ]
     .into_iter()
