@@ -2,7 +2,7 @@
 //!
 //! `cargo test --release --features lab --test lab [-- FILTER...]` boots virtual machines with this host's newest Debian
 //! kernel and this host's files, under plain emulation. The same program runs inside them as root: it makes real
-//! multipath devices (multipathd over scsi_debug, iSCSI, NVMe over TCP, or device-mapper tables over null_blk and
+//! multipath devices (multipathd over scsi_debug, iSCSI and LIO, NVMe over TCP, or device-mapper tables over null_blk and
 //! brd), breaks them, and asserts on what the exporter then says at `/metrics` and in its API, and on what a real
 //! Prometheus and Alertmanager tell people of it. Each scenario is one function that starts its own exporter and leaves
 //! the machine as it found it; a machine that cannot be cleaned is booted anew.
@@ -26,6 +26,7 @@ mod host;
 mod http;
 mod inbox;
 mod iscsi;
+mod lio;
 mod memory_disks;
 mod metrics;
 mod multipathd;

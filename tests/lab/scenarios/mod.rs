@@ -1,6 +1,7 @@
 //! The scenarios, each named after what happens to the storage.
 
 mod alerts;
+mod checker_states;
 mod daemon;
 mod healthy;
 mod iscsi;
@@ -72,6 +73,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         unassembled::ALL,
         mismatches::ALL,
         root::ALL,
+        checker_states::ALL,
         unprivileged::ALL,
     ]
     .into_iter()

@@ -1,0 +1,123 @@
+//! What multipathd makes of a path, in its own words, beside the kernel's state.
+
+use super::Scenario;
+use crate::exporter::Exporter;
+use crate::guest::Lab;
+use crate::lio::{Alua, Lio};
+use crate::multipathd::{Conf, Multipathd};
+use crate::san::San;
+use crate::scsi_debug;
+use crate::scsi_disk::Disk;
+use crate::wait::eventually_eq;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::new("checker_follows_alua", checker_follows_alua),
+    Scenario::new("checker_delays_an_unsteady_path", checker_delays_an_unsteady_path),
+    Scenario::new("path_held_marginal", path_held_marginal),
+    Scenario::new("checker_times_out", checker_times_out),
+];
+
+const BY_PRIORITY: Conf = Conf { path_grouping_policy: "group_by_prio", ..Conf::WATCHFUL };
+
+/// Valid or not, the checker's word, and what the kernel says of the path's ALUA state.
+type Words = (bool, String, Option<String>);
+
+fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
+    let metrics = exporter.metrics();
+    let path = [("wwid", wwid), ("path", disk.name.as_str())];
+    let access = metrics.series("multipath_path_access_state").map(|(labels, _)| labels);
+    let access = access.filter(|labels| labels["path"] == disk.name).map(|labels| labels["state"].clone()).next();
+    let valid = metrics.value("multipath_path_valid", &path) == 1.0;
+    (valid, metrics.state("multipath_path_checker_state", &path), access)
+}
+
+/// A standby path is a valid one: the kernel would send I/O to it, and multipathd calls it a ghost.
+fn checker_follows_alua(lab: &Lab) {
+    let lio = Lio::start(lab, 3, BY_PRIORITY);
+    let (lun, disk) = (&lio.san.luns[0], &lio.disks[1]);
+    let exporter = lab.exporter().start();
+    for (state, valid, checker, access) in [
+        (Alua::Standby, true, "ghost", "standby"),
+        (Alua::Unavailable, false, "faulty", "unavailable"),
+        (Alua::NonOptimized, true, "ready", "active/non-optimized"),
+        (Alua::Transitioning, false, "faulty", "transitioning"),
+        (Alua::Optimized, true, "ready", "active/optimized"),
+    ] {
+        lio.set_alua(1, state);
+        let want = (valid, checker.to_owned(), Some(access.to_owned()));
+        eventually_eq(&format!("{access} is shown"), want, || words(&exporter, &lun.wwid, disk));
+        assert_eq!(exporter.differences(&lio.san.dm), Vec::<String>::new());
+    }
+}
+
+/// multipathd's own word on a path, which asking for maps does not change.
+fn own_word(daemon: &Multipathd, disk: &Disk) -> String {
+    let paths = daemon.ask("show paths raw format \"%d %T\"").expect("multipathd answers");
+    let word = paths.lines().find_map(|line| line.strip_prefix(&format!("{} ", disk.name)));
+    word.unwrap_or_else(|| panic!("no {} in {paths}", disk.name)).to_owned()
+}
+
+/// It works again, and multipathd waits before it says so. Whenever it is asked for its maps it forgets why: it marks what
+/// the kernel holds failed as faulty (`update_multipath`), and counts a path fault, until the checker looks again.
+fn checker_delays_an_unsteady_path(lab: &Lab) {
+    let options = &["san_path_err_threshold 1", "san_path_err_forget_rate 30", "san_path_err_recovery_time 600"];
+    let San { daemon, dm, luns } = San::start(lab, 2, 1, Conf { more: options, ..Conf::WATCHFUL });
+    let (lun, disk) = (&luns[0], &luns[0].paths[0]);
+    let exporter = lab.exporter().start();
+    let active = || dm.paths(&lun.map.name)[&disk.devno];
+    let delayed = || own_word(&daemon, disk) == "delayed";
+    for _ in 0..5 {
+        disk.set_offline();
+        eventually_eq("the checker fails the path", false, active);
+        disk.set_running();
+        eventually_eq("the path works again, or waits", true, || active() || delayed());
+        if !active() {
+            break;
+        }
+    }
+    exporter.wait_for_counts(&lun.wwid, 1, 1);
+    let path = [("wwid", lun.wwid.as_str()), ("path", disk.name.as_str())];
+    eventually_eq("the SCSI layer has nothing against it", "running".to_owned(), || {
+        exporter.metrics().state("multipath_path_device_state", &path)
+    });
+    eventually_eq("multipathd waits", true, delayed);
+    let word = exporter.metrics().state("multipath_path_checker_state", &path);
+    assert!(["faulty", "delayed"].contains(&word.as_str()), "{word}");
+    assert_eq!(exporter.differences(&dm), Vec::<String>::new());
+}
+
+fn path_held_marginal(lab: &Lab) {
+    let san = San::start(lab, 2, 1, Conf { more: &["marginal_pathgroups on"], ..Conf::BLIND });
+    let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
+    let exporters = [lab.exporter().start(), lab.exporter().unprivileged().start()];
+    let marginal = |exporter: &Exporter, disk: &Disk| {
+        let path = [("wwid", lun.wwid.as_str()), ("path", disk.name.as_str())];
+        exporter.metrics().value("multipath_path_marginal", &path)
+    };
+    for (command, value) in [("setmarginal", 1.0), ("unsetmarginal", 0.0)] {
+        san.daemon.ask(&format!("{command} path {}", disk.name)).expect("multipathd answers");
+        for exporter in &exporters {
+            eventually_eq(&format!("{command} is shown"), value, || marginal(exporter, disk));
+            assert_eq!(marginal(exporter, &lun.paths[1]), 0.0);
+            exporter.wait_for_counts(&lun.wwid, 2, 0);
+        }
+    }
+}
+
+/// As with a delay, its word lasts until it is asked for its maps.
+fn checker_times_out(lab: &Lab) {
+    let san = San::start(lab, 2, 1, Conf { more: &["checker_timeout 2"], ..Conf::WATCHFUL });
+    let lun = &san.luns[0];
+    let exporter = lab.exporter().flag("--reread.interval=1s").start();
+    let mute = scsi_debug::Mute::start();
+    exporter.wait_for_counts(&lun.wwid, 0, 2);
+    for disk in &lun.paths {
+        let what = "the checker had no answer in time";
+        eventually_eq(what, "i/o timeout".to_owned(), || own_word(&san.daemon, disk));
+        let (valid, word, _) = words(&exporter, &lun.wwid, disk);
+        assert!(!valid && ["faulty", "i/o timeout"].contains(&word.as_str()), "{word}");
+    }
+    exporter.wait_for_path_events(&lun.wwid, 2, 0);
+    drop(mute);
+    exporter.wait_for_counts(&lun.wwid, 2, 0);
+}
