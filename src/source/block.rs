@@ -268,7 +268,10 @@ impl Block {
         let known = before.remove(&minor).filter(|known| known.wwid == outline.wwid);
         let inflight_requests = match &known {
             Some(known) => known.inflight_requests,
-            None => or_note(self.read_inflight(&self.directory(minor)), unreadable),
+            None => {
+                let directory = self.directory(minor);
+                or_note(self.file.inflight(&directory), unreadable)
+            }
         };
         let members: Vec<_> = outline
             .members
@@ -334,7 +337,7 @@ impl Block {
             suspended: or_note(self.file.flag(&directory, "dm/suspended"), unreadable),
             size_bytes: sectors.map(|sectors| sectors.saturating_mul(SECTOR)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable),
-            inflight_requests: or_note(self.read_inflight(&directory), unreadable),
+            inflight_requests: or_note(self.file.inflight(&directory), unreadable),
             members,
             asked: Arc::default(),
         }))
@@ -512,12 +515,6 @@ impl Block {
         }
     }
 
-    fn read_inflight(&mut self, map: &Path) -> Result<Option<u64>, Error> {
-        let text = self.file.text(map, "inflight")?;
-        // Two numbers: reads and writes.
-        Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
-    }
-
     fn look_at_states(&mut self, ways: &Ways, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let places: Vec<_> = self.disks.iter().map(|(devno, known)| (*devno, known.place.clone())).collect();
         for (devno, place) in places {
@@ -541,7 +538,7 @@ impl Block {
             Some(last) => self.file.flag(&directory, "dm/suspended")?.or(Some(last)),
             None => None,
         };
-        let inflight_requests = self.read_inflight(&directory)?.or(map.inflight_requests);
+        let inflight_requests = self.file.inflight(&directory)?.or(map.inflight_requests);
         let now =
             |disk: &Arc<Disk>| self.disks.get(&disk.devno).map_or(Arc::clone(disk), |known| Arc::clone(&known.disk));
         let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));

@@ -197,6 +197,12 @@ impl Attribute {
         }
     }
 
+    /// The requests sent down to a block device and not completed: `inflight` holds two numbers, reads and writes.
+    pub fn inflight(&mut self, device: &Path) -> Result<Option<u64>, Error> {
+        let text = self.text(device, "inflight")?;
+        Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
+    }
+
     /// As `0` or another number.
     pub fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
         Ok(self.parsed::<u8>(directory, name)?.map(|value| value != 0))

@@ -207,7 +207,7 @@ impl Nvme {
             firmware,
             size_bytes: or_note(self.size(&directory), unreadable).or(known.and_then(|head| head.size_bytes)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
-            inflight_requests: or_note(inflight_requests(&mut self.file, &directory), unreadable)
+            inflight_requests: or_note(self.file.inflight(&directory), unreadable)
                 .or(known.and_then(|head| head.inflight_requests)),
             paths,
         }))
@@ -299,12 +299,6 @@ fn ends(transport: Transport, address: &str) -> (Arc<str>, Arc<str>) {
             (interface, portal(field("traddr"), field("trsvcid")))
         }
     }
-}
-
-/// Two numbers: reads and writes.
-fn inflight_requests(file: &mut Attribute, directory: &Path) -> Result<Option<u64>, Error> {
-    let text = file.text(directory, "inflight")?;
-    Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
 }
 
 /// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
