@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::ledger::MapLedger;
-use crate::source::{block, device_mapper, multipathd};
+use crate::source::{device_mapper, disks, maps, multipathd};
 use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState};
 
 /// What a device is built from.
@@ -16,7 +16,7 @@ pub struct Parts {
     /// Device mapper's word.
     pub kernel: Option<Arc<device_mapper::Map>>,
     /// sysfs's word.
-    pub sysfs: Option<Arc<block::Map>>,
+    pub sysfs: Option<Arc<maps::Map>>,
     /// multipathd's word.
     pub daemon: Option<Arc<multipathd::Map>>,
     /// Whether multipathd answers now. If not, its words are not shown, but its last path states still serve.
@@ -199,14 +199,14 @@ impl Parts {
     /// How many members differ from the device, as far as sysfs and udev know them.
     fn mismatches(&self, wwid: &str, read_only: Option<bool>, size_bytes: Option<u64>) -> Mismatches {
         let disks = || self.sysfs.iter().flat_map(|map| &map.members);
-        let differ = |differs: &dyn Fn(&block::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
+        let differ = |differs: &dyn Fn(&disks::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
         // Not every map is called what udev or the SCSI layer calls its members (uid_attribute, getuid_callout): a name
         // that is no WWID of the kind is only compared where it is some member's.
-        let spoken = |name: &dyn Fn(&block::Disk) -> Option<String>| {
+        let spoken = |name: &dyn Fn(&disks::Disk) -> Option<String>| {
             is_naa(wwid) || disks().any(|disk| name(disk).is_some_and(|name| name == wwid))
         };
-        let udev = |disk: &block::Disk| disk.identity.udev.as_ref().map(ToString::to_string);
-        let scsi = |disk: &block::Disk| disk.identity.scsi.as_deref().and_then(wwid_of_scsi);
+        let udev = |disk: &disks::Disk| disk.identity.udev.as_ref().map(ToString::to_string);
+        let scsi = |disk: &disks::Disk| disk.identity.scsi.as_deref().and_then(wwid_of_scsi);
         let (udev_spoken, scsi_spoken) = (spoken(&udev), spoken(&scsi));
         let another = |name: Option<String>, spoken: bool| {
             spoken && name.is_some_and(|name| name != wwid && is_naa(&name) == is_naa(wwid))
@@ -221,7 +221,7 @@ impl Parts {
         }
     }
 
-    fn disk(&self, devno: DevNo) -> Option<&block::Disk> {
+    fn disk(&self, devno: DevNo) -> Option<&disks::Disk> {
         let members = &self.sysfs.as_ref()?.members;
         members.iter().find(|disk| disk.devno == devno).map(|disk| &**disk)
     }
@@ -278,7 +278,7 @@ impl Parts {
 
 /// Whether I/O to the disk fails at once: in these SCSI states (`blocked` and `quiesce` make it wait), and where the SCSI
 /// device is gone while the map still holds it.
-fn scsi_fails(disk: &block::Disk) -> bool {
+fn scsi_fails(disk: &disks::Disk) -> bool {
     match disk.states.device.as_deref() {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
         None => disk.states.absent && !disk.hctl.is_empty(),

@@ -16,7 +16,7 @@ use super::sources::{DaemonSource, KernelSource, KnownPaths, Ledgers, SysfsSourc
 use crate::config::Config;
 use crate::event::{Event, EventLog, EventType};
 use crate::metrics::own::OwnMetrics;
-use crate::source::{block, sysfs};
+use crate::source::{maps, sysfs};
 use crate::topology::{Daemon, DevNo, Device, Health, Path, PathState, Snapshot, Transports};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
@@ -144,7 +144,7 @@ impl Publisher {
     /// Takes note of what sysfs shows of path states where no source knows the kernel's, and of maps created anew.
     pub fn notice_sysfs(
         &self,
-        before: &HashMap<Arc<str>, Arc<block::Map>>,
+        before: &HashMap<Arc<str>, Arc<maps::Map>>,
         reading: &sysfs::Reading,
         asked: Instant,
         ledgers: &mut Ledgers,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::lane::Lane;
 use super::ledger::MapLedger;
 use crate::source::unassembled::Unassembled;
-use crate::source::{Error, block, device_mapper, multipathd, nvme, sysfs};
+use crate::source::{Error, device_mapper, maps, multipathd, nvme, sysfs};
 use crate::topology::{Daemon, DevNo, Transports};
 
 /// A read in the kernel that takes longer is given up for the present. For a thousand maps an emulated machine needs half
@@ -138,8 +138,8 @@ pub struct SysfsSource {
     /// The read under way was wanted by a timer.
     pub timed: bool,
     /// By WWID.
-    pub maps: HashMap<Arc<str>, Arc<block::Map>>,
-    last: Vec<Arc<block::Map>>,
+    pub maps: HashMap<Arc<str>, Arc<maps::Map>>,
+    last: Vec<Arc<maps::Map>>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<nvme::Head>>,
     /// What paths go over.
@@ -206,9 +206,7 @@ impl SysfsSource {
         // It is read with everything else.
         let others = std::mem::take(&mut wanted.others);
         let scope = if std::mem::take(&mut wanted.everything) {
-            // With the kernel's word that leaves the states to a reading of their own.
-            wanted.states &= kernel.is_some_and(|kernel| kernel.current);
-            wanted.devices.clear();
+            wanted.forget.extend(wanted.devices.drain());
             sysfs::Scope::Everything
         } else if !wanted.devices.is_empty() {
             sysfs::Scope::Devices(std::mem::take(&mut wanted.devices))

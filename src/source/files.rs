@@ -73,10 +73,15 @@ pub struct Entry {
 
 /// What is in a directory, sorted by name; nothing if there is no such directory, as for a driver that is not loaded.
 pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
+    Ok(list_if_there(directory)?.unwrap_or_default())
+}
+
+/// What is in a directory, sorted by name; `None` if there is no such directory.
+pub fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
     let failed = |cause| Error::new(directory.display(), cause);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     let mut list = Vec::new();
@@ -85,7 +90,7 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
         list.extend(entry.file_name().into_string().map(|name| Entry { name, inode: entry.ino() }));
     }
     list.sort();
-    Ok(list)
+    Ok(Some(list))
 }
 
 /// Directories held open while many files below them are read: half of what opening a file costs is the way to it.

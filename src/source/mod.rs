@@ -2,14 +2,15 @@
 //!
 //! A source knows no metric name and holds no opinion: it says what it read, and what it could not read.
 
-pub mod block;
 pub mod device_mapper;
+pub mod disks;
 pub mod fibre_channel;
 mod files;
 pub mod health;
 mod interfaces;
 mod inventory;
 pub mod iscsi;
+pub mod maps;
 pub mod multipathd;
 pub mod nvme;
 mod root;

@@ -1,7 +1,7 @@
 //! sysfs: what stands in files for everyone to read.
 //!
 //! ```text
-//! block.rs            device-mapper maps and their members            (Documentation/ABI/stable/sysfs-block)
+//! maps.rs, disks.rs   multipath maps and their members
 //! nvme.rs             namespace heads and their controllers
 //! iscsi.rs            sessions                \  what members go over: read first, so that a path that has just failed
 //! fibre_channel.rs    ports of host and array /   finds its session or port failed too
@@ -15,9 +15,10 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::block::{Block, Map};
+use super::disks::Context;
 use super::fibre_channel::FibreChannel;
 use super::iscsi::Iscsi;
+use super::maps::{Map, Maps};
 use super::nvme::{Head, Nvme};
 use super::udev_db::UdevDb;
 use super::unassembled::{Unassembled, WholeDisks};
@@ -48,10 +49,17 @@ pub struct Request {
     /// The maps and their members, where device mapper has told them; of a map only the rest is read then. `None` to
     /// find them here.
     pub outlines: Option<Arc<[Outline]>>,
-    /// Disks that came or changed: nothing of them is known any more.
+    /// Devices that came or changed: nothing of them is known any more.
     pub forget: HashSet<DevNo>,
-    /// Events may have been lost, and with them that disks came or changed.
+    /// Events may have been lost, and with them that devices came or changed.
     pub forget_all: bool,
+}
+
+impl Request {
+    /// Whether an event has told of this device, or may have.
+    pub fn told(&self, devno: DevNo) -> bool {
+        self.forget_all || self.forget.contains(&devno)
+    }
 }
 
 /// A map as device mapper tells it.
@@ -108,7 +116,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Sysfs {
     places: Places,
-    block: Block,
+    maps: Maps,
     nvme: Option<Nvme>,
     ways: Ways,
     transports: Arc<Transports>,
@@ -123,7 +131,7 @@ impl Sysfs {
     pub fn new(places: Places, parts: Parts) -> Self {
         let root = &places.sysfs;
         Sysfs {
-            block: Block::new(root),
+            maps: Maps::new(root),
             identities: UdevDb::new(&places.udev_data),
             whole_disks: WholeDisks::new(root),
             unassembled: Arc::default(),
@@ -154,7 +162,8 @@ impl Sysfs {
         {
             unreadable.push(error);
         }
-        let maps = self.block.read(request, &self.ways, &self.identities, &mut unreadable)?;
+        let mut context = Context { ways: &self.ways, identities: &self.identities, unreadable: &mut unreadable };
+        let maps = self.maps.read(request, &mut context)?;
         if request.scope == Scope::Everything {
             self.look_for_unassembled(&maps, &mut unreadable);
             match root::devices(&self.places.procfs, &self.places.sysfs) {
