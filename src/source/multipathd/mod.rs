@@ -10,7 +10,9 @@
 //!   all clients in turn and waited for the lock in the name of each (`uxsock_trigger`): there it may wait behind
 //!   somebody else's request.
 //! - `show maps json` waits for the lock, for `uxsock_timeout` (4 s or more), then reads every map from the kernel anew
-//!   (`show_maps_json`). Where one of them cannot be read, the daemon forgets that map and answers `fail` for all.
+//!   (`show_maps_json`). Where one of them cannot be read, the daemon forgets that map and answers `fail` for all. Up to
+//!   0.9.7 it also marks each path that the kernel holds failed as `faulty`, counts a path fault if it was not
+//!   (`update_multipath`), and so forgets until its next check that a path is `delayed` or ran into an `i/o timeout`.
 
 mod json;
 

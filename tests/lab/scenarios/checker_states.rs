@@ -57,8 +57,8 @@ fn own_word(daemon: &Multipathd, disk: &Disk) -> String {
     word.unwrap_or_else(|| panic!("no {} in {paths}", disk.name)).to_owned()
 }
 
-/// It works again, and multipathd waits before it says so. Whenever it is asked for its maps it forgets why: it marks what
-/// the kernel holds failed as faulty (`update_multipath`), and counts a path fault, until the checker looks again.
+/// It works again, and multipathd waits before it says so. Whenever it is asked for its maps, multipathd before 0.9.8
+/// forgets why, until the checker looks again.
 fn checker_delays_an_unsteady_path(lab: &Lab) {
     let options = &["san_path_err_threshold 1", "san_path_err_forget_rate 30", "san_path_err_recovery_time 600"];
     let San { daemon, dm, luns } = San::start(lab, 2, 1, Conf { more: options, ..Conf::WATCHFUL });
