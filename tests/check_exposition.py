@@ -19,8 +19,7 @@ PATH = "wwid path"
 SESSION = "session target target_port initiator_port"
 PORT = "initiator_port target_port"
 
-# Every metric and its labels, in the groups and the order of the interface. Those of a source that this version does
-# not have come here with it.
+# Every metric and its labels, in the groups and the order of the interface.
 INTERFACE = {
     "host": {
         "multipath_devices": "",
@@ -80,6 +79,7 @@ INTERFACE = {
         "multipath_iscsi_bond_network_up": "bond network",
         "multipath_iscsi_bond_networks": "bond",
         "multipath_iscsi_bond_networks_up": "bond",
+        "multipath_unassembled_paths": DEVICE,
     },
     "exporter": {
         "multipath_exporter_build_info": "version revision rustversion",
@@ -117,6 +117,7 @@ WITHOUT_SAMPLE = {
     "multipath_fc_host_port_up": "it has no Fibre Channel",
     "multipath_fc_remote_port_up": "it has no Fibre Channel",
     "multipath_fc_remote_port_state": "it has no Fibre Channel",
+    "multipath_unassembled_paths": "its disks are assembled",
 }
 
 
