@@ -478,12 +478,13 @@ impl Monitor {
         let mut changed = daemon.state != state;
         // It has just come up, or is done with its configuration.
         daemon.wanted.maps |= changed && state != Daemon::Down && maps.is_none();
+        let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
         changed |= daemon.know_paths(&state, paths, !self.sysfs.unassembled.is_empty());
         daemon.state = state;
         match maps {
             Some(Ok(maps)) => {
-                let unreadable: Vec<Error> =
-                    maps.unreadable.iter().map(|object| Error::new("multipathd", object)).collect();
+                let objects = maps.unreadable.iter().map(|object| Error::new("multipathd", object));
+                let unreadable: Vec<Error> = objects.chain(paths_error).collect();
                 self.health.succeeded(Source::Multipathd, asked.elapsed(), &unreadable);
                 changed |= daemon.accept(maps, asked, &mut self.ledgers);
             }

@@ -320,7 +320,7 @@ pub struct DaemonWanted {
     pub state: bool,
     /// The maps, too.
     pub maps: bool,
-    /// And the names of the paths that it knows.
+    /// The maps, and the names of all paths that it knows.
     pub paths: bool,
     /// A timer wants it.
     pub timed: bool,
@@ -421,14 +421,13 @@ impl DaemonSource {
 }
 
 async fn ask(client: &multipathd::Client, wanted: DaemonWanted) -> Result<DaemonReply, Error> {
-    let failed = |cause: &dyn std::error::Error| Error::new("multipathd", cause);
-    let state = client.show_daemon().await.map_err(|error| failed(&error))?.state;
-    let maps = match wanted.maps {
+    let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
+    let maps = match wanted.maps || wanted.paths {
         true => Some(show_maps(client).await),
         false => None,
     };
     let paths = match wanted.paths {
-        true => Some(client.show_path_names().await.map_err(|error| failed(&error))),
+        true => Some(client.show_path_names().await.map_err(|error| Error::new("multipathd, show paths", error))),
         false => None,
     };
     Ok(DaemonReply { state, maps, paths })

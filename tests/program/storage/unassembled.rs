@@ -89,6 +89,9 @@ fn what_multipathd_does_not_say_is_taken_as_known() {
         let page = exporter.metrics();
         assert_both(&page);
         assert_eq!(page.value("multipath_daemon_up"), Some(1.0), "{what}");
+        assert_eq!(page.value("multipath_exporter_source_up{source=\"multipathd\"}"), Some(1.0), "{what}");
+        let errors = page.value("multipath_exporter_errors_total{source=\"multipathd\"}");
+        assert!(errors.is_some_and(|errors| errors > 0.0), "{what}: {errors:?}");
     }
 }
 
