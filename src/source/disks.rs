@@ -60,8 +60,8 @@ pub struct Disk {
 pub struct Identity {
     /// udev's word, which is how multipath names maps.
     pub udev: Option<Arc<str>>,
-    /// The SCSI layer's word (`naa.600…`), as of its last look at the disk.
-    pub scsi: Option<Arc<str>>,
+    /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
+    pub kernel: Option<Arc<str>>,
 }
 
 /// States of a SCSI device, in the kernel's words.
@@ -210,6 +210,11 @@ impl Disks {
         Some(self.disk(devno, &place, context))
     }
 
+    /// Another disk may be in this directory than before.
+    pub fn forget_number_at(&mut self, place: &Path) {
+        self.numbers.remove(place);
+    }
+
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
     pub fn at(&mut self, place: &Path, context: &mut Context<'_>) -> Option<Arc<Disk>> {
         let known = self.numbers.get(place).copied();
@@ -268,15 +273,18 @@ impl Disks {
         let mut device = ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known };
         let states = if self.leave_states { Ok(disk.states.clone()) } else { device.states() };
         let states = or_last(states, Some(&disk.states), context.unreadable);
-        let ports = known.way.as_ref().and_then(|way| context.ways.ports(way)).filter(|ports| **ports != disk.ports);
-        let ports = ports.map(|ports| ports.clone().or(&disk.ports)).filter(|ports| *ports != disk.ports);
-        let udev = context.identities.wwid(devno, &disk.name).filter(|wwid| disk.identity.udev.as_ref() != Some(*wwid));
-        if disk.states != states || ports.is_some() || udev.is_some() {
+        let along = known.way.as_ref().and_then(|way| context.ways.along(way));
+        let along = along.filter(|(transport, ports)| (*transport, *ports) != (disk.transport, &disk.ports));
+        let udev = context.identities.wwid(devno, &disk.name);
+        if disk.states != states || along.is_some() || disk.identity.udev.as_ref() != udev {
             let mut now = (**disk).clone();
             now.states = states;
-            now.ports = ports.unwrap_or(now.ports);
-            now.identity.udev = udev.cloned().or(now.identity.udev);
-            known.disk = Arc::new(now);
+            now.go_along(along);
+            now.identity.udev = udev.cloned();
+            // What it goes over may have fallen silent.
+            if now != **disk {
+                known.disk = Arc::new(now);
+            }
         }
         Some(Arc::clone(&known.disk))
     }
@@ -287,24 +295,21 @@ impl Disks {
         let unreadable = &mut *context.unreadable;
         let mut device = ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known };
         let states = or_last(device.states(), Some(&last.states), unreadable);
-        let scsi = or_last(device.wwid(), Some(&last.identity.scsi), unreadable);
+        let kernel = or_last(device.wwid(), Some(&last.identity.kernel), unreadable);
         let directory = self.root.join(&known.place);
-        let ports = known.way.as_ref().and_then(|way| context.ways.ports(way)).cloned().unwrap_or_default();
         let size = self.file.parsed::<u64>(&directory, "size");
         let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
         let read_only = self.file.flag(&directory, "ro");
-        Disk {
-            devno: last.devno,
-            name: Arc::clone(&last.name),
-            hctl: Arc::clone(&last.hctl),
-            transport: last.transport,
-            ports: ports.or(&last.ports),
+        let mut disk = Disk {
             model: self.read_model(&directory, &last.model, unreadable),
-            identity: Identity { udev: context.identities.wwid(last.devno, &last.name).cloned(), scsi },
+            identity: Identity { udev: context.identities.wwid(last.devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
             states,
-        }
+            ..last.clone()
+        };
+        disk.go_along(known.way.as_ref().and_then(|way| context.ways.along(way)));
+        disk
     }
 
     fn read_model(&mut self, directory: &Path, last: &Model, unreadable: &mut Vec<Error>) -> Model {
@@ -338,7 +343,12 @@ impl ScsiFiles<'_> {
     }
 
     fn wwid(&mut self) -> Result<Option<Arc<str>>, Error> {
-        self.text("wwid", &self.known.disk.identity.scsi)
+        let last = &self.known.disk.identity.kernel;
+        match self.known.way {
+            // Of its controller there may be several.
+            Some(Way::Nvme(_)) => Ok(self.file.text(&self.root.join(&self.known.place), "wwid")?.map(Arc::from)),
+            _ => self.text("wwid", last),
+        }
     }
 
     /// A file's text; the same allocation where it is what it was, as it mostly is.
@@ -373,6 +383,14 @@ impl Disk {
             states: States::default(),
         }
     }
+
+    /// Takes over what is known of the way that it goes.
+    fn go_along(&mut self, way: Option<(Transport, &Ports)>) {
+        if let Some((transport, ports)) = way {
+            self.transport = transport;
+            self.ports = ports.clone().or(&self.ports);
+        }
+    }
 }
 
 /// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
@@ -403,14 +421,22 @@ fn way_of(place: &Path) -> Option<Way> {
     lineage(place).find_map(|part| match part {
         session if is_numbered(session, "session") => Some(Way::Iscsi(session.into())),
         port if is_numbered(port, "rport-") => Some(Way::FibreChannel(port.into())),
+        controller if is_controller(controller) => Some(Way::Nvme(controller.into())),
         _ => None,
     })
+}
+
+/// `nvme3`, and not its namespace `nvme3n1`.
+fn is_controller(part: &str) -> bool {
+    part.strip_prefix("nvme").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn transport_of(place: &Path) -> Transport {
     match way_of(place) {
         Some(Way::Iscsi(_)) => Transport::Iscsi,
         Some(Way::FibreChannel(_)) => Transport::Fc,
+        // Its controller knows.
+        Some(Way::Nvme(_)) => Transport::Unknown,
         None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
         None => Transport::Unknown,
     }
@@ -479,7 +505,7 @@ mod tests {
         fs::write(tree.path().join(SCSI).join("wwid"), "naa.2").unwrap();
         let seen = (0..TURNS).any(|_| {
             let disk = disk(&mut reader, request(Scope::Everything)).unwrap();
-            disk.identity.scsi.as_deref() == Some("naa.2")
+            disk.identity.kernel.as_deref() == Some("naa.2")
         });
         assert!(seen);
     }

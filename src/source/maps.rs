@@ -252,7 +252,7 @@ impl Maps {
 
     /// Reads the links in `slaves`, of which only new ones have to be followed; `None` if the map is gone.
     fn read_slaves(
-        &self,
+        &mut self,
         minor: u32,
         last: &[Slave],
         unreadable: &mut Vec<Error>,
@@ -264,7 +264,10 @@ impl Maps {
         for entry in entries {
             let place = match last.iter().find(|slave| slave.entry == entry) {
                 Some(slave) => Some(slave.place.clone()),
-                None => or_note(follow(&directory.join(&entry.name), &here), unreadable),
+                None => {
+                    let place = or_note(follow(&directory.join(&entry.name), &here), unreadable);
+                    place.inspect(|place| self.disks.forget_number_at(place))
+                }
             };
             slaves.extend(place.map(|place| Slave { entry, place }));
         }

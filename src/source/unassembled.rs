@@ -4,6 +4,7 @@
 //! `block/sdb` is a whole disk; `dev` its number. What it is, udev knows ([`super::udev_db`]).
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,7 +56,7 @@ impl WholeDisks {
         let file = &mut self.file;
         self.disks.read(unreadable, |directory, name, last, _| match last {
             Some(last) => Ok(Some(last.clone())),
-            None if !is_disk(name) || is_head(directory)? => Ok(None),
+            None if !is_disk(name) || is_left_alone(directory)? => Ok(None),
             None => {
                 let devno = file.parsed(directory, "dev")?;
                 Ok(devno.map(|devno| WholeDisk { name: Arc::clone(name), devno }))
@@ -88,10 +89,15 @@ fn is_disk(name: &str) -> bool {
     starts("sd") || starts("dasd") || nvme
 }
 
-/// Whether it is an NVMe multipath head, which has its paths below it.
-fn is_head(directory: &Path) -> Result<bool, Error> {
+/// Whether multipath leaves it alone by the place where it lies: an NVMe multipath head, which has its paths below it, or a
+/// disk on USB, of which many have the same serial number (`allow_usb_devices` in `multipath.conf(5)`).
+fn is_left_alone(directory: &Path) -> Result<bool, Error> {
+    let left_alone = |part: &OsStr| {
+        let usb = part.to_str().and_then(|part| part.strip_prefix("usb"));
+        part == "nvme-subsystem" || usb.is_some_and(|bus| bus.starts_with(|c: char| c.is_ascii_digit()))
+    };
     let place = follow(directory, Path::new("block"))?;
-    Ok(place.is_some_and(|place| place.components().any(|part| part.as_os_str() == "nvme-subsystem")))
+    Ok(place.is_some_and(|place| place.components().any(|part| left_alone(part.as_os_str()))))
 }
 
 #[cfg(test)]
