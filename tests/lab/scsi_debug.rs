@@ -21,7 +21,7 @@ pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
     // Without vpd_use_hostno=0 each host would show disks of its own.
-    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=32"].map(str::to_owned);
+    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=48"].map(str::to_owned);
     // The product comes last: the kernel takes all that follows a quotation mark for part of it.
     let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];
     run("modprobe", common.iter().chain(&own));

@@ -15,11 +15,11 @@ use crate::wait::eventually_eq;
 pub const ALL: &[Scenario] = &[Scenario::new("root_on_stacked_devices", root_on_stacked_devices)];
 
 /// Makes a partition as kpartx does, between two places in MiB, and gives its node.
-fn partition(lun: &Lun, from: u32, to: u32) -> String {
-    let name = format!("{}-part1", lun.name());
+fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
+    let name = format!("{}-part{number}", lun.name());
     let (start, sectors) = (2048 * from, 2048 * (to - from));
     let table = format!("0 {sectors} linear /dev/{} {start}", lun.map.sysfs_name());
-    run("dmsetup", ["create", &name, "--uuid", &format!("part1-{}", lun.map.uuid), "--table", &table]);
+    run("dmsetup", ["create", &name, "--uuid", &format!("part{number}-{}", lun.map.uuid), "--table", &table]);
     format!("/dev/mapper/{name}")
 }
 
@@ -46,11 +46,12 @@ fn root_on_stacked_devices(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf::BLIND);
     let [one, other] = san.luns.as_slice() else { panic!("there are two LUNs") };
     // What is written to one LUN is on the other one too, so each has its own part of their size.
-    let on_volume = volume(&encrypt(&partition(one, 1, 15), lab.dir()));
-    let on_partition = partition(other, 15, 32);
-    run("mkfs.ext4", ["-q", &on_volume]);
-    // It has a device number of its own, which is not that of a block device.
-    run("mkfs.btrfs", ["-q", "--mixed", &on_partition]);
+    let volume = volume(&encrypt(&partition(one, 1, 1, 15), lab.dir()));
+    let halves = [partition(one, 2, 15, 31), partition(other, 1, 31, 47)];
+    run("mkfs.ext4", ["-q", &volume]);
+    // It has a device number of its own, which is not that of a block device. mkfs tells the kernel of all its devices.
+    run("modprobe", ["btrfs"]);
+    run("mkfs.btrfs", ["-q", "--mixed", "--data=single", "--metadata=single", &halves[0], &halves[1]]);
 
     let launch = || lab.exporter().flag("--resync.interval=1s");
     let exporters = [launch().start(), launch().unprivileged().start()];
@@ -63,10 +64,10 @@ fn root_on_stacked_devices(lab: &Lab) {
         }
     };
     wait_for("the root is a share of the host's", false, false);
-    let root = MovedRoot::onto(&on_volume);
+    let root = MovedRoot::onto(&volume);
     wait_for("the root is ext4 on LVM on crypt on a partition", true, false);
     drop(root);
     wait_for("the root is where it was", false, false);
-    let _root = MovedRoot::onto(&on_partition);
-    wait_for("the root is btrfs on a partition", false, true);
+    let _root = MovedRoot::onto(&halves[1]);
+    wait_for("the root is btrfs on partitions of both", true, true);
 }
