@@ -3,6 +3,7 @@
 //! ```text
 //! /proc/1/mountinfo            what is mounted on /             (Documentation/filesystems/proc.rst)
 //! dev/block/254:3              the block device of that number
+//! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, which mountinfo names one of
 //! …/dm-3/slaves/dm-0           what it is made of: LVM, crypt, partitions on a map, RAID
 //! …/sda/sda2/partition         a partition lies in its disk's directory
 //! ```
@@ -22,7 +23,7 @@ use crate::topology::DevNo;
 pub fn devices(procfs: &Path, sysfs: &Path) -> Option<HashSet<String>> {
     let mut found = HashSet::new();
     let root = root_device(&mounts(procfs)?).and_then(|devno| place_of(sysfs, devno));
-    let mut open: Vec<PathBuf> = root.into_iter().collect();
+    let mut open = root.map(|place| whole_file_system(sysfs, place)).unwrap_or_default();
     while let Some(place) = open.pop() {
         let Some(name) = place.file_name().and_then(|name| name.to_str()) else { continue };
         if !found.insert(name.to_owned()) {
@@ -32,11 +33,7 @@ pub fn devices(procfs: &Path, sysfs: &Path) -> Option<HashSet<String>> {
         if directory.join("partition").exists() {
             open.extend(place.parent().map(Path::to_owned));
         }
-        let slaves = place.join("slaves");
-        // What cannot be listed is not looked through: the alert is for what is known to carry the root.
-        for entry in list(&sysfs.join(&slaves)).unwrap_or_default() {
-            open.extend(follow(&sysfs.join(&slaves).join(entry.name), &slaves).ok().flatten());
-        }
+        open.extend(links(sysfs, &place.join("slaves")));
     }
     Some(found)
 }
@@ -73,6 +70,21 @@ fn mounted_on_root(line: &str) -> Option<(DevNo, &str)> {
 fn place_of(sysfs: &Path, devno: DevNo) -> Option<PathBuf> {
     let numbers = Path::new("dev/block");
     follow(&sysfs.join(numbers).join(devno.to_string()), numbers).ok().flatten()
+}
+
+/// The devices of the file system that stands on this one.
+fn whole_file_system(sysfs: &Path, place: PathBuf) -> Vec<PathBuf> {
+    let file_systems = Path::new("fs/btrfs");
+    let entries = list(&sysfs.join(file_systems)).unwrap_or_default().into_iter();
+    let mut devices = entries.map(|entry| links(sysfs, &file_systems.join(entry.name).join("devices")));
+    devices.find(|devices| devices.contains(&place)).unwrap_or_else(|| vec![place])
+}
+
+/// Where the links in a directory point. What cannot be listed is not looked through: the alert is for what is known to
+/// carry the root.
+fn links(sysfs: &Path, directory: &Path) -> Vec<PathBuf> {
+    let entries = list(&sysfs.join(directory)).unwrap_or_default().into_iter();
+    entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect()
 }
 
 #[cfg(test)]

@@ -75,6 +75,24 @@ fn a_root_on_a_partition_of_a_head_stands_on_it() {
 }
 
 #[test]
+fn a_btrfs_root_stands_on_all_its_devices() {
+    let host = Host::recorded("01-healthy");
+    add_volume(&host);
+    // The number is found by the node that is named: here it is that of a device every machine has.
+    mount(&host, "0:29", "/dev/null");
+    host.sysfs.link("dev/block/1:3", "../../devices/virtual/block/dm-2");
+    let exporter = exporter(&host);
+    assert_eq!(roots(&exporter), [MPATHA]);
+
+    for (file_system, device) in [("other", "dm-9"), ("root", "dm-2"), ("root", "dm-1")] {
+        let target = format!("../../../../devices/virtual/block/{device}");
+        host.sysfs.link(&format!("fs/btrfs/{file_system}/devices/{device}"), &target);
+    }
+    exporter.reread();
+    assert_eq!(roots(&exporter), [MPATHA, MPATHB]);
+}
+
+#[test]
 fn a_root_on_a_path_alone_is_on_no_device() {
     let host = Host::recorded("01-healthy");
     host.sysfs.link("dev/block/8:16", "../../devices/platform/host6/session1/target6:0:0/6:0:0:2/block/sdb");
