@@ -336,7 +336,7 @@ mod tests {
         }
         symlink(format!("../{DM}"), root.join("block/dm-0")).unwrap();
         add_disk(root, "sdb", "8:16");
-        let places = Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev") };
+        let places = Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev") };
         let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
         resync(&mut reader, &[]);
         (tree, reader)

@@ -166,8 +166,9 @@ impl Sysfs {
         if request.scope == Scope::Everything {
             self.look_for_unassembled(&maps, &mut unreadable);
             match root::devices(&self.places.procfs, &self.places.sysfs) {
-                Some(root) if root != *self.root => self.root = Arc::new(root),
-                _ => {}
+                Ok(root) if root == *self.root => {}
+                Ok(root) => self.root = Arc::new(root),
+                Err(error) => unreadable.push(error),
             }
         }
         // They have nothing to do with maps.
