@@ -152,7 +152,7 @@ impl Parts {
             open_count: kernel.map(|map| map.open_count.into()),
             inflight_requests: sysfs.and_then(|map| map.inflight_requests),
             root: self.root,
-            mismatches: self.mismatches(wwid, ledger.speakers, read_only, size_bytes),
+            mismatches: self.mismatches(wwid, &paths, ledger.speakers, read_only, size_bytes),
             daemon_counters: words.map(|map| map.counters),
             active_group_priority,
             best_group_priority,
@@ -201,11 +201,15 @@ impl Parts {
     fn mismatches(
         &self,
         wwid: &str,
+        paths: &[Path],
         speakers: Speakers,
         read_only: Option<bool>,
         size_bytes: Option<u64>,
     ) -> Mismatches {
-        let differ = |differs: &dyn Fn(&disks::Disk) -> bool| self.disks().filter(|disk| differs(disk)).count();
+        // sysfs may have been read before the kernel gave one away.
+        let is_member = |disk: &&disks::Disk| paths.iter().any(|path| path.devno == Some(disk.devno));
+        let disks = || self.disks().filter(is_member);
+        let differ = |differs: &dyn Fn(&disks::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
         Mismatches {
             // A disk that has no size any more is gone, or was never there.
             size: differ(&|disk| {
