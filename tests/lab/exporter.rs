@@ -58,6 +58,13 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With a configuration file that says this.
+    pub fn config(self, text: &str) -> Self {
+        let file = self.dir.join("config.yml");
+        fs::write(&file, text).expect("the scenario's directory is writable");
+        self.flag(&format!("--config.file={}", file.display()))
+    }
+
     /// Where another one listened that has ended.
     pub fn at(self, address: SocketAddr) -> Self {
         Launch { port: Some(address.port()), ..self }
