@@ -5,7 +5,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use super::{Scenario, storms};
-use crate::alerting::{Alerting, HOST, Notification};
+use crate::alerting::{Alerting, HOST, Notification, TROUBLE};
 use crate::dm::Dm;
 use crate::guest::Lab;
 use crate::memory_disks;
@@ -43,15 +43,14 @@ fn notifications_of_a_host(lab: &Lab) {
     let (lun, other) = (&san.luns[0], &san.luns[1]);
     let holder = File::open(format!("/dev/{}", lun.map.sysfs_name())).expect("a map can be opened");
     let exporter = lab.exporter().start();
-    let alerting = Alerting::start(lab, &exporter, Duration::ZERO);
+    let alerting = Alerting::start(lab, &exporter, TROUBLE, Duration::ZERO);
     alerting.assert_quiet();
 
     lun.paths[0].set_offline();
     let told = alerting.next();
     assert_eq!(told.sentences, [faulty(&lun.wwid)]);
     assert_eq!(told.title, format!("[WARNING] Multipath devices on host {HOST}: 1 with faulty paths"));
-    let details = format!("{} ({}): 1 failed, 3 still valid.", lun.wwid, lun.name());
-    assert!(told.text.contains(&details), "{told:?}");
+    assert_eq!(told.details, [format!("{} ({}): 1 failed, 3 still valid.", lun.wwid, lun.name())]);
     alerting.assert_quiet();
 
     lun.paths[1..].iter().for_each(|disk| disk.set_offline());
@@ -120,7 +119,7 @@ fn one_notification_of_a_storm(lab: &Lab) {
     let dm = Dm::open();
     storms::make_maps(&dm, DEVICES, &disks);
     let exporter = lab.exporter().start();
-    let alerting = Alerting::start(lab, &exporter, LONGER_THAN_THE_STORM);
+    let alerting = Alerting::start(lab, &exporter, TROUBLE, LONGER_THAN_THE_STORM);
     alerting.assert_quiet();
 
     // All paths fail, all come back, and once more; then half of them fail.
