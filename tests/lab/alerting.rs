@@ -17,7 +17,7 @@ use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::http;
 use crate::inbox::Inbox;
-use crate::wait::{PATIENCE, eventually, try_eventually};
+use crate::wait::{PATIENCE, eventually, eventually_eq, try_eventually};
 
 /// What the alerts call the exporter's host.
 pub const HOST: &str = "127.0.0.1";
@@ -45,6 +45,9 @@ const MINUTE: Duration = Duration::from_secs(3);
 /// The groups of rules that tell of devices in trouble: enough where there are many devices, as the machine has one
 /// processor.
 pub const TROUBLE: &[&str] = &["multipath-memory", "multipath-day", "multipath"];
+
+/// No choice, so every group: what is told then is all that there is to tell.
+pub const ALL_GROUPS: &[&str] = &[];
 
 /// Both programs; killed when dropped.
 pub struct Alerting {
@@ -143,6 +146,31 @@ impl Alerting {
         told
     }
 
+    /// Waits until each of these texts has been told, in whatever order, and gives their notifications. The others may be
+    /// told meanwhile, and nothing else; one that is among both may be told again, and the last is given.
+    #[track_caller]
+    pub fn each<const N: usize>(&self, texts: [&str; N], others: &[&str]) -> [Notification; N] {
+        let mut told = texts.map(|_| None);
+        while told.iter().any(Option::is_none) {
+            let next = self.next();
+            let text = next.sentences.join("\n");
+            let at = texts.iter().position(|expected| *expected == text);
+            let is_expected = at.is_some_and(|at| told[at].is_none()) || others.contains(&text.as_str());
+            assert!(is_expected, "{next:#?}\n{}", self.problems());
+            if let Some(at) = at {
+                told[at] = Some(next);
+            }
+        }
+        told.map(|told| told.expect("each has been told"))
+    }
+
+    /// Waits until nothing fires any more, or is about to, and sees that nobody has been notified of more.
+    #[track_caller]
+    pub fn assert_over(&self) {
+        eventually_eq("there is no alert", String::new(), || self.problems());
+        self.assert_quiet();
+    }
+
     /// Sees several groups' intervals go by, and nobody notified.
     #[track_caller]
     pub fn assert_quiet(&self) {
@@ -217,7 +245,7 @@ fn rules(groups: &[&str]) -> String {
     let (preamble, all) = RULES.split_once(HEAD).expect("there are groups");
     let all: Vec<_> = all.split(HEAD).map(|group| group.split_once('\n').expect("a group has rules")).collect();
     groups.iter().for_each(|group| assert!(all.iter().any(|(name, _)| name == group), "there is no group {group}"));
-    let wanted = all.iter().filter(|(name, _)| groups.contains(name));
+    let wanted = all.iter().filter(|(name, _)| groups.is_empty() || groups.contains(name));
     let rules: String = wanted.map(|(name, rules)| format!("{HEAD}{name}\n{rules}")).collect();
     let time = Regex::new(r"(for: |interval: |offset |\[)(\d+)([mhd])\b").expect("it is one");
     let shorter = |time: &Captures| {

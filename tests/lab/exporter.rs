@@ -193,6 +193,13 @@ impl Exporter {
         eventually_eq(&what, Some(Counts { valid, failed }), || self.metrics().counts(wwid));
     }
 
+    /// Waits until so many iSCSI sessions are up.
+    #[track_caller]
+    pub fn wait_for_sessions(&self, up: usize) {
+        let count = || self.metrics().series("multipath_iscsi_session_up").filter(|(_, up)| *up == 1.0).count();
+        eventually_eq("so many sessions are up", up, count);
+    }
+
     /// Waits until so many paths of a device are counted as failed and reinstated. Device mapper's event poll can show a
     /// state before the uevent that counts it has been read.
     #[track_caller]
