@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Anchors, Attribute, follow, or_last, or_note};
+use super::files::{Anchors, Attribute, Entry, follow, or_last, or_note};
 use super::sysfs::{Request, Scope, Way, Ways};
 use super::udev_db::UdevDb;
 use super::{Error, SECTOR};
@@ -78,6 +78,8 @@ pub struct States {
 /// What a reading of disks rests on besides their own files, and where it notes what could not be read.
 #[derive(Debug)]
 pub struct Context<'a> {
+    /// All block devices, in a reading of everything.
+    pub block: &'a [Entry],
     /// What they go over, read just before.
     pub ways: &'a Ways,
     /// Who udev says they are.
@@ -128,20 +130,9 @@ struct ScsiDevice {
     below: String,
 }
 
-/// In how many readings of everything each thing is read anew, though no event has told of it: that there is another LUN
+/// In how many readings of everything each disk is read anew, though no event has told of it: that there is another LUN
 /// behind it, or that its array was updated, the kernel tells nobody.
 const TURNS: u64 = 10;
-
-/// In which of these a reading is.
-#[derive(Clone, Copy, Debug)]
-pub struct Turn(Option<u64>);
-
-impl Turn {
-    /// Whether what has this number is to be read anew.
-    pub fn is_of(self, number: u32) -> bool {
-        self.0 == Some(u64::from(number) % TURNS)
-    }
-}
 
 impl Disks {
     /// `root` is where sysfs is mounted.
@@ -160,22 +151,21 @@ impl Disks {
         }
     }
 
-    /// Begins a reading, and gives whose turn it is in it. A disk that an event has told of, and each in its turn, is read
+    /// Begins a reading. A disk that an event has told of, and each in its turn, is read
     /// anew; of all others just their states, unless these have been read by themselves since the last reading of
     /// everything.
-    pub fn begin(&mut self, request: &Request) -> Turn {
+    pub fn begin(&mut self, request: &Request) {
         self.reading += 1;
         self.everything = request.scope == Scope::Everything;
-        let turn = Turn(self.everything.then_some(self.resyncs % TURNS));
+        let turn = self.everything.then_some(self.resyncs % TURNS);
         self.resyncs += u64::from(self.everything);
         self.leave_states = self.everything && self.states_read;
         self.states_read = request.scope == Scope::States || self.states_read && !self.everything;
         for (devno, known) in &mut self.known {
             // The numbers of whole disks are sixteen apart.
-            let its_turn = turn.is_of(devno.major + devno.minor / 16 + devno.minor % 16);
+            let its_turn = turn == Some(u64::from(devno.major + devno.minor / 16 + devno.minor % 16) % TURNS);
             known.fresh &= !request.told(*devno) && !its_turn;
         }
-        turn
     }
 
     /// Ends it. A disk that a reading of everything did not come across is forgotten.
@@ -296,12 +286,21 @@ impl Disks {
         let mut device = ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known };
         let states = or_last(device.states(), Some(&last.states), unreadable);
         let kernel = or_last(device.wwid(), Some(&last.identity.kernel), unreadable);
+        let mut word = |name, last: &Arc<str>| {
+            let word = device.text(name, &Some(Arc::clone(last))).map(Option::unwrap_or_default);
+            or_last(word, Some(last), unreadable)
+        };
+        let model = Model {
+            vendor: word("vendor", &last.model.vendor),
+            product: word("model", &last.model.product),
+            revision: word("rev", &last.model.revision),
+        };
         let directory = self.root.join(&known.place);
         let size = self.file.parsed::<u64>(&directory, "size");
         let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
         let read_only = self.file.flag(&directory, "ro");
         let mut disk = Disk {
-            model: self.read_model(&directory, &last.model, unreadable),
+            model,
             identity: Identity { udev: context.identities.wwid(last.devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
@@ -310,18 +309,6 @@ impl Disks {
         };
         disk.go_along(known.way.as_ref().and_then(|way| context.ways.along(way)));
         disk
-    }
-
-    fn read_model(&mut self, directory: &Path, last: &Model, unreadable: &mut Vec<Error>) -> Model {
-        let mut text = |name, last| {
-            let text = self.file.text(directory, name).map(|text| text.map(Arc::from).unwrap_or_default());
-            or_last(text, Some(last), unreadable)
-        };
-        Model {
-            vendor: text("device/vendor", &last.vendor),
-            product: text("device/model", &last.product),
-            revision: text("device/rev", &last.revision),
-        }
     }
 }
 

@@ -12,11 +12,13 @@
 //! [`Request::outlines`]. What is read of NVMe and transports is little, and has no events: it is read every time.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::disks::Context;
 use super::fibre_channel::FibreChannel;
+use super::files::{Entry, list};
 use super::interfaces::Interfaces;
 use super::iscsi::Iscsi;
 use super::maps::{Map, Maps};
@@ -161,10 +163,12 @@ impl Sysfs {
         // that one look exchanged.
         let identities = self.identities.read(&mut unreadable);
         unreadable.extend(identities.err());
-        let mut context = Context { ways: &self.ways, identities: &self.identities, unreadable: &mut unreadable };
-        let maps = self.maps.read(request, &mut context)?;
+        let block = self.block(request)?;
+        let mut context =
+            Context { block: &block, ways: &self.ways, identities: &self.identities, unreadable: &mut unreadable };
+        let maps = self.maps.read(request, &mut context);
         if request.scope == Scope::Everything {
-            self.look_for_unassembled(&maps, &mut unreadable);
+            self.look_for_unassembled(&block, &maps, &mut unreadable);
             match root::devices(&self.places.procfs, &self.places.sysfs) {
                 Ok(root) if root == *self.root => {}
                 Ok(root) => self.root = Arc::new(root),
@@ -185,15 +189,21 @@ impl Sysfs {
         })
     }
 
-    fn look_for_unassembled(&mut self, maps: &[Arc<Map>], unreadable: &mut Vec<Error>) {
+    /// All block devices, where everything is to be read.
+    fn block(&self, request: &Request) -> Result<Vec<Entry>, Error> {
+        let block = self.places.sysfs.join("block");
+        fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
+        if request.scope == Scope::Everything { list(&block) } else { Ok(Vec::new()) }
+    }
+
+    fn look_for_unassembled(&mut self, block: &[Entry], maps: &[Arc<Map>], unreadable: &mut Vec<Error>) {
         let members = |map: &Arc<Map>| -> Vec<DevNo> {
             map.members.iter().map(|disk| disk.devno).chain(map.asked.iter().copied()).collect()
         };
         let members: HashSet<DevNo> = maps.iter().flat_map(members).collect();
-        match self.whole_disks.unassembled(&self.identities, &members, unreadable) {
-            Ok(unassembled) if *unassembled == *self.unassembled => {}
-            Ok(unassembled) => self.unassembled = unassembled.into(),
-            Err(error) => unreadable.push(error),
+        let unassembled = self.whole_disks.unassembled(block, &self.identities, &members, unreadable);
+        if *unassembled != *self.unassembled {
+            self.unassembled = unassembled.into();
         }
     }
 }

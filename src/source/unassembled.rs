@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use super::files::{Attribute, follow};
+use super::files::{Attribute, Entry, follow};
 use super::inventory::Inventory;
 use super::udev_db::UdevDb;
 use crate::topology::DevNo;
@@ -43,25 +43,23 @@ impl WholeDisks {
         WholeDisks { disks: Inventory::new(root.join("block")), file: Attribute::default() }
     }
 
-    /// Those that are there on several paths though no map has one of these as a member, sorted by WWID.
-    ///
-    /// # Errors
-    /// If they cannot be listed.
+    /// Those of `block` that are there on several paths though no map has one of these as a member, sorted by WWID.
     pub fn unassembled(
         &mut self,
+        block: &[Entry],
         identities: &UdevDb,
         members: &HashSet<DevNo>,
         unreadable: &mut Vec<Error>,
-    ) -> Result<Vec<Unassembled>, Error> {
+    ) -> Vec<Unassembled> {
         let file = &mut self.file;
-        self.disks.read(unreadable, |directory, name, last, _| match last {
+        self.disks.read_these(block, unreadable, |directory, name, last, _| match last {
             Some(last) => Ok(Some(last.clone())),
             None if !is_disk(name) || is_left_alone(directory)? => Ok(None),
             None => {
                 let devno = file.parsed(directory, "dev")?;
                 Ok(devno.map(|devno| WholeDisk { name: Arc::clone(name), devno }))
             }
-        })?;
+        });
         let disks = self.disks.all();
         let (assembled, free): (Vec<_>, Vec<_>) = disks.iter().partition(|disk| members.contains(&disk.devno));
         let mut paths: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
@@ -77,7 +75,7 @@ impl WholeDisks {
                 assembled.iter().filter_map(|disk| identities.wwid(disk.devno, &disk.name)).collect();
             paths.retain(|wwid, _| !wwids.contains(wwid));
         }
-        Ok(paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect())
+        paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect()
     }
 }
 
