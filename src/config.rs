@@ -355,10 +355,10 @@ fn explain(error: &serde_saphyr::Error, text: &str) -> String {
     // A key may be anything, and this is one line of a log.
     let message = message.replace(char::is_control, "\u{fffd}");
     let Some(place) = error.location() else { return message };
-    match word_at(text, place) {
-        "" => at(place, &message),
-        _ if message.contains(['"', '`']) => at(place, &message),
-        word => at(place, &format!("{message}: {word:?}")),
+    let word = word_at(text, place).trim_start_matches(|c: char| c.is_ascii_punctuation());
+    match !word.is_empty() && !message.contains(['"', '`']) {
+        true => at(place, &format!("{message}: {word:?}")),
+        false => at(place, &message),
     }
 }
 
@@ -453,6 +453,7 @@ mod tests {
             ("expected_paths:\n- {wwid: mpath-3600a, paths: 1}\n", &["line 2", "mpath-3600a"]),
             ("expected_paths:\n- {wwid: a, wwid: b, paths: 1}\n", &["line 2", "wwid"]),
             ("expected_paths: many\n", &["line 1", "many"]),
+            ("expected_paths:\n- {wwid: a, paths: }\n", &["line 2"]),
             ("\"a\\nb\": many\n", &["line 1", "a\u{fffd}b"]),
             ("iscsi_bonds: &a []\nexpected_paths: *b\n", &["b"]),
             ("iscsi_bonds: &a {}\nexpected_paths: *a\n", &["line 1"]),

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, ListenAddress};
@@ -174,13 +175,22 @@ async fn reload_on(
     reloads: Arc<ConfigReloads>,
     commands: mpsc::Sender<Command>,
 ) {
+    // A file of a server that is away may be waited for in the kernel for good: by one thread, not by one more each time.
+    let mut reading = None;
     while hangup.recv().await.is_some() {
-        let file = file.clone();
-        let read = tokio::task::spawn_blocking(move || read_config(file.as_deref()));
-        // A file of a server that is away must not keep the next one from being read.
-        let read = tokio::time::timeout(CONFIG_PATIENCE, read).await;
-        let read = read.map(|read| read.unwrap_or_else(|error| Err(error.to_string())));
-        match read.unwrap_or_else(|_| Err(format!("it could not be read within {CONFIG_PATIENCE:?}"))) {
+        let stuck = reading.take().filter(|read: &JoinHandle<_>| !read.is_finished());
+        let mut read = stuck.unwrap_or_else(|| {
+            let file = file.clone();
+            tokio::task::spawn_blocking(move || read_config(file.as_deref()))
+        });
+        let config = match tokio::time::timeout(CONFIG_PATIENCE, &mut read).await {
+            Ok(config) => config.unwrap_or_else(|error| Err(error.to_string())),
+            Err(_) => {
+                reading = Some(read);
+                Err(format!("it could not be read within {CONFIG_PATIENCE:?}"))
+            }
+        };
+        match config {
             Ok(config) => {
                 if commands.send(Command::Configure(Arc::new(config))).await.is_err() {
                     return;

@@ -169,9 +169,9 @@ pub struct SysfsWanted {
     pub timed: bool,
     /// Everything of these devices.
     pub devices: HashSet<DevNo>,
-    /// Of these disks nothing is known any more.
+    /// Of these disks and maps nothing is known any more.
     pub forget: HashSet<DevNo>,
-    /// Of no disk.
+    /// Of none.
     pub forget_all: bool,
 }
 
@@ -216,8 +216,6 @@ impl SysfsSource {
             return;
         }
         let wanted = &mut self.wanted;
-        // It is read with everything else.
-        let others = std::mem::take(&mut wanted.others);
         let scope = if std::mem::take(&mut wanted.everything) {
             wanted.forget.extend(wanted.devices.drain());
             sysfs::Scope::Everything
@@ -225,11 +223,12 @@ impl SysfsSource {
             sysfs::Scope::Devices(std::mem::take(&mut wanted.devices))
         } else if std::mem::take(&mut wanted.states) {
             sysfs::Scope::States
-        } else if others {
+        } else if wanted.others {
             sysfs::Scope::Others
         } else {
             return;
         };
+        wanted.others &= matches!(scope, sysfs::Scope::Devices(_));
         self.timed = match scope {
             sysfs::Scope::Devices(_) | sysfs::Scope::Others => false,
             _ => std::mem::take(&mut wanted.timed),

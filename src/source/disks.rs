@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::files::{Anchors, Attribute, Entry, follow, or_last, or_note};
 use super::sysfs::{Request, Scope, Way, Ways};
 use super::udev_db::UdevDb;
-use super::{Error, SECTOR};
+use super::{Error, SECTOR, nvme};
 use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -130,9 +130,20 @@ struct ScsiDevice {
     below: String,
 }
 
-/// In how many readings of everything each disk is read anew, though no event has told of it: that there is another LUN
-/// behind it, or that its array was updated, the kernel tells nobody.
+/// In how many readings of everything each thing is read whole though no event has told of it: that an array was updated
+/// the kernel tells nobody, and in a container it may tell us of nothing.
 const TURNS: u64 = 10;
+
+/// Whose turn it is in a reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn(Option<u64>);
+
+impl Turn {
+    /// Whether it is that of what has this number.
+    pub fn is_of(self, number: u32) -> bool {
+        self.0 == Some(u64::from(number) % TURNS)
+    }
+}
 
 impl Disks {
     /// `root` is where sysfs is mounted.
@@ -151,21 +162,21 @@ impl Disks {
         }
     }
 
-    /// Begins a reading. A disk that an event has told of, and each in its turn, is read
-    /// anew; of all others just their states, unless these have been read by themselves since the last reading of
-    /// everything.
-    pub fn begin(&mut self, request: &Request) {
+    /// Begins a reading, and gives whose turn it is in it. States are left out if they have been read by themselves since
+    /// the last reading of everything.
+    pub fn begin(&mut self, request: &Request) -> Turn {
         self.reading += 1;
         self.everything = request.scope == Scope::Everything;
-        let turn = self.everything.then_some(self.resyncs % TURNS);
+        let turn = Turn(self.everything.then_some(self.resyncs % TURNS));
         self.resyncs += u64::from(self.everything);
         self.leave_states = self.everything && self.states_read;
         self.states_read = request.scope == Scope::States || self.states_read && !self.everything;
         for (devno, known) in &mut self.known {
             // The numbers of whole disks are sixteen apart.
-            let its_turn = turn == Some(u64::from(devno.major + devno.minor / 16 + devno.minor % 16) % TURNS);
+            let its_turn = turn.is_of(devno.major + devno.minor / 16 + devno.minor % 16);
             known.fresh &= !request.told(*devno) && !its_turn;
         }
+        turn
     }
 
     /// Ends it. A disk that a reading of everything did not come across is forgotten.
@@ -408,14 +419,9 @@ fn way_of(place: &Path) -> Option<Way> {
     lineage(place).find_map(|part| match part {
         session if is_numbered(session, "session") => Some(Way::Iscsi(session.into())),
         port if is_numbered(port, "rport-") => Some(Way::FibreChannel(port.into())),
-        controller if is_controller(controller) => Some(Way::Nvme(controller.into())),
+        controller if nvme::is_controller(controller) => Some(Way::Nvme(controller.into())),
         _ => None,
     })
-}
-
-/// `nvme3`, and not its namespace `nvme3n1`.
-fn is_controller(part: &str) -> bool {
-    part.strip_prefix("nvme").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn transport_of(place: &Path) -> Transport {

@@ -84,7 +84,7 @@ impl Maps {
 
     /// Reads what is asked for and gives all maps. A single device's trouble is noted, and it stands as last read.
     pub fn read(&mut self, request: &Request, context: &mut Context<'_>) -> Vec<Arc<Map>> {
-        self.disks.begin(request);
+        let turn = self.disks.begin(request);
         match (&request.scope, &request.outlines) {
             (Scope::Others, _) => {}
             (Scope::States, _) => self.look_at_states(context),
@@ -100,7 +100,7 @@ impl Maps {
                     let Some(minor) = name.strip_prefix("dm-").and_then(|minor| minor.parse().ok()) else { continue };
                     let stays = |known: &Known| {
                         let told = known.map.devno.is_none_or(|devno| request.told(devno));
-                        known.inode == Some(*inode) && !told
+                        known.inode == Some(*inode) && !told && !turn.is_of(minor)
                     };
                     match before.remove(&minor) {
                         Some(known) if stays(&known) => self.look_again(minor, known, context),
@@ -179,8 +179,7 @@ impl Maps {
         self.known.extend(now.map(|now| (minor, now)));
     }
 
-    /// Looks which members a known map has, and leaves the rest of it to events, which device mapper raises for all of it, and
-    /// to [`Scope::States`].
+    /// Looks which members a known map has, and leaves the rest of it to events and to [`Scope::States`].
     fn look_again(&mut self, minor: u32, mut known: Known, context: &mut Context<'_>) {
         match self.read_slaves(minor, &known.slaves, context.unreadable) {
             Ok(None) => return,
@@ -272,30 +271,30 @@ impl Maps {
         self.disks.read_known(context);
         let mut maps = std::mem::take(&mut self.known);
         for (minor, known) in &mut maps {
-            match self.read_map_states(*minor, &known.map) {
-                Ok(Some(now)) => known.map = Arc::new(now),
-                Ok(None) => {}
-                Err(error) => context.unreadable.push(error),
+            if let Some(now) = self.read_map_states(*minor, &known.map, context.unreadable) {
+                known.map = Arc::new(now);
             }
         }
         self.known = maps;
     }
 
     /// The map with its states as they are now; `None` if nothing changed.
-    fn read_map_states(&mut self, minor: u32, map: &Map) -> Result<Option<Map>, Error> {
+    fn read_map_states(&mut self, minor: u32, map: &Map, unreadable: &mut Vec<Error>) -> Option<Map> {
         let directory = self.root.join(VIRTUAL).join(kernel_name(minor));
         let suspended = match map.suspended {
-            Some(last) => self.file.flag(&directory, "dm/suspended")?.or(Some(last)),
+            Some(_) => or_last(self.file.flag(&directory, "dm/suspended"), Some(&map.suspended), unreadable),
             None => None,
         };
-        let inflight_requests = self.file.inflight(&directory)?.or(map.inflight_requests);
+        let inflight = self.file.inflight(&directory);
+        let inflight_requests = or_last(inflight, Some(&map.inflight_requests), unreadable).or(map.inflight_requests);
+        let suspended = suspended.or(map.suspended);
         let now = |disk: &Arc<Disk>| self.disks.now(disk);
         let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));
         if (suspended, inflight_requests) == (map.suspended, map.inflight_requests) && map.members.iter().all(same) {
-            return Ok(None);
+            return None;
         }
         let members = map.members.iter().map(now).collect();
-        Ok(Some(Map { suspended, inflight_requests, members, ..map.clone() }))
+        Some(Map { suspended, inflight_requests, members, ..map.clone() })
     }
 }
 
@@ -357,13 +356,15 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_read_anew_after_an_event() {
+    fn a_map_is_read_anew_after_an_event_or_in_its_turn() {
         let (tree, mut reader) = host();
         let name = |map: Arc<Map>| map.name.to_string();
         let rename = |name| fs::write(tree.path().join(DM).join("dm/name"), name).unwrap();
         rename("mpathb");
         assert_eq!(name(resync(&mut reader, &[])), "mpatha");
         assert_eq!(name(resync(&mut reader, &["254:0"])), "mpathb");
+        rename("mpathc");
+        assert!((0..10).any(|_| name(resync(&mut reader, &[])) == "mpathc"));
     }
 
     #[test]

@@ -101,7 +101,8 @@ pub struct Nvme {
 struct Known {
     /// Of its entry: a new head of an old name is a new one.
     inode: u64,
-    head: Arc<Head>,
+    /// `None` for a lone local disk, which is none when it loses its controller, either.
+    head: Option<Arc<Head>>,
 }
 
 impl Nvme {
@@ -146,7 +147,7 @@ impl Nvme {
 
     /// All heads as last read. One that did not change since the reading before is the same allocation.
     pub fn heads(&self) -> Vec<Arc<Head>> {
-        self.heads.values().map(|known| Arc::clone(&known.head)).collect()
+        self.heads.values().filter_map(|known| known.head.clone()).collect()
     }
 
     fn look_for_heads(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
@@ -168,24 +169,37 @@ impl Nvme {
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
-            let lone_and_local = matches!(controllers.as_slice(), [only] if !only.over_fabrics);
+            // One that is listed and not known was not there yet, or cannot be read: of what is new the next reading tells.
+            let listed = entries.iter().filter(|entry| is_controller(&entry.name)).count();
+            let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
-                let last = before.remove(name.as_str()).filter(|known| known.inode == inode).map(|known| known.head);
-                // A head that has lost controllers is what it was.
-                if lone_and_local && last.is_none() {
-                    continue;
-                }
-                let head = match self.head(&directory, &name, &controllers, last.as_deref(), unreadable) {
-                    Ok(head) => head.map(|head| match last {
-                        Some(last) if *last == head => last,
+                let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
+                let known = match last {
+                    // A head that has lost controllers is what it was.
+                    Some(Known { head: Some(last), .. }) => Some(last),
+                    Some(Known { head: None, .. }) if !is_shared => {
+                        self.heads.insert(name.into(), Known { inode, head: None });
+                        continue;
+                    }
+                    _ if is_shared || listed == 0 => None,
+                    _ => {
+                        if listed == controllers.len() {
+                            self.heads.insert(name.into(), Known { inode, head: None });
+                        }
+                        continue;
+                    }
+                };
+                let head = match self.head(&directory, &name, &controllers, known.as_deref(), unreadable) {
+                    Ok(head) => head.map(|head| match known {
+                        Some(known) if *known == head => known,
                         _ => Arc::new(head),
                     }),
                     Err(error) => {
                         unreadable.push(error);
-                        last
+                        known
                     }
                 };
-                self.heads.extend(head.map(|head| (name.into(), Known { inode, head })));
+                self.heads.extend(head.map(|head| (name.into(), Known { inode, head: Some(head) })));
             }
         }
         Ok(())
@@ -296,12 +310,15 @@ fn read_controller(
     };
     let target = file.word_or_note(directory, "subsysnqn", unreadable);
     let address = file.word_or_note(directory, "address", unreadable);
-    let (initiator_port, target_port) = ends(transport, &address, interfaces);
-    let ports = Ports { initiator_port, target, target_port };
-    let ports = match last {
-        Some(last) => ports.or(&last.ports),
-        None => ports,
-    };
+    let Ends { initiator_port, source, target_port } = ends(transport, &address, interfaces);
+    let mut ports = Ports { initiator_port, target, target_port };
+    if let Some(last) = last {
+        ports = ports.or(&last.ports);
+    }
+    // An interface that has just lost the address is still the one that it was.
+    if ports.initiator_port.is_empty() {
+        ports.initiator_port = source;
+    }
     Ok(Some(Controller { name: Arc::clone(name), state, transport, over_fabrics, ports }))
 }
 
@@ -317,28 +334,48 @@ fn transport_named(name: &str) -> (Transport, bool) {
     }
 }
 
-/// Both ends of a controller, from its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`;
-/// over FC `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> (Arc<str>, Arc<str>) {
+/// Both ends of a controller. What is not known is empty.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ends {
+    initiator_port: Arc<str>,
+    /// The address that it comes from, where that is told.
+    source: Arc<str>,
+    target_port: Arc<str>,
+}
+
+/// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
+/// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
+fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> Ends {
     let field = |name: &str| {
         let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
         fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
     };
     let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
     match transport {
-        Transport::NvmePcie => (Arc::default(), address.into()),
-        Transport::NvmeFc => (port_name(field("host_traddr")), port_name(field("traddr"))),
+        Transport::NvmePcie => Ends { target_port: address.into(), ..Ends::default() },
+        Transport::NvmeFc => Ends {
+            initiator_port: port_name(field("host_traddr")),
+            target_port: port_name(field("traddr")),
+            ..Ends::default()
+        },
         _ => {
-            let interface = match (field("host_iface"), field("src_addr"), field("host_traddr")) {
-                ("", "", source) | ("", source, _) => {
-                    let owner = source.parse().map(|source| interfaces.owner_of(source)).unwrap_or_default();
-                    if owner.is_empty() { source.into() } else { owner }
-                }
-                (interface, _, _) => interface.into(),
+            let source = match field("src_addr") {
+                "" => field("host_traddr"),
+                source => source,
             };
-            (interface, portal(field("traddr"), field("trsvcid")))
+            let initiator_port = match field("host_iface") {
+                "" => source.parse().map(|source| interfaces.owner_of(source)).unwrap_or_default(),
+                interface => interface.into(),
+            };
+            let target_port = portal(field("traddr"), field("trsvcid"));
+            Ends { initiator_port, source: source.into(), target_port }
         }
     }
+}
+
+/// Whether this names a controller, `nvme3`, and not its namespace `nvme3n1`.
+pub fn is_controller(name: &str) -> bool {
+    name.strip_prefix("nvme").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
@@ -376,30 +413,41 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_controller() {
-        for (transport, address, initiator, target) in [
+        for (transport, address, initiator, source, target) in [
             (
                 Transport::NvmeTcp,
                 "traddr=192.0.2.2,trsvcid=4420,host_iface=e1,src_addr=192.0.2.1",
                 "e1",
+                "192.0.2.1",
                 "192.0.2.2:4420",
             ),
-            (Transport::NvmeTcp, "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1", "lo", "192.0.2.2:4420"),
-            (Transport::NvmeTcp, "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255", "192.0.2.255", "192.0.2.2:4420"),
-            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "[2001:db8::1]:4420"),
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1",
+                "lo",
+                "127.0.0.1",
+                "192.0.2.2:4420",
+            ),
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255",
+                "",
+                "192.0.2.255",
+                "192.0.2.2:4420",
+            ),
+            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "", "[2001:db8::1]:4420"),
             (
                 Transport::NvmeFc,
                 "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545",
                 "0x10000090fadcc545",
+                "",
                 "0x200a00a098aad2dc",
             ),
-            (Transport::NvmePcie, "0000:01:00.0", "", "0000:01:00.0"),
-            (Transport::Unknown, "", "", ""),
+            (Transport::NvmePcie, "0000:01:00.0", "", "", "0000:01:00.0"),
+            (Transport::Unknown, "", "", "", ""),
         ] {
-            assert_eq!(
-                ends(transport, address, &Interfaces::default()),
-                (initiator.into(), target.into()),
-                "{address}"
-            );
+            let expected = Ends { initiator_port: initiator.into(), source: source.into(), target_port: target.into() };
+            assert_eq!(ends(transport, address, &Interfaces::default()), expected, "{address}");
         }
     }
 }

@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Opening a file costs more than an ioctl that tells it all, so what device mapper has told is not read again: see
-//! [`Request::outlines`]. What is read of NVMe and transports is little, and has no events: it is read every time.
+//! [`Request::outlines`]. Of the rest a map or disk is read whole if it is new, if an event has told of it or may have been
+//! lost, if the last reading of it failed, and in its turn; otherwise a map's links to its members, and what changes without an
+//! event: see [`Scope::States`]. What is read of NVMe and transports is little, and has no events: it is read every time.
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,9 +36,8 @@ pub enum Scope {
     /// Everything of every device; but see [`Scope::States`].
     #[default]
     Everything,
-    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states. Where
-    /// device mapper tells the maps, and these are read by themselves now and then, a reading of everything leaves them out:
-    /// they are most of what it would cost.
+    /// Of the known maps what changes without an event: suspended, in-flight requests, their members' SCSI states. Where these
+    /// are read by themselves now and then, a reading of everything leaves them out: they are most of what it would cost.
     States,
     /// Everything of these devices.
     Devices(HashSet<DevNo>),

@@ -33,7 +33,7 @@ pub enum Wake {
     },
     /// The kernel told of a block device.
     Uevent(Box<Uevent>),
-    /// The kernel told of a SCSI device, by its address, `6:0:0:1`.
+    /// The kernel told that a SCSI device changed, by its address, `6:0:0:1`.
     ScsiDevice(Arc<str>),
     /// The kernel dropped uevents because they were not read fast enough.
     Overflow,

@@ -8,7 +8,8 @@
 //! and sends it from its head. Whoever wants the last state takes the highest number, not the last to come.
 //!
 //! A SCSI device tells what an array told it (`SDEV_UA`, `scsi_evt_emit` in `drivers/scsi/scsi_lib.c`): that there is
-//! another LUN behind it, that its size or its ALUA state changed. The kernel has looked again before it tells.
+//! another LUN behind it, that its size or its ALUA state changed. The kernel has asked the disk again who it is before it
+//! tells the first of these.
 
 use std::ffi::OsStr;
 use std::io;
@@ -119,11 +120,16 @@ fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Resul
     loop {
         let mut looked = Instant::now();
         for event in socket.iter() {
-            let wake = match event.subsystem() {
-                Some(subsystem) if subsystem == "scsi" => Wake::ScsiDevice(event.sysname().to_string_lossy().into()),
-                _ => Wake::Uevent(Box::new(translate(&event))),
+            let is_scsi = event.subsystem().is_some_and(|subsystem| subsystem == "scsi");
+            let wake = match event.event_type() {
+                udev::EventType::Change if is_scsi => Some(Wake::ScsiDevice(event.sysname().to_string_lossy().into())),
+                // Its disk tells.
+                _ if is_scsi => None,
+                _ => Some(Wake::Uevent(Box::new(translate(&event)))),
             };
-            if let Err(closed) = send(wakes, wake) {
+            if let Some(wake) = wake
+                && let Err(closed) = send(wakes, wake)
+            {
                 return Ok(Err(closed));
             }
             looked = Instant::now();

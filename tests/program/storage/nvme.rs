@@ -339,6 +339,22 @@ fn a_local_disk_that_takes_the_name_of_an_array_s_is_no_device() {
 }
 
 #[test]
+fn a_local_disk_is_no_device_whatever_becomes_of_its_controller() {
+    let class = "class/nvme/nvme0";
+    let host = local_disk(1);
+    // It is listed and cannot be read yet.
+    host.sysfs.remove(class);
+    let exporter = host.exporter(&[NVME]);
+    assert_eq!(exporter.metrics().value("multipath_devices"), Some(0.0));
+    host.sysfs.link(class, "../../devices/pci0000:00/0000:00:00.0/nvme/nvme0");
+    assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
+    // Pulled out, while something holds it open.
+    host.sysfs.remove(class);
+    host.sysfs.remove("devices/virtual/nvme-subsystem/nvme-subsys7/nvme0");
+    assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
+}
+
+#[test]
 fn a_local_disk_of_another_bus_is_no_device() {
     let host = local_disk(1);
     host.sysfs.write("devices/pci0000:00/0000:00:00.0/nvme/nvme0/transport", "apple-nvme\n");
@@ -421,6 +437,12 @@ fn a_connection_bound_to_nothing_leaves_through_the_owner_of_its_address() {
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), format!("{address}\n"));
         let exporter = host.exporter(&[NVME]);
         assert_eq!(exporter.metrics().ports("nvme0c0n1"), ["nvme-tcp", interface, NQN, portal], "{address}");
+        // An interface that loses the address before the controller notices is still the one that it was.
+        if interface == "lo" {
+            let moved = address.replace("127.0.0.1", "192.0.2.255");
+            host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), format!("{moved}\n"));
+            assert_eq!(exporter.reread().ports("nvme0c0n1")[1], interface, "{address}");
+        }
         // Its own address goes with the connection.
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/state"), "connecting\n");
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), "traddr=10.10.1.2,trsvcid=4420\n");
