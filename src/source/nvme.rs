@@ -169,26 +169,21 @@ impl Nvme {
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
-            // One that is listed and not known was not there yet, or cannot be read: of what is new the next reading tells.
-            let listed = entries.iter().filter(|entry| is_controller(&entry.name)).count();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
+            let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
-                let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
-                let known = match last {
+                let last = before.remove(name.as_str()).filter(|known| known.inode == inode).map(|known| known.head);
+                let is_device = match &last {
                     // A head that has lost controllers is what it was.
-                    Some(Known { head: Some(last), .. }) => Some(last),
-                    Some(Known { head: None, .. }) if !is_shared => {
-                        self.heads.insert(name.into(), Known { inode, head: None });
-                        continue;
-                    }
-                    _ if is_shared || listed == 0 => None,
-                    _ => {
-                        if listed == controllers.len() {
-                            self.heads.insert(name.into(), Known { inode, head: None });
-                        }
-                        continue;
-                    }
+                    Some(Some(_)) => true,
+                    Some(None) => is_shared,
+                    None => is_shared || has_none,
                 };
+                if !is_device {
+                    self.heads.insert(name.into(), Known { inode, head: None });
+                    continue;
+                }
+                let known = last.flatten();
                 let head = match self.head(&directory, &name, &controllers, known.as_deref(), unreadable) {
                     Ok(head) => head.map(|head| match known {
                         Some(known) if *known == head => known,
