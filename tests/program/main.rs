@@ -3,6 +3,7 @@
 //!
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
+//! - [`events`]: events as they come
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
@@ -20,6 +21,7 @@
 )]
 
 mod command_line;
+mod events;
 mod golden;
 mod harness;
 mod http;
