@@ -5,7 +5,7 @@
 //! server.rs   connections, deadlines, shutdown
 //! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
 //! api.rs      the JSON documents   stream.rs: events as they come
-//! page.rs     what a person sees
+//! page/       what a person sees
 //! ```
 
 mod api;

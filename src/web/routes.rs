@@ -1,11 +1,12 @@
 //! Which path gets which answer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
@@ -13,8 +14,9 @@ use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
+use super::page::{self, Query, View};
 use super::server::Body;
-use super::{negotiate, page, stream};
+use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
 use crate::topology::Snapshot;
@@ -72,13 +74,7 @@ impl Routes {
         }
         let snapshot = self.board.snapshot.borrow().clone();
         match (path, snapshot) {
-            ("/", snapshot) => {
-                let page = page::html(snapshot.as_deref(), &self.board.events.recent(), &self.telemetry_path);
-                let mut answer = content(StatusCode::OK, HTML, page.into());
-                let policy = HeaderValue::from_static("default-src 'none'; base-uri 'none'; frame-ancestors 'none'");
-                answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
-                answer
-            }
+            ("/", snapshot) => self.page(request, snapshot).await,
             ("/-/healthy", _) => text(StatusCode::OK, "healthy\n"),
             ("/-/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
             ("/api/v1/events", _) => self.events(request),
@@ -112,6 +108,30 @@ impl Routes {
         };
         *last = Some((snapshot, document.clone()));
         content(StatusCode::OK, JSON, document.into())
+    }
+
+    /// What a person sees. Written off the threads that answer others: on a large host it takes milliseconds.
+    async fn page(&self, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let (events, sources) = (self.board.events.recent(), self.board.sources.all());
+        let telemetry_path = self.telemetry_path.clone();
+        let write = move || {
+            page::html(&View {
+                snapshot: snapshot.as_deref(),
+                events: &events,
+                sources: &sources,
+                telemetry_path: &telemetry_path,
+                host: &rustix::system::uname().nodename().to_string_lossy(),
+                query,
+                now: SystemTime::now(),
+            })
+        };
+        let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
+        let mut answer = content(StatusCode::OK, HTML, page.into());
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
+        // Runbooks are elsewhere: which host, and which device, is nobody's business there.
+        answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        answer
     }
 
     /// The recent events, or those to come.

@@ -65,7 +65,25 @@ fn each_path_has_its_answer() {
         assert!(!answer.body.is_empty(), "{path}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
     }
-    for path in ["/metric", "/metrics/", "/api", "/api/v1/", "/api/v2/devices", "/-/reload", "/../etc/passwd", "/%2e"] {
+    for path in [
+        "/metric",
+        "/metrics/",
+        "/api",
+        "/api/v1/",
+        "/api/v2/devices",
+        "/-/reload",
+        "/../etc/passwd",
+        "/%2e",
+        "//",
+        "/.",
+        "/..%2f..%2fetc%2fpasswd",
+        "/api/v1/../v1/devices",
+        "/api/v1/devices/",
+        "/api/v1/devices%00",
+        "/live.js",
+        "/style.css",
+        "/favicon.ico",
+    ] {
         let answer = exporter.get(path);
         assert_eq!(answer.status, 404, "{path}");
     }

@@ -4,6 +4,7 @@
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
 //! - [`events`]: events as they come
+//! - [`status_page`]: what a person sees
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
@@ -28,4 +29,5 @@ mod http;
 mod logging;
 mod robustness;
 mod signals;
+mod status_page;
 mod storage;
