@@ -12,7 +12,7 @@ use super::robustness::HOSTILE;
 const LIMIT: usize = 64;
 
 /// A client of the stream.
-struct Reader {
+pub struct Reader {
     connection: Connection,
     text: String,
 }
@@ -34,7 +34,7 @@ impl Reader {
         Ok(reader)
     }
 
-    fn open(exporter: &Exporter, headers: &[(&str, &str)]) -> Self {
+    pub fn open(exporter: &Exporter, headers: &[(&str, &str)]) -> Self {
         Reader::try_open(exporter, headers).unwrap_or_else(|answer| panic!("{}: {}", answer.status, answer.text()))
     }
 
@@ -51,7 +51,7 @@ impl Reader {
     }
 
     /// The next event, whose frame is exactly its id and its document.
-    fn event(&mut self) -> Value {
+    pub fn event(&mut self) -> Value {
         let frame = self.frame().expect("the stream goes on");
         let (id, data) = frame.split_once('\n').unwrap_or_else(|| panic!("{frame:?}"));
         let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn after_two_failures() -> (Host, Exporter) {
 }
 
 /// Turns the host into another state, and waits until it has been told of both paths that changed.
-fn turn_into(state: &str, host: &Host, exporter: &Exporter) {
+pub fn turn_into(state: &str, host: &Host, exporter: &Exporter) {
     let before = kept(exporter).len();
     host.turn_into(state);
     exporter.signal(Signal::HUP);

@@ -11,7 +11,8 @@ use super::harness::{Answer, Connection, Exporter, Host, MPATHA, Reply, Tree, ev
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-const PATHS: [&str; 7] =
+/// All that is answered 200.
+pub const PATHS: [&str; 7] =
     ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health", "/api/v1/events"];
 
 /// What `Accept` is when Prometheus 2.x and 3.x scrape (`scrape/scrape.go`, `acceptHeader`).
