@@ -53,7 +53,7 @@ test: build-packages test-packages cargo $(VENV)/installed
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
-	cargo bench --locked --bench scrape --bench sysfs
+	cargo bench --locked --bench scrape --bench page --bench sysfs
 	python3 benches/rules.py
 	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 
