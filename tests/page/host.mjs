@@ -9,9 +9,12 @@ const FIRST_SCSI_HOST = 5;
 
 export class Host {
   // `devices` of `paths` each, half of them by each of the two ports. A state is "active" or "failed", by device and path.
-  constructor({ devices = 0, paths = 4, names = index => `mpath${letters(index)}`, state = () => "active" } = {}) {
+  constructor({
+    devices = 0, paths = 4, ports = PORTS.map(() => "Online"), names = index => `mpath${letters(index)}`,
+    state = () => "active",
+  }) {
     this.root = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : "/tmp", "multipath-page-"));
-    Object.assign(this, { devices, paths, names, state });
+    Object.assign(this, { devices, paths, ports, names, state });
     mkdirSync(join(this.root, "sys/block"), { recursive: true });
     for (const port of PORTS.keys()) this.#addPort(port);
     for (let device = 0; device < devices; device++) this.#addDevice(device);
@@ -33,10 +36,6 @@ export class Host {
       "--no-collector.dm", "--no-collector.nvme", `--path.sysfs=${this.root}/sys`, `--path.udev.data=${this.root}/udev`,
       `--multipathd.socket=${this.socket}`, "--resync.interval=1h", "--reread.interval=1h",
     ];
-  }
-
-  portState(port, state) {
-    this.#write(`${this.#port(port)}/port_state`, state);
   }
 
   remove() {
@@ -75,7 +74,7 @@ export class Host {
   #addPort(port) {
     const host = FIRST_SCSI_HOST + port;
     this.#write(`${this.#port(port)}/port_name`, PORTS[port]);
-    this.portState(port, "Online");
+    this.#write(`${this.#port(port)}/port_state`, this.ports[port]);
     this.#link(`class/fc_host/host${host}`, this.#port(port));
     for (let target = 0; target < this.paths / 2; target++) {
       const name = `rport-${host}:0-${target}`;

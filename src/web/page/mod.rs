@@ -243,12 +243,12 @@ impl Verdict {
 /// or where there is one port only.
 fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<String> {
     type Port = fn(&Path) -> &str;
-    let sides: [(Port, &str); 2] = [
-        (|path| &path.ports.initiator_port, "leave this host by"),
-        (|path| &path.ports.target_port, "enter the storage at"),
+    let sides: [(Port, &str, &str); 2] = [
+        (|path| &path.ports.initiator_port, "leave this host by", "this host’s port"),
+        (|path| &path.ports.target_port, "enter the storage at", "the storage’s port"),
     ];
     let failed = paths.clone().filter(|path| path.state == PathState::Failed).count();
-    sides.into_iter().filter(|_| failed > 1).find_map(|(port, verb)| {
+    sides.into_iter().filter(|_| failed > 1).find_map(|(port, verb, noun)| {
         let mut ports: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for path in paths.clone() {
             let (failed, all) = ports.entry(port(path)).or_default();
@@ -266,7 +266,7 @@ fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<Stri
         }
         let mut dead = ports.iter().filter(|(_, (failed, all))| failed == all && *all > 1);
         let (port, _) = dead.next().filter(|_| dead.next().is_none())?;
-        Some(format!("No path through <b>{}</b> is left.", Escaped(port)))
+        Some(format!("No path through {noun} <b>{}</b> is left.", Escaped(port)))
     })
 }
 

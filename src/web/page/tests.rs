@@ -146,7 +146,7 @@ fn what_failed_paths_have_in_common() {
         ),
         (
             &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Failed, "h1", "t0"), (Valid, "h1", "t1")],
-            "No path through <b>h0</b> is left.",
+            "No path through this host’s port <b>h0</b> is left.",
         ),
     ] {
         assert_eq!(said(paths), words, "{paths:?}");
