@@ -149,6 +149,28 @@ test("where there is no room for its stream it reads now and then", () =>
     all.abort();
   }));
 
+test("a storm of events neither keeps it from reading nor makes it read without a break", () =>
+  on({ devices: 1 }, async exporter => {
+    const page = await browser.newPage();
+    await page.evaluateOnNewDocument(() => {
+      window.EventSource = class {
+        constructor() {
+          setTimeout(() => this.onopen());
+          setInterval(() => this.onmessage(), 20);
+        }
+      };
+    });
+    await page.goto(exporter.url);
+    // Sooner than it would read by itself.
+    const reads = () => page.waitForRequest(request => request.resourceType() === "fetch", { timeout: 10000 });
+    await reads();
+    const first = performance.now();
+    for (let number = 0; number < 3; number++) await reads();
+    const took = performance.now() - first;
+    assert.ok(took > 1900, `three times in ${took} ms`);
+    await page.close();
+  }));
+
 test("with the keyboard alone", () =>
   on(HOSTS.degraded, async exporter => {
     const page = await open(browser, exporter.url);

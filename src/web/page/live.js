@@ -2,9 +2,10 @@
 // Keeps the page up to date: fetches it again when an event comes, and now and then without one, and puts the parts that
 // change (data-live) in place of the old ones. What the reader has unfolded, focused and scrolled to stays.
 (() => {
-  const POLL = 30000, SOON = 300, AFTERMATH = 2000;
+  const POLL = 30000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000;
   const status = document.getElementById("live");
-  let last = new Date(), reachable = true, following = false, busy = false, again = false, soon = 0, later = 0;
+  let last = new Date(), reachable = true, following = false, busy = false, again = false;
+  let begun = 0, soon = 0, later = 0;
 
   const tell = () => {
     const time = last.toISOString().slice(11, 19);
@@ -57,6 +58,7 @@
   const refresh = async () => {
     if (busy) return void (again = true);
     busy = true;
+    begun = Date.now();
     try {
       const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10000) });
       if (!answer.ok) throw new Error(answer.status);
@@ -70,16 +72,23 @@
     tell();
     if (again) {
       again = false;
-      soon = setTimeout(refresh, SOON);
+      refreshSoon();
     }
   };
 
-  // Soon, once for all that comes at a time; and again when multipathd has had its say.
+  // Once for all that comes at a time, and in a storm with pauses.
+  const refreshSoon = () => {
+    soon ||= setTimeout(() => {
+      soon = 0;
+      refresh();
+    }, Math.max(SOON, begun + PAUSE - Date.now()));
+  };
+
+  // And again when multipathd has had its say.
   const news = () => {
-    clearTimeout(soon);
+    refreshSoon();
     clearTimeout(later);
-    soon = setTimeout(refresh, SOON);
-    later = setTimeout(refresh, AFTERMATH);
+    later = setTimeout(refreshSoon, AFTERMATH);
   };
 
   const follow = () => {
