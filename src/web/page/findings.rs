@@ -118,9 +118,17 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, 
     add(Warning, "MultipathPathMarginal", with(&marginal), &|number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))
     });
-    let sources = sources.iter().filter(|(_, state)| state.up == Some(false));
-    let sources = sources.filter(|(source, _)| (*source, &snapshot.daemon) != (Source::Multipathd, &Daemon::Down));
-    add(Note, "MultipathExporterStale", sources.map(|(source, _)| source.as_str().to_owned()).collect(), &|_| {
+    let unread = sources.iter().filter(|(_, state)| state.up == Some(false)).map(|(source, _)| *source);
+    let unread: Vec<_> =
+        unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
+    // Without privileges multipathd stands in for device mapper, and readings for events. Else all this may be of yesterday.
+    let stands_in = |source| match source {
+        Source::Dm => matches!(snapshot.daemon, Daemon::Up(_)),
+        Source::Uevent => true,
+        Source::Multipathd | Source::Sysfs => false,
+    };
+    let severity = if unread.iter().all(|source| stands_in(*source)) { Note } else { Warning };
+    add(severity, "MultipathExporterStale", unread.iter().map(|source| source.as_str().to_owned()).collect(), &|_| {
         "The exporter cannot read every source".to_owned()
     });
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -265,6 +265,30 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
 }
 
 #[test]
+fn what_may_be_of_yesterday_is_not_called_well() {
+    let mut snapshot = host(&[("a", &[Valid]), ("b", &[Valid])]);
+    let well = "✓ All 2 devices have all their paths";
+    let not_well = "! No path of 2 devices has failed, but not all is well";
+    let up = Daemon::Up("idle".into());
+    for (daemon, unread, words) in [
+        (up.clone(), &[][..], well),
+        // As without privileges.
+        (up.clone(), &[Source::Dm, Source::Uevent], well),
+        (up, &[Source::Sysfs], not_well),
+        (Daemon::Down, &[], not_well),
+        (Daemon::NotAsked, &[Source::Dm], not_well),
+    ] {
+        snapshot.daemon = daemon;
+        let state = SourceState { up: Some(false), ..SourceState::default() };
+        let sources: Vec<_> = unread.iter().map(|source| (*source, state.clone())).collect();
+        let page = html(&View { sources: &sources, ..view(&snapshot) });
+        let (mark, sentence) = words.split_at(words.find(' ').unwrap());
+        assert!(page.contains(&format!("{mark}</span> <span>{}</span></h1>", sentence.trim())), "{unread:?}: {page}");
+        assert_eq!(page.contains("MultipathExporterStale.md"), !unread.is_empty());
+    }
+}
+
+#[test]
 fn many_are_named_by_their_number() {
     let names: Vec<String> = (0..8).map(|index| format!("m{index}")).collect();
     let devices: Vec<(&str, &[PathState])> = names.iter().map(|name| (&**name, &[Failed][..])).collect();
