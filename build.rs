@@ -14,7 +14,10 @@ fn main() {
     println!("cargo::rustc-env=BUILD_RUST_VERSION={}", rust_version.unwrap_or_default());
     println!("cargo::rustc-env=BUILD_REVISION={}", revision.unwrap_or_default());
     println!("cargo::rerun-if-env-changed=REVISION");
-    println!("cargo::rerun-if-changed=.git/HEAD");
+    // Every commit and checkout adds a line to it; a checkout's HEAD stays as it is when its branch moves.
+    if let Some(log) = first_line("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={log}");
+    }
     println!("cargo::rerun-if-changed=build.rs");
 }
 

@@ -61,7 +61,7 @@ RECORDED = {
 }
 # What the rules read only where something else is wrong, or record themselves from what is here.
 NOT_LOADED = re.compile(
-    r"multipath_(path_ana_state|unassembled_paths)|\w+:multipath_(trouble|devices|exporter|path_valid|paths:missing|iscsi_paths).*"
+    r"multipath_(path_ana_state|unassembled_paths)|\w+:multipath_(trouble|devices|exporter|path_valid|paths:missing|expected_paths|iscsi_paths).*"
 )
 
 

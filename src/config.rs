@@ -1,7 +1,8 @@
-//! The configuration file (YAML, optional). Unknown keys are refused.
+//! The configuration file (YAML, optional). Unknown keys are refused, and what could never fit.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -9,14 +10,18 @@ use std::str::FromStr;
 use globset::{GlobBuilder, GlobMatcher};
 use ipnet::IpNet;
 use regex::Regex;
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter};
 
 use crate::source::Error;
 
+/// Larger than any configuration, and small beside what the exporter may use.
+const MAX_SIZE: u64 = 1 << 20;
+
 /// What the file says.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// How many paths devices should have; the first that matches counts.
     pub expected_paths: Vec<ExpectedPaths>,
@@ -51,10 +56,35 @@ pub enum Devices {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectedPathsText {
-    wwid: Option<String>,
+    wwid: Option<Wwid>,
     vendor: Option<Pattern>,
     product: Option<Pattern>,
-    paths: u32,
+    paths: Number,
+}
+
+struct Wwid(String);
+
+impl FromStr for Wwid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            text if text.trim() != text || text.is_empty() => Err(format!("no WWID: {text:?}")),
+            text if text.starts_with("mpath-") => Err(format!("a WWID is written without \"mpath-\": {text:?}")),
+            text => Ok(Wwid(text.to_owned())),
+        }
+    }
+}
+
+struct Number(u32);
+
+impl FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.map(Number).ok_or_else(|| format!("no number of paths: {text:?}"))
+    }
 }
 
 impl TryFrom<ExpectedPathsText> for ExpectedPaths {
@@ -62,12 +92,12 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
 
     fn try_from(text: ExpectedPathsText) -> Result<Self, Self::Error> {
         let devices = match (text.wwid, text.vendor, text.product) {
-            (Some(wwid), None, None) => Devices::Wwid(wwid),
+            (Some(Wwid(wwid)), None, None) => Devices::Wwid(wwid),
             (Some(_), _, _) => return Err("wwid says which device it is: vendor and product say nothing beside it"),
             (None, None, None) => return Err("wwid, or vendor and product, must say for which devices"),
             (None, vendor, product) => Devices::Model { vendor, product },
         };
-        Ok(ExpectedPaths { devices, paths: text.paths })
+        Ok(ExpectedPaths { devices, paths: text.paths.0 })
     }
 }
 
@@ -83,7 +113,7 @@ impl Devices {
 
 /// Networks that together are the way to some targets: oVirt's iSCSI bond.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "IscsiBondText")]
 pub struct IscsiBond {
     /// Its name.
     pub name: String,
@@ -91,6 +121,36 @@ pub struct IscsiBond {
     pub networks: Vec<Network>,
     /// Which targets, by IQN.
     pub targets: Vec<Glob>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IscsiBondText {
+    name: String,
+    networks: Vec<Network>,
+    targets: Vec<Glob>,
+}
+
+impl TryFrom<IscsiBondText> for IscsiBond {
+    type Error = String;
+
+    fn try_from(text: IscsiBondText) -> Result<Self, String> {
+        let IscsiBondText { name, networks, targets } = text;
+        if name.trim().is_empty() {
+            return Err("a bond without a name".to_owned());
+        }
+        for (what, is_empty) in [("networks", networks.is_empty()), ("targets", targets.is_empty())] {
+            if is_empty {
+                return Err(format!("bond {name:?} has no {what}, so it could never be up"));
+            }
+        }
+        // Each is a series, and no series can be there twice.
+        let mut seen = HashSet::new();
+        match networks.iter().find(|network| !seen.insert(network.identity())) {
+            Some(twice) => Err(format!("bond {name:?} has the network {:?} more than once", twice.name)),
+            None => Ok(IscsiBond { name, networks, targets }),
+        }
+    }
 }
 
 /// A network, as the file names it.
@@ -109,22 +169,32 @@ impl Network {
             None => self.name == interface,
         }
     }
+
+    /// What two networks have in common that are one, however they are written.
+    fn identity(&self) -> (&str, Option<IpNet>) {
+        match self.addresses {
+            Some(addresses) => ("", Some(addresses.trunc())),
+            None => (&self.name, None),
+        }
+    }
 }
 
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // No interface has a slash in its name, and what is an address is hardly meant to be one.
-        let looks_like_addresses = text.contains('/') || text.parse::<IpAddr>().is_ok();
-        let addresses = match looks_like_addresses {
-            true => {
-                let addresses = text.parse::<IpNet>();
-                Some(addresses.map_err(|_| format!("neither an interface nor a network like 192.0.2.0/24: {text:?}"))?)
-            }
-            false if text.is_empty() => return Err("a network without a name".to_owned()),
-            false => None,
-        };
+        // `dev_valid_name` in the kernel's net/core/dev.c. What looks like an address is hardly meant to be one.
+        let is_interface = matches!(text.len(), 1..=15)
+            && !matches!(text, "." | "..")
+            && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+            && !text.chars().all(|c| c == '.' || c.is_ascii_digit());
+        let addresses =
+            match is_interface {
+                true => None,
+                false => Some(text.parse::<IpNet>().map_err(|_| {
+                    format!("neither the name of an interface nor a network like 192.0.2.0/24: {text:?}")
+                })?),
+            };
         Ok(Network { name: text.to_owned(), addresses })
     }
 }
@@ -205,7 +275,7 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Network, Pattern, Glob);
+deserialize_from_text!(Glob, Network, Number, Pattern, Wwid);
 
 impl Config {
     /// How many paths this device should have, if the file says so.
@@ -227,8 +297,7 @@ impl Config {
     /// # Errors
     /// If it cannot be read, or something in it is wrong: the text names file, line and word.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|cause| Error::new(file.display(), cause))?;
-        Self::parse(&text).map_err(|cause| Error::new(file.display(), cause))
+        read_text(file).and_then(|text| Self::parse(&text)).map_err(|cause| Error::new(file.display(), cause))
     }
 
     /// Reads the text; an empty one is a configuration of nothing.
@@ -236,29 +305,75 @@ impl Config {
     /// # Errors
     /// One line that names line and word.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Option<Config> = serde_saphyr::from_str(text).map_err(|error| {
-            // The library adds the offending lines below its message.
-            error.to_string().lines().next().unwrap_or_default().to_owned()
-        })?;
-        let config = config.unwrap_or_default();
-        config.check_bonds()?;
-        Ok(config)
-    }
-
-    /// Each is a series, and no series can be there twice.
-    fn check_bonds(&self) -> Result<(), String> {
+        let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
+        let File { expected_paths, iscsi_bonds } = file.unwrap_or_default();
         let mut names = HashSet::new();
-        for bond in &self.iscsi_bonds {
+        for Spanned { value: bond, referenced, .. } in &iscsi_bonds {
             if !names.insert(&bond.name) {
-                return Err(format!("iscsi_bonds: more than one is called {:?}", bond.name));
-            }
-            let mut networks = HashSet::new();
-            if let Some(network) = bond.networks.iter().find(|network| !networks.insert(&network.name)) {
-                return Err(format!("iscsi_bonds: {:?} has the network {:?} more than once", bond.name, network.name));
+                return Err(at(*referenced, &format!("more than one bond is called {:?}", bond.name)));
             }
         }
-        Ok(())
+        let iscsi_bonds = iscsi_bonds.into_iter().map(|bond| bond.value).collect();
+        Ok(Config { expected_paths, iscsi_bonds })
     }
+}
+
+/// The file's keys.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    expected_paths: Vec<ExpectedPaths>,
+    iscsi_bonds: Vec<Spanned<IscsiBond>>,
+}
+
+/// Neither waits for a file that somebody else has yet to write, nor takes more of it than a configuration can have.
+fn read_text(file: &Path) -> Result<String, String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = rustix::fs::open(file, flags, Mode::empty()).map_err(|error| error.to_string())?;
+    let open = std::fs::File::from(open);
+    let kind = open.metadata().map_err(|error| error.to_string())?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "it is a directory" } else { "it is no regular file" };
+        return Err(what.to_owned());
+    }
+    let mut bytes = Vec::new();
+    open.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(format!("larger than {MAX_SIZE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let correct = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        format!("line {}: not UTF-8", correct.iter().filter(|byte| **byte == b'\n').count() + 1)
+    })
+}
+
+/// The library's error in one line; with the word it is about, where the message quotes none.
+fn explain(error: &serde_saphyr::Error, text: &str) -> String {
+    let error = error.without_snippet();
+    let message = UserMessageFormatter.format_message(error);
+    let message = message.replace("sequence start", "a list").replace("mapping start", "keys with values");
+    // A key may be anything, and this is one line of a log.
+    let message = message.replace(char::is_control, "\u{fffd}");
+    let Some(place) = error.location() else { return message };
+    match word_at(text, place) {
+        "" => at(place, &message),
+        _ if message.contains(['"', '`']) => at(place, &message),
+        word => at(place, &format!("{message}: {word:?}")),
+    }
+}
+
+fn at(place: Location, message: &str) -> String {
+    format!("line {}, column {}: {message}", place.line(), place.column())
+}
+
+/// What stands there, up to where a word of YAML ends.
+fn word_at(text: &str, place: Location) -> &str {
+    let line = usize::try_from(place.line()).unwrap_or_default();
+    let column = usize::try_from(place.column()).unwrap_or_default();
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let start = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(start, _)| start);
+    let word = &line[start..];
+    word.split(|c: char| c.is_whitespace() || matches!(c, ',' | '}' | ']')).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -324,26 +439,45 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_line() {
+        let bond = |rest: &str| format!("iscsi_bonds:\n- name: a\n  {rest}\n");
         for (text, words) in [
             ("expected_path: []\n", &["line 1", "expected_path"][..]),
             ("expected_paths:\n- {wwid: a, pats: 8}\n", &["line 2", "pats"]),
             ("expected_paths:\n- {wwid: a}\n", &["line 2", "paths"]),
-            ("expected_paths:\n- {wwid: a, paths: many}\n", &["line 2"]),
-            ("iscsi_bonds: yes\n", &["line 1"]),
+            ("expected_paths:\n- {wwid: a, paths: many}\n", &["line 2", "number of paths", "many"]),
+            ("expected_paths:\n- {wwid: a, paths: -1}\n", &["line 2", "number of paths", "-1"]),
+            ("expected_paths:\n- {wwid: a, paths: 0}\n", &["line 2", "number of paths", "0"]),
+            ("expected_paths:\n- {wwid: a, paths: 4294967296}\n", &["line 2", "number of paths", "4294967296"]),
+            ("expected_paths:\n- {wwid: '', paths: 1}\n", &["line 2", "no WWID"]),
+            ("expected_paths:\n- {wwid: ' 3600a', paths: 1}\n", &["line 2", "no WWID", " 3600a"]),
+            ("expected_paths:\n- {wwid: mpath-3600a, paths: 1}\n", &["line 2", "mpath-3600a"]),
+            ("expected_paths:\n- {wwid: a, wwid: b, paths: 1}\n", &["line 2", "wwid"]),
+            ("expected_paths: many\n", &["line 1", "many"]),
+            ("\"a\\nb\": many\n", &["line 1", "a\u{fffd}b"]),
+            ("iscsi_bonds: &a []\nexpected_paths: *b\n", &["b"]),
+            ("iscsi_bonds: &a {}\nexpected_paths: *a\n", &["line 1"]),
+            ("iscsi_bonds: yes\n", &["line 1", "yes"]),
             ("a: [\n", &["line"]),
             ("expected_paths:\n- {wwid: a, vendor: b, paths: 1}\n", &["line 2", "vendor"]),
             ("expected_paths:\n- {paths: 1}\n", &["line 2", "wwid"]),
             ("expected_paths:\n- {vendor: 'a(', paths: 1}\n", &["line 2", "a(", "unclosed"]),
             ("expected_paths:\n- {vendor: 'a)(b', paths: 1}\n", &["line 2", "a)(b", "unopened"]),
-            ("iscsi_bonds:\n- name: a\n  networks: [192.0.2.0/33]\n  targets: []\n", &["line 3", "192.0.2.0/33"]),
-            ("iscsi_bonds:\n- name: a\n  networks: [192.0.2.1]\n  targets: []\n", &["line 3", "192.0.2.1"]),
-            ("iscsi_bonds:\n- name: a\n  networks: ['']\n  targets: []\n", &["line 3", "network"]),
-            ("iscsi_bonds:\n- name: a\n  networks: [a]\n  targets: ['[a']\n", &["line 4", "[a"]),
+            (&bond("networks: [192.0.2.0/33]\n  targets: ['*']"), &["line 3", "192.0.2.0/33"]),
+            (&bond("networks: [192.0.2.1]\n  targets: ['*']"), &["line 3", "192.0.2.1"]),
+            (&bond("networks: [192.0.2.300]\n  targets: ['*']"), &["line 3", "192.0.2.300"]),
+            (&bond("networks: ['eth 0']\n  targets: ['*']"), &["line 3", "eth 0"]),
+            (&bond("networks: [more-than-fifteen]\n  targets: ['*']"), &["line 3", "more-than-fifteen"]),
+            (&bond("networks: ['']\n  targets: ['*']"), &["line 3", "network"]),
+            (&bond("networks: [a]\n  targets: ['[a']"), &["line 4", "[a"]),
+            (&bond("networks: []\n  targets: ['*']"), &["line 2", "\"a\"", "no networks"]),
+            (&bond("networks: [b]\n  targets: []"), &["line 2", "\"a\"", "no targets"]),
+            (&bond("networks: [b, b]\n  targets: ['*']"), &["line 2", "\"a\"", "\"b\"", "more than once"]),
+            (&bond("networks: [192.0.2.0/24, 192.0.2.7/24]\n  targets: ['*']"), &["192.0.2.7/24", "more than once"]),
+            ("iscsi_bonds:\n- {name: '', networks: [b], targets: ['*']}\n", &["line 2", "without a name"]),
             (
-                "iscsi_bonds:\n- {name: a, networks: [], targets: []}\n- {name: a, networks: [], targets: []}\n",
-                &["iscsi_bonds", "\"a\"", "more than one"],
+                "iscsi_bonds:\n- {name: a, networks: [b], targets: ['*']}\n- {name: a, networks: [b], targets: ['*']}\n",
+                &["line 3", "\"a\"", "more than one"],
             ),
-            ("iscsi_bonds:\n- {name: a, networks: [b, b], targets: []}\n", &["\"a\"", "\"b\"", "more than once"]),
         ] {
             let error = Config::parse(text).unwrap_err();
             for word in words {

@@ -18,7 +18,7 @@ pub const KEPT: usize = 1000;
 pub enum EventType {
     /// The kernel sends no more I/O to a path.
     PathFailed,
-    /// The kernel sends I/O to a path again.
+    /// A path is no longer failed: the kernel sends I/O to it again, or, where that is on standby, would.
     PathReinstated,
     /// A multipath device appeared.
     DeviceAdded,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
@@ -166,6 +167,9 @@ async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
     outcome
 }
 
+/// How long the configuration file may take to be read.
+const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
+
 /// On each SIGHUP reads the configuration again and everything else too. A bad file changes nothing.
 async fn reload_on(
     mut hangup: Signal,
@@ -175,8 +179,11 @@ async fn reload_on(
 ) {
     while hangup.recv().await.is_some() {
         let file = file.clone();
-        let read = tokio::task::spawn_blocking(move || read_config(file.as_deref())).await;
-        match read.unwrap_or_else(|error| Err(error.to_string())) {
+        let read = tokio::task::spawn_blocking(move || read_config(file.as_deref()));
+        // A file of a server that is away must not keep the next one from being read.
+        let read = tokio::time::timeout(CONFIG_PATIENCE, read).await;
+        let read = read.map(|read| read.unwrap_or_else(|error| Err(error.to_string())));
+        match read.unwrap_or_else(|_| Err(format!("it could not be read within {CONFIG_PATIENCE:?}"))) {
             Ok(config) => {
                 if commands.send(Command::Configure(Arc::new(config))).await.is_err() {
                     return;

@@ -35,7 +35,7 @@ MultipathExporterDown MultipathExporterStale MultipathExporterErrors
 # These outlive a missed scrape by themselves: what was last seen is kept, or a window is looked at. All others keep firing.
 OUTLIVING = """
 MultipathFaultyPaths MultipathNoValidPaths MultipathDeviceLost MultipathPathsMissing MultipathPathsRecovered
-MultipathPathFlapping MultipathExporterDown MultipathExporterStale MultipathExporterErrors
+MultipathExpectedPathsMissing MultipathPathFlapping MultipathExporterDown MultipathExporterStale MultipathExporterErrors
 """.split()
 
 SEVERITIES = {"critical", "warning", "info"}

@@ -98,11 +98,12 @@ fn fibre_channel(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
         "1 if the Fibre Channel port of this host is online",
         hosts.into_iter().map(|(initiator_port, up)| (HostPort { initiator_port }, u64::from(up))),
     )?;
-    // The kernel may know a port twice, under the object of an earlier login, too: the one that works counts.
+    // The kernel may know a port twice, under the object of an earlier login, too: the one that works counts, then the
+    // one that is there.
     let mut remote: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
     for port in &snapshot.transports.fc_remote_ports {
         let known = remote.entry((&port.ports.initiator_port, &port.ports.target_port)).or_insert(port);
-        if port.is_up() {
+        if port.is_up() || known.is_lost() {
             *known = port;
         }
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::ledger::MapLedger;
+use super::names::Speakers;
 use crate::source::{device_mapper, disks, maps, multipathd};
 use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState};
 
@@ -151,7 +152,7 @@ impl Parts {
             open_count: kernel.map(|map| map.open_count.into()),
             inflight_requests: sysfs.and_then(|map| map.inflight_requests),
             root: self.root,
-            mismatches: self.mismatches(wwid, read_only, size_bytes),
+            mismatches: self.mismatches(wwid, &paths, ledger.speakers, read_only, size_bytes),
             daemon_counters: words.map(|map| map.counters),
             active_group_priority,
             best_group_priority,
@@ -197,33 +198,35 @@ impl Parts {
     }
 
     /// How many members differ from the device, as far as sysfs and udev know them.
-    fn mismatches(&self, wwid: &str, read_only: Option<bool>, size_bytes: Option<u64>) -> Mismatches {
-        let disks = || self.sysfs.iter().flat_map(|map| &map.members);
+    fn mismatches(
+        &self,
+        wwid: &str,
+        paths: &[Path],
+        speakers: Speakers,
+        read_only: Option<bool>,
+        size_bytes: Option<u64>,
+    ) -> Mismatches {
+        // sysfs may have been read before the kernel gave one away.
+        let is_member = |disk: &&disks::Disk| paths.iter().any(|path| path.devno == Some(disk.devno));
+        let disks = || self.disks().filter(is_member);
         let differ = |differs: &dyn Fn(&disks::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
-        // Not every map is called what udev or the SCSI layer calls its members (uid_attribute, getuid_callout): a name
-        // that is no WWID of the kind is only compared where it is some member's.
-        let spoken = |name: &dyn Fn(&disks::Disk) -> Option<String>| {
-            is_naa(wwid) || disks().any(|disk| name(disk).is_some_and(|name| name == wwid))
-        };
-        let udev = |disk: &disks::Disk| disk.identity.udev.as_ref().map(ToString::to_string);
-        let scsi = |disk: &disks::Disk| disk.identity.scsi.as_deref().and_then(wwid_of_scsi);
-        let (udev_spoken, scsi_spoken) = (spoken(&udev), spoken(&scsi));
-        let another = |name: Option<String>, spoken: bool| {
-            spoken && name.is_some_and(|name| name != wwid && is_naa(&name) == is_naa(wwid))
-        };
         Mismatches {
             // A disk that has no size any more is gone, or was never there.
             size: differ(&|disk| {
                 disk.size_bytes.is_some_and(|size| size > 0 && size_bytes.is_some_and(|whole| whole != size))
             }),
             read_only: differ(&|disk| disk.read_only.is_some() && read_only.is_some() && disk.read_only != read_only),
-            wwid: differ(&|disk| another(udev(disk), udev_spoken) || another(scsi(disk), scsi_spoken)),
+            wwid: differ(&|disk| speakers.call_another(wwid, disk)),
         }
     }
 
+    /// The members as sysfs knows them.
+    pub fn disks(&self) -> impl Iterator<Item = &disks::Disk> {
+        self.sysfs.iter().flat_map(|map| &map.members).map(|disk| &**disk)
+    }
+
     fn disk(&self, devno: DevNo) -> Option<&disks::Disk> {
-        let members = &self.sysfs.as_ref()?.members;
-        members.iter().find(|disk| disk.devno == devno).map(|disk| &**disk)
+        self.disks().find(|disk| disk.devno == devno)
     }
 
     fn daemon_path(&self, devno: DevNo) -> Option<&multipathd::Path> {
@@ -283,19 +286,6 @@ fn scsi_fails(disk: &disks::Disk) -> bool {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
         None => disk.states.absent && !disk.hctl.is_empty(),
     }
-}
-
-/// Whether this is a WWID as udev makes it of a SCSI name of type NAA: `3`, then 16 or 32 hexadecimal digits.
-fn is_naa(wwid: &str) -> bool {
-    let digits = wwid.strip_prefix('3').unwrap_or_default();
-    matches!(digits.len(), 16 | 32) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// The SCSI layer's name of a disk (`naa.600…`, `eui.002…`) as a WWID; `None` for names that udev makes otherwise.
-fn wwid_of_scsi(name: &str) -> Option<String> {
-    let wwid = |kind, digits: &str| format!("{kind}{}", digits.to_ascii_lowercase());
-    let naa = name.strip_prefix("naa.").map(|digits| wwid('3', digits));
-    naa.or_else(|| name.strip_prefix("eui.").map(|digits| wwid('2', digits)))
 }
 
 fn group_state(letter: char) -> Arc<str> {

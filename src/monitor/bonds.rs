@@ -9,7 +9,11 @@ use crate::topology::{IscsiBond, IscsiSession};
 /// Holds the sessions against the configured bonds.
 pub fn look(bonds: &[config::IscsiBond], sessions: &[Arc<IscsiSession>]) -> Vec<IscsiBond> {
     let bond = |bond: &config::IscsiBond| {
-        let of_bond = |session: &&Arc<IscsiSession>| bond.targets.iter().any(|glob| glob.fits(&session.ports.target));
+        // A session that is just being made does not know its target yet.
+        let of_bond = |session: &&Arc<IscsiSession>| {
+            let target = &session.ports.target;
+            !target.is_empty() && bond.targets.iter().any(|glob| glob.fits(target))
+        };
         let sessions: Vec<_> = sessions.iter().filter(of_bond).collect();
         let targets: BTreeSet<_> = sessions.iter().map(|session| &session.ports.target).collect();
         let networks = bond.networks.iter().map(|network| {

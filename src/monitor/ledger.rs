@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::names::Speakers;
 use crate::topology::{DevNo, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
@@ -29,6 +30,8 @@ pub struct MapLedger {
     pub version: u64,
     /// The last uevent about this map.
     pub last_event: Option<Instant>,
+    /// Whose names of members can be held against the map's.
+    pub speakers: Speakers,
     /// When this map came to be, if that was seen: readings asked for earlier speak of another map.
     born: Option<Instant>,
     /// The map's instance, as events and sysfs tell it.

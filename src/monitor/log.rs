@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::event::{Event, EventType};
+use crate::topology::Device;
 
 /// Lines of one map in one [`WINDOW`]. A map of eight paths that fails and comes back needs sixteen; a storm of ten
 /// thousand events per second would drown the log that has to tell of it.
@@ -76,6 +77,12 @@ pub fn left(valid_paths: u64) -> String {
         1 => "1 valid path is left".to_owned(),
         more => format!("{more} valid paths are left"),
     }
+}
+
+/// Logs that a device has no valid path though none of its paths failed just now.
+pub fn no_valid_path(device: &Device, found: &str) {
+    let (wwid, name, paths) = (&*device.wwid, &*device.name, device.paths.len());
+    warn!(wwid, name, paths, left = left(0), found, "device without valid path");
 }
 
 fn write(event: &Event, paths: usize) {

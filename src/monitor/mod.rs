@@ -14,6 +14,7 @@ mod bonds;
 mod lane;
 mod ledger;
 mod log;
+mod names;
 mod nvme;
 mod publish;
 mod sources;
@@ -265,6 +266,10 @@ impl Monitor {
     fn wake(&mut self, wake: Wake) {
         match wake {
             Wake::Uevent(uevent) => self.uevent(&uevent),
+            Wake::ScsiDevice(address) => {
+                let disks = self.sysfs.want_holders_of(|disk| disk.hctl == address);
+                self.sysfs.wanted.forget.extend(disks);
+            }
             Wake::Overflow => {
                 self.own.uevent_overflows.inc();
                 self.want_everything(ResyncReason::Overflow);
@@ -308,13 +313,12 @@ impl Monitor {
             self.sysfs.wanted.others = true;
         }
         if !uevent.sysname.starts_with("dm-") {
-            // What sysfs says of the maps that hold this disk may have changed. Of one that is gone, what was known stays:
-            // a map may still hold it.
-            let holders = self.sysfs.maps.values().filter(|map| map.members.iter().any(|disk| disk.devno == devno));
-            self.sysfs.wanted.devices.extend(holders.filter_map(|map| map.devno));
-            if &*uevent.action != "remove" {
-                self.sysfs.wanted.forget.insert(devno);
-            }
+            self.sysfs.want_holders_of(|disk| disk.devno == devno);
+            // Of one that is gone, what was known stays: a map may still hold it.
+            match &*uevent.action {
+                "remove" => self.sysfs.wanted.forget.remove(&devno),
+                _ => self.sysfs.wanted.forget.insert(devno),
+            };
             return;
         }
         // Device mapper's list tells at little cost whether an unknown device is a multipath map.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::log;
 use crate::event::EventType;
 use crate::source::nvme::{Head, HeadPath};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState};
@@ -37,11 +38,16 @@ impl NvmeDevices {
     pub fn update(&mut self, heads: &[Arc<Head>], root: &HashSet<String>, first: bool) -> Vec<News> {
         let mut before = std::mem::take(&mut self.built);
         let mut news = Vec::new();
-        // A head that has lost its paths may stay, held open, beside the one that its namespace has got since.
+        // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
+        // loses them, too, it is still the one.
+        let rank = |head: &Head| {
+            let shown = before.get(&head.wwid).is_some_and(|known| known.head.name == head.name);
+            (head.paths.len(), shown)
+        };
         let mut chosen: BTreeMap<&Arc<str>, &Arc<Head>> = BTreeMap::new();
         for head in heads {
             let known = chosen.entry(&head.wwid).or_insert(head);
-            if head.paths.len() > known.paths.len() {
+            if rank(head) > rank(known) {
                 *known = head;
             }
         }
@@ -93,12 +99,20 @@ fn tell_changes(previous: Option<&Device>, device: &Arc<Device>, news: &mut Vec<
     for path in previous.paths.iter().filter(|path| !new.contains(&path.name)) {
         tell(EventType::PathRemoved, Some(path));
     }
+    let mut failed = false;
     for path in &device.paths {
         match change(state_before(Some(previous), &path.name), path.state) {
-            Some(Change::Failed) => tell(EventType::PathFailed, Some(path)),
+            Some(Change::Failed) => {
+                failed = true;
+                tell(EventType::PathFailed, Some(path));
+            }
             Some(Change::Reinstated) => tell(EventType::PathReinstated, Some(path)),
             None => {}
         }
+    }
+    // No path has failed, so there is no event of it.
+    if device.counts().valid == 0 && previous.counts().valid > 0 && !failed {
+        log::no_valid_path(device, "by reading");
     }
 }
 
@@ -183,7 +197,8 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool) -> 
         revision: Arc::clone(&head.firmware),
         paths,
         groups: Vec::new(),
-        // A head requeues what finds no path for as long as it exists.
+        // A head requeues what finds no path while a controller of its may come back (`nvme_available_path`); that the
+        // kernel gave one up (`fast_io_fail_tmo`) no file tells.
         queueing: Some(true),
         suspended: Some(false),
         read_only: head.read_only,
@@ -192,8 +207,15 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool) -> 
         inflight_requests: head.inflight_requests,
         root,
         mismatches: Mismatches {
-            size: differ(&|path| path.size_bytes.is_some() && path.size_bytes != head.size_bytes),
-            read_only: differ(&|path| path.read_only.is_some() && path.read_only != head.read_only),
+            // A path that has no size any more is going away.
+            size: differ(&|path| match (path.size_bytes, head.size_bytes) {
+                (Some(size), Some(whole)) => size > 0 && size != whole,
+                _ => false,
+            }),
+            read_only: differ(&|path| match (path.read_only, head.read_only) {
+                (Some(read_only), Some(whole)) => read_only != whole,
+                _ => false,
+            }),
             // The kernel puts no path below a head of another identity.
             wwid: 0,
         },

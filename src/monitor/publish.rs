@@ -225,6 +225,7 @@ impl Publisher {
                 Some(known) if unchanged || nameless => Some(known),
                 None if nameless => None,
                 known => {
+                    ledger.speakers.hear(wwid, parts.disks());
                     let device = parts.assemble(wwid, ledger, known.as_ref().map(|known| &*known.device));
                     let built = Built { parts, device: Arc::new(device) };
                     Some(match known {
@@ -470,8 +471,9 @@ fn warn_of_what_was_found(device: &Device) {
         let devno = path.devno.map(|devno| devno.to_string()).unwrap_or_default();
         warn!(wwid, name, path = &*path.name, devno, valid_paths, left, found, "path failed");
     }
-    if device.paths.is_empty() {
-        warn!(wwid, name, valid_paths, left, found, "device without paths");
+    let counts = device.counts();
+    if counts.valid == 0 && counts.failed == 0 {
+        log::no_valid_path(device, found);
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::lane::Lane;
 use super::ledger::MapLedger;
+use crate::source::disks::Disk;
 use crate::source::unassembled::Unassembled;
 use crate::source::{Error, device_mapper, maps, multipathd, nvme, sysfs};
 use crate::topology::{Daemon, DevNo, Transports};
@@ -194,6 +195,18 @@ impl SysfsSource {
             failed: false,
             being_read: None,
         })
+    }
+
+    /// Wants the maps to be read that have members like these, and gives the members' numbers.
+    pub fn want_holders_of(&mut self, is_meant: impl Fn(&Disk) -> bool) -> Vec<DevNo> {
+        let mut meant = Vec::new();
+        for map in self.maps.values() {
+            let members = map.members.iter().filter(|disk| is_meant(disk)).map(|disk| disk.devno);
+            let before = meant.len();
+            meant.extend(members);
+            self.wanted.devices.extend(map.devno.filter(|_| meant.len() > before));
+        }
+        meant
     }
 
     /// Reads what is wanted most, if anything is and no read is under way. What the kernel tells of the maps is not

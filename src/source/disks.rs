@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Anchors, Attribute, follow, or_last, or_note};
+use super::files::{Anchors, Attribute, Entry, follow, or_last, or_note};
 use super::sysfs::{Request, Scope, Way, Ways};
 use super::udev_db::UdevDb;
 use super::{Error, SECTOR};
@@ -60,8 +60,8 @@ pub struct Disk {
 pub struct Identity {
     /// udev's word, which is how multipath names maps.
     pub udev: Option<Arc<str>>,
-    /// The SCSI layer's word (`naa.600…`), as of its last look at the disk.
-    pub scsi: Option<Arc<str>>,
+    /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
+    pub kernel: Option<Arc<str>>,
 }
 
 /// States of a SCSI device, in the kernel's words.
@@ -78,6 +78,8 @@ pub struct States {
 /// What a reading of disks rests on besides their own files, and where it notes what could not be read.
 #[derive(Debug)]
 pub struct Context<'a> {
+    /// All block devices, in a reading of everything.
+    pub block: &'a [Entry],
     /// What they go over, read just before.
     pub ways: &'a Ways,
     /// Who udev says they are.
@@ -128,20 +130,9 @@ struct ScsiDevice {
     below: String,
 }
 
-/// In how many readings of everything each thing is read anew, though no event has told of it: that there is another LUN
+/// In how many readings of everything each disk is read anew, though no event has told of it: that there is another LUN
 /// behind it, or that its array was updated, the kernel tells nobody.
 const TURNS: u64 = 10;
-
-/// In which of these a reading is.
-#[derive(Clone, Copy, Debug)]
-pub struct Turn(Option<u64>);
-
-impl Turn {
-    /// Whether what has this number is to be read anew.
-    pub fn is_of(self, number: u32) -> bool {
-        self.0 == Some(u64::from(number) % TURNS)
-    }
-}
 
 impl Disks {
     /// `root` is where sysfs is mounted.
@@ -160,22 +151,21 @@ impl Disks {
         }
     }
 
-    /// Begins a reading, and gives whose turn it is in it. A disk that an event has told of, and each in its turn, is read
+    /// Begins a reading. A disk that an event has told of, and each in its turn, is read
     /// anew; of all others just their states, unless these have been read by themselves since the last reading of
     /// everything.
-    pub fn begin(&mut self, request: &Request) -> Turn {
+    pub fn begin(&mut self, request: &Request) {
         self.reading += 1;
         self.everything = request.scope == Scope::Everything;
-        let turn = Turn(self.everything.then_some(self.resyncs % TURNS));
+        let turn = self.everything.then_some(self.resyncs % TURNS);
         self.resyncs += u64::from(self.everything);
         self.leave_states = self.everything && self.states_read;
         self.states_read = request.scope == Scope::States || self.states_read && !self.everything;
         for (devno, known) in &mut self.known {
             // The numbers of whole disks are sixteen apart.
-            let its_turn = turn.is_of(devno.major + devno.minor / 16 + devno.minor % 16);
+            let its_turn = turn == Some(u64::from(devno.major + devno.minor / 16 + devno.minor % 16) % TURNS);
             known.fresh &= !request.told(*devno) && !its_turn;
         }
-        turn
     }
 
     /// Ends it. A disk that a reading of everything did not come across is forgotten.
@@ -208,6 +198,11 @@ impl Disks {
         let link = self.root.join("dev/block").join(devno.to_string());
         let place = or_note(follow(&link, Path::new("dev/block")), context.unreadable)?;
         Some(self.disk(devno, &place, context))
+    }
+
+    /// Another disk may be in this directory than before.
+    pub fn forget_number_at(&mut self, place: &Path) {
+        self.numbers.remove(place);
     }
 
     /// The disk in this directory. One that is gone, but that a map still holds, is still known by its last number.
@@ -268,15 +263,18 @@ impl Disks {
         let mut device = ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known };
         let states = if self.leave_states { Ok(disk.states.clone()) } else { device.states() };
         let states = or_last(states, Some(&disk.states), context.unreadable);
-        let ports = known.way.as_ref().and_then(|way| context.ways.ports(way)).filter(|ports| **ports != disk.ports);
-        let ports = ports.map(|ports| ports.clone().or(&disk.ports)).filter(|ports| *ports != disk.ports);
-        let udev = context.identities.wwid(devno, &disk.name).filter(|wwid| disk.identity.udev.as_ref() != Some(*wwid));
-        if disk.states != states || ports.is_some() || udev.is_some() {
+        let along = known.way.as_ref().and_then(|way| context.ways.along(way));
+        let along = along.filter(|(transport, ports)| (*transport, *ports) != (disk.transport, &disk.ports));
+        let udev = context.identities.wwid(devno, &disk.name);
+        if disk.states != states || along.is_some() || disk.identity.udev.as_ref() != udev {
             let mut now = (**disk).clone();
             now.states = states;
-            now.ports = ports.unwrap_or(now.ports);
-            now.identity.udev = udev.cloned().or(now.identity.udev);
-            known.disk = Arc::new(now);
+            now.go_along(along);
+            now.identity.udev = udev.cloned();
+            // What it goes over may have fallen silent.
+            if now != **disk {
+                known.disk = Arc::new(now);
+            }
         }
         Some(Arc::clone(&known.disk))
     }
@@ -287,36 +285,30 @@ impl Disks {
         let unreadable = &mut *context.unreadable;
         let mut device = ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known };
         let states = or_last(device.states(), Some(&last.states), unreadable);
-        let scsi = or_last(device.wwid(), Some(&last.identity.scsi), unreadable);
+        let kernel = or_last(device.wwid(), Some(&last.identity.kernel), unreadable);
+        let mut word = |name, last: &Arc<str>| {
+            let word = device.text(name, &Some(Arc::clone(last))).map(Option::unwrap_or_default);
+            or_last(word, Some(last), unreadable)
+        };
+        let model = Model {
+            vendor: word("vendor", &last.model.vendor),
+            product: word("model", &last.model.product),
+            revision: word("rev", &last.model.revision),
+        };
         let directory = self.root.join(&known.place);
-        let ports = known.way.as_ref().and_then(|way| context.ways.ports(way)).cloned().unwrap_or_default();
         let size = self.file.parsed::<u64>(&directory, "size");
         let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
         let read_only = self.file.flag(&directory, "ro");
-        Disk {
-            devno: last.devno,
-            name: Arc::clone(&last.name),
-            hctl: Arc::clone(&last.hctl),
-            transport: last.transport,
-            ports: ports.or(&last.ports),
-            model: self.read_model(&directory, &last.model, unreadable),
-            identity: Identity { udev: context.identities.wwid(last.devno, &last.name).cloned(), scsi },
+        let mut disk = Disk {
+            model,
+            identity: Identity { udev: context.identities.wwid(last.devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
             states,
-        }
-    }
-
-    fn read_model(&mut self, directory: &Path, last: &Model, unreadable: &mut Vec<Error>) -> Model {
-        let mut text = |name, last| {
-            let text = self.file.text(directory, name).map(|text| text.map(Arc::from).unwrap_or_default());
-            or_last(text, Some(last), unreadable)
+            ..last.clone()
         };
-        Model {
-            vendor: text("device/vendor", &last.vendor),
-            product: text("device/model", &last.product),
-            revision: text("device/rev", &last.revision),
-        }
+        disk.go_along(known.way.as_ref().and_then(|way| context.ways.along(way)));
+        disk
     }
 }
 
@@ -338,7 +330,12 @@ impl ScsiFiles<'_> {
     }
 
     fn wwid(&mut self) -> Result<Option<Arc<str>>, Error> {
-        self.text("wwid", &self.known.disk.identity.scsi)
+        let last = &self.known.disk.identity.kernel;
+        match self.known.way {
+            // Of its controller there may be several.
+            Some(Way::Nvme(_)) => Ok(self.file.text(&self.root.join(&self.known.place), "wwid")?.map(Arc::from)),
+            _ => self.text("wwid", last),
+        }
     }
 
     /// A file's text; the same allocation where it is what it was, as it mostly is.
@@ -373,6 +370,14 @@ impl Disk {
             states: States::default(),
         }
     }
+
+    /// Takes over what is known of the way that it goes.
+    fn go_along(&mut self, way: Option<(Transport, &Ports)>) {
+        if let Some((transport, ports)) = way {
+            self.transport = transport;
+            self.ports = ports.clone().or(&self.ports);
+        }
+    }
 }
 
 /// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
@@ -403,14 +408,22 @@ fn way_of(place: &Path) -> Option<Way> {
     lineage(place).find_map(|part| match part {
         session if is_numbered(session, "session") => Some(Way::Iscsi(session.into())),
         port if is_numbered(port, "rport-") => Some(Way::FibreChannel(port.into())),
+        controller if is_controller(controller) => Some(Way::Nvme(controller.into())),
         _ => None,
     })
+}
+
+/// `nvme3`, and not its namespace `nvme3n1`.
+fn is_controller(part: &str) -> bool {
+    part.strip_prefix("nvme").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn transport_of(place: &Path) -> Transport {
     match way_of(place) {
         Some(Way::Iscsi(_)) => Transport::Iscsi,
         Some(Way::FibreChannel(_)) => Transport::Fc,
+        // Its controller knows.
+        Some(Way::Nvme(_)) => Transport::Unknown,
         None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
         None => Transport::Unknown,
     }
@@ -442,7 +455,7 @@ mod tests {
         let outline = Outline { wwid: "3600a".into(), devno: devno("254:0"), members: [devno("8:16")].into() };
         let outlines: Arc<[Outline]> = [outline].into();
         let request = move |scope| Request { scope, outlines: Some(Arc::clone(&outlines)), ..Request::default() };
-        let places = Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev") };
+        let places = Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev") };
         let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
         reader.read(&request(Scope::Everything)).unwrap();
         (tree, reader, request)
@@ -479,7 +492,7 @@ mod tests {
         fs::write(tree.path().join(SCSI).join("wwid"), "naa.2").unwrap();
         let seen = (0..TURNS).any(|_| {
             let disk = disk(&mut reader, request(Scope::Everything)).unwrap();
-            disk.identity.scsi.as_deref() == Some("naa.2")
+            disk.identity.kernel.as_deref() == Some("naa.2")
         });
         assert!(seen);
     }

@@ -192,10 +192,19 @@ impl Attribute {
 
     /// As a value that prints like this; an error if it does not.
     pub fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
+        self.made_of(directory, name, |text| text.parse().ok())
+    }
+
+    fn made_of<T>(
+        &mut self,
+        directory: &Path,
+        name: &str,
+        make: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
         let Some(text) = self.text(directory, name)? else { return Ok(None) };
-        match text.parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => {
+        match make(text) {
+            Some(value) => Ok(Some(value)),
+            None => {
                 let cause = format!("cannot make sense of {text:?}");
                 Err(Error::new(Path::new(&self.path).display(), cause))
             }
@@ -204,8 +213,10 @@ impl Attribute {
 
     /// The requests sent down to a block device and not completed: `inflight` holds two numbers, reads and writes.
     pub fn inflight(&mut self, device: &Path) -> Result<Option<u64>, Error> {
-        let text = self.text(device, "inflight")?;
-        Ok(text.and_then(|text| text.split_ascii_whitespace().map(|number| number.parse::<u64>().ok()).sum()))
+        self.made_of(device, "inflight", |text| {
+            let (reads, writes) = text.split_once(char::is_whitespace)?;
+            Some(reads.parse::<u64>().ok()?.saturating_add(writes.trim_start().parse().ok()?))
+        })
     }
 
     /// As `0` or another number.

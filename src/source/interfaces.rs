@@ -1,17 +1,38 @@
 //! The network interfaces of this host, to say which of them a connection leaves through.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The interface that has this address, as `getifaddrs(3)` tells; empty if none has.
-pub fn owner_of(address: IpAddr) -> Arc<str> {
-    // No address can be looked up in a list that cannot be had, and what is not known is empty.
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Arc::default() };
-    let owner = interfaces.filter(|interface| {
-        let own = interface.address.as_ref();
-        own.and_then(ip_address).is_some_and(|own| own == address)
+/// Who has which address, as `getifaddrs(3)` tells when it is first asked for: once in a reading, as it waits for whoever
+/// is configuring the network just then.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    addresses: OnceCell<Vec<(IpAddr, Arc<str>)>>,
+}
+
+impl Interfaces {
+    /// The interface that has this address; empty if none has.
+    pub fn owner_of(&self, address: IpAddr) -> Arc<str> {
+        let addresses = self.addresses.get_or_init(addresses);
+        let owner = addresses.iter().find(|(own, _)| *own == address);
+        owner.map(|(_, interface)| Arc::clone(interface)).unwrap_or_default()
+    }
+}
+
+/// No address can be looked up in a list that cannot be had, and what is not known is empty.
+fn addresses() -> Vec<(IpAddr, Arc<str>)> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let owned = interfaces.filter_map(|interface| {
+        let address = ip_address(interface.address.as_ref()?)?;
+        Some((address, name(&interface.interface_name).into()))
     });
-    owner.map(|interface| interface.interface_name.into()).next().unwrap_or_default()
+    owned.collect()
+}
+
+/// An IPv4 address may be told under a label of its own, `eth1:iscsi`. No interface has a colon in its name.
+fn name(label: &str) -> &str {
+    label.split(':').next().unwrap_or(label)
 }
 
 fn ip_address(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
@@ -25,7 +46,13 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_has_its_address() {
-        assert_eq!(&*owner_of("127.0.0.1".parse().unwrap()), "lo");
-        assert_eq!(&*owner_of("192.0.2.255".parse().unwrap()), "");
+        let interfaces = Interfaces::default();
+        assert_eq!(&*interfaces.owner_of("127.0.0.1".parse().unwrap()), "lo");
+        assert_eq!(&*interfaces.owner_of("192.0.2.255".parse().unwrap()), "");
+    }
+
+    #[test]
+    fn a_label_names_its_interface() {
+        assert_eq!((name("eth1"), name("eth1:iscsi"), name("bond0.12")), ("eth1", "eth1", "bond0.12"));
     }
 }

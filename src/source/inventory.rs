@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
-use super::files::list;
+use super::files::{Entry, list};
 
 /// The objects of a class directory, by name.
 ///
@@ -37,14 +37,25 @@ impl<Object: PartialEq> Inventory<Object> {
     pub fn read(
         &mut self,
         unreadable: &mut Vec<Error>,
-        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
+        read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
     ) -> Result<(), Error> {
         let entries = list(&self.class)?;
+        self.read_these(&entries, unreadable, read);
+        Ok(())
+    }
+
+    /// The same where the directory has been listed.
+    pub fn read_these(
+        &mut self,
+        entries: &[Entry],
+        unreadable: &mut Vec<Error>,
+        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
+    ) {
         let mut before = std::mem::take(&mut self.known);
         for entry in entries {
             let (name, last) = match before.remove_entry(entry.name.as_str()) {
                 Some((name, known)) if known.inode == entry.inode => (name, Some(known.object)),
-                _ => (entry.name.into(), None),
+                _ => (entry.name.as_str().into(), None),
             };
             let object = match read(&self.class.join(&*name), &name, last.as_deref(), unreadable) {
                 Ok(now) => now.map(|now| last.filter(|last| **last == now).unwrap_or_else(|| Arc::new(now))),
@@ -57,7 +68,6 @@ impl<Object: PartialEq> Inventory<Object> {
                 self.known.insert(name, Known { inode: entry.inode, object });
             }
         }
-        Ok(())
     }
 
     /// An object as last read.

@@ -8,19 +8,24 @@
 //!
 //! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A session
 //! whose connection is dead answers for `ipaddress` with `ENOTCONN`, so what a session is called is kept from when it was
-//! known, and read again when it logs in. open-iscsi uses one connection for a session, number 0.
+//! known, and read again when it logs in, and now and then while it is: an address may move to another interface under a
+//! connection that stays. open-iscsi uses one connection for a session, number 0. An iSER session has no `ipaddress`, so it
+//! has no source address here.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
 use super::files::{Attribute, follow, or_note};
-use super::interfaces;
+use super::interfaces::Interfaces;
 use super::inventory::Inventory;
 use crate::topology::{IscsiSession, Ports, portal};
 
-/// What open-iscsi may write for the interface of a session that is bound to none.
-const BOUND_TO_NOTHING: &str = "default";
+/// What `netdev` may hold for a session that is bound to no interface: open-iscsi's word, or the name that an adapter
+/// (qedi) gives its own port, `host7`.
+fn is_bound_to(netdev: &str) -> bool {
+    !matches!(netdev, "" | "default") && !netdev.strip_prefix("host").is_some_and(is_number)
+}
 
 /// Reads sessions and remembers them.
 #[derive(Debug)]
@@ -44,14 +49,15 @@ impl Iscsi {
         }
     }
 
-    /// Reads all sessions.
+    /// Reads all sessions; what those are that are logged in and known only if `anew`.
     ///
     /// # Errors
     /// If they cannot be listed. No iSCSI at all is no error.
-    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    pub fn read(&mut self, anew: bool, interfaces: &Interfaces, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
-        self.sessions
-            .read(unreadable, |directory, name, last, unreadable| reader.session(directory, name, last, unreadable))
+        self.sessions.read(unreadable, |directory, name, last, unreadable| {
+            reader.session(directory, name, last, anew, interfaces, unreadable)
+        })
     }
 
     /// All sessions.
@@ -68,20 +74,28 @@ impl Reader {
         directory: &Path,
         name: &Arc<str>,
         last: Option<&IscsiSession>,
+        anew: bool,
+        interfaces: &Interfaces,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<IscsiSession>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let last = last.cloned().unwrap_or_default();
-        let changed = last.state != state;
+        let anew = anew || last.state != state;
         let mut session = IscsiSession { name: Arc::clone(name), state, ..last };
-        if (changed && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
-            self.look_closer(directory, &mut session, unreadable);
+        if (anew && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
+            self.look_closer(directory, &mut session, interfaces, unreadable);
         }
         Ok(Some(session))
     }
 
     /// Finds out what the session is. What cannot be told now stays.
-    fn look_closer(&mut self, directory: &Path, session: &mut IscsiSession, unreadable: &mut Vec<Error>) {
+    fn look_closer(
+        &mut self,
+        directory: &Path,
+        session: &mut IscsiSession,
+        interfaces: &Interfaces,
+        unreadable: &mut Vec<Error>,
+    ) {
         let number = session.name.trim_start_matches("session");
         let connection = self.root.join("class/iscsi_connection").join(format!("connection{number}:0"));
         let host = or_note(self.host_of(directory), unreadable);
@@ -90,11 +104,12 @@ impl Reader {
         let mut now =
             Ports { target: word(directory, "targetname"), target_port: portal(&address, &port), ..Ports::default() };
         if let Some(host) = host {
-            let source = word(&host, "ipaddress").parse().ok();
+            // A link-local address may be followed by its interface, `fe80::1%eth1`.
+            let source = word(&host, "ipaddress").split('%').next().and_then(|address| address.parse().ok());
             let bound = word(&host, "netdev");
             now.initiator_port = match source {
-                _ if !bound.is_empty() && &*bound != BOUND_TO_NOTHING => bound,
-                Some(source) => interfaces::owner_of(source),
+                _ if is_bound_to(&bound) => bound,
+                Some(source) => interfaces.owner_of(source),
                 None => Arc::default(),
             };
             session.source = source.or(session.source);

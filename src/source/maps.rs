@@ -8,12 +8,11 @@
 //! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-block-dm` of the kernel.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disks::{Context, Disk, Disks};
-use super::files::{Attribute, Entry, follow, list, list_if_there, or_last, or_note};
+use super::files::{Attribute, Entry, follow, list_if_there, or_last, or_note};
 use super::sysfs::{Outline, Request, Scope};
 use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
@@ -83,14 +82,9 @@ impl Maps {
         Maps { root: root.to_owned(), known: ByMinor::new(), disks: Disks::new(root), file: Attribute::default() }
     }
 
-    /// Reads what is asked for and gives all maps.
-    ///
-    /// # Errors
-    /// If there is no `block`. A single device's trouble is noted, and it stands as last read.
-    pub fn read(&mut self, request: &Request, context: &mut Context<'_>) -> Result<Vec<Arc<Map>>, Error> {
-        let block = self.root.join("block");
-        fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
-        let turn = self.disks.begin(request);
+    /// Reads what is asked for and gives all maps. A single device's trouble is noted, and it stands as last read.
+    pub fn read(&mut self, request: &Request, context: &mut Context<'_>) -> Vec<Arc<Map>> {
+        self.disks.begin(request);
         match (&request.scope, &request.outlines) {
             (Scope::Others, _) => {}
             (Scope::States, _) => self.look_at_states(context),
@@ -101,16 +95,16 @@ impl Maps {
                 }
             }
             (Scope::Everything, None) => {
-                let devices = self.device_mapper_devices()?;
                 let mut before = std::mem::take(&mut self.known);
-                for (minor, inode) in devices {
+                for Entry { name, inode } in context.block {
+                    let Some(minor) = name.strip_prefix("dm-").and_then(|minor| minor.parse().ok()) else { continue };
                     let stays = |known: &Known| {
                         let told = known.map.devno.is_none_or(|devno| request.told(devno));
-                        known.inode == Some(inode) && !told && !turn.is_of(minor)
+                        known.inode == Some(*inode) && !told
                     };
                     match before.remove(&minor) {
                         Some(known) if stays(&known) => self.look_again(minor, known, context),
-                        known => self.discover(minor, Some(inode), known, context),
+                        known => self.discover(minor, Some(*inode), known, context),
                     }
                 }
             }
@@ -128,18 +122,11 @@ impl Maps {
             }
         }
         self.disks.end();
-        Ok(self.known.values().map(|known| Arc::clone(&known.map)).collect())
+        self.known.values().map(|known| Arc::clone(&known.map)).collect()
     }
 
     fn take(&mut self, devices: &HashSet<DevNo>) -> ByMinor {
         devices.iter().filter_map(|devno| self.known.remove_entry(&devno.minor)).collect()
-    }
-
-    /// Their minor numbers, and the inode numbers of their entries.
-    fn device_mapper_devices(&self) -> Result<Vec<(u32, u64)>, Error> {
-        let minor = |entry: &Entry| entry.name.strip_prefix("dm-")?.parse().ok();
-        let entries = list(&self.root.join("block"))?;
-        Ok(entries.iter().filter_map(|entry| Some((minor(entry)?, entry.inode))).collect())
     }
 
     fn directory(&self, minor: u32) -> PathBuf {
@@ -192,7 +179,8 @@ impl Maps {
         self.known.extend(now.map(|now| (minor, now)));
     }
 
-    /// Looks which members a known map has, and leaves the rest of it to events and to [`Scope::States`].
+    /// Looks which members a known map has, and leaves the rest of it to events, which device mapper raises for all of it, and
+    /// to [`Scope::States`].
     fn look_again(&mut self, minor: u32, mut known: Known, context: &mut Context<'_>) {
         match self.read_slaves(minor, &known.slaves, context.unreadable) {
             Ok(None) => return,
@@ -252,19 +240,22 @@ impl Maps {
 
     /// Reads the links in `slaves`, of which only new ones have to be followed; `None` if the map is gone.
     fn read_slaves(
-        &self,
+        &mut self,
         minor: u32,
         last: &[Slave],
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Vec<Slave>>, Error> {
-        let directory = self.directory(minor).join("slaves");
-        let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
         let here = Path::new(VIRTUAL).join(kernel_name(minor)).join("slaves");
+        let directory = self.root.join(&here);
+        let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
         let mut slaves = Vec::new();
         for entry in entries {
             let place = match last.iter().find(|slave| slave.entry == entry) {
                 Some(slave) => Some(slave.place.clone()),
-                None => or_note(follow(&directory.join(&entry.name), &here), unreadable),
+                None => {
+                    let place = or_note(follow(&directory.join(&entry.name), &here), unreadable);
+                    place.inspect(|place| self.disks.forget_number_at(place))
+                }
             };
             slaves.extend(place.map(|place| Slave { entry, place }));
         }
@@ -314,6 +305,7 @@ fn kernel_name(minor: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::super::sysfs::{Parts, Places, Sysfs};
@@ -333,7 +325,7 @@ mod tests {
         }
         symlink(format!("../{DM}"), root.join("block/dm-0")).unwrap();
         add_disk(root, "sdb", "8:16");
-        let places = Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev") };
+        let places = Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev") };
         let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
         resync(&mut reader, &[]);
         (tree, reader)
@@ -365,15 +357,13 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_read_anew_after_an_event_or_in_its_turn() {
+    fn a_map_is_read_anew_after_an_event() {
         let (tree, mut reader) = host();
         let name = |map: Arc<Map>| map.name.to_string();
         let rename = |name| fs::write(tree.path().join(DM).join("dm/name"), name).unwrap();
         rename("mpathb");
         assert_eq!(name(resync(&mut reader, &[])), "mpatha");
         assert_eq!(name(resync(&mut reader, &["254:0"])), "mpathb");
-        rename("mpathc");
-        assert!((0..10).any(|_| name(resync(&mut reader, &[])) == "mpathc"));
     }
 
     #[test]

@@ -10,15 +10,17 @@
 //! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
 //! no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays `optimized` while its
 //! controller reconnects, so both count. `src_addr` goes with the connection, so what a controller is called is kept from
-//! when it was known, and read again when it is live again.
+//! when it was known, and read again when it is live again, and now and then while it is. Paths are named after the
+//! controller's number since Linux 5.3; before, after another one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, list, or_note};
+use super::files::{Attribute, Entry, list, or_note};
+use super::interfaces::Interfaces;
 use super::inventory::Inventory;
-use super::{Error, SECTOR, interfaces};
+use super::{Error, SECTOR};
 use crate::topology::{Ports, Transport, portal};
 
 /// The state of a controller that carries I/O.
@@ -73,6 +75,8 @@ pub struct Controller {
     pub state: Arc<str>,
     /// What carries its I/O.
     pub transport: Transport,
+    /// It is not a part of this host.
+    pub over_fabrics: bool,
     /// What it is made of: interface or host port, subsystem NQN, address.
     pub ports: Ports,
 }
@@ -89,8 +93,15 @@ impl Controller {
 pub struct Nvme {
     root: PathBuf,
     controllers: Inventory<Controller>,
-    heads: BTreeMap<Arc<str>, Arc<Head>>,
+    heads: BTreeMap<Arc<str>, Known>,
     file: Attribute,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Of its entry: a new head of an old name is a new one.
+    inode: u64,
+    head: Arc<Head>,
 }
 
 impl Nvme {
@@ -104,21 +115,41 @@ impl Nvme {
         }
     }
 
-    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
-    /// disk is none. One that did not change since the last reading is the same allocation, and what cannot be listed is as
-    /// it was. No NVMe at all is no error.
-    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Vec<Arc<Head>> {
-        if let Err(error) = self.look(unreadable) {
-            unreadable.push(error);
-        }
-        self.heads.values().cloned().collect()
-    }
-
-    fn look(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    /// Reads all controllers; what those are that are live and known only if `anew`.
+    ///
+    /// # Errors
+    /// If they cannot be listed. No NVMe at all is no error.
+    pub fn read_controllers(
+        &mut self,
+        anew: bool,
+        interfaces: &Interfaces,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<(), Error> {
         let file = &mut self.file;
         self.controllers.read(unreadable, |directory, name, last, unreadable| {
-            read_controller(file, directory, name, last, unreadable)
-        })?;
+            read_controller(file, directory, name, last, anew, interfaces, unreadable)
+        })
+    }
+
+    /// A controller as last read.
+    pub fn controller(&self, name: &str) -> Option<&Arc<Controller>> {
+        self.controllers.get(name)
+    }
+
+    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
+    /// disk is none. What cannot be listed stays as it was.
+    pub fn read_heads(&mut self, unreadable: &mut Vec<Error>) {
+        if let Err(error) = self.look_for_heads(unreadable) {
+            unreadable.push(error);
+        }
+    }
+
+    /// All heads as last read. One that did not change since the reading before is the same allocation.
+    pub fn heads(&self) -> Vec<Arc<Head>> {
+        self.heads.values().map(|known| Arc::clone(&known.head)).collect()
+    }
+
+    fn look_for_heads(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
         let mut before = std::mem::take(&mut self.heads);
@@ -137,14 +168,14 @@ impl Nvme {
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
-            let over_fabrics = controllers.iter().any(|controller| controller.transport != Transport::NvmePcie);
-            for name in entries.iter().map(|entry| entry.name.as_str()).filter(|name| is_head(name)) {
-                let last = before.remove(name);
-                // A head that has lost its controllers is what it was.
-                if !over_fabrics && controllers.len() < 2 && last.is_none() {
+            let lone_and_local = matches!(controllers.as_slice(), [only] if !only.over_fabrics);
+            for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
+                let last = before.remove(name.as_str()).filter(|known| known.inode == inode).map(|known| known.head);
+                // A head that has lost controllers is what it was.
+                if lone_and_local && last.is_none() {
                     continue;
                 }
-                let head = match self.head(&directory, name, &controllers, last.as_deref(), unreadable) {
+                let head = match self.head(&directory, &name, &controllers, last.as_deref(), unreadable) {
                     Ok(head) => head.map(|head| match last {
                         Some(last) if *last == head => last,
                         _ => Arc::new(head),
@@ -154,7 +185,7 @@ impl Nvme {
                         last
                     }
                 };
-                self.heads.extend(head.map(|head| (name.into(), head)));
+                self.heads.extend(head.map(|head| (name.into(), Known { inode, head })));
             }
         }
         Ok(())
@@ -247,39 +278,48 @@ fn read_controller(
     directory: &Path,
     name: &Arc<str>,
     last: Option<&Controller>,
+    anew: bool,
+    interfaces: &Interfaces,
     unreadable: &mut Vec<Error>,
 ) -> Result<Option<Controller>, Error> {
     let Some(state) = file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
-    if let Some(last) = last.filter(|last| last.ports.are_known() && (last.state == state || &*state != LIVE)) {
+    let anew = |last: &Controller| &*state == LIVE && (anew || last.state != state);
+    // Nothing leaves through a port where the controller is a part of the host.
+    let is_known = |last: &Controller| last.ports.are_known() || last.transport == Transport::NvmePcie;
+    if let Some(last) = last.filter(|last| is_known(last) && !anew(last)) {
         return Ok(Some(Controller { state, ..last.clone() }));
     }
-    let transport = match transport_named(&file.word_or_note(directory, "transport", unreadable)) {
-        Transport::Unknown => last.map(|last| last.transport).unwrap_or_default(),
-        transport => transport,
+    let word = file.word_or_note(directory, "transport", unreadable);
+    let (transport, over_fabrics) = match last {
+        Some(last) if word.is_empty() => (last.transport, last.over_fabrics),
+        _ => transport_named(&word),
     };
     let target = file.word_or_note(directory, "subsysnqn", unreadable);
-    let (initiator_port, target_port) = ends(transport, &file.word_or_note(directory, "address", unreadable));
+    let address = file.word_or_note(directory, "address", unreadable);
+    let (initiator_port, target_port) = ends(transport, &address, interfaces);
     let ports = Ports { initiator_port, target, target_port };
     let ports = match last {
         Some(last) => ports.or(&last.ports),
         None => ports,
     };
-    Ok(Some(Controller { name: Arc::clone(name), state, transport, ports }))
+    Ok(Some(Controller { name: Arc::clone(name), state, transport, over_fabrics, ports }))
 }
 
-fn transport_named(name: &str) -> Transport {
+/// What carries the I/O, and whether it leaves the host. There are others: a disk on Apple's own bus is none of fabrics.
+fn transport_named(name: &str) -> (Transport, bool) {
     match name {
-        "tcp" => Transport::NvmeTcp,
-        "fc" => Transport::NvmeFc,
-        "rdma" => Transport::NvmeRdma,
-        "pcie" => Transport::NvmePcie,
-        _ => Transport::Unknown,
+        "tcp" => (Transport::NvmeTcp, true),
+        "fc" => (Transport::NvmeFc, true),
+        "rdma" => (Transport::NvmeRdma, true),
+        "loop" => (Transport::Unknown, true),
+        "pcie" => (Transport::NvmePcie, false),
+        _ => (Transport::Unknown, false),
     }
 }
 
 /// Both ends of a controller, from its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`;
 /// over FC `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str) -> (Arc<str>, Arc<str>) {
+fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> (Arc<str>, Arc<str>) {
     let field = |name: &str| {
         let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
         fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
@@ -291,7 +331,7 @@ fn ends(transport: Transport, address: &str) -> (Arc<str>, Arc<str>) {
         _ => {
             let interface = match (field("host_iface"), field("src_addr"), field("host_traddr")) {
                 ("", "", source) | ("", source, _) => {
-                    let owner = source.parse().map(interfaces::owner_of).unwrap_or_default();
+                    let owner = source.parse().map(|source| interfaces.owner_of(source)).unwrap_or_default();
                     if owner.is_empty() { source.into() } else { owner }
                 }
                 (interface, _, _) => interface.into(),
@@ -355,7 +395,11 @@ mod tests {
             (Transport::NvmePcie, "0000:01:00.0", "", "0000:01:00.0"),
             (Transport::Unknown, "", "", ""),
         ] {
-            assert_eq!(ends(transport, address), (initiator.into(), target.into()), "{address}");
+            assert_eq!(
+                ends(transport, address, &Interfaces::default()),
+                (initiator.into(), target.into()),
+                "{address}"
+            );
         }
     }
 }

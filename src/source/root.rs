@@ -3,6 +3,7 @@
 //! ```text
 //! /proc/1/mountinfo            what is mounted on /             (Documentation/filesystems/proc.rst)
 //! dev/block/254:3              the block device of that number
+//! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, which mountinfo names one of
 //! …/dm-3/slaves/dm-0           what it is made of: LVM, crypt, partitions on a map, RAID
 //! …/sda/sda2/partition         a partition lies in its disk's directory
 //! ```
@@ -14,15 +15,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use super::files::{follow, list};
+use super::files::{Attribute, follow, list};
+use super::{Error, dm_name};
 use crate::topology::DevNo;
 
 /// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
-/// told. `procfs` and `sysfs` are where these are mounted. `None` if what is mounted cannot be read.
-pub fn devices(procfs: &Path, sysfs: &Path) -> Option<HashSet<String>> {
+/// told. `procfs` and `sysfs` are where these are mounted.
+///
+/// # Errors
+/// If what is mounted cannot be read.
+pub fn devices(procfs: &Path, sysfs: &Path) -> Result<HashSet<String>, Error> {
     let mut found = HashSet::new();
-    let root = root_device(&mounts(procfs)?).and_then(|devno| place_of(sysfs, devno));
-    let mut open: Vec<PathBuf> = root.into_iter().collect();
+    let table = mounts(procfs)?;
+    let root = mounted_on_root(&table).find_map(|(devno, source)| place_of(sysfs, devno, source));
+    let mut open = root.map(|place| whole_file_system(sysfs, place)).unwrap_or_default();
     while let Some(place) = open.pop() {
         let Some(name) = place.file_name().and_then(|name| name.to_str()) else { continue };
         if !found.insert(name.to_owned()) {
@@ -32,47 +38,84 @@ pub fn devices(procfs: &Path, sysfs: &Path) -> Option<HashSet<String>> {
         if directory.join("partition").exists() {
             open.extend(place.parent().map(Path::to_owned));
         }
-        let slaves = place.join("slaves");
-        // What cannot be listed is not looked through: the alert is for what is known to carry the root.
-        for entry in list(&sysfs.join(&slaves)).unwrap_or_default() {
-            open.extend(follow(&sysfs.join(&slaves).join(entry.name), &slaves).ok().flatten());
-        }
+        open.extend(links(sysfs, &place.join("slaves")));
     }
-    Some(found)
+    Ok(found)
 }
 
-/// What is mounted, as the first process sees it, or we if that may not be read.
-fn mounts(procfs: &Path) -> Option<String> {
-    let tables = ["1/mountinfo", "self/mountinfo"];
-    tables.iter().find_map(|table| fs::read_to_string(procfs.join(table)).ok())
+/// What is mounted, as the first process sees it, or we if that may not be read. A mount point may be any bytes.
+fn mounts(procfs: &Path) -> Result<String, Error> {
+    let read = |table: &str| {
+        let file = procfs.join(table);
+        fs::read(&file).map_err(|cause| Error::new(file.display(), cause))
+    };
+    let table = read("1/mountinfo").or_else(|_| read("self/mountinfo"))?;
+    Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
-/// The device of the file system on `/`.
-fn root_device(table: &str) -> Option<DevNo> {
-    // What was mounted last is on top.
-    let (devno, source) = table.lines().rev().find_map(mounted_on_root)?;
-    match devno.major {
-        // btrfs and others have a number of their own and name a device.
-        0 => {
-            let device = fs::metadata(source).ok()?.rdev();
-            Some(DevNo { major: major(device), minor: minor(device) })
-        }
-        _ => Some(devno),
-    }
+/// Device number and source of what is mounted on `/`, what is on top first. Below an overlay may be what the machine was
+/// booted from; where that is an image in a file system (composefs), that one is mounted on `/sysroot`.
+fn mounted_on_root(table: &str) -> impl Iterator<Item = (DevNo, &str)> {
+    let on = |mount_point| table.lines().rev().filter_map(move |line| mounted_on(mount_point, line));
+    on("/").chain(on("/sysroot"))
 }
 
-/// Device number and source, if this line of mountinfo is about `/`.
-fn mounted_on_root(line: &str) -> Option<(DevNo, &str)> {
+/// Device number and source, if this line of mountinfo is about this mount point.
+fn mounted_on<'a>(mount_point: &str, line: &'a str) -> Option<(DevNo, &'a str)> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mut fields = mount.split(' ').skip(2);
-    let (devno, mount_point) = (fields.next()?, fields.nth(1)?);
+    let (devno, mounted) = (fields.next()?, fields.nth(1)?);
     let source = file_system.split(' ').nth(1)?;
-    Some((devno.parse().ok()?, source)).filter(|_| mount_point == "/")
+    Some((devno.parse().ok()?, source)).filter(|_| mounted == mount_point)
 }
 
-fn place_of(sysfs: &Path, devno: DevNo) -> Option<PathBuf> {
-    let numbers = Path::new("dev/block");
-    follow(&sysfs.join(numbers).join(devno.to_string()), numbers).ok().flatten()
+/// The directory of the block device that a file system stands on. btrfs and others have a number of their own and name a
+/// device: its node may be another machine's here (a container's), so it is looked for by its name first.
+fn place_of(sysfs: &Path, devno: DevNo, source: &str) -> Option<PathBuf> {
+    let numbered = |devno: DevNo| {
+        let numbers = Path::new("dev/block");
+        follow(&sysfs.join(numbers).join(devno.to_string()), numbers).ok().flatten()
+    };
+    if devno.major != 0 {
+        return numbered(devno);
+    }
+    let named = || {
+        let name = source.strip_prefix("/dev/")?;
+        let kernel_name = name.strip_prefix("mapper/").map_or_else(|| Some(name.into()), |name| mapped(sysfs, name))?;
+        let names = Path::new("class/block");
+        follow(&sysfs.join(names).join(kernel_name), names).ok().flatten()
+    };
+    let by_node = || {
+        let device = fs::metadata(Path::new(source).is_absolute().then_some(source)?).ok()?.rdev();
+        numbered(DevNo { major: major(device), minor: minor(device) })
+    };
+    named().or_else(by_node)
+}
+
+/// The kernel name of a device-mapper device.
+fn mapped(sysfs: &Path, name: &str) -> Option<String> {
+    let block = sysfs.join("block");
+    let mut file = Attribute::default();
+    let devices = list(&block).ok()?.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("dm-"));
+    devices.into_iter().find(|device| {
+        let known = file.bytes(&block.join(device), "dm/name").ok().flatten();
+        known.is_some_and(|known| dm_name(known) == name)
+    })
+}
+
+/// The devices of the file system that stands on this one.
+fn whole_file_system(sysfs: &Path, place: PathBuf) -> Vec<PathBuf> {
+    let file_systems = Path::new("fs/btrfs");
+    let entries = list(&sysfs.join(file_systems)).unwrap_or_default().into_iter();
+    let mut devices = entries.map(|entry| links(sysfs, &file_systems.join(entry.name).join("devices")));
+    devices.find(|devices| devices.contains(&place)).unwrap_or_else(|| vec![place])
+}
+
+/// Where the links in a directory point. What cannot be listed is not looked through: the alert is for what is known to
+/// carry the root.
+fn links(sysfs: &Path, directory: &Path) -> Vec<PathBuf> {
+    let entries = list(&sysfs.join(directory)).unwrap_or_default().into_iter();
+    entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect()
 }
 
 #[cfg(test)]
@@ -91,7 +134,7 @@ mod tests {
             ("", None),
         ] {
             let found = found.map(|(devno, source)| (devno.parse().unwrap(), source));
-            assert_eq!(mounted_on_root(line), found, "{line}");
+            assert_eq!(mounted_on("/", line), found, "{line}");
         }
     }
 
@@ -134,9 +177,9 @@ mod tests {
     #[test]
     fn a_root_on_no_device_is_on_none() {
         let tree = tempfile::tempdir().unwrap();
-        assert_eq!(devices(tree.path(), tree.path()), None);
+        assert!(devices(tree.path(), tree.path()).is_err());
         fs::create_dir_all(tree.path().join("self")).unwrap();
         fs::write(tree.path().join("self/mountinfo"), "1 0 0:5 / / rw - overlay overlay rw\n").unwrap();
-        assert_eq!(devices(tree.path(), tree.path()), Some(HashSet::new()));
+        assert_eq!(devices(tree.path(), tree.path()), Ok(HashSet::new()));
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! maps.rs, disks.rs   multipath maps and their members
-//! nvme.rs             namespace heads and their controllers
 //! iscsi.rs            sessions                \  what members go over: read first, so that a path that has just failed
-//! fibre_channel.rs    ports of host and array /   finds its session or port failed too
+//! fibre_channel.rs    ports of host and array  > finds its session, port or controller failed too
+//! nvme.rs             controllers             /  … and namespace heads
 //! unassembled.rs      disks with several paths that no map holds; udev_db.rs says who a disk is
 //! ```
 //!
@@ -12,18 +12,21 @@
 //! [`Request::outlines`]. What is read of NVMe and transports is little, and has no events: it is read every time.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::disks::Context;
 use super::fibre_channel::FibreChannel;
+use super::files::{Entry, list};
+use super::interfaces::Interfaces;
 use super::iscsi::Iscsi;
 use super::maps::{Map, Maps};
 use super::nvme::{Head, Nvme};
 use super::udev_db::UdevDb;
 use super::unassembled::{Unassembled, WholeDisks};
 use super::{Error, root};
-use crate::topology::{DevNo, Ports, Transports};
+use crate::topology::{DevNo, Ports, Transport, Transports};
 
 /// What to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +120,6 @@ pub struct Parts {
 pub struct Sysfs {
     places: Places,
     maps: Maps,
-    nvme: Option<Nvme>,
     ways: Ways,
     transports: Arc<Transports>,
     identities: UdevDb,
@@ -136,8 +138,8 @@ impl Sysfs {
             whole_disks: WholeDisks::new(root),
             unassembled: Arc::default(),
             root: Arc::default(),
-            nvme: parts.nvme.then(|| Nvme::new(root)),
             ways: Ways {
+                nvme: parts.nvme.then(|| Nvme::new(root)),
                 iscsi: parts.iscsi.then(|| Iscsi::new(root)),
                 fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(root)),
             },
@@ -152,29 +154,34 @@ impl Sysfs {
     /// If there is no `block`. A single device's trouble is in the reading.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let mut unreadable = Vec::new();
-        self.ways.read(&mut unreadable);
+        self.ways.read(request.scope == Scope::Everything, &mut unreadable);
         let transports = self.ways.transports();
         if *self.transports != transports {
             self.transports = Arc::new(transports);
         }
-        if request.scope == Scope::Everything
-            && let Err(error) = self.identities.read(&mut unreadable)
-        {
-            unreadable.push(error);
-        }
-        let mut context = Context { ways: &self.ways, identities: &self.identities, unreadable: &mut unreadable };
-        let maps = self.maps.read(request, &mut context)?;
+        // Nothing is read of it where nothing changed; and what a disk was called before another took its name would make
+        // that one look exchanged.
+        let identities = self.identities.read(&mut unreadable);
+        unreadable.extend(identities.err());
+        let block = self.block(request)?;
+        let mut context =
+            Context { block: &block, ways: &self.ways, identities: &self.identities, unreadable: &mut unreadable };
+        let maps = self.maps.read(request, &mut context);
         if request.scope == Scope::Everything {
-            self.look_for_unassembled(&maps, &mut unreadable);
+            self.look_for_unassembled(&block, &maps, &mut unreadable);
             match root::devices(&self.places.procfs, &self.places.sysfs) {
-                Some(root) if root != *self.root => self.root = Arc::new(root),
-                _ => {}
+                Ok(root) if root == *self.root => {}
+                Ok(root) => self.root = Arc::new(root),
+                Err(error) => unreadable.push(error),
             }
         }
-        let heads = self.nvme.as_mut().map(|nvme| nvme.read(&mut unreadable)).unwrap_or_default();
+        // They have nothing to do with maps.
+        if let Some(nvme) = self.ways.nvme.as_mut().filter(|_| !matches!(request.scope, Scope::Devices(_))) {
+            nvme.read_heads(&mut unreadable);
+        }
         Ok(Reading {
             maps,
-            heads,
+            heads: self.ways.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
             transports: Arc::clone(&self.transports),
             unassembled: Arc::clone(&self.unassembled),
             root: Arc::clone(&self.root),
@@ -182,15 +189,21 @@ impl Sysfs {
         })
     }
 
-    fn look_for_unassembled(&mut self, maps: &[Arc<Map>], unreadable: &mut Vec<Error>) {
+    /// All block devices, where everything is to be read.
+    fn block(&self, request: &Request) -> Result<Vec<Entry>, Error> {
+        let block = self.places.sysfs.join("block");
+        fs::metadata(&block).map_err(|cause| Error::new(block.display(), cause))?;
+        if request.scope == Scope::Everything { list(&block) } else { Ok(Vec::new()) }
+    }
+
+    fn look_for_unassembled(&mut self, block: &[Entry], maps: &[Arc<Map>], unreadable: &mut Vec<Error>) {
         let members = |map: &Arc<Map>| -> Vec<DevNo> {
             map.members.iter().map(|disk| disk.devno).chain(map.asked.iter().copied()).collect()
         };
         let members: HashSet<DevNo> = maps.iter().flat_map(members).collect();
-        match self.whole_disks.unassembled(&self.identities, &members, unreadable) {
-            Ok(unassembled) if *unassembled == *self.unassembled => {}
-            Ok(unassembled) => self.unassembled = unassembled.into(),
-            Err(error) => unreadable.push(error),
+        let unassembled = self.whole_disks.unassembled(block, &self.identities, &members, unreadable);
+        if *unassembled != *self.unassembled {
+            self.unassembled = unassembled.into();
         }
     }
 }
@@ -200,6 +213,7 @@ impl Sysfs {
 pub struct Ways {
     iscsi: Option<Iscsi>,
     fibre_channel: Option<FibreChannel>,
+    nvme: Option<Nvme>,
 }
 
 /// Which of them a member goes over, by the directories that its own lies in.
@@ -209,13 +223,17 @@ pub enum Way {
     Iscsi(Arc<str>),
     /// This remote port.
     FibreChannel(Arc<str>),
+    /// This controller, whose namespaces are no heads (`nvme_core.multipath=N`).
+    Nvme(Arc<str>),
 }
 
 impl Ways {
-    fn read(&mut self, unreadable: &mut Vec<Error>) {
-        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(unreadable));
+    fn read(&mut self, anew: bool, unreadable: &mut Vec<Error>) {
+        let interfaces = Interfaces::default();
+        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(anew, &interfaces, unreadable));
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(unreadable));
-        unreadable.extend([iscsi, fibre_channel].into_iter().flatten().filter_map(Result::err));
+        let nvme = self.nvme.as_mut().map(|nvme| nvme.read_controllers(anew, &interfaces, unreadable));
+        unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
     }
 
     fn transports(&self) -> Transports {
@@ -227,11 +245,17 @@ impl Ways {
         }
     }
 
-    /// The ports of this way, as last read.
-    pub fn ports(&self, way: &Way) -> Option<&Ports> {
+    /// What carries I/O this way, and its ports, as last read.
+    pub fn along(&self, way: &Way) -> Option<(Transport, &Ports)> {
         match way {
-            Way::Iscsi(session) => Some(&self.iscsi.as_ref()?.sessions().get(session)?.ports),
-            Way::FibreChannel(port) => Some(&self.fibre_channel.as_ref()?.remote_ports().get(port)?.ports),
+            Way::Iscsi(session) => Some((Transport::Iscsi, &self.iscsi.as_ref()?.sessions().get(session)?.ports)),
+            Way::FibreChannel(port) => {
+                Some((Transport::Fc, &self.fibre_channel.as_ref()?.remote_ports().get(port)?.ports))
+            }
+            Way::Nvme(controller) => {
+                let controller = self.nvme.as_ref()?.controller(controller)?;
+                Some((controller.transport, &controller.ports))
+            }
         }
     }
 }

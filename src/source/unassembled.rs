@@ -4,11 +4,12 @@
 //! `block/sdb` is a whole disk; `dev` its number. What it is, udev knows ([`super::udev_db`]).
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
-use super::files::{Attribute, follow};
+use super::files::{Attribute, Entry, follow};
 use super::inventory::Inventory;
 use super::udev_db::UdevDb;
 use crate::topology::DevNo;
@@ -42,25 +43,23 @@ impl WholeDisks {
         WholeDisks { disks: Inventory::new(root.join("block")), file: Attribute::default() }
     }
 
-    /// Those that are there on several paths though no map has one of these as a member, sorted by WWID.
-    ///
-    /// # Errors
-    /// If they cannot be listed.
+    /// Those of `block` that are there on several paths though no map has one of these as a member, sorted by WWID.
     pub fn unassembled(
         &mut self,
+        block: &[Entry],
         identities: &UdevDb,
         members: &HashSet<DevNo>,
         unreadable: &mut Vec<Error>,
-    ) -> Result<Vec<Unassembled>, Error> {
+    ) -> Vec<Unassembled> {
         let file = &mut self.file;
-        self.disks.read(unreadable, |directory, name, last, _| match last {
+        self.disks.read_these(block, unreadable, |directory, name, last, _| match last {
             Some(last) => Ok(Some(last.clone())),
-            None if !is_disk(name) || is_head(directory)? => Ok(None),
+            None if !is_disk(name) || is_left_alone(directory)? => Ok(None),
             None => {
                 let devno = file.parsed(directory, "dev")?;
                 Ok(devno.map(|devno| WholeDisk { name: Arc::clone(name), devno }))
             }
-        })?;
+        });
         let disks = self.disks.all();
         let (assembled, free): (Vec<_>, Vec<_>) = disks.iter().partition(|disk| members.contains(&disk.devno));
         let mut paths: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
@@ -76,7 +75,7 @@ impl WholeDisks {
                 assembled.iter().filter_map(|disk| identities.wwid(disk.devno, &disk.name)).collect();
             paths.retain(|wwid, _| !wwids.contains(wwid));
         }
-        Ok(paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect())
+        paths.into_iter().map(|(wwid, paths)| Unassembled { wwid, paths }).collect()
     }
 }
 
@@ -88,10 +87,15 @@ fn is_disk(name: &str) -> bool {
     starts("sd") || starts("dasd") || nvme
 }
 
-/// Whether it is an NVMe multipath head, which has its paths below it.
-fn is_head(directory: &Path) -> Result<bool, Error> {
+/// Whether multipath leaves it alone by the place where it lies: an NVMe multipath head, which has its paths below it, or a
+/// disk on USB, of which many have the same serial number (`allow_usb_devices` in `multipath.conf(5)`).
+fn is_left_alone(directory: &Path) -> Result<bool, Error> {
+    let left_alone = |part: &OsStr| {
+        let usb = part.to_str().and_then(|part| part.strip_prefix("usb"));
+        part == "nvme-subsystem" || usb.is_some_and(|bus| bus.starts_with(|c: char| c.is_ascii_digit()))
+    };
     let place = follow(directory, Path::new("block"))?;
-    Ok(place.is_some_and(|place| place.components().any(|part| part.as_os_str() == "nvme-subsystem")))
+    Ok(place.is_some_and(|place| place.components().any(|part| left_alone(part.as_os_str()))))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub fn portal(address: &str, port: &str) -> Arc<str> {
 
 /// The state of a session that carries I/O.
 const LOGGED_IN: &str = "LOGGED_IN";
-/// The state of a port that does.
+/// The state of a port that is well. The kernel also uses one that is `Marginal`, for want of a better.
 const ONLINE: &str = "Online";
 
 /// One iSCSI session.
@@ -113,7 +113,7 @@ pub struct FcHostPort {
 }
 
 impl FcHostPort {
-    /// Whether it carries I/O.
+    /// Whether it is well.
     pub fn is_up(&self) -> bool {
         &*self.state == ONLINE
     }
@@ -129,9 +129,14 @@ pub struct FcRemotePort {
 }
 
 impl FcRemotePort {
-    /// Whether it carries I/O.
+    /// Whether it is well.
     pub fn is_up(&self) -> bool {
         &*self.state == ONLINE
+    }
+
+    /// Whether the kernel only remembers it.
+    pub fn is_lost(&self) -> bool {
+        &*self.state == "Not Present"
     }
 }
 

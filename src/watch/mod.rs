@@ -10,6 +10,7 @@
 pub mod dm_event;
 pub mod uevent;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub enum Wake {
     },
     /// The kernel told of a block device.
     Uevent(Box<Uevent>),
+    /// The kernel told of a SCSI device, by its address, `6:0:0:1`.
+    ScsiDevice(Arc<str>),
     /// The kernel dropped uevents because they were not read fast enough.
     Overflow,
     /// Some device-mapper device changed.

@@ -1,4 +1,4 @@
-//! Kernel uevents of block devices, from the kernel's own multicast group.
+//! Kernel uevents of block devices and SCSI devices, from the kernel's own multicast group.
 //!
 //! udev's group carries the same events later: udevd runs its rules first, for multipath paths a good part of a second
 //! and more. The kernel's already holds every `DM_*` property (`drivers/md/dm-uevent.c`,
@@ -6,6 +6,9 @@
 //!
 //! Uevents of one map that are raised together arrive in reverse order of `DM_SEQNUM`: dm-uevent queues them on a list
 //! and sends it from its head. Whoever wants the last state takes the highest number, not the last to come.
+//!
+//! A SCSI device tells what an array told it (`SDEV_UA`, `scsi_evt_emit` in `drivers/scsi/scsi_lib.c`): that there is
+//! another LUN behind it, that its size or its ALUA state changed. The kernel has looked again before it tells.
 
 use std::ffi::OsStr;
 use std::io;
@@ -101,7 +104,10 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
 }
 
 fn subscribe() -> io::Result<MonitorSocket> {
-    let socket = udev::MonitorBuilder::new_kernel()?.match_subsystem("block")?.listen()?;
+    let socket = udev::MonitorBuilder::new_kernel()?
+        .match_subsystem("block")?
+        .match_subsystem_devtype("scsi", "scsi_device")?
+        .listen()?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
         sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
     }
@@ -113,7 +119,10 @@ fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Resul
     loop {
         let mut looked = Instant::now();
         for event in socket.iter() {
-            let wake = Wake::Uevent(Box::new(translate(&event)));
+            let wake = match event.subsystem() {
+                Some(subsystem) if subsystem == "scsi" => Wake::ScsiDevice(event.sysname().to_string_lossy().into()),
+                _ => Wake::Uevent(Box::new(translate(&event))),
+            };
             if let Err(closed) = send(wakes, wake) {
                 return Ok(Err(closed));
             }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use regex::{Captures, Regex};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,7 +17,7 @@ use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::http;
 use crate::inbox::Inbox;
-use crate::wait::{PATIENCE, eventually, try_eventually};
+use crate::wait::{PATIENCE, eventually, eventually_eq, try_eventually};
 
 /// What the alerts call the exporter's host.
 pub const HOST: &str = "127.0.0.1";
@@ -32,11 +33,21 @@ const ALERTMANAGER: &str = "127.0.0.1:9093";
 /// Of scrapes and evaluations: as short as an emulated processor bears that is shared.
 const INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long the routes wait for an alert that silences another.
+const TWO_SCRAPES: &str = "30s";
+
 /// Evaluations in which nothing is notified if nothing is to be: every group is looked at twice.
 const QUIET: u64 = 3;
 
-/// Groups of rules that have no part in this. The machine has one processor.
-const ASIDE: [&str; 3] = ["multipath-devices", "multipath-transport", "multipath-exporter"];
+/// How long a minute of the rules lasts.
+const MINUTE: Duration = Duration::from_secs(3);
+
+/// The groups of rules that tell of devices in trouble: enough where there are many devices, as the machine has one
+/// processor.
+pub const TROUBLE: &[&str] = &["multipath-memory", "multipath-day", "multipath"];
+
+/// No choice, so every group: what is told then is all that there is to tell.
+pub const ALL_GROUPS: &[&str] = &[];
 
 /// Both programs; killed when dropped.
 pub struct Alerting {
@@ -54,19 +65,19 @@ pub struct Notification {
     pub title: String,
     /// What is wrong, a line for each kind of trouble.
     pub sentences: Vec<String>,
-    /// The sentences, and more about each device.
-    pub text: String,
+    /// More about each device, or whatever else it is about, but not since when.
+    pub details: Vec<String>,
 }
 
 impl Alerting {
-    /// Starts them and waits until the exporter has been scraped. What begins when all was well is told after
-    /// `group_wait`. Configurations and logs go into the scenario's directory.
-    pub fn start(lab: &Lab, exporter: &Exporter, group_wait: Duration) -> Self {
+    /// Starts them with these groups of rules and waits until the exporter has been scraped. What begins when all was well
+    /// is told after `group_wait`. Configurations and logs go into the scenario's directory.
+    pub fn start(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration) -> Self {
         let dir = lab.dir();
         let storage = TempDir::new().expect("/tmp is writable in the guest");
         let inbox = Inbox::open(&dir.join("notifications.log"));
         let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("the directory is writable");
-        write("multipath.rules.yml", &rules());
+        write("multipath.rules.yml", &rules(groups));
         write("prometheus.yml", &scrapes(exporter.address()));
         write("multipath.tmpl", TEXTS);
         write("alertmanager.yml", &routes(&dir.join("slack-url"), group_wait));
@@ -135,6 +146,31 @@ impl Alerting {
         told
     }
 
+    /// Waits until each of these texts has been told, in whatever order, and gives their notifications. The others may be
+    /// told meanwhile, and nothing else; one that is among both may be told again, and the last is given.
+    #[track_caller]
+    pub fn each<const N: usize>(&self, texts: [&str; N], others: &[&str]) -> [Notification; N] {
+        let mut told = texts.map(|_| None);
+        while told.iter().any(Option::is_none) {
+            let next = self.next();
+            let text = next.sentences.join("\n");
+            let at = texts.iter().position(|expected| *expected == text);
+            let is_expected = at.is_some_and(|at| told[at].is_none()) || others.contains(&text.as_str());
+            assert!(is_expected, "{next:#?}\n{}", self.problems());
+            if let Some(at) = at {
+                told[at] = Some(next);
+            }
+        }
+        told.map(|told| told.expect("each has been told"))
+    }
+
+    /// Waits until nothing fires any more, or is about to, and sees that nobody has been notified of more.
+    #[track_caller]
+    pub fn assert_over(&self) {
+        eventually_eq("there is no alert", String::new(), || self.problems());
+        self.assert_quiet();
+    }
+
     /// Sees several groups' intervals go by, and nobody notified.
     #[track_caller]
     pub fn assert_quiet(&self) {
@@ -195,19 +231,34 @@ impl Notification {
             value.unwrap_or_else(|| panic!("no {name}: {post}")).to_owned()
         };
         let sentences = field("fallback").lines().map(str::to_owned).collect();
-        Notification { title: field("title"), sentences, text: field("text") }
+        let text = field("text");
+        let details = text.lines().filter_map(|line| line.strip_prefix("- "));
+        let details = details.map(|line| line.split(" Since ").next().unwrap_or_default().to_owned()).collect();
+        Notification { title: field("title"), sentences, details }
     }
 }
 
-/// The rules: those that have no part in this are hardly ever evaluated, and those that have as often as all.
-fn rules() -> String {
-    let (paced, unpaced) = ("  - name: multipath-day\n    interval: 1m\n", "  - name: multipath-day\n");
-    assert!(RULES.contains(paced), "there is no group multipath-day");
-    ASIDE.iter().fold(RULES.replace(paced, unpaced), |rules, group| {
-        let name = format!("  - name: {group}\n");
-        assert!(rules.contains(&name), "there is no group {group}");
-        rules.replace(&name, &format!("{name}    interval: 1h\n"))
-    })
+/// The rules of these groups in a time lapse: every duration is as much shorter as a minute is, and no group is evaluated
+/// more often than those without an interval of their own. What expressions compare with a number of seconds stays.
+fn rules(groups: &[&str]) -> String {
+    const HEAD: &str = "\n  - name: ";
+    let (preamble, all) = RULES.split_once(HEAD).expect("there are groups");
+    let all: Vec<_> = all.split(HEAD).map(|group| group.split_once('\n').expect("a group has rules")).collect();
+    groups.iter().for_each(|group| assert!(all.iter().any(|(name, _)| name == group), "there is no group {group}"));
+    let wanted = all.iter().filter(|(name, _)| groups.is_empty() || groups.contains(name));
+    let rules: String = wanted.map(|(name, rules)| format!("{HEAD}{name}\n{rules}")).collect();
+    let time = Regex::new(r"(for: |interval: |offset |\[)(\d+)([mhd])\b").expect("it is one");
+    let shorter = |time: &Captures| {
+        let unit = match &time[3] {
+            "m" => 1,
+            "h" => 60,
+            _ => 24 * 60,
+        };
+        let duration = MINUTE * unit * time[2].parse::<u32>().expect("digits are a number");
+        let duration = if &time[1] == "interval: " { duration.max(INTERVAL) } else { duration };
+        format!("{}{}", &time[1], go_duration(duration))
+    };
+    format!("{preamble}{}", time.replace_all(&rules, shorter))
 }
 
 /// The example with our addresses and times.
@@ -229,6 +280,7 @@ fn routes(slack_url_file: &Path, group_wait: Duration) -> String {
     with_values(ROUTES, |key, value| match key {
         "receiver" if value.starts_with("multipath-email") => Some("multipath-slack".to_owned()),
         "- api_url_file" => Some(slack_url_file.display().to_string()),
+        "group_wait" if value == TWO_SCRAPES => Some(go_duration(2 * INTERVAL)),
         "group_wait" => Some(go_duration(group_wait + INTERVAL * 2 / 5)),
         "group_interval" => Some(go_duration(INTERVAL)),
         _ => None,

@@ -58,6 +58,13 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With a configuration file that says this.
+    pub fn config(self, text: &str) -> Self {
+        let file = self.dir.join("config.yml");
+        fs::write(&file, text).expect("the scenario's directory is writable");
+        self.flag(&format!("--config.file={}", file.display()))
+    }
+
     /// Where another one listened that has ended.
     pub fn at(self, address: SocketAddr) -> Self {
         Launch { port: Some(address.port()), ..self }
@@ -190,6 +197,13 @@ impl Exporter {
     pub fn wait_for_counts(&self, wwid: &str, valid: u64, failed: u64) {
         let what = format!("{wwid} is exported with these paths");
         eventually_eq(&what, Some(Counts { valid, failed }), || self.metrics().counts(wwid));
+    }
+
+    /// Waits until so many iSCSI sessions are up.
+    #[track_caller]
+    pub fn wait_for_sessions(&self, up: usize) {
+        let count = || self.metrics().series("multipath_iscsi_session_up").filter(|(_, up)| *up == 1.0).count();
+        eventually_eq("so many sessions are up", up, count);
     }
 
     /// Waits until so many paths of a device are counted as failed and reinstated. Device mapper's event poll can show a

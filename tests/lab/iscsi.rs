@@ -16,7 +16,8 @@ use crate::wait::{PATIENCE, eventually};
 /// The array's target.
 pub const TARGET: &str = "iqn.2003-01.org.example:array";
 
-const PORT: u16 = 3260;
+/// The array's ports in each network.
+const PORTS: [u16; 2] = [3260, 3261];
 
 /// Where open-iscsi keeps all that it is told.
 const DATABASE: &str = "/etc/iscsi";
@@ -33,6 +34,8 @@ pub struct IscsiSan {
     initiator: Initiator,
     _array: Array,
     pub networks: Networks,
+    /// How many of the array's ports in each network are used.
+    ports: usize,
 }
 
 struct Initiator(Child);
@@ -40,34 +43,33 @@ struct Initiator(Child);
 struct Array(Child);
 
 impl IscsiSan {
-    /// Each LUN is one device with a path over each network, and every path is in order.
-    pub fn start(lab: &Lab, luns: usize, conf: Conf) -> Self {
+    /// Each LUN is one device with a path over each network to each of so many ports, and every path is in order.
+    pub fn start(lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         let networks = Networks::start();
         let array = Array::start(lab.dir(), luns);
         let initiator = Initiator::start(lab.dir());
-        networks.0.iter().for_each(|network| initiator.log_in(network));
+        networks.0.iter().for_each(|network| initiator.log_in(network, ports));
         let disks = eventually("the disks are there", PATIENCE, || {
             let disks = disks();
-            if disks.len() == 2 * luns { Ok(disks) } else { Err(format!("{disks:?}")) }
+            if disks.len() == 2 * ports * luns { Ok(disks) } else { Err(format!("{disks:?}")) }
         });
-        IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, _array: array, networks }
+        IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, _array: array, networks, ports }
     }
 
-    /// Makes a session over this network.
+    /// Makes the sessions over this network.
     pub fn log_in(&self, network: &Network) {
-        self.initiator.log_in(network);
+        self.initiator.log_in(network, self.ports);
     }
 
-    /// Ends the session over this network in good order.
+    /// Ends the sessions over this network in good order.
     pub fn log_out(&self, network: &Network) {
-        let interface = network.interface;
-        run("iscsiadm", ["-m", "node", "-T", TARGET, "-p", &portal(network), "-I", interface, "--logout"]);
+        run("iscsiadm", ["-m", "node", "-T", TARGET, "-I", network.interface, "--logout"]);
     }
 }
 
-/// How the array is reached over this network.
-pub fn portal(network: &Network) -> String {
-    format!("{}:{PORT}", network.address)
+/// How each of the array's ports is reached over this network.
+pub fn portals(network: &Network) -> [String; PORTS.len()] {
+    PORTS.map(|port| format!("{}:{port}", network.address))
 }
 
 fn disks() -> BTreeSet<Disk> {
@@ -80,6 +82,7 @@ impl Array {
         let log = File::create(dir.join("tgtd.log")).expect("the scenario's directory is writable");
         let child = network::command("tgtd")
             .arg("-f")
+            .args(["--iscsi", &PORTS.map(|port| format!("portal=0.0.0.0:{port}")).join(",")])
             .stdout(log.try_clone().expect("a file can be duplicated"))
             .stderr(log)
             .spawn()
@@ -134,8 +137,8 @@ impl Initiator {
         Initiator(child)
     }
 
-    fn log_in(&self, network: &Network) {
-        let (interface, portal) = (network.interface, portal(network));
+    fn log_in(&self, network: &Network, ports: usize) {
+        let interface = network.interface;
         let iface = |args: &[&str]| try_run("iscsiadm", ["-m", "iface", "-I", interface].iter().chain(args));
         eventually("iscsid is ready", PATIENCE, || match iface(&["--op", "show"]) {
             Ok(_) => Ok(()),
@@ -145,9 +148,12 @@ impl Initiator {
             "iscsiadm",
             ["-m", "iface", "-I", interface, "--op", "update", "-n", "iface.net_ifacename", "-v", interface],
         );
-        let node = ["-m", "node", "-T", TARGET, "-p", &portal, "-I", interface];
-        run("iscsiadm", node.iter().chain(&["--op", "new"]));
-        eventually("the session is made", PATIENCE, || try_run("iscsiadm", node.iter().chain(&["--login"])).map(drop));
+        for portal in &portals(network)[..ports] {
+            let node = ["-m", "node", "-T", TARGET, "-p", portal, "-I", interface];
+            run("iscsiadm", node.iter().chain(&["--op", "new"]));
+            let log_in = || try_run("iscsiadm", node.iter().chain(&["--login"])).map(drop);
+            eventually("the session is made", PATIENCE, log_in);
+        }
     }
 }
 

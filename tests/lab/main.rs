@@ -33,6 +33,7 @@ mod multipathd;
 mod network;
 mod nvme;
 mod programs;
+mod root_fs;
 mod san;
 mod scenarios;
 mod scsi_debug;

@@ -11,7 +11,8 @@ use crate::wait::{PATIENCE, eventually};
 /// What the driver calls its disks.
 pub const PRODUCT: &str = "scsi_debug";
 
-/// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product.
+/// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product. What is
+/// written to one of them is on all.
 ///
 /// Sharing its disks between hosts, the driver gives the hosts the ALUA states optimized, non-optimized and standby in
 /// turn (`host_no % 3` in `resp_report_tgtpgs`). The first stray read over a standby path would fail it, so the disks of
@@ -20,7 +21,7 @@ pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
     // Without vpd_use_hostno=0 each host would show disks of its own.
-    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=8"].map(str::to_owned);
+    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=48"].map(str::to_owned);
     // The product comes last: the kernel takes all that follows a quotation mark for part of it.
     let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];
     run("modprobe", common.iter().chain(&own));

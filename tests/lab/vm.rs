@@ -70,6 +70,10 @@ impl Host {
             ("tgtd", "tgt"),
             ("udevadm", "udev"),
             ("modprobe", "kmod"),
+            ("lvm", "lvm2"),
+            ("cryptsetup", "cryptsetup-bin"),
+            ("mkfs.ext4", "e2fsprogs"),
+            ("mkfs.btrfs", "btrfs-progs"),
             ("prometheus", "prometheus"),
             ("prometheus-alertmanager", "prometheus-alertmanager"),
         ]

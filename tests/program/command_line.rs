@@ -111,9 +111,19 @@ fn configuration_files_that_cannot_be_read() {
     std::fs::write(&file, b"expected_paths: \xff\n").unwrap();
     let missing = directory.path("missing.yml").display().to_string();
     let no_file = directory.root().display().to_string();
-    for (path, words) in
-        [(&missing, &["No such file"][..]), (&no_file, &["directory"]), (&file, &["UTF-8"]), (&String::new(), &[])]
-    {
+    directory.write("large.yml", "#".repeat(2 << 20));
+    let large = directory.path("large.yml").display().to_string();
+    directory.fifo("pipe.yml");
+    let pipe = directory.path("pipe.yml").display().to_string();
+    for (path, words) in [
+        (&missing, &["No such file"][..]),
+        (&no_file, &["directory"]),
+        (&file, &["line 1", "UTF-8"]),
+        (&large, &["larger than"]),
+        // Nobody ever writes to it.
+        (&pipe, &["no regular file"]),
+        (&String::new(), &[]),
+    ] {
         let words = [&[path.as_str()], words].concat();
         assert_refused(&[&format!("--config.file={path}"), "--web.listen-address=127.0.0.1:0"], &words);
         assert_refused(&[&format!("--config.file={path}"), "--config.check"], &words);

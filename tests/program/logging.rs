@@ -19,7 +19,7 @@ fn talkative(format: &str) -> (Host, Exporter) {
     for words in [
         &["listening"][..],
         &["path failed", MPATHA],
-        &["device without paths"],
+        &["device without valid path"],
         &["not all could be read"],
         &["source cannot be read", "multipathd"],
         &["configuration read again"],

@@ -160,6 +160,11 @@ fn hangup_reads_the_configuration_again() {
         assert!(line.contains("level=warn") && line.contains(&file), "{line}");
     }
 
+    directory.fifo("config.yml");
+    exporter.signal(Signal::HUP);
+    exporter.await_log(&["no regular file"]);
+    directory.remove("config.yml");
+
     directory.write(
         "config.yml",
         format!("expected_paths:\n  - {{wwid: a, paths: 8}}\n  - {{wwid: '{MPATHB}', paths: 2}}\n"),

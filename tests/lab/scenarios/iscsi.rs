@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
-use crate::iscsi::{IscsiSan, TARGET, portal};
+use crate::iscsi::{IscsiSan, TARGET, portals};
 use crate::metrics::{Labels, Metrics};
 use crate::multipathd::Conf;
 use crate::network::Network;
@@ -25,7 +25,7 @@ const ONE_REREAD: Duration = Duration::from_secs(5 + 2);
 const BONDS: [&str; 2] = ["interfaces", "addresses"];
 
 /// A checker that looks every second, and sessions whose disks fail after two.
-const CONF: Conf = Conf { more: &["fast_io_fail_tmo 2"], ..Conf::WATCHFUL };
+pub const CONF: Conf = Conf { more: &["fast_io_fail_tmo 2"], ..Conf::WATCHFUL };
 
 struct Host {
     array: IscsiSan,
@@ -38,18 +38,14 @@ impl Host {
     }
 
     fn of(lab: &Lab, conf: Conf) -> Self {
-        let array = IscsiSan::start(lab, 2, conf);
+        let array = IscsiSan::start(lab, 2, 1, conf);
         let [one, other] = &array.networks.0;
         let bond = |name, one, other| {
             format!("- {{name: {name}, networks: [{one}, {other}], targets: ['iqn.2003-01.org.example:*']}}\n")
         };
         let bonds = [bond(BONDS[0], one.interface, other.interface), bond(BONDS[1], one.cidr, other.cidr)];
-        let config = lab.dir().join("config.yml");
-        fs::write(&config, format!("iscsi_bonds:\n{}", bonds.concat())).expect("the scenario's directory is writable");
-        let config = format!("--config.file={}", config.display());
-        let root = lab.exporter().flag(&config).start();
-        let nobody = lab.exporter().flag(&config).unprivileged().start();
-        Host { array, exporters: [root, nobody] }
+        let launch = || lab.exporter().config(&format!("iscsi_bonds:\n{}", bonds.concat()));
+        Host { array, exporters: [launch().start(), launch().unprivileged().start()] }
     }
 
     fn networks(&self) -> &[Network; 2] {
@@ -126,10 +122,10 @@ fn iscsi_networks_lost_and_back(lab: &Lab) {
                 let network = host.networks().iter().find(|network| network.interface == info["initiator_port"]);
                 let network = network.unwrap_or_else(|| panic!("no interface of ours: {info:?}"));
                 interfaces.push(network.interface);
-                let expected = [&disk.devno, &disk.hctl, "iscsi", "1", TARGET, &portal(network)];
+                let expected = [&disk.devno, &disk.hctl, "iscsi", "1", TARGET, &portals(network)[0]];
                 let labels = ["devno", "hctl", "transport", "group", "target", "target_port"];
                 assert_eq!(labels.map(|label| info[label].as_str()), expected);
-                let session = metrics.labels("multipath_iscsi_session_up", &[("target_port", &portal(network))]);
+                let session = metrics.labels("multipath_iscsi_session_up", &[("target_port", &portals(network)[0])]);
                 assert_eq!(session["initiator_port"], network.interface);
                 assert_eq!(session["target"], TARGET);
                 let device = fs::canonicalize(disk.attribute("")).expect("the disk is there");

@@ -15,16 +15,18 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("path_to_another_lun", path_to_another_lun),
 ];
 
+/// Longer than any scenario.
+const BY_EVENTS: &str = "1h";
+
 struct Host {
     san: San,
     exporters: [Exporter; 2],
 }
 
 impl Host {
-    fn start(lab: &Lab) -> Self {
+    fn start(lab: &Lab, resync: &str) -> Self {
         let san = San::start(lab, 4, 2, Conf::BLIND);
-        // Not everything of this has an event.
-        let launch = || lab.exporter().flag("--resync.interval=1s");
+        let launch = || lab.exporter().flag(&format!("--resync.interval={resync}"));
         Host { san, exporters: [launch().start(), launch().unprivileged().start()] }
     }
 
@@ -51,7 +53,7 @@ impl Host {
 
 /// The array has made the LUN larger, and not every path has been looked at anew.
 fn path_of_another_size(lab: &Lab) {
-    let host = Host::start(lab);
+    let host = Host::start(lab, BY_EVENTS);
     host.wait_for("size", 0);
     scsi_debug::set("virtual_gb", "1");
     for (disk, differing) in host.lun().paths.iter().zip(1..) {
@@ -68,7 +70,7 @@ fn path_of_another_size(lab: &Lab) {
 
 /// It has no event.
 fn path_that_is_read_only(lab: &Lab) {
-    let host = Host::start(lab);
+    let host = Host::start(lab, "1s");
     let disk = format!("/dev/{}", host.lun().paths[0].name);
     run("blockdev", ["--setro", &disk]);
     host.wait_for("read_only", 1);
@@ -78,13 +80,15 @@ fn path_that_is_read_only(lab: &Lab) {
 
 /// The array shows another LUN under the old address. Nobody notices before the disk is asked who it is.
 fn path_to_another_lun(lab: &Lab) {
-    let host = Host::start(lab);
+    let host = Host::start(lab, BY_EVENTS);
     let (lun, disk) = (host.lun(), &host.lun().paths[0]);
     host.wait_for("wwid", 0);
     host.san.daemon.freeze();
     // From now on each host has disks of its own.
     scsi_debug::set("vpd_use_hostno", "1");
     disk.write("rescan", "1");
+    // What the kernel does when an array says that its INQUIRY data has changed: this one does not say it.
+    disk.write("uevent", "change");
     host.wait_for("wwid", 1);
     host.exporters.iter().for_each(|exporter| exporter.wait_for_counts(&lun.wwid, 4, 0));
 

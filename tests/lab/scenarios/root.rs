@@ -1,64 +1,73 @@
-//! The device that the root file system stands on. A machine of the lab has its root elsewhere, so what is mounted where is
-//! made up; the devices are real.
+//! The device that the root file system stands on.
 
 use std::fs;
 use std::path::Path;
 
 use super::Scenario;
-use crate::dm::Dm;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::multipathd::Conf;
 use crate::programs::run;
+use crate::root_fs::MovedRoot;
 use crate::san::{Lun, San};
 use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[Scenario::new("root_on_stacked_devices", root_on_stacked_devices)];
 
-/// Makes a device over another, as LVM and crypt do, and gives its number.
-fn stack(dm: &Dm, name: &str, below: &str) -> u32 {
-    run("dmsetup", ["create", name, "--table", &format!("0 2048 linear {below} 0")]);
-    let made = dm.list().into_iter().find(|device| device.name == name.as_bytes());
-    made.expect("it was just made").minor
+/// Makes a partition as kpartx does, between two places in MiB, and gives its node.
+fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
+    let name = format!("{}-part{number}", lun.name());
+    let (start, sectors) = (2048 * from, 2048 * (to - from));
+    let table = format!("0 {sectors} linear /dev/{} {start}", lun.map.sysfs_name());
+    run("dmsetup", ["create", &name, "--uuid", &format!("part{number}-{}", lun.map.uuid), "--table", &table]);
+    format!("/dev/mapper/{name}")
 }
 
-fn mount_root(procfs: &Path, device: &str, source: &str) {
-    let init = procfs.join("1");
-    fs::create_dir_all(&init).expect("the scenario's directory is writable");
-    let table =
-        format!("21 1 0:2 / / rw - rootfs rootfs rw\n22 21 {device} / / rw,relatime shared:1 - ext4 {source} rw\n");
-    fs::write(init.join("mountinfo"), table).expect("the scenario's directory is writable");
+/// Makes an encrypted device there, and gives its node. It is LUKS 1, as the header of LUKS 2 takes 16 MiB.
+fn encrypt(device: &str, dir: &Path) -> String {
+    let key = dir.join("key");
+    fs::write(&key, "not a secret").expect("the scenario's directory is writable");
+    let key = format!("--key-file={}", key.display());
+    // To derive a key with care is slow by design.
+    let hasty = "--pbkdf-force-iterations=1000";
+    run("cryptsetup", ["luksFormat", "--batch-mode", "--type=luks1", hasty, &key, device]);
+    run("cryptsetup", ["open", &key, device, "sealed"]);
+    "/dev/mapper/sealed".to_owned()
+}
+
+/// Makes a logical volume there, and gives its node.
+fn volume(device: &str) -> String {
+    run("vgcreate", ["storage", device]);
+    run("lvcreate", ["--extents=100%FREE", "--name=root", "storage"]);
+    "/dev/mapper/storage-root".to_owned()
 }
 
 fn root_on_stacked_devices(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf::BLIND);
-    let major = fs::read_to_string("/sys/block/dm-0/dev").expect("there are maps");
-    let major = major.split(':').next().expect("a number has a major part").to_owned();
     let [one, other] = san.luns.as_slice() else { panic!("there are two LUNs") };
-    let volume = stack(&san.dm, "volume", &format!("/dev/{}", one.map.sysfs_name()));
-    let root = stack(&san.dm, "root", &format!("/dev/dm-{volume}"));
-    let procfs = lab.dir().join("proc");
-    mount_root(&procfs, &format!("{major}:{root}"), "/dev/mapper/root");
-    let launch = || lab.exporter().flag("--resync.interval=1s").flag(&format!("--path.procfs={}", procfs.display()));
+    // What is written to one LUN is on the other one too, so each has its own part of their size.
+    let volume = volume(&encrypt(&partition(one, 1, 1, 15), lab.dir()));
+    let halves = [partition(one, 2, 15, 31), partition(other, 1, 31, 47)];
+    run("mkfs.ext4", ["-q", &volume]);
+    // It has a device number of its own, which is not that of a block device. mkfs tells the kernel of all its devices.
+    run("modprobe", ["btrfs"]);
+    run("mkfs.btrfs", ["-q", "--mixed", "--data=single", "--metadata=single", &halves[0], &halves[1]]);
+
+    let launch = || lab.exporter().flag("--resync.interval=1s");
     let exporters = [launch().start(), launch().unprivileged().start()];
     let is_root = |exporter: &Exporter, lun: &Lun| {
         exporter.metrics().value("multipath_device_root", &[("wwid", &lun.wwid)]) == 1.0
     };
-    let wait_for = |on_one, on_other| {
+    let wait_for = |what, on_one, on_other| {
         for exporter in &exporters {
-            eventually_eq("the root's device is known", (on_one, on_other), || {
-                (is_root(exporter, one), is_root(exporter, other))
-            });
+            eventually_eq(what, (on_one, on_other), || (is_root(exporter, one), is_root(exporter, other)));
         }
     };
-    wait_for(true, false);
-    assert_eq!(exporters[0].metrics().value("multipath_device_open_count", &[("wwid", &one.wwid)]), 1.0);
-
-    mount_root(&procfs, &format!("{major}:{}", other.map.minor), "/dev/sda");
-    wait_for(false, true);
-    // btrfs has a number of its own.
-    mount_root(&procfs, "0:29", "/dev/mapper/root");
-    wait_for(true, false);
-    mount_root(&procfs, "0:29", "overlay");
-    wait_for(false, false);
+    wait_for("the root is a share of the host's", false, false);
+    let root = MovedRoot::onto(&volume);
+    wait_for("the root is ext4 on LVM on crypt on a partition", true, false);
+    drop(root);
+    wait_for("the root is where it was", false, false);
+    let _root = MovedRoot::onto(&halves[1]);
+    wait_for("the root is btrfs on partitions of both", true, true);
 }

@@ -15,6 +15,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode};
+
 use tempfile::TempDir;
 
 /// The tree; gone when dropped.
@@ -82,6 +84,10 @@ impl Tree {
     }
 
     /// Removes a file, a link, or a directory with all that is in it.
+    pub fn fifo(&self, name: &str) {
+        rustix::fs::mknodat(rustix::fs::CWD, self.path(name), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    }
+
     pub fn remove(&self, name: &str) {
         let path = self.path(name);
         match fs::symlink_metadata(&path).unwrap().is_dir() {

@@ -252,7 +252,11 @@ fn a_port_that_the_kernel_knows_twice_is_up_if_either_is() {
         ("scsi_target_id", "7"),
     ];
     add_remote_port(&host, "host5", 9, &again);
-    assert_eq!(remote_ports(&host.exporter(&[]).metrics()), all_online_but_one("Online", "1"));
+    let exporter = host.exporter(&[]);
+    assert_eq!(remote_ports(&exporter.metrics()), all_online_but_one("Online", "1"));
+    // Neither is, but one is there.
+    write(&host, &remote_port("host5", 9), &[("port_state", "Marginal")]);
+    assert_eq!(remote_ports(&exporter.reread()), all_online_but_one("Marginal", "0"));
 }
 
 #[test]

@@ -110,6 +110,9 @@ fn a_session_that_is_bound_to_nothing_leaves_through_the_owner_of_its_address() 
         ("(null)", Some("(null)"), ""),
         ("(null)", None, ""),
         ("default", None, ""),
+        // An adapter's name for its own port.
+        ("host7", Some("127.0.0.1"), "lo"),
+        ("host7", None, ""),
         ("e9", Some("127.0.0.1"), "e9"),
         ("e9", None, "e9"),
     ] {
@@ -143,6 +146,20 @@ fn a_session_bound_to_nothing_is_named_once_its_network_is_there() {
     let page = exporter.reread();
     assert_eq!(sessions(&page)["session1"], session("lo", "10.10.1.2:3260", 0.0));
     assert_eq!(page.ports("sdb")[1], "lo");
+}
+
+#[test]
+fn an_address_that_moves_to_another_interface_takes_its_session_along() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(&format!("{HOST6}/netdev"), "default\n");
+    let exporter = host.exporter(&[]);
+    assert_eq!(sessions(&exporter.metrics())["session1"], session("", "10.10.1.2:3260", 1.0));
+    host.sysfs.write(&format!("{HOST6}/ipaddress"), "127.0.0.1\n");
+    assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
+    host.sysfs.write(&format!("{HOST6}/netdev"), "bridge0\n");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page)["session1"], session("bridge0", "10.10.1.2:3260", 1.0));
+    assert_eq!(page.ports("sdb")[1], "bridge0");
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn a_timer_notices_another_lun_without_an_event() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&["--resync.interval=100ms"]);
     let mismatched = format!("multipath_device_wwid_mismatched_paths{{wwid=\"{MPATHA}\"}}");
+    host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHA}"));
     host.sysfs.udev("8:16", "ID_SERIAL=360000000000000000e00000000010003");
     exporter.await_values(&[(&mismatched, 1.0)]);
     host.sysfs.udev("8:16", &format!("ID_SERIAL={MPATHA}"));
@@ -112,6 +113,28 @@ fn when_all_paths_are_another_lun_all_are_counted() {
         host.sysfs.udev(devno, "ID_SERIAL=360000000000000000e00000000010003");
     }
     assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0, 0.0, 2.0]);
+}
+
+/// One after the other, so that in the end nobody calls the map by its name any more.
+#[test]
+fn all_paths_that_become_another_lun_one_by_one_are_counted() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
+    scsi_says(&host, SDD, "naa.60000000000000000e00000000010003");
+    assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 2.0]);
+}
+
+/// A LUN with two names, of which the kernel takes the one and udev the other.
+#[test]
+fn another_name_of_the_same_lun_is_not_taken_for_another_lun() {
+    let host = Host::recorded("01-healthy");
+    for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+        scsi_says(&host, disk, "naa.5000c50012345678");
+        host.sysfs.udev(devno, &format!("ID_SERIAL={MPATHA}"));
+    }
+    assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0; 3]);
 }
 
 #[test]

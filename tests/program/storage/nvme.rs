@@ -271,6 +271,21 @@ fn an_array_with_one_optimized_controller_is_healthy() {
     assert_eq!(unhealthy(&page), [Some(1.0), Some(1.0)]);
 }
 
+/// No path fails, so no event tells.
+#[test]
+fn the_log_tells_when_an_array_puts_the_last_path_on_standby() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[NVME]);
+    for controller in [0, 1] {
+        host.sysfs.write(&format!("{CONTROLLERS}/nvme{controller}/nvme0c{controller}n1/ana_state"), "inaccessible\n");
+    }
+    let page = exporter.reread();
+    assert_eq!((counts(&page, FIRST), unhealthy(&page)), (some([2.0, 0.0, 2.0, 0.0]), [Some(0.0), Some(1.0)]));
+    assert_eq!(events(&exporter, FIRST), []);
+    exporter.await_log(&["warn", "device without valid path", FIRST, "by reading"]);
+    host.exporter(&[NVME]).await_log(&["warn", "device without valid path", FIRST, "at start"]);
+}
+
 #[test]
 fn without_ana_every_live_controller_is_a_valid_path() {
     let host = Host::recorded("01-healthy");
@@ -307,6 +322,61 @@ fn local_disk(controllers: u32) -> Host {
         }
     }
     host
+}
+
+#[test]
+fn a_local_disk_that_takes_the_name_of_an_array_s_is_no_device() {
+    let host = local_disk(2);
+    let exporter = host.exporter(&[NVME]);
+    let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys7";
+    for gone in [format!("{subsystem}/nvme7n1"), format!("{subsystem}/nvme1"), "class/nvme/nvme1".to_owned()] {
+        host.sysfs.remove(&gone);
+    }
+    // Another inode, as another object has in sysfs.
+    host.sysfs.write("elsewhere/wwid", "eui.0025385a81b0a002\n");
+    host.sysfs.write(&format!("{subsystem}/nvme7n1/wwid"), "eui.0025385a81b0a002\n");
+    assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
+}
+
+#[test]
+fn a_local_disk_of_another_bus_is_no_device() {
+    let host = local_disk(1);
+    host.sysfs.write("devices/pci0000:00/0000:00:00.0/nvme/nvme0/transport", "apple-nvme\n");
+    assert_eq!(host.exporter(&[NVME]).metrics().value("multipath_devices"), Some(0.0));
+}
+
+/// A restart while nothing is left: nobody else remembers what it was.
+#[test]
+fn a_head_found_without_controllers_has_no_valid_path() {
+    let host = Host::recorded("01-healthy");
+    for name in ["nvme0", "nvme1"] {
+        remove_controller(&host, name);
+    }
+    let page = host.exporter(&[NVME]).metrics();
+    assert_eq!((counts(&page, FIRST), counts(&page, SECOND)), (some([0.0; 4]), some([0.0; 4])));
+}
+
+/// `nvme_core.multipath=N`: device mapper assembles the namespaces.
+#[test]
+fn a_map_over_namespaces_goes_over_their_controllers() {
+    let host = Host::recorded("01-healthy");
+    let namespace = format!("{CONTROLLERS}/nvme0/nvme0n1");
+    for (file, content) in [("dev", "259:7"), ("size", "131072"), ("ro", "0"), ("wwid", "uuid.1")] {
+        host.sysfs.write(&format!("{namespace}/{file}"), format!("{content}\n"));
+    }
+    host.sysfs.link(&format!("{namespace}/device"), "../../nvme0");
+    host.sysfs.link("dev/block/259:7", &format!("../../{namespace}"));
+    host.sysfs.add_map(9, "mpathn", "mpath-uuid.1", &[]);
+    host.sysfs.link("devices/virtual/block/dm-9/slaves/nvme0n1", &format!("../../../../../{namespace}"));
+    let exporter = host.exporter(&[NVME]);
+    let page = exporter.metrics();
+    assert_eq!(page.ports("nvme0n1"), ["nvme-tcp", "e1", NQN, "10.10.1.2:4420"]);
+    assert_eq!(page.label("multipath_path_device_state", "path=\"nvme0n1\"", ",state"), Some("live"));
+    assert_eq!(page.device("wwid_mismatched_paths", "uuid.1"), Some(0.0));
+    host.sysfs.write(&format!("{CONTROLLERS}/nvme0/state"), "connecting\n");
+    let page = exporter.reread();
+    assert_eq!(page.ports("nvme0n1"), ["nvme-tcp", "e1", NQN, "10.10.1.2:4420"]);
+    assert_eq!(page.label("multipath_path_device_state", "path=\"nvme0n1\"", ",state"), Some("connecting"));
 }
 
 #[test]
@@ -464,6 +534,13 @@ fn two_heads_of_one_wwid_are_one_device() {
         assert_eq!(page.value("multipath_devices"), Some(4.0));
     }
     assert_eq!(events(&exporter, FIRST), []);
+
+    for name in ["nvme0", "nvme1"] {
+        remove_controller(&host, name);
+    }
+    let page = exporter.reread();
+    assert_eq!(counts(&page, FIRST), some([0.0; 4]));
+    assert_eq!(page.label("multipath_device_info", &format!("wwid=\"{FIRST}\""), ",name"), Some("nvme0n1"));
 }
 
 #[test]
@@ -472,10 +549,15 @@ fn paths_that_differ_from_their_head_are_counted() {
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n1/size"), "262144\n");
     host.sysfs.write(&format!("{CONTROLLERS}/nvme1/nvme0c1n1/ro"), "1\n");
     let page = host.exporter(&[NVME]).metrics();
-    let mismatches =
-        |wwid| ["size", "read_only", "wwid"].map(|what| page.device(&format!("{what}_mismatched_paths"), wwid));
-    assert_eq!(mismatches(FIRST), [Some(1.0), Some(1.0), Some(0.0)]);
-    assert_eq!(mismatches(SECOND), [Some(0.0); 3]);
+    let mismatches = |page: &Page, wwid| {
+        ["size", "read_only", "wwid"].map(|what| page.device(&format!("{what}_mismatched_paths"), wwid))
+    };
+    assert_eq!(mismatches(&page, FIRST), [Some(1.0), Some(1.0), Some(0.0)]);
+    assert_eq!(mismatches(&page, SECOND), [Some(0.0); 3]);
+
+    // The kernel takes the size from what it is about to remove.
+    host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n1/size"), "0\n");
+    assert_eq!(mismatches(&host.exporter(&[NVME]).metrics(), FIRST), [Some(0.0), Some(1.0), Some(0.0)]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which device the root file system stands on.
 
-use super::assert_no_errors;
-use crate::harness::{Exporter, Host, MPATHA, MPATHB};
+use super::{assert_errors, assert_no_errors};
+use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page};
 
 const FIRST_HEAD: &str = "uuid.6ba2c62e-71c1-41c8-b9f6-d2e788c59000";
 
@@ -33,6 +33,10 @@ fn add_volume(host: &Host) {
 fn roots(exporter: &Exporter) -> Vec<&'static str> {
     let page = exporter.metrics();
     assert_no_errors(&page);
+    roots_on(&page)
+}
+
+fn roots_on(page: &Page) -> Vec<&'static str> {
     let known = [MPATHA, MPATHB, FIRST_HEAD];
     known.into_iter().filter(|wwid| page.device("root", wwid).unwrap() == 1.0).collect()
 }
@@ -75,6 +79,24 @@ fn a_root_on_a_partition_of_a_head_stands_on_it() {
 }
 
 #[test]
+fn a_btrfs_root_stands_on_all_its_devices() {
+    let host = Host::recorded("01-healthy");
+    add_volume(&host);
+    // The number is found by the node that is named: here it is that of a device every machine has.
+    mount(&host, "0:29", "/dev/null");
+    host.sysfs.link("dev/block/1:3", "../../devices/virtual/block/dm-2");
+    let exporter = exporter(&host);
+    assert_eq!(roots(&exporter), [MPATHA]);
+
+    for (file_system, device) in [("other", "dm-9"), ("root", "dm-2"), ("root", "dm-1")] {
+        let target = format!("../../../../devices/virtual/block/{device}");
+        host.sysfs.link(&format!("fs/btrfs/{file_system}/devices/{device}"), &target);
+    }
+    exporter.reread();
+    assert_eq!(roots(&exporter), [MPATHA, MPATHB]);
+}
+
+#[test]
 fn a_root_on_a_path_alone_is_on_no_device() {
     let host = Host::recorded("01-healthy");
     host.sysfs.link("dev/block/8:16", "../../devices/platform/host6/session1/target6:0:0/6:0:0:2/block/sdb");
@@ -83,14 +105,25 @@ fn a_root_on_a_path_alone_is_on_no_device() {
 }
 
 #[test]
-fn what_is_mounted_last_is_on_top() {
-    let host = Host::recorded("01-healthy");
-    add_volume(&host);
-    host.sysfs.write(
-        "proc/1/mountinfo",
+fn the_root_is_what_is_on_top_that_stands_on_a_device() {
+    for table in [
         "1 0 0:1 / / rw - rootfs rootfs rw\n29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n",
-    );
-    assert_eq!(roots(&exporter(&host)), [MPATHA]);
+        // A mount point that is no text.
+        "29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n30 29 8:99 / /media/caf\u{e9} rw - vfat /dev/sdz rw\n",
+        // Overlays over it, over an image in it, and over it under another number than its device's.
+        "29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n30 1 0:30 / / rw - overlay overlayroot rw\n",
+        "29 1 0:30 / / ro - overlay composefs ro\n30 29 254:2 / /sysroot ro - xfs /dev/mapper/vg-root rw\n",
+        "29 1 0:30 /root / rw - btrfs /dev/mapper/vg-root rw\n",
+        "29 1 0:30 /root / rw - btrfs /dev/dm-2 rw\n",
+    ] {
+        let host = Host::recorded("01-healthy");
+        add_volume(&host);
+        host.sysfs.write("devices/virtual/block/dm-2/dm/name", "vg-root\n");
+        host.sysfs.link("class/block/dm-2", "../../devices/virtual/block/dm-2");
+        let table: Vec<u8> = table.chars().map(|c| c as u8).collect();
+        host.sysfs.write("proc/1/mountinfo", &table);
+        assert_eq!(roots(&exporter(&host)), [MPATHA], "{}", table.escape_ascii());
+    }
 }
 
 #[test]
@@ -99,15 +132,20 @@ fn while_it_cannot_be_told_it_is_what_it_was() {
     add_volume(&host);
     mount(&host, "254:2", "/dev/mapper/vg-root");
     let exporter = exporter(&host);
-    host.sysfs.make_unreadable("proc/1/mountinfo");
-    exporter.reread();
-    assert_eq!(roots(&exporter), [MPATHA]);
-    host.sysfs.remove("proc");
-    exporter.reread();
-    assert_eq!(roots(&exporter), [MPATHA]);
+    for what in ["unreadable", "missing"] {
+        match what {
+            "unreadable" => host.sysfs.make_unreadable("proc/1/mountinfo"),
+            _ => host.sysfs.remove("proc"),
+        }
+        let page = exporter.reread();
+        assert_eq!(roots_on(&page), [MPATHA], "{what}");
+        assert_errors(what, &page);
+    }
 }
 
 #[test]
-fn without_procfs_it_is_on_none() {
-    assert_eq!(roots(&exporter(&Host::recorded("01-healthy"))), Vec::<&str>::new());
+fn without_procfs_it_is_on_none_and_that_is_an_error() {
+    let page = exporter(&Host::recorded("01-healthy")).metrics();
+    assert_eq!(roots_on(&page), Vec::<&str>::new());
+    assert_errors("no procfs", &page);
 }
