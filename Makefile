@@ -13,6 +13,8 @@ RUN_PACKAGES := libudev1
 TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-bin curl dmsetup e2fsprogs gcc \
 	iproute2 kmod libc6-dev linux-image-amd64 lvm2 multipath-tools open-iscsi procps prometheus prometheus-alertmanager \
 	python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
+# The status page: two browsers, and a font for the one that draws.
+TEST_PACKAGES += chromium fonts-dejavu-core w3m
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
@@ -47,10 +49,11 @@ test: build-packages test-packages cargo $(VENV)/installed
 	tests/alerts/routes.sh
 	$(VENV)/bin/python tests/alerts/notifications.py
 	tests/dashboard/run
+	tests/page/run
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
-	cargo bench --locked --bench scrape --bench sysfs
+	cargo bench --locked --bench scrape --bench page --bench sysfs
 	python3 benches/rules.py
 	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 

@@ -1,10 +1,11 @@
-//! What happened to paths and devices: the log line of each, and the recent ones for whoever asks.
+//! What happened to paths and devices: the recent ones for whoever asks, and the next ones for whoever waits.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
+use tokio::sync::watch;
 
 use crate::topology::DevNo;
 
@@ -68,37 +69,74 @@ fn displayed<S: Serializer>(devno: &Option<DevNo>, serializer: S) -> Result<S::O
     }
 }
 
-/// The last [`KEPT`] events, shared between the monitor, which adds, and the API, which reads.
+/// The last [`KEPT`] events, shared between the monitor, which adds, and the API, which reads and follows.
+///
+/// What is kept is the queue of all who follow: none has a copy of its own, and one that is slow keeps nobody waiting.
 #[derive(Debug, Default)]
 pub struct EventLog {
-    recent: Mutex<Recent>,
+    recent: watch::Sender<Recent>,
 }
 
 #[derive(Debug, Default)]
 struct Recent {
     last_id: u64,
     events: VecDeque<Arc<Event>>,
+    closed: bool,
 }
 
 impl EventLog {
     /// Adds an event; its `id` is set here.
     pub fn add(&self, mut event: Event) -> Arc<Event> {
-        // A panic elsewhere cannot leave the ring half-written, so a poisoned lock is as good as any.
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.last_id += 1;
-        event.id = recent.last_id;
+        // Only the monitor adds, so no other id comes in between.
+        event.id = self.recent.borrow().last_id + 1;
         let event = Arc::new(event);
-        if recent.events.len() == KEPT {
-            recent.events.pop_front();
-        }
-        recent.events.push_back(Arc::clone(&event));
+        self.recent.send_modify(|recent| {
+            recent.last_id = event.id;
+            if recent.events.len() == KEPT {
+                recent.events.pop_front();
+            }
+            recent.events.push_back(Arc::clone(&event));
+        });
         event
     }
 
     /// The events kept, newest last.
     pub fn recent(&self) -> Vec<Arc<Event>> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.events.iter().cloned().collect()
+        self.recent.borrow().events.iter().cloned().collect()
+    }
+
+    /// The events after the one with this id, as far as they are kept; without one, those that are still to come. An id
+    /// that has not been given yet is one of an exporter that ran before this one: all that is kept is news then.
+    pub fn follow(&self, after: Option<u64>) -> Following {
+        let recent = self.recent.subscribe();
+        let last_id = recent.borrow().last_id;
+        let seen = after.map_or(last_id, |id| if id > last_id { 0 } else { id });
+        Following { recent, seen }
+    }
+
+    /// Tells all who follow that no more will come.
+    pub fn close(&self) {
+        self.recent.send_modify(|recent| recent.closed = true);
+    }
+}
+
+/// A place in the [`EventLog`].
+#[derive(Debug)]
+pub struct Following {
+    recent: watch::Receiver<Recent>,
+    seen: u64,
+}
+
+impl Following {
+    /// Waits until there are events after the last one given, and gives all of them that are kept, newest last. A gap in
+    /// their ids is what was not kept. `None` once the log is closed. Cancel safe.
+    pub async fn next(&mut self) -> Option<Vec<Arc<Event>>> {
+        let seen = self.seen;
+        let recent = self.recent.wait_for(|recent| recent.last_id > seen || recent.closed).await.ok()?;
+        let older = recent.events.partition_point(|event| event.id <= seen);
+        let news: Vec<_> = recent.events.iter().skip(older).cloned().collect();
+        self.seen = recent.last_id;
+        (!news.is_empty()).then_some(news)
     }
 }
 
@@ -142,5 +180,46 @@ mod tests {
         }
         let ids: Vec<u64> = log.recent().iter().map(|event| event.id).collect();
         assert_eq!((ids.len(), ids[0], ids[KEPT - 1]), (KEPT, 6, KEPT as u64 + 5));
+    }
+
+    fn ids(events: Option<Vec<Arc<Event>>>) -> Vec<u64> {
+        events.unwrap_or_default().iter().map(|event| event.id).collect()
+    }
+
+    #[tokio::test]
+    async fn who_follows_gets_what_comes() {
+        let log = EventLog::default();
+        log.add(event());
+        let mut following = log.follow(None);
+        log.add(event());
+        log.add(event());
+        assert_eq!(ids(following.next().await), [2, 3]);
+        let next = async { ids(following.next().await) };
+        let add = async { log.add(event()) };
+        assert_eq!(tokio::join!(next, add).0, [4]);
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_gets_what_was_missed() {
+        let log = EventLog::default();
+        for _ in 0..KEPT + 5 {
+            log.add(event());
+        }
+        let newest = KEPT as u64 + 5;
+        assert_eq!(ids(log.follow(Some(newest - 2)).next().await), [newest - 1, newest]);
+        for all in [Some(0), Some(3), Some(newest + 1), Some(u64::MAX)] {
+            assert_eq!(ids(log.follow(all).next().await), (6..=newest).collect::<Vec<_>>(), "{all:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_log_ends_those_who_follow() {
+        let log = EventLog::default();
+        let mut following = log.follow(None);
+        log.add(event());
+        log.close();
+        assert_eq!(ids(following.next().await), [1]);
+        assert_eq!(following.next().await, None);
+        assert_eq!(log.follow(None).next().await, None);
     }
 }

@@ -133,6 +133,7 @@ async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, cli.collectors.paths);
+    let events = Arc::clone(&board.events);
     let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
     let routes = Arc::new(routes);
     let answer = move |request| {
@@ -160,6 +161,8 @@ async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
                 outcome = Err(Failure::Fatal(format!("the monitor has ended: {cause}")));
             }
         }
+        // Streams end now, or they would use up the time that answers under way have to finish.
+        events.close();
     };
     server::serve(listeners, answer, limits(), end).await;
     outcome

@@ -4,7 +4,8 @@
 //! ```text
 //! server.rs   connections, deadlines, shutdown
 //! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
-//! api.rs      the JSON documents   page.rs: what a person sees
+//! api.rs      the JSON documents   stream.rs: events as they come
+//! page/       what a person sees
 //! ```
 
 mod api;
@@ -12,3 +13,4 @@ pub mod negotiate;
 mod page;
 pub mod routes;
 pub mod server;
+mod stream;

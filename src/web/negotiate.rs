@@ -29,6 +29,19 @@ pub fn format(headers: &HeaderMap) -> Format {
     if wanted { Format::OpenMetrics } else { Format::Text }
 }
 
+/// Whether the client would rather follow events than have those there are, from every `Accept` line of the request: only
+/// one that names `text/event-stream`. Whoever takes anything may not be prepared for an answer without an end.
+pub fn event_stream(headers: &HeaderMap) -> bool {
+    let mut stream = Preference::default();
+    let mut json = Preference::default();
+    for_each_item(headers, ACCEPT, |item| {
+        let Some(range) = Range::parse(item) else { return };
+        stream.consider(&range, "text", "event-stream", &[]);
+        json.consider(&range, "application", "json", &[]);
+    });
+    stream.specificity >= Specificity::Type && stream.rank() > 0.0 && stream.rank() >= json.rank()
+}
+
 /// Whether to compress the answer with gzip, from every `Accept-Encoding` line of the request.
 ///
 /// Where a coding is named twice the lower weight counts: an uncompressed answer suits everybody. The same reason makes
@@ -194,6 +207,27 @@ mod tests {
 
     fn headers(name: HeaderName, lines: &[&str]) -> HeaderMap {
         lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    #[test]
+    fn events_are_followed_by_those_who_name_the_stream() {
+        for (lines, wanted) in [
+            (&["text/event-stream"][..], true),
+            (&["TEXT/Event-Stream; q=0.5"], true),
+            (&["text/event-stream, */*;q=0.1"], true),
+            (&["application/json;q=0.5, text/event-stream"], true),
+            (&["application/json", "text/event-stream"], true),
+            (&[], false),
+            (&["*/*"], false),
+            (&["text/*"], false),
+            (&["text/event-stream;q=0"], false),
+            (&["text/event-stream;q=0, */*"], false),
+            (&["text/event-stream;q=0.1, application/json"], false),
+            (&["text/html, application/xhtml+xml, */*;q=0.8"], false),
+            (&["text/event-streams", "event-stream", ""], false),
+        ] {
+            assert_eq!(event_stream(&headers(ACCEPT, lines)), wanted, "{lines:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Which path gets which answer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
@@ -13,15 +14,19 @@ use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
+use super::page::{self, Query, View};
 use super::server::Body;
-use super::{negotiate, page};
+use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
 use crate::topology::Snapshot;
 
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Routes {
     telemetry_path: String,
     /// One permit per scrape being answered; `None` for no limit.
     scrapes: Option<Arc<Semaphore>>,
+    /// One permit per event stream.
+    streams: Arc<Semaphore>,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
     /// it, there is one.
     devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
@@ -43,7 +50,15 @@ impl Routes {
             0 => None,
             permits => Some(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))),
         };
-        Routes { board, exposition: Arc::new(exposition), telemetry_path, scrapes, devices: Default::default() }
+        let streams = Arc::new(Semaphore::new(stream::LIMIT));
+        Routes {
+            board,
+            exposition: Arc::new(exposition),
+            telemetry_path,
+            scrapes,
+            streams,
+            devices: Default::default(),
+        }
     }
 
     /// Answers one request.
@@ -59,16 +74,10 @@ impl Routes {
         }
         let snapshot = self.board.snapshot.borrow().clone();
         match (path, snapshot) {
-            ("/", snapshot) => {
-                let page = page::html(snapshot.as_deref(), &self.board.events.recent(), &self.telemetry_path);
-                let mut answer = content(StatusCode::OK, HTML, page.into());
-                let policy = HeaderValue::from_static("default-src 'none'; base-uri 'none'; frame-ancestors 'none'");
-                answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
-                answer
-            }
+            ("/", snapshot) => self.page(request, snapshot).await,
             ("/-/healthy", _) => text(StatusCode::OK, "healthy\n"),
             ("/-/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
-            ("/api/v1/events", _) => json(&Events { events: self.board.events.recent() }),
+            ("/api/v1/events", _) => self.events(request),
             ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
             ("/api/v1/devices", Some(snapshot)) => self.devices(snapshot).await,
             ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => self.not_ready(),
@@ -99,6 +108,48 @@ impl Routes {
         };
         *last = Some((snapshot, document.clone()));
         content(StatusCode::OK, JSON, document.into())
+    }
+
+    /// What a person sees. Written off the threads that answer others: on a large host it takes milliseconds.
+    async fn page(&self, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let (events, sources) = (self.board.events.recent(), self.board.sources.all());
+        let telemetry_path = self.telemetry_path.clone();
+        let write = move || {
+            page::html(&View {
+                snapshot: snapshot.as_deref(),
+                events: &events,
+                sources: &sources,
+                telemetry_path: &telemetry_path,
+                host: &rustix::system::uname().nodename().to_string_lossy(),
+                query,
+                now: SystemTime::now(),
+            })
+        };
+        let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
+        let mut answer = content(StatusCode::OK, HTML, page.into());
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
+        // Runbooks are elsewhere: which host, and which device, is nobody's business there.
+        answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        answer
+    }
+
+    /// The recent events, or those to come.
+    fn events(&self, request: &Request<()>) -> Response<Body> {
+        let mut answer = match negotiate::event_stream(request.headers()) {
+            false => json(&Events { events: self.board.events.recent() }),
+            true => match Arc::clone(&self.streams).try_acquire_owned() {
+                Ok(permit) => {
+                    let last =
+                        request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
+                    let body = stream::body(self.board.events.follow(last)).with_guard(permit);
+                    content(StatusCode::OK, EVENT_STREAM, body)
+                }
+                Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n"),
+            },
+        };
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        answer
     }
 
     async fn metrics(&self, request: &Request<()>) -> Response<Body> {

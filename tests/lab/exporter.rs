@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::dm::{self, Dm};
-use crate::http::{self, Response};
+use crate::http::{self, EventStream, Response};
 use crate::metrics::{Counts, Metrics};
 use crate::programs;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
@@ -177,6 +177,12 @@ impl Exporter {
         };
         events.retain(|event| event["wwid"] == wwid && event["type"] == kind);
         events
+    }
+
+    /// The events after the one with this id, or those to come.
+    #[track_caller]
+    pub fn follow_events(&self, after: Option<u64>) -> EventStream {
+        EventStream::open(self.address, after, PATIENCE).unwrap_or_else(|e| panic!("the event stream: {e}"))
     }
 
     /// The lines of the log at a level that hold a text.

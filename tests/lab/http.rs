@@ -1,8 +1,10 @@
 //! A small HTTP/1.1 client: one connection, one GET.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use serde_json::Value;
 
 /// An answer, its body decoded from chunks.
 pub struct Response {
@@ -20,13 +22,50 @@ impl Response {
 
 /// Asks for `path` and reads the answer to its end.
 pub fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut stream = ask(address, path, "", patience)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))
+}
+
+fn ask(address: SocketAddr, path: &str, headers: &str, patience: Duration) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n")?;
+    Ok(stream)
+}
+
+/// Events as they come.
+pub struct EventStream {
+    lines: Lines<BufReader<TcpStream>>,
+}
+
+impl EventStream {
+    /// Begins after the event with this id, or with the next one, and has it confirmed.
+    pub fn open(address: SocketAddr, after: Option<u64>, patience: Duration) -> io::Result<Self> {
+        let last = after.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        let headers = format!("Accept: text/event-stream\r\n{last}");
+        let stream = ask(address, "/api/v1/events", &headers, patience)?;
+        let mut events = EventStream { lines: BufReader::new(stream).lines() };
+        events.line("retry: ")?;
+        Ok(events)
+    }
+
+    /// The next event.
+    pub fn next(&mut self) -> io::Result<Value> {
+        Ok(serde_json::from_str(&self.line("data: ")?)?)
+    }
+
+    /// The rest of the next line that begins like this. A chunk holds whole lines, so its frame is passed over as well.
+    fn line(&mut self, start: &str) -> io::Result<String> {
+        for line in &mut self.lines {
+            if let Some(rest) = line?.strip_prefix(start) {
+                return Ok(rest.to_owned());
+            }
+        }
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 fn parse(answer: &[u8]) -> Option<Response> {

@@ -11,7 +11,8 @@ use super::harness::{Answer, Connection, Exporter, Host, MPATHA, Reply, Tree, ev
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-const PATHS: [&str; 7] =
+/// All that is answered 200.
+pub const PATHS: [&str; 7] =
     ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health", "/api/v1/events"];
 
 /// What `Accept` is when Prometheus 2.x and 3.x scrape (`scrape/scrape.go`, `acceptHeader`).
@@ -65,7 +66,25 @@ fn each_path_has_its_answer() {
         assert!(!answer.body.is_empty(), "{path}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
     }
-    for path in ["/metric", "/metrics/", "/api", "/api/v1/", "/api/v2/devices", "/-/reload", "/../etc/passwd", "/%2e"] {
+    for path in [
+        "/metric",
+        "/metrics/",
+        "/api",
+        "/api/v1/",
+        "/api/v2/devices",
+        "/-/reload",
+        "/../etc/passwd",
+        "/%2e",
+        "//",
+        "/.",
+        "/..%2f..%2fetc%2fpasswd",
+        "/api/v1/../v1/devices",
+        "/api/v1/devices/",
+        "/api/v1/devices%00",
+        "/live.js",
+        "/style.css",
+        "/favicon.ico",
+    ] {
         let answer = exporter.get(path);
         assert_eq!(answer.status, 404, "{path}");
     }
@@ -98,8 +117,8 @@ fn head_is_get_without_the_body() {
                 let answer = connection.request(method, path, &[("Accept-Encoding", encoding)]);
                 let mut headers = answer.headers.clone();
                 headers.retain(|(name, _)| name != "date");
-                if *path == "/metrics" {
-                    // The page counts its own scrapes, and the processor's time for them.
+                if ["/metrics", "/"].contains(path) {
+                    // The one counts its own scrapes, and the processor's time for them; the other says how old things are.
                     let length = headers.iter_mut().find(|(name, _)| name == "content-length").unwrap();
                     length.1.clear();
                 }

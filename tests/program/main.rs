@@ -3,6 +3,9 @@
 //!
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
+//! - [`events`]: events as they come
+//! - [`openapi`]: the API is as it is described
+//! - [`status_page`]: what a person sees
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
@@ -20,10 +23,13 @@
 )]
 
 mod command_line;
+mod events;
 mod golden;
 mod harness;
 mod http;
 mod logging;
+mod openapi;
 mod robustness;
 mod signals;
+mod status_page;
 mod storage;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::harness::{Exporter, Host, MPATHA, MPATHB, Page, Reply, Tree, eventually, recorded_reply};
+use super::harness::{Answer, Exporter, Host, MPATHA, MPATHB, Page, Reply, Tree, eventually, recorded_reply};
 
 const DAEMON_UP: &str = "multipath_daemon_up";
 const MULTIPATHD_UP: &str = "multipath_exporter_source_up{source=\"multipathd\"}";
@@ -461,11 +461,29 @@ fn a_hostile_name_is_only_a_name() {
         let lossy = String::from_utf8_lossy(name);
         let names: Vec<_> = document["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
         assert_eq!(names.iter().filter(|name| ***name == *lossy).count(), 2, "{what}: {names:?}");
-        assert!(!exporter.get("/").text().contains("<script"), "{what}");
+        assert_page(&exporter.get("/"), &what);
         for line in exporter.log() {
             assert!(!line.contains('\u{1b}'), "{what}: an escape sequence in the log: {line:?}");
         }
     }
+}
+
+/// The status page has no markup, and no header, but its own.
+fn assert_page(answer: &Answer, what: &str) {
+    let page = answer.text();
+    for (element, times) in [("<script", 1), ("<style", 1), ("<meta", 4), ("<form", 1), ("alert(1)</script>", 0)] {
+        assert_eq!(page.matches(element).count(), times, "{what}: {element}");
+    }
+    assert!(!page.contains(|c: char| c.is_control() && c != '\n'), "{what}");
+    assert!(
+        page.contains("<title>3 of 3 devices have failed paths") || page.contains("<title>2 of 3"),
+        "{what}: {page}"
+    );
+    let mut names: Vec<&str> = answer.headers.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    let ours =
+        ["cache-control", "content-length", "content-security-policy", "content-type", "date", "referrer-policy"];
+    assert_eq!(names, [&ours[..], &["x-content-type-options"]].concat(), "{what}");
 }
 
 /// `name="value",…` as both formats have it.

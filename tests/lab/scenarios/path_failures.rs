@@ -1,16 +1,23 @@
 //! Paths fail and come back in the kernel, while their SCSI state says `running` all along.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::Scenario;
 use crate::guest::Lab;
+use crate::http::EventStream;
 use crate::metrics::{Host, Metrics};
 use crate::multipathd::Conf;
 use crate::san::San;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
+/// Within which an open stream tells of a failure, on an emulated processor that is shared.
+const MOMENTS: Duration = Duration::from_secs(2);
+
 pub const ALL: &[Scenario] = &[
     Scenario::new("one_path_failed", one_path_failed),
+    Scenario::new("an_open_stream_tells_of_it", an_open_stream_tells_of_it),
     Scenario::new("all_paths_failed_and_reinstated", all_paths_failed_and_reinstated),
     Scenario::new("path_failed_before_the_start", path_failed_before_the_start),
 ];
@@ -56,6 +63,36 @@ fn one_path_failed(lab: &Lab) {
     let warnings = exporter.log_lines("warn", "path failed");
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     assert!(warning.contains(&disk.name) && warning.contains(lun.name()) && warning.contains('3'), "{warning}");
+}
+
+/// What a browser does that shows the status page.
+fn an_open_stream_tells_of_it(lab: &Lab) {
+    let san = San::start(lab, 4, 1, Conf::BLIND);
+    let (lun, disk) = (&san.luns[0], &san.luns[0].paths[1]);
+    let exporter = lab.exporter().start();
+    let mut stream = exporter.follow_events(None);
+    let next = |stream: &mut EventStream| stream.next().expect("the stream goes on");
+
+    let failed = Instant::now();
+    san.dm.fail_path(lun.name(), &disk.devno);
+    let event = next(&mut stream);
+    let took = failed.elapsed();
+
+    assert!(took < MOMENTS, "told after {took:?}");
+    lab.note(format!("an open stream told of a failed path after {took:.1?}"));
+    assert_eq!((&event["type"], &event["wwid"]), (&json!("path_failed"), &json!(lun.wwid)));
+    assert_eq!((&event["path"], &event["valid_paths"]), (&json!(disk.name), &json!(3)));
+    assert!(event["seqnum"].is_u64(), "the kernel's own event, not a reading: {event}");
+    exporter.wait_for_counts(&lun.wwid, 3, 1);
+    let page = exporter.get_ok("/").body;
+    assert!(page.contains("The one device has failed paths"), "{page}");
+
+    // While nobody listens; then the listener comes back and says how far it had come.
+    drop(stream);
+    san.dm.reinstate_path(lun.name(), &disk.devno);
+    exporter.wait_for_path_events(&lun.wwid, 1, 1);
+    let event = next(&mut exporter.follow_events(event["id"].as_u64()));
+    assert_eq!((&event["type"], &event["path"]), (&json!("path_reinstated"), &json!(disk.name)));
 }
 
 fn all_paths_failed_and_reinstated(lab: &Lab) {

@@ -96,6 +96,27 @@ impl Connection {
         answer
     }
 
+    /// Reads the next chunk of a body of unknown length; `None` at its end.
+    pub fn chunk(&mut self) -> Option<String> {
+        let size = usize::from_str_radix(self.line().trim_end(), 16).unwrap();
+        while self.buffer.len() < size + 2 {
+            assert!(self.read_more(), "closed within a chunk");
+        }
+        let chunk = self.buffer.drain(..size).collect();
+        assert_eq!(self.line(), "\r\n");
+        (size > 0).then(|| String::from_utf8(chunk).unwrap())
+    }
+
+    fn line(&mut self) -> String {
+        let end = loop {
+            match self.buffer.iter().position(|byte| *byte == b'\n') {
+                Some(end) => break end,
+                None => assert!(self.read_more(), "closed within a line"),
+            }
+        };
+        String::from_utf8(self.buffer.drain(..=end).collect()).unwrap()
+    }
+
     /// Waits for the server to close the connection; `true` if it said nothing more before.
     pub fn is_closed(&mut self) -> bool {
         !self.read_more()

@@ -1,0 +1,39 @@
+//! The status page of a large host over HTTP, beside a bare loop that writes the same bytes to a loopback socket.
+//!
+//! The real program, as built for release, on a made-up host of 1,000 devices × 8 paths, healthy and with one of its two
+//! networks lost, so that every device is in trouble. Unlike the metrics the page is written anew for whoever asks: it
+//! says how old things are. Measured like the scrape.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark starts what it measures")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]
+
+mod harness;
+
+use harness::{Bare, Exporter, Host, ROUNDS, Round, median, round};
+
+const DEVICES: usize = 1000;
+const PATHS: usize = 8;
+const TIMES: u32 = 50;
+
+fn main() {
+    println!("{DEVICES} devices × {PATHS} paths, medians of {ROUNDS} rounds of {TIMES} requests over one connection\n");
+    println!("{:44} {:>10} {:>10}", "", "time", "CPU");
+    for (state, lost) in [("healthy", false), ("one network lost", true)] {
+        let exporter = Exporter::start(&Host { devices: DEVICES, paths: PATHS, sessions: true, lost });
+        let mut client = exporter.client("text/html", "identity");
+        let page = client.body("/");
+        let length = page.len();
+        let mut bare = Bare::start(page);
+        let mut rounds: [Vec<Round>; 3] = Default::default();
+        for _ in 0..ROUNDS {
+            rounds[0].push(round(TIMES, &bare.tasks, || bare.client.ask(length)));
+            rounds[1].push(round(TIMES, &exporter.tasks, || drop(client.body("/"))));
+            rounds[2].push(round(TIMES, &exporter.tasks, || drop(client.body("/?q=mpath77"))));
+        }
+        let [bare, page, filtered] = rounds.map(median);
+        bare.show(&format!("{state}: bare loop, {length} bytes"));
+        page.show(&format!("{state}: page"));
+        filtered.show(&format!("{state}: page, filtered by name"));
+        page.show_ratio(&format!("{state}: page / bare"), bare);
+    }
+}

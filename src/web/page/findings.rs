@@ -1,0 +1,180 @@
+//! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
+
+use std::fmt::{self, Write};
+
+use super::Ranked;
+use super::escape::Escaped;
+use super::query::Query;
+use super::words::Severity::{self, Critical, Note, Warning};
+use super::words::{Count, are, have};
+use crate::source::health::{Health as SourceState, Source};
+use crate::topology::{Daemon, Device, Health, Snapshot};
+
+/// Those named in one line; of more, the number.
+const NAMED: usize = 5;
+
+/// One kind of trouble.
+pub struct Finding {
+    pub severity: Severity,
+    /// What is wrong, up to the colon.
+    what: String,
+    /// Those that have it, in HTML.
+    which: Vec<String>,
+    /// The alert whose runbook helps.
+    runbook: &'static str,
+}
+
+/// All that is wrong, worst first.
+pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, SourceState)]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut add = |severity, runbook, which: Vec<String>, what: &dyn Fn(usize) -> String| {
+        if !which.is_empty() {
+            found.push(Finding { severity, what: what(which.len()), which, runbook });
+        }
+    };
+    let with = |has: &dyn Fn(&Ranked<'_>) -> bool| -> Vec<String> {
+        ranked.iter().filter(|ranked| has(ranked)).map(|ranked| link(ranked.device)).collect()
+    };
+    let dead = |ranked: &Ranked<'_>| ranked.counts.health() == Health::WithoutValidPaths;
+    let queueing = |ranked: &Ranked<'_>| ranked.device.queueing == Some(true);
+    let devices = |number| Count(number, "device");
+
+    add(Critical, "MultipathQueueingWithoutPaths", with(&|one| dead(one) && queueing(one)), &|number| {
+        format!("I/O to {} waits for a path, programs hang", devices(number))
+    });
+    add(Critical, "MultipathNoValidPaths", with(&|one| dead(one) && !queueing(one)), &|number| {
+        format!("{} {} no valid path: I/O fails", devices(number), have(number))
+    });
+    add(Critical, "MultipathWwidMismatch", with(&|one| one.device.mismatches.wwid > 0), &|number| {
+        format!("Another LUN is behind a path of {}: stop using it", devices(number))
+    });
+    let bond = |up: fn(usize, usize) -> bool| {
+        let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
+        let bonds =
+            snapshot.iscsi_bonds.iter().filter(move |bond| up(networks_up(&bond.networks), bond.networks.len()));
+        bonds.map(|bond| {
+            let down = bond.networks.iter().filter(|(_, up)| !up).map(|(name, _)| Escaped(name).to_string());
+            format!("{} ({})", Escaped(&bond.name), down.collect::<Vec<_>>().join(", "))
+        })
+    };
+    add(Critical, "MultipathIscsiBondDown", bond(|up, all| up == 0 && all > 0).collect(), &|number| {
+        format!("No network of {} reaches its targets", Count(number, "iSCSI bond"))
+    });
+    add(Warning, "MultipathSinglePath", with(&|one| one.has_one_left()), &|number| {
+        format!("{} {} one valid path left", devices(number), have(number))
+    });
+    let degraded = |one: &Ranked<'_>| one.counts.health() == Health::Degraded && !one.has_one_left();
+    add(Warning, "MultipathFaultyPaths", with(&degraded), &|number| {
+        format!("{} {} failed paths", devices(number), have(number))
+    });
+    add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), &|number| {
+        format!("{} {} suspended: I/O waits", devices(number), are(number))
+    });
+    add(Warning, "MultipathExpectedPathsMissing", missing(snapshot, ranked), &|number| {
+        format!("{} {} fewer paths than expected", devices(number), have(number))
+    });
+    let transports = &snapshot.transports;
+    let sessions = transports.iscsi_sessions.iter().filter(|session| !session.is_logged_in());
+    let sessions = sessions.map(|session| {
+        let (to, from, state) = (&session.ports.target_port, &session.ports.initiator_port, &session.state);
+        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(state))
+    });
+    add(Warning, "MultipathIscsiSessionDown", sessions.collect(), &|number| {
+        format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
+    });
+    add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), &|number| {
+        format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
+    });
+    let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_up());
+    let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
+    add(Warning, "MultipathFcRemotePortDown", hosts.collect(), &|number| {
+        format!("{} of this host {} down", Count(number, "Fibre Channel port"), are(number))
+    });
+    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_up());
+    let remote = remote.map(|port| {
+        let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
+        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
+    });
+    add(Warning, "MultipathFcRemotePortDown", remote.collect(), &|number| {
+        format!("{} of the storage {} not reached", Count(number, "Fibre Channel port"), are(number))
+    });
+    if snapshot.daemon == Daemon::Down {
+        add(Warning, "MultipathDaemonDown", vec!["failed paths stay failed".to_owned()], &|_| {
+            "multipathd does not answer".to_owned()
+        });
+    }
+    let disks = snapshot.unassembled.iter();
+    let disks = disks.map(|(wwid, paths)| format!("{} ({})", Escaped(wwid), Count(*paths, "path"))).collect();
+    add(Warning, "MultipathNotAssembled", disks, &|number| {
+        format!("No multipath device holds {}", Count(number, "disk of several paths"))
+    });
+    add(Warning, "MultipathSizeMismatch", with(&|one| one.device.mismatches.size > 0), &|number| {
+        format!("Paths of {} give another size", devices(number))
+    });
+    add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), &|number| {
+        format!("Paths of {} differ in write protection", devices(number))
+    });
+    let marginal = |one: &Ranked<'_>| one.device.paths.iter().any(|path| path.marginal == Some(true));
+    add(Warning, "MultipathPathMarginal", with(&marginal), &|number| {
+        format!("{} {} a path that multipathd does not trust", devices(number), have(number))
+    });
+    let unread = sources.iter().filter(|(_, state)| state.up == Some(false)).map(|(source, _)| *source);
+    let unread: Vec<_> =
+        unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
+    // Without privileges multipathd stands in for device mapper, and readings for events. Else all this may be of yesterday.
+    let stands_in = |source| match source {
+        Source::Dm => matches!(snapshot.daemon, Daemon::Up(_)),
+        Source::Uevent => true,
+        Source::Multipathd | Source::Sysfs => false,
+    };
+    let severity = if unread.iter().all(|source| stands_in(*source)) { Note } else { Warning };
+    add(severity, "MultipathExporterStale", unread.iter().map(|source| source.as_str().to_owned()).collect(), &|_| {
+        "The exporter cannot read every source".to_owned()
+    });
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    found
+}
+
+fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
+    let of = |wwid: &str| ranked.iter().find(|ranked| *ranked.device.wwid == *wwid);
+    let short = snapshot.expected_paths.iter().filter_map(|(wwid, expected)| match of(wwid) {
+        None => Some(format!("{} (is not there)", Escaped(wwid))),
+        Some(one) if one.misses_paths() => Some(format!("{} ({} of {expected})", link(one.device), one.counts.paths())),
+        Some(_) => None,
+    });
+    short.collect()
+}
+
+/// A device by its name, which leads to it.
+fn link(device: &Device) -> String {
+    let query = Query { filter: device.wwid.to_string(), page: 1 };
+    format!("<a href=\"/{query}\">{}</a>", Escaped(&device.name))
+}
+
+/// The section; none if nothing is wrong.
+pub fn write(page: &mut String, findings: &[Finding]) -> fmt::Result {
+    page.push_str("<section id=\"wrong\" data-live>\n");
+    if !findings.is_empty() {
+        page.push_str("<h2>What is wrong</h2>\n<ul class=\"findings\">\n");
+        findings.iter().try_for_each(|finding| line(page, finding))?;
+        page.push_str("</ul>\n");
+    }
+    page.push_str("</section>\n");
+    Ok(())
+}
+
+fn line(page: &mut String, finding: &Finding) -> fmt::Result {
+    let Finding { severity, what, which, runbook } = finding;
+    let (class, mark) = (severity.class(), severity.mark());
+    write!(page, "<li class=\"{class}\"><span class=\"mark\">{mark}</span> <span>{what}: ")?;
+    let named = &which[..which.len().min(NAMED)];
+    page.push_str(&named.join(", "));
+    if which.len() > named.len() {
+        write!(page, " and {} more", which.len() - named.len())?;
+    }
+    writeln!(
+        page,
+        ". <a class=\"help\" href=\"{}\" aria-label=\"What to do: {runbook}\">What to do</a></span></li>",
+        super::runbook(runbook)
+    )
+}

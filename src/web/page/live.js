@@ -1,0 +1,110 @@
+"use strict";
+// Keeps the page up to date: fetches it again when an event comes, and now and then without one, and puts the parts that
+// change (data-live) in place of the old ones. What the reader has unfolded, focused and scrolled to stays.
+(() => {
+  const POLL = 30000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000;
+  const status = document.getElementById("live");
+  let last = new Date(), reachable = true, following = false, busy = false, again = false;
+  let begun = 0, soon = 0, later = 0;
+
+  const tell = () => {
+    const time = last.toISOString().slice(11, 19);
+    const [state, words] = !reachable ? ["lost", `Not connected, last update at ${time} UTC`]
+      : following ? ["live", "Live"] : ["polling", "Read again every 30 seconds"];
+    status.dataset.state = state;
+    // Set only if it changes: each time it is read out.
+    if (status.textContent !== words) status.textContent = words;
+  };
+
+  // What an element is called in the old page and in the new one.
+  const key = element => [
+    element?.closest("[data-live]")?.id, element?.tagName, element?.closest("[data-device]")?.dataset.device,
+    element?.getAttribute("href"),
+  ].join("\n");
+  const device = name => document.querySelector(`[data-device="${CSS.escape(name)}"]`);
+
+  // Another version of the exporter, or parts that were not there: the page as a whole.
+  const shape = page => [...page.querySelectorAll("[data-live], footer")].map(part => part.id || part.textContent).join("\n");
+
+  const put = (old, fresh) => {
+    if (old.innerHTML === fresh.innerHTML) return;
+    for (const fold of old.querySelectorAll("[data-device]")) {
+      // Folded or unfolded by hand: so it stays.
+      if (fold.open === fold.hasAttribute("data-open")) continue;
+      const now = fresh.querySelector(`[data-device="${CSS.escape(fold.dataset.device)}"]`);
+      if (now) now.open = fold.open;
+    }
+    old.className = fresh.className;
+    old.replaceChildren(...fresh.childNodes);
+  };
+
+  const show = fresh => {
+    if (shape(fresh) !== shape(document)) return location.reload();
+    const focused = document.activeElement?.closest("[data-live]") && document.activeElement;
+    const name = key(focused);
+    const seen = scrollY > 0 && [...document.querySelectorAll("[data-device]")]
+      .find(fold => fold === focused?.closest("[data-device]") || fold.getBoundingClientRect().bottom > 0);
+    const top = seen && seen.getBoundingClientRect().top;
+    for (const old of document.querySelectorAll("[data-live]")) put(old, fresh.getElementById(old.id));
+    document.title = fresh.title;
+    if (focused && !focused.isConnected) {
+      const same = [...document.querySelectorAll("[data-live] :is(a, summary, [tabindex])")].find(one => key(one) === name);
+      same?.focus({ preventScroll: true });
+    }
+    const now = seen && device(seen.dataset.device);
+    if (now) scrollBy(0, now.getBoundingClientRect().top - top);
+  };
+
+  const refresh = async () => {
+    if (busy) return void (again = true);
+    busy = true;
+    begun = Date.now();
+    try {
+      const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      if (!answer.ok) throw new Error(answer.status);
+      show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      last = new Date();
+      reachable = true;
+    } catch {
+      reachable = false;
+    }
+    busy = false;
+    tell();
+    if (again) {
+      again = false;
+      refreshSoon();
+    }
+  };
+
+  // Once for all that comes at a time, and in a storm with pauses.
+  const refreshSoon = () => {
+    soon ||= setTimeout(() => {
+      soon = 0;
+      refresh();
+    }, Math.max(SOON, begun + PAUSE - Date.now()));
+  };
+
+  // And again when multipathd has had its say.
+  const news = () => {
+    refreshSoon();
+    clearTimeout(later);
+    later = setTimeout(refreshSoon, AFTERMATH);
+  };
+
+  const follow = () => {
+    const events = new EventSource("/api/v1/events");
+    events.onopen = () => { following = true; refresh(); };
+    events.onmessage = news;
+    events.onerror = () => {
+      following = false;
+      refresh();
+      // Refused, not interrupted: the browser does not try again by itself.
+      if (events.readyState === EventSource.CLOSED) setTimeout(follow, POLL);
+    };
+  };
+
+  setInterval(() => { if (!document.hidden) refresh(); }, POLL);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  tell();
+  follow();
+})();

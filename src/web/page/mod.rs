@@ -1,0 +1,361 @@
+//! The page at `/`, for a person at night, in whatever browser is there: one sentence, what is wrong, the devices, worst
+//! first, what happened last, and what all this rests on. It works without scripts and asks for nothing else; the script
+//! only keeps it up to date without a reload.
+//!
+//! ```text
+//! mod.rs       the order of the page, and its first sentence
+//! query.rs     what its address asks for      escape.rs, words.rs: how it says things
+//! findings.rs  what is wrong                  devices.rs, diagram.rs: the devices, and their paths drawn
+//! style.css, live.js                          inline, and allowed by their hashes only
+//! ```
+
+mod devices;
+mod diagram;
+mod escape;
+mod findings;
+mod query;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::HeaderValue;
+use sha2::{Digest, Sha256};
+
+use crate::event::{Event, EventType};
+use crate::source::health::{Health as SourceState, Source};
+use crate::topology::{Counts, Daemon, Device, Health, Path, PathState, Snapshot};
+use escape::Escaped;
+pub use query::Query;
+use words::{Ago, Count, Severity, have};
+
+/// Recent events shown.
+const EVENTS: usize = 20;
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("live.js");
+const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
+
+/// What the page is made of.
+pub struct View<'a> {
+    /// `None` until the first full read.
+    pub snapshot: Option<&'a Snapshot>,
+    /// The recent ones, newest last.
+    pub events: &'a [Arc<Event>],
+    /// How each source fares.
+    pub sources: &'a [(Source, SourceState)],
+    /// Where the metrics are.
+    pub telemetry_path: &'a str,
+    /// The host's name.
+    pub host: &'a str,
+    /// What the page's address asks for.
+    pub query: Query,
+    /// The present.
+    pub now: SystemTime,
+}
+
+/// `Content-Security-Policy` of the page: nothing from anywhere but this style, this script, and what that asks of us.
+pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    let policy = format!(
+        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    );
+    // Base64 is visible ASCII.
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+/// The page.
+pub fn html(view: &View<'_>) -> String {
+    let mut page = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut page, view);
+    page
+}
+
+fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
+    let ranked = view.snapshot.map(rank).unwrap_or_default();
+    let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view.sources)).unwrap_or_default();
+    let verdict = Verdict::of(view.snapshot, &ranked, found.first().map_or(Severity::Well, |worst| worst.severity));
+    let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
+    writeln!(
+        page,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
+         <noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
+         <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",
+        verdict.sentence,
+        clock(view.now),
+    )?;
+    verdict.write(page)?;
+    findings::write(page, &found)?;
+    if !ranked.is_empty() {
+        devices::write(page, &ranked, &view.query)?;
+    }
+    events(page, view)?;
+    sources(page, view)?;
+    page.push_str("</main>\n<footer>\n<h2>More</h2>\n<ul>\n");
+    writeln!(
+        page,
+        "<li><a href=\"{}\">Metrics</a>, for Prometheus</li>\n\
+         <li><a href=\"{PROJECT}/alerts/runbooks/README.md\">Runbooks</a>: what each alert means, and what to do</li>\n\
+         <li>JSON: <a href=\"/api/v1/devices\">all devices</a>, \
+         <a href=\"/api/v1/multipath-health\">those in trouble</a>, <a href=\"/api/v1/events\">events</a>, \
+         and <a href=\"{PROJECT}/src/web/openapi.yaml\">what they mean</a></li>\n\
+         <li><a href=\"/-/healthy\">Healthy</a>, <a href=\"/-/ready\">ready</a></li>\n</ul>\n\
+         <p>multipath_exporter {version}</p>\n</footer>\n<script>{SCRIPT}</script>\n</body>\n</html>",
+        Escaped(view.telemetry_path),
+    )
+}
+
+/// A device, and what decides how far up it stands.
+pub struct Ranked<'a> {
+    device: &'a Device,
+    counts: Counts,
+    /// How many paths it should have, if the configuration says so.
+    expected: Option<u32>,
+}
+
+/// The devices, worst first.
+fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
+    let ranked = snapshot.devices.iter().map(|device| {
+        let expected = snapshot.expected_paths_of(&device.wwid);
+        Ranked { device, counts: device.counts(), expected }
+    });
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|one| (Reverse(one.rank()), !one.device.root, &one.device.name, &one.device.wwid));
+    ranked
+}
+
+impl Ranked<'_> {
+    fn rank(&self) -> u8 {
+        match self.counts.health() {
+            Health::WithoutValidPaths => 4,
+            Health::Degraded if self.has_one_left() => 3,
+            Health::Degraded => 2,
+            Health::Healthy => u8::from(self.severity() > Severity::Well),
+        }
+    }
+
+    fn severity(&self) -> Severity {
+        match self.counts.health() {
+            Health::WithoutValidPaths => Severity::Critical,
+            Health::Degraded => Severity::Warning,
+            Health::Healthy if self.differs() || self.misses_paths() || self.is_suspended() => Severity::Warning,
+            Health::Healthy => Severity::Well,
+        }
+    }
+
+    /// Its state in a few words.
+    fn word(&self) -> String {
+        match (self.counts.health(), self.severity()) {
+            (Health::WithoutValidPaths, _) => "no valid path".to_owned(),
+            (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
+            (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
+            (Health::Healthy, Severity::Well) => "healthy".to_owned(),
+            _ if self.differs() => "paths differ".to_owned(),
+            _ if self.is_suspended() => "suspended".to_owned(),
+            _ => "paths missing".to_owned(),
+        }
+    }
+
+    fn has_one_left(&self) -> bool {
+        self.counts.valid == 1 && self.counts.failed > 0
+    }
+
+    fn misses_paths(&self) -> bool {
+        self.expected.is_some_and(|expected| self.counts.paths() < expected as usize)
+    }
+
+    fn differs(&self) -> bool {
+        let mismatches = self.device.mismatches;
+        mismatches.wwid > 0 || mismatches.size > 0 || mismatches.read_only > 0
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.device.suspended == Some(true)
+    }
+}
+
+/// What a tired person needs to know.
+struct Verdict {
+    severity: Severity,
+    sentence: String,
+    /// In HTML.
+    more: Vec<String>,
+}
+
+impl Verdict {
+    fn of(snapshot: Option<&Snapshot>, ranked: &[Ranked<'_>], worst: Severity) -> Self {
+        let all = ranked.len();
+        let with = |health| ranked.iter().filter(|one| one.counts.health() == health).count();
+        let (dead, degraded) = (with(Health::WithoutValidPaths), with(Health::Degraded));
+        let of_all = match all {
+            1 => "The one device".to_owned(),
+            _ => format!("{} of {all} devices", if dead > 0 { dead } else { degraded }),
+        };
+        let (severity, sentence) = match snapshot {
+            None => (Severity::Note, "The first full read is under way".to_owned()),
+            Some(_) if all == 0 => (worst.max(Severity::Note), "There is no multipath device on this host".to_owned()),
+            Some(_) if dead > 0 => (Severity::Critical, format!("{of_all} {} no valid path", have(dead))),
+            Some(_) if degraded > 0 => (Severity::Warning, format!("{of_all} {} failed paths", have(degraded))),
+            Some(_) if worst > Severity::Note => {
+                (worst, format!("No path of {} has failed, but not all is well", Count(all, "device")))
+            }
+            Some(_) if all == 1 => (Severity::Well, "The one device has all its paths".to_owned()),
+            Some(_) => (Severity::Well, format!("All {all} devices have all their paths")),
+        };
+        let mut more = Vec::new();
+        if dead > 0 && degraded > 0 {
+            more.push(format!("{degraded} more {} failed paths.", have(degraded)));
+        }
+        let well = all - dead - degraded;
+        if dead + degraded > 0 && well > 0 {
+            more.push(format!("{well} {} all {} paths.", have(well), if well == 1 { "its" } else { "their" }));
+        }
+        more.extend(broken_port(ranked.iter().flat_map(|one| &one.device.paths)));
+        Verdict { severity, sentence, more }
+    }
+
+    fn write(&self, page: &mut String) -> fmt::Result {
+        let (class, mark) = (self.severity.class(), self.severity.mark());
+        write!(page, "<section id=\"verdict\" class=\"{class}\" data-live aria-live=\"polite\">\n<h1>")?;
+        writeln!(page, "<span class=\"mark\">{mark}</span> <span>{}</span></h1>", self.sentence)?;
+        if !self.more.is_empty() {
+            writeln!(page, "<p>{}</p>", self.more.join(" "))?;
+        }
+        page.push_str("</section>\n");
+        Ok(())
+    }
+}
+
+/// The one port that failed paths have in common, in HTML: most often it is what broke. Says nothing where one path failed,
+/// or where there is one port only.
+fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<String> {
+    type Port = fn(&Path) -> &str;
+    let sides: [(Port, &str, &str); 2] = [
+        (|path| &path.ports.initiator_port, "leave this host by", "this host’s port"),
+        (|path| &path.ports.target_port, "enter the storage at", "the storage’s port"),
+    ];
+    let failed = paths.clone().filter(|path| path.state == PathState::Failed).count();
+    sides.into_iter().filter(|_| failed > 1).find_map(|(port, verb, noun)| {
+        let mut ports: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for path in paths.clone() {
+            let (failed, all) = ports.entry(port(path)).or_default();
+            *failed += usize::from(path.state == PathState::Failed);
+            *all += 1;
+        }
+        ports.retain(|port, _| !port.is_empty());
+        if ports.len() < 2 {
+            return None;
+        }
+        if let Some((port, (_, through))) = ports.iter().find(|(_, (here, _))| *here == failed) {
+            let all = if failed == 2 { "Both failed paths".to_owned() } else { format!("All {failed} failed paths") };
+            let none = if *through == failed { ": no path through it is left" } else { "" };
+            return Some(format!("{all} {verb} <b>{}</b>{none}.", Escaped(port)));
+        }
+        let mut dead = ports.iter().filter(|(_, (failed, all))| failed == all && *all > 1);
+        let (port, _) = dead.next().filter(|_| dead.next().is_none())?;
+        Some(format!("No path through {noun} <b>{}</b> is left.", Escaped(port)))
+    })
+}
+
+fn events(page: &mut String, view: &View<'_>) -> fmt::Result {
+    page.push_str("<section id=\"events\" data-live>\n<h2>Recent events</h2>\n");
+    if view.events.is_empty() {
+        page.push_str("<p>None since the exporter was started.</p>\n</section>\n");
+        return Ok(());
+    }
+    page.push_str(
+        "<table>\n<thead><tr><th scope=\"col\">Time (UTC)</th><th scope=\"col\">Event</th></tr></thead>\n<tbody>\n",
+    );
+    for event in view.events.iter().rev().take(EVENTS) {
+        write!(
+            page,
+            "<tr><td>{} <span class=\"ago\">{}</span></td><td>",
+            clock(event.time),
+            Ago(event.time, view.now)
+        )?;
+        happened(page, event)?;
+        page.push_str("</td></tr>\n");
+    }
+    page.push_str("</tbody>\n</table>\n");
+    if view.events.len() > EVENTS {
+        writeln!(page, "<p><a href=\"/api/v1/events\">All {} that are kept</a> (JSON)</p>", view.events.len())?;
+    }
+    page.push_str("</section>\n");
+    Ok(())
+}
+
+fn happened(page: &mut String, event: &Event) -> fmt::Result {
+    let path = Escaped(event.path.as_deref().unwrap_or_default());
+    write!(page, "<b><bdi>{}</bdi></b>: ", Escaped(&event.name))?;
+    match event.kind {
+        EventType::PathFailed => write!(page, "<span class=\"failed\">✕ path {path} failed</span>"),
+        EventType::PathReinstated => write!(page, "✓ path {path} is valid again"),
+        EventType::DeviceAdded => write!(page, "device added"),
+        EventType::DeviceRemoved => write!(page, "device removed"),
+        EventType::PathAdded => write!(page, "path {path} added"),
+        EventType::PathRemoved => write!(page, "path {path} removed"),
+    }?;
+    match event.valid_paths {
+        Some(0) => write!(page, ", no valid path left"),
+        Some(valid) => write!(page, ", {}", Count(usize::try_from(valid).unwrap_or(usize::MAX), "valid path")),
+        None => Ok(()),
+    }
+}
+
+fn sources(page: &mut String, view: &View<'_>) -> fmt::Result {
+    page.push_str(
+        "<section id=\"sources\" data-live>\n<h2>Sources</h2>\n<table>\n<thead><tr><th scope=\"col\">Source</th>\
+         <th scope=\"col\">State</th><th scope=\"col\">Last read</th></tr></thead>\n<tbody>\n",
+    );
+    for (source, state) in view.sources {
+        let name = match source {
+            Source::Dm => "device mapper",
+            Source::Multipathd => "multipathd",
+            Source::Sysfs => "sysfs",
+            Source::Uevent => "kernel events",
+        };
+        write!(page, "<tr><th scope=\"row\">{name}</th><td>")?;
+        match (state.up, source, view.snapshot.map(|snapshot| &snapshot.daemon)) {
+            (None, ..) => write!(page, "not read yet"),
+            (Some(false), ..) => write!(page, "<span class=\"failed\">✕ cannot be read</span>"),
+            (_, Source::Multipathd, Some(Daemon::Up(word))) => write!(page, "✓ {}", Escaped(word)),
+            (Some(true), ..) => write!(page, "✓ read"),
+        }?;
+        if let Some(error) = &state.error {
+            write!(page, ": {}", Escaped(error))?;
+        }
+        page.push_str("</td><td>");
+        match state.last_success {
+            Some(time) => write!(page, "{}", Ago(time, view.now)),
+            None => write!(page, "never"),
+        }?;
+        page.push_str("</td></tr>\n");
+    }
+    page.push_str("</tbody>\n</table>\n</section>\n");
+    Ok(())
+}
+
+/// Date and time of day.
+fn clock(time: SystemTime) -> String {
+    let mut text = humantime::format_rfc3339_seconds(time).to_string().replace('T', " ");
+    text.truncate(text.trim_end_matches('Z').len());
+    text
+}
+
+/// Where a runbook is read.
+fn runbook(alert: &str) -> String {
+    format!("{PROJECT}/alerts/runbooks/{alert}.md")
+}

@@ -1,0 +1,382 @@
+use std::path::Path as FilePath;
+use std::time::Duration;
+
+use PathState::{Failed, Standby, Valid};
+
+use super::*;
+use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Kind, Mismatches, Ports, Transport, Transports};
+
+fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
+    Path {
+        name: name.into(),
+        devno: None,
+        hctl: "".into(),
+        transport: Transport::Fc,
+        ports: Ports { initiator_port: from.into(), target: "".into(), target_port: to.into() },
+        group: Some(1),
+        state,
+        failures: 0,
+        priority: None,
+        checker_state: None,
+        device_state: None,
+        access_state: None,
+        ana_state: None,
+        marginal: None,
+    }
+}
+
+fn device(name: &str, paths: Vec<Path>) -> Device {
+    Device {
+        wwid: format!("3600{name}").into(),
+        name: name.into(),
+        sysfs_name: "dm-0".into(),
+        uuid: "".into(),
+        kind: Kind::DeviceMapper,
+        vendor: "".into(),
+        product: "".into(),
+        revision: "".into(),
+        paths,
+        groups: Vec::new(),
+        queueing: None,
+        suspended: None,
+        read_only: None,
+        size_bytes: None,
+        open_count: None,
+        inflight_requests: None,
+        root: false,
+        mismatches: Mismatches::default(),
+        daemon_counters: None,
+        active_group_priority: None,
+        best_group_priority: None,
+        path_events: Default::default(),
+    }
+}
+
+/// Devices with paths in these states, by ports `h0`, `h1`, … of the host.
+fn host(devices: &[(&str, &[PathState])]) -> Snapshot {
+    let device = |&(name, states): &(&str, &[PathState])| {
+        let paths = states.iter().enumerate();
+        let paths = paths.map(|(index, state)| path(&format!("sd{index}"), *state, &format!("h{index}"), "t"));
+        Arc::new(device(name, paths.collect()))
+    };
+    Snapshot { devices: devices.iter().map(device).collect(), ..Snapshot::default() }
+}
+
+fn view(snapshot: &Snapshot) -> View<'_> {
+    View {
+        snapshot: Some(snapshot),
+        events: &[],
+        sources: &[],
+        telemetry_path: "/metrics",
+        host: "db01",
+        query: Query::parse(""),
+        now: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn page(snapshot: &Snapshot) -> String {
+    html(&view(snapshot))
+}
+
+fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = page.split_once(start).unwrap_or_else(|| panic!("no {start} in {page}"));
+    rest.split_once(end).unwrap_or_else(|| panic!("no {end} after {start}")).0
+}
+
+/// The first sentence, and what follows it.
+fn verdict(snapshot: &Snapshot) -> String {
+    let page = page(snapshot);
+    let text = between(&page, "<section id=\"verdict\"", "</section>").split_once('>').unwrap().1.to_owned();
+    let (mut words, mut tag) = (String::new(), false);
+    for c in text.replace('\n', " ").chars() {
+        match c {
+            '<' => tag = true,
+            '>' => tag = false,
+            c if !tag => words.push(c),
+            _ => {}
+        }
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn one_sentence_a_tired_person_understands() {
+    for (devices, words) in [
+        (&[][..], "i There is no multipath device on this host"),
+        (&[("a", &[Valid, Standby][..])], "✓ The one device has all its paths"),
+        (&[("a", &[Failed])], "✕ The one device has no valid path"),
+        (&[("a", &[])], "✕ The one device has no valid path"),
+        (&[("a", &[Failed, Valid])], "! The one device has failed paths"),
+        (&[("a", &[Valid]), ("b", &[Valid])], "✓ All 2 devices have all their paths"),
+        (
+            &[("a", &[Valid]), ("b", &[Failed]), ("c", &[Failed, Valid])],
+            "✕ 1 of 3 devices has no valid path 1 more has failed paths. 1 has all its paths. Both failed paths leave this host by h0.",
+        ),
+        (
+            &[("a", &[Failed]), ("b", &[]), ("c", &[Valid]), ("d", &[Valid])],
+            "✕ 2 of 4 devices have no valid path 2 have all their paths.",
+        ),
+    ] {
+        assert_eq!(verdict(&host(devices)), words);
+    }
+    assert!(html(&View { snapshot: None, ..view(&host(&[])) }).contains("The first full read is under way"));
+}
+
+#[test]
+fn what_failed_paths_have_in_common() {
+    let said = |paths: &[(PathState, &str, &str)]| {
+        let paths: Vec<_> = paths.iter().map(|(state, from, to)| path("sda", *state, from, to)).collect();
+        broken_port(paths.iter()).unwrap_or_default()
+    };
+    for (paths, words) in [
+        (&[(Failed, "h0", "t0"), (Valid, "h1", "t0")][..], ""),
+        (&[(Failed, "h0", "t0"), (Failed, "h0", "t1")], ""),
+        (&[(Failed, "", "t0"), (Failed, "", "t1"), (Valid, "h0", "t2")], ""),
+        (
+            &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Valid, "h1", "t0")],
+            "Both failed paths leave this host by <b>h0</b>: no path through it is left.",
+        ),
+        (
+            &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Valid, "h0", "t1"), (Valid, "h1", "t0")],
+            "Both failed paths leave this host by <b>h0</b>.",
+        ),
+        (
+            &[(Failed, "h0", "<t>"), (Failed, "h1", "<t>"), (Failed, "h2", "<t>"), (Valid, "h0", "t")],
+            "All 3 failed paths enter the storage at <b>&lt;t&gt;</b>: no path through it is left.",
+        ),
+        (
+            &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Failed, "h1", "t0"), (Valid, "h1", "t1")],
+            "No path through this host’s port <b>h0</b> is left.",
+        ),
+    ] {
+        assert_eq!(said(paths), words, "{paths:?}");
+    }
+}
+
+#[test]
+fn the_worst_comes_first_and_is_unfolded() {
+    let mut snapshot =
+        host(&[("a", &[Valid]), ("b", &[Failed, Valid, Valid]), ("c", &[Failed]), ("d", &[Failed, Valid])]);
+    let mut odd = device("e", vec![path("sda", Valid, "h0", "t")]);
+    odd.mismatches.wwid = 1;
+    snapshot.devices.push(Arc::new(odd));
+    let page = page(&snapshot);
+    let summaries: Vec<_> =
+        page.split("<details ").skip(1).map(|one| between(one, "data-device=\"3600", "<bdi>")).collect();
+    let order: Vec<_> = summaries.iter().map(|one| &one[..1]).collect();
+    assert_eq!(order, ["c", "d", "b", "e", "a"]);
+    let open: Vec<_> = summaries.iter().map(|one| one.contains(" open ")).collect();
+    assert_eq!(open, [true, true, true, true, false]);
+    for (summary, word) in
+        summaries.iter().zip(["✕ no valid path", "! one path left", "! 1 path failed", "! paths differ", "✓ healthy"])
+    {
+        assert!(summary.contains(word), "{summary}");
+    }
+}
+
+#[test]
+fn a_large_host_is_turned_over_and_filtered() {
+    let names: Vec<String> = (0..120).map(|index| format!("m{index:03}")).collect();
+    let devices: Vec<(&str, &[PathState])> = names.iter().map(|name| (&**name, &[Failed, Valid][..])).collect();
+    let snapshot = host(&devices);
+    let of = |query: &str| html(&View { query: Query::parse(query), ..view(&snapshot) });
+    let shown = |page: &str| page.matches("<details ").count();
+    let first = of("");
+    assert_eq!((shown(&first), first.matches(" open data-open>").count()), (50, 10));
+    assert!(first.contains("Page 1 of 3") && first.contains("href=\"/?q=&amp;page=2\""), "{first}");
+    assert!(!first.contains("rel=\"prev\""));
+    for last in ["page=3", "page=99"] {
+        let last = of(last);
+        assert_eq!(shown(&last), 20);
+        assert!(last.contains("Page 3 of 3") && last.contains("page=2") && !last.contains("rel=\"next\""));
+    }
+    let tenth = of("q=M01");
+    assert_eq!(shown(&tenth), 10);
+    assert!(tenth.contains("10 of 120 devices with “M01” in the name or WWID"));
+    // What the host suffers from is said whatever is filtered.
+    assert!(of("q=nothing").contains("120 of 120 devices have failed paths"));
+    assert!(of("q=%3Cb%3E%22").contains("value=\"&lt;b&gt;&quot;\""));
+}
+
+#[test]
+fn all_that_is_wrong_has_a_line_and_a_runbook() {
+    let mut snapshot = host(&[("dead", &[Failed]), ("queueing", &[Failed]), ("single", &[Failed, Valid])]);
+    let edit = |snapshot: &mut Snapshot, index: usize, change: &dyn Fn(&mut Device)| {
+        change(Arc::make_mut(&mut snapshot.devices[index]));
+    };
+    edit(&mut snapshot, 1, &|device| device.queueing = Some(true));
+    edit(&mut snapshot, 2, &|device| {
+        device.mismatches = Mismatches { size: 1, read_only: 1, wwid: 1 };
+        device.suspended = Some(true);
+        device.paths[1].marginal = Some(true);
+    });
+    snapshot.devices.push(Arc::new(device(
+        "degraded",
+        vec![path("sda", Failed, "h0", "t"), path("sdb", Valid, "h1", "t"), path("sdc", Valid, "h1", "t")],
+    )));
+    snapshot.daemon = Daemon::Down;
+    snapshot.expected_paths = vec![("3600degraded".into(), 4), ("3600nowhere".into(), 2)];
+    snapshot.unassembled = vec![("3600<lone>".into(), 2)];
+    let networks = |up: [bool; 2]| vec![("eth1".into(), up[0]), ("eth2".into(), up[1])];
+    snapshot.iscsi_bonds = vec![
+        IscsiBond { name: "bond0".into(), networks: networks([false, false]) },
+        IscsiBond { name: "bond1".into(), networks: networks([true, false]) },
+    ];
+    let session = |name: &str, state: &str| {
+        let ports = Ports { initiator_port: "eth1".into(), target: "iqn".into(), target_port: name.into() };
+        Arc::new(IscsiSession { ports, state: state.into(), ..IscsiSession::default() })
+    };
+    snapshot.transports = Arc::new(Transports {
+        iscsi_sessions: vec![session("192.0.2.1:3260", "FAILED"), session("192.0.2.2:3260", "LOGGED_IN")],
+        fc_host_ports: vec![Arc::new(FcHostPort { port_name: "0x10".into(), state: "Linkdown".into() })],
+        fc_remote_ports: vec![Arc::default()],
+    });
+    let unread = SourceState { up: Some(false), ..SourceState::default() };
+    let sources = [(Source::Dm, unread.clone()), (Source::Multipathd, unread)];
+    let page = html(&View { sources: &sources, ..view(&snapshot) });
+    let list = between(&page, "<ul class=\"findings\">", "</ul>");
+    let lines: Vec<&str> = list.lines().filter(|line| line.contains("<li")).collect();
+    for (line, (alert, words)) in lines.iter().zip([
+        ("MultipathQueueingWithoutPaths", "programs hang: <a href=\"/?q=3600queueing\">queueing</a>."),
+        ("MultipathNoValidPaths", "1 device has no valid path: I/O fails: <a href=\"/?q=3600dead\">dead</a>."),
+        ("MultipathWwidMismatch", "Another LUN is behind a path of 1 device"),
+        ("MultipathIscsiBondDown", "bond0 (eth1, eth2)"),
+        ("MultipathSinglePath", "1 device has one valid path left"),
+        ("MultipathFaultyPaths", "degraded"),
+        ("MultipathDeviceSuspended", "1 device is suspended"),
+        ("MultipathExpectedPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
+        ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (FAILED)"),
+        ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
+        ("MultipathFcRemotePortDown", "0x10 (Linkdown)"),
+        ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
+        ("MultipathDaemonDown", "multipathd does not answer"),
+        ("MultipathNotAssembled", "3600&lt;lone&gt; (2 paths)"),
+        ("MultipathSizeMismatch", "another size"),
+        ("MultipathReadOnlyMismatch", "write protection"),
+        ("MultipathPathMarginal", "does not trust"),
+        ("MultipathExporterStale", ": dm."),
+    ]) {
+        assert!(line.contains(words), "{alert}: {line}");
+        assert!(line.contains(&format!("href=\"{}\"", runbook(alert))), "{alert}: {line}");
+        let file = format!("alerts/runbooks/{alert}.md");
+        assert!(FilePath::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{file}");
+    }
+    assert_eq!(lines.len(), 18);
+}
+
+#[test]
+fn what_may_be_of_yesterday_is_not_called_well() {
+    let mut snapshot = host(&[("a", &[Valid]), ("b", &[Valid])]);
+    let well = "✓ All 2 devices have all their paths";
+    let not_well = "! No path of 2 devices has failed, but not all is well";
+    let up = Daemon::Up("idle".into());
+    for (daemon, unread, words) in [
+        (up.clone(), &[][..], well),
+        // As without privileges.
+        (up.clone(), &[Source::Dm, Source::Uevent], well),
+        (up, &[Source::Sysfs], not_well),
+        (Daemon::Down, &[], not_well),
+        (Daemon::NotAsked, &[Source::Dm], not_well),
+    ] {
+        snapshot.daemon = daemon;
+        let state = SourceState { up: Some(false), ..SourceState::default() };
+        let sources: Vec<_> = unread.iter().map(|source| (*source, state.clone())).collect();
+        let page = html(&View { sources: &sources, ..view(&snapshot) });
+        let (mark, sentence) = words.split_at(words.find(' ').unwrap());
+        assert!(page.contains(&format!("{mark}</span> <span>{}</span></h1>", sentence.trim())), "{unread:?}: {page}");
+        assert_eq!(page.contains("MultipathExporterStale.md"), !unread.is_empty());
+    }
+}
+
+#[test]
+fn many_are_named_by_their_number() {
+    let names: Vec<String> = (0..8).map(|index| format!("m{index}")).collect();
+    let devices: Vec<(&str, &[PathState])> = names.iter().map(|name| (&**name, &[Failed][..])).collect();
+    assert!(page(&host(&devices)).contains(">m4</a> and 3 more. "));
+}
+
+#[test]
+fn events_and_sources_are_told_with_their_age() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+    let event = |kind, valid_paths| {
+        Arc::new(Event {
+            id: 1,
+            seqnum: None,
+            dm_seqnum: None,
+            time: now - Duration::from_secs(61),
+            kind,
+            wwid: "3600".into(),
+            name: "mpatha".into(),
+            path: Some("sdb".into()),
+            devno: None,
+            valid_paths,
+        })
+    };
+    let events = [event(EventType::PathFailed, Some(0)), event(EventType::PathReinstated, Some(1))];
+    let read = SourceState { up: Some(true), last_success: Some(now - Duration::from_secs(3)), ..Default::default() };
+    let failed = SourceState { up: Some(false), error: Some("<denied>".to_owned()), ..Default::default() };
+    let sources = [(Source::Sysfs, read), (Source::Dm, failed)];
+    let page = html(&View { now, events: &events, sources: &sources, ..view(&host(&[])) });
+    let (newest, oldest) =
+        (page.find("path sdb is valid again, 1 valid path<"), page.find("path sdb failed</span>, no valid path left"));
+    assert!(newest.is_some() && newest < oldest, "{page}");
+    for words in [
+        "1970-01-01 23:58:59 <span class=\"ago\">61 s ago",
+        "3 s ago",
+        "✕ cannot be read</span>: &lt;denied&gt;",
+        "never",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+}
+
+#[test]
+fn only_our_own_style_and_script_are_allowed() {
+    let policy = POLICY.to_str().unwrap();
+    let page = page(&host(&[("<script>alert(1)</script>", &[Failed])]));
+    for (element, directive) in [("style", "style-src"), ("script", "script-src")] {
+        let text = between(&page, &format!("<{element}>"), &format!("</{element}>"));
+        let hash = format!("{directive} 'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+        assert!(policy.contains(&hash), "{policy}");
+        assert_eq!(page.matches(&format!("<{element}")).count(), 1);
+    }
+    assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+    for attribute in [" style=", " onclick=", " onload=", "javascript:", "src="] {
+        assert!(!page.contains(attribute), "{attribute}");
+    }
+}
+
+#[test]
+fn the_paths_are_drawn_by_host_port() {
+    let paths = vec![
+        path("sdb", Failed, "h1", "t1"),
+        path("sda", Valid, "h0", "t0"),
+        path("sdc", Standby, "h1", "t2"),
+        path("s<d", Failed, "", ""),
+    ];
+    let mut drawn = String::new();
+    diagram::draw(&mut drawn, &device("m", paths)).unwrap();
+    let words = ["drawn. Broken: sdb, from h1 to t1. Broken: s&lt;d, from not known to not known."];
+    let order = [
+        ">not known<",
+        ">s&lt;d<",
+        ">h0<",
+        ">sda<",
+        ">t0<",
+        "valid, group 1",
+        ">h1<",
+        ">sdb<",
+        "FAILED, group 1",
+        ">sdc<",
+        "standby",
+    ];
+    let mut rest = drawn.as_str();
+    for word in words.into_iter().chain(order) {
+        let (_, after) = rest.split_once(word).unwrap_or_else(|| panic!("no {word} in {rest}"));
+        rest = after;
+    }
+    assert_eq!((drawn.matches("class=\"cross\"").count(), drawn.matches("<circle").count()), (2, 4));
+    let mut nothing = String::new();
+    diagram::draw(&mut nothing, &device("m", Vec::new())).unwrap();
+    assert_eq!(nothing, "");
+}

@@ -1,0 +1,149 @@
+//! How the page says things.
+
+use std::fmt::{self, Display};
+use std::time::SystemTime;
+
+use crate::topology::{PathState, Transport};
+
+/// How bad something is. Never told by colour alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// All is well.
+    Well,
+    /// Nothing to be done, or nothing known.
+    Note,
+    /// Something broke, and the storage still works.
+    Warning,
+    /// The storage is gone, or about to be.
+    Critical,
+}
+
+impl Severity {
+    /// Its class in the style sheet.
+    pub fn class(self) -> &'static str {
+        match self {
+            Severity::Well => "well",
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        }
+    }
+
+    /// A sign before the words.
+    pub fn mark(self) -> char {
+        match self {
+            Severity::Well => '✓',
+            Severity::Note => 'i',
+            Severity::Warning => '!',
+            Severity::Critical => '✕',
+        }
+    }
+}
+
+/// So many of something.
+pub struct Count(pub usize, pub &'static str);
+
+impl Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(number, thing) = *self;
+        write!(f, "{number} {thing}{}", if number == 1 { "" } else { "s" })
+    }
+}
+
+/// `has` or `have`.
+pub fn have(number: usize) -> &'static str {
+    if number == 1 { "has" } else { "have" }
+}
+
+/// `is` or `are`.
+pub fn are(number: usize) -> &'static str {
+    if number == 1 { "is" } else { "are" }
+}
+
+/// The word for a path's state.
+pub fn state_word(state: PathState) -> &'static str {
+    match state {
+        PathState::Valid => "valid",
+        PathState::Standby => "standby",
+        PathState::Failed => "FAILED",
+    }
+}
+
+/// What a path's group is called.
+pub fn group_word(transport: Transport) -> &'static str {
+    match transport {
+        Transport::NvmeTcp | Transport::NvmeFc | Transport::NvmeRdma | Transport::NvmePcie => "ANA group",
+        Transport::Fc | Transport::Iscsi | Transport::Sas | Transport::Unknown => "group",
+    }
+}
+
+/// How long ago that was, as a person says it.
+pub struct Ago(pub SystemTime, pub SystemTime);
+
+impl Display for Ago {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ago(time, now) = *self;
+        // Clocks are set back now and then.
+        match now.duration_since(time).unwrap_or_default().as_secs() {
+            seconds @ 0..100 => write!(f, "{seconds} s ago"),
+            seconds @ 100..5400 => write!(f, "{} min ago", seconds / 60),
+            seconds @ 5400..172_800 => write!(f, "{} h ago", seconds / 3600),
+            seconds => write!(f, "{} days ago", seconds / 86_400),
+        }
+    }
+}
+
+/// A size as the storage's own tools print it.
+pub struct Size(pub u64);
+
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut size, mut unit) = (self.0 as f64, "B");
+        for larger in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+            if size < 1024.0 {
+                break;
+            }
+            (size, unit) = (size / 1024.0, larger);
+        }
+        let digits = usize::from(size < 10.0 && size.fract() >= 0.05);
+        write!(f, "{size:.digits$} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_while_ago() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000_000);
+        for (seconds, words) in [
+            (0, "0 s ago"),
+            (99, "99 s ago"),
+            (100, "1 min ago"),
+            (5399, "89 min ago"),
+            (5400, "1 h ago"),
+            (172_799, "47 h ago"),
+            (172_800, "2 days ago"),
+        ] {
+            assert_eq!(Ago(now - Duration::from_secs(seconds), now).to_string(), words);
+        }
+        assert_eq!(Ago(now + Duration::from_secs(5), now).to_string(), "0 s ago");
+    }
+
+    #[test]
+    fn sizes() {
+        for (bytes, words) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (67_108_864, "64 MiB"),
+            (1_649_267_441_664, "1.5 TiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), words);
+        }
+    }
+}

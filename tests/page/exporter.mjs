@@ -1,0 +1,45 @@
+// The exporter, started on a host, and stopped.
+
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+
+export class Exporter {
+  static async start(program, host) {
+    const exporter = new Exporter();
+    Object.assign(exporter, { program, options: host.options() });
+    await exporter.#start(["--web.listen-address=127.0.0.1:0"]);
+    return exporter;
+  }
+
+  // Where it was before.
+  startAgain() {
+    return this.#start([`--web.listen-address=${this.address}`]);
+  }
+
+  async #start(options) {
+    this.process = spawn(this.program, [...this.options, ...options], { stdio: ["ignore", "ignore", "pipe"] });
+    const log = [];
+    this.address = await new Promise((listening, failed) => {
+      this.process.on("exit", () => failed(new Error(`the exporter has ended:\n${log.join("\n")}`)));
+      createInterface({ input: this.process.stderr }).on("line", line => {
+        log.push(line);
+        const address = /message=listening.* address=(\S+)/.exec(line)?.[1];
+        if (address) listening(address);
+      });
+    });
+    this.url = `http://${this.address}`;
+    while ((await fetch(`${this.url}/-/ready`)).status !== 200) await new Promise(setImmediate);
+  }
+
+  // Has it look again.
+  reread() {
+    this.process.kill("SIGHUP");
+  }
+
+  async stop() {
+    if (this.process.exitCode !== null) return;
+    const ended = new Promise(exited => this.process.once("exit", exited));
+    this.process.kill();
+    await ended;
+  }
+}

@@ -1,0 +1,306 @@
+// The status page in a real browser. What it says is tested beside its code; here is what a reader can do with it.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { DESK, PHONE, assertAccessible, assertFits, awaitText, launch, open, text } from "./browser.mjs";
+import { Exporter } from "./exporter.mjs";
+import { Host } from "./host.mjs";
+
+const program = process.env.EXPORTER;
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser.close());
+
+// Runs `look` on an exporter on a host made of this.
+async function on(made, look) {
+  const host = await new Host(made).start();
+  const exporter = await Exporter.start(program, host);
+  try {
+    await look(exporter, host);
+  } finally {
+    await exporter.stop();
+    host.remove();
+  }
+}
+
+const HOSTS = {
+  healthy: { devices: 6 },
+  degraded: { devices: 6, state: (device, path) => (device < 2 && path % 2 === 0 ? "failed" : "active") },
+  dead: { devices: 6, state: (device, path) => (device === 3 || path % 2 === 0 ? "failed" : "active") },
+  none: { devices: 0 },
+};
+const SENTENCES = {
+  healthy: "✓ All 6 devices have all their paths",
+  degraded: "! 2 of 6 devices have failed paths",
+  dead: "✕ 1 of 6 devices has no valid path",
+  none: "i There is no multipath device on this host",
+};
+
+for (const [name, made] of Object.entries(HOSTS)) {
+  test(`${name}: understood, accessible and in place, light and dark, on a desk and on a phone`, () =>
+    on(made, async exporter => {
+      for (const viewport of [DESK, PHONE])
+        for (const scheme of ["light", "dark"]) {
+          const page = await open(browser, exporter.url, { viewport, scheme });
+          await awaitText(page, "#live", "Live");
+          assert.equal(await text(page, "h1"), SENTENCES[name]);
+          const what = `${name}, ${scheme}, ${viewport.width} pixels`;
+          await assertAccessible(page, what);
+          await assertFits(page, what);
+          // With everything unfolded, too.
+          await page.$$eval("details", folds => folds.forEach(fold => (fold.open = true)));
+          await assertAccessible(page, `${what}, unfolded`);
+          await assertFits(page, `${what}, unfolded`);
+          assert.deepEqual(page.wrong, [], what);
+          await page.close();
+        }
+    }));
+}
+
+test("a path fails, and the open page shows it without a reload", () => {
+  let failed = false;
+  return on({ devices: 6, state: (device, path) => (failed && device === 4 && path === 1 ? "failed" : "active") },
+    async exporter => {
+      const page = await open(browser, exporter.url);
+      await awaitText(page, "#live", "Live");
+      await page.evaluate(() => (window.same = true));
+      failed = true;
+      exporter.reread();
+      await awaitText(page, "h1", "! 1 of 6 devices has failed paths");
+      await awaitText(page, "#events", /mpathe: ✕ path sdr failed, 3 valid paths/);
+      assert.match(await page.title(), /^1 of 6 devices has failed paths – /);
+      assert.equal(await page.$eval("details", fold => fold.dataset.device), "3600a098000aad1e3000064e45f2c0004");
+      assert.equal(await page.$eval("details", fold => fold.open), true);
+      assert.equal(await page.$$eval("svg .failed .cross", crosses => crosses.length), 1);
+
+      failed = false;
+      exporter.reread();
+      await awaitText(page, "h1", SENTENCES.healthy);
+      await awaitText(page, "#events", /mpathe: ✓ path sdr is valid again, 4 valid paths/);
+      assert.equal(await page.evaluate(() => window.same), true, "it was loaded again");
+      assert.deepEqual(page.wrong, []);
+      await page.close();
+    });
+});
+
+test("what the reader has unfolded, focused, typed and scrolled to stays", () => {
+  let failed = false;
+  const worst = (device, path) => (failed && device === 29 && path === 0 ? "failed" : "active");
+  return on({ devices: 30, state: worst }, async (exporter, host) => {
+    const page = await open(browser, exporter.url, { viewport: PHONE });
+    await awaitText(page, "#live", "Live");
+    const at = device => `[data-device="${host.wwid(device)}"]`;
+    await page.type("#q", "half a na");
+    await page.focus(`${at(20)} summary`);
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(`${at(20)}[open]`);
+    const place = () => page.$eval(at(20), fold => Math.round(fold.getBoundingClientRect().top));
+    const before = await place();
+    failed = true;
+    exporter.reread();
+    await awaitText(page, "h1", "! 1 of 30 devices has failed paths");
+    await page.waitForSelector(`${at(29)}[open]`);
+    assert.equal(await page.$eval(at(20), fold => fold.open), true);
+    assert.equal(await page.$eval(at(19), fold => fold.open), false);
+    assert.equal(await page.evaluate(() => document.activeElement.closest("details")?.dataset.device), host.wwid(20));
+    assert.equal(await page.$eval("#q", field => field.value), "half a na");
+    const moved = Math.abs((await place()) - before);
+    assert.ok(moved <= 2, `it moved by ${moved} pixels`);
+
+    // A device that the reader has folded stays so, though it is in trouble.
+    await page.$eval(`${at(29)} summary`, summary => summary.click());
+    await page.waitForSelector(`${at(29)}:not([open])`);
+    await page.$eval(at(29), fold => {
+      fold.old = true;
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await page.waitForFunction(selector => !document.querySelector(selector).old, {}, at(29));
+    assert.equal(await page.$eval(at(29), fold => fold.open), false);
+    await page.close();
+  });
+});
+
+test("it tells when it is not connected, and comes back by itself", () =>
+  on({ devices: 2 }, async exporter => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    await exporter.stop();
+    await awaitText(page, "#live", /^Not connected, last update at \d\d:\d\d:\d\d UTC$/);
+    assert.equal(await text(page, "h1"), "✓ All 2 devices have all their paths");
+    await exporter.startAgain();
+    await awaitText(page, "#live", "Live");
+    await page.close();
+  }));
+
+test("where there is no room for its stream it reads now and then", () =>
+  on({ devices: 1 }, async exporter => {
+    const all = new AbortController();
+    for (let number = 0; number < 64; number++) {
+      const answer = await fetch(`${exporter.url}/api/v1/events`, { headers: { Accept: "text/event-stream" }, signal: all.signal });
+      assert.equal(answer.status, 200);
+    }
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Read again every 30 seconds");
+    await page.close();
+    all.abort();
+  }));
+
+test("a storm of events neither keeps it from reading nor makes it read without a break", () =>
+  on({ devices: 1 }, async exporter => {
+    const page = await browser.newPage();
+    await page.evaluateOnNewDocument(() => {
+      window.EventSource = class {
+        constructor() {
+          setTimeout(() => this.onopen());
+          setInterval(() => this.onmessage(), 20);
+        }
+      };
+    });
+    await page.goto(exporter.url);
+    // Sooner than it would read by itself.
+    const reads = () => page.waitForRequest(request => request.resourceType() === "fetch", { timeout: 10000 });
+    await reads();
+    const first = performance.now();
+    for (let number = 0; number < 3; number++) await reads();
+    const took = performance.now() - first;
+    assert.ok(took > 1900, `three times in ${took} ms`);
+    await page.close();
+  }));
+
+test("with the keyboard alone", () =>
+  on(HOSTS.degraded, async exporter => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    const focused = () => page.evaluate(() => {
+      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+      const element = document.activeElement;
+      const name = element.getAttribute("aria-label") ?? element.innerText.replace(/\s+/g, " ").trim();
+      return { tag: element.tagName, name, id: element.id, visible: outlineStyle !== "none" && parseFloat(outlineWidth) >= 2 };
+    });
+    const visited = [];
+    for (;;) {
+      await page.keyboard.press("Tab");
+      const element = await focused();
+      if (element.tag === "BODY") break;
+      assert.ok(element.visible, `no outline: ${JSON.stringify(element)}`);
+      visited.push(element);
+      assert.ok(visited.length < 100, "no end");
+    }
+    const place = wanted => {
+      const index = visited.findIndex(one => Object.entries(wanted).every(([key, value]) => one[key] === value));
+      assert.ok(index >= 0, `${JSON.stringify(wanted)} in ${JSON.stringify(visited)}`);
+      return index;
+    };
+    const order = [
+      { tag: "A", name: "mpatha" }, { tag: "A", name: "What to do: MultipathFaultyPaths" }, { id: "q" },
+      { tag: "BUTTON", name: "Filter" }, { tag: "DIV", name: "Paths of mpatha" }, { tag: "DIV", name: "Paths of mpathb" },
+      { tag: "A", name: "Metrics" },
+    ].map(place);
+    assert.deepEqual(order, [...order].sort((one, other) => one - other));
+    assert.equal(visited.filter(one => one.tag === "SUMMARY").length, 6);
+
+    await page.focus("#q");
+    await page.keyboard.type("mpathf");
+    await Promise.all([page.waitForNavigation(), page.keyboard.press("Enter")]);
+    assert.match(page.url(), /\?q=mpathf$/);
+    assert.deepEqual(await page.$$eval("details bdi", names => names.map(name => name.textContent)), ["mpathf"]);
+    await page.focus("summary");
+    await page.keyboard.press("Space");
+    await page.waitForSelector("details:not([open])");
+    await page.keyboard.press("Space");
+    await page.waitForSelector("details[open]");
+    await page.close();
+  }));
+
+test("without scripts", () =>
+  on(HOSTS.dead, async exporter => {
+    const page = await open(browser, exporter.url, { viewport: PHONE, scripts: false });
+    assert.equal(await text(page, "h1"), SENTENCES.dead);
+    assert.equal(await page.$eval("meta[http-equiv=refresh]", meta => meta.content), "30");
+    assert.equal(await page.$$eval("details[open]", folds => folds.length), 6);
+    await page.tap("summary");
+    assert.equal(await page.$$eval("details[open]", folds => folds.length), 5);
+    await page.type("#q", "MPATHD");
+    await Promise.all([page.waitForNavigation(), page.tap("form button")]);
+    assert.deepEqual(await page.$$eval("details bdi", names => names.map(name => name.textContent)), ["mpathd"]);
+    assert.equal(await page.$eval("#q", field => field.value), "MPATHD");
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  }));
+
+test("a name is text, whatever it says", () => {
+  const names = ["<script>alert(1)</script>", "a\nb", "\"><img src=x onerror=alert(2)>", "</style></title><b>", "\u202egnp.exe"];
+  let failed = false;
+  const state = (_, path) => (failed && path === 0 ? "failed" : "active");
+  return on({ devices: names.length, names: device => names[device], state }, async exporter => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    failed = true;
+    exporter.reread();
+    await awaitText(page, "h1", "! 5 of 5 devices have failed paths");
+    await awaitText(page, "#events", /failed/);
+    const shown = names.map(name => name.replace(/[\n\u202e]/g, "\ufffd")).sort();
+    assert.deepEqual((await page.$$eval("details bdi", all => all.map(name => name.textContent))).sort(), shown);
+    assert.equal(await page.$$eval("script, img, main b b, main style", all => all.length), 1);
+    await assertAccessible(page, "hostile names");
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  });
+});
+
+test("1,000 devices of 8 paths stay usable", async t => {
+  const state = (device, path) => (device % 100 === 7 && path % 2 === 0 ? "failed" : "active");
+  await on({ devices: 1000, paths: 8, state }, async (exporter, host) => {
+    const asked = performance.now();
+    const page = await open(browser, exporter.url, { viewport: PHONE });
+    t.diagnostic(`${(await page.content()).length} characters, there after ${Math.round(performance.now() - asked)} ms`);
+    assert.equal(await text(page, "h1"), "! 10 of 1000 devices have failed paths");
+    assert.equal(await text(page, "#verdict p"),
+      "990 have all their paths. All 40 failed paths leave this host by 0x10000090fa000005.");
+    assert.equal(await page.$$eval("details", folds => folds.length), 50);
+    assert.equal(await page.$$eval("details[open]", folds => folds.length), 10);
+    await assertFits(page, "1,000 devices");
+    await assertAccessible(page, "1,000 devices");
+    await Promise.all([page.waitForNavigation(), page.tap("a[rel=next]")]);
+    assert.equal(await text(page, "nav span"), "Page 2 of 20");
+    await page.$eval("#q", (field, value) => (field.value = value), host.wwid(777));
+    await Promise.all([page.waitForNavigation(), page.tap("form button")]);
+    assert.equal(await page.$$eval("details[open]", folds => folds.length), 1);
+    assert.equal(await page.$$eval("details svg circle", paths => paths.length), 8);
+    await page.close();
+  });
+});
+
+test("in a text browser of 80 columns", () =>
+  on(HOSTS.dead, async exporter => {
+    const shown = execFileSync("w3m", ["-dump", "-cols", "80", "-T", "text/html", exporter.url], { encoding: "utf8" });
+    const lines = shown.split("\n");
+    assert.deepEqual(lines.filter(line => [...line].length > 80), []);
+    const sentence = lines.findIndex(line => line.includes(SENTENCES.dead));
+    assert.ok(sentence >= 0 && sentence < 10, shown);
+    assert.match(shown, /sdm {2,}✕ FAILED .*0x10000090fa000005 0x201000a098aad1e3/);
+  }));
+
+// A host that has lost one of its two ports, and a device that had been left with paths by that one alone.
+const LOST = {
+  devices: 48,
+  ports: ["Linkdown", "Online"],
+  names: device => ["postgres", "mail", "backup"][device] ?? `vm${100 + device}`,
+  state: (device, path) => (device === 1 || path % 2 === 0 ? "failed" : "active"),
+};
+
+test("pictures", { skip: !process.env.SCREENSHOTS }, () =>
+  on(LOST, async exporter => {
+    mkdirSync(process.env.SCREENSHOTS, { recursive: true });
+    for (const [name, viewport, scheme] of [["desk", { ...DESK, height: 1290 }, "light"], ["phone", PHONE, "dark"]]) {
+      const page = await open(browser, exporter.url, { viewport, scheme });
+      await awaitText(page, "#live", "Live");
+      await page.$eval("header b", element => (element.textContent = "db01"));
+      await page.screenshot({ path: join(process.env.SCREENSHOTS, `status-page-${name}.png`) });
+      await page.close();
+    }
+  }));

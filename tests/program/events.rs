@@ -1,0 +1,170 @@
+//! Events as they come: `/api/v1/events` as an event stream.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::harness::{Answer, Connection, Exporter, Host, eventually};
+use super::robustness::HOSTILE;
+
+/// As many as are answered at once.
+const LIMIT: usize = 64;
+
+/// A client of the stream.
+pub struct Reader {
+    connection: Connection,
+    text: String,
+}
+
+impl Reader {
+    fn try_open(exporter: &Exporter, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        let mut connection = exporter.connect();
+        connection.ask("GET", "/api/v1/events", &[&[("Accept", "text/event-stream")], headers].concat());
+        let answer = connection.head();
+        if answer.status != 200 {
+            return Err(connection.body(answer));
+        }
+        assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(answer.header("vary"), Some("Accept"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let mut reader = Reader { connection, text: String::new() };
+        assert_eq!(reader.frame().as_deref(), Some("retry: 3000"));
+        Ok(reader)
+    }
+
+    pub fn open(exporter: &Exporter, headers: &[(&str, &str)]) -> Self {
+        Reader::try_open(exporter, headers).unwrap_or_else(|answer| panic!("{}: {}", answer.status, answer.text()))
+    }
+
+    /// The lines up to the next empty one; `None` at the end of the stream.
+    fn frame(&mut self) -> Option<String> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let frame = frame.to_owned();
+                self.text = rest.to_owned();
+                return Some(frame);
+            }
+            self.text += &self.connection.chunk()?;
+        }
+    }
+
+    /// The next event, whose frame is exactly its id and its document.
+    pub fn event(&mut self) -> Value {
+        let frame = self.frame().expect("the stream goes on");
+        let (id, data) = frame.split_once('\n').unwrap_or_else(|| panic!("{frame:?}"));
+        let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(id, format!("id: {}", event["id"]));
+        event
+    }
+}
+
+/// A host that has lost a network under a running exporter: two events.
+fn after_two_failures() -> (Host, Exporter) {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    turn_into("02-net1-lost", &host, &exporter);
+    (host, exporter)
+}
+
+/// Turns the host into another state, and waits until it has been told of both paths that changed.
+pub fn turn_into(state: &str, host: &Host, exporter: &Exporter) {
+    let before = kept(exporter).len();
+    host.turn_into(state);
+    exporter.signal(Signal::HUP);
+    eventually("both events are told", || (kept(exporter).len() == before + 2).then_some(()));
+}
+
+fn kept(exporter: &Exporter) -> Vec<Value> {
+    exporter.get("/api/v1/events").json()["events"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_failure_comes_by_itself() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut readers = [Reader::open(&exporter, &[]), Reader::open(&exporter, &[])];
+    host.turn_into("02-net1-lost");
+    exporter.signal(Signal::HUP);
+    for reader in &mut readers {
+        let events = [reader.event(), reader.event()];
+        assert_eq!(events.to_vec(), kept(&exporter));
+        assert_eq!((&events[0]["type"], &events[0]["id"]), (&json!("path_failed"), &json!(1)));
+    }
+}
+
+#[test]
+fn what_was_missed_is_given_to_who_says_so() {
+    let (host, exporter) = after_two_failures();
+    let kept = kept(&exporter);
+    for (last, missed) in [("1", 1..2), ("0", 0..2), ("77", 0..2), (" 1 ", 1..2)] {
+        let mut reader = Reader::open(&exporter, &[("Last-Event-ID", last)]);
+        let given: Vec<_> = missed.clone().map(|_| reader.event()).collect();
+        assert_eq!(given, kept[missed], "{last:?}");
+    }
+    // Whoever does not say, or not so that it can be understood, gets what comes.
+    let mut readers =
+        ["", "-1", "1; drop", "99999999999999999999"].map(|last| Reader::open(&exporter, &[("Last-Event-ID", last)]));
+    host.turn_into("01-healthy");
+    exporter.signal(Signal::HUP);
+    for reader in &mut readers {
+        assert_eq!(reader.event()["id"], 3);
+    }
+}
+
+#[test]
+fn a_name_is_not_part_of_the_frame() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let mut reader = Reader::open(&exporter, &[]);
+    for (minor, name) in (10..).zip(HOSTILE) {
+        host.sysfs.add_map(minor, name, [b"mpath-", name].concat(), &[]);
+    }
+    exporter.signal(Signal::HUP);
+    let mut names: Vec<_> = HOSTILE.iter().map(|_| reader.event()["name"].as_str().unwrap().to_owned()).collect();
+    names.sort_unstable();
+    let mut wanted: Vec<_> = HOSTILE.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+}
+
+#[test]
+fn streams_have_a_bound_of_their_own() {
+    let (host, exporter) = after_two_failures();
+    let mut readers: Vec<_> = (0..LIMIT).map(|_| Reader::open(&exporter, &[])).collect();
+    let refused = Reader::try_open(&exporter, &[]).err().expect("one more is refused");
+    assert_eq!((refused.status, refused.text()), (503, "too many event streams at once\n"));
+    for path in ["/", "/metrics", "/api/v1/events"] {
+        assert_eq!(exporter.get(path).status, 200, "{path}");
+    }
+    // That a reader is gone is found out by writing to it: the first time is answered with a reset, the second fails.
+    readers.pop();
+    turn_into("01-healthy", &host, &exporter);
+    turn_into("02-net1-lost", &host, &exporter);
+    eventually("there is room again", || Reader::try_open(&exporter, &[]).ok());
+}
+
+#[test]
+fn who_asks_for_the_head_takes_no_place() {
+    let (_host, exporter) = after_two_failures();
+    for _ in 0..LIMIT + 1 {
+        let answer = exporter.connect().request("HEAD", "/api/v1/events", &[("Accept", "text/event-stream")]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/event-stream")));
+    }
+    Reader::open(&exporter, &[]);
+}
+
+#[test]
+fn a_stream_ends_with_the_exporter_and_does_not_delay_it() {
+    let (_host, mut exporter) = after_two_failures();
+    let mut readers = [Reader::open(&exporter, &[]), Reader::open(&exporter, &[])];
+    let told = Instant::now();
+    exporter.signal(Signal::TERM);
+    for reader in &mut readers {
+        assert_eq!(reader.frame(), None);
+    }
+    assert_eq!(exporter.wait().code(), Some(0));
+    let took = told.elapsed();
+    assert!(took < Duration::from_millis(900), "it took {took:?}, as if the streams had been waited for");
+}
