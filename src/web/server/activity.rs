@@ -1,5 +1,6 @@
 //! What a connection is doing, how long it may do so, and the stream that tells.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -31,6 +32,15 @@ pub struct State {
     blocked: Option<Instant>,
     /// Whether bytes came that belong to no request answered or to be answered: the client may be sending still.
     pub amid_sending: bool,
+    /// Whether several turns can be under way at once, as in HTTP/2.
+    multiplexed: bool,
+    /// How many are.
+    turns: usize,
+    /// The number of the next.
+    next: u64,
+    /// The turns that wait for their client to take more of the answer, and since when. HTTP/2 only: a client can take bytes
+    /// all the time and leave one answer untouched. In HTTP/1 `blocked` says all.
+    untaken: HashMap<u64, Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +50,7 @@ pub enum Phase {
     /// The handler, or the client that reads the answer, has the word.
     Answer,
     /// Between an answer (the end of it may still be in the write queue) and the next request.
-    Idle,
+    Idle { since: Instant },
     /// Our side is shut down.
     Closing { since: Instant },
 }
@@ -48,7 +58,16 @@ pub enum Phase {
 impl Activity {
     pub fn new() -> Self {
         let now = Instant::now();
-        Activity(Mutex::new(State { last: now, phase: Phase::Head { since: now }, blocked: None, amid_sending: false }))
+        Activity(Mutex::new(State {
+            last: now,
+            phase: Phase::Head { since: now },
+            blocked: None,
+            amid_sending: false,
+            multiplexed: false,
+            turns: 0,
+            next: 0,
+            untaken: HashMap::new(),
+        }))
     }
 
     /// The state, usable after a panic elsewhere: no code that holds it can leave it half changed.
@@ -56,19 +75,29 @@ impl Activity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From here on several turns can be under way at once.
+    pub fn multiplex(&self) {
+        self.lock().multiplexed = true;
+    }
+
     /// Begins a turn, now that a request's head is read.
     pub fn turn(self: &Arc<Self>) -> Turn {
         let mut state = self.lock();
         state.phase = Phase::Answer;
         state.amid_sending = false;
-        Turn { activity: self.clone() }
+        state.turns += 1;
+        state.next += 1;
+        Turn { activity: self.clone(), number: state.next, multiplexed: state.multiplexed }
     }
 
     fn read(&self) {
         let mut state = self.lock();
         state.last = Instant::now();
         state.amid_sending = true;
-        if let Phase::Idle = state.phase {
+        // In HTTP/2 this may be anything: a client that pings has not begun to ask.
+        if let Phase::Idle { .. } = state.phase
+            && !state.multiplexed
+        {
             state.phase = Phase::Head { since: state.last };
         }
     }
@@ -90,9 +119,13 @@ impl Activity {
         let (since, timeout) = match (state.blocked, state.phase) {
             (Some(since), _) => (since, limits.stall_timeout),
             (None, Phase::Head { since }) => (since, limits.header_timeout),
-            // Nobody waits for the client: the handler works, or a stream has nothing to say.
-            (None, Phase::Answer) => return None,
-            (None, Phase::Idle) => (state.last, limits.idle_timeout),
+            (None, Phase::Answer) => match state.untaken.values().min() {
+                Some(since) => (*since, limits.stall_timeout),
+                // Nobody waits for the client: the handler works, or a stream has nothing to say.
+                None => return None,
+            },
+            (None, Phase::Idle { since }) if state.multiplexed => (since, limits.idle_timeout),
+            (None, Phase::Idle { .. }) => (state.last, limits.idle_timeout),
             (None, Phase::Closing { since }) => (since, LINGER),
         };
         Some((since.checked_add(timeout)?, state.phase))
@@ -116,11 +149,37 @@ impl Activity {
 /// From the end of a request's head until its answer is handed over, however it ends.
 pub struct Turn {
     pub activity: Arc<Activity>,
+    number: u64,
+    multiplexed: bool,
+}
+
+impl Turn {
+    /// Whether there are others beside it.
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
+    /// Notes that the client has taken all that it was given and there is more for it, or that there is not, for now.
+    pub fn offers(&self, more: bool) {
+        if !self.multiplexed {
+            return;
+        }
+        let mut state = self.activity.lock();
+        match more {
+            true => drop(state.untaken.insert(self.number, Instant::now())),
+            false => drop(state.untaken.remove(&self.number)),
+        }
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.activity.lock().phase = Phase::Idle;
+        let mut state = self.activity.lock();
+        state.untaken.remove(&self.number);
+        state.turns -= 1;
+        if state.turns == 0 {
+            state.phase = Phase::Idle { since: Instant::now() };
+        }
     }
 }
 

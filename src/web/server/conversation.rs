@@ -6,35 +6,47 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request;
+use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Metered, Phase, Turn};
 use super::{Body, Limits};
+use crate::web_config::{HTTP_2, Transport};
 
 /// The largest request head, in bytes; a larger one is answered 431. Generous: Prometheus sends some 500.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// The most answers under way at once on one HTTP/2 connection. Prometheus needs one, a browser a few.
+const MAX_STREAMS: u32 = 32;
+
+/// As much as is handed to HTTP/2 at once, so that it shows whether the client takes anything: the size of its frames.
+const PIECE: usize = 16 * 1024;
+
+/// Why a conversation ended early.
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
 /// Serves one connection until it ends, for whatever reason.
-///
-/// This is where TLS goes: between `Metered`, which is to see the bytes of the handshake too, and `converse`.
 pub async fn connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
+    transport: Transport,
     handler: Arc<H>,
     activity: Arc<Activity>,
     limits: Limits,
@@ -44,11 +56,13 @@ pub async fn connection<S, H, F>(
     H: Fn(Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    // Below TLS, as it is to see the bytes of the handshake too.
     let stream = Metered::new(stream, activity.clone());
+    let conversation = Conversation { peer, handler, activity: activity.clone(), stopping };
     select! {
         // First the conversation, then the deadline as it stands after it: both are polled whenever the task wakes.
         biased;
-        ended = converse(stream, peer, handler, activity.clone(), stopping) => match ended {
+        ended = conversation.hold(stream, transport) => match ended {
             Ok(()) => debug!(%peer, "connection closed"),
             Err(error) => debug!(%peer, ?error, "connection broken"),
         },
@@ -56,35 +70,102 @@ pub async fn connection<S, H, F>(
     }
 }
 
-/// Speaks HTTP over any stream, until either side closes it or `stopping` does.
-async fn converse<S, H, F>(
-    stream: S,
+/// What is said on one connection.
+struct Conversation<H> {
     peer: SocketAddr,
     handler: Arc<H>,
     activity: Arc<Activity>,
-    mut stopping: watch::Receiver<()>,
-) -> hyper::Result<()>
+    stopping: watch::Receiver<()>,
+}
+
+impl<H, F> Conversation<H>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
-    // Writing is left as hyper has it: chunks are queued and written together by writev. 3 MB then take as long as in a
-    // bare loop of writes; copying them together (`writev(false)`) took a tenth longer, and a small `max_buf_size`, which
-    // would bound the head as well, gained nothing.
-    let http = hyper::server::conn::http1::Builder::new()
-        // A client may shut down its side after its last request (`nc -N`) and still wants the answer. The price: one
-        // that is gone is noticed by writing to it only.
-        .half_close(true)
-        // It would run between requests too, where idle_timeout is meant: Activity keeps both.
-        .header_read_timeout(None)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+    /// Speaks over any stream, until either side closes it or `stopping` does.
+    async fn hold<S>(mut self, stream: S, transport: Transport) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = match transport {
+            Transport::Plain => return self.http_1(stream).await,
+            Transport::Tls(config) => config,
+            Transport::Refused => return Ok(()),
+        };
+        let handshake = TlsAcceptor::from(config).accept(stream).into_fallible();
+        let stream = select! {
+            biased;
+            accepted = handshake => match accepted {
+                Ok(stream) => stream,
+                Err((error, mut stream)) => {
+                    // By now the client has been told, and is to read it.
+                    stream.shutdown().await?;
+                    return Err(error.into());
+                }
+            },
+            _ = self.stopping.changed() => return Ok(()),
+        };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(HTTP_2) => self.http_2(stream).await,
+            _ => self.http_1(stream).await,
+        }
+    }
+
+    async fn http_1<S>(self, stream: S) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Conversation { peer, handler, activity, stopping } = self;
+        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        // Writing is left as hyper has it: chunks are queued and written together by writev. 3 MB then take as long as in a
+        // bare loop of writes; copying them together (`writev(false)`) took a tenth longer, and a small `max_buf_size`,
+        // which would bound the head as well, gained nothing.
+        let http = hyper::server::conn::http1::Builder::new()
+            // A client may shut down its side after its last request (`nc -N`) and still wants the answer. The price: one
+            // that is gone is noticed by writing to it only.
+            .half_close(true)
+            // It would run between requests too, where idle_timeout is meant: Activity keeps both.
+            .header_read_timeout(None)
+            .max_header_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        until(http, &activity, stopping, |http| http.graceful_shutdown()).await
+    }
+
+    async fn http_2<S>(self, stream: S) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Conversation { peer, handler, activity, stopping } = self;
+        activity.multiplex();
+        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        // What a client can make us hold is bounded by these and by h2's own limits, which end the connection: on streams
+        // reset before they are taken up (20) and on frames that are wrong (1024).
+        let http = hyper::server::conn::http2::Builder::new(Streams::default())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            // Nothing that is sent along is read.
+            .initial_stream_window_size(PIECE as u32)
+            .initial_connection_window_size(u32::from(u16::MAX))
+            .serve_connection(TokioIo::new(stream), service);
+        until(http, &activity, stopping, |http| http.graceful_shutdown()).await
+    }
+}
+
+/// Runs a connection to its end; when `stopping` says so, lets the answers under way finish.
+async fn until<C>(
+    http: C,
+    activity: &Activity,
+    mut stopping: watch::Receiver<()>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) -> Result<(), Broken>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut http = pin!(http);
     select! {
         biased;
-        ended = http.as_mut() => return ended,
+        ended = http.as_mut() => return Ok(ended?),
         // Its sender is dropped: that is the sign.
         _ = stopping.changed() => {}
     }
@@ -92,8 +173,21 @@ where
     if let Phase::Head { .. } = activity.lock().phase {
         return Ok(());
     }
-    http.as_mut().graceful_shutdown();
-    http.await
+    graceful_shutdown(http.as_mut());
+    Ok(http.await?)
+}
+
+/// Runs the streams of one HTTP/2 connection, each a task; they end with it.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.spawn(stream);
+        // Or those that have ended would be kept as long as the connection.
+        while streams.try_join_next().is_some() {}
+    }
 }
 
 /// Answers one request: by refusing it, or by asking the handler.
@@ -113,7 +207,8 @@ where
     let refused = refusal(&head);
     // What a client sends along is never read, not even to find the next request behind it: no answer here depends on
     // it, and a peer that counts it differently than we do could smuggle a request past a proxy.
-    let last = refused.is_some() || !content.is_end_stream();
+    // In HTTP/2 there is no such question.
+    let last = head.version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
     drop(content);
     if last {
         turn.activity.lock().amid_sending = true;
@@ -132,7 +227,8 @@ where
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     debug!(%peer, %method, %uri, status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
-    Ok(response.map(|body| Answer { body, _turn: turn }))
+    turn.offers(true);
+    Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn }))
 }
 
 /// Why a request that hyper found well-formed is refused all the same.
@@ -180,7 +276,9 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
 /// A body on its way out, and with it the turn that it ends.
 struct Answer {
     body: Body,
-    _turn: Turn,
+    /// What is left of the last chunk, where it was too large to be handed over at once.
+    rest: Bytes,
+    turn: Turn,
 }
 
 impl http_body::Body for Answer {
@@ -188,15 +286,31 @@ impl http_body::Body for Answer {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            self.turn.offers(frame.is_ready());
+            let Some(Ok(frame)) = ready!(frame) else { return Poll::Ready(None) };
+            match frame.into_data() {
+                Ok(chunk) if chunk.len() > PIECE && self.turn.is_multiplexed() => self.rest = chunk,
+                Ok(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        } else {
+            self.turn.offers(true);
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self.body.size_hint().exact() {
+            Some(length) => SizeHint::with_exact(length + self.rest.len() as u64),
+            None => SizeHint::default(),
+        }
     }
 }
 
@@ -220,7 +334,8 @@ mod tests {
             let handler = handler.clone();
             async move { handler(request).await }
         });
-        let connection = connection(server, peer, handler, Arc::new(Activity::new()), limits, stopping);
+        let connection =
+            connection(server, peer, Transport::Plain, handler, Arc::new(Activity::new()), limits, stopping);
         let start = Instant::now();
         let lasted = async move {
             connection.await;

@@ -1,4 +1,4 @@
-//! The HTTP/1.1 server: listeners and a handler in, answers out, and no client that can hold up another.
+//! The HTTP server, 1.1 and over TLS also 2: listeners and a handler in, answers out, and no client that can hold up another.
 //!
 //! [`serve`] accepts, and keeps the table of `Connections`. Each of them is one task, `connection`, which runs hyper
 //! over a `Metered` stream. The stream, the requests (`Turn`) and the deadlines meet in the connection's
@@ -38,6 +38,8 @@ use tracing::{debug, error, info, warn};
 use activity::Activity;
 pub use body::Body;
 use conversation::{connection, panic_message};
+
+use crate::web_config::Transport;
 
 /// How many connections the kernel may hold for us until we accept them, as far as net.core.somaxconn lets it. The 128 of
 /// Rust's `bind` are full after 3 ms of a flood, and whoever is then turned away tries again a second later: too late
@@ -92,8 +94,15 @@ impl Default for Limits {
 ///
 /// After `shutdown` nothing more is accepted, idle connections are closed, and answers under way have `limits.grace` to
 /// finish. Errors of the listeners do not end the server: they pass, or the log tells.
-pub async fn serve<H, F>(listeners: Vec<TcpListener>, handler: H, limits: Limits, shutdown: impl Future<Output = ()>)
-where
+///
+/// Each connection is spoken to as `transport` says when it comes.
+pub async fn serve<H, F>(
+    listeners: Vec<TcpListener>,
+    transport: impl Fn() -> Transport,
+    handler: H,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) where
     H: Fn(Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -141,7 +150,8 @@ where
         }
         if let Some((stream, peer)) = waiting.take_if(|_| !connections.is_full()) {
             let activity = Arc::new(Activity::new());
-            let task = connection(stream, peer, handler.clone(), activity.clone(), limits, stopping.clone());
+            let task =
+                connection(stream, peer, transport(), handler.clone(), activity.clone(), limits, stopping.clone());
             connections.open(task, activity);
         }
     }
