@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -203,12 +203,12 @@ where
 {
     let start = Instant::now();
     let (head, content) = request.into_parts();
-    let (method, uri) = (head.method.clone(), head.uri.clone());
+    let (method, uri, version) = (head.method.clone(), head.uri.clone(), head.version);
     let refused = refusal(&head);
     // What a client sends along is never read, not even to find the next request behind it: no answer here depends on
     // it, and a peer that counts it differently than we do could smuggle a request past a proxy.
     // In HTTP/2 there is no such question.
-    let last = head.version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
+    let last = version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
     drop(content);
     if last {
         turn.activity.lock().amid_sending = true;
@@ -223,6 +223,13 @@ where
             }
         },
     };
+    if method == Method::HEAD && version == Version::HTTP_2 {
+        // As hyper does by itself in HTTP/1.
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        *response.body_mut() = Body::empty();
+    }
     if last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
