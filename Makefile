@@ -11,7 +11,7 @@ BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
 # The lab: a kernel with every module of a server, an emulator, and the real programs of the field.
 TEST_PACKAGES := $(RUN_PACKAGES) bsdutils busybox-static curl dmsetup gcc iproute2 kmod libc6-dev linux-image-amd64 \
-	multipath-tools open-iscsi procps prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils \
+	multipath-tools open-iscsi openssl procps prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils \
 	tgt udev util-linux
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
@@ -47,6 +47,8 @@ test: build-packages test-packages cargo $(VENV)/installed
 	tests/alerts/routes.sh
 	$(VENV)/bin/python tests/alerts/notifications.py
 	tests/dashboard/run
+	cargo build --release --locked
+	tests/web/run "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
