@@ -1,4 +1,4 @@
-//! A whole scrape over HTTP, beside a bare loop that writes the same bytes to a loopback socket.
+//! A whole scrape over HTTP, beside a bare loop that writes the same bytes to a loopback socket, and over TLS.
 //!
 //! The real program, as built for release, on a made-up host of 500 devices × 4 paths: a sysfs tree in a temporary
 //! directory and a thread that answers as multipathd does, so that every series is there. Both sides answer one client
@@ -15,9 +15,15 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const DEVICES: usize = 500;
 const PATHS: usize = 4;
@@ -29,9 +35,16 @@ fn main() {
     let (sysfs, socket) = (directory.path().join("sys"), directory.path().join("multipathd.socket"));
     make_sysfs(&sysfs);
     answer_as_multipathd(&socket);
-    let exporter = Exporter::start(&sysfs, &socket);
+    let certificate = make_web_config(directory.path());
+    let exporter = Exporter::start(&sysfs, &socket, &[]);
+    let with_tls =
+        Exporter::start(&sysfs, &socket, &[format!("--web.config.file={}/web.yml", directory.path().display())]);
     let mut plain = exporter.client("text/plain", "identity");
     let mut gzip = exporter.client("application/openmetrics-text", "gzip");
+    let mut plain_tls = with_tls.tls_client("text/plain", "identity", &certificate);
+    let mut gzip_tls = with_tls.tls_client("application/openmetrics-text", "gzip", &certificate);
+    await_ready(&mut plain);
+    await_ready(&mut plain_tls);
 
     let page = plain.scrape();
     let samples = String::from_utf8_lossy(&page).lines().filter(|line| !line.starts_with('#')).count();
@@ -40,19 +53,33 @@ fn main() {
     println!("medians of {ROUNDS} rounds of {SCRAPES} scrapes over one connection; CPU of the answering side\n");
 
     let mut bare = Bare::start(page);
-    let mut rounds: [Vec<Round>; 3] = Default::default();
+    let mut rounds: [Vec<Round>; 5] = Default::default();
     for _ in 0..ROUNDS {
         rounds[0].push(round(&bare.tasks, || bare.client.ask(length)));
         rounds[1].push(round(&exporter.tasks, || drop(plain.scrape())));
         rounds[2].push(round(&exporter.tasks, || drop(gzip.scrape())));
+        rounds[3].push(round(&with_tls.tasks, || drop(plain_tls.scrape())));
+        rounds[4].push(round(&with_tls.tasks, || drop(gzip_tls.scrape())));
     }
-    let [bare, plain, gzip] = rounds.map(median);
+    let [bare, plain, gzip, plain_tls, gzip_tls] = rounds.map(median);
     println!("{:26} {:>10} {:>10}", "", "time", "CPU");
-    for (name, round) in [("bare loop, same bytes", bare), ("plain", plain), ("gzip, nothing changed", gzip)] {
+    for (name, round) in [
+        ("bare loop, same bytes", bare),
+        ("plain", plain),
+        ("gzip, nothing changed", gzip),
+        ("plain, TLS", plain_tls),
+        ("gzip, TLS", gzip_tls),
+    ] {
         println!("{name:26} {:>7.3} ms {:>7.3} ms", millis(round.time), millis(round.cpu));
     }
     let ratio = |one: Duration, other: Duration| one.as_secs_f64() / other.as_secs_f64();
-    println!("{:26} {:>10.2} {:>10.2}", "plain / bare", ratio(plain.time, bare.time), ratio(plain.cpu, bare.cpu));
+    for (name, one, other) in [
+        ("plain / bare", plain, bare),
+        ("plain: TLS / no TLS", plain_tls, plain),
+        ("gzip: TLS / no TLS", gzip_tls, gzip),
+    ] {
+        println!("{name:26} {:>10.2} {:>10.2}", ratio(one.time, other.time), ratio(one.cpu, other.cpu));
+    }
 }
 
 /// One scrape's share of a round.
@@ -149,11 +176,12 @@ struct Exporter {
 }
 
 impl Exporter {
-    fn start(sysfs: &Path, socket: &Path) -> Self {
+    fn start(sysfs: &Path, socket: &Path, options: &[String]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_multipath_exporter"))
             .args(["--web.listen-address=127.0.0.1:0", "--no-collector.dm"])
             .arg(format!("--path.sysfs={}", sysfs.display()))
             .arg(format!("--multipathd.socket={}", socket.display()))
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -166,18 +194,41 @@ impl Exporter {
         let address = line.trim().rsplit_once("address=").unwrap().1.to_owned();
         thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let tasks = Tasks::AllOf(format!("/proc/{}/task", process.id()).into());
-        let exporter = Exporter { process, address, tasks };
-        while !exporter.client("text/plain", "identity").get("/-/ready").0.starts_with("HTTP/1.1 200") {
-            thread::yield_now();
-        }
-        exporter
+        Exporter { process, address, tasks }
     }
 
     fn client(&self, accept: &str, encoding: &str) -> Client {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        let headers = format!("Host: bench\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n");
-        Client { stream: BufReader::with_capacity(1 << 20, stream), headers }
+        Client::new(TcpStream::connect(&self.address).unwrap(), accept, encoding)
     }
+
+    fn tls_client(&self, accept: &str, encoding: &str, certificate: &CertificateDer<'static>) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        // The cipher suite that Prometheus's client, Go's, offers first.
+        let provider = CryptoProvider { cipher_suites: vec![TLS13_AES_128_GCM_SHA256], ..default_provider() };
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let session = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+        let stream = BufReader::with_capacity(1 << 20, TcpStream::connect(&self.address).unwrap());
+        Client::new(StreamOwned::new(session, Buffered(stream)), accept, encoding)
+    }
+}
+
+fn await_ready(client: &mut Client) {
+    while !client.get("/-/ready").0.starts_with("HTTP/1.1 200") {
+        thread::yield_now();
+    }
+}
+
+/// A web configuration file with a certificate, which is returned.
+fn make_web_config(directory: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(directory.join("server.crt"), made.cert.pem()).unwrap();
+    fs::write(directory.join("server.key"), made.signing_key.serialize_pem()).unwrap();
+    let text = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+    fs::write(directory.join("web.yml"), text).unwrap();
+    made.cert.der().clone()
 }
 
 impl Drop for Exporter {
@@ -187,12 +238,40 @@ impl Drop for Exporter {
     }
 }
 
+/// What comes, read as much at a time as without TLS: rustls by itself asks for 4 KiB.
+struct Buffered(BufReader<TcpStream>);
+
+impl Read for Buffered {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Buffered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
+
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
     headers: String,
 }
 
 impl Client {
+    fn new(stream: impl Stream + 'static, accept: &str, encoding: &str) -> Self {
+        let headers = format!("Host: bench\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n");
+        Client { stream: BufReader::with_capacity(1 << 20, Box::new(stream)), headers }
+    }
+
     fn scrape(&mut self) -> Vec<u8> {
         let (head, body) = self.get("/metrics");
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
