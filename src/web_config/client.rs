@@ -20,7 +20,8 @@ use super::file::ClientAuth;
 ///
 /// rustls's own judge of chains does most of it. Beside it stand the two policies that ask for any certificate, as Go has
 /// them, the list of allowed names, and that a certificate which is itself among the CAs is good: many have a single
-/// self-signed client certificate and name it there, which Go takes and webpki, rightly by the letter, does not.
+/// self-signed client certificate and name it there. `openssl req -x509` makes it a CA's, which Go takes from a client, and
+/// webpki, rightly by the letter, does not.
 #[derive(Debug)]
 pub struct ClientCertificates {
     policy: ClientAuth,

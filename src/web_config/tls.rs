@@ -161,7 +161,6 @@ pub fn server_config(
     // Every handshake is a whole one: no session outlives the certificates it was made with. Prometheus keeps its
     // connection, so this costs nobody much.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

@@ -75,6 +75,11 @@ pub fn with_uri_and_mail(mut params: CertificateParams, uri: &str, mail: &str) -
     params
 }
 
+pub fn of_a_ca(mut params: CertificateParams) -> CertificateParams {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
 pub fn expired(mut params: CertificateParams) -> CertificateParams {
     (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
     params

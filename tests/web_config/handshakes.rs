@@ -6,7 +6,7 @@ use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, version};
 use tokio::io::AsyncReadExt;
 
 use super::certificates::{
-    Ca, Identity, client, expired, for_servers_only, not_valid_yet, self_signed, with_uri_and_mail,
+    Ca, Identity, client, expired, for_servers_only, not_valid_yet, of_a_ca, self_signed, with_uri_and_mail,
 };
 use super::site::{Site, TLS, within};
 
@@ -69,6 +69,8 @@ async fn each_client_auth_type_has_its_meaning() {
 async fn a_certificate_that_is_named_as_ca_is_good_while_it_is_valid() {
     let site = Site::new();
     let text = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n");
+    // As `openssl req -x509` makes them.
+    let client = |names: &[&str]| of_a_ca(client(names));
     let own = self_signed(&client(&["prometheus"]));
     let late = self_signed(&expired(client(&["prometheus"])));
     let early = self_signed(&not_valid_yet(client(&["prometheus"])));

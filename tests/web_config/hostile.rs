@@ -330,6 +330,29 @@ async fn who_only_pings_is_idle() {
     assert!(ended.await.is_err(), "closed while the handler worked");
 }
 
+/// As Go's client does between two scrapes, to see whether the connection is still there.
+#[tokio::test]
+async fn a_ping_between_requests_begins_none() {
+    let site = Site::new();
+    let short = Duration::from_millis(300);
+    let server = site.serve_with(TLS, Limits { header_timeout: short, ..Limits::default() }).await;
+    let mut stream = saying(&site, &server, &ask(1, "/")).await;
+    let mut said = Vec::new();
+    let read_until = async |stream: &mut TlsStream<TcpStream>, said: &mut Vec<u8>, text: &[u8]| {
+        while !said.windows(text.len()).any(|window| window == text) {
+            assert!(within(stream.read_buf(said)).await.unwrap() > 0, "closed");
+        }
+        said.clear();
+    };
+    read_until(&mut stream, &mut said, b"hello\n").await;
+    within(stream.write_all(&frame(PING, 0, 0, b"pingpong"))).await.unwrap();
+    read_until(&mut stream, &mut said, b"pingpong").await;
+    let closed = timeout(3 * short, async { while stream.read_buf(&mut said).await.unwrap_or(0) > 0 {} }).await;
+    assert!(closed.is_err(), "closed, as if the ping had been half a request");
+    within(stream.write_all(&ask(3, "/"))).await.unwrap();
+    read_until(&mut stream, &mut said, b"hello\n").await;
+}
+
 #[tokio::test]
 async fn handshakes_that_are_garbage_or_never_end_are_cut_off() {
     let site = Site::new();
