@@ -11,8 +11,8 @@ BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
 # The lab: a kernel with every module of a server, an emulator, and the real programs of the field.
 TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-bin curl dmsetup e2fsprogs gcc \
-	iproute2 kmod libc6-dev linux-image-amd64 lvm2 multipath-tools open-iscsi procps prometheus prometheus-alertmanager \
-	python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
+	iproute2 kmod libc6-dev linux-image-amd64 lvm2 multipath-tools open-iscsi openssl procps prometheus \
+	prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
@@ -50,6 +50,8 @@ test: build-packages test-packages cargo $(VENV)/installed
 	$(VENV)/bin/python tests/alerts/notifications.py
 	tests/dashboard/run
 	tests/page/run
+	cargo build --release --locked
+	tests/web/run "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed

@@ -19,7 +19,7 @@ fn main() {
     println!("{DEVICES} devices × {PATHS} paths, medians of {ROUNDS} rounds of {TIMES} requests over one connection\n");
     println!("{:44} {:>10} {:>10}", "", "time", "CPU");
     for (state, lost) in [("healthy", false), ("one network lost", true)] {
-        let exporter = Exporter::start(&Host { devices: DEVICES, paths: PATHS, sessions: true, lost });
+        let exporter = Exporter::start(&Host { devices: DEVICES, paths: PATHS, sessions: true, lost }, &[]);
         let mut client = exporter.client("text/html", "identity");
         let page = client.body("/");
         let length = page.len();

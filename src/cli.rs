@@ -44,6 +44,15 @@ pub struct WebOptions {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10056")]
     pub listen_addresses: Vec<ListenAddress>,
 
+    /// Serve on the sockets that systemd passes, not on addresses
+    #[arg(long = "web.systemd-socket")]
+    pub systemd_socket: bool,
+
+    /// File of Prometheus's exporters (YAML) for TLS, basic authentication, rate limit and headers. Read again when it
+    /// changes
+    #[arg(id = "web_config_file", long = "web.config.file", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+
     /// Path of the metrics
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
@@ -93,8 +102,8 @@ pub struct GeneralOptions {
     #[arg(long = "config.file", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 
-    /// Check the configuration file and leave
-    #[arg(long = "config.check", requires = "config_file")]
+    /// Check the configuration files and leave
+    #[arg(long = "config.check")]
     pub config_check: bool,
 
     /// Print the state once, in Prometheus text format, and leave
@@ -263,10 +272,16 @@ impl Cli {
     /// # Errors
     /// For help and version the text to print; otherwise one line that names the option that is wrong.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Leave> {
-        Cli::try_parse_from(arguments).map_err(|error| match error.use_stderr() {
+        let cli = Cli::try_parse_from(arguments).map_err(|error| match error.use_stderr() {
             true => Leave::Wrong(one_line(&error)),
             false => Leave::Print(error.render().to_string()),
-        })
+        })?;
+        match cli.general.config_check && cli.general.config_file.is_none() && cli.web.config_file.is_none() {
+            true => {
+                Err(Leave::Wrong("--config.check needs --config.file <FILE> or --web.config.file <FILE>".to_owned()))
+            }
+            false => Ok(cli),
+        }
     }
 
     /// The whole help.

@@ -8,6 +8,7 @@
 //! - [`event`]: what happened to paths: the feed
 //! - [`metrics`]: the devices, and the exporter's own numbers, as Prometheus reads them
 //! - [`monitor`]: the loop: wake, read, compare, publish
+//! - [`web_config`]: the web configuration file: TLS, users, rate limit; it knows none of the above
 //! - [`web`]: the HTTP server and its routes
 //! - [`cli`], [`config`], [`logging`]: what the user sets
 //!
@@ -27,6 +28,7 @@ pub mod source;
 pub mod topology;
 pub mod watch;
 pub mod web;
+pub mod web_config;
 
 mod run;
 

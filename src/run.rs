@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +24,7 @@ use crate::monitor::{Board, Command, Monitor, Settings};
 use crate::source::{multipathd, sysfs};
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
+use crate::web_config::WebConfig;
 
 /// Why the exporter ended.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +50,14 @@ impl Failure {
 pub fn run(cli: &Cli) -> Result<(), Failure> {
     let config_file = cli.general.config_file.as_deref();
     let config = read_config(config_file).map_err(Failure::Settings)?;
+    let web_config_file = cli.web.config_file.as_deref();
+    let web_config = web_config_file.map_or_else(WebConfig::none, WebConfig::read);
+    let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
     if cli.general.config_check {
-        return print(&format!("{}: correct\n", config_file.unwrap_or(Path::new("")).display()));
+        let files = [config_file, web_config_file].into_iter().flatten();
+        return print(&files.map(|file| format!("{}: correct\n", file.display())).collect::<String>());
     }
+    let passed = cli.web.systemd_socket.then(ListenFd::from_env);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One answers while the other publishes.
         .worker_threads(2)
@@ -60,7 +67,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         .map_err(Failure::fatal("cannot start"))?;
     let result = match cli.general.oneshot {
         true => runtime.block_on(print_once(cli, config)),
-        false => runtime.block_on(serve(cli, config)),
+        false => runtime.block_on(serve(cli, config, web_config, passed)),
     };
     // A reader may be stuck in the kernel for good; the end does not wait for it.
     runtime.shutdown_background();
@@ -116,13 +123,17 @@ fn print(text: &str) -> Result<(), Failure> {
     io::stdout().write_all(text.as_bytes()).map_err(Failure::fatal("cannot print"))
 }
 
-async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
+async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<ListenFd>) -> Result<(), Failure> {
     let failed = Failure::fatal("cannot handle signals");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
     // Before anybody can know that we run: a SIGHUP that is not handled ends the program.
     let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
-    let listeners = listen(&cli.web.listen_addresses).await?;
+    let listeners = match passed {
+        Some(passed) => from_systemd(passed)?,
+        None => listen(&cli.web.listen_addresses).await?,
+    };
+    web_config.log();
     let (monitor, board) = monitor(cli, config)?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
@@ -136,13 +147,15 @@ async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
     let events = Arc::clone(&board.events);
     let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
     let routes = Arc::new(routes);
+    let admission = web_config.clone();
     let answer = move |request| {
-        let routes = Arc::clone(&routes);
-        async move { routes.answer(&request).await }
+        let (routes, admission) = (Arc::clone(&routes), admission.clone());
+        async move { admission.answer(request, async |request| routes.answer(&request).await).await }
     };
 
     let (commands, orders) = mpsc::channel(1);
-    tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), reloads, commands));
+    tokio::spawn(web_config.clone().follow());
+    tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands));
     let mut monitor = tokio::spawn(monitor.run(orders));
 
     let mut outcome = Ok(());
@@ -164,7 +177,7 @@ async fn serve(cli: &Cli, config: Config) -> Result<(), Failure> {
         // Streams end now, or they would use up the time that answers under way have to finish.
         events.close();
     };
-    server::serve(listeners, answer, limits(), end).await;
+    server::serve(listeners, move || web_config.transport(), answer, limits(), end).await;
     outcome
 }
 
@@ -175,12 +188,14 @@ const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
 async fn reload_on(
     mut hangup: Signal,
     file: Option<std::path::PathBuf>,
+    web_config: WebConfig,
     reloads: Arc<ConfigReloads>,
     commands: mpsc::Sender<Command>,
 ) {
     // A file of a server that is away may be waited for in the kernel for good: by one thread, not by one more each time.
     let mut reading = None;
     while hangup.recv().await.is_some() {
+        web_config.reread();
         let stuck = reading.take().filter(|read: &JoinHandle<_>| !read.is_finished());
         let mut read = stuck.unwrap_or_else(|| {
             let file = file.clone();
@@ -222,11 +237,36 @@ async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Failure
             listeners.push((listener, local));
         }
     }
+    Ok(tell(listeners))
+}
+
+/// The sockets that systemd has opened for us (`sd_listen_fds(3)`).
+fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, Failure> {
+    let failed = |cause: io::Error| Failure::Settings(format!("--web.systemd-socket: {cause}"));
+    let mut listeners = Vec::new();
+    for number in 0..passed.len() {
+        let Some(listener) = passed.take_tcp_listener(number).map_err(failed)? else { continue };
+        if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| failed(error.into()))? {
+            let cause = "a socket that was passed does not listen: the unit must not have Accept=yes";
+            return Err(failed(io::Error::other(cause)));
+        }
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        listeners.push((TcpListener::from_std(listener).map_err(failed)?, address));
+    }
+    match listeners.is_empty() {
+        true => Err(failed(io::Error::other("systemd has passed no socket"))),
+        false => Ok(tell(listeners)),
+    }
+}
+
+/// Tells the log, now that all are there.
+fn tell(listeners: Vec<(TcpListener, SocketAddr)>) -> Vec<TcpListener> {
     let told = listeners.into_iter().map(|(listener, address)| {
         info!(%address, "listening");
         listener
     });
-    Ok(told.collect())
+    told.collect()
 }
 
 async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {

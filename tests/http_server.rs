@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
 use multipath_exporter::web::server::{Body, Limits, serve};
+use multipath_exporter::web_config::Transport;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -100,7 +101,8 @@ impl Server {
         let (shutdown, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let stopped = async move { stopped.await.unwrap() };
-            serve(vec![listener], move |request| handler.clone().answer(request), limits, stopped).await;
+            serve(vec![listener], || Transport::Plain, move |request| handler.clone().answer(request), limits, stopped)
+                .await;
         });
         Server { address, stub, shutdown, task }
     }
@@ -588,7 +590,8 @@ async fn every_listener_is_served() {
     }
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
     let handler = async |_| Response::new(Body::from("here\n"));
-    let server = tokio::spawn(serve(listeners, handler, Limits::default(), std::future::pending()));
+    let server =
+        tokio::spawn(serve(listeners, || Transport::Plain, handler, Limits::default(), std::future::pending()));
     for address in addresses.iter().chain(&addresses) {
         let mut client = Client { stream: within(TcpStream::connect(address)).await.unwrap(), buffer: Vec::new() };
         assert_eq!(client.get("/").await.1, "here\n");

@@ -128,8 +128,8 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// On this host.
-    pub fn start(host: &Host) -> Self {
+    /// On this host, with these options.
+    pub fn start(host: &Host, options: &[String]) -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let (sysfs, socket) = (directory.path().join("sys"), directory.path().join("multipathd.socket"));
         host.make_sysfs(&sysfs);
@@ -138,6 +138,7 @@ impl Exporter {
             .args(["--web.listen-address=127.0.0.1:0", "--no-collector.dm"])
             .arg(format!("--path.sysfs={}", sysfs.display()))
             .arg(format!("--multipathd.socket={}", socket.display()))
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -150,18 +151,17 @@ impl Exporter {
         let address = line.trim().rsplit_once("address=").unwrap().1.to_owned();
         thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         let tasks = Tasks::AllOf(format!("/proc/{}/task", process.id()).into());
-        let exporter = Exporter { process, address, tasks, _host: directory };
-        while !exporter.client("text/plain", "identity").get("/-/ready").0.starts_with("HTTP/1.1 200") {
-            thread::yield_now();
-        }
-        exporter
+        Exporter { process, address, tasks, _host: directory }
     }
 
-    /// A connection that asks for this.
+    /// A connection that asks for this, once there is something to be had.
     pub fn client(&self, accept: &str, encoding: &str) -> Client {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        let headers = format!("Host: bench\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n");
-        Client { stream: BufReader::with_capacity(1 << 20, stream), headers }
+        Client::over(self.connect(), accept, encoding)
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).unwrap()
     }
 }
 
@@ -172,13 +172,28 @@ impl Drop for Exporter {
     }
 }
 
+/// What a client speaks over.
+pub trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 /// One connection.
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
     headers: String,
 }
 
 impl Client {
+    /// Asks for this over this stream, once there is something to be had.
+    pub fn over(stream: impl Stream + 'static, accept: &str, encoding: &str) -> Self {
+        let headers = format!("Host: bench\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n");
+        let mut client = Client { stream: BufReader::with_capacity(1 << 20, Box::new(stream)), headers };
+        while !client.get("/-/ready").0.starts_with("HTTP/1.1 200") {
+            thread::yield_now();
+        }
+        client
+    }
+
     /// The body of the answer.
     pub fn body(&mut self, path: &str) -> Vec<u8> {
         let (head, body) = self.get(path);
@@ -235,7 +250,8 @@ impl Host {
                 write(&directory, &[("dev", devno(disk))]);
                 let scsi = [("state", "running"), ("access_state", "active/optimized"), ("vendor", "LABARRAY")];
                 let scsi = scsi.into_iter().chain([("model", "VDISK           "), ("rev", "0001")]);
-                write(&directory.join("device"), &scsi.map(|(name, text)| (name, text.to_owned())).collect::<Vec<_>>());
+                symlink("../..", directory.join("device")).unwrap();
+                write(&directory.join("../.."), &scsi.map(|(name, text)| (name, text.to_owned())).collect::<Vec<_>>());
                 symlink(format!("../../../../{place}"), map.join(format!("slaves/sd{disk}"))).unwrap();
             }
         }

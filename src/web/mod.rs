@@ -2,7 +2,7 @@
 //! device: an answer is made of what the monitor last published.
 //!
 //! ```text
-//! server.rs   connections, deadlines, shutdown
+//! server/     connections, deadlines, shutdown
 //! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
 //! api.rs      the JSON documents   stream.rs: events as they come
 //! page/       what a person sees

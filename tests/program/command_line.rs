@@ -175,6 +175,8 @@ fn help() {
         assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
         for name in [
             "--web.listen-address",
+            "--web.systemd-socket",
+            "--web.config.file",
             "--web.telemetry-path",
             "--web.max-requests",
             "--path.sysfs",

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Answer, Connection, Page, eventually};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_multipath_exporter");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_multipath_exporter");
 const LISTEN: &str = "--web.listen-address";
 
 /// A running exporter; killed when dropped.

@@ -1,0 +1,149 @@
+//! What answers are made of.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
+
+/// The content of an answer.
+///
+/// Of known length, so that hyper sends `Content-Length`, unless it is a [`stream`](Body::stream). Its chunks are handed
+/// to the socket as they are: a page shared between scrapes is never copied.
+pub struct Body {
+    content: Content,
+    guard: Option<Box<dyn Send>>,
+}
+
+enum Content {
+    /// `left` is the number of bytes in `chunks[next..]`.
+    Chunks {
+        chunks: Arc<[Bytes]>,
+        next: usize,
+        left: u64,
+    },
+    /// One chunk, empty once it is taken.
+    Whole(Bytes),
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+impl Body {
+    /// No content.
+    pub fn empty() -> Self {
+        Bytes::new().into()
+    }
+
+    /// These chunks, one after the other. Their size matters little: 4 KiB or 3 MiB, they are written as fast.
+    pub fn chunks(chunks: Arc<[Bytes]>) -> Self {
+        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        Content::Chunks { chunks, next: 0, left }.into()
+    }
+
+    /// Whatever is sent, until the sender is dropped. On shutdown the sender should be dropped, or the stream uses up
+    /// the grace. A client that is gone is noticed only by writing to it: send something now and then.
+    pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Content::Stream(chunks).into()
+    }
+
+    /// Holds `guard` until the last chunk is in the connection's write queue, or the connection ends. (Not until the
+    /// client has it all: what is left by then is shared memory and takes nothing from anybody.)
+    #[must_use]
+    pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
+        self.guard = Some(Box::new(guard));
+        self
+    }
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Body { content, guard: None }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Content::Whole(bytes).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let chunk = match &mut self.content {
+            Content::Chunks { chunks, next, left } => chunks.get(*next).map(|chunk| {
+                *next += 1;
+                *left -= chunk.len() as u64;
+                chunk.clone()
+            }),
+            Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            Content::Stream(chunks) => ready!(chunks.poll_recv(cx)),
+        };
+        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.size_hint().exact() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Chunks { left, .. } => SizeHint::with_exact(*left),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_knows_its_length() {
+        let page: Arc<[Bytes]> = ["", "one ", "two"].map(Bytes::from).into();
+        for (body, content) in [
+            (Body::empty(), ""),
+            (Body::from("text"), "text"),
+            (Body::from("text".to_owned()), "text"),
+            (Body::chunks(page), "one two"),
+            (Body::chunks(Arc::new([])), ""),
+        ] {
+            assert_eq!(body.size_hint().exact(), Some(content.len() as u64));
+            assert_eq!(body.is_end_stream(), content.is_empty());
+            assert_eq!(body.collect().await.unwrap().to_bytes(), content);
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        let body = Body::stream(receiver);
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (None, false));
+        sender.send("now".into()).await.unwrap();
+        drop(sender);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "now");
+    }
+
+    #[tokio::test]
+    async fn chunks_are_shared_not_copied() {
+        let page: Arc<[Bytes]> = [Bytes::from(vec![b'x'; 100])].into();
+        let frame = Body::chunks(page.clone()).frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap().as_ptr(), page[0].as_ptr());
+    }
+}

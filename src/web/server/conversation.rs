@@ -1,0 +1,413 @@
+//! One connection: HTTP spoken over a stream, each request refused or handed to the handler.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::request;
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::select;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, error};
+
+use super::activity::{Activity, Metered, Phase, Turn};
+use super::{Body, Limits};
+use crate::web_config::{HTTP_2, Transport};
+
+/// The largest request head, in bytes; a larger one is answered 431. Generous: Prometheus sends some 500.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// The most answers under way at once on one HTTP/2 connection. Prometheus needs one, a browser a few.
+const MAX_STREAMS: u32 = 32;
+
+/// As much as is handed to HTTP/2 at once, so that it shows whether the client takes anything: the size of its frames.
+const PIECE: usize = 16 * 1024;
+
+/// Why a conversation ended early.
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves one connection until it ends, for whatever reason.
+pub async fn connection<S, H, F>(
+    stream: S,
+    peer: SocketAddr,
+    transport: Transport,
+    handler: Arc<H>,
+    activity: Arc<Activity>,
+    limits: Limits,
+    stopping: watch::Receiver<()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request<()>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    // Below TLS, as it is to see the bytes of the handshake too.
+    let stream = Metered::new(stream, activity.clone());
+    let conversation = Conversation { peer, handler, activity: activity.clone(), stopping };
+    select! {
+        // First the conversation, then the deadline as it stands after it: both are polled whenever the task wakes.
+        biased;
+        ended = conversation.hold(stream, transport) => match ended {
+            Ok(()) => debug!(%peer, "connection closed"),
+            Err(error) => debug!(%peer, ?error, "connection broken"),
+        },
+        phase = activity.overdue(&limits) => debug!(%peer, ?phase, "connection timed out"),
+    }
+}
+
+/// What is said on one connection.
+struct Conversation<H> {
+    peer: SocketAddr,
+    handler: Arc<H>,
+    activity: Arc<Activity>,
+    stopping: watch::Receiver<()>,
+}
+
+impl<H, F> Conversation<H>
+where
+    H: Fn(Request<()>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    /// Speaks over any stream, until either side closes it or `stopping` does.
+    async fn hold<S>(mut self, stream: S, transport: Transport) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let config = match transport {
+            Transport::Plain => return self.http_1(stream).await,
+            Transport::Tls(config) => config,
+            Transport::Refused => return Ok(()),
+        };
+        let handshake = TlsAcceptor::from(config).accept(stream).into_fallible();
+        let stream = select! {
+            biased;
+            accepted = handshake => match accepted {
+                Ok(stream) => stream,
+                Err((error, mut stream)) => {
+                    // By now the client has been told, and is to read it.
+                    stream.shutdown().await?;
+                    return Err(error.into());
+                }
+            },
+            _ = self.stopping.changed() => return Ok(()),
+        };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(HTTP_2) => self.http_2(stream).await,
+            _ => self.http_1(stream).await,
+        }
+    }
+
+    async fn http_1<S>(self, stream: S) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Conversation { peer, handler, activity, stopping } = self;
+        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        // Writing is left as hyper has it: chunks are queued and written together by writev. 3 MB then take as long as in a
+        // bare loop of writes; copying them together (`writev(false)`) took a tenth longer, and a small `max_buf_size`,
+        // which would bound the head as well, gained nothing.
+        let http = hyper::server::conn::http1::Builder::new()
+            // A client may shut down its side after its last request (`nc -N`) and still wants the answer. The price: one
+            // that is gone is noticed by writing to it only.
+            .half_close(true)
+            // It would run between requests too, where idle_timeout is meant: Activity keeps both.
+            .header_read_timeout(None)
+            .max_header_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        until(http, &activity, stopping, |http| http.graceful_shutdown()).await
+    }
+
+    async fn http_2<S>(self, stream: S) -> Result<(), Broken>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Conversation { peer, handler, activity, stopping } = self;
+        activity.multiplex();
+        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        // What a client can make us hold is bounded by these and by h2's own limits, which end the connection: on streams
+        // reset before they are taken up (20) and on frames that are wrong (1024).
+        let http = hyper::server::conn::http2::Builder::new(Streams::default())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            // Nothing that is sent along is read.
+            .initial_stream_window_size(PIECE as u32)
+            .initial_connection_window_size(u32::from(u16::MAX))
+            .serve_connection(TokioIo::new(stream), service);
+        until(http, &activity, stopping, |http| http.graceful_shutdown()).await
+    }
+}
+
+/// Runs a connection to its end; when `stopping` says so, lets the answers under way finish.
+async fn until<C>(
+    http: C,
+    activity: &Activity,
+    mut stopping: watch::Receiver<()>,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) -> Result<(), Broken>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut http = pin!(http);
+    select! {
+        biased;
+        ended = http.as_mut() => return Ok(ended?),
+        // Its sender is dropped: that is the sign.
+        _ = stopping.changed() => {}
+    }
+    // hyper would wait for the rest of a request that has begun to come. No answer is under way to this client.
+    if let Phase::Head { .. } = activity.lock().phase {
+        return Ok(());
+    }
+    graceful_shutdown(http.as_mut());
+    Ok(http.await?)
+}
+
+/// Runs the streams of one HTTP/2 connection, each a task; they end with it.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.spawn(stream);
+        // Or those that have ended would be kept as long as the connection.
+        while streams.try_join_next().is_some() {}
+    }
+}
+
+/// Answers one request: by refusing it, or by asking the handler.
+async fn answer<H, F>(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    handler: Arc<H>,
+    turn: Turn,
+) -> Result<Response<Answer>, Infallible>
+where
+    H: Fn(Request<()>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let start = Instant::now();
+    let (head, content) = request.into_parts();
+    let (method, uri, version) = (head.method.clone(), head.uri.clone(), head.version);
+    let refused = refusal(&head);
+    // What a client sends along is never read, not even to find the next request behind it: no answer here depends on
+    // it, and a peer that counts it differently than we do could smuggle a request past a proxy.
+    // In HTTP/2 there is no such question.
+    let last = version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
+    drop(content);
+    if last {
+        turn.activity.lock().amid_sending = true;
+    }
+    let mut response = match refused {
+        Some(reason) => plain(StatusCode::BAD_REQUEST, reason),
+        None => match unpanicked(async { handler(Request::from_parts(head, ())).await }).await {
+            Ok(response) => response,
+            Err(panic) => {
+                error!(%method, %uri, panic = panic_message(&*panic), "panic while answering a request");
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+            }
+        },
+    };
+    if method == Method::HEAD && version == Version::HTTP_2 {
+        // As hyper does by itself in HTTP/1.
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        *response.body_mut() = Body::empty();
+    }
+    if last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    debug!(%peer, %method, %uri, status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
+    turn.offers(true);
+    Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn }))
+}
+
+/// Why a request that hyper found well-formed is refused all the same.
+fn refusal(head: &request::Parts) -> Option<&'static str> {
+    // hyper reads one with both framings as RFC 9112 allows, and does not show the length that it dropped. A chunked body
+    // has no business in a GET, so both go. With other methods it is the handler that says no.
+    if head.headers.contains_key(TRANSFER_ENCODING) && matches!(head.method, Method::GET | Method::HEAD) {
+        return Some("this request may not have a body\n");
+    }
+    // RFC 9112, 3.2. Go's server, and so every other exporter, asks for it too.
+    let hosts = head.headers.get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
+        return Some("exactly one Host header is required\n");
+    }
+    None
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Runs a future and catches its panic. Not a task of its own, whose panic tokio would catch: that would outlive the
+/// connection, and cost a wake-up for each request.
+async fn unpanicked<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    // Unwind safe: the future is dropped after a panic, and what it shares is its author's to keep in order.
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "not a text",
+    }
+}
+
+/// A body on its way out, and with it the turn that it ends.
+struct Answer {
+    body: Body,
+    /// What is left of the last chunk, where it was too large to be handed over at once.
+    rest: Bytes,
+    turn: Turn,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            self.turn.offers(frame.is_ready());
+            let Some(Ok(frame)) = ready!(frame) else { return Poll::Ready(None) };
+            match frame.into_data() {
+                Ok(chunk) if chunk.len() > PIECE && self.turn.is_multiplexed() => self.rest = chunk,
+                Ok(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        } else {
+            self.turn.offers(true);
+        }
+        let piece = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.body.size_hint().exact() {
+            Some(length) => SizeHint::with_exact(length + self.rest.len() as u64),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::sleep;
+
+    use super::super::activity::LINGER;
+    use super::*;
+
+    /// A connection over memory, so that time can be paused: it then jumps to the next deadline.
+    fn connect(limits: Limits) -> (DuplexStream, impl Future<Output = Duration>) {
+        let (client, server) = duplex(1024);
+        let (stop, stopping) = watch::channel(());
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let handler = Arc::new(async |_| Response::new(Body::from(Bytes::from(vec![b'x'; 4096]))));
+        let handler = Arc::new(move |request| {
+            let handler = handler.clone();
+            async move { handler(request).await }
+        });
+        let connection =
+            connection(server, peer, Transport::Plain, handler, Arc::new(Activity::new()), limits, stopping);
+        let start = Instant::now();
+        let lasted = async move {
+            connection.await;
+            drop(stop);
+            start.elapsed()
+        };
+        (client, lasted)
+    }
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+
+    async fn read_answer(client: &mut DuplexStream) {
+        let mut answer = Vec::new();
+        while answer.windows(4).position(|end| end == b"\r\n\r\n").is_none_or(|end| answer.len() < end + 4 + 4096) {
+            assert!(client.read_buf(&mut answer).await.unwrap() > 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_phase_has_its_deadline() {
+        let limits = Limits::default();
+        let (mut client, lasted) = connect(limits);
+        let silent = lasted.await;
+        assert_eq!(silent.as_secs(), limits.header_timeout.as_secs());
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+
+        let (mut client, lasted) = connect(limits);
+        let script = async {
+            // As Prometheus does: a request every minute on one connection. Then no more.
+            for _ in 0..3 {
+                client.write_all(GET).await.unwrap();
+                read_answer(&mut client).await;
+                sleep(Duration::from_secs(60)).await;
+            }
+        };
+        let (lasted, ()) = tokio::join!(lasted, script);
+        assert_eq!(lasted.as_secs(), 2 * 60 + limits.idle_timeout.as_secs());
+
+        let (mut client, lasted) = connect(limits);
+        let script = async {
+            client.write_all(GET).await.unwrap();
+            read_answer(&mut client).await;
+            sleep(Duration::from_secs(60)).await;
+            // A head that trickles in: its own time starts with its first byte, and no later one prolongs it.
+            while client.write_all(b"G").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (lasted, ()) = tokio::join!(lasted, script);
+        assert_eq!(lasted.as_secs(), 60 + limits.header_timeout.as_secs());
+
+        let (mut client, lasted) = connect(limits);
+        let script = async {
+            client.write_all(GET).await.unwrap();
+            // Each time it takes a little, it gets another ten seconds for the next.
+            for _ in 0..3 {
+                sleep(Duration::from_secs(9)).await;
+                client.read_exact(&mut [0; 512]).await.unwrap();
+            }
+        };
+        let (lasted, ()) = tokio::join!(lasted, script);
+        assert_eq!(lasted.as_secs(), 3 * 9 + limits.stall_timeout.as_secs());
+
+        let (mut client, lasted) = connect(limits);
+        client.write_all(b"no such thing\r\n\r\n").await.unwrap();
+        assert_eq!(lasted.await, LINGER);
+    }
+}

@@ -1,0 +1,311 @@
+//! Who may ask: basic authentication against bcrypt hashes.
+//!
+//! bcrypt is slow on purpose, so it runs where nothing waits for it, one at a time, and what it found is remembered. A
+//! password that was right is remembered for its user until the users change, so whoever scrapes again and again is never
+//! behind those who guess. The last hundred that were wrong are remembered, too: they cost one hash each, not one for each
+//! request. Remembered are not the passwords, but HMACs of them under a key that this process alone has.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::header::{AUTHORIZATION, HeaderMap};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// How many wrong passwords are remembered.
+const REMEMBERED: usize = 100;
+
+/// How many passwords may wait for their hash: at the usual cost they take two or three seconds together, less than a
+/// scrape may take.
+const WAITING: usize = 32;
+
+/// Whether a request's name and password are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Right,
+    /// Or there are none.
+    Wrong,
+    /// So many passwords wait for their hash that this one was not looked at.
+    Busy,
+}
+
+/// The users, and what is known of passwords.
+pub struct Users {
+    hashes: BTreeMap<String, String>,
+    key: hmac::Key,
+    memory: Mutex<Memory>,
+    waiting: Arc<Semaphore>,
+    /// One permit, for who hashes.
+    hashing: Arc<Semaphore>,
+}
+
+type Digest = Vec<u8>;
+
+#[derive(Default)]
+struct Memory {
+    /// The right password of each user that has been here.
+    right: HashMap<String, Digest>,
+    /// Others, and those whose hash is being made: whoever sends the same meanwhile waits for the same.
+    others: VecDeque<(Digest, Arc<OnceCell<bool>>)>,
+}
+
+impl Users {
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        Ok(Users {
+            hashes,
+            key: key.map_err(|_| "no random numbers to be had".to_owned())?,
+            memory: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            hashing: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    pub fn hashes(&self) -> &BTreeMap<String, String> {
+        &self.hashes
+    }
+
+    /// Judges a request by its headers; everything is right where there are no users.
+    pub async fn judge(&self, headers: &HeaderMap) -> Verdict {
+        if self.hashes.is_empty() {
+            return Verdict::Right;
+        }
+        let Some(credentials) = Credentials::of(headers) else { return Verdict::Wrong };
+        let (name, password) = credentials.parts();
+        let digest = self.digest(&[name, password]);
+        let known = std::str::from_utf8(name).ok().and_then(|name| self.hashes.get_key_value(name));
+        let cell = {
+            let mut memory = self.memory();
+            if let Some((name, _)) = known
+                && memory.right.get(name) == Some(&digest)
+            {
+                return Verdict::Right;
+            }
+            match memory.others.iter().find(|(other, _)| *other == digest) {
+                Some((_, cell)) => Arc::clone(cell),
+                None if self.waiting.available_permits() == 0 => return Verdict::Busy,
+                None => memory.remember(digest.clone()),
+            }
+        };
+        // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
+        // as a known one.
+        let hash = known.map_or_else(|| self.stand_in(name), |(_, hash)| hash);
+        let compared = cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned())).await;
+        match (compared, known) {
+            (Ok(true), Some((name, _))) => {
+                let mut memory = self.memory();
+                memory.right.insert(name.clone(), digest.clone());
+                memory.others.retain(|(other, _)| *other != digest);
+                Verdict::Right
+            }
+            (Ok(_), _) => Verdict::Wrong,
+            (Err(Busy), _) => Verdict::Busy,
+        }
+    }
+
+    async fn compare(&self, password: Vec<u8>, hash: String) -> Result<bool, Busy> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| Busy)?;
+        let turn = Arc::clone(&self.hashing).acquire_owned().await.map_err(|_| Busy)?;
+        let compare = move || {
+            // Kept to the end of the hash, though the client may be gone by then.
+            let _held = (place, turn);
+            // Of a long password the first 72 bytes count: so it is in Go, and in bcrypt itself.
+            bcrypt::verify(password, &hash).unwrap_or(false)
+        };
+        tokio::task::spawn_blocking(compare).await.map_err(|_| Busy)
+    }
+
+    /// Each part with its length before it, so that no two pairs are the same text.
+    fn digest(&self, parts: &[&[u8]]) -> Digest {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in parts {
+            context.update(&part.len().to_le_bytes());
+            context.update(part);
+        }
+        context.sign().as_ref().to_vec()
+    }
+
+    fn stand_in(&self, name: &[u8]) -> &str {
+        let number =
+            self.digest(&[name]).iter().fold(0_usize, |number, byte| (number << 8 | number >> 56) ^ usize::from(*byte));
+        let hashes = self.hashes.values();
+        hashes.clone().nth(number % hashes.len().max(1)).map_or("", String::as_str)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, digest: Digest) -> Arc<OnceCell<bool>> {
+        if self.others.len() >= REMEMBERED {
+            self.others.pop_front();
+        }
+        let cell = Arc::default();
+        self.others.push_back((digest, Arc::clone(&cell)));
+        cell
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.hashes.keys()).finish()
+    }
+}
+
+/// There is no place in the queue.
+struct Busy;
+
+/// A name and a password, and where the one ends.
+struct Credentials(Vec<u8>, usize);
+
+impl Credentials {
+    /// As RFC 7617 has them.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = BASE64_STANDARD.decode(encoded).ok()?;
+        let colon = decoded.iter().position(|byte| *byte == b':')?;
+        Some(Credentials(decoded, colon))
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let (name, rest) = self.0.split_at(self.1);
+        (name, rest.get(1..).unwrap_or_default())
+    }
+
+    fn password(&self) -> Vec<u8> {
+        self.parts().1.to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(passwords: &[(&str, &str)]) -> Users {
+        let hash = |password| bcrypt::hash(password, 4).unwrap();
+        let hashes = passwords.iter().map(|(name, password)| ((*name).to_owned(), hash(password)));
+        Users::new(hashes.collect()).unwrap()
+    }
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    async fn judge(users: &Users, name: &str, password: &str) -> Verdict {
+        let encoded = BASE64_STANDARD.encode(format!("{name}:{password}"));
+        users.judge(&headers(&format!("Basic {encoded}"))).await
+    }
+
+    fn remembered(users: &Users) -> (usize, usize) {
+        let memory = users.memory();
+        (memory.right.len(), memory.others.len())
+    }
+
+    #[tokio::test]
+    async fn name_and_password_must_be_right() {
+        let users = users(&[("alice", "secret"), ("bob", "a:b"), ("", "empty"), ("carol", "")]);
+        for (name, password, verdict) in [
+            ("alice", "secret", Verdict::Right),
+            ("alice", "Secret", Verdict::Wrong),
+            ("alice", "", Verdict::Wrong),
+            ("Alice", "secret", Verdict::Wrong),
+            ("bob", "a:b", Verdict::Right),
+            ("bob", "secret", Verdict::Wrong),
+            ("", "empty", Verdict::Right),
+            ("carol", "", Verdict::Right),
+            ("nobody", "secret", Verdict::Wrong),
+            // What was judged once is judged alike again.
+            ("alice", "secret", Verdict::Right),
+            ("alice", "Secret", Verdict::Wrong),
+            ("nobody", "secret", Verdict::Wrong),
+        ] {
+            assert_eq!(judge(&users, name, password).await, verdict, "{name}:{password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_basic_authentication_is_wrong() {
+        let users = users(&[("alice", "secret")]);
+        assert_eq!(users.judge(&HeaderMap::new()).await, Verdict::Wrong);
+        let right = BASE64_STANDARD.encode("alice:secret");
+        for value in
+            ["", "Basic", "Basic ", "Basic !", "Bearer x", "Basic YWxpY2U=", &format!("Bearer {right}"), &right]
+        {
+            assert_eq!(users.judge(&headers(value)).await, Verdict::Wrong, "{value:?}");
+        }
+        assert_eq!(users.judge(&headers(&format!("bAsIc {right}"))).await, Verdict::Right);
+    }
+
+    #[tokio::test]
+    async fn without_users_anybody_may_ask() {
+        assert_eq!(users(&[]).judge(&HeaderMap::new()).await, Verdict::Right);
+    }
+
+    /// CVE-2022-46146: where name, hash and password were one text, a wrong guess made another one right.
+    #[tokio::test]
+    async fn no_two_pairs_are_remembered_as_one() {
+        let users = users(&[("alice", "secret"), ("a", "x")]);
+        assert_eq!(judge(&users, "a", "x").await, Verdict::Right);
+        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+        assert_ne!(users.digest(&[b"a", b"licesecret"]), users.digest(&[b"alice", b"secret"]));
+        assert_eq!(judge(&users, "a", "licesecret").await, Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_name_stands_for_one_user_whatever_the_password() {
+        let users = users(&[("alice", "same"), ("bob", "same"), ("carol", "same")]);
+        let first = users.stand_in(b"nobody").to_owned();
+        assert!(users.hashes.values().any(|hash| *hash == first));
+        assert_eq!(users.stand_in(b"nobody"), first);
+        // The password of the one it stands for does not let it in: not now, and not from memory.
+        for _ in 0..2 {
+            assert_eq!(judge(&users, "nobody", "same").await, Verdict::Wrong);
+        }
+    }
+
+    #[tokio::test]
+    async fn guesses_do_not_push_out_who_was_right() {
+        let users = users(&[("alice", "secret")]);
+        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+        for guess in 0..REMEMBERED + 20 {
+            assert_eq!(judge(&users, "alice", &guess.to_string()).await, Verdict::Wrong);
+        }
+        assert_eq!(remembered(&users), (1, REMEMBERED));
+        // Not even while nobody can be hashed for.
+        let _turn = Arc::clone(&users.hashing).acquire_owned().await;
+        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+    }
+
+    #[tokio::test]
+    async fn the_queue_has_an_end() {
+        let users = Arc::new(users(&[("alice", "secret")]));
+        let turn = Arc::clone(&users.hashing).acquire_owned().await;
+        let guess = |guess: usize| {
+            let users = Arc::clone(&users);
+            tokio::spawn(async move { judge(&users, "alice", &guess.to_string()).await })
+        };
+        let waiting: Vec<_> = (0..WAITING).map(guess).collect();
+        while users.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(judge(&users, "alice", "one more").await, Verdict::Busy);
+        // The same password again waits with the first.
+        let same = guess(0);
+        drop(turn);
+        for guess in waiting.into_iter().chain([same]) {
+            assert_eq!(guess.await.unwrap(), Verdict::Wrong);
+        }
+        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+    }
+}

@@ -1,0 +1,416 @@
+//! The file: which keys there are, what they may say, and which of them belong together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bcrypt::HashParts;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::tls::{Cipher, Curve, Version};
+
+/// What the file says, and nothing in it contradicts itself. Other files that it names are not looked at yet.
+#[derive(Debug)]
+pub struct File {
+    /// `None` for plain HTTP.
+    pub tls: Option<Tls>,
+    pub http2: bool,
+    pub headers: HeaderMap,
+    /// bcrypt hashes by user name; empty if anybody may ask.
+    pub users: BTreeMap<String, String>,
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// `tls_server_config`.
+#[derive(Debug)]
+pub struct Tls {
+    pub certificate: Pem,
+    pub key: Pem,
+    pub client_auth: ClientAuth,
+    pub client_ca: Option<Pem>,
+    pub client_allowed_sans: Option<Vec<String>>,
+    pub min_version: Version,
+    pub max_version: Version,
+    /// Empty for all.
+    pub cipher_suites: Vec<Cipher>,
+    /// Where they are listed.
+    pub cipher_suites_line: u64,
+    pub prefer_server_cipher_suites: bool,
+    /// In order of preference; empty for all.
+    pub curves: Vec<Curve>,
+}
+
+/// Where a certificate or key is.
+#[derive(Debug)]
+pub struct Pem {
+    /// The key of the configuration that says so, and the line where it stands.
+    pub name: &'static str,
+    pub line: u64,
+    pub source: PemSource,
+}
+
+/// In the configuration file itself, or in a file of its own.
+#[derive(Debug)]
+pub enum PemSource {
+    Inline(String),
+    File(PathBuf),
+}
+
+/// `client_auth_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ClientAuth {
+    #[default]
+    NoClientCert,
+    RequestClientCert,
+    RequireAnyClientCert,
+    VerifyClientCertIfGiven,
+    RequireAndVerifyClientCert,
+}
+
+impl TryFrom<String> for ClientAuth {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "" | "NoClientCert" => Ok(ClientAuth::NoClientCert),
+            "RequestClientCert" => Ok(ClientAuth::RequestClientCert),
+            // The second is what the format called it once.
+            "RequireAnyClientCert" | "RequireClientCert" => Ok(ClientAuth::RequireAnyClientCert),
+            "VerifyClientCertIfGiven" => Ok(ClientAuth::VerifyClientCertIfGiven),
+            "RequireAndVerifyClientCert" => Ok(ClientAuth::RequireAndVerifyClientCert),
+            _ => Err(format!("unknown client_auth_type: {text:?}")),
+        }
+    }
+}
+
+impl ClientAuth {
+    /// Whether a client without a certificate is refused.
+    pub fn demands(self) -> bool {
+        matches!(self, ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert)
+    }
+
+    /// Whether a certificate must come from a CA that the configuration names.
+    pub fn verifies(self) -> bool {
+        matches!(self, ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert)
+    }
+}
+
+/// `rate_limit`: a token bucket that gains one token per interval and holds `burst` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub interval: Duration,
+    pub burst: u32,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileText {
+    tls_server_config: Option<TlsText>,
+    http_server_config: Option<HttpText>,
+    basic_auth_users: Option<BTreeMap<String, UserHash>>,
+    rate_limit: Option<RateLimitText>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TlsKeys {
+    cert: Option<Spanned<String>>,
+    cert_file: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+    key_file: Option<Spanned<String>>,
+    client_ca: Option<Spanned<String>>,
+    client_ca_file: Option<Spanned<String>>,
+    client_auth_type: Option<ClientAuth>,
+    client_allowed_sans: Option<Vec<String>>,
+    min_version: Option<Version>,
+    max_version: Option<Version>,
+    cipher_suites: Option<Spanned<Vec<Cipher>>>,
+    prefer_server_cipher_suites: Option<bool>,
+    curve_preferences: Option<Vec<Curve>>,
+}
+
+/// The keys that have been found to belong together.
+#[derive(Deserialize)]
+#[serde(try_from = "TlsKeys")]
+struct TlsText(Option<Tls>);
+
+/// Of the two forms the file wins, as in the toolkit; what is empty is not given.
+fn pem(names: [&'static str; 2], inline: Option<Spanned<String>>, file: Option<Spanned<String>>) -> Option<Pem> {
+    let given = |text: Option<Spanned<String>>| text.filter(|text| !text.value.is_empty());
+    let of = |name, text: Spanned<String>, source: fn(String) -> PemSource| {
+        let line = text.referenced.line();
+        Pem { name, line, source: source(text.value) }
+    };
+    let file = given(file).map(|file| of(names[1], file, |path| PemSource::File(path.into())));
+    file.or_else(|| given(inline).map(|inline| of(names[0], inline, PemSource::Inline)))
+}
+
+impl TryFrom<TlsKeys> for TlsText {
+    type Error = &'static str;
+
+    fn try_from(keys: TlsKeys) -> Result<Self, Self::Error> {
+        let certificate = pem(["cert", "cert_file"], keys.cert, keys.cert_file);
+        let key = pem(["key", "key_file"], keys.key, keys.key_file);
+        let client_ca = pem(["client_ca", "client_ca_file"], keys.client_ca, keys.client_ca_file);
+        let client_auth = keys.client_auth_type.unwrap_or_default();
+        let client_allowed_sans = keys.client_allowed_sans;
+        let (certificate, key) = match (certificate, key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) if client_ca.is_none() && client_auth == ClientAuth::NoClientCert => {
+                return match client_allowed_sans {
+                    None => Ok(TlsText(None)),
+                    Some(_) => Err("tls_server_config: client_allowed_sans without cert_file and key_file"),
+                };
+            }
+            (None, _) => return Err("tls_server_config: neither cert nor cert_file is given"),
+            (_, None) => return Err("tls_server_config: neither key nor key_file is given"),
+        };
+        match (client_auth, &client_ca, &client_allowed_sans) {
+            (ClientAuth::NoClientCert, Some(_), _) => {
+                return Err("tls_server_config: a client_ca without a client_auth_type that asks for certificates");
+            }
+            (ClientAuth::NoClientCert, _, Some(_)) => {
+                return Err("tls_server_config: client_allowed_sans without a client_auth_type that asks for \
+                            certificates");
+            }
+            (ClientAuth::RequireAndVerifyClientCert, None, _) => {
+                return Err("tls_server_config: client_auth_type RequireAndVerifyClientCert without client_ca or \
+                            client_ca_file");
+            }
+            _ => {}
+        }
+        let (min_version, max_version) =
+            (keys.min_version.unwrap_or(Version::Tls12), keys.max_version.unwrap_or(Version::Tls13));
+        if min_version > max_version {
+            return Err("tls_server_config: min_version is above max_version");
+        }
+        Ok(TlsText(Some(Tls {
+            certificate,
+            key,
+            client_auth,
+            client_ca,
+            client_allowed_sans,
+            min_version,
+            max_version,
+            cipher_suites_line: keys.cipher_suites.as_ref().map_or(0, |suites| suites.referenced.line()),
+            cipher_suites: keys.cipher_suites.map(|suites| suites.value).unwrap_or_default(),
+            prefer_server_cipher_suites: keys.prefer_server_cipher_suites.unwrap_or(true),
+            curves: keys.curve_preferences.unwrap_or_default(),
+        })))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HttpText {
+    http2: Option<bool>,
+    headers: Option<Headers>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Option<String>>")]
+struct Headers(HeaderMap);
+
+/// The headers that may be set, and what to; nothing for whatever is wanted.
+const HEADERS: [(&str, &[&str]); 5] = [
+    ("Strict-Transport-Security", &[]),
+    ("X-Content-Type-Options", &["nosniff"]),
+    ("X-Frame-Options", &["deny", "sameorigin"]),
+    ("X-XSS-Protection", &[]),
+    ("Content-Security-Policy", &[]),
+];
+
+impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
+    type Error = String;
+
+    fn try_from(texts: BTreeMap<String, Option<String>>) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in texts {
+            let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
+                return Err(format!("headers: {name:?} cannot be set"));
+            };
+            let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+            if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
+                return Err(format!("headers: {name} is {value:?}, and may be {}", allowed.join(" or ")));
+            }
+            let name = HeaderName::try_from(&name).map_err(|error| format!("headers: {name:?}: {error}"))?;
+            let value = HeaderValue::try_from(&value).map_err(|_| format!("headers: {name}: no value for a header"))?;
+            headers.insert(name, value);
+        }
+        Ok(Headers(headers))
+    }
+}
+
+/// A hash that bcrypt can compare with. It is never shown: who sees it can try passwords on it.
+#[derive(Deserialize)]
+#[serde(try_from = "Option<String>")]
+struct UserHash(String);
+
+impl TryFrom<Option<String>> for UserHash {
+    type Error = &'static str;
+
+    fn try_from(hash: Option<String>) -> Result<Self, Self::Error> {
+        let hash = hash.unwrap_or_default();
+        match hash.parse::<HashParts>() {
+            Ok(parts) if (4..=31).contains(&parts.get_cost()) => Ok(UserHash(hash)),
+            _ => Err("not hashed with bcrypt, as a password in basic_auth_users must be"),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RateLimitText {
+    interval: Option<Interval>,
+    burst: Option<u32>,
+}
+
+/// A duration as Go writes it.
+#[derive(Default, Deserialize)]
+#[serde(try_from = "String")]
+struct Interval(Duration);
+
+const UNITS: [(&str, f64); 8] = [
+    ("ns", 1.0),
+    ("us", 1e3),
+    ("µs", 1e3),
+    ("μs", 1e3),
+    ("ms", 1e6),
+    ("s", 1e9),
+    ("m", 60.0 * 1e9),
+    ("h", 3600.0 * 1e9),
+];
+
+impl TryFrom<String> for Interval {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("interval: {text:?} is no duration such as 1s, 500ms, 1m30s");
+        // A number without a unit is nanoseconds: that is what Go's durations are.
+        if let Ok(nanos) = text.parse::<u64>() {
+            return Ok(Interval(Duration::from_nanos(nanos)));
+        }
+        let (mut rest, mut nanos) = (text.as_str(), 0.0);
+        while !rest.is_empty() {
+            let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+            let (value, after) = rest.split_at(number);
+            let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+            let (unit, after) = after.split_at(unit);
+            let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+            nanos += value.parse::<f64>().map_err(|_| wrong())? * unit;
+            rest = after;
+        }
+        match text.is_empty() {
+            true => Err(wrong()),
+            false => Duration::try_from_secs_f64(nanos / 1e9).map(Interval).map_err(|_| wrong()),
+        }
+    }
+}
+
+/// What the library says, with the key that it leaves out.
+fn wrong(text: &str, error: &serde_saphyr::Error) -> String {
+    let message = error.to_string();
+    // It adds the offending lines, and they may hold secrets.
+    let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let key = error.location().and_then(|location| {
+        let number = usize::try_from(location.line()).ok()?.checked_sub(1)?;
+        let (key, _) = text.lines().nth(number)?.split_once(':')?;
+        let key = key.trim();
+        let is_key = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_-.@".contains(c));
+        (is_key && !message.contains(key)).then_some(key)
+    });
+    match (key, message.split_once(": ")) {
+        // What we say of a whole section names it, and stands where its first key does.
+        (Some(key), Some((place, what))) if !what.starts_with("tls_server_config") && !what.starts_with("headers") => {
+            format!("{place}: {key}: {what}")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+impl File {
+    /// Reads the text; files that it names stand in `directory`, unless their paths are absolute.
+    ///
+    /// # Errors
+    /// One line that names line and key.
+    pub fn parse(text: &str, directory: &Path) -> Result<Self, String> {
+        let file: Option<FileText> = serde_saphyr::from_str(text).map_err(|error| wrong(text, &error))?;
+        let file = file.unwrap_or_default();
+        let mut tls = file.tls_server_config.and_then(|TlsText(tls)| tls);
+        let pems = tls.as_mut().map(|tls| [Some(&mut tls.certificate), Some(&mut tls.key), tls.client_ca.as_mut()]);
+        for pem in pems.into_iter().flatten().flatten() {
+            if let PemSource::File(path) = &mut pem.source {
+                *path = directory.join(&path);
+            }
+        }
+        let http = file.http_server_config.unwrap_or_default();
+        let users = file.basic_auth_users.unwrap_or_default();
+        let rate_limit = file.rate_limit.and_then(|limit| {
+            let interval = limit.interval.unwrap_or_default().0;
+            (!interval.is_zero()).then(|| RateLimit { interval, burst: limit.burst.unwrap_or(0) })
+        });
+        Ok(File {
+            tls,
+            http2: http.http2.unwrap_or(true),
+            headers: http.headers.unwrap_or_default().0,
+            users: users.into_iter().map(|(name, UserHash(hash))| (name, hash)).collect(),
+            rate_limit,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<File, String> {
+        File::parse(text, Path::new("/etc/exporter"))
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_changes_nothing() {
+        for text in ["", "\n", "# nothing\n", "tls_server_config:\n", "tls_server_config: {}\nbasic_auth_users:\n"] {
+            let file = parse(text).unwrap();
+            assert!(file.tls.is_none() && file.http2 && file.users.is_empty() && file.rate_limit.is_none(), "{text:?}");
+        }
+        // Neither says that there is TLS.
+        assert!(parse("tls_server_config: {min_version: TLS13, cert_file: ''}\n").unwrap().tls.is_none());
+    }
+
+    #[test]
+    fn defaults_are_the_toolkits() {
+        let tls = parse("tls_server_config: {cert_file: a.crt, key_file: /b.key}\n").unwrap().tls.unwrap();
+        assert!(matches!(&tls.certificate.source, PemSource::File(path) if path == Path::new("/etc/exporter/a.crt")));
+        assert!(matches!(&tls.key.source, PemSource::File(path) if path == Path::new("/b.key")));
+        assert_eq!((tls.min_version, tls.max_version), (Version::Tls12, Version::Tls13));
+        assert_eq!(tls.client_auth, ClientAuth::NoClientCert);
+        assert!(tls.prefer_server_cipher_suites && tls.client_allowed_sans.is_none() && tls.client_ca.is_none());
+    }
+
+    #[test]
+    fn intervals_are_gos_durations() {
+        for (text, wanted) in [
+            ("0", Some(Duration::ZERO)),
+            ("1s", Some(Duration::from_secs(1))),
+            ("1m30s", Some(Duration::from_secs(90))),
+            ("1.5h", Some(Duration::from_secs(5400))),
+            (".5s", Some(Duration::from_millis(500))),
+            ("300µs", Some(Duration::from_micros(300))),
+            ("1000", Some(Duration::from_micros(1))),
+            ("", None),
+            ("s", None),
+            ("1", Some(Duration::from_nanos(1))),
+            ("1.5", None),
+            ("1 s", None),
+            ("-1s", None),
+            ("1d", None),
+            ("1..5s", None),
+            ("99999999999999999999999h", None),
+        ] {
+            assert_eq!(Interval::try_from(text.to_owned()).ok().map(|interval| interval.0), wanted, "{text:?}");
+        }
+    }
+}

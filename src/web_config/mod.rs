@@ -1,0 +1,204 @@
+//! The web configuration file of Prometheus's exporters: TLS, who may ask, how often, and which headers answers carry.
+//!
+//! The format is that of `prometheus/exporter-toolkit` (`docs/web-configuration.md`): the same keys, defaults and
+//! meaning, so that one file serves every exporter of a host. Nothing here knows what is exported. A server asks
+//! [`WebConfig::transport`] for each new connection, sends each request through [`WebConfig::answer`], and runs
+//! [`WebConfig::follow`] beside, which reads the file again when it changes.
+//!
+//! ```text
+//! file.rs    the keys, and what belongs together      tls.rs      what rustls is told
+//! auth.rs    users and passwords                      client.rs   which client certificates are good enough
+//! limit.rs   how often                                reload.rs   what a change of the files does
+//! ```
+//!
+//! Where it differs from the toolkit, on purpose:
+//!
+//! - TLS 1.0 and 1.1, the CBC cipher suites and the curve P-521 are refused at the start: rustls has none of them.
+//! - `VerifyClientCertIfGiven` without CAs lets nobody in who shows a certificate; Go would ask the system's CAs.
+//! - What does nothing in the toolkit and looks as if it did is refused: `client_allowed_sans` where no certificate is
+//!   asked for, a CA file without a certificate.
+//! - The toolkit reads its files at every request. Here they are compared once a second, and never on a request's way: on
+//!   a host that loses its disks, reading may take for ever.
+//! - What protects cannot be taken away without a restart. See [`reload`].
+
+mod auth;
+mod client;
+mod file;
+mod limit;
+pub mod reload;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use hyper::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Request, Response, StatusCode};
+use rustls::ServerConfig;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use auth::{Users, Verdict};
+use limit::Limiter;
+use reload::{Files, Protection};
+
+pub use tls::HTTP_2;
+
+/// What is wrong with the file, in one line that names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", file.display())]
+pub struct Error {
+    file: PathBuf,
+    cause: String,
+}
+
+/// How a new connection is to be spoken to.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Without TLS.
+    Plain,
+    /// With TLS, as this says.
+    Tls(Arc<ServerConfig>),
+    /// Not at all: the file has turned bad.
+    Refused,
+}
+
+/// The file as it was last read, shared between all that ask. A clone is the same one.
+#[derive(Clone, Debug)]
+pub struct WebConfig {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` if there is no file.
+    file: Option<PathBuf>,
+    state: RwLock<State>,
+    /// The files as they were when the state was made.
+    files: std::sync::Mutex<Files>,
+    reread: Notify,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open(Arc<Policy>),
+    /// The file has turned bad. It may have been meant to keep somebody out.
+    Closed {
+        /// What held before.
+        last: Arc<Policy>,
+    },
+}
+
+/// What holds for connections and requests.
+#[derive(Debug)]
+struct Policy {
+    tls: Option<Arc<ServerConfig>>,
+    http2: bool,
+    headers: HeaderMap,
+    users: Arc<Users>,
+    limiter: Option<Arc<Limiter>>,
+    protection: Protection,
+}
+
+impl WebConfig {
+    /// No file: plain HTTP for everybody.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn none() -> Result<Self, Error> {
+        let (policy, files) = reload::load(None, None);
+        let policy = policy.map_err(|cause| Error { file: PathBuf::new(), cause })?;
+        Ok(WebConfig::new(None, policy, files))
+    }
+
+    /// Reads the file, and those that it names.
+    ///
+    /// # Errors
+    /// If one of them cannot be read, or something in it is wrong: the text names file, line and key.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let (policy, files) = reload::load(Some(file), None);
+        let policy = policy.map_err(|cause| Error { file: file.to_owned(), cause })?;
+        Ok(WebConfig::new(Some(file.to_owned()), policy, files))
+    }
+
+    fn new(file: Option<PathBuf>, policy: Policy, files: Files) -> Self {
+        let state = RwLock::new(State::Open(Arc::new(policy)));
+        WebConfig { shared: Arc::new(Shared { file, state, files: files.into(), reread: Notify::new() }) }
+    }
+
+    /// Tells the log what is on.
+    pub fn log(&self) {
+        let State::Open(policy) = self.state() else { return };
+        match policy.tls {
+            Some(_) => info!(http2 = policy.http2, "TLS is enabled"),
+            None => info!(http2 = false, "TLS is disabled"),
+        }
+        if let Some(limiter) = &policy.limiter {
+            let limit = limiter.limit();
+            info!(burst = limit.burst, interval = ?limit.interval, "rate limit is enabled");
+            if limit.burst == 0 {
+                warn!("rate_limit has a burst of 0: every request is refused");
+            }
+        }
+        if policy.protection.verifies_nobody() {
+            warn!(
+                "client_auth_type is VerifyClientCertIfGiven without client_ca_file: whoever shows a certificate is \
+                   refused"
+            );
+        }
+    }
+
+    /// How to speak to who connects now.
+    pub fn transport(&self) -> Transport {
+        match self.state() {
+            State::Open(policy) => policy.tls.clone().map_or(Transport::Plain, Transport::Tls),
+            // Each request will be told.
+            State::Closed { last } if last.tls.is_none() => Transport::Plain,
+            State::Closed { .. } => Transport::Refused,
+        }
+    }
+
+    /// Answers a request: by refusing it, or by asking `handler`.
+    pub async fn answer<B, F>(&self, request: Request<()>, handler: impl FnOnce(Request<()>) -> F) -> Response<B>
+    where
+        B: From<&'static str>,
+        F: Future<Output = Response<B>>,
+    {
+        let State::Open(policy) = self.state() else {
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the web configuration file is not correct\n");
+        };
+        if policy.limiter.as_ref().is_some_and(|limiter| !limiter.allow(Instant::now())) {
+            return refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
+        }
+        let mut response = match policy.users.judge(request.headers()).await {
+            Verdict::Right => handler(request).await,
+            Verdict::Wrong => {
+                let mut response = refusal(StatusCode::UNAUTHORIZED, "unauthorized\n");
+                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+                response
+            }
+            Verdict::Busy => refusal(StatusCode::SERVICE_UNAVAILABLE, "too many passwords to check\n"),
+        };
+        // What the handler says of its own answer goes before.
+        for (name, value) in &policy.headers {
+            response.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
+        response
+    }
+
+    fn state(&self) -> State {
+        self.shared.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: State) {
+        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+fn refusal<B: From<&'static str>>(status: StatusCode, text: &'static str) -> Response<B> {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,218 @@
+//! What rustls is told: versions, cipher suites, curves, and the certificates of both sides.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::{CipherSuite, InconsistentKeys, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use serde::Deserialize;
+
+use super::client::ClientCertificates;
+use super::file::{Pem, PemSource, Tls};
+
+/// A version of TLS that rustls speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Version {
+    Tls12,
+    Tls13,
+}
+
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "TLS12" => Ok(Version::Tls12),
+            "TLS13" => Ok(Version::Tls13),
+            "TLS10" | "TLS11" => Err(format!("{text} is not spoken here, as it is broken: use TLS12 or TLS13")),
+            _ => Err(format!("unknown TLS version: {text:?}")),
+        }
+    }
+}
+
+/// A cipher suite that rustls has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cipher(SupportedCipherSuite);
+
+/// By the names that Go gives them. Those of TLS 1.3 come first and in Go's order: they cannot be chosen between, as in
+/// Go, and so are all there whatever is listed.
+const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
+    ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
+    ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+];
+
+/// What Go has beside them: block ciphers whose checksum is inside, the source of a decade of attacks.
+const CIPHERS_OF_GO_ONLY: [&str; 4] = [
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+];
+
+impl TryFrom<String> for Cipher {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match CIPHERS.iter().find(|(name, _)| *name == text) {
+            Some((_, suite)) => Ok(Cipher(*suite)),
+            None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => {
+                Err(format!("cipher suite {text} is not supported here: use one with GCM or CHACHA20_POLY1305"))
+            }
+            None => Err(format!("unknown cipher: {text:?}")),
+        }
+    }
+}
+
+/// A curve that rustls has.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Curve(&'static dyn SupportedKxGroup);
+
+impl TryFrom<String> for Curve {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "X25519" => Ok(Curve(kx_group::X25519)),
+            "CurveP256" => Ok(Curve(kx_group::SECP256R1)),
+            "CurveP384" => Ok(Curve(kx_group::SECP384R1)),
+            "CurveP521" => Err(format!("curve {text} is not supported here: use X25519, CurveP256 or CurveP384")),
+            _ => Err(format!("unknown curve: {text:?}")),
+        }
+    }
+}
+
+/// What HTTP/2 calls itself in a handshake (RFC 7301).
+pub const HTTP_2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Makes a server of what the file says, with the help of `read`, which reads other files.
+///
+/// # Errors
+/// One line that names the key, the line where it stands, and the file.
+pub fn server_config(
+    tls: &Tls,
+    http2: bool,
+    mut read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>,
+) -> Result<ServerConfig, String> {
+    let provider = Arc::new(provider(tls));
+    if http2 && tls.min_version == Version::Tls12 && !tls.cipher_suites.is_empty() {
+        // RFC 9113, 9.2.2: whoever speaks HTTP/2 over TLS 1.2 may count on this suite. Go does not start without, either.
+        let required =
+            [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+        if !provider.cipher_suites.iter().any(|suite| required.contains(&suite.suite())) {
+            return Err(format!(
+                "line {}: tls_server_config: cipher_suites has neither TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 nor \
+                 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, without which there is no HTTP/2: add one, or set http2 to false",
+                tls.cipher_suites_line
+            ));
+        }
+    }
+    let versions: &[&SupportedProtocolVersion] = match (tls.min_version, tls.max_version) {
+        (Version::Tls12, Version::Tls12) => &[&version::TLS12],
+        (Version::Tls12, Version::Tls13) => &[&version::TLS12, &version::TLS13],
+        (Version::Tls13, _) => &[&version::TLS13],
+    };
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).map_err(|_| {
+            let line = tls.cipher_suites_line;
+            format!("line {line}: tls_server_config: none of cipher_suites is for max_version")
+        })?;
+
+    let chain = certificates(&tls.certificate, &mut read)?;
+    let key = match PrivateKeyDer::from_pem_slice(&tls.key.read(&mut read)?) {
+        Ok(key) => key,
+        // What is wrong with it would show parts of it.
+        Err(_) => return Err(tls.key.wrong("no private key in PEM form")),
+    };
+    let cas = tls.client_ca.as_ref().map(|pem| Ok::<_, String>((pem, certificates(pem, &mut read)?))).transpose()?;
+    let (client_ca, cas) = cas.map_or((None, Vec::new()), |(pem, cas)| (Some(pem), cas));
+    let clients = ClientCertificates::new(tls.client_auth, cas, tls.client_allowed_sans.clone(), provider)
+        .map_err(|cause| client_ca.unwrap_or(&tls.certificate).wrong(&cause))?;
+
+    let mut config = builder.with_client_cert_verifier(Arc::new(clients)).with_single_cert(chain, key).map_err(
+        |error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                tls.key.wrong(&format!("not the key of the certificate in {}", tls.certificate))
+            }
+            // The only other part in question.
+            rustls::Error::General(_) => tls.key.wrong("no private key of a kind that can be used"),
+            error => tls.certificate.wrong(&error.to_string()),
+        },
+    )?;
+    config.ignore_client_order = tls.prefer_server_cipher_suites && !tls.cipher_suites.is_empty();
+    config.alpn_protocols = match http2 {
+        true => vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()],
+        false => vec![HTTP_1_1.to_vec()],
+    };
+    // Every handshake is a whole one: no session outlives the certificates it was made with. Prometheus keeps its
+    // connection, so this costs nobody much.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+fn provider(tls: &Tls) -> CryptoProvider {
+    let all = CIPHERS.iter().map(|(_, suite)| *suite);
+    let mut provider = default_provider();
+    if !tls.cipher_suites.is_empty() {
+        let listed = tls.cipher_suites.iter().map(|Cipher(suite)| *suite).filter(|suite| suite.tls13().is_none());
+        provider.cipher_suites = all.filter(|suite| suite.tls13().is_some()).chain(listed).collect();
+    }
+    if !tls.curves.is_empty() {
+        provider.kx_groups = tls.curves.iter().map(|Curve(group)| *group).collect();
+    }
+    provider
+}
+
+fn certificates(
+    pem: &Pem,
+    read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>,
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = pem.read(read)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(pem.wrong("no certificate in PEM form")),
+    }
+}
+
+impl Pem {
+    fn read(&self, mut read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>) -> Result<Vec<u8>, String> {
+        match &self.source {
+            PemSource::Inline(text) => Ok(text.clone().into_bytes()),
+            PemSource::File(path) => read(path).map_err(|error| self.wrong(&error.to_string())),
+        }
+    }
+
+    /// Says what is wrong with it, and where it is.
+    fn wrong(&self, cause: &str) -> String {
+        match &self.source {
+            PemSource::Inline(_) => format!("line {}: tls_server_config: {}: {cause}", self.line, self.name),
+            PemSource::File(path) => {
+                format!("line {}: tls_server_config: {}: {}: {cause}", self.line, self.name, path.display())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.source {
+            PemSource::Inline(_) => f.write_str(self.name),
+            PemSource::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Files that change while the server runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::certificates::Ca;
+use super::requests::{ALICE, users};
+use super::site::{Server, Site, TLS, eventually, get};
+
+async fn status(server: &Server, headers: &str) -> String {
+    let answer = server.plain("/", headers).await.unwrap_or_default();
+    answer.get(9..12).unwrap_or("none").to_owned()
+}
+
+async fn await_status(server: &Server, headers: &str, wanted: &str) {
+    look_until(server, wanted, async || status(server, headers).await == wanted).await;
+}
+
+/// Has the files looked at again and again until it is so.
+async fn look_until(server: &Server, what: &str, mut so: impl AsyncFnMut() -> bool) {
+    eventually(what, async || {
+        server.config.reread();
+        so().await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn users_come_and_go() {
+    let site = Site::new();
+    let server = site.serve(&users()).await;
+    assert_eq!(status(&server, ALICE).await, "200");
+    let hash = bcrypt::hash("other", 4).unwrap();
+    site.configure(&format!("basic_auth_users:\n  alice: {hash}\n"));
+    // What was remembered of the old password is forgotten with it.
+    await_status(&server, ALICE, "401").await;
+    let other = "Authorization: Basic YWxpY2U6b3RoZXI=\r\n";
+    assert_eq!(status(&server, other).await, "200");
+    site.configure(&users());
+    await_status(&server, ALICE, "200").await;
+    assert_eq!(status(&server, other).await, "401");
+}
+
+#[tokio::test]
+async fn users_that_appear_are_asked_for() {
+    let site = Site::new();
+    let server = site.serve("").await;
+    assert_eq!(status(&server, "").await, "200");
+    site.configure(&users());
+    // Without being told to look.
+    eventually("there are users", async || status(&server, "").await == "401").await;
+    assert_eq!(status(&server, ALICE).await, "200");
+}
+
+/// An empty file is correct, and lets everybody in. It is also what a file looks like that is just being written.
+#[tokio::test]
+async fn what_turns_bad_or_loses_what_protects_closes_and_what_is_good_again_opens() {
+    let site = Site::new();
+    let good = format!("rate_limit: {{interval: 1ns, burst: 1000}}\n{}", users());
+    let server = site.serve(&good).await;
+    let without_limit = users();
+    for bad in [
+        "basic_auth_users: [",
+        "basic_auth_usrs: {}\n",
+        "",
+        "basic_auth_users: {}\nrate_limit: {interval: 1ns, burst: 1000}\n",
+        &without_limit,
+        &format!("{good}{TLS}"),
+        "basic_auth_users: {alice: secret}\n",
+    ] {
+        assert_eq!(status(&server, ALICE).await, "200", "before {bad:?}");
+        site.configure(bad);
+        await_status(&server, ALICE, "500").await;
+        assert_eq!(status(&server, "").await, "500");
+        site.configure(&good);
+        await_status(&server, ALICE, "200").await;
+    }
+    std::fs::remove_file(site.path("web.yml")).unwrap();
+    await_status(&server, ALICE, "500").await;
+    site.configure(&good);
+    await_status(&server, ALICE, "200").await;
+}
+
+#[tokio::test]
+async fn what_is_bad_for_a_moment_is_not_noticed() {
+    let site = Site::new();
+    let server = site.serve(&users()).await;
+    // Looked at now, and found bad for the first time; it counts if it is still bad a second later.
+    site.configure("");
+    server.config.reread();
+    assert_eq!(status(&server, ALICE).await, "200");
+    site.configure(&users());
+    // Long enough for two more looks.
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(2500) {
+        assert_eq!(status(&server, ALICE).await, "200");
+    }
+    assert_eq!(status(&server, "").await, "401");
+}
+
+#[tokio::test]
+async fn with_tls_a_bad_file_ends_handshakes_and_requests() {
+    let site = Site::new();
+    let server = site.serve(TLS).await;
+    let mut open = server.connect(site.client(None)).await.unwrap();
+    assert!(get(&mut open, "/", "").await.unwrap().contains(" 200 OK"));
+    for (name, bad) in [("web.yml", ""), ("web.yml", "x"), ("server.key", ""), ("server.crt", "x")] {
+        let good = site.read(name);
+        site.write(name, bad);
+        look_until(&server, "handshakes fail", async || server.lets_in(site.client(None)).await.is_err()).await;
+        assert!(get(&mut open, "/", "").await.unwrap().contains(" 500 Internal Server Error"));
+        site.write(name, &good);
+        look_until(&server, "handshakes succeed", async || server.lets_in(site.client(None)).await.is_ok()).await;
+        assert!(get(&mut open, "/", "").await.unwrap().contains(" 200 OK"));
+    }
+}
+
+#[tokio::test]
+async fn cas_change_and_what_they_demand_is_not_loosened() {
+    let site = Site::new();
+    let required = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca2.crt\n");
+    let [old, new] = ["the old", "the new"].map(Ca::new);
+    site.write("ca2.crt", &old.certificate);
+    let server = site.serve(&required).await;
+    let [old_client, new_client] = [&old, &new].map(|ca| site.client(Some(&ca.client(&["prometheus"]))));
+    server.lets_in(old_client.clone()).await.unwrap();
+    site.write("ca2.crt", &new.certificate);
+    look_until(&server, "the new CA counts", async || server.lets_in(new_client.clone()).await.is_ok()).await;
+    server.lets_in(old_client.clone()).await.unwrap_err();
+    for loosened in [
+        TLS.to_owned(),
+        format!("{TLS}  client_auth_type: RequestClientCert\n"),
+        format!("{TLS}  client_auth_type: RequireAnyClientCert\n"),
+        format!("{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca_file: ca2.crt\n"),
+    ] {
+        site.configure(&loosened);
+        look_until(&server, "nobody is let in", async || server.lets_in(new_client.clone()).await.is_err()).await;
+        server.lets_in(site.client(None)).await.unwrap_err();
+        site.configure(&required);
+        look_until(&server, "it is as before", async || server.lets_in(new_client.clone()).await.is_ok()).await;
+    }
+}
+
+/// One that keeps its connection, as Prometheus does, and one that makes a new one for each scrape.
+async fn scrape(
+    server: &Server,
+    client: &ClientConfig,
+    kept: &mut Option<TlsStream<TcpStream>>,
+) -> std::io::Result<()> {
+    for keep in [true, false] {
+        let mut stream = match kept.take().filter(|_| keep) {
+            Some(stream) => stream,
+            None => server.connect(client.clone()).await?,
+        };
+        let answer = get(&mut stream, "/", "").await?;
+        assert!(answer.contains(" 200 OK"), "{answer}");
+        if keep {
+            *kept = Some(stream);
+        }
+    }
+    Ok(())
+}
+
+/// The certificate first and the key after it, or the other way round, with time for scrapes and looks between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_under_load_without_a_failed_scrape() {
+    let site = Arc::new(Site::new());
+    let server = Arc::new(site.serve(TLS).await);
+    let (scrapes, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (site, server) = (Arc::clone(&site), Arc::clone(&server));
+            let (scrapes, ended) = (Arc::clone(&scrapes), Arc::clone(&ended));
+            tokio::spawn(async move {
+                let (client, mut kept) = (site.client(None), None);
+                while !ended.load(Ordering::Relaxed) {
+                    scrape(&server, &client, &mut kept).await.unwrap();
+                    scrapes.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for round in 0..4 {
+        let next = site.ca.server(&format!("the server, renewed {round}"));
+        let mut halves = [("server.crt", &next.certificate), ("server.key", &next.key)];
+        if round % 2 == 1 {
+            halves.reverse();
+        }
+        site.write(halves[0].0, halves[0].1);
+        if round >= 2 {
+            // At least one look sees the one without the other.
+            server.config.reread();
+        }
+        site.write(halves[1].0, halves[1].1);
+        eventually("the new certificate is shown", async || {
+            let stream = server.connect(site.client(None)).await.unwrap();
+            stream.get_ref().1.peer_certificates().unwrap() == next.chain()
+        })
+        .await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.unwrap();
+    }
+    assert!(scrapes.load(Ordering::Relaxed) > 20, "{scrapes:?}");
+}

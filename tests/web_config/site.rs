@@ -1,0 +1,214 @@
+//! A directory with certificates, a server that goes by a file in it, and clients.
+
+use std::fs;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Request, Response};
+use multipath_exporter::web::server::{Body, Limits, serve};
+use multipath_exporter::web_config::WebConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::certificates::{Ca, Identity, client, self_signed};
+
+/// Longer than anything here takes on a busy machine; shorter than a person's.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const TLS: &str = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+
+/// Larger than any window of HTTP/2 here.
+pub const LARGE: usize = 8 << 20;
+
+pub struct Site {
+    directory: TempDir,
+    pub ca: Ca,
+}
+
+impl Site {
+    /// With `ca.crt`, `server.crt` and `.key`, `other.key`, a self-signed `client.crt`, and `empty.crt`.
+    pub fn new() -> Self {
+        let site = Site { directory: tempfile::tempdir().unwrap(), ca: Ca::new("a test's CA") };
+        site.write("ca.crt", &site.ca.certificate);
+        site.install(&site.ca.server("the server"));
+        site.write("other.key", &site.ca.server("another").key);
+        site.write("client.crt", &self_signed(&client(&["a"])).certificate);
+        site.write("empty.crt", "");
+        site
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// Makes this the server's certificate and key.
+    pub fn install(&self, identity: &Identity) {
+        self.write("server.crt", &identity.certificate);
+        self.write("server.key", &identity.key);
+    }
+
+    /// Makes this the file.
+    pub fn configure(&self, text: &str) {
+        self.write("web.yml", text);
+    }
+
+    pub fn load(&self, text: &str) -> Result<WebConfig, String> {
+        self.configure(text);
+        WebConfig::read(&self.path("web.yml")).map_err(|error| error.to_string())
+    }
+
+    /// A server that goes by this text.
+    pub async fn serve(&self, text: &str) -> Server {
+        self.serve_with(text, Limits::default()).await
+    }
+
+    pub async fn serve_with(&self, text: &str, limits: Limits) -> Server {
+        let config = self.load(text).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (admission, transport) = (config.clone(), config.clone());
+        let handler = move |request| {
+            let admission = admission.clone();
+            async move { admission.answer(request, stub).await }
+        };
+        let follower = tokio::spawn(config.clone().follow());
+        let task = tokio::spawn(serve(vec![listener], move || transport.transport(), handler, limits, pending()));
+        Server { address, config, tasks: [follower, task] }
+    }
+
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.certificate.as_bytes()).unwrap()).unwrap();
+        roots
+    }
+
+    /// A client that trusts this site's CA, and shows this certificate if it is asked for one.
+    pub fn client(&self, identity: Option<&Identity>) -> ClientConfig {
+        self.client_of(default_provider(), rustls::ALL_VERSIONS, identity)
+    }
+
+    pub fn client_of(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        identity: Option<&Identity>,
+    ) -> ClientConfig {
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions).unwrap();
+        let builder = builder.with_root_certificates(self.roots());
+        match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.private_key()).unwrap(),
+        }
+    }
+}
+
+async fn stub(request: Request<()>) -> Response<Body> {
+    match request.uri().path() {
+        "/large" => Response::new(Body::chunks(Arc::new([vec![b'x'; LARGE].into()]))),
+        "/held" => pending().await,
+        "/framed" => {
+            let mut response = Response::new("framed\n".into());
+            response.headers_mut().insert("x-frame-options", "sameorigin".parse().unwrap());
+            response
+        }
+        _ => Response::new("hello\n".into()),
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub config: WebConfig,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Server {
+    pub async fn tcp(&self) -> TcpStream {
+        within(TcpStream::connect(self.address)).await.unwrap()
+    }
+
+    /// A handshake, as far as the client can tell.
+    pub async fn connect(&self, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::from(self.address.ip());
+        within(TlsConnector::from(Arc::new(client)).connect(name, self.tcp().await)).await
+    }
+
+    /// Whether a client is let in: in TLS 1.3 it takes itself for connected before it has been judged.
+    pub async fn lets_in(&self, client: ClientConfig) -> Result<(), String> {
+        let mut stream = self.connect(client).await.map_err(|error| error.to_string())?;
+        let answer = get(&mut stream, "/", "").await.map_err(|error| error.to_string())?;
+        match answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello\n") {
+            true => Ok(()),
+            false => Err(answer),
+        }
+    }
+
+    /// The answer to one request without TLS, or nothing if the connection was closed instead.
+    pub async fn plain(&self, path: &str, headers: &str) -> Option<String> {
+        get(&mut self.tcp().await, path, headers).await.ok()
+    }
+}
+
+/// One request as HTTP/1.1; the whole answer.
+pub async fn get(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    headers: &str,
+) -> std::io::Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
+    within(stream.write_all(request.as_bytes())).await?;
+    let mut answer = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let (_, rest) = head.split_once("content-length: ").unwrap();
+            if body.len() >= rest.lines().next().unwrap().parse().unwrap() {
+                return Ok(text.into_owned());
+            }
+        }
+        if within(stream.read_buf(&mut answer)).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+#[track_caller]
+pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let caller = std::panic::Location::caller();
+    async move { timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing came to {caller}")) }
+}
+
+/// Looks again and again until it is so.
+pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !look().await {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
