@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hyper::header::{AUTHORIZATION, HeaderMap};
+use ring::hmac;
+use ring::rand::SystemRandom;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// How many wrong passwords are remembered.

@@ -11,6 +11,9 @@ use crate::wait::{PATIENCE, eventually};
 /// What the driver calls its disks.
 pub const PRODUCT: &str = "scsi_debug";
 
+/// How large they are, in MiB: each has room for file systems.
+pub const SIZE_MB: u32 = 48;
+
 /// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product. What is
 /// written to one of them is on all.
 ///
@@ -21,7 +24,8 @@ pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
     // Without vpd_use_hostno=0 each host would show disks of its own.
-    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", "dev_size_mb=48"].map(str::to_owned);
+    let size = format!("dev_size_mb={SIZE_MB}");
+    let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", &size].map(str::to_owned);
     // The product comes last: the kernel takes all that follows a quotation mark for part of it.
     let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];
     run("modprobe", common.iter().chain(&own));

@@ -1,6 +1,6 @@
 //! Who may connect, and how.
 
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, version};
 use tokio::io::AsyncReadExt;

@@ -11,7 +11,7 @@ use hyper::{Request, Response};
 use multipath_exporter::web::server::{Body, Limits, serve};
 use multipath_exporter::web_config::WebConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};

@@ -27,7 +27,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::HeaderValue;
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source};
@@ -62,7 +62,7 @@ pub struct View<'a> {
 
 /// `Content-Security-Policy` of the page: nothing from anywhere but this style, this script, and what that asks of us.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; form-action 'self'; base-uri 'none'; \
          frame-ancestors 'none'",

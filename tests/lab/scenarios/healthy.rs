@@ -10,6 +10,7 @@ use crate::guest::Lab;
 use crate::metrics::{Counts, Host, Labels, Metrics};
 use crate::multipathd::Conf;
 use crate::san::San;
+use crate::scsi_debug;
 use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[
@@ -57,7 +58,7 @@ fn healthy(lab: &Lab) {
         ]);
         assert_eq!(metrics.labels("multipath_device_info", &wwid), info);
         assert_eq!(metrics.counts(&lun.wwid), Some(Counts { valid: 4, failed: 0 }));
-        assert_eq!(metrics.value("multipath_device_size_bytes", &wwid), 8.0 * 1024.0 * 1024.0);
+        assert_eq!(metrics.value("multipath_device_size_bytes", &wwid), f64::from(scsi_debug::SIZE_MB << 20));
         for zero in [
             "standby_paths",
             "queueing",
