@@ -93,7 +93,9 @@ where
             Transport::Tls(config) => config,
             Transport::Refused => return Ok(()),
         };
-        let handshake = TlsAcceptor::from(config).accept(stream).into_fallible();
+        let handshake = TlsAcceptor::from(config)
+            .accept_with(stream, |session| session.set_buffer_limit(Some(1024 * 1024)))
+            .into_fallible();
         let stream = select! {
             biased;
             accepted = handshake => match accepted {
