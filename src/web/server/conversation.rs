@@ -30,6 +30,10 @@ use super::activity::{Activity, Metered, Phase, Turn};
 use super::{Body, Limits};
 use crate::web_config::{HTTP_2, Transport};
 
+/// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
+/// large page, and take half as long again. Less than what the kernel's buffer holds for a client that takes nothing.
+const TLS_BUFFER: usize = 512 * 1024;
+
 /// The largest request head, in bytes; a larger one is answered 431. Generous: Prometheus sends some 500.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -94,7 +98,7 @@ where
             Transport::Refused => return Ok(()),
         };
         let handshake = TlsAcceptor::from(config)
-            .accept_with(stream, |session| session.set_buffer_limit(Some(1024 * 1024)))
+            .accept_with(stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)))
             .into_fallible();
         let stream = select! {
             biased;
