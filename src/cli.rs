@@ -247,7 +247,10 @@ fn telemetry_path(text: &str) -> Result<String, String> {
         "/" | "/-/healthy" | "/-/ready" => Err("something else is served there".to_owned()),
         _ if text.starts_with("/api/") => Err("the API is served there".to_owned()),
         _ if !text.starts_with('/') => Err("a path begins with /".to_owned()),
-        _ if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte)) => {
+        // A browser takes it for the name of a host.
+        _ if text.starts_with("//") => Err("a path begins with one /".to_owned()),
+        // What browsers write otherwise than it stands here (RFC 3986, 3.3).
+        _ if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte)) => {
             Err("no request could have this path".to_owned())
         }
         _ => Ok(text.to_owned()),

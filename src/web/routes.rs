@@ -28,6 +28,9 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const EVENT_STREAM: &str = "text/event-stream";
 
+/// Status pages that are written at once.
+const PAGES: usize = 2;
+
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
 pub struct Routes {
@@ -38,6 +41,8 @@ pub struct Routes {
     scrapes: Option<Arc<Semaphore>>,
     /// One permit per event stream.
     streams: Arc<Semaphore>,
+    /// One permit per status page that is being written.
+    pages: Semaphore,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
     /// it, there is one.
     devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
@@ -57,6 +62,7 @@ impl Routes {
             telemetry_path,
             scrapes,
             streams,
+            pages: Semaphore::new(PAGES),
             devices: Default::default(),
         }
     }
@@ -126,6 +132,8 @@ impl Routes {
                 now: SystemTime::now(),
             })
         };
+        // However many ask for it, they do not get between a scrape and its page.
+        let Ok(_turn) = self.pages.acquire().await else { return not_encoded() };
         let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
         let mut answer = content(StatusCode::OK, HTML, page.into());
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());

@@ -56,7 +56,7 @@ fn an_address_filters_and_never_fails() {
         let page = exporter.get(&format!("/{query}"));
         assert_eq!(page.status, 200, "{query}");
         let text = page.text();
-        assert!(text.contains("All 2 devices have all their paths"), "{query}");
+        assert!(text.contains("All paths of 2 devices work"), "{query}");
         [MPATHA, MPATHB].map(|wwid| text.contains(&format!("data-device=\"{wwid}\"")))
     };
     for (query, devices) in [

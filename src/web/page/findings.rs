@@ -1,14 +1,23 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
-use super::Ranked;
 use super::escape::Escaped;
 use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
-use super::words::{Count, are, have};
-use crate::source::health::{Health as SourceState, Source};
+use super::words::{Count, are, have, it};
+use super::{Ranked, View};
+use crate::event::{Event, EventType};
+use crate::source::health::Source;
 use crate::topology::{Daemon, Device, Health, Snapshot};
+
+/// A port that the kernel still uses, for want of a better.
+const MARGINAL: &str = "Marginal";
+
+/// How long what was removed is missed.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Those named in one line; of more, the number.
 const NAMED: usize = 5;
@@ -17,7 +26,7 @@ const NAMED: usize = 5;
 pub struct Finding {
     pub severity: Severity,
     /// What is wrong, up to the colon.
-    what: String,
+    pub what: String,
     /// Those that have it, in HTML.
     which: Vec<String>,
     /// The alert whose runbook helps.
@@ -25,7 +34,7 @@ pub struct Finding {
 }
 
 /// All that is wrong, worst first.
-pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, SourceState)]) -> Vec<Finding> {
+pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut add = |severity, runbook, which: Vec<String>, what: &dyn Fn(usize) -> String| {
         if !which.is_empty() {
@@ -37,15 +46,23 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, 
     };
     let dead = |ranked: &Ranked<'_>| ranked.counts.health() == Health::WithoutValidPaths;
     let queueing = |ranked: &Ranked<'_>| ranked.device.queueing == Some(true);
+    let failing = |ranked: &Ranked<'_>| ranked.device.queueing == Some(false);
     let devices = |number| Count(number, "device");
 
-    add(Critical, "MultipathQueueingWithoutPaths", with(&|one| dead(one) && queueing(one)), &|number| {
+    let used = |one: &Ranked<'_>| dead(one) && !one.is_unused();
+    add(Critical, "MultipathQueueingWithoutPaths", with(&|one| used(one) && queueing(one)), &|number| {
         format!("I/O to {} waits for a path, programs hang", devices(number))
     });
-    add(Critical, "MultipathNoValidPaths", with(&|one| dead(one) && !queueing(one)), &|number| {
+    add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && failing(one)), &|number| {
         format!("{} {} no valid path: I/O fails", devices(number), have(number))
     });
-    add(Critical, "MultipathWwidMismatch", with(&|one| one.device.mismatches.wwid > 0), &|number| {
+    add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && !queueing(one) && !failing(one)), &|number| {
+        format!("{} {} no valid path", devices(number), have(number))
+    });
+    add(Warning, "MultipathNoValidPaths", with(&|one| dead(one) && one.is_unused()), &|number| {
+        format!("{} {} no valid path, and nothing holds {} open", devices(number), have(number), it(number))
+    });
+    add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), &|number| {
         format!("Another LUN is behind a path of {}: stop using it", devices(number))
     });
     let bond = |up: fn(usize, usize) -> bool| {
@@ -85,12 +102,23 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, 
     add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), &|number| {
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
     });
-    let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_up());
-    let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
-    add(Warning, "MultipathFcRemotePortDown", hosts.collect(), &|number| {
-        format!("{} of this host {} down", Count(number, "Fibre Channel port"), are(number))
-    });
-    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_up());
+    // One that was never cabled is down for good, and nobody misses it.
+    let is_used = |port: &str| {
+        let mut paths = ranked.iter().flat_map(|one| &one.device.paths);
+        let mut remote = transports.fc_remote_ports.iter();
+        paths.any(|path| *path.ports.initiator_port == *port)
+            || remote.any(|remote| *remote.ports.initiator_port == *port)
+    };
+    for (severity, used) in [(Warning, true), (Note, false)] {
+        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_up() && &*port.state != MARGINAL);
+        let hosts = hosts.filter(|port| is_used(&port.port_name) == used);
+        let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
+        add(severity, "MultipathFcRemotePortDown", hosts.collect(), &|number| {
+            let without = if used { "" } else { " without storage" };
+            format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
+        });
+    }
+    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_up() && &*port.state != MARGINAL);
     let remote = remote.map(|port| {
         let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
         format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
@@ -114,11 +142,21 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, 
     add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), &|number| {
         format!("Paths of {} differ in write protection", devices(number))
     });
-    let marginal = |one: &Ranked<'_>| one.device.paths.iter().any(|path| path.marginal == Some(true));
-    add(Warning, "MultipathPathMarginal", with(&marginal), &|number| {
+    add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), &|number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))
     });
-    let unread = sources.iter().filter(|(_, state)| state.up == Some(false)).map(|(source, _)| *source);
+    add(Warning, "MultipathPathsMissing", with(&|one| removed(&one.device.wwid, view) > 0), &|number| {
+        format!("{} {} fewer paths than in the last day", devices(number), have(number))
+    });
+    add(Warning, "MultipathDeviceLost", lost(snapshot, view), &|number| {
+        format!("{} had no valid path and {} gone", devices(number), are(number))
+    });
+    let in_part = view.sources.iter().filter(|(_, state)| state.up == Some(true) && state.error.is_some());
+    let in_part = in_part.map(|(source, _)| source.as_str().to_owned()).collect();
+    add(Warning, "MultipathExporterErrors", in_part, &|_| {
+        "Not all could be read, and what could not is shown as last read".to_owned()
+    });
+    let unread = view.sources.iter().filter(|(_, state)| state.up == Some(false)).map(|(source, _)| *source);
     let unread: Vec<_> =
         unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
     // Without privileges multipathd stands in for device mapper, and readings for events. Else all this may be of yesterday.
@@ -133,6 +171,30 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], sources: &[(Source, 
     });
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     found
+}
+
+/// How many more paths of this device were removed in the last day than were added.
+fn removed(wwid: &str, view: &View<'_>) -> usize {
+    let of_device = recent(view).filter(|event| *event.wwid == *wwid);
+    of_device.fold(0_usize, |missing, event| match event.kind {
+        EventType::PathRemoved => missing + 1,
+        EventType::PathAdded => missing.saturating_sub(1),
+        EventType::DeviceAdded => 0,
+        _ => missing,
+    })
+}
+
+/// Devices that were removed in the last day when they had no valid path, and are not there.
+fn lost(snapshot: &Snapshot, view: &View<'_>) -> Vec<String> {
+    let lost = recent(view).filter(|event| event.kind == EventType::DeviceRemoved && event.valid_paths == Some(0));
+    let gone = lost.filter(|event| !snapshot.devices.iter().any(|device| device.wwid == event.wwid));
+    let names: BTreeSet<_> = gone.map(|event| Escaped(&event.name).to_string()).collect();
+    names.into_iter().collect()
+}
+
+fn recent<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Event> {
+    let events = view.events.iter().map(|event| &**event);
+    events.filter(|event| view.now.duration_since(event.time).is_ok_and(|ago| ago < DAY))
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {

@@ -33,6 +33,7 @@ use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source};
 use crate::topology::{Counts, Daemon, Device, Health, Path, PathState, Snapshot};
 use escape::Escaped;
+use findings::Finding;
 pub use query::Query;
 use words::{Ago, Count, Severity, have};
 
@@ -83,8 +84,8 @@ pub fn html(view: &View<'_>) -> String {
 
 fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let ranked = view.snapshot.map(rank).unwrap_or_default();
-    let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view.sources)).unwrap_or_default();
-    let verdict = Verdict::of(view.snapshot, &ranked, found.first().map_or(Severity::Well, |worst| worst.severity));
+    let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
+    let verdict = Verdict::of(view, &ranked, found.first());
     let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
     writeln!(
         page,
@@ -140,7 +141,8 @@ fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
 impl Ranked<'_> {
     fn rank(&self) -> u8 {
         match self.counts.health() {
-            Health::WithoutValidPaths => 4,
+            Health::WithoutValidPaths => 5,
+            _ if self.leads_elsewhere() => 4,
             Health::Degraded if self.has_one_left() => 3,
             Health::Degraded => 2,
             Health::Healthy => u8::from(self.severity() > Severity::Well),
@@ -148,10 +150,13 @@ impl Ranked<'_> {
     }
 
     fn severity(&self) -> Severity {
+        let is_odd = self.differs() || self.misses_paths() || self.is_suspended() || self.is_marginal();
         match self.counts.health() {
+            Health::WithoutValidPaths if self.is_unused() => Severity::Warning,
             Health::WithoutValidPaths => Severity::Critical,
+            _ if self.leads_elsewhere() => Severity::Critical,
             Health::Degraded => Severity::Warning,
-            Health::Healthy if self.differs() || self.misses_paths() || self.is_suspended() => Severity::Warning,
+            Health::Healthy if is_odd => Severity::Warning,
             Health::Healthy => Severity::Well,
         }
     }
@@ -160,12 +165,14 @@ impl Ranked<'_> {
     fn word(&self) -> String {
         match (self.counts.health(), self.severity()) {
             (Health::WithoutValidPaths, _) => "no valid path".to_owned(),
+            _ if self.leads_elsewhere() => "another LUN".to_owned(),
             (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
             (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
             (Health::Healthy, Severity::Well) => "healthy".to_owned(),
             _ if self.differs() => "paths differ".to_owned(),
             _ if self.is_suspended() => "suspended".to_owned(),
-            _ => "paths missing".to_owned(),
+            _ if self.misses_paths() => "paths missing".to_owned(),
+            _ => "marginal path".to_owned(),
         }
     }
 
@@ -177,9 +184,23 @@ impl Ranked<'_> {
         self.expected.is_some_and(|expected| self.counts.paths() < expected as usize)
     }
 
+    /// Who uses it reads and writes another LUN through one of its paths.
+    fn leads_elsewhere(&self) -> bool {
+        self.device.mismatches.wwid > 0
+    }
+
     fn differs(&self) -> bool {
         let mismatches = self.device.mismatches;
-        mismatches.wwid > 0 || mismatches.size > 0 || mismatches.read_only > 0
+        mismatches.size > 0 || mismatches.read_only > 0
+    }
+
+    fn is_marginal(&self) -> bool {
+        self.device.paths.iter().any(|path| path.marginal == Some(true))
+    }
+
+    /// Nothing holds it open, as far as that is known.
+    fn is_unused(&self) -> bool {
+        self.device.open_count == Some(0)
     }
 
     fn is_suspended(&self) -> bool {
@@ -196,7 +217,7 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(snapshot: Option<&Snapshot>, ranked: &[Ranked<'_>], worst: Severity) -> Self {
+    fn of(view: &View<'_>, ranked: &[Ranked<'_>], worst: Option<&Finding>) -> Self {
         let all = ranked.len();
         let with = |health| ranked.iter().filter(|one| one.counts.health() == health).count();
         let (dead, degraded) = (with(Health::WithoutValidPaths), with(Health::Degraded));
@@ -204,24 +225,34 @@ impl Verdict {
             1 => "The one device".to_owned(),
             _ => format!("{} of {all} devices", if dead > 0 { dead } else { degraded }),
         };
-        let (severity, sentence) = match snapshot {
-            None => (Severity::Note, "The first full read is under way".to_owned()),
-            Some(_) if all == 0 => (worst.max(Severity::Note), "There is no multipath device on this host".to_owned()),
-            Some(_) if dead > 0 => (Severity::Critical, format!("{of_all} {} no valid path", have(dead))),
-            Some(_) if degraded > 0 => (Severity::Warning, format!("{of_all} {} failed paths", have(degraded))),
-            Some(_) if worst > Severity::Note => {
-                (worst, format!("No path of {} has failed, but not all is well", Count(all, "device")))
+        let all_devices = if all == 1 { "the one device".to_owned() } else { format!("{all} devices") };
+        let unread = view.sources.iter().any(|(_, state)| state.up == Some(false));
+        let severity = worst.map_or(Severity::Well, |worst| worst.severity);
+        let (severity, sentence) = match (view.snapshot, worst) {
+            (None, _) if unread => {
+                (Severity::Warning, "Nothing is known: no source says which devices there are".to_owned())
             }
-            Some(_) if all == 1 => (Severity::Well, "The one device has all its paths".to_owned()),
-            Some(_) => (Severity::Well, format!("All {all} devices have all their paths")),
+            (None, _) => (Severity::Note, "The first full read is under way".to_owned()),
+            (Some(_), Some(worst)) if dead == 0 && severity == Severity::Critical => (severity, worst.what.clone()),
+            (Some(_), _) if all == 0 => {
+                (severity.max(Severity::Note), "There is no multipath device on this host".to_owned())
+            }
+            (Some(_), _) if dead > 0 => (severity, format!("{of_all} {} no valid path", have(dead))),
+            (Some(_), _) if degraded > 0 => (severity, format!("{of_all} {} failed paths", have(degraded))),
+            (Some(_), _) if severity > Severity::Note => {
+                (severity, format!("No path of {all_devices} has failed, but not all is well"))
+            }
+            // Whether there are all that there should be only the configuration could say.
+            (Some(_), _) => (Severity::Well, format!("All paths of {all_devices} work")),
         };
         let mut more = Vec::new();
-        if dead > 0 && degraded > 0 {
-            more.push(format!("{degraded} more {} failed paths.", have(degraded)));
+        if degraded > 0 && (dead > 0 || severity == Severity::Critical) {
+            let others = if dead > 0 { " more" } else { "" };
+            more.push(format!("{degraded}{others} {} failed paths.", have(degraded)));
         }
-        let well = all - dead - degraded;
+        let well = ranked.iter().filter(|one| one.severity() == Severity::Well).count();
         if dead + degraded > 0 && well > 0 {
-            more.push(format!("{well} {} all {} paths.", have(well), if well == 1 { "its" } else { "their" }));
+            more.push(format!("All paths of {well} {} work.", if well == 1 { "other" } else { "others" }));
         }
         more.extend(broken_port(ranked.iter().flat_map(|one| &one.device.paths)));
         Verdict { severity, sentence, more }
@@ -302,7 +333,7 @@ fn happened(page: &mut String, event: &Event) -> fmt::Result {
     write!(page, "<b><bdi>{}</bdi></b>: ", Escaped(&event.name))?;
     match event.kind {
         EventType::PathFailed => write!(page, "<span class=\"failed\">✕ path {path} failed</span>"),
-        EventType::PathReinstated => write!(page, "✓ path {path} is valid again"),
+        EventType::PathReinstated => write!(page, "✓ path {path} is back"),
         EventType::DeviceAdded => write!(page, "device added"),
         EventType::DeviceRemoved => write!(page, "device removed"),
         EventType::PathAdded => write!(page, "path {path} added"),

@@ -99,22 +99,37 @@ fn verdict(snapshot: &Snapshot) -> String {
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+fn event() -> Event {
+    Event {
+        id: 1,
+        seqnum: None,
+        dm_seqnum: None,
+        time: SystemTime::UNIX_EPOCH,
+        kind: EventType::PathFailed,
+        wwid: "3600".into(),
+        name: "mpatha".into(),
+        path: Some("sdb".into()),
+        devno: None,
+        valid_paths: None,
+    }
+}
+
 #[test]
 fn one_sentence_a_tired_person_understands() {
     for (devices, words) in [
         (&[][..], "i There is no multipath device on this host"),
-        (&[("a", &[Valid, Standby][..])], "✓ The one device has all its paths"),
+        (&[("a", &[Valid, Standby][..])], "✓ All paths of the one device work"),
         (&[("a", &[Failed])], "✕ The one device has no valid path"),
         (&[("a", &[])], "✕ The one device has no valid path"),
         (&[("a", &[Failed, Valid])], "! The one device has failed paths"),
-        (&[("a", &[Valid]), ("b", &[Valid])], "✓ All 2 devices have all their paths"),
+        (&[("a", &[Valid]), ("b", &[Valid])], "✓ All paths of 2 devices work"),
         (
             &[("a", &[Valid]), ("b", &[Failed]), ("c", &[Failed, Valid])],
-            "✕ 1 of 3 devices has no valid path 1 more has failed paths. 1 has all its paths. Both failed paths leave this host by h0.",
+            "✕ 1 of 3 devices has no valid path 1 more has failed paths. All paths of 1 other work. Both failed paths leave this host by h0.",
         ),
         (
             &[("a", &[Failed]), ("b", &[]), ("c", &[Valid]), ("d", &[Valid])],
-            "✕ 2 of 4 devices have no valid path 2 have all their paths.",
+            "✕ 2 of 4 devices have no valid path All paths of 2 others work.",
         ),
     ] {
         assert_eq!(verdict(&host(devices)), words);
@@ -164,11 +179,11 @@ fn the_worst_comes_first_and_is_unfolded() {
     let summaries: Vec<_> =
         page.split("<details ").skip(1).map(|one| between(one, "data-device=\"3600", "<bdi>")).collect();
     let order: Vec<_> = summaries.iter().map(|one| &one[..1]).collect();
-    assert_eq!(order, ["c", "d", "b", "e", "a"]);
+    assert_eq!(order, ["c", "e", "d", "b", "a"]);
     let open: Vec<_> = summaries.iter().map(|one| one.contains(" open ")).collect();
     assert_eq!(open, [true, true, true, true, false]);
     for (summary, word) in
-        summaries.iter().zip(["✕ no valid path", "! one path left", "! 1 path failed", "! paths differ", "✓ healthy"])
+        summaries.iter().zip(["✕ no valid path", "✕ another LUN", "! one path left", "! 1 path failed", "✓ healthy"])
     {
         assert!(summary.contains(word), "{summary}");
     }
@@ -198,12 +213,60 @@ fn a_large_host_is_turned_over_and_filtered() {
     assert!(of("q=%3Cb%3E%22").contains("value=\"&lt;b&gt;&quot;\""));
 }
 
+fn fc_host_port((port_name, state): (&str, &str)) -> Arc<FcHostPort> {
+    Arc::new(FcHostPort { port_name: port_name.into(), state: state.into() })
+}
+
+#[test]
+fn the_worst_of_all_is_said_first() {
+    let mut snapshot = host(&[("a", &[Valid]), ("b", &[Failed, Valid])]);
+    Arc::make_mut(&mut snapshot.devices[0]).mismatches.wwid = 1;
+    assert_eq!(verdict(&snapshot), "✕ Another LUN is behind a path of 1 device: stop using it 1 has failed paths.");
+    let mut snapshot = host(&[("a", &[Failed])]);
+    Arc::make_mut(&mut snapshot.devices[0]).open_count = Some(0);
+    assert_eq!(verdict(&snapshot), "! The one device has no valid path");
+    let nothing = View { snapshot: None, ..view(&snapshot) };
+    assert!(html(&nothing).contains("The first full read is under way"));
+    let unread = [(Source::Sysfs, SourceState { up: Some(false), ..SourceState::default() })];
+    assert!(html(&View { sources: &unread, ..nothing }).contains("Nothing is known"));
+}
+
+#[test]
+fn what_was_removed_is_missed_for_a_day() {
+    let snapshot = host(&[("a", &[Valid, Valid])]);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let event = |kind, wwid: &str, valid_paths| {
+        let time = now - Duration::from_secs(3600);
+        Arc::new(Event { kind, wwid: wwid.into(), name: wwid.into(), time, valid_paths: Some(valid_paths), ..event() })
+    };
+    let (removed, added, gone) = (EventType::PathRemoved, EventType::PathAdded, EventType::DeviceRemoved);
+    for (events, words) in [
+        (vec![event(removed, "3600a", 2)], Some("1 device has fewer paths than in the last day")),
+        (vec![event(removed, "3600a", 2), event(added, "3600a", 2)], None),
+        (vec![event(gone, "3600b", 0)], Some("1 device had no valid path and is gone: 3600b.")),
+        // Removed in order, or back.
+        (vec![event(gone, "3600b", 4)], None),
+        (vec![event(gone, "3600a", 0)], None),
+    ] {
+        let says = |now| {
+            let page = html(&View { events: &events, now, ..view(&snapshot) });
+            between(&page, "<section id=\"wrong\"", "</section>").to_owned()
+        };
+        match words {
+            Some(words) => assert!(says(now).contains(words), "{}", says(now)),
+            None => assert!(!says(now).contains("<li"), "{}", says(now)),
+        }
+        assert!(!says(now + Duration::from_secs(86_400)).contains("<li"));
+    }
+}
+
 #[test]
 fn all_that_is_wrong_has_a_line_and_a_runbook() {
     let mut snapshot = host(&[("dead", &[Failed]), ("queueing", &[Failed]), ("single", &[Failed, Valid])]);
     let edit = |snapshot: &mut Snapshot, index: usize, change: &dyn Fn(&mut Device)| {
         change(Arc::make_mut(&mut snapshot.devices[index]));
     };
+    edit(&mut snapshot, 0, &|device| device.queueing = Some(false));
     edit(&mut snapshot, 1, &|device| device.queueing = Some(true));
     edit(&mut snapshot, 2, &|device| {
         device.mismatches = Mismatches { size: 1, read_only: 1, wwid: 1 };
@@ -228,11 +291,12 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
     };
     snapshot.transports = Arc::new(Transports {
         iscsi_sessions: vec![session("192.0.2.1:3260", "FAILED"), session("192.0.2.2:3260", "LOGGED_IN")],
-        fc_host_ports: vec![Arc::new(FcHostPort { port_name: "0x10".into(), state: "Linkdown".into() })],
+        fc_host_ports: [("h0", "Linkdown"), ("0x11", "Linkdown"), ("h1", "Marginal")].map(fc_host_port).into(),
         fc_remote_ports: vec![Arc::default()],
     });
     let unread = SourceState { up: Some(false), ..SourceState::default() };
-    let sources = [(Source::Dm, unread.clone()), (Source::Multipathd, unread)];
+    let in_part = SourceState { up: Some(true), error: Some("size: what?".to_owned()), ..SourceState::default() };
+    let sources = [(Source::Dm, unread.clone()), (Source::Multipathd, unread), (Source::Sysfs, in_part)];
     let page = html(&View { sources: &sources, ..view(&snapshot) });
     let list = between(&page, "<ul class=\"findings\">", "</ul>");
     let lines: Vec<&str> = list.lines().filter(|line| line.contains("<li")).collect();
@@ -247,27 +311,29 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathExpectedPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
         ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (FAILED)"),
         ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
-        ("MultipathFcRemotePortDown", "0x10 (Linkdown)"),
+        ("MultipathFcRemotePortDown", "1 Fibre Channel port of this host is down: h0 (Linkdown)"),
         ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
         ("MultipathDaemonDown", "multipathd does not answer"),
         ("MultipathNotAssembled", "3600&lt;lone&gt; (2 paths)"),
         ("MultipathSizeMismatch", "another size"),
         ("MultipathReadOnlyMismatch", "write protection"),
         ("MultipathPathMarginal", "does not trust"),
+        ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
+        ("MultipathFcRemotePortDown", "1 Fibre Channel port of this host without storage is down: 0x11 (Linkdown)"),
     ]) {
         assert!(line.contains(words), "{alert}: {line}");
         assert!(line.contains(&format!("href=\"{}\"", runbook(alert))), "{alert}: {line}");
         let file = format!("alerts/runbooks/{alert}.md");
         assert!(FilePath::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{file}");
     }
-    assert_eq!(lines.len(), 18);
+    assert_eq!(lines.len(), 20);
 }
 
 #[test]
 fn what_may_be_of_yesterday_is_not_called_well() {
     let mut snapshot = host(&[("a", &[Valid]), ("b", &[Valid])]);
-    let well = "✓ All 2 devices have all their paths";
+    let well = "✓ All paths of 2 devices work";
     let not_well = "! No path of 2 devices has failed, but not all is well";
     let up = Daemon::Up("idle".into());
     for (daemon, unread, words) in [
@@ -298,27 +364,15 @@ fn many_are_named_by_their_number() {
 #[test]
 fn events_and_sources_are_told_with_their_age() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
-    let event = |kind, valid_paths| {
-        Arc::new(Event {
-            id: 1,
-            seqnum: None,
-            dm_seqnum: None,
-            time: now - Duration::from_secs(61),
-            kind,
-            wwid: "3600".into(),
-            name: "mpatha".into(),
-            path: Some("sdb".into()),
-            devno: None,
-            valid_paths,
-        })
-    };
+    let event =
+        |kind, valid_paths| Arc::new(Event { time: now - Duration::from_secs(61), kind, valid_paths, ..event() });
     let events = [event(EventType::PathFailed, Some(0)), event(EventType::PathReinstated, Some(1))];
     let read = SourceState { up: Some(true), last_success: Some(now - Duration::from_secs(3)), ..Default::default() };
     let failed = SourceState { up: Some(false), error: Some("<denied>".to_owned()), ..Default::default() };
     let sources = [(Source::Sysfs, read), (Source::Dm, failed)];
     let page = html(&View { now, events: &events, sources: &sources, ..view(&host(&[])) });
     let (newest, oldest) =
-        (page.find("path sdb is valid again, 1 valid path<"), page.find("path sdb failed</span>, no valid path left"));
+        (page.find("path sdb is back, 1 valid path<"), page.find("path sdb failed</span>, no valid path left"));
     assert!(newest.is_some() && newest < oldest, "{page}");
     for words in [
         "1970-01-01 23:58:59 <span class=\"ago\">61 s ago",

@@ -60,6 +60,11 @@ pub fn are(number: usize) -> &'static str {
     if number == 1 { "is" } else { "are" }
 }
 
+/// `it` or `them`.
+pub fn it(number: usize) -> &'static str {
+    if number == 1 { "it" } else { "them" }
+}
+
 /// The word for a path's state.
 pub fn state_word(state: PathState) -> &'static str {
     match state {
