@@ -124,6 +124,36 @@ test("what the reader has unfolded, focused, typed and scrolled to stays", () =>
   });
 });
 
+test("what has not changed is left alone, and what is selected until it is no longer", () => {
+  let failed = 1;
+  const state = (device, path) => (path < failed && device < 2 ? "failed" : "active");
+  return on({ devices: 3, state }, async (exporter, host) => {
+    const page = await open(browser, exporter.url, { viewport: PHONE });
+    await awaitText(page, "#live", "Live");
+    const at = device => `[data-device="${host.wwid(device)}"]`;
+    const scroll = device => `${at(device)} .scroll`;
+    await page.$eval(`${at(2)} summary`, summary => summary.click());
+    await page.$$eval(".scroll", all => all.forEach(one => (one.scrollLeft = 40)));
+    await page.$$eval("details", all => all.forEach(one => (one.old = true)));
+    await page.$eval(`${at(0)} .wwid`, wwid => getSelection().selectAllChildren(wwid));
+
+    failed = 2;
+    exporter.reread();
+    await page.waitForFunction(selector => !document.querySelector(selector).old, {}, at(1));
+    assert.equal(await page.$eval(scroll(1), table => table.scrollLeft), 40);
+    assert.equal(await page.$eval(at(2), fold => fold.old && fold.open), true, "it had not changed");
+    assert.equal(await page.$eval(scroll(2), table => table.scrollLeft), 40);
+    assert.equal(await page.$eval(at(0), fold => fold.old), true, "it was selected");
+    assert.equal(await page.evaluate(() => getSelection().toString()), host.wwid(0));
+
+    await page.evaluate(() => getSelection().removeAllRanges());
+    await page.waitForFunction(selector => !document.querySelector(selector).old, { timeout: 10000 }, at(0));
+    assert.equal(await page.$eval(at(2), fold => fold.old), true);
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  });
+});
+
 // As if another tab were in front, or no longer.
 const hide = (page, hidden) => page.evaluate(hidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });

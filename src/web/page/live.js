@@ -1,12 +1,12 @@
 "use strict";
 // Keeps the page up to date: fetches it again when an event comes, and now and then without one, and puts the parts that
-// change (data-live) in place of the old ones. What the reader has unfolded, focused and scrolled to stays. A page that
-// nobody sees does nothing: a browser has six connections for all tabs with one exporter, and each stream takes one.
+// change (data-live) in place of the old ones. What the reader has unfolded, focused, selected and scrolled to
+// stays. A page that nobody sees does nothing: a browser has six connections for all tabs with one exporter, and each stream takes one.
 (() => {
   const POLL = 30000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000, RELOAD = 60000, LONGEST = 300000;
   const status = document.getElementById("live");
   let last = new Date(), reachable = true, following = false, busy = false, again = false;
-  let begun = 0, soon = 0, later = 0, events = null, failures = 0, retry = 0;
+  let begun = 0, soon = 0, later = 0, events = null, failures = 0, retry = 0, held = false;
 
   const tell = () => {
     const time = last.toISOString().slice(11, 19);
@@ -31,16 +31,47 @@
   const reloaded = () =>
     performance.getEntriesByType("navigation")[0]?.type === "reload" && performance.now() < RELOAD;
 
-  const put = (old, fresh) => {
-    if (old.innerHTML === fresh.innerHTML) return;
-    for (const fold of old.querySelectorAll("[data-device]")) {
+  // What was sent of each part and of each device: what has been made of it since, by the reader or by others, is no news.
+  const sent = new WeakMap();
+  const devices = part => [...part.querySelectorAll("[data-device]")];
+  const note = part => { for (const one of [part, ...devices(part)]) sent.set(one, one.outerHTML); };
+  for (const part of document.querySelectorAll("[data-live]")) note(part);
+
+  const find = name =>
+    [...document.querySelectorAll("[data-live] :is(a, summary, [tabindex])")].find(one => key(one) === name);
+  const selected = element => !getSelection().isCollapsed && getSelection().containsNode(element, true);
+
+  const replace = (old, fresh, put) => {
+    if (selected(old)) return void (held = true);
+    for (const fold of [old, ...devices(old)]) {
       // Folded or unfolded by hand: so it stays.
-      if (fold.open === fold.hasAttribute("data-open")) continue;
-      const now = fresh.querySelector(`[data-device="${CSS.escape(fold.dataset.device)}"]`);
+      if (fold.open === undefined || fold.open === fold.hasAttribute("data-open")) continue;
+      const now = [fresh, ...devices(fresh)].find(one => one.dataset.device === fold.dataset.device);
       if (now) now.open = fold.open;
     }
-    old.className = fresh.className;
-    old.replaceChildren(...fresh.childNodes);
+    const aside = [...old.querySelectorAll(".scroll")].map(table => [key(table), table.scrollLeft]);
+    put();
+    for (const [name, left] of aside) if (left > 0 && find(name)) find(name).scrollLeft = left;
+  };
+
+  // The same devices in the same order: one by one. Otherwise as a whole.
+  const order = part => [...part.children].map(one => one.dataset.device ?? one.tagName).join("\n");
+  const put = (old, fresh) => {
+    note(fresh);
+    if (devices(old).length > 0 && order(old) === order(fresh)) {
+      sent.delete(old);
+      const now = [...fresh.children];
+      [...old.children].forEach((one, index) => {
+        const same = (sent.get(one) ?? one.outerHTML) === (sent.get(now[index]) ?? now[index].outerHTML);
+        if (!same) replace(one, now[index], () => one.replaceWith(now[index]));
+      });
+    } else if (sent.get(old) !== sent.get(fresh)) {
+      replace(old, fresh, () => {
+        sent.set(old, sent.get(fresh));
+        old.className = fresh.className;
+        old.replaceChildren(...fresh.childNodes);
+      });
+    }
   };
 
   const show = fresh => {
@@ -50,14 +81,14 @@
     const seen = scrollY > 0 && [...document.querySelectorAll("[data-device]")]
       .find(fold => fold === focused?.closest("[data-device]") || fold.getBoundingClientRect().bottom > 0);
     const top = seen && seen.getBoundingClientRect().top;
+    held = false;
     for (const old of document.querySelectorAll("[data-live]")) {
       const now = fresh.getElementById(old.id);
       if (now) put(old, now);
     }
     document.title = fresh.title;
     if (focused && !focused.isConnected) {
-      const same = [...document.querySelectorAll("[data-live] :is(a, summary, [tabindex])")].find(one => key(one) === name);
-      same?.focus({ preventScroll: true });
+      find(name)?.focus({ preventScroll: true });
     }
     const now = seen && device(seen.dataset.device);
     if (now) scrollBy(0, now.getBoundingClientRect().top - top);
@@ -129,6 +160,10 @@
   };
 
   setInterval(refresh, POLL);
+  // What was kept back for a selection.
+  document.addEventListener("selectionchange", () => {
+    if (held && getSelection().isCollapsed) refreshSoon();
+  });
   document.addEventListener("visibilitychange", look);
   tell();
   look();
