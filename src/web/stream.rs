@@ -3,7 +3,8 @@
 //! A reader costs a task, and one chunk on its way to it; what it has not got yet is in the
 //! [`EventLog`](crate::event::EventLog), which keeps the same events for all. So a storm or a reader that does not read
 //! fills no memory: whoever is slow gets more events at a time, whoever is too slow for those that are kept sees a gap in
-//! the ids, and whoever takes nothing at all is dropped.
+//! the ids. A stream ends after a while, whether it is read or not, and its place is free for the next: whoever still
+//! reads comes back and says how far it has got.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +19,20 @@ use crate::event::{Event, Following, Position};
 
 /// Streams at once. Each browser tab with the status page is one.
 pub const LIMIT: usize = 64;
-/// How long nothing is said: shorter than any proxy's patience, and a reader that is gone is found out by it.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a reader may take for one chunk.
+/// How long nothing is said: shorter than any proxy's patience, and a reader that is gone is found out by it, at the
+/// second writing at the latest.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a reader may take for one chunk. That its connection's buffers take it is enough, and they take a lot.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream is: what a reader that is there and does not read can keep a place for.
+const LENGTH: Duration = Duration::from_secs(5 * 60);
 /// How long a reader whose stream ended should wait before it comes back, in milliseconds.
 const RETRY: u32 = 3000;
 
 /// What `following` gives, as the content of an answer.
 pub fn body(following: Following) -> Body {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(following, sender));
+    tokio::spawn(timeout(LENGTH, feed(following, sender)));
     Body::stream(receiver)
 }
 
@@ -136,6 +140,14 @@ mod tests {
         // What was on its way is all there is.
         assert!(receiver.recv().await.unwrap().starts_with(b"retry: "));
         assert_eq!(receiver.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_stream_is_endless() {
+        let log = EventLog::default();
+        let (start, mut body) = (Instant::now(), body(log.follow(None)));
+        while next(&mut body).await.is_some() {}
+        assert_eq!(start.elapsed().as_secs(), LENGTH.as_secs());
     }
 
     #[tokio::test]

@@ -155,6 +155,18 @@ fn a_stream_is_named_after_the_start() {
 }
 
 #[test]
+fn a_place_is_soon_free_when_its_reader_is_gone() {
+    let (_host, exporter) = after_two_failures();
+    let mut readers: Vec<_> = (0..LIMIT).map(|_| Reader::open(&exporter, &[])).collect();
+    let gone = Instant::now();
+    readers.pop();
+    // Though nothing happens.
+    eventually("there is room again", || Reader::try_open(&exporter, &[]).ok());
+    let took = gone.elapsed();
+    assert!(took < Duration::from_secs(14), "it took {took:?}");
+}
+
+#[test]
 fn a_name_is_not_part_of_the_frame() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[]);
