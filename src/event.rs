@@ -1,8 +1,11 @@
 //! What happened to paths and devices: the recent ones for whoever asks, and the next ones for whoever waits.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
@@ -69,12 +72,48 @@ fn displayed<S: Serializer>(devno: &Option<DevNo>, serializer: S) -> Result<S::O
     }
 }
 
+/// How far a reader of the events has got: `<life>-<id>` in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// When the log began, in milliseconds since the epoch: ids begin anew with each start of the exporter.
+    pub life: u64,
+    /// The last event's.
+    pub id: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.life, self.id)
+    }
+}
+
+impl FromStr for Position {
+    type Err = Infallible;
+
+    /// What is no position is one in no log.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let position = text.split_once('-').and_then(|(life, id)| {
+            let (life, id) = (life.parse().ok()?, id.parse().ok()?);
+            Some(Position { life, id })
+        });
+        Ok(position.unwrap_or(Position { life: 0, id: 0 }))
+    }
+}
+
 /// The last [`KEPT`] events, shared between the monitor, which adds, and the API, which reads and follows.
 ///
 /// What is kept is the queue of all who follow: none has a copy of its own, and one that is slow keeps nobody waiting.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventLog {
+    life: u64,
     recent: watch::Sender<Recent>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        EventLog { life: u64::try_from(since_epoch.as_millis()).unwrap_or_default(), recent: watch::Sender::default() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,13 +144,17 @@ impl EventLog {
         self.recent.borrow().events.iter().cloned().collect()
     }
 
-    /// The events after the one with this id, as far as they are kept; without one, those that are still to come. An id
-    /// that has not been given yet is one of an exporter that ran before this one: all that is kept is news then.
-    pub fn follow(&self, after: Option<u64>) -> Following {
+    /// The events after this position, as far as they are kept; without one, those that are still to come. To a position
+    /// that this log has not given, such as one of an exporter that ran before this one, all that is kept is news.
+    pub fn follow(&self, after: Option<Position>) -> Following {
         let recent = self.recent.subscribe();
         let last_id = recent.borrow().last_id;
-        let seen = after.map_or(last_id, |id| if id > last_id { 0 } else { id });
-        Following { recent, seen }
+        let id = match after {
+            None => last_id,
+            Some(Position { life, id }) if life == self.life && id <= last_id => id,
+            Some(_) => 0,
+        };
+        Following { recent, seen: Position { life: self.life, id } }
     }
 
     /// Tells all who follow that no more will come.
@@ -124,19 +167,24 @@ impl EventLog {
 #[derive(Debug)]
 pub struct Following {
     recent: watch::Receiver<Recent>,
-    seen: u64,
+    seen: Position,
 }
 
 impl Following {
     /// Waits until there are events after the last one given, and gives all of them that are kept, newest last. A gap in
     /// their ids is what was not kept. `None` once the log is closed. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Arc<Event>>> {
-        let seen = self.seen;
+        let seen = self.seen.id;
         let recent = self.recent.wait_for(|recent| recent.last_id > seen || recent.closed).await.ok()?;
         let older = recent.events.partition_point(|event| event.id <= seen);
         let news: Vec<_> = recent.events.iter().skip(older).cloned().collect();
-        self.seen = recent.last_id;
+        self.seen.id = recent.last_id;
         (!news.is_empty()).then_some(news)
+    }
+
+    /// After the last event given.
+    pub fn position(&self) -> Position {
+        self.seen
     }
 }
 
@@ -206,9 +254,25 @@ mod tests {
             log.add(event());
         }
         let newest = KEPT as u64 + 5;
-        assert_eq!(ids(log.follow(Some(newest - 2)).next().await), [newest - 1, newest]);
-        for all in [Some(0), Some(3), Some(newest + 1), Some(u64::MAX)] {
-            assert_eq!(ids(log.follow(all).next().await), (6..=newest).collect::<Vec<_>>(), "{all:?}");
+        let now = log.follow(None).position();
+        assert_eq!(now.id, newest);
+        let after = |id| Position { id, ..now };
+        let mut following = log.follow(Some(after(newest - 2)));
+        assert_eq!(ids(following.next().await), [newest - 1, newest]);
+        assert_eq!(following.position(), now);
+        let earlier = Position { life: now.life - 1, id: newest - 2 };
+        for all in [after(0), after(3), after(newest + 1), after(u64::MAX), earlier] {
+            assert_eq!(ids(log.follow(Some(all)).next().await), (6..=newest).collect::<Vec<_>>(), "{all}");
+        }
+    }
+
+    #[test]
+    fn a_position_in_text() {
+        let position = Position { life: 1_795_168_800_123, id: 7 };
+        assert_eq!(position.to_string(), "1795168800123-7");
+        assert_eq!("1795168800123-7".parse(), Ok(position));
+        for nonsense in ["", "7", "-", "-7", "1795168800123-", "1795168800123--7", "1-2-3", "99999999999999999999-1"] {
+            assert_eq!(nonsense.parse(), Ok(Position { life: 0, id: 0 }), "{nonsense:?}");
         }
     }
 

@@ -181,7 +181,7 @@ impl Exporter {
 
     /// The events after the one with this id, or those to come.
     #[track_caller]
-    pub fn follow_events(&self, after: Option<u64>) -> EventStream {
+    pub fn follow_events(&self, after: Option<&str>) -> EventStream {
         EventStream::open(self.address, after, PATIENCE).unwrap_or_else(|e| panic!("the event stream: {e}"))
     }
 

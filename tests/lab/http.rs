@@ -39,15 +39,17 @@ fn ask(address: SocketAddr, path: &str, headers: &str, patience: Duration) -> io
 /// Events as they come.
 pub struct EventStream {
     lines: Lines<BufReader<TcpStream>>,
+    /// What to come back with.
+    pub last_id: String,
 }
 
 impl EventStream {
-    /// Begins after the event with this id, or with the next one, and has it confirmed.
-    pub fn open(address: SocketAddr, after: Option<u64>, patience: Duration) -> io::Result<Self> {
+    /// Begins after the event with this id of the stream's, or with the next one, and has it confirmed.
+    pub fn open(address: SocketAddr, after: Option<&str>, patience: Duration) -> io::Result<Self> {
         let last = after.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         let headers = format!("Accept: text/event-stream\r\n{last}");
         let stream = ask(address, "/api/v1/events", &headers, patience)?;
-        let mut events = EventStream { lines: BufReader::new(stream).lines() };
+        let mut events = EventStream { lines: BufReader::new(stream).lines(), last_id: String::new() };
         events.line("retry: ")?;
         Ok(events)
     }
@@ -60,7 +62,11 @@ impl EventStream {
     /// The rest of the next line that begins like this. A chunk holds whole lines, so its frame is passed over as well.
     fn line(&mut self, start: &str) -> io::Result<String> {
         for line in &mut self.lines {
-            if let Some(rest) = line?.strip_prefix(start) {
+            let line = line?;
+            if let Some(id) = line.strip_prefix("id: ") {
+                id.clone_into(&mut self.last_id);
+            }
+            if let Some(rest) = line.strip_prefix(start) {
                 return Ok(rest.to_owned());
             }
         }

@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { DESK, PHONE, assertAccessible, assertFits, awaitText, launch, open, text } from "./browser.mjs";
 import { Exporter } from "./exporter.mjs";
@@ -88,8 +89,8 @@ test("a path fails, and the open page shows it without a reload", () => {
 });
 
 test("what the reader has unfolded, focused, typed and scrolled to stays", () => {
-  let failed = false;
-  const worst = (device, path) => (failed && device === 29 && path === 0 ? "failed" : "active");
+  let failed = 0;
+  const worst = (device, path) => (device === 29 && path < failed ? "failed" : "active");
   return on({ devices: 30, state: worst }, async (exporter, host) => {
     const page = await open(browser, exporter.url, { viewport: PHONE });
     await awaitText(page, "#live", "Live");
@@ -100,7 +101,7 @@ test("what the reader has unfolded, focused, typed and scrolled to stays", () =>
     await page.waitForSelector(`${at(20)}[open]`);
     const place = () => page.$eval(at(20), fold => Math.round(fold.getBoundingClientRect().top));
     const before = await place();
-    failed = true;
+    failed = 1;
     exporter.reread();
     await awaitText(page, "h1", "! 1 of 30 devices has failed paths");
     await page.waitForSelector(`${at(29)}[open]`);
@@ -114,15 +115,121 @@ test("what the reader has unfolded, focused, typed and scrolled to stays", () =>
     // A device that the reader has folded stays so, though it is in trouble.
     await page.$eval(`${at(29)} summary`, summary => summary.click());
     await page.waitForSelector(`${at(29)}:not([open])`);
-    await page.$eval(at(29), fold => {
-      fold.old = true;
-      document.dispatchEvent(new Event("visibilitychange"));
-    });
+    await page.$eval(at(29), fold => (fold.old = true));
+    failed = 2;
+    exporter.reread();
     await page.waitForFunction(selector => !document.querySelector(selector).old, {}, at(29));
     assert.equal(await page.$eval(at(29), fold => fold.open), false);
     await page.close();
   });
 });
+
+test("what has not changed is left alone, and what is selected until it is no longer", () => {
+  let failed = 1;
+  const state = (device, path) => (path < failed && device < 2 ? "failed" : "active");
+  return on({ devices: 3, state }, async (exporter, host) => {
+    const page = await open(browser, exporter.url, { viewport: PHONE });
+    await awaitText(page, "#live", "Live");
+    const at = device => `[data-device="${host.wwid(device)}"]`;
+    const scroll = device => `${at(device)} .scroll`;
+    await page.$eval(`${at(2)} summary`, summary => summary.click());
+    await page.$$eval(".scroll", all => all.forEach(one => (one.scrollLeft = 40)));
+    await page.$$eval("details", all => all.forEach(one => (one.old = true)));
+    await page.$eval(`${at(0)} .wwid`, wwid => getSelection().selectAllChildren(wwid));
+
+    failed = 2;
+    exporter.reread();
+    await page.waitForFunction(selector => !document.querySelector(selector).old, {}, at(1));
+    assert.equal(await page.$eval(scroll(1), table => table.scrollLeft), 40);
+    assert.equal(await page.$eval(at(2), fold => fold.old && fold.open), true, "it had not changed");
+    assert.equal(await page.$eval(scroll(2), table => table.scrollLeft), 40);
+    assert.equal(await page.$eval(at(0), fold => fold.old), true, "it was selected");
+    assert.equal(await page.evaluate(() => getSelection().toString()), host.wwid(0));
+
+    await page.evaluate(() => getSelection().removeAllRanges());
+    await page.waitForFunction(selector => !document.querySelector(selector).old, { timeout: 10000 }, at(0));
+    assert.equal(await page.$eval(at(2), fold => fold.old), true);
+    assert.deepEqual(page.wrong, []);
+    await page.close();
+  });
+});
+
+// As if another tab were in front, or no longer.
+const hide = (page, hidden) => page.evaluate(hidden => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
+}, hidden);
+
+test("tabs that nobody sees take no connection", () => {
+  let failed = false;
+  return on({ devices: 1, state: (_, path) => (failed && path === 0 ? "failed" : "active") }, async exporter => {
+    const tabs = [];
+    // One more than the browser has connections.
+    for (let number = 0; number < 7; number++) {
+      const page = await open(browser, exporter.url);
+      await awaitText(page, "#live", "Live");
+      await hide(page, true);
+      tabs.push(page);
+    }
+    const [page] = tabs;
+    failed = true;
+    exporter.reread();
+    await hide(page, false);
+    await awaitText(page, "h1", /^! The one device has failed paths/);
+    await awaitText(page, "#events", /sda failed/);
+    failed = false;
+    exporter.reread();
+    await awaitText(page, "h1", /^✓/);
+    await Promise.all(tabs.map(tab => tab.close()));
+  });
+});
+
+test("a page that was translated is not loaded again", () =>
+  on({ devices: 1 }, async exporter => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    await page.evaluate(() => {
+      window.same = true;
+      document.querySelector("footer h2").textContent = "Mehr";
+    });
+    for (let number = 0; number < 2; number++) {
+      const read = page.waitForResponse(answer => answer.url() === `${exporter.url}/`);
+      await hide(page, false);
+      await (await read).text();
+    }
+    await sleep(500);
+    assert.equal(await page.evaluate(() => window.same), true);
+    assert.equal(await text(page, "footer h2"), "Mehr");
+    await page.close();
+  }));
+
+test("another version is loaded, once at a time", () =>
+  on({ devices: 1 }, async exporter => {
+    const page = await browser.newPage();
+    // Each answer is of another version.
+    let version = 0;
+    const loaded = [];
+    await page.setRequestInterception(true);
+    page.on("request", async request => {
+      if (request.url() !== `${exporter.url}/`) return request.continue();
+      if (request.resourceType() === "document") loaded.push(version);
+      const answer = await fetch(request.url());
+      const body = (await answer.text()).replace(/<p>multipath_exporter .*<\/p>/, `<p>multipath_exporter ${version++}</p>`);
+      const headers = { "content-type": "text/html; charset=utf-8", "content-security-policy": answer.headers.get("content-security-policy") };
+      await request.respond({ headers, body });
+    });
+    await page.goto(exporter.url);
+    await page.waitForFunction(() => performance.getEntriesByType("navigation")[0].type === "reload", { timeout: 10000 });
+    for (let number = 0; number < 3; number++) {
+      await awaitText(page, "#live", "Live");
+      const before = version;
+      await hide(page, false);
+      while (version === before) await sleep(50);
+      await sleep(200);
+    }
+    assert.equal(loaded.length, 2);
+    await page.close();
+  }));
 
 test("it tells when it is not connected, and comes back by itself", () =>
   on({ devices: 2 }, async exporter => {
@@ -145,6 +252,22 @@ test("where there is no room for its stream it reads now and then", () =>
     }
     const page = await open(browser, exporter.url);
     await awaitText(page, "#live", "Read again every 30 seconds");
+    // It asks again later and later, and not while nobody sees it.
+    const asked = await page.evaluate(async () => {
+      const waits = [];
+      window.setTimeout = (again, wait) => void (wait > 10000 && waits.push(wait) && waits.length < 8 && again());
+      document.dispatchEvent(new Event("visibilitychange"));
+      const end = performance.now() + 10000;
+      while (waits.length < 8 && performance.now() < end) await new Promise(requestAnimationFrame);
+      return waits;
+    });
+    assert.equal(asked.length, 8);
+    // It may have been refused before, or not yet.
+    const first = asked[0] < 40000 ? 30000 : 60000;
+    asked.forEach((wait, index) => {
+      const middle = Math.min(first * 2 ** index, 300000);
+      assert.ok(wait >= middle * 0.75 && wait <= middle * 1.25, `${asked}`);
+    });
     await page.close();
     all.abort();
   }));

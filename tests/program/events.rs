@@ -1,6 +1,7 @@
 //! Events as they come: `/api/v1/events` as an event stream.
 
-use std::time::{Duration, Instant};
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ const LIMIT: usize = 64;
 pub struct Reader {
     connection: Connection,
     text: String,
+    last: String,
 }
 
 impl Reader {
@@ -29,8 +31,9 @@ impl Reader {
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!(answer.header("vary"), Some("Accept"));
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        let mut reader = Reader { connection, text: String::new() };
-        assert_eq!(reader.frame().as_deref(), Some("retry: 3000"));
+        let mut reader = Reader { connection, text: String::new(), last: String::new() };
+        let first = reader.frame().expect("the stream begins");
+        first.strip_prefix("retry: 3000\nid: ").unwrap_or_else(|| panic!("{first:?}")).clone_into(&mut reader.last);
         Ok(reader)
     }
 
@@ -55,8 +58,17 @@ impl Reader {
         let frame = self.frame().expect("the stream goes on");
         let (id, data) = frame.split_once('\n').unwrap_or_else(|| panic!("{frame:?}"));
         let event: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-        assert_eq!(id, format!("id: {}", event["id"]));
+        self.last = self.last_id(&event["id"]);
+        assert_eq!(id, format!("id: {}", self.last));
         event
+    }
+}
+
+impl Reader {
+    /// What the stream calls the event with this id.
+    fn last_id(&self, id: impl Display) -> String {
+        let (start, _) = self.last.split_once('-').unwrap_or_else(|| panic!("{}", self.last));
+        format!("{start}-{id}")
     }
 }
 
@@ -98,19 +110,60 @@ fn a_failure_comes_by_itself() {
 fn what_was_missed_is_given_to_who_says_so() {
     let (host, exporter) = after_two_failures();
     let kept = kept(&exporter);
-    for (last, missed) in [("1", 1..2), ("0", 0..2), ("77", 0..2), (" 1 ", 1..2)] {
+    // Whoever does not say gets what comes.
+    let mut reader = Reader::open(&exporter, &[]);
+    let [none, one, two, three] = [0, 1, 2, 77].map(|id| reader.last_id(id));
+    assert_eq!(reader.last, two);
+    for (last, missed) in [(&one, 1..2), (&none, 0..2), (&three, 0..2), (&format!(" {one} "), 1..2)] {
         let mut reader = Reader::open(&exporter, &[("Last-Event-ID", last)]);
         let given: Vec<_> = missed.clone().map(|_| reader.event()).collect();
         assert_eq!(given, kept[missed], "{last:?}");
     }
-    // Whoever does not say, or not so that it can be understood, gets what comes.
-    let mut readers =
-        ["", "-1", "1; drop", "99999999999999999999"].map(|last| Reader::open(&exporter, &[("Last-Event-ID", last)]));
+    // What this exporter has not given is of an earlier one, or nonsense: all of it is news.
+    for last in ["1", "-1", "1795168800123-1", "0-2", "1; drop", "99999999999999999999"] {
+        let mut reader = Reader::open(&exporter, &[("Last-Event-ID", last)]);
+        assert_eq!([reader.event(), reader.event()], kept[..], "{last:?}");
+    }
     host.turn_into("01-healthy");
     exporter.signal(Signal::HUP);
-    for reader in &mut readers {
-        assert_eq!(reader.event()["id"], 3);
-    }
+    assert_eq!(reader.event()["id"], 3);
+}
+
+#[test]
+fn after_a_restart_nothing_is_missed() {
+    let (host, mut exporter) = after_two_failures();
+    let Reader { last, .. } = Reader::open(&exporter, &[]);
+    exporter.signal(Signal::TERM);
+    assert_eq!(exporter.wait().code(), Some(0));
+
+    // As many events as before, and other ones.
+    let exporter = host.exporter(&[]);
+    turn_into("01-healthy", &host, &exporter);
+    let mut reader = Reader::open(&exporter, &[("Last-Event-ID", &last)]);
+    assert_eq!([reader.event(), reader.event()], kept(&exporter)[..], "{last}");
+}
+
+#[test]
+fn a_stream_is_named_after_the_start() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let before = now();
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    let Reader { last, .. } = Reader::open(&exporter, &[]);
+    let (start, "0") = last.split_once('-').unwrap() else { panic!("{last}") };
+    assert!((before..=now()).contains(&start.parse().unwrap()), "{last}");
+}
+
+#[test]
+fn a_place_is_soon_free_when_its_reader_is_gone() {
+    let (_host, exporter) = after_two_failures();
+    let mut readers: Vec<_> = (0..LIMIT).map(|_| Reader::open(&exporter, &[])).collect();
+    let gone = Instant::now();
+    readers.pop();
+    // Though nothing happens.
+    eventually("there is room again", || Reader::try_open(&exporter, &[]).ok());
+    let took = gone.elapsed();
+    assert!(took < Duration::from_secs(14), "it took {took:?}");
 }
 
 #[test]

@@ -88,10 +88,11 @@ fn an_open_stream_tells_of_it(lab: &Lab) {
     assert!(page.contains("The one device has failed paths"), "{page}");
 
     // While nobody listens; then the listener comes back and says how far it had come.
+    let last_id = stream.last_id.clone();
     drop(stream);
     san.dm.reinstate_path(lun.name(), &disk.devno);
     exporter.wait_for_path_events(&lun.wwid, 1, 1);
-    let event = next(&mut exporter.follow_events(event["id"].as_u64()));
+    let event = next(&mut exporter.follow_events(Some(&last_id)));
     assert_eq!((&event["type"], &event["path"]), (&json!("path_reinstated"), &json!(disk.name)));
 }
 
