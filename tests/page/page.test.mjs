@@ -35,7 +35,7 @@ const HOSTS = {
   none: { devices: 0 },
 };
 const SENTENCES = {
-  healthy: "✓ All 6 devices have all their paths",
+  healthy: "✓ All paths of 6 devices work",
   degraded: "! 2 of 6 devices have failed paths",
   dead: "✕ 1 of 6 devices has no valid path",
   none: "i There is no multipath device on this host",
@@ -81,7 +81,7 @@ test("a path fails, and the open page shows it without a reload", () => {
       failed = false;
       exporter.reread();
       await awaitText(page, "h1", SENTENCES.healthy);
-      await awaitText(page, "#events", /mpathe: ✓ path sdr is valid again, 4 valid paths/);
+      await awaitText(page, "#events", /mpathe: ✓ path sdr is back, 4 valid paths/);
       assert.equal(await page.evaluate(() => window.same), true, "it was loaded again");
       assert.deepEqual(page.wrong, []);
       await page.close();
@@ -237,7 +237,7 @@ test("it tells when it is not connected, and comes back by itself", () =>
     await awaitText(page, "#live", "Live");
     await exporter.stop();
     await awaitText(page, "#live", /^Not connected, last update at \d\d:\d\d:\d\d UTC$/);
-    assert.equal(await text(page, "h1"), "✓ All 2 devices have all their paths");
+    assert.equal(await text(page, "h1"), "✓ All paths of 2 devices work");
     await exporter.startAgain();
     await awaitText(page, "#live", "Live");
     await page.close();
@@ -383,7 +383,7 @@ test("1,000 devices of 8 paths stay usable", async t => {
     t.diagnostic(`${(await page.content()).length} characters, there after ${Math.round(performance.now() - asked)} ms`);
     assert.equal(await text(page, "h1"), "! 10 of 1000 devices have failed paths");
     assert.equal(await text(page, "#verdict p"),
-      "990 have all their paths. All 40 failed paths leave this host by 0x10000090fa000005.");
+      "All paths of 990 others work. All 40 failed paths leave this host by 0x10000090fa000005.");
     assert.equal(await page.$$eval("details", folds => folds.length), 50);
     assert.equal(await page.$$eval("details[open]", folds => folds.length), 10);
     await assertFits(page, "1,000 devices");
