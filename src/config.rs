@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -10,15 +9,12 @@ use std::str::FromStr;
 use globset::{GlobBuilder, GlobMatcher};
 use ipnet::IpNet;
 use regex::Regex;
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter};
 
+use crate::small_file;
 use crate::source::Error;
-
-/// Larger than any configuration, and small beside what the exporter may use.
-const MAX_SIZE: u64 = 1 << 20;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -326,21 +322,8 @@ struct File {
     iscsi_bonds: Vec<Spanned<IscsiBond>>,
 }
 
-/// Neither waits for a file that somebody else has yet to write, nor takes more of it than a configuration can have.
 fn read_text(file: &Path) -> Result<String, String> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = rustix::fs::open(file, flags, Mode::empty()).map_err(|error| error.to_string())?;
-    let open = std::fs::File::from(open);
-    let kind = open.metadata().map_err(|error| error.to_string())?.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() { "it is a directory" } else { "it is no regular file" };
-        return Err(what.to_owned());
-    }
-    let mut bytes = Vec::new();
-    open.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_SIZE {
-        return Err(format!("larger than {MAX_SIZE} bytes"));
-    }
+    let bytes = small_file::read(file).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| {
         let correct = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         format!("line {}: not UTF-8", correct.iter().filter(|byte| **byte == b'\n').count() + 1)

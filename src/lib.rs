@@ -31,5 +31,6 @@ pub mod web;
 pub mod web_config;
 
 mod run;
+mod small_file;
 
 pub use run::{Failure, run};

@@ -67,6 +67,26 @@ impl Users {
         })
     }
 
+    /// Other users, of whom those stay known that are the same as here: nobody waits behind those who guess because
+    /// somebody else was added.
+    pub fn followed_by(&self, hashes: BTreeMap<String, String>) -> Self {
+        let is_same = |name: &String| hashes.get(name).is_some_and(|hash| self.hashes.get(name) == Some(hash));
+        let right = self
+            .memory()
+            .right
+            .iter()
+            .filter(|(name, _)| is_same(name))
+            .map(|(name, digest)| (name.clone(), digest.clone()))
+            .collect();
+        Users {
+            hashes,
+            key: self.key.clone(),
+            memory: Mutex::new(Memory { right, others: VecDeque::new() }),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            hashing: Arc::clone(&self.hashing),
+        }
+    }
+
     pub fn hashes(&self) -> &BTreeMap<String, String> {
         &self.hashes
     }
@@ -231,6 +251,27 @@ mod tests {
             ("nobody", "secret", Verdict::Wrong),
         ] {
             assert_eq!(judge(&users, name, password).await, verdict, "{name}:{password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn users_that_stay_stay_known() {
+        let before = users(&[("alice", "secret"), ("bob", "secret"), ("carol", "secret")]);
+        for name in ["alice", "bob", "carol"] {
+            assert_eq!(judge(&before, name, "secret").await, Verdict::Right);
+        }
+        let mut hashes = before.hashes().clone();
+        hashes.insert("bob".to_owned(), bcrypt::hash("other", 4).unwrap());
+        hashes.remove("carol");
+        let after = before.followed_by(hashes);
+        assert_eq!(remembered(&after), (1, 0));
+        for (name, password, verdict) in [
+            ("alice", "secret", Verdict::Right),
+            ("bob", "secret", Verdict::Wrong),
+            ("bob", "other", Verdict::Right),
+            ("carol", "secret", Verdict::Wrong),
+        ] {
+            assert_eq!(judge(&after, name, password).await, verdict, "{name}:{password}");
         }
     }
 

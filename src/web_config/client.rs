@@ -13,6 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Version;
 
 use super::file::ClientAuth;
 
@@ -25,9 +26,13 @@ use super::file::ClientAuth;
 #[derive(Debug)]
 pub struct ClientCertificates {
     policy: ClientAuth,
-    /// Judges chains; `None` without CAs: no certificate is from one of them.
-    chains: Option<Arc<dyn ClientCertVerifier>>,
+    /// All that are named, to say whom we know and to know themselves by.
     cas: Vec<CertificateDer<'static>>,
+    hints: Vec<DistinguishedName>,
+    /// Those of them that may sign others.
+    authorities: Vec<Authority>,
+    /// Judges chains to any authority; `None` without one.
+    chains: Option<Arc<dyn ClientCertVerifier>>,
     allowed_sans: Option<Vec<String>>,
     provider: Arc<CryptoProvider>,
 }
@@ -41,18 +46,10 @@ impl ClientCertificates {
         allowed_sans: Option<Vec<String>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        for ca in &cas {
-            roots.add(ca.clone()).map_err(|error| error.to_string())?;
-        }
-        let chains = match cas.is_empty() {
-            true => None,
-            false => {
-                let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-                Some(chains.build().map_err(|error| error.to_string())?)
-            }
-        };
-        Ok(ClientCertificates { policy, chains, cas, allowed_sans, provider })
+        let authorities: Vec<_> = cas.iter().filter_map(Authority::of).collect();
+        let chains = judge(&authorities, &provider)?;
+        let hints = store(&cas)?.subjects();
+        Ok(ClientCertificates { policy, cas, hints, authorities, chains, allowed_sans, provider })
     }
 
     fn is_from_ca(
@@ -64,9 +61,71 @@ impl ClientCertificates {
         if self.cas.iter().any(|ca| ca == end_entity) {
             return is_valid_by_itself(&parse(end_entity)?, now);
         }
-        let chains = self.chains.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        let valid: Vec<_> = self.authorities.iter().filter(|authority| authority.is_valid(now)).cloned().collect();
+        // As a rule all are.
+        let chains = match valid.len() == self.authorities.len() {
+            true => self.chains.clone(),
+            false => judge(&valid, &self.provider).map_err(Error::General)?,
+        };
+        let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
         chains.verify_client_cert(end_entity, intermediates, now).map(drop)
     }
+}
+
+/// A certificate whose owner may sign others, and when. webpki takes whatever it is told to trust for one, for ever.
+#[derive(Clone, Debug)]
+struct Authority {
+    certificate: CertificateDer<'static>,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Authority {
+    /// `None` if it may not sign, as Go sees it: from version 3 on it has to say that it is a CA's.
+    fn of(certificate: &CertificateDer<'static>) -> Option<Self> {
+        let parsed = parse(certificate).ok()?;
+        let is_ca = match parsed.basic_constraints() {
+            Ok(Some(constraints)) => constraints.value.ca,
+            Ok(None) => parsed.version() != X509Version::V3,
+            Err(_) => false,
+        };
+        let may_sign = match parsed.key_usage() {
+            Ok(Some(usage)) => usage.value.key_cert_sign(),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        let validity = parsed.validity();
+        (is_ca && may_sign).then(|| Authority {
+            certificate: certificate.clone(),
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    fn is_valid(&self, now: UnixTime) -> bool {
+        i64::try_from(now.as_secs()).is_ok_and(|now| (self.not_before..=self.not_after).contains(&now))
+    }
+}
+
+fn store<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+/// The judge of chains to these; `None` if there are none.
+fn judge(
+    authorities: &[Authority],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    if authorities.is_empty() {
+        return Ok(None);
+    }
+    let roots = store(authorities.iter().map(|authority| &authority.certificate))?;
+    let judge = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    judge.map(Some).map_err(|error| error.to_string())
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
@@ -119,7 +178,7 @@ impl ClientCertVerifier for ClientCertificates {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chains.as_ref().map_or(&[], |chains| chains.root_hint_subjects())
+        &self.hints
     }
 
     fn verify_client_cert(

@@ -25,6 +25,7 @@ use super::auth::Users;
 use super::file::{ClientAuth, File};
 use super::limit::Limiter;
 use super::{Policy, State, WebConfig, tls};
+use crate::small_file;
 
 /// How often to look: soon enough for who watches a renewal, and 50 µs of reading each time.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -51,13 +52,13 @@ impl Seen {
 
 impl Files {
     fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
-        let read = std::fs::read(path);
+        let read = small_file::read(path);
         self.0.insert(path.to_owned(), Seen::of(&read));
         read
     }
 
     fn changed(&self) -> bool {
-        self.0.iter().any(|(path, seen)| Seen::of(&std::fs::read(path)) != *seen)
+        self.0.iter().any(|(path, seen)| Seen::of(&small_file::read(path)) != *seen)
     }
 }
 
@@ -133,8 +134,9 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
         return Err(forbidden);
     }
     let tls = file.tls.as_ref().map(|tls| tls::server_config(tls, file.http2, |path| files.read(path))).transpose()?;
-    let users = match last.filter(|last| *last.users.hashes() == file.users) {
-        Some(last) => Arc::clone(&last.users),
+    let users = match last.map(|last| &last.users) {
+        Some(last) if *last.hashes() == file.users => Arc::clone(last),
+        Some(last) => Arc::new(last.followed_by(file.users)),
         None => Arc::new(Users::new(file.users)?),
     };
     let limiter = file.rate_limit.map(|limit| {

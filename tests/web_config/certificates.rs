@@ -31,10 +31,15 @@ pub struct Ca {
 
 impl Ca {
     pub fn new(name: &str) -> Self {
+        Ca::of(of_a_ca(named(name, &[])))
+    }
+
+    /// Who has this certificate, whether or not it may sign.
+    pub fn of(mut params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = named(name, &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        if params.is_ca != IsCa::NoCa && params.key_usages.is_empty() {
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        }
         let certificate = params.self_signed(&key).unwrap().pem();
         Ca { issuer: Issuer::new(params, key), certificate }
     }
@@ -77,6 +82,16 @@ pub fn with_uri_and_mail(mut params: CertificateParams, uri: &str, mail: &str) -
 
 pub fn of_a_ca(mut params: CertificateParams) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+pub fn not_of_a_ca(mut params: CertificateParams) -> CertificateParams {
+    params.is_ca = IsCa::ExplicitNoCa;
+    params
+}
+
+pub fn not_for_signing(mut params: CertificateParams) -> CertificateParams {
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params
 }
 

@@ -6,7 +6,8 @@ use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, version};
 use tokio::io::AsyncReadExt;
 
 use super::certificates::{
-    Ca, Identity, client, expired, for_servers_only, not_valid_yet, of_a_ca, self_signed, with_uri_and_mail,
+    Ca, Identity, client, expired, for_servers_only, not_for_signing, not_of_a_ca, not_valid_yet, of_a_ca, self_signed,
+    with_uri_and_mail,
 };
 use super::site::{Site, TLS, within};
 
@@ -86,6 +87,27 @@ async fn a_certificate_that_is_named_as_ca_is_good_while_it_is_valid() {
         ("of the same name", Some(&other), Err("")),
         ("none", None, Err("CertificateRequired")),
     ];
+    assert_judged(&text, &site, &judged).await;
+}
+
+/// Only a CA's, and only while it is valid: whoever is trusted for himself cannot vouch for others.
+#[tokio::test]
+async fn not_every_certificate_that_is_named_as_ca_may_sign() {
+    let site = Site::new();
+    let text = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: all.crt\n");
+    let named = |name: &str| client(&[name]);
+    let signers = [
+        Ca::of(of_a_ca(named("ca"))),
+        Ca::of(named("leaf")),
+        Ca::of(not_of_a_ca(named("no-ca"))),
+        Ca::of(not_for_signing(of_a_ca(named("no-signing")))),
+        Ca::of(expired(of_a_ca(named("late")))),
+        Ca::of(not_valid_yet(of_a_ca(named("early")))),
+    ];
+    site.write("all.crt", &signers.iter().map(|signer| signer.certificate.as_str()).collect::<String>());
+    let [good, others @ ..] = signers.map(|signer| signer.client(&["prometheus"]));
+    let mut judged = vec![("signed by a CA", Some(&good), Ok(()))];
+    judged.extend(others.iter().map(|other| ("signed by none", Some(other), Err(""))));
     assert_judged(&text, &site, &judged).await;
 }
 

@@ -224,7 +224,7 @@ where
         None => match unpanicked(async { handler(Request::from_parts(head, ())).await }).await {
             Ok(response) => response,
             Err(panic) => {
-                error!(%method, %uri, panic = panic_message(&*panic), "panic while answering a request");
+                error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while answering a request");
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
             }
         },
@@ -239,7 +239,7 @@ where
     if last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    debug!(%peer, %method, %uri, status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
+    debug!(%peer, %method, path = uri.path(), status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
     turn.offers(true);
     Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn }))
 }
