@@ -14,6 +14,7 @@
 //! Where it differs from the toolkit, on purpose:
 //!
 //! - TLS 1.0 and 1.1, the CBC cipher suites and the curve P-521 are refused at the start: rustls has none of them.
+//!   Nor has it certificates of P-521 and of X.509 version 1, and of curves Go's newest, X25519MLKEM768.
 //! - `VerifyClientCertIfGiven` without CAs lets nobody in who shows a certificate; Go would ask the system's CAs.
 //! - What does nothing in the toolkit and looks as if it did is refused: `client_allowed_sans` where no certificate is
 //!   asked for, a CA file without a certificate.
