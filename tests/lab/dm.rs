@@ -13,6 +13,8 @@ use std::str::SplitAsciiWhitespace;
 use rustix::io::Errno;
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
 
+use crate::wait::{PATIENCE, eventually};
+
 const HEADER: usize = 312;
 const TARGET_SPEC: usize = 40;
 
@@ -240,11 +242,32 @@ impl Dm {
 
     #[track_caller]
     fn target_line(&self, name: &[u8], flags: u32) -> String {
+        self.try_target_line(name, flags).unwrap_or_else(|e| panic!("status {}: {e}", name.escape_ascii()))
+    }
+
+    fn try_target_line(&self, name: &[u8], flags: u32) -> Result<String, Errno> {
         let mut request = Request::new(name);
         request.set_flags(flags);
         request.reserve(16 << 10);
-        self.call(TABLE_STATUS, &mut request).unwrap_or_else(|e| panic!("status {}: {e}", name.escape_ascii()));
-        String::from_utf8_lossy(text_at(request.answer(), TARGET_SPEC)).trim_end().to_owned()
+        self.call(TABLE_STATUS, &mut request)?;
+        Ok(String::from_utf8_lossy(text_at(request.answer(), TARGET_SPEC)).trim_end().to_owned())
+    }
+
+    /// Waits until there is no map of a LUN whose disks are gone. multipathd tries to remove it once, and does not if udevd
+    /// happens to read it then: that is made up for.
+    #[track_caller]
+    pub fn wait_until_gone(&self, wwid: &str) {
+        eventually("the kernel has no such map", PATIENCE, || {
+            let Some(map) = self.multipaths().remove(wwid) else { return Ok(()) };
+            // It may go at any moment.
+            let status = self.try_target_line(&map.name, NOFLUSH_FLAG).map_err(|e| e.to_string())?;
+            match parse_paths(&status) {
+                Some(paths) if paths.is_empty() => {
+                    self.remove(&map.name).map_err(|e| format!("without members, but {e}"))
+                }
+                _ => Err(status),
+            }
+        });
     }
 
     /// The kernel's state of each path of a map.

@@ -17,7 +17,7 @@ use crate::network::Network;
 use crate::san::{Lun, San};
 use crate::scsi_debug;
 use crate::udevd;
-use crate::wait::{PATIENCE, eventually, eventually_eq};
+use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_a_host", notifications_of_a_host),
@@ -101,14 +101,7 @@ fn notifications_of_a_host(lab: &Lab) {
     drop(holder);
     // The valid path first: a device that loses its failed ones first has none left when it goes.
     lun.paths.iter().for_each(|disk| disk.delete());
-    eventually("the kernel has no such map", PATIENCE, || match san.dm.multipaths().get(&lun.wwid) {
-        None => Ok(()),
-        // multipathd tries once, and does not if udevd happens to read the map then.
-        Some(map) if san.dm.paths(&map.name).is_empty() => {
-            san.dm.remove(&map.name).map_err(|e| format!("without members, but {e}"))
-        }
-        Some(map) => Err(san.dm.status(&map.name)),
-    });
+    san.dm.wait_until_gone(&lun.wwid);
     assert_no_recovery(&alerting.until(&format!("Lost multipath devices on host {HOST}: [{}]", lun.wwid)));
 
     let (early, late) = lun.paths.split_at(2);

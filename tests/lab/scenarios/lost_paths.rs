@@ -10,7 +10,7 @@ use crate::metrics::{Host, Metrics};
 use crate::multipathd::Conf;
 use crate::programs::run;
 use crate::san::{Lun, San};
-use crate::wait::{PATIENCE, eventually, eventually_eq};
+use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("path_deleted", path_deleted),
@@ -87,14 +87,7 @@ fn all_paths_deleted(lab: &Lab) {
 
     lun.paths.iter().for_each(|disk| disk.delete());
 
-    eventually("the kernel has no such map", PATIENCE, || match san.dm.multipaths().get(&lun.wwid) {
-        None => Ok(()),
-        // multipathd tries once, and does not if udevd happens to read the map then.
-        Some(map) if san.dm.paths(&map.name).is_empty() => {
-            san.dm.remove(&map.name).map_err(|e| format!("without members, but {e}"))
-        }
-        Some(map) => Err(san.dm.status(&map.name)),
-    });
+    san.dm.wait_until_gone(&lun.wwid);
     eventually_eq("the device is gone", false, || exporter.metrics().mentions(&lun.wwid));
     let metrics = exporter.metrics();
     assert_eq!(metrics.host(), Host { devices: 1, paths: 4, ..Host::default() });
