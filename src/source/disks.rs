@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::files::{Anchors, Attribute, Entry, follow, or_last, or_note};
 use super::sysfs::{Request, Scope, Way, Ways};
 use super::udev_db::UdevDb;
-use super::{Error, SECTOR, nvme};
+use super::{Error, nvme};
 use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -307,8 +307,7 @@ impl Disks {
             revision: word("rev", &last.model.revision),
         };
         let directory = self.root.join(&known.place);
-        let size = self.file.parsed::<u64>(&directory, "size");
-        let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
+        let size_bytes = self.file.size_bytes(&directory);
         let read_only = self.file.flag(&directory, "ro");
         let mut disk = Disk {
             model,
@@ -341,11 +340,10 @@ impl ScsiFiles<'_> {
     }
 
     fn wwid(&mut self) -> Result<Option<Arc<str>>, Error> {
-        let last = &self.known.disk.identity.kernel;
         match self.known.way {
             // Of its controller there may be several.
             Some(Way::Nvme(_)) => Ok(self.file.text(&self.root.join(&self.known.place), "wwid")?.map(Arc::from)),
-            _ => self.text("wwid", last),
+            _ => self.text("wwid", &self.known.disk.identity.kernel),
         }
     }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Error, is_gone};
+use super::{Error, SECTOR, is_gone};
 
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: usize = 4096;
@@ -209,6 +209,12 @@ impl Attribute {
                 Err(Error::new(Path::new(&self.path).display(), cause))
             }
         }
+    }
+
+    /// The size of a block device in bytes. The kernel counts in sectors, whatever the device's own blocks are.
+    pub fn size_bytes(&mut self, device: &Path) -> Result<Option<u64>, Error> {
+        let sectors: Option<u64> = self.parsed(device, "size")?;
+        Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
     }
 
     /// The requests sent down to a block device and not completed: `inflight` holds two numbers, reads and writes.

@@ -15,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Error;
 use super::files::{Attribute, follow, or_note};
 use super::interfaces::Interfaces;
 use super::inventory::Inventory;
+use super::{Error, is_number};
 use crate::topology::{IscsiSession, Ports, portal};
 
 /// What `netdev` may hold for a session that is bound to no interface: open-iscsi's word, or the name that an adapter
@@ -124,8 +124,4 @@ impl Reader {
         let host = names.rfind(|name| name.strip_prefix("host").is_some_and(is_number));
         Ok(host.map(|host| self.root.join("class/iscsi_host").join(host)))
     }
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::disks::{Context, Disk, Disks};
 use super::files::{Attribute, Entry, follow, list_if_there, or_last, or_note};
 use super::sysfs::{Outline, Request, Scope};
-use super::{Error, SECTOR, device_mapper::UUID_PREFIX, dm_name};
+use super::{Error, device_mapper::UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
 /// A multipath map's files. What was not read, as device mapper had told it, is `None` or empty.
@@ -211,8 +211,6 @@ impl Maps {
         let members = self.members(&slaves, context);
         let last = known.map(|known| &known.map);
         let unreadable = &mut *context.unreadable;
-        let size = self.file.parsed::<u64>(&directory, "size");
-        let size_bytes = size.map(|sectors| sectors.map(|sectors| sectors.saturating_mul(SECTOR)));
         let map = Map {
             wwid,
             sysfs_name: kernel_name(minor).into(),
@@ -220,7 +218,7 @@ impl Maps {
             name: dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into(),
             diskseq: or_last(self.file.parsed(&directory, "diskseq"), last.map(|map| &map.diskseq), unreadable),
             suspended: or_last(self.file.flag(&directory, "dm/suspended"), last.map(|map| &map.suspended), unreadable),
-            size_bytes: or_last(size_bytes, last.map(|map| &map.size_bytes), unreadable),
+            size_bytes: or_last(self.file.size_bytes(&directory), last.map(|map| &map.size_bytes), unreadable),
             read_only: or_last(self.file.flag(&directory, "ro"), last.map(|map| &map.read_only), unreadable),
             inflight_requests: or_last(
                 self.file.inflight(&directory),
@@ -281,13 +279,10 @@ impl Maps {
     /// The map with its states as they are now; `None` if nothing changed.
     fn read_map_states(&mut self, minor: u32, map: &Map, unreadable: &mut Vec<Error>) -> Option<Map> {
         let directory = self.root.join(VIRTUAL).join(kernel_name(minor));
-        let suspended = match map.suspended {
-            Some(_) => or_last(self.file.flag(&directory, "dm/suspended"), Some(&map.suspended), unreadable),
-            None => None,
-        };
-        let inflight = self.file.inflight(&directory);
-        let inflight_requests = or_last(inflight, Some(&map.inflight_requests), unreadable).or(map.inflight_requests);
-        let suspended = suspended.or(map.suspended);
+        let suspended = map
+            .suspended
+            .and_then(|last| or_note(self.file.flag(&directory, "dm/suspended"), unreadable).or(Some(last)));
+        let inflight_requests = or_note(self.file.inflight(&directory), unreadable).or(map.inflight_requests);
         let now = |disk: &Arc<Disk>| self.disks.now(disk);
         let same = |disk: &Arc<Disk>| Arc::ptr_eq(disk, &now(disk));
         if (suspended, inflight_requests) == (map.suspended, map.inflight_requests) && map.members.iter().all(same) {

@@ -63,6 +63,11 @@ pub fn dm_name(mangled: &[u8]) -> String {
     }
 }
 
+/// Whether this is a number as the kernel puts it into names: `host7`, `nvme0n1`.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether the error says that the device is no longer there.
 fn is_gone(error: &io::Error) -> bool {
     use rustix::io::Errno;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::files::{Attribute, Entry, list, or_note};
 use super::interfaces::Interfaces;
 use super::inventory::Inventory;
-use super::{Error, SECTOR};
+use super::{Error, is_number};
 use crate::topology::{Ports, Transport, portal};
 
 /// The state of a controller that carries I/O.
@@ -245,7 +245,8 @@ impl Nvme {
             uuid,
             model,
             firmware,
-            size_bytes: or_note(self.size(&directory), unreadable).or(known.and_then(|head| head.size_bytes)),
+            size_bytes: or_note(self.file.size_bytes(&directory), unreadable)
+                .or(known.and_then(|head| head.size_bytes)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
             inflight_requests: or_note(self.file.inflight(&directory), unreadable)
                 .or(known.and_then(|head| head.inflight_requests)),
@@ -265,7 +266,7 @@ impl Nvme {
         let mut path = last.cloned().unwrap_or_else(|| HeadPath { name: name.into(), ..HeadPath::default() });
         path.controller = Arc::clone(controller);
         let mut keep = |read: Result<(), Error>| unreadable.extend(read.err());
-        match self.size(directory) {
+        match self.file.size_bytes(directory) {
             Ok(None) => return None,
             size => keep(size.map(|size| path.size_bytes = size)),
         }
@@ -274,11 +275,6 @@ impl Nvme {
         keep(self.file.parsed(directory, "ana_grpid").map(|group| path.ana_group = group));
         keep(self.file.flag(directory, "ro").map(|read_only| path.read_only = read_only));
         Some(path)
-    }
-
-    fn size(&mut self, directory: &Path) -> Result<Option<u64>, Error> {
-        let sectors: Option<u64> = self.file.parsed(directory, "size")?;
-        Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
     }
 }
 
@@ -370,13 +366,12 @@ fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> Ends {
 
 /// Whether this names a controller, `nvme3`, and not its namespace `nvme3n1`.
 pub fn is_controller(name: &str) -> bool {
-    name.strip_prefix("nvme").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    name.strip_prefix("nvme").is_some_and(is_number)
 }
 
 /// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
 fn is_head(name: &str) -> bool {
     let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
 }
 
