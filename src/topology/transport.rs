@@ -80,8 +80,10 @@ pub fn portal(address: &str, port: &str) -> Arc<str> {
 
 /// The state of a session that carries I/O.
 const LOGGED_IN: &str = "LOGGED_IN";
-/// The state of a port that is well. The kernel also uses one that is `Marginal`, for want of a better.
+/// The state of a port that is well.
 const ONLINE: &str = "Online";
+/// The state of a port that the kernel uses for want of a better.
+const MARGINAL: &str = "Marginal";
 
 /// One iSCSI session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,6 +119,11 @@ impl FcHostPort {
     pub fn is_up(&self) -> bool {
         &*self.state == ONLINE
     }
+
+    /// Whether I/O goes over it, well or not.
+    pub fn is_used(&self) -> bool {
+        self.is_up() || &*self.state == MARGINAL
+    }
 }
 
 /// A Fibre Channel port of an array, as one port of this host sees it.
@@ -132,6 +139,11 @@ impl FcRemotePort {
     /// Whether it is well.
     pub fn is_up(&self) -> bool {
         &*self.state == ONLINE
+    }
+
+    /// Whether I/O goes over it, well or not.
+    pub fn is_used(&self) -> bool {
+        self.is_up() || &*self.state == MARGINAL
     }
 
     /// Whether the kernel only remembers it.

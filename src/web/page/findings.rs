@@ -1,6 +1,6 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -12,9 +12,6 @@ use super::{Ranked, View};
 use crate::event::{Event, EventType};
 use crate::source::health::Source;
 use crate::topology::{Daemon, Device, Health, Snapshot};
-
-/// A port that the kernel still uses, for want of a better.
-const MARGINAL: &str = "Marginal";
 
 /// How long what was removed is missed.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -103,22 +100,22 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
     });
     // One that was never cabled is down for good, and nobody misses it.
-    let is_used = |port: &str| {
+    let has_storage = |port: &str| {
         let mut paths = ranked.iter().flat_map(|one| &one.device.paths);
         let mut remote = transports.fc_remote_ports.iter();
         paths.any(|path| *path.ports.initiator_port == *port)
             || remote.any(|remote| *remote.ports.initiator_port == *port)
     };
     for (severity, used) in [(Warning, true), (Note, false)] {
-        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_up() && &*port.state != MARGINAL);
-        let hosts = hosts.filter(|port| is_used(&port.port_name) == used);
+        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_used());
+        let hosts = hosts.filter(|port| has_storage(&port.port_name) == used);
         let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
         add(severity, "MultipathFcRemotePortDown", hosts.collect(), &|number| {
             let without = if used { "" } else { " without storage" };
             format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
         });
     }
-    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_up() && &*port.state != MARGINAL);
+    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_used());
     let remote = remote.map(|port| {
         let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
         format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
@@ -145,7 +142,8 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), &|number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))
     });
-    add(Warning, "MultipathPathsMissing", with(&|one| removed(&one.device.wwid, view) > 0), &|number| {
+    let removed = removed(view);
+    add(Warning, "MultipathPathsMissing", with(&|one| removed.contains(&*one.device.wwid)), &|number| {
         format!("{} {} fewer paths than in the last day", devices(number), have(number))
     });
     add(Warning, "MultipathDeviceLost", lost(snapshot, view), &|number| {
@@ -173,15 +171,19 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     found
 }
 
-/// How many more paths of this device were removed in the last day than were added.
-fn removed(wwid: &str, view: &View<'_>) -> usize {
-    let of_device = recent(view).filter(|event| *event.wwid == *wwid);
-    of_device.fold(0_usize, |missing, event| match event.kind {
-        EventType::PathRemoved => missing + 1,
-        EventType::PathAdded => missing.saturating_sub(1),
-        EventType::DeviceAdded => 0,
-        _ => missing,
-    })
+/// The devices of which more paths were removed in the last day than were added, by WWID.
+fn removed<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
+    let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in recent(view) {
+        let missing = missing.entry(&event.wwid).or_default();
+        *missing = match event.kind {
+            EventType::PathRemoved => *missing + 1,
+            EventType::PathAdded => missing.saturating_sub(1),
+            EventType::DeviceAdded => 0,
+            _ => *missing,
+        };
+    }
+    missing.into_iter().filter(|(_, paths)| *paths > 0).map(|(wwid, _)| wwid).collect()
 }
 
 /// Devices that were removed in the last day when they had no valid path, and are not there.
@@ -192,9 +194,9 @@ fn lost(snapshot: &Snapshot, view: &View<'_>) -> Vec<String> {
     names.into_iter().collect()
 }
 
-fn recent<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Event> {
-    let events = view.events.iter().map(|event| &**event);
-    events.filter(|event| view.now.duration_since(event.time).is_ok_and(|ago| ago < DAY))
+fn recent<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Event> {
+    let (events, now) = (view.events.iter().map(|event| &**event), view.now);
+    events.filter(move |event| now.duration_since(event.time).is_ok_and(|ago| ago < DAY))
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
