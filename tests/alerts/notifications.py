@@ -227,7 +227,7 @@ def smtp_sink(inbox, keep):
                 (keep / f"{name}.txt").write_text(f"{mail.subject}\n\n{mail.text}", encoding="utf-8")
             inbox.put("mail", whom, mail)
 
-    return serve(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session))
+    return serve(socketserver.ThreadingTCPServer, Session)
 
 
 def http_sink(inbox):
@@ -246,11 +246,16 @@ def http_sink(inbox):
         def log_message(self, *_):
             pass
 
-    return serve(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Request))
+    return serve(http.server.ThreadingHTTPServer, Request)
 
 
-def serve(server):
-    server.daemon_threads = True
+def serve(kind, handler):
+    class Server(kind):
+        daemon_threads = True
+        # With socketserver's 5 the kernel resets a connection when many groups are told at once.
+        request_queue_size = 1024
+
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 
