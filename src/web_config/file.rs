@@ -7,7 +7,8 @@ use std::time::Duration;
 use bcrypt::HashParts;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_saphyr::Spanned;
+use serde_path_to_error::{Path as Keys, Segment, Track};
+use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
 
 use super::tls::{Cipher, Curve, Version};
 
@@ -81,7 +82,7 @@ impl TryFrom<String> for ClientAuth {
             "RequireAnyClientCert" | "RequireClientCert" => Ok(ClientAuth::RequireAnyClientCert),
             "VerifyClientCertIfGiven" => Ok(ClientAuth::VerifyClientCertIfGiven),
             "RequireAndVerifyClientCert" => Ok(ClientAuth::RequireAndVerifyClientCert),
-            _ => Err(format!("unknown client_auth_type: {text:?}")),
+            _ => Err(format!("there is no {text:?}")),
         }
     }
 }
@@ -162,22 +163,22 @@ impl TryFrom<TlsKeys> for TlsText {
             (None, None) if client_ca.is_none() && client_auth == ClientAuth::NoClientCert => {
                 return match client_allowed_sans {
                     None => Ok(TlsText(None)),
-                    Some(_) => Err("tls_server_config: client_allowed_sans without cert_file and key_file"),
+                    Some(_) => Err("client_allowed_sans without cert_file and key_file"),
                 };
             }
-            (None, _) => return Err("tls_server_config: neither cert nor cert_file is given"),
-            (_, None) => return Err("tls_server_config: neither key nor key_file is given"),
+            (None, _) => return Err("neither cert nor cert_file is given"),
+            (_, None) => return Err("neither key nor key_file is given"),
         };
         match (client_auth, &client_ca, &client_allowed_sans) {
             (ClientAuth::NoClientCert, Some(_), _) => {
-                return Err("tls_server_config: a client_ca without a client_auth_type that asks for certificates");
+                return Err("a client_ca without a client_auth_type that asks for certificates");
             }
             (ClientAuth::NoClientCert, _, Some(_)) => {
-                return Err("tls_server_config: client_allowed_sans without a client_auth_type that asks for \
+                return Err("client_allowed_sans without a client_auth_type that asks for \
                             certificates");
             }
             (ClientAuth::RequireAndVerifyClientCert, None, _) => {
-                return Err("tls_server_config: client_auth_type RequireAndVerifyClientCert without client_ca or \
+                return Err("client_auth_type RequireAndVerifyClientCert without client_ca or \
                             client_ca_file");
             }
             _ => {}
@@ -185,7 +186,7 @@ impl TryFrom<TlsKeys> for TlsText {
         let (min_version, max_version) =
             (keys.min_version.unwrap_or(Version::Tls12), keys.max_version.unwrap_or(Version::Tls13));
         if min_version > max_version {
-            return Err("tls_server_config: min_version is above max_version");
+            return Err("min_version is above max_version");
         }
         Ok(TlsText(Some(Tls {
             certificate,
@@ -230,14 +231,14 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
         let mut headers = HeaderMap::new();
         for (name, value) in texts {
             let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
-                return Err(format!("headers: {name:?} cannot be set"));
+                return Err(format!("{name:?} cannot be set"));
             };
             let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
             if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
-                return Err(format!("headers: {name} is {value:?}, and may be {}", allowed.join(" or ")));
+                return Err(format!("{name} is {value:?}, and may be {}", allowed.join(" or ")));
             }
-            let name = HeaderName::try_from(&name).map_err(|error| format!("headers: {name:?}: {error}"))?;
-            let value = HeaderValue::try_from(&value).map_err(|_| format!("headers: {name}: no value for a header"))?;
+            let name = HeaderName::try_from(&name).map_err(|error| format!("{name:?}: {error}"))?;
+            let value = HeaderValue::try_from(&value).map_err(|_| format!("{name}: no value for a header"))?;
             headers.insert(name, value);
         }
         Ok(Headers(headers))
@@ -249,16 +250,38 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
 #[serde(try_from = "Option<String>")]
 struct UserHash(String);
 
+/// Each step doubles the time. At this one a password takes four seconds on a server of today, and two more steps take
+/// longer than Prometheus waits for a scrape: whoever has such a hash never gets in. The toolkit takes up to 31, which is
+/// a day and a half for each guess, and the processor is busy with it meanwhile.
+const MAX_COST: u32 = 16;
+
 impl TryFrom<Option<String>> for UserHash {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(hash: Option<String>) -> Result<Self, Self::Error> {
-        let hash = hash.unwrap_or_default();
-        match hash.parse::<HashParts>() {
-            Ok(parts) if (4..=31).contains(&parts.get_cost()) => Ok(UserHash(hash)),
-            _ => Err("not hashed with bcrypt, as a password in basic_auth_users must be"),
+        let hash = without_stray_bits(&hash.unwrap_or_default());
+        match hash.parse::<HashParts>().map(|parts| parts.get_cost()) {
+            Ok(4..=MAX_COST) => Ok(UserHash(hash)),
+            Ok(cost @ 17..=31) => Err(format!(
+                "hashed with a bcrypt cost of {cost}, which takes {} times as long as 10: at most {MAX_COST} is taken here",
+                1 << (cost - 10)
+            )),
+            _ => Err("not hashed with bcrypt, as a password in basic_auth_users must be".to_owned()),
         }
     }
+}
+
+/// The salt's 16 bytes are written with 22 characters, which leave room for four bits more. Some tools write something
+/// there; Go does not look at it, and the library would refuse it.
+fn without_stray_bits(hash: &str) -> String {
+    const DIGITS: &str = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    const LAST: std::ops::Range<usize> = 28..29;
+    let digit = hash.get(LAST).and_then(|last| DIGITS.find(last));
+    let mut hash = hash.to_owned();
+    if let Some(whole) = digit.and_then(|digit| DIGITS.get(digit & 0b11_0000..=digit & 0b11_0000)) {
+        hash.replace_range(LAST, whole);
+    }
+    hash
 }
 
 #[derive(Default, Deserialize)]
@@ -288,7 +311,7 @@ impl TryFrom<String> for Interval {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("interval: {text:?} is no duration such as 1s, 500ms, 1m30s");
+        let wrong = || format!("{text:?} is no duration such as 1s, 500ms, 1m30s");
         // A number without a unit is nanoseconds: that is what Go's durations are.
         if let Ok(nanos) = text.parse::<u64>() {
             return Ok(Interval(Duration::from_nanos(nanos)));
@@ -310,24 +333,48 @@ impl TryFrom<String> for Interval {
     }
 }
 
-/// What the library says, with the key that it leaves out.
-fn wrong(text: &str, error: &serde_saphyr::Error) -> String {
-    let message = error.to_string();
-    // It adds the offending lines, and they may hold secrets.
-    let message = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    let key = error.location().and_then(|location| {
-        let number = usize::try_from(location.line()).ok()?.checked_sub(1)?;
-        let (key, _) = text.lines().nth(number)?.split_once(':')?;
-        let key = key.trim();
-        let is_key = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_-.@".contains(c));
-        (is_key && !message.contains(key)).then_some(key)
-    });
-    match (key, message.split_once(": ")) {
-        // What we say of a whole section names it, and stands where its first key does.
-        (Some(key), Some((place, what))) if !what.starts_with("tls_server_config") && !what.starts_with("headers") => {
-            format!("{place}: {key}: {what}")
+/// What is wrong, in our words as far as there are any, with its place and the keys that lead to it. Never with the
+/// lines themselves, which may hold secrets.
+fn wrong(error: &serde_saphyr::Error, keys: &Keys) -> String {
+    let mut message = match error.location() {
+        Some(place) => format!("line {} column {}: ", place.line(), place.column()),
+        None => String::new(),
+    };
+    for (depth, segment) in keys.iter().enumerate() {
+        match segment {
+            // Inside [`Spanned`]. The format's own keys end at the second.
+            Segment::Map { key } if depth < 2 || key != "value" => message = message + name(key) + ": ",
+            _ => {}
         }
-        _ => message.to_owned(),
+    }
+    message += &fault(error);
+    // A key may be anything, and this is one line of a log.
+    message.replace(char::is_control, "\u{fffd}")
+}
+
+/// A key as far as it can be one: without a space after the colon it has its value in it, and that may be a password.
+fn name(key: &str) -> &str {
+    key.split(':').next().unwrap_or_default()
+}
+
+fn fault(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error;
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => fault(error),
+        Error::SerdeUnknownField { expected, .. } => format!("there is no such key, only {}", expected.join(", ")),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {:?} is there twice", name(key)),
+        Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
+        Error::MultipleDocuments { .. } => "a second YAML document begins, and there may be one".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => "keys with values are expected".to_owned(),
+        Error::Unexpected { expected: "sequence start", .. } => "a list is expected".to_owned(),
+        Error::Unexpected { expected: "string scalar", .. } => "a text is expected".to_owned(),
+        Error::InvalidScalar { ty: "boolean", .. } => "neither true nor false".to_owned(),
+        Error::InvalidScalar { ty: "u32", .. } => format!("no whole number from 0 to {}", u32::MAX),
+        // What is expected, not what is there.
+        Error::SerdeInvalidType { expected, .. } => format!("{expected} is expected"),
+        Error::NullIntoString { .. } => "nothing is given".to_owned(),
+        Error::UnknownAnchor { .. } => "an alias without its anchor".to_owned(),
+        error => UserMessageFormatter.format_message(error).into_owned(),
     }
 }
 
@@ -337,7 +384,11 @@ impl File {
     /// # Errors
     /// One line that names line and key.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, String> {
-        let file: Option<FileText> = serde_saphyr::from_str(text).map_err(|error| wrong(text, &error))?;
+        let mut track = Track::new();
+        let file = with_deserializer_from_str(text, |yaml| {
+            Option::<FileText>::deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
+        });
+        let file = file.map_err(|error| wrong(&error, &track.path()))?;
         let file = file.unwrap_or_default();
         let mut tls = file.tls_server_config.and_then(|TlsText(tls)| tls);
         let pems = tls.as_mut().map(|tls| [Some(&mut tls.certificate), Some(&mut tls.key), tls.client_ca.as_mut()]);
@@ -388,6 +439,37 @@ mod tests {
         assert_eq!((tls.min_version, tls.max_version), (Version::Tls12, Version::Tls13));
         assert_eq!(tls.client_auth, ClientAuth::NoClientCert);
         assert!(tls.prefer_server_cipher_suites && tls.client_allowed_sans.is_none() && tls.client_ca.is_none());
+    }
+
+    #[test]
+    fn what_a_salt_has_no_room_for_is_not_looked_at() {
+        let hash = bcrypt::hash("secret", 4).unwrap();
+        for stray in ['.', 'O', 'e', 'u', '9'] {
+            let mut written = hash.clone();
+            written.replace_range(28..29, &stray.to_string());
+            let UserHash(taken) = UserHash::try_from(Some(written)).unwrap();
+            // One of the four that the last two bits of the salt can be.
+            let wanted = &taken[28..29] == &hash[28..29];
+            assert_eq!(bcrypt::verify("secret", &taken).unwrap(), wanted, "{stray}: {taken}");
+            assert!([".", "O", "e", "u"].contains(&&taken[28..29]), "{taken}");
+        }
+    }
+
+    #[test]
+    fn a_fault_shows_no_line_of_the_file() {
+        for text in [
+            "basic_auth_users:\n  alice: hunter2\n",
+            "basic_auth_users: {alice: hunter2\n",
+            "tls_server_config:\n  key: [hunter2]\n",
+            "tls_server_config: hunter2\n",
+            "tls_server_config: {key: \"hunter2\n",
+            "basic_auth_users: {alice:hunter2}\n",
+            "{basic_auth_users:hunter2, basic_auth_users:hunter2}\n",
+            "basic_auth_users:\n  alice:\n    password: hunter2\n",
+        ] {
+            let said = parse(text).unwrap_err();
+            assert!(!said.contains("hunter2") && said.starts_with("line ") && said.lines().count() == 1, "{said}");
+        }
     }
 
     #[test]

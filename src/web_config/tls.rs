@@ -30,7 +30,7 @@ impl TryFrom<String> for Version {
             "TLS12" => Ok(Version::Tls12),
             "TLS13" => Ok(Version::Tls13),
             "TLS10" | "TLS11" => Err(format!("{text} is not spoken here, as it is broken: use TLS12 or TLS13")),
-            _ => Err(format!("unknown TLS version: {text:?}")),
+            _ => Err(format!("there is no TLS version {text:?}")),
         }
     }
 }
@@ -71,7 +71,7 @@ impl TryFrom<String> for Cipher {
             None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => {
                 Err(format!("cipher suite {text} is not supported here: use one with GCM or CHACHA20_POLY1305"))
             }
-            None => Err(format!("unknown cipher: {text:?}")),
+            None => Err(format!("there is no cipher suite {text:?}")),
         }
     }
 }
@@ -90,7 +90,7 @@ impl TryFrom<String> for Curve {
             "CurveP256" => Ok(Curve(kx_group::SECP256R1)),
             "CurveP384" => Ok(Curve(kx_group::SECP384R1)),
             "CurveP521" => Err(format!("curve {text} is not supported here: use X25519, CurveP256 or CurveP384")),
-            _ => Err(format!("unknown curve: {text:?}")),
+            _ => Err(format!("there is no curve {text:?}")),
         }
     }
 }
