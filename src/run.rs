@@ -245,6 +245,10 @@ fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, Failure> {
     let failed = |cause: io::Error| Failure::Settings(format!("--web.systemd-socket: {cause}"));
     let mut listeners = Vec::new();
     for number in 0..passed.len() {
+        if let Ok(Some(_)) = passed.take_unix_listener(number) {
+            let cause = "a Unix socket was passed, and only TCP is served: ListenStream= must have a port";
+            return Err(failed(io::Error::other(cause)));
+        }
         let Some(listener) = passed.take_tcp_listener(number).map_err(failed)? else { continue };
         if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| failed(error.into()))? {
             let cause = "a socket that was passed does not listen: the unit must not have Accept=yes";

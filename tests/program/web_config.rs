@@ -189,7 +189,7 @@ fn what_is_no_listening_tcp_socket_is_refused() {
     drop(listener);
     for (socket, words) in [
         (Some(OwnedFd::from(connected)), "Accept=yes"),
-        (Some(unix.into()), "not a valid tcp socket"),
+        (Some(unix.into()), "a Unix socket was passed, and only TCP is served: ListenStream= must have a port"),
         (Some(file.into()), "not a socket"),
         (None, "systemd has passed no socket"),
     ] {
