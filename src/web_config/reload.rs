@@ -7,7 +7,7 @@
 //! Files are compared by content. Times are no help: they can be the same after a change, and there is a second to do it in.
 //!
 //! Two things follow from how files change. A certificate and its key are two files, and whoever renews them writes one
-//! after the other: what is bad counts only if it is still bad a look later. And a file that is being written may be empty
+//! after the other: what is bad counts only if it is still bad a second later. And a file that is being written may be empty
 //! or end anywhere, and what is left of it correct, with fewer rules: so what [`Protection`] holds may be added, and not
 //! taken away. That takes a restart, as do turning TLS on and off.
 
@@ -19,16 +19,21 @@ use std::time::{Duration, Instant};
 
 use ring::digest::{SHA256, digest};
 use tokio::time::timeout;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::auth::Users;
 use super::file::{ClientAuth, File};
 use super::limit::Limiter;
-use super::{Policy, State, WebConfig, tls};
+use super::tls::{self, Version};
+use super::{Policy, State, WebConfig};
 use crate::small_file;
 
-/// How often to look: soon enough for who watches a renewal, and 50 µs of reading each time.
+/// How often to look: soon enough for who watches a renewal, and 50 µs of reading each time. Also how long something must
+/// be bad before it counts.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a look may take before the log is told: on a disk that answers it takes less than a millisecond.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The files that the last reading looked at, and what it saw.
 #[derive(Debug, Default, PartialEq)]
@@ -51,9 +56,10 @@ impl Seen {
 }
 
 impl Files {
+    /// What was seen first stays noted: a file that two keys name and that changes between is one that has changed.
     fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let read = small_file::read(path);
-        self.0.insert(path.to_owned(), Seen::of(&read));
+        self.0.entry(path.to_owned()).or_insert_with(|| Seen::of(&read));
         read
     }
 
@@ -62,10 +68,14 @@ impl Files {
     }
 }
 
-/// What keeps somebody out.
+/// What keeps somebody out, and what a file that ends too early could leave out of itself unseen.
+///
+/// Not the cipher suites, as all there are here are good ones; nor `max_version`, which has to be there to let in less; nor
+/// the numbers of the rate limit, which keep nobody out: a number cut short counts until the rest of it is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Protection {
     tls: bool,
+    newest_only: bool,
     demands_certificate: bool,
     verifies_certificate: bool,
     has_cas: bool,
@@ -80,6 +90,7 @@ impl Protection {
         let names = file.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
         Protection {
             tls: file.tls.is_some(),
+            newest_only: file.tls.as_ref().is_some_and(|tls| tls.min_version == Version::Tls13),
             demands_certificate: auth.demands() || names,
             verifies_certificate: auth.verifies(),
             has_cas: file.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
@@ -100,6 +111,7 @@ impl Protection {
             return Some(format!("tls_server_config cannot be {what} without a restart"));
         }
         let parts = [
+            (self.newest_only, new.newest_only, "min_version"),
             (self.demands_certificate, new.demands_certificate, "client_auth_type"),
             (self.verifies_certificate, new.verifies_certificate, "client_auth_type"),
             (self.allows_some_names, new.allows_some_names, "client_allowed_sans"),
@@ -149,8 +161,8 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
 /// What looking has led to so far.
 #[derive(Default)]
 struct Watch {
-    /// Whether the last look found something bad for the first time.
-    suspected: bool,
+    /// When something was found bad, if it does not count yet.
+    suspected: Option<Instant>,
     /// What is bad, once it counts and the log has been told.
     told: Option<String>,
 }
@@ -158,20 +170,27 @@ struct Watch {
 impl WebConfig {
     /// Looks at the files once a second, until it is dropped. Without a file there is nothing to look at.
     pub async fn follow(self) {
-        if self.shared.file.is_none() {
-            return;
-        }
+        let Some(file) = self.shared.file.as_deref() else { return };
         let mut watch = Watch::default();
         loop {
             // Whether told or not.
             let _ = timeout(PERIOD, self.shared.reread.notified()).await;
             let config = self.clone();
             // A disk that does not answer holds up this task and nobody else.
-            let looked = tokio::task::spawn_blocking(move || {
-                config.look(&mut watch);
+            let mut look = tokio::task::spawn_blocking(move || {
+                config.look(&mut watch, Instant::now());
                 watch
             });
-            match looked.await {
+            let looked = match timeout(PATIENCE, &mut look).await {
+                Ok(looked) => looked,
+                Err(_) => {
+                    warn!(file = %file.display(), "web configuration not to be read: its disk does not answer");
+                    let looked = look.await;
+                    info!(file = %file.display(), "the disk of the web configuration answers again");
+                    looked
+                }
+            };
+            match looked {
                 Ok(same) => watch = same,
                 Err(error) => {
                     error!(%error, "cannot look at the web configuration file");
@@ -186,10 +205,10 @@ impl WebConfig {
         self.shared.reread.notify_one();
     }
 
-    fn look(&self, watch: &mut Watch) {
+    fn look(&self, watch: &mut Watch, now: Instant) {
         let Some(file) = self.shared.file.as_deref() else { return };
         let mut files = self.shared.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if !watch.suspected && !files.changed() {
+        if watch.suspected.is_none() && !files.changed() {
             return;
         }
         let (State::Open(last) | State::Closed { last }) = self.state();
@@ -202,11 +221,12 @@ impl WebConfig {
                     Some(_) => info!(file = %file.display(), "web configuration correct again"),
                     None => info!(file = %file.display(), "web configuration read again"),
                 }
-                watch.suspected = false;
+                watch.suspected = None;
             }
-            Err(_) if !watch.suspected && watch.told.is_none() => watch.suspected = true,
+            // However often it is looked at meanwhile: what writes the files is no faster for that.
+            Err(_) if watch.told.is_none() && now < *watch.suspected.get_or_insert(now) + PERIOD => {}
             Err(error) => {
-                watch.suspected = false;
+                watch.suspected = None;
                 self.set(State::Closed { last });
                 if watch.told.as_ref() != Some(&error) {
                     error!(file = %file.display(), error, "web configuration not correct: nobody is let in");
@@ -214,5 +234,80 @@ impl WebConfig {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_twice_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("server.pem");
+        let mut files = Files::default();
+        std::fs::write(&path, "old").unwrap();
+        files.read(&path).unwrap();
+        assert!(!files.changed());
+        std::fs::write(&path, "new").unwrap();
+        files.read(&path).unwrap();
+        assert!(files.changed());
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Log {
+        type Writer = Log;
+
+        fn make_writer(&'a self) -> Log {
+            self.clone()
+        }
+    }
+
+    impl Log {
+        fn lines(&self) -> Vec<String> {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+        }
+    }
+
+    /// What the disk does to a look the lock does here.
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_does_not_end_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.yml");
+        std::fs::write(&path, "").unwrap();
+        let config = WebConfig::read(&path).unwrap();
+        let log = Log::default();
+        let _log = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(log.clone()).finish());
+        let stuck = config.shared.files.lock().unwrap();
+        let follower = tokio::spawn(config.clone().follow());
+        config.reread();
+        for _ in 0..3 {
+            tokio::time::advance(PATIENCE).await;
+            tokio::task::yield_now().await;
+        }
+        let lines = log.lines();
+        assert!(matches!(lines.as_slice(), [line] if line.contains("WARN") && line.contains("web.yml")), "{lines:?}");
+        drop(stuck);
+        while log.lines().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(log.lines()[1].contains("answers again"), "{:?}", log.lines());
+        follower.abort();
     }
 }

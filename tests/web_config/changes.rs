@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustls::ClientConfig;
+use rustls::crypto::ring::default_provider;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -102,6 +103,20 @@ async fn what_is_bad_for_a_moment_is_not_noticed() {
     assert_eq!(status(&server, "").await, "401");
 }
 
+/// However often it is told to look, whoever writes two files has a second for the second.
+#[tokio::test]
+async fn looking_more_often_leaves_no_less_time() {
+    let site = Site::new();
+    let server = site.serve(&users()).await;
+    site.configure("");
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(800) {
+        server.config.reread();
+        assert_eq!(status(&server, ALICE).await, "200");
+    }
+    await_status(&server, ALICE, "500").await;
+}
+
 #[tokio::test]
 async fn with_tls_a_bad_file_ends_handshakes_and_requests() {
     let site = Site::new();
@@ -143,6 +158,21 @@ async fn cas_change_and_what_they_demand_is_not_loosened() {
         site.configure(&required);
         look_until(&server, "it is as before", async || server.lets_in(new_client.clone()).await.is_ok()).await;
     }
+}
+
+/// What follows `min_version` in a file that ends too early is lost with it.
+#[tokio::test]
+async fn old_versions_are_not_let_in_by_a_part_of_the_file() {
+    let site = Site::new();
+    let newest = format!("{TLS}  min_version: TLS13\n");
+    let server = site.serve(&newest).await;
+    let old = || site.client_of(default_provider(), &[&rustls::version::TLS12], None);
+    site.configure(TLS);
+    look_until(&server, "nobody is let in", async || server.lets_in(site.client(None)).await.is_err()).await;
+    server.lets_in(old()).await.unwrap_err();
+    site.configure(&newest);
+    look_until(&server, "it is as before", async || server.lets_in(site.client(None)).await.is_ok()).await;
+    server.lets_in(old()).await.unwrap_err();
 }
 
 /// One that keeps its connection, as Prometheus does, and one that makes a new one for each scrape.
