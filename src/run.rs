@@ -54,6 +54,11 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let web_config = web_config_file.map_or_else(WebConfig::none, WebConfig::read);
     let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
     if cli.general.config_check {
+        if let Some(file) = web_config_file {
+            for warning in web_config.warnings() {
+                let _ = writeln!(io::stderr(), "multipath_exporter: {}: warning: {warning}", file.display());
+            }
+        }
         let files = [config_file, web_config_file].into_iter().flatten();
         return print(&files.map(|file| format!("{}: correct\n", file.display())).collect::<String>());
     }

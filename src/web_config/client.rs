@@ -11,7 +11,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_SIG_ED25519};
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
@@ -46,6 +48,10 @@ impl ClientCertificates {
         allowed_sans: Option<Vec<String>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
+        if policy.verifies() {
+            // Go knows more kinds: who moves here should hear of it now, not from clients that are turned away.
+            cas.iter().try_for_each(must_be_of_a_known_kind)?;
+        }
         let authorities: Vec<_> = cas.iter().filter_map(Authority::of).collect();
         let chains = judge(&authorities, &provider)?;
         let hints = store(&cas)?.subjects();
@@ -133,6 +139,31 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
         Ok((_, certificate)) => Ok(certificate),
         Err(_) => Err(CertificateError::BadEncoding.into()),
     }
+}
+
+/// Whether what a CA signs, or who shows its certificate for his own, can be verified at all: as `ring` knows them.
+fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
+    let ca = parse(ca).map_err(|error| error.to_string())?;
+    let key = ca.public_key();
+    let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    let is_known = match key.parsed() {
+        Ok(PublicKey::RSA(key)) => (2048..=8192).contains(&key.key_size()),
+        Ok(PublicKey::EC(_)) => curve.is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384].contains(&curve)),
+        _ => key.algorithm.algorithm == OID_SIG_ED25519,
+    };
+    match is_known {
+        true => Ok(()),
+        false => Err(format!(
+            "the key of {:?} is of a kind that is not supported here: use RSA of 2048 to 8192 bits, ECDSA on P-256 or \
+             P-384, or Ed25519",
+            ca.subject().to_string()
+        )),
+    }
+}
+
+/// Whether it is of X.509 version 3. Others cannot be shown, neither by a client nor by a server; a CA's can be trusted.
+pub fn is_of_version_3(certificate: &CertificateDer<'_>) -> bool {
+    parse(certificate).is_ok_and(|certificate| certificate.version() == X509Version::V3)
 }
 
 /// What is left to ask of a certificate that is trusted as it is: its time, and that it is one for clients.

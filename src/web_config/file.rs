@@ -379,6 +379,35 @@ fn fault(error: &serde_saphyr::Error) -> String {
 }
 
 impl File {
+    /// What is correct, and may not do what it seems to.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.rate_limit.is_some_and(|limit| limit.burst == 0) {
+            warnings.push("rate_limit has a burst of 0: every request is refused".to_owned());
+        }
+        let Some(tls) = &self.tls else { return warnings };
+        let auth = tls.client_auth;
+        if auth.verifies() && tls.client_ca.is_none() {
+            let warning = "client_auth_type is VerifyClientCertIfGiven without client_ca_file: whoever shows a \
+                           certificate is refused";
+            warnings.push(warning.to_owned());
+        }
+        if tls.client_allowed_sans.is_some() {
+            if !auth.verifies() {
+                warnings.push(format!(
+                    "client_allowed_sans with client_auth_type {auth:?} keeps nobody out: anybody can make a certificate \
+                     with an allowed name, and no CA is asked; RequireAndVerifyClientCert asks"
+                ));
+            }
+            if !auth.demands() {
+                warnings.push(format!(
+                    "client_allowed_sans with client_auth_type {auth:?} lets nobody in without a certificate"
+                ));
+            }
+        }
+        warnings
+    }
+
     /// Reads the text; files that it names stand in `directory`, unless their paths are absolute.
     ///
     /// # Errors

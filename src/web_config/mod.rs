@@ -14,10 +14,16 @@
 //! Where it differs from the toolkit, on purpose:
 //!
 //! - TLS 1.0 and 1.1, the CBC cipher suites and the curve P-521 are refused at the start: rustls has none of them.
-//!   Nor has it certificates of P-521 and of X.509 version 1, and of curves Go's newest, X25519MLKEM768.
+//!   Nor has it certificates with keys on P-521, which are refused at the start where they can be seen then, nor those of
+//!   X.509 version 1 but for CAs, nor of curves Go's newest, X25519MLKEM768.
+//! - How many CAs may stand between a client's certificate and a CA of `client_ca_file` is as that CA's certificate has
+//!   it in Go. Here it is not looked at: webpki takes of what it trusts the name and the key. What the certificates
+//!   between say of it is kept to.
 //! - `VerifyClientCertIfGiven` without CAs lets nobody in who shows a certificate; Go would ask the system's CAs.
 //! - What does nothing in the toolkit and looks as if it did is refused: `client_allowed_sans` where no certificate is
-//!   asked for, a CA file without a certificate.
+//!   asked for, a CA file without a certificate. Where certificates are asked for and not verified, the names are looked
+//!   for as there, and a warning says what that is worth.
+//! - A bcrypt cost above 16 is refused: see `file.rs`.
 //! - The toolkit reads its files at every request. Here they are compared once a second, and never on a request's way: on
 //!   a host that loses its disks, reading may take for ever.
 //! - What protects cannot be taken away without a restart. See [`reload`].
@@ -99,6 +105,7 @@ struct Policy {
     users: Arc<Users>,
     limiter: Option<Arc<Limiter>>,
     protection: Protection,
+    warnings: Vec<String>,
 }
 
 impl WebConfig {
@@ -137,16 +144,16 @@ impl WebConfig {
         if let Some(limiter) = &policy.limiter {
             let limit = limiter.limit();
             info!(burst = limit.burst, interval = ?limit.interval, "rate limit is enabled");
-            if limit.burst == 0 {
-                warn!("rate_limit has a burst of 0: every request is refused");
-            }
         }
-        if policy.protection.verifies_nobody() {
-            warn!(
-                "client_auth_type is VerifyClientCertIfGiven without client_ca_file: whoever shows a certificate is \
-                   refused"
-            );
+        for warning in &policy.warnings {
+            warn!("{warning}");
         }
+    }
+
+    /// What is correct in the file, and may not do what it seems to; [`WebConfig::log`] tells the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let (State::Open(policy) | State::Closed { last: policy }) = self.state();
+        policy.warnings.clone()
     }
 
     /// How to speak to who connects now.

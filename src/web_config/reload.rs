@@ -78,7 +78,6 @@ pub(super) struct Protection {
     newest_only: bool,
     demands_certificate: bool,
     verifies_certificate: bool,
-    has_cas: bool,
     allows_some_names: bool,
     users: bool,
     rate_limit: bool,
@@ -93,15 +92,10 @@ impl Protection {
             newest_only: file.tls.as_ref().is_some_and(|tls| tls.min_version == Version::Tls13),
             demands_certificate: auth.demands() || names,
             verifies_certificate: auth.verifies(),
-            has_cas: file.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
             allows_some_names: names,
             users: !file.users.is_empty(),
             rate_limit: file.rate_limit.is_some(),
         }
-    }
-
-    pub(super) fn verifies_nobody(self) -> bool {
-        self.verifies_certificate && !self.has_cas
     }
 
     /// Why `new` cannot follow on this one, if so.
@@ -145,7 +139,9 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
     if let Some(forbidden) = last.and_then(|last| last.protection.forbids(protection)) {
         return Err(forbidden);
     }
-    let tls = file.tls.as_ref().map(|tls| tls::server_config(tls, file.http2, |path| files.read(path))).transpose()?;
+    let mut warnings = file.warnings();
+    let server = |tls| tls::server_config(tls, file.http2, |path| files.read(path), &mut warnings);
+    let tls = file.tls.as_ref().map(server).transpose()?;
     let users = match last.map(|last| &last.users) {
         Some(last) if *last.hashes() == file.users => Arc::clone(last),
         Some(last) => Arc::new(last.followed_by(file.users)),
@@ -155,7 +151,15 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
         let same = last.and_then(|last| last.limiter.as_ref()).filter(|limiter| limiter.limit() == limit);
         same.map_or_else(|| Arc::new(Limiter::new(limit, Instant::now())), Arc::clone)
     });
-    Ok(Policy { tls: tls.map(Arc::new), http2: file.http2, headers: file.headers, users, limiter, protection })
+    Ok(Policy {
+        tls: tls.map(Arc::new),
+        http2: file.http2,
+        headers: file.headers,
+        users,
+        limiter,
+        protection,
+        warnings,
+    })
 }
 
 /// What looking has led to so far.
@@ -216,6 +220,9 @@ impl WebConfig {
         *files = seen;
         match loaded {
             Ok(policy) => {
+                for warning in policy.warnings.iter().filter(|warning| !last.warnings.contains(warning)) {
+                    warn!(file = %file.display(), "{warning}");
+                }
                 self.set(State::Open(Arc::new(policy)));
                 match watch.told.take() {
                     Some(_) => info!(file = %file.display(), "web configuration correct again"),

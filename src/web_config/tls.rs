@@ -11,7 +11,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{CipherSuite, InconsistentKeys, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 use serde::Deserialize;
 
-use super::client::ClientCertificates;
+use super::client::{ClientCertificates, is_of_version_3};
 use super::file::{Pem, PemSource, Tls};
 
 /// A version of TLS that rustls speaks.
@@ -99,7 +99,8 @@ impl TryFrom<String> for Curve {
 pub const HTTP_2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// Makes a server of what the file says, with the help of `read`, which reads other files.
+/// Makes a server of what the file says, with the help of `read`, which reads other files. What is correct, and may not do
+/// what it seems to, is added to `warnings`.
 ///
 /// # Errors
 /// One line that names the key, the line where it stands, and the file.
@@ -107,6 +108,7 @@ pub fn server_config(
     tls: &Tls,
     http2: bool,
     mut read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>,
+    warnings: &mut Vec<String>,
 ) -> Result<ServerConfig, String> {
     let provider = Arc::new(provider(tls));
     if http2 && tls.min_version == Version::Tls12 && !tls.cipher_suites.is_empty() {
@@ -133,13 +135,23 @@ pub fn server_config(
         })?;
 
     let chain = certificates(&tls.certificate, &mut read)?;
-    let key = match PrivateKeyDer::from_pem_slice(&tls.key.read(&mut read)?) {
+    if !chain.first().is_some_and(is_of_version_3) {
+        return Err(tls.certificate.wrong("the certificate is not of X.509 version 3, as it must be here"));
+    }
+    let text = tls.key.read(&mut read)?;
+    let key = match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => key,
+        Err(_) if text.windows(ENCRYPTED.len()).any(|word| word == ENCRYPTED) => {
+            return Err(tls.key.wrong("the private key is encrypted, and there is nobody to ask for its password"));
+        }
         // What is wrong with it would show parts of it.
         Err(_) => return Err(tls.key.wrong("no private key in PEM form")),
     };
     let cas = tls.client_ca.as_ref().map(|pem| Ok::<_, String>((pem, certificates(pem, &mut read)?))).transpose()?;
     let (client_ca, cas) = cas.map_or((None, Vec::new()), |(pem, cas)| (Some(pem), cas));
+    if let Some(pem) = client_ca.filter(|_| tls.client_auth.verifies() && !cas.iter().all(is_of_version_3)) {
+        warnings.push(pem.wrong("a certificate of X.509 version 1 is taken as a CA's, and from no client as its own"));
+    }
     let clients = ClientCertificates::new(tls.client_auth, cas, tls.client_allowed_sans.clone(), provider)
         .map_err(|cause| client_ca.unwrap_or(&tls.certificate).wrong(&cause))?;
 
@@ -149,7 +161,10 @@ pub fn server_config(
                 tls.key.wrong(&format!("not the key of the certificate in {}", tls.certificate))
             }
             // The only other part in question.
-            rustls::Error::General(_) => tls.key.wrong("no private key of a kind that can be used"),
+            rustls::Error::General(_) => tls.key.wrong(
+                "the private key is of a kind that is not supported here: use RSA of 2048 to 4096 bits, ECDSA on P-256 \
+                 or P-384, or Ed25519",
+            ),
             error => tls.certificate.wrong(&error.to_string()),
         },
     )?;
@@ -163,6 +178,9 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
+
+/// Stands in each of the forms that an encrypted key has in PEM.
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
 fn provider(tls: &Tls) -> CryptoProvider {
     let all = CIPHERS.iter().map(|(_, suite)| *suite);

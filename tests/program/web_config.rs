@@ -72,6 +72,18 @@ fn both_files_are_checked() {
 }
 
 #[test]
+fn what_is_correct_and_odd_is_told() {
+    let (directory, web) = file("rate_limit: {interval: 1s}\n");
+    let finished = run(&["--config.check", &web]);
+    let file = directory.path("web.yml").display().to_string();
+    assert_eq!((finished.status, finished.stdout), (Some(0), format!("{file}: correct\n")));
+    let warning = "warning: rate_limit has a burst of 0: every request is refused";
+    assert_eq!(finished.stderr, format!("multipath_exporter: {file}: {warning}\n"));
+    let host = Host::bare();
+    host.unready_exporter(&[&web]).await_log(&["level=warn", "burst of 0"]);
+}
+
+#[test]
 fn the_log_tells_what_is_on() {
     let host = Host::bare();
     let exporter = host.exporter(&[]);

@@ -111,6 +111,43 @@ async fn not_every_certificate_that_is_named_as_ca_may_sign() {
     assert_judged(&text, &site, &judged).await;
 }
 
+/// webpki knows version 1 of whom it trusts only. (A client that shows one is openssl's: see `tests/web/run`.)
+#[tokio::test]
+async fn a_ca_may_be_of_version_1() {
+    let site = Site::new();
+    let [certificate, key] = ["crt", "key"].map(|kind| site.read(&format!("signed_by_version1.{kind}")));
+    let text = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: version1.crt\n");
+    assert_judged(&text, &site, &[("signed by it", Some(&Identity { certificate, key }), Ok(()))]).await;
+    let warnings = site.load(&text).unwrap().warnings();
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.contains("version1.crt") && warning.contains("version 1 "), "{warning}");
+}
+
+#[test]
+fn what_keeps_nobody_out_is_warned_of() {
+    let site = Site::new();
+    let auth = |policy: &str, more: &str| {
+        let warnings = site.load(&format!("{TLS}  client_auth_type: {policy}\n{more}")).unwrap().warnings();
+        warnings.join("\n")
+    };
+    let (ca, sans) = ("  client_ca_file: ca.crt\n", "  client_allowed_sans: [prometheus]\n");
+    let both = format!("{ca}{sans}");
+    let (nobody_asked, demanded) = ("anybody can make a certificate", "lets nobody in without a certificate");
+    for (policy, more, wanted) in [
+        ("RequestClientCert", ca, &[][..]),
+        ("RequestClientCert", both.as_str(), &[nobody_asked, demanded]),
+        ("RequireAnyClientCert", sans, &[nobody_asked]),
+        ("VerifyClientCertIfGiven", both.as_str(), &[demanded]),
+        ("VerifyClientCertIfGiven", "", &["whoever shows a certificate is refused"]),
+        ("RequireAndVerifyClientCert", both.as_str(), &[]),
+    ] {
+        let warnings = auth(policy, more);
+        assert_eq!(warnings.lines().count(), wanted.len(), "{policy}: {warnings}");
+        assert!(wanted.iter().all(|words| warnings.contains(words)), "{policy}: {warnings}");
+    }
+    assert!(site.load("rate_limit: {interval: 1s}\n").unwrap().warnings()[0].contains("burst of 0"));
+}
+
 /// Whoever shows another's certificate cannot sign with its key.
 #[tokio::test]
 async fn a_certificate_without_its_key_is_worth_nothing() {

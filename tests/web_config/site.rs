@@ -39,7 +39,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// With `ca.crt`, `server.crt` and `.key`, `other.key`, a self-signed `client.crt`, and `empty.crt`.
+    /// With `ca.crt`, `server.crt` and `.key`, `other.key`, a self-signed `client.crt`, `empty.crt`, and what
+    /// `tests/fixtures/web_config/certificates` has: those that `rcgen` does not make, made by `openssl`.
     pub fn new() -> Self {
         let site = Site { directory: tempfile::tempdir().unwrap(), ca: Ca::new("a test's CA") };
         site.write("ca.crt", &site.ca.certificate);
@@ -47,6 +48,11 @@ impl Site {
         site.write("other.key", &site.ca.server("another").key);
         site.write("client.crt", &self_signed(&client(&["a"])).certificate);
         site.write("empty.crt", "");
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/web_config/certificates");
+        for fixture in fs::read_dir(fixtures).unwrap() {
+            let fixture = fixture.unwrap();
+            fs::copy(fixture.path(), site.path(fixture.file_name().to_str().unwrap())).unwrap();
+        }
         site
     }
 
