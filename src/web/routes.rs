@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
@@ -31,29 +31,47 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Status pages that are written at once.
 const PAGES: usize = 2;
 
+/// Status pages in memory at once, from when they are written until their clients have them.
+const KEPT_PAGES: usize = 64;
+
+/// A status page, and its place among those that are kept.
+struct KeptPage {
+    text: String,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for KeptPage {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
 pub struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
-    /// One permit per scrape being answered; `None` for no limit.
-    scrapes: Option<Arc<Semaphore>>,
+    /// One permit per scrape whose page is being made; `None` for no limit. Not until the client has it: it is the same
+    /// page for all, and clients that take theirs slowly must not take the places of others.
+    scrapes: Option<Semaphore>,
     /// One permit per event stream.
     streams: Arc<Semaphore>,
     /// One permit per status page that is being written.
     pages: Semaphore,
+    /// One permit per status page in memory: each is one client's own, and clients may be slow.
+    kept_pages: Arc<Semaphore>,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
     /// it, there is one.
     devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
 }
 
 impl Routes {
-    /// `max_requests` is the number of scrapes answered at once, 0 for no limit.
+    /// `max_requests` is the number of scrapes whose pages are made at once, 0 for no limit.
     pub fn new(board: Board, exposition: Exposition, telemetry_path: String, max_requests: usize) -> Self {
         let scrapes = match max_requests {
             0 => None,
-            permits => Some(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))),
+            permits => Some(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
         };
         let streams = Arc::new(Semaphore::new(stream::LIMIT));
         Routes {
@@ -63,6 +81,7 @@ impl Routes {
             scrapes,
             streams,
             pages: Semaphore::new(PAGES),
+            kept_pages: Arc::new(Semaphore::new(KEPT_PAGES)),
             devices: Default::default(),
         }
     }
@@ -132,9 +151,13 @@ impl Routes {
                 now: SystemTime::now(),
             })
         };
+        let Ok(place) = Arc::clone(&self.kept_pages).try_acquire_owned() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many status pages at once\n");
+        };
         // However many ask for it, they do not get between a scrape and its page.
         let Ok(_turn) = self.pages.acquire().await else { return not_encoded() };
         let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
+        let page = Bytes::from_owner(KeptPage { text: page, _place: place });
         let mut answer = content(StatusCode::OK, HTML, page.into());
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
         // Runbooks are elsewhere: which host, and which device, is nobody's business there.
@@ -161,12 +184,8 @@ impl Routes {
     }
 
     async fn metrics(&self, request: &Request<()>) -> Response<Body> {
-        let permit = match &self.scrapes {
-            None => None,
-            Some(scrapes) => match Arc::clone(scrapes).try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                Err(_) => return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n"),
-            },
+        let Ok(_place) = self.scrapes.as_ref().map(Semaphore::try_acquire).transpose() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
         };
         let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
         self.board.own.scrapes.inc();
@@ -182,11 +201,7 @@ impl Routes {
             }
         };
         let Ok(page) = page else { return not_encoded() };
-        let mut body = Body::chunks(page.into());
-        if let Some(permit) = permit {
-            body = body.with_guard(permit);
-        }
-        let mut answer = content(StatusCode::OK, format.content_type(), body);
+        let mut answer = content(StatusCode::OK, format.content_type(), Body::chunks(page.into()));
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
