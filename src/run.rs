@@ -155,7 +155,13 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
     let admission = web_config.clone();
     let answer = move |request| {
         let (routes, admission) = (Arc::clone(&routes), admission.clone());
-        async move { admission.answer(request, async |request| routes.answer(&request).await).await }
+        async move {
+            // From before it is let in: what changes after that ends its stream.
+            let changed = admission.changed();
+            admission
+                .answer(request, async |request| routes.answer(&request).await.map(|body| body.until(changed)))
+                .await
+        }
     };
 
     let (commands, orders) = mpsc::channel(1);

@@ -36,13 +36,13 @@ pub mod reload;
 mod tls;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Request, Response, StatusCode};
 use rustls::ServerConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use auth::{Users, Verdict};
@@ -80,7 +80,7 @@ pub struct WebConfig {
 struct Shared {
     /// `None` if there is no file.
     file: Option<PathBuf>,
-    state: RwLock<State>,
+    state: watch::Sender<State>,
     /// The files as they were when the state was made.
     files: std::sync::Mutex<Files>,
     reread: Notify,
@@ -130,7 +130,7 @@ impl WebConfig {
     }
 
     fn new(file: Option<PathBuf>, policy: Policy, files: Files) -> Self {
-        let state = RwLock::new(State::Open(Arc::new(policy)));
+        let (state, _) = watch::channel(State::Open(Arc::new(policy)));
         WebConfig { shared: Arc::new(Shared { file, state, files: files.into(), reread: Notify::new() }) }
     }
 
@@ -194,12 +194,20 @@ impl WebConfig {
         response
     }
 
+    /// Resolves when others may be let in than at the time of this call. What lasts, such as a stream, should end then, and
+    /// whoever wants to go on asks again.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut state = self.shared.state.subscribe();
+        // Without a sender there is nobody left to ask.
+        async move { drop(state.changed().await) }
+    }
+
     fn state(&self) -> State {
-        self.shared.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.state.borrow().clone()
     }
 
     fn set(&self, state: State) {
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        self.shared.state.send_replace(state);
     }
 }
 

@@ -133,6 +133,31 @@ fn a_change_counts_within_seconds_and_with_hangup_at_once() {
     assert_eq!(status(&exporter, "/metrics", &[]), 401);
 }
 
+/// Whoever follows the events is let in as long as others like him.
+#[test]
+fn a_stream_ends_with_what_let_it_in() {
+    let host = Host::bare();
+    let (directory, option) = file(USERS);
+    let exporter = host.unready_exporter(&[&option]);
+    let follow = || {
+        let mut stream = exporter.connect();
+        stream.ask("GET", "/api/v1/events", &[ALICE, ("Accept", "text/event-stream")]);
+        assert_eq!(stream.head().status, 200);
+        stream
+    };
+    for changed in [USERS.replace("alice", "bob"), "basic_auth_users: [\n".to_owned()] {
+        let mut stream = follow();
+        let start = Instant::now();
+        directory.write("web.yml", &changed);
+        // It ends as an answer does, long before it would by itself.
+        while stream.chunk().is_some() {}
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert_ne!(status(&exporter, "/api/v1/events", &[ALICE]), 200);
+        directory.write("web.yml", USERS);
+        eventually("it is as before", || (status(&exporter, "/api/v1/events", &[ALICE]) == 200).then_some(()));
+    }
+}
+
 /// A program started as systemd starts it, with these as its sockets, from descriptor 3 on.
 struct Activated(Child);
 

@@ -1,6 +1,7 @@
 //! What answers are made of.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,14 +21,11 @@ pub struct Body {
 
 enum Content {
     /// `left` is the number of bytes in `chunks[next..]`.
-    Chunks {
-        chunks: Arc<[Bytes]>,
-        next: usize,
-        left: u64,
-    },
+    Chunks { chunks: Arc<[Bytes]>, next: usize, left: u64 },
     /// One chunk, empty once it is taken.
     Whole(Bytes),
-    Stream(mpsc::Receiver<Bytes>),
+    /// And what ends it.
+    Stream(mpsc::Receiver<Bytes>, Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 impl Body {
@@ -45,7 +43,16 @@ impl Body {
     /// Whatever is sent, until the sender is dropped. On shutdown the sender should be dropped, or the stream uses up
     /// the grace. A client that is gone is noticed only by writing to it: send something now and then.
     pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
-        Content::Stream(chunks).into()
+        Content::Stream(chunks, Box::pin(pending())).into()
+    }
+
+    /// Ends a stream as soon as `end` resolves; the content that is no stream, and so ends by itself, stays as it is.
+    #[must_use]
+    pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        if let Content::Stream(_, until) = &mut self.content {
+            *until = Box::pin(end);
+        }
+        self
     }
 
     /// Holds `guard` until the last chunk is in the connection's write queue, or the connection ends. (Not until the
@@ -93,7 +100,13 @@ impl http_body::Body for Body {
                 chunk.clone()
             }),
             Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
-            Content::Stream(chunks) => ready!(chunks.poll_recv(cx)),
+            Content::Stream(chunks, end) => match end.as_mut().poll(cx) {
+                Poll::Pending => ready!(chunks.poll_recv(cx)),
+                Poll::Ready(()) => {
+                    self.content = Content::Whole(Bytes::new());
+                    None
+                }
+            },
         };
         Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
     }
@@ -106,7 +119,7 @@ impl http_body::Body for Body {
         match &self.content {
             Content::Chunks { left, .. } => SizeHint::with_exact(*left),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(_) => SizeHint::default(),
+            Content::Stream(..) => SizeHint::default(),
         }
     }
 }
@@ -138,6 +151,21 @@ mod tests {
         sender.send("now".into()).await.unwrap();
         drop(sender);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "now");
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_it_is_told_to() {
+        let (sender, receiver) = mpsc::channel(1);
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut body = Body::stream(receiver).until(async { drop(ended.await) });
+        sender.send("now".into()).await.unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "now");
+        sender.send("never".into()).await.unwrap();
+        drop(end);
+        assert!(body.frame().await.is_none() && body.frame().await.is_none());
+        assert!(sender.is_closed());
+        // What ends by itself does so.
+        assert_eq!(Body::from("text").until(async {}).collect().await.unwrap().to_bytes(), "text");
     }
 
     #[tokio::test]
