@@ -49,7 +49,7 @@ use auth::{Users, Verdict};
 use limit::Limiter;
 use reload::{Files, Protection};
 
-pub use tls::HTTP_2;
+pub use tls::{HTTP_2, why_refused};
 
 /// What is wrong with the file, in one line that names it.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,10 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use rustls::{CipherSuite, InconsistentKeys, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{
+    CertificateError, CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedCipherSuite,
+    SupportedProtocolVersion, version,
+};
 use serde::Deserialize;
 
 use super::client::{ClientCertificates, is_of_version_3};
@@ -157,11 +160,11 @@ pub fn server_config(
 
     let mut config = builder.with_client_cert_verifier(Arc::new(clients)).with_single_cert(chain, key).map_err(
         |error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 tls.key.wrong(&format!("not the key of the certificate in {}", tls.certificate))
             }
             // The only other part in question.
-            rustls::Error::General(_) => tls.key.wrong(
+            Error::General(_) => tls.key.wrong(
                 "the private key is of a kind that is not supported here: use RSA of 2048 to 4096 bits, ECDSA on P-256 \
                  or P-384, or Ed25519",
             ),
@@ -177,6 +180,41 @@ pub fn server_config(
     // connection, so this costs nobody much.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
+}
+
+/// Why a handshake failed, if an administrator should know: one side refused the other's certificate, or they have no
+/// version, cipher suite or protocol in common. Not what is no TLS, nor who hangs up.
+pub fn why_refused(error: &Error) -> Option<String> {
+    match error {
+        Error::NoCertificatesPresented => Some("the client shows no certificate".to_owned()),
+        Error::InvalidCertificate(cause) => Some(format!("the client's certificate: {}", what_is_wrong(cause))),
+        Error::AlertReceived(alert) => Some(format!("the client ends it: {alert:?}")),
+        Error::PeerIncompatible(cause) => Some(format!("nothing in common: {cause:?}")),
+        Error::NoApplicationProtocol => Some("the client speaks neither HTTP/1.1 nor HTTP/2".to_owned()),
+        _ => None,
+    }
+}
+
+/// In words that stay the same: rustls's have the time of day in them.
+fn what_is_wrong(error: &CertificateError) -> String {
+    use CertificateError::{
+        ApplicationVerificationFailure, BadSignature, Expired, ExpiredContext, InvalidPurpose, InvalidPurposeContext,
+        NotValidYet, NotValidYetContext, UnknownIssuer, UnsupportedSignatureAlgorithmContext,
+        UnsupportedSignatureAlgorithmForPublicKeyContext,
+    };
+    let text = match error {
+        ApplicationVerificationFailure => "no name in it is one of client_allowed_sans",
+        UnknownIssuer => "of no CA in client_ca_file",
+        Expired | ExpiredContext { .. } => "expired",
+        NotValidYet | NotValidYetContext { .. } => "not valid yet",
+        InvalidPurpose | InvalidPurposeContext { .. } => "not for clients",
+        BadSignature => "a signature is wrong",
+        UnsupportedSignatureAlgorithmContext { .. } | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "signed in a way, or by a kind of key, that is not supported here"
+        }
+        error => return error.to_string(),
+    };
+    text.to_owned()
 }
 
 /// Stands in each of the forms that an encrypted key has in PEM.

@@ -41,6 +41,8 @@ pub struct State {
     /// The turns that wait for their client to take more of the answer, and since when. HTTP/2 only: a client can take bytes
     /// all the time and leave one answer untouched. In HTTP/1 `blocked` says all.
     untaken: HashMap<u64, Instant>,
+    /// The turns whose answers are not wholly in the kernel, streams apart, and since when there is an answer.
+    owed: HashMap<u64, Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,7 @@ impl Activity {
             turns: 0,
             next: 0,
             untaken: HashMap::new(),
+            owed: HashMap::new(),
         }))
     }
 
@@ -113,22 +116,30 @@ impl Activity {
         }
     }
 
+    /// All that was written is in the kernel.
+    fn flushed(&self) {
+        let mut state = self.lock();
+        if state.turns == 0 {
+            state.owed.clear();
+        }
+    }
+
     /// When to give the client up, as things stand, and for what.
     fn deadline(&self, limits: &Limits) -> Option<(Instant, Phase)> {
         let state = self.lock();
-        let (since, timeout) = match (state.blocked, state.phase) {
-            (Some(since), _) => (since, limits.stall_timeout),
-            (None, Phase::Head { since }) => (since, limits.header_timeout),
-            (None, Phase::Answer) => match state.untaken.values().min() {
-                Some(since) => (*since, limits.stall_timeout),
-                // Nobody waits for the client: the handler works, or a stream has nothing to say.
-                None => return None,
-            },
-            (None, Phase::Idle { since }) if state.multiplexed => (since, limits.idle_timeout),
-            (None, Phase::Idle { .. }) => (state.last, limits.idle_timeout),
-            (None, Phase::Closing { since }) => (since, LINGER),
+        let waiting = match (state.blocked, state.phase) {
+            (Some(since), _) => Some((since, limits.stall_timeout)),
+            (None, Phase::Head { since }) => Some((since, limits.header_timeout)),
+            // Without one, nobody waits for the client: the handler works, or a stream has nothing to say.
+            (None, Phase::Answer) => state.untaken.values().min().map(|since| (*since, limits.stall_timeout)),
+            (None, Phase::Idle { since }) if state.multiplexed => Some((since, limits.idle_timeout)),
+            (None, Phase::Idle { .. }) => Some((state.last, limits.idle_timeout)),
+            (None, Phase::Closing { since }) => Some((since, LINGER)),
         };
-        Some((since.checked_add(timeout)?, state.phase))
+        let owing = state.owed.values().min().map(|since| (*since, limits.answer_timeout));
+        let deadlines = [waiting, owing].into_iter().flatten();
+        let first = deadlines.filter_map(|(since, timeout)| since.checked_add(timeout)).min()?;
+        Some((first, state.phase))
     }
 
     /// Resolves once the deadline has passed. It moves while the connection works, so this belongs into the task that
@@ -159,6 +170,11 @@ impl Turn {
         self.multiplexed
     }
 
+    /// Notes that there is an answer, which the client is to take as a whole.
+    pub fn owes(&self) {
+        self.activity.lock().owed.insert(self.number, Instant::now());
+    }
+
     /// Notes that the client has taken all that it was given and there is more for it, or that there is not, for now.
     pub fn offers(&self, more: bool) {
         if !self.multiplexed {
@@ -176,6 +192,10 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.activity.lock();
         state.untaken.remove(&self.number);
+        if self.multiplexed {
+            // There may be others at any time. Its last piece is a small one.
+            state.owed.remove(&self.number);
+        }
         state.turns -= 1;
         if state.turns == 0 {
             state.phase = Phase::Idle { since: Instant::now() };
@@ -231,7 +251,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if result.is_ready() {
+            self.activity.flushed();
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,8 +27,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Metered, Phase, Turn};
+use super::complaints::Complaints;
 use super::{Body, Limits};
-use crate::web_config::{HTTP_2, Transport};
+use crate::web_config::{HTTP_2, Transport, why_refused};
 
 /// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
 /// large page, and take half as long again. Less than what the kernel's buffer holds for a client that takes nothing.
@@ -46,14 +47,20 @@ const PIECE: usize = 16 * 1024;
 /// Why a conversation ended early.
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
+/// What all connections have in common.
+pub struct Server<H> {
+    pub handler: H,
+    pub limits: Limits,
+    pub complaints: Complaints,
+}
+
 /// Serves one connection until it ends, for whatever reason.
 pub async fn connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
     transport: Transport,
-    handler: Arc<H>,
+    server: Arc<Server<H>>,
     activity: Arc<Activity>,
-    limits: Limits,
     stopping: watch::Receiver<()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -62,7 +69,7 @@ pub async fn connection<S, H, F>(
 {
     // Below TLS, as it is to see the bytes of the handshake too.
     let stream = Metered::new(stream, activity.clone());
-    let conversation = Conversation { peer, handler, activity: activity.clone(), stopping };
+    let conversation = Conversation { peer, server: server.clone(), activity: activity.clone(), stopping };
     select! {
         // First the conversation, then the deadline as it stands after it: both are polled whenever the task wakes.
         biased;
@@ -70,14 +77,14 @@ pub async fn connection<S, H, F>(
             Ok(()) => debug!(%peer, "connection closed"),
             Err(error) => debug!(%peer, ?error, "connection broken"),
         },
-        phase = activity.overdue(&limits) => debug!(%peer, ?phase, "connection timed out"),
+        phase = activity.overdue(&server.limits) => debug!(%peer, ?phase, "connection timed out"),
     }
 }
 
 /// What is said on one connection.
 struct Conversation<H> {
     peer: SocketAddr,
-    handler: Arc<H>,
+    server: Arc<Server<H>>,
     activity: Arc<Activity>,
     stopping: watch::Receiver<()>,
 }
@@ -105,6 +112,10 @@ where
             accepted = handshake => match accepted {
                 Ok(stream) => stream,
                 Err((error, mut stream)) => {
+                    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+                    if let Some(reason) = cause.and_then(why_refused) {
+                        self.server.complaints.handshake_failed(self.peer.ip(), reason);
+                    }
                     // By now the client has been told, and is to read it.
                     stream.shutdown().await?;
                     return Err(error.into());
@@ -122,8 +133,8 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Conversation { peer, handler, activity, stopping } = self;
-        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        let Conversation { peer, server, activity, stopping } = self;
+        let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
         // Writing is left as hyper has it: chunks are queued and written together by writev. 3 MB then take as long as in a
         // bare loop of writes; copying them together (`writev(false)`) took a tenth longer, and a small `max_buf_size`,
         // which would bound the head as well, gained nothing.
@@ -142,9 +153,9 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Conversation { peer, handler, activity, stopping } = self;
+        let Conversation { peer, server, activity, stopping } = self;
         activity.multiplex();
-        let service = service_fn(|request| answer(request, peer, handler.clone(), activity.turn()));
+        let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
         // What a client can make us hold is bounded by these and by h2's own limits, which end the connection: on streams
         // reset before they are taken up (20) and on frames that are wrong (1024).
         let http = hyper::server::conn::http2::Builder::new(Streams::default())
@@ -200,7 +211,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 async fn answer<H, F>(
     request: Request<Incoming>,
     peer: SocketAddr,
-    handler: Arc<H>,
+    server: Arc<Server<H>>,
     turn: Turn,
 ) -> Result<Response<Answer>, Infallible>
 where
@@ -221,7 +232,7 @@ where
     }
     let mut response = match refused {
         Some(reason) => plain(StatusCode::BAD_REQUEST, reason),
-        None => match unpanicked(async { handler(Request::from_parts(head, ())).await }).await {
+        None => match unpanicked(async { (server.handler)(Request::from_parts(head, ())).await }).await {
             Ok(response) => response,
             Err(panic) => {
                 error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while answering a request");
@@ -241,6 +252,9 @@ where
     }
     debug!(%peer, %method, path = uri.path(), status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
     turn.offers(true);
+    if response.body().size_hint().exact().is_some() {
+        turn.owes();
+    }
     Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn }))
 }
 
@@ -342,13 +356,12 @@ mod tests {
         let (client, server) = duplex(1024);
         let (stop, stopping) = watch::channel(());
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
-        let handler = Arc::new(async |_| Response::new(Body::from(Bytes::from(vec![b'x'; 4096]))));
-        let handler = Arc::new(move |request| {
-            let handler = handler.clone();
-            async move { handler(request).await }
-        });
-        let connection =
-            connection(server, peer, Transport::Plain, handler, Arc::new(Activity::new()), limits, stopping);
+        let handler = |request: Request<()>| async move {
+            let size = if request.uri().path() == "/large" { 65536 } else { 4096 };
+            Response::new(Body::from(Bytes::from(vec![b'x'; size])))
+        };
+        let common = Arc::new(Server { handler, limits, complaints: Complaints::new() });
+        let connection = connection(server, peer, Transport::Plain, common, Arc::new(Activity::new()), stopping);
         let start = Instant::now();
         let lasted = async move {
             connection.await;
@@ -411,6 +424,29 @@ mod tests {
         };
         let (lasted, ()) = tokio::join!(lasted, script);
         assert_eq!(lasted.as_secs(), 3 * 9 + limits.stall_timeout.as_secs());
+
+        let (mut client, lasted) = connect(limits);
+        let script = async {
+            // However steadily it takes a little, it keeps an answer for so long.
+            client.write_all(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
+            while client.read_exact(&mut [0; 512]).await.is_ok() {
+                sleep(Duration::from_secs(2)).await;
+            }
+        };
+        let (lasted, ()) = tokio::join!(lasted, script);
+        assert_eq!(lasted.as_secs(), limits.answer_timeout.as_secs());
+
+        let (mut client, lasted) = connect(limits);
+        let script = async {
+            // One answer is not another's.
+            for _ in 0..10 {
+                client.write_all(GET).await.unwrap();
+                sleep(Duration::from_secs(9)).await;
+                read_answer(&mut client).await;
+            }
+        };
+        let (lasted, ()) = tokio::join!(lasted, script);
+        assert_eq!(lasted.as_secs(), 10 * 9 + limits.idle_timeout.as_secs());
 
         let (mut client, lasted) = connect(limits);
         client.write_all(b"no such thing\r\n\r\n").await.unwrap();

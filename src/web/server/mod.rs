@@ -6,8 +6,9 @@
 //! the table can make room for a new one. A task never waits for another one's client.
 //!
 //! ```text
-//! mod.rs            listeners, the table of connections      activity.rs   how long a client may keep us waiting
-//! conversation.rs   one connection, its requests             body.rs       what answers are made of
+//! mod.rs            listeners, the table of connections      activity.rs     how long a client may keep us waiting
+//! conversation.rs   one connection, its requests             body.rs         what answers are made of
+//!                                                            complaints.rs   which clients the log tells of
 //! ```
 //!
 //! Not hyper-util's auto connection and graceful-shutdown helper, nor tower: they know neither eviction nor deadlines
@@ -15,6 +16,7 @@
 
 mod activity;
 mod body;
+mod complaints;
 mod conversation;
 
 use std::collections::HashMap;
@@ -37,7 +39,8 @@ use tracing::{debug, error, info, warn};
 
 use activity::Activity;
 pub use body::Body;
-use conversation::{connection, panic_message};
+use complaints::Complaints;
+use conversation::{Server, connection, panic_message};
 
 use crate::web_config::Transport;
 
@@ -69,6 +72,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// For a client to take at least something of the answer that waits for it.
     pub stall_timeout: Duration,
+    /// For a client to take a whole answer, unless it is a stream: until then it is kept in memory for it.
+    pub answer_timeout: Duration,
     /// From shutdown until the answers not yet finished are dropped.
     pub grace: Duration,
 }
@@ -81,6 +86,8 @@ impl Default for Limits {
             // Longer than any scrape interval in use: Prometheus keeps its connection from one scrape to the next.
             idle_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(10),
+            // Megabytes over a slow line. Longer than Prometheus waits for a scrape.
+            answer_timeout: Duration::from_secs(60),
             // A stopped exporter should be gone within a second, the runtime's own end included.
             grace: Duration::from_millis(900),
         }
@@ -113,7 +120,7 @@ pub async fn serve<H, F>(
             debug!(%error, "cannot raise the backlog of a listener");
         }
     }
-    let handler = Arc::new(handler);
+    let server = Arc::new(Server { handler, limits, complaints: Complaints::new() });
     let (stop, stopping) = watch::channel(());
     let mut connections = Connections::new(limits.connections);
     let mut trouble = Trouble::default();
@@ -150,8 +157,7 @@ pub async fn serve<H, F>(
         }
         if let Some((stream, peer)) = waiting.take_if(|_| !connections.is_full()) {
             let activity = Arc::new(Activity::new());
-            let task =
-                connection(stream, peer, transport(), handler.clone(), activity.clone(), limits, stopping.clone());
+            let task = connection(stream, peer, transport(), server.clone(), activity.clone(), stopping.clone());
             connections.open(task, activity);
         }
     }
