@@ -478,7 +478,7 @@ mod tests {
             written.replace_range(28..29, &stray.to_string());
             let UserHash(taken) = UserHash::try_from(Some(written)).unwrap();
             // One of the four that the last two bits of the salt can be.
-            let wanted = &taken[28..29] == &hash[28..29];
+            let wanted = taken[28..29] == hash[28..29];
             assert_eq!(bcrypt::verify("secret", &taken).unwrap(), wanted, "{stray}: {taken}");
             assert!([".", "O", "e", "u"].contains(&&taken[28..29]), "{taken}");
         }

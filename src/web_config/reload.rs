@@ -293,6 +293,7 @@ mod tests {
     }
 
     /// What the disk does to a look the lock does here.
+    #[expect(clippy::await_holding_lock, reason = "who waits for it is on a thread of its own")]
     #[tokio::test(start_paused = true)]
     async fn a_look_that_does_not_end_is_told() {
         let directory = tempfile::tempdir().unwrap();

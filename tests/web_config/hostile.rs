@@ -305,6 +305,31 @@ async fn an_answer_that_is_not_taken_ends_the_connection_though_it_pings() {
     }
 }
 
+/// Nor one that is taken bit by bit, each bit in time.
+#[tokio::test]
+async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
+    let site = Site::new();
+    let answer_timeout = Duration::from_secs(2);
+    let server = site.serve_with(TLS, Limits { answer_timeout, ..Limits::default() }).await;
+    let mut stream = saying(&site, &server, &ask(1, "/large")).await;
+    let start = Instant::now();
+    let (mut said, more) = (0, 20_000_u32.to_be_bytes());
+    loop {
+        let bit = [frame(WINDOW_UPDATE, 0, 0, &more), frame(WINDOW_UPDATE, 0, 1, &more)].concat();
+        let _ = stream.write_all(&bit).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        match timeout(Duration::from_millis(1), stream.read(&mut [0; 65536])).await {
+            Ok(Ok(length @ 1..)) => said += length,
+            Ok(_) => break,
+            Err(_) => {}
+        }
+        assert!(start.elapsed() < PATIENCE, "still open");
+    }
+    assert!((answer_timeout..answer_timeout * 3).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(200_000 < said && said < LARGE, "{said}");
+    assert_served(&site, &server).await;
+}
+
 #[tokio::test]
 async fn who_only_pings_is_idle() {
     let site = Site::new();
