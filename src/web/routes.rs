@@ -238,3 +238,21 @@ fn content(status: StatusCode, content_type: &'static str, body: Body) -> Respon
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_page_has_its_place_while_it_is_in_memory() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let mut page = Bytes::from_owner(KeptPage { text: "a status page".to_owned(), _place: place });
+        // As it is handed to HTTP/2, a piece at a time.
+        let piece = page.split_to(5);
+        drop(page);
+        assert_eq!((&*piece, places.available_permits()), (&b"a sta"[..], 0));
+        drop(piece);
+        assert_eq!(places.available_permits(), 1);
+    }
+}
