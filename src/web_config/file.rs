@@ -250,9 +250,9 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
 #[serde(try_from = "Option<String>")]
 struct UserHash(String);
 
-/// Each step doubles the time. At this one a password takes four seconds on a server of today, and two more steps take
-/// longer than Prometheus waits for a scrape: whoever has such a hash never gets in. The toolkit takes up to 31, which is
-/// a day and a half for each guess, and the processor is busy with it meanwhile.
+/// Each step doubles the time. At this one a password takes more than three seconds of a processor, and two more steps
+/// take longer than Prometheus waits for a scrape: whoever has such a hash never gets in. The toolkit takes up to 31, which
+/// is more than a day for each guess, and nobody else's password is looked at meanwhile.
 const MAX_COST: u32 = 16;
 
 impl TryFrom<Option<String>> for UserHash {
