@@ -45,6 +45,13 @@ pub struct State {
     owed: HashMap<u64, Instant>,
 }
 
+impl State {
+    /// Whether there is an answer under way, and it is not the client that it waits for.
+    pub fn is_working(&self) -> bool {
+        matches!(self.phase, Phase::Answer) && self.blocked.is_none() && self.untaken.is_empty()
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub enum Phase {
     /// The request's head is under way.

@@ -277,14 +277,20 @@ impl Connections {
         true
     }
 
-    /// Closes the connection whose last byte in either direction is longest ago, if any is left to close.
+    /// Closes the connection whose last byte in either direction is longest ago, if any is left to close; one whose
+    /// request we are working on only where there is no other. Its client can do nothing but wait, and a flood of
+    /// connections would push it out before a slow hash or a large page is made.
     ///
     /// A look at each of them, because there are 512 and this is rare; an order kept up to date would cost every read
     /// and write of every connection instead. It is closed by aborting its task, not by asking: it may be just the
     /// client that does not listen.
     fn close_longest_idle(&mut self) {
         let candidates = self.open.values_mut().filter(|open| open.abort.is_some());
-        if let Some(longest) = candidates.min_by_key(|open| open.activity.lock().last)
+        let rank = |open: &&mut Open| {
+            let state = open.activity.lock();
+            (state.is_working(), state.last)
+        };
+        if let Some(longest) = candidates.min_by_key(rank)
             && let Some(abort) = longest.abort.take()
         {
             debug!("closing the connection idle longest to make room");
@@ -347,6 +353,18 @@ mod tests {
         connections.close_longest_idle();
         assert!(connections.ended().await && connections.ended().await && !connections.ended().await);
         assert!(!connections.is_full());
+
+        let (asking, silent) = (Arc::new(Activity::new()), Arc::new(Activity::new()));
+        connections.open(std::future::pending(), asking.clone());
+        let _turn = asking.turn();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        connections.open(std::future::pending(), silent);
+        connections.close_longest_idle();
+        assert!(connections.ended().await);
+        // Who waits for us is still there.
+        assert!(connections.open.values().all(|open| Arc::ptr_eq(&open.activity, &asking)));
+        connections.close_longest_idle();
+        assert!(connections.ended().await && connections.open.is_empty());
 
         connections.open(async { panic!("told to") }, Arc::new(Activity::new()));
         assert!(connections.ended().await && connections.open.is_empty());
