@@ -41,6 +41,11 @@ impl Lab {
         Launch::new(&self.exporter, &self.dir)
     }
 
+    /// The program itself, for what starts it otherwise.
+    pub fn exporter_program(&self) -> &Path {
+        &self.exporter
+    }
+
     /// Where the scenario's logs go.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -63,6 +63,7 @@ impl Host {
             ("script", "bsdutils"),
             ("setpriv", "util-linux"),
             ("busybox", "busybox-static"),
+            ("crun", "crun"),
             ("multipathd", "multipath-tools"),
             ("dmsetup", "dmsetup"),
             ("ip", "iproute2"),

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod checker_states;
+mod container;
 mod daemon;
 mod healthy;
 mod iscsi;
@@ -75,6 +76,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         root::ALL,
         checker_states::ALL,
         unprivileged::ALL,
+        container::ALL,
     ]
     .into_iter()
     .flatten()
