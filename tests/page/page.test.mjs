@@ -89,6 +89,26 @@ test("a path fails, and the open page shows it without a reload", () => {
     });
 });
 
+test("opened before the first full read, it soon shows it", async () => {
+  const host = await new Host({ devices: 2 }).start();
+  const speak = host.mute();
+  const exporter = await Exporter.startUnready(program, host);
+  try {
+    const pages = [await open(browser, exporter.url), await open(browser, exporter.url, { scripts: false })];
+    for (const page of pages) assert.equal(await text(page, "h1"), "i The first full read is under way");
+    speak();
+    for (const page of pages) {
+      await page.waitForSelector("#verdict.well", { timeout: 10000 });
+      assert.equal(await text(page, "h1"), "✓ All paths of 2 devices work");
+      assert.deepEqual(page.wrong, []);
+      await page.close();
+    }
+  } finally {
+    await exporter.stop();
+    host.remove();
+  }
+});
+
 test("what the reader has unfolded, focused, typed and scrolled to stays", () => {
   let failed = 0;
   const worst = (device, path) => (device === 29 && path < failed ? "failed" : "active");

@@ -102,5 +102,8 @@ fn before_the_first_read_it_says_so() {
     let host = Host::recorded("01-healthy");
     host.multipathd.daemon(super::harness::Reply::Hold);
     let exporter = host.unready_exporter(&[]);
-    assert!(exporter.get("/").text().contains("<title>The first full read is under way"));
+    let page = exporter.get("/");
+    for words in ["<title>The first full read is under way", "<meta http-equiv=\"refresh\" content=\"3\">"] {
+        assert!(page.text().contains(words), "no {words} in {}", page.text());
+    }
 }
