@@ -235,7 +235,7 @@ test("another version is loaded, once at a time", () =>
       if (request.url() !== `${exporter.url}/`) return request.continue();
       if (request.resourceType() === "document") loaded.push(version);
       const answer = await fetch(request.url());
-      const body = (await answer.text()).replace(/<p>multipath_exporter .*<\/p>/, `<p>multipath_exporter ${version++}</p>`);
+      const body = (await answer.text()).replace(/data-version="[^"]*"/, `data-version="${version++}"`);
       const headers = { "content-type": "text/html; charset=utf-8", "content-security-policy": answer.headers.get("content-security-policy") };
       await request.respond({ headers, body });
     });

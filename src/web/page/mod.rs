@@ -96,7 +96,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
          {refresh}\n<style>{STYLE}</style>\n</head>\n<body>\n\
