@@ -1,9 +1,12 @@
 //! Which path gets which answer.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -30,6 +33,9 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// Status pages that are written at once.
 const PAGES: usize = 2;
+
+/// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
+const LEVEL: u32 = 3;
 
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
@@ -121,8 +127,9 @@ impl Routes {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
         let telemetry_path = self.telemetry_path.clone();
+        let gzip = negotiate::gzip(request.headers());
         let write = move || {
-            page::html(&View {
+            let page = page::html(&View {
                 snapshot: snapshot.as_deref(),
                 events: &events,
                 sources: &sources,
@@ -130,12 +137,17 @@ impl Routes {
                 host: &rustix::system::uname().nodename().to_string_lossy(),
                 query,
                 now: SystemTime::now(),
-            })
+            });
+            if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
         // However many ask for it, they do not get between a scrape and its page.
         let Ok(_turn) = self.pages.acquire().await else { return not_encoded() };
-        let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
+        let Ok(Ok(page)) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
         let mut answer = content(StatusCode::OK, HTML, page.into());
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip {
+            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
         // Runbooks are elsewhere: which host, and which device, is nobody's business there.
         answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -193,6 +205,12 @@ impl Routes {
         }
         answer
     }
+}
+
+fn compress(text: &[u8]) -> io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
+    encoder.write_all(text)?;
+    Ok(encoder.finish()?.into())
 }
 
 fn json(content_of: &impl Serialize) -> Response<Body> {
