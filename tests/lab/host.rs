@@ -141,7 +141,8 @@ fn prepare(name: &str, selected: &[&str]) -> io::Result<Share> {
     }
     let share = Share::at(directory);
     fs::copy(env::current_exe()?, share.lab_program())?;
-    fs::copy(PathBuf::from(env!("CARGO_BIN_EXE_multipath_exporter")), share.exporter_program())?;
+    let exporter = env::var_os("LAB_EXPORTER").unwrap_or_else(|| env!("CARGO_BIN_EXE_multipath_exporter").into());
+    fs::copy(PathBuf::from(exporter), share.exporter_program())?;
     selected.iter().try_for_each(|scenario| share.enqueue(scenario))?;
     Ok(share)
 }

@@ -17,7 +17,8 @@
 //! into it. It says when it is ready; then each line of standard input is a command to it (`cut storage1`), which it answers
 //! with a line, and at the end of standard input it goes. The status page is looked at over such a machine.
 //!
-//! Environment: `LAB_VMS` (machines at once, default 2), `LAB_KERNEL` (a `/boot/vmlinuz-*`), `LAB_KEEP=1` (keep the
+//! Environment: `LAB_VMS` (machines at once, default 2), `LAB_KERNEL` (a `/boot/vmlinuz-*`),
+//! `LAB_EXPORTER` (the program, default the one that cargo has built), `LAB_KEEP=1` (keep the
 //! artefacts of every scenario in `.cache/lab/vmN/NAME`; those of failed ones always are).
 
 #![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
