@@ -1,11 +1,12 @@
 # make run     install what is needed, build, serve this host's /metrics on port 10056
 # make test    install what the tests need, run all of them, the lab (a virtual machine) included
+# make demo    a virtual machine whose paths fail, and all that tells of it
 # make bench   measure, and print ratios
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test bench build build-packages test-packages cargo
+.PHONY: run test demo bench build build-packages test-packages cargo
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
@@ -15,10 +16,14 @@ TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-
 	prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
+# The container image, and a container of it in the lab.
+TEST_PACKAGES += buildah crun mmdebstrap
+TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
+EXPORTER = "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
@@ -44,15 +49,22 @@ test: build-packages test-packages cargo $(VENV)/installed
 	promtool check metrics < tests/golden/metrics.txt
 	$(VENV)/bin/python tests/check_exposition.py
 	$(VENV)/bin/python tests/check_alerts.py
-	promtool check rules --lint=all --lint-fatal alerts/multipath.rules.yml
+	promtool check rules --lint=all --lint-fatal alerts/multipath.rules.yml deploy/*/*.rules.yml
 	promtool test rules tests/alerts/rules/*.yml
 	tests/alerts/routes.sh
 	$(VENV)/bin/python tests/alerts/notifications.py
+	$(VENV)/bin/python tests/check_fleet.py
 	tests/dashboard/run
 	tests/page/run
 	cargo build --release --locked
-	tests/web/run "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
+	tests/web/run $(EXPORTER)
+	tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
+	tests/container/run $(EXPORTER)
+	deploy/demo/run </dev/null
 	cargo test --release --locked --features lab --test lab
+
+demo: build-packages test-packages cargo $(VENV)/installed
+	deploy/demo/run
 
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs

@@ -24,16 +24,20 @@ fn main() {
         let page = client.body("/");
         let length = page.len();
         let mut bare = Bare::start(page);
-        let mut rounds: [Vec<Round>; 3] = Default::default();
+        let mut compressed = exporter.client("text/html", "gzip");
+        let compressed_length = compressed.body("/").len();
+        let mut rounds: [Vec<Round>; 4] = Default::default();
         for _ in 0..ROUNDS {
             rounds[0].push(round(TIMES, &bare.tasks, || bare.client.ask(length)));
             rounds[1].push(round(TIMES, &exporter.tasks, || drop(client.body("/"))));
             rounds[2].push(round(TIMES, &exporter.tasks, || drop(client.body("/?q=mpath77"))));
+            rounds[3].push(round(TIMES, &exporter.tasks, || drop(compressed.body("/"))));
         }
-        let [bare, page, filtered] = rounds.map(median);
+        let [bare, page, filtered, compressed] = rounds.map(median);
         bare.show(&format!("{state}: bare loop, {length} bytes"));
         page.show(&format!("{state}: page"));
         filtered.show(&format!("{state}: page, filtered by name"));
+        compressed.show(&format!("{state}: page, gzip, {compressed_length} bytes"));
         page.show_ratio(&format!("{state}: page / bare"), bare);
     }
 }

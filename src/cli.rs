@@ -57,7 +57,7 @@ pub struct WebOptions {
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
 
-    /// Scrapes whose pages are made at once, 503 beyond; 0 for no limit
+    /// Scrapes answered at once, 503 beyond; 0 for no limit
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub max_requests: usize,
 }

@@ -1,16 +1,20 @@
 //! Which path gets which answer.
 
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
@@ -36,15 +40,22 @@ const KEPT_PAGES: usize = 64;
 
 /// A status page, and its place among those that are kept.
 struct KeptPage {
-    text: String,
+    content: Bytes,
     _place: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for KeptPage {
     fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+        &self.content
     }
 }
+
+/// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
+const LEVEL: u32 = 3;
+
+/// How long a scrape counts among those at once. Its client may take longer, and then takes no place from others: the page is
+/// the same for all. A good one has it in milliseconds.
+const TAKING: Duration = Duration::from_secs(2);
 
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
@@ -52,9 +63,8 @@ pub struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
-    /// One permit per scrape whose page is being made; `None` for no limit. Not until the client has it: it is the same
-    /// page for all, and clients that take theirs slowly must not take the places of others.
-    scrapes: Option<Semaphore>,
+    /// One permit per scrape being answered; `None` for no limit.
+    scrapes: Option<Arc<Semaphore>>,
     /// One permit per event stream.
     streams: Arc<Semaphore>,
     /// One permit per status page that is being written.
@@ -67,11 +77,11 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// `max_requests` is the number of scrapes whose pages are made at once, 0 for no limit.
+    /// `max_requests` is the number of scrapes answered at once, 0 for no limit.
     pub fn new(board: Board, exposition: Exposition, telemetry_path: String, max_requests: usize) -> Self {
         let scrapes = match max_requests {
             0 => None,
-            permits => Some(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            permits => Some(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))),
         };
         let streams = Arc::new(Semaphore::new(stream::LIMIT));
         Routes {
@@ -140,8 +150,9 @@ impl Routes {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
         let telemetry_path = self.telemetry_path.clone();
+        let gzip = negotiate::gzip(request.headers());
         let write = move || {
-            page::html(&View {
+            let page = page::html(&View {
                 snapshot: snapshot.as_deref(),
                 events: &events,
                 sources: &sources,
@@ -149,16 +160,21 @@ impl Routes {
                 host: &rustix::system::uname().nodename().to_string_lossy(),
                 query,
                 now: SystemTime::now(),
-            })
+            });
+            if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
         let Ok(place) = Arc::clone(&self.kept_pages).try_acquire_owned() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many status pages at once\n");
         };
         // However many ask for it, they do not get between a scrape and its page.
         let Ok(_turn) = self.pages.acquire().await else { return not_encoded() };
-        let Ok(page) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
-        let page = Bytes::from_owner(KeptPage { text: page, _place: place });
+        let Ok(Ok(written)) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
+        let page = Bytes::from_owner(KeptPage { content: written, _place: place });
         let mut answer = content(StatusCode::OK, HTML, page.into());
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip {
+            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
         // Runbooks are elsewhere: which host, and which device, is nobody's business there.
         answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -184,7 +200,8 @@ impl Routes {
     }
 
     async fn metrics(&self, request: &Request<()>) -> Response<Body> {
-        let Ok(_place) = self.scrapes.as_ref().map(Semaphore::try_acquire).transpose() else {
+        let place = self.scrapes.as_ref().map(|scrapes| Arc::clone(scrapes).try_acquire_owned());
+        let Ok(place) = place.transpose() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
         };
         let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
@@ -201,13 +218,29 @@ impl Routes {
             }
         };
         let Ok(page) = page else { return not_encoded() };
-        let mut answer = content(StatusCode::OK, format.content_type(), Body::chunks(page.into()));
+        let mut body = Body::chunks(page.into());
+        if let Some(place) = place {
+            let (taking, taken) = oneshot::channel::<()>();
+            tokio::spawn(async move {
+                // Dropped with the answer, whether it was taken or not.
+                let _ = timeout(TAKING, taken).await;
+                drop(place);
+            });
+            body = body.with_guard(taking);
+        }
+        let mut answer = content(StatusCode::OK, format.content_type(), body);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         answer
     }
+}
+
+fn compress(text: &[u8]) -> io::Result<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
+    encoder.write_all(text)?;
+    Ok(encoder.finish()?.into())
 }
 
 fn json(content_of: &impl Serialize) -> Response<Body> {

@@ -32,14 +32,14 @@ pub struct Launch<'a> {
     dir: &'a Path,
     program: &'a Path,
     rights: Rights,
-    port: Option<u16>,
+    address: Option<SocketAddr>,
     args: Vec<String>,
 }
 
 impl<'a> Launch<'a> {
     /// As root, with default flags. Its log goes into `dir`.
     pub fn new(program: &'a Path, dir: &'a Path) -> Self {
-        Launch { dir, program, rights: Rights::Root, port: None, args: Vec::new() }
+        Launch { dir, program, rights: Rights::Root, address: None, args: Vec::new() }
     }
 
     /// As `nobody` without any capability.
@@ -65,9 +65,9 @@ impl<'a> Launch<'a> {
         self.flag(&format!("--config.file={}", file.display()))
     }
 
-    /// Where another one listened that has ended.
+    /// Where another one listened that has ended, or where others than the scenario reach it.
     pub fn at(self, address: SocketAddr) -> Self {
-        Launch { port: Some(address.port()), ..self }
+        Launch { address: Some(address), ..self }
     }
 
     /// Starts it and waits until it is ready.
@@ -88,9 +88,9 @@ impl<'a> Launch<'a> {
     /// Starts it.
     pub fn spawn(mut self) -> Exporter {
         static NEXT_PORT: AtomicU16 = AtomicU16::new(10056);
-        let port = self.port.unwrap_or_else(|| NEXT_PORT.fetch_add(1, Ordering::Relaxed));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let log = self.dir.join(format!("exporter-{port}.log"));
+        let next = || SocketAddr::from((Ipv4Addr::LOCALHOST, NEXT_PORT.fetch_add(1, Ordering::Relaxed)));
+        let address = self.address.unwrap_or_else(next);
+        let log = self.dir.join(format!("exporter-{}.log", address.port()));
         let sink =
             OpenOptions::new().append(true).create(true).open(&log).expect("the scenario's directory is writable");
         self.args.push(format!("--web.listen-address={address}"));

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::env;
 use std::fs;
 use std::io;
+use std::iter;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use crate::scenarios::{self, Afterwards, Scenario};
 use crate::share::{MOUNT_POINT, Report, Share, Verdict};
 use crate::udevd;
 use crate::vm::KEEP;
-use crate::wait::{PATIENCE, try_eventually};
+use crate::wait::{PATIENCE, pause, try_eventually};
 
 /// Drivers of the devices that scenarios make.
 const DEVICE_MODULES: [&str; 3] = ["scsi_debug", "null_blk", "brd"];
@@ -33,12 +34,19 @@ pub struct Lab {
     dir: PathBuf,
     exporter: PathBuf,
     notes: RefCell<Vec<String>>,
+    share: Share,
+    machine: String,
 }
 
 impl Lab {
     /// An exporter yet to be started, as root and with default flags.
     pub fn exporter(&self) -> Launch<'_> {
         Launch::new(&self.exporter, &self.dir)
+    }
+
+    /// The program itself, for what starts it otherwise.
+    pub fn exporter_program(&self) -> &Path {
+        &self.exporter
     }
 
     /// Where the scenario's logs go.
@@ -49,6 +57,21 @@ impl Lab {
     /// Keeps something that was measured, to be printed beside the verdict.
     pub fn note(&self, text: String) {
         self.notes.borrow_mut().push(text);
+    }
+
+    /// Tells whoever booted a stage something.
+    pub fn say(&self, line: String) {
+        self.share.report(&self.machine, &Report::Said(line)).expect("the share is writable");
+    }
+
+    /// What whoever booted a stage wants it to do, from the first command on, without end.
+    pub fn commands(&self) -> impl Iterator<Item = String> {
+        let mut seen = 0;
+        let next = move || {
+            pause();
+            self.share.new_commands(&self.machine, &mut seen).expect("the share is readable")
+        };
+        iter::repeat_with(next).flatten()
     }
 }
 
@@ -65,8 +88,13 @@ pub fn run(machine: &str) -> ExitCode {
     for scenario in scenarios::all().filter(|scenario| share.claim(scenario.name)) {
         let report = |report| share.report(machine, &report).expect("the share is writable");
         report(Report::Started(scenario.name.to_owned()));
-        let lab =
-            Lab { dir: Path::new(WORK).join(scenario.name), exporter: exporter.clone(), notes: RefCell::default() };
+        let lab = Lab {
+            dir: Path::new(WORK).join(scenario.name),
+            exporter: exporter.clone(),
+            notes: RefCell::default(),
+            share: share.clone(),
+            machine: machine.to_owned(),
+        };
         let verdict = judge(scenario, &lab);
         if verdict.failure.is_some() || env::var_os(KEEP).is_some() {
             copy_files(&lab.dir, &share.machine_dir(machine).join(scenario.name)).expect("the share is writable");

@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
@@ -16,6 +16,9 @@ use crate::vm::{Host, Vm};
 
 /// As libtest's, so that scripts can tell a failed test from a broken lab.
 const TESTS_FAILED: u8 = 101;
+
+/// The argument that boots a stage, followed by its name and the ports that lead into it.
+pub const STAGE_FLAG: &str = "--stage";
 
 /// Runs the scenarios that the arguments select.
 pub fn run(args: &[String]) -> ExitCode {
@@ -30,13 +33,40 @@ pub fn run(args: &[String]) -> ExitCode {
         selected.iter().for_each(|name| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    match run_all(&selected) {
-        Ok(exit_code) => exit_code,
-        Err(message) => {
-            eprintln!("\nTHE LAB DID NOT RUN, AND NOTHING WAS TESTED\n{message}");
-            ExitCode::FAILURE
+    run_all(&selected).unwrap_or_else(|message| {
+        eprintln!("\nTHE LAB DID NOT RUN, AND NOTHING WAS TESTED\n{message}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Boots a stage and hands it the lines of standard input, at whose end it goes. It also goes when something in it fails.
+pub fn run_stage(name: &str, forwards: &[String]) -> ExitCode {
+    let failure = stage(name, forwards).err().unwrap_or_else(|| "it has ended".to_owned());
+    eprintln!("lab: stage {name}: {failure}");
+    ExitCode::FAILURE
+}
+
+fn stage(name: &str, forwards: &[String]) -> Result<(), String> {
+    let stage = scenarios::stages().find(|stage| stage.name == name).ok_or_else(|| {
+        let known: Vec<_> = scenarios::stages().map(|stage| stage.name).collect();
+        format!("there is none of this name; known: {}", known.join(", "))
+    })?;
+    let forwards = forwards.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let share = prepare(&format!("lab-{name}"), &[stage.name]).map_err(|e| format!("cannot prepare its files: {e}"))?;
+    let host = Host::find(share.clone()).map_err(|missing| missing.join("\n"))?;
+    let machine = "vm".to_owned();
+    let vm = Vm::new(host, machine.clone(), forwards).map_err(|e| e.to_string())?;
+    thread::spawn(move || {
+        for line in io::stdin().lines().map_while(Result::ok) {
+            share.command(&machine, &line).expect("the share is writable");
         }
-    }
+        // The machine goes with this process.
+        process::exit(0);
+    });
+    let (sender, verdicts) = mpsc::channel();
+    vm.drain(&sender)?;
+    drop(sender);
+    verdicts.into_iter().find_map(|verdict| verdict.failure).map_or(Ok(()), Err)
 }
 
 /// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake.
@@ -63,7 +93,7 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
 }
 
 fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
-    let share = prepare(selected).map_err(|e| format!("cannot prepare .cache/lab: {e}"))?;
+    let share = prepare("lab", selected).map_err(|e| format!("cannot prepare .cache/lab: {e}"))?;
     let host = Host::find(share).map_err(|missing| missing.join("\n"))?;
     let machines = machines(selected.len())?;
     println!("\nrunning {} tests on {machines} machines: {}", selected.len(), host.describe());
@@ -74,7 +104,9 @@ fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
         let machines: Vec<_> = (1..=machines)
             .map(|number| {
                 let (host, sender) = (host.clone(), sender.clone());
-                scope.spawn(move || Vm::new(host, number).map_err(|e| e.to_string())?.drain(&sender))
+                scope.spawn(move || {
+                    Vm::new(host, format!("vm{number}"), Vec::new()).map_err(|e| e.to_string())?.drain(&sender)
+                })
             })
             .collect();
         drop(sender);
@@ -101,15 +133,16 @@ fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
 }
 
 /// An empty share that holds the programs and the queue.
-fn prepare(selected: &[&str]) -> io::Result<Share> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/lab");
+fn prepare(name: &str, selected: &[&str]) -> io::Result<Share> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache").join(name);
     match fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => fs::create_dir_all(&directory)?,
     }
     let share = Share::at(directory);
     fs::copy(env::current_exe()?, share.lab_program())?;
-    fs::copy(PathBuf::from(env!("CARGO_BIN_EXE_multipath_exporter")), share.exporter_program())?;
+    let exporter = env::var_os("LAB_EXPORTER").unwrap_or_else(|| env!("CARGO_BIN_EXE_multipath_exporter").into());
+    fs::copy(PathBuf::from(exporter), share.exporter_program())?;
     selected.iter().try_for_each(|scenario| share.enqueue(scenario))?;
     Ok(share)
 }

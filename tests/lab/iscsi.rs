@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use crate::guest::Lab;
 use crate::multipathd::Conf;
@@ -33,7 +34,7 @@ pub struct IscsiSan {
     pub san: San,
     initiator: Initiator,
     _array: Array,
-    pub networks: Networks,
+    pub networks: Rc<Networks>,
     /// How many of the array's ports in each network are used.
     ports: usize,
 }
@@ -45,7 +46,11 @@ struct Array(Child);
 impl IscsiSan {
     /// Each LUN is one device with a path over each network to each of so many ports, and every path is in order.
     pub fn start(lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
-        let networks = Networks::start();
+        IscsiSan::over(Rc::new(Networks::start()), lab, luns, ports, conf)
+    }
+
+    /// The same over networks that others use, too.
+    pub fn over(networks: Rc<Networks>, lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         let array = Array::start(lab.dir(), luns);
         let initiator = Initiator::start(lab.dir());
         networks.0.iter().for_each(|network| initiator.log_in(network, ports));

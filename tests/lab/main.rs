@@ -13,7 +13,12 @@
 //! guest:  main -> guest::run -> scenarios::*      claims a name from the queue, runs it, tears down
 //! ```
 //!
-//! Environment: `LAB_VMS` (machines at once, default 2), `LAB_KERNEL` (a `/boot/vmlinuz-*`), `LAB_KEEP=1` (keep the
+//! `-- --stage NAME [HOST_PORT:MACHINE_PORT...]` boots one machine that stays up instead, with ports of this host that lead
+//! into it. It says when it is ready; then each line of standard input is a command to it (`cut storage1`), which it answers
+//! with a line, and at the end of standard input it goes. The status page is looked at over such a machine.
+//!
+//! Environment: `LAB_VMS` (machines at once, default 2), `LAB_KERNEL` (a `/boot/vmlinuz-*`),
+//! `LAB_EXPORTER` (the program, default the one that cargo has built), `LAB_KEEP=1` (keep the
 //! artefacts of every scenario in `.cache/lab/vmN/NAME`; those of failed ones always are).
 
 #![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
@@ -40,6 +45,7 @@ mod scsi_debug;
 mod scsi_disk;
 mod share;
 mod udevd;
+mod uplink;
 mod vm;
 mod wait;
 
@@ -50,6 +56,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.as_slice() {
         [flag, machine] if flag == vm::GUEST_FLAG => guest::run(machine),
+        [flag, stage, forwards @ ..] if flag == host::STAGE_FLAG => host::run_stage(stage, forwards),
         _ => host::run(&args),
     }
 }

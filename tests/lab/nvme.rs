@@ -4,6 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::memory_disks;
 use crate::network::{self, Network, Networks};
@@ -19,7 +20,7 @@ const CONFIGFS: &str = "/sys/kernel/config";
 ///
 /// It has a namespace and an ANA group for each of its ports, so that each can be optimized on one of them.
 pub struct Array {
-    pub networks: Networks,
+    pub networks: Rc<Networks>,
     /// The namespaces, by number from 1.
     pub namespaces: [Namespace; 2],
 }
@@ -33,7 +34,11 @@ pub struct Namespace {
 impl Array {
     /// Everything is optimized, and there is a controller for each port.
     pub fn start() -> Self {
-        let networks = Networks::start();
+        Array::over(Rc::new(Networks::start()))
+    }
+
+    /// The same over networks that others use, too.
+    pub fn over(networks: Rc<Networks>) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
         if !Path::new(CONFIGFS).join("nvmet").exists() {
             run("mount", ["-t", "configfs", "none", CONFIGFS]);

@@ -17,6 +17,8 @@ pub enum Report {
     Started(String),
     /// The scenario is over.
     Finished(Verdict),
+    /// Something that whoever booted a stage wants to read.
+    Said(String),
     /// It could not be cleaned and must be booted anew.
     Unclean(String),
 }
@@ -83,20 +85,23 @@ impl Share {
     pub fn report(&self, machine: &str, report: &Report) -> io::Result<()> {
         let mut line = serde_json::to_vec(report)?;
         line.push(b'\n');
-        OpenOptions::new().append(true).create(true).open(self.reports(machine))?.write_all(&line)
+        append(&self.reports(machine), &line)
     }
 
     /// What a machine has said since `seen` bytes, which moves on.
     pub fn new_reports(&self, machine: &str, seen: &mut usize) -> io::Result<Vec<Report>> {
-        let text = match fs::read(self.reports(machine)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            text => text?,
-        };
-        let complete = text.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
-        let new = text[*seen..complete].split_inclusive(|b| *b == b'\n');
-        let reports = new.map(|line| Ok(serde_json::from_slice(line)?)).collect();
-        *seen = complete;
-        reports
+        let lines = new_lines(&self.reports(machine), seen)?;
+        lines.iter().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Gives a stage a command of one line.
+    pub fn command(&self, machine: &str, line: &str) -> io::Result<()> {
+        append(&self.commands(machine), format!("{line}\n").as_bytes())
+    }
+
+    /// The commands since `seen` bytes, which moves on.
+    pub fn new_commands(&self, machine: &str, seen: &mut usize) -> io::Result<Vec<String>> {
+        new_lines(&self.commands(machine), seen)
     }
 
     fn queue(&self) -> PathBuf {
@@ -106,4 +111,24 @@ impl Share {
     fn reports(&self, machine: &str) -> PathBuf {
         self.machine_dir(machine).join("reports.jsonl")
     }
+
+    fn commands(&self, machine: &str) -> PathBuf {
+        self.machine_dir(machine).join("commands")
+    }
+}
+
+fn append(file: &Path, text: &[u8]) -> io::Result<()> {
+    OpenOptions::new().append(true).create(true).open(file)?.write_all(text)
+}
+
+/// The complete lines of a file since `seen` bytes, which moves on; none if it is not there yet.
+fn new_lines(file: &Path, seen: &mut usize) -> io::Result<Vec<String>> {
+    let text = match fs::read(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    let complete = text.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+    let new = String::from_utf8_lossy(&text[*seen..complete]);
+    *seen = complete;
+    Ok(new.lines().map(str::to_owned).collect())
 }

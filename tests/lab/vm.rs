@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::share::{MOUNT_POINT, Report, Share, Verdict};
+use crate::uplink::{self, Forward};
 use crate::wait::pause;
 
 /// The argument that makes this program run scenarios, followed by the machine's name.
@@ -63,6 +64,7 @@ impl Host {
             ("script", "bsdutils"),
             ("setpriv", "util-linux"),
             ("busybox", "busybox-static"),
+            ("crun", "crun"),
             ("multipathd", "multipath-tools"),
             ("dmsetup", "dmsetup"),
             ("ip", "iproute2"),
@@ -133,6 +135,7 @@ pub struct Vm {
     host: Host,
     name: String,
     dir: PathBuf,
+    forwards: Vec<Forward>,
     seen: usize,
 }
 
@@ -141,16 +144,17 @@ struct Boot {
     script: Child,
     /// The scenario it has started and not finished.
     running: Option<String>,
+    /// It is a stage, which waits for commands and may be silent.
+    stands: bool,
     verdicts: usize,
 }
 
 impl Vm {
-    /// A machine with its own directory in the share.
-    pub fn new(host: Host, number: usize) -> io::Result<Self> {
-        let name = format!("vm{number}");
+    /// A machine with its own directory in the share, and these ports of the host leading into it.
+    pub fn new(host: Host, name: String, forwards: Vec<Forward>) -> io::Result<Self> {
         let dir = host.share.machine_dir(&name);
         fs::create_dir_all(&dir)?;
-        Ok(Vm { host, name, dir, seen: 0 })
+        Ok(Vm { host, name, dir, forwards, seen: 0 })
     }
 
     /// Boots it until the queue is empty. An error says why it cannot go on.
@@ -172,7 +176,7 @@ impl Vm {
 
     /// Runs it once and gives the number of scenarios that came to a verdict.
     fn boot(&mut self, verdicts: &Sender<Verdict>) -> io::Result<usize> {
-        let mut boot = Boot { script: self.spawn()?, running: None, verdicts: 0 };
+        let mut boot = Boot { script: self.spawn()?, running: None, stands: false, verdicts: 0 };
         let mut last_word = Instant::now();
         loop {
             let ended = boot.script.try_wait()?;
@@ -180,7 +184,7 @@ impl Vm {
                 last_word = Instant::now();
                 boot.take(report, &self.name, verdicts);
             }
-            let hangs = last_word.elapsed() > SILENCE;
+            let hangs = !boot.stands && last_word.elapsed() > SILENCE;
             if hangs {
                 self.kill()?;
                 boot.script.wait()?;
@@ -221,7 +225,7 @@ impl Vm {
         let machine = MACHINE.map(str::to_owned);
         let places = [
             format!("--rwdir={MOUNT_POINT}={}", share.path().display()),
-            format!("--qemu-opts=-pidfile {}", self.pid_file().display()),
+            format!("--qemu-opts=-pidfile {}{}", self.pid_file().display(), uplink::qemu_options(&self.forwards)),
         ];
         let environment = ["--", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned);
         let handed_in =
@@ -262,6 +266,10 @@ impl Boot {
             Report::Finished(verdict) => {
                 self.running = None;
                 self.conclude(verdict, verdicts);
+            }
+            Report::Said(line) => {
+                self.stands = true;
+                println!("{line}");
             }
             Report::Unclean(reason) => eprintln!("{machine} could not be cleaned: {reason}"),
         }

@@ -16,8 +16,8 @@ export const launch = () => puppeteer.launch({
   args: process.getuid() === 0 ? ["--no-sandbox"] : [],
 });
 
-// A page that notes whatever goes wrong in it.
-export async function open(browser, url, { viewport = DESK, scheme = "light", scripts = true } = {}) {
+// A page that notes whatever goes wrong in it. `before` runs in it before its own script.
+export async function open(browser, url, { viewport = DESK, scheme = "light", scripts = true, before } = {}) {
   const page = await browser.newPage();
   page.wrong = [];
   page.on("console", message => message.type() === "error" && page.wrong.push(message.text()));
@@ -30,6 +30,7 @@ export async function open(browser, url, { viewport = DESK, scheme = "light", sc
   await page.setJavaScriptEnabled(scripts);
   await page.setViewport(viewport);
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+  if (before) await page.evaluateOnNewDocument(before);
   await page.goto(url, { waitUntil: "domcontentloaded" });
   return page;
 }
@@ -39,7 +40,7 @@ export const text = (page, selector) => page.$eval(selector, element => element.
 // Waits until the text of an element is this, or fits this expression.
 export const awaitText = (page, selector, wanted) => page.waitForFunction(
   (selector, source) => new RegExp(source).test(document.querySelector(selector)?.innerText.replace(/\s+/g, " ").trim()),
-  { polling: "mutation", timeout: 20000 }, selector,
+  { polling: "mutation" }, selector,
   wanted instanceof RegExp ? wanted.source : `^${wanted.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}$`,
 );
 

@@ -5,6 +5,13 @@ import { createInterface } from "node:readline";
 
 export class Exporter {
   static async start(program, host) {
+    const exporter = await Exporter.startUnready(program, host);
+    await exporter.#ready();
+    return exporter;
+  }
+
+  // As `start`, but it may not have read anything yet.
+  static async startUnready(program, host) {
     const exporter = new Exporter();
     Object.assign(exporter, { program, options: host.options() });
     await exporter.#start(["--web.listen-address=127.0.0.1:0"]);
@@ -12,8 +19,13 @@ export class Exporter {
   }
 
   // Where it was before.
-  startAgain() {
-    return this.#start([`--web.listen-address=${this.address}`]);
+  async startAgain() {
+    await this.#start([`--web.listen-address=${this.address}`]);
+    await this.#ready();
+  }
+
+  async #ready() {
+    while ((await fetch(`${this.url}/-/ready`)).status !== 200) await new Promise(setImmediate);
   }
 
   async #start(options) {
@@ -28,7 +40,6 @@ export class Exporter {
       });
     });
     this.url = `http://${this.address}`;
-    while ((await fetch(`${this.url}/-/ready`)).status !== 200) await new Promise(setImmediate);
   }
 
   // Has it look again.

@@ -21,13 +21,23 @@ export class Host {
     this.socket = join(this.root, "multipathd.socket");
     this.server = createServer(connection => {
       connection.on("error", () => {});
-      connection.on("data", question => connection.end(this.#answer(question.subarray(8, -1).toString())));
+      connection.on("data", async question => {
+        await this.silence;
+        connection.end(this.#answer(question.subarray(8, -1).toString()));
+      });
     });
   }
 
   async start() {
     await new Promise(listening => this.server.listen(this.socket, listening));
     return this;
+  }
+
+  // From now on multipathd answers nothing, until the function is called that this gives.
+  mute() {
+    let speak;
+    this.silence = new Promise(resolve => (speak = resolve));
+    return speak;
   }
 
   // The options that make an exporter look here and nowhere else, and only when it is told to (SIGHUP).

@@ -73,6 +73,7 @@ test("a path fails, and the open page shows it without a reload", () => {
       exporter.reread();
       await awaitText(page, "h1", "! 1 of 6 devices has failed paths");
       await awaitText(page, "#events", /mpathe: ✕ path sdr failed, 3 valid paths/);
+      assert.match(await text(page, "#newest"), /^Last event \d s ago\. mpathe: ✕ path sdr failed, 3 valid paths\. Recent events$/);
       assert.match(await page.title(), /^1 of 6 devices has failed paths – /);
       assert.equal(await page.$eval("details", fold => fold.dataset.device), "3600a098000aad1e3000064e45f2c0004");
       assert.equal(await page.$eval("details", fold => fold.open), true);
@@ -86,6 +87,26 @@ test("a path fails, and the open page shows it without a reload", () => {
       assert.deepEqual(page.wrong, []);
       await page.close();
     });
+});
+
+test("opened before the first full read, it soon shows it", async () => {
+  const host = await new Host({ devices: 2 }).start();
+  const speak = host.mute();
+  const exporter = await Exporter.startUnready(program, host);
+  try {
+    const pages = [await open(browser, exporter.url), await open(browser, exporter.url, { scripts: false })];
+    for (const page of pages) assert.equal(await text(page, "h1"), "i The first full read is under way");
+    speak();
+    for (const page of pages) {
+      await page.waitForSelector("#verdict.well", { timeout: 10000 });
+      assert.equal(await text(page, "h1"), "✓ All paths of 2 devices work");
+      assert.deepEqual(page.wrong, []);
+      await page.close();
+    }
+  } finally {
+    await exporter.stop();
+    host.remove();
+  }
 });
 
 test("what the reader has unfolded, focused, typed and scrolled to stays", () => {
@@ -214,7 +235,7 @@ test("another version is loaded, once at a time", () =>
       if (request.url() !== `${exporter.url}/`) return request.continue();
       if (request.resourceType() === "document") loaded.push(version);
       const answer = await fetch(request.url());
-      const body = (await answer.text()).replace(/<p>multipath_exporter .*<\/p>/, `<p>multipath_exporter ${version++}</p>`);
+      const body = (await answer.text()).replace(/data-version="[^"]*"/, `data-version="${version++}"`);
       const headers = { "content-type": "text/html; charset=utf-8", "content-security-policy": answer.headers.get("content-security-policy") };
       await request.respond({ headers, body });
     });
@@ -407,6 +428,28 @@ test("in a text browser of 80 columns", () =>
     assert.ok(sentence >= 0 && sentence < 10, shown);
     assert.match(shown, /sdm {2,}✕ FAILED .*0x10000090fa000005 0x201000a098aad1e3/);
   }));
+
+test("what happened last is found before many devices", () => {
+  let failed = false;
+  return on({ devices: 50, state: (device, path) => (failed && device === 4 && path === 1 ? "failed" : "active") },
+    async exporter => {
+      const page = await open(browser, exporter.url, { viewport: PHONE, scripts: false });
+      assert.equal(await page.$("#newest a"), null);
+      failed = true;
+      exporter.reread();
+      while ((await (await fetch(`${exporter.url}/api/v1/events`)).json()).events.length === 0) await sleep(50);
+      const shown = execFileSync("w3m", ["-dump", "-cols", "80", "-T", "text/html", exporter.url], { encoding: "utf8" });
+      const lines = shown.split("\n");
+      const newest = lines.findIndex(line => /^Last event \d s ago\. mpathe: ✕ path sdr failed, 3 valid paths\./.test(line));
+      assert.ok(newest >= 0 && newest < 12, shown);
+      await page.reload();
+      await page.tap("#newest a");
+      assert.match(page.url(), /#events$/);
+      const top = await page.$eval("#events", section => section.getBoundingClientRect().top);
+      assert.ok(Math.abs(top) < PHONE.height / 2, `${top}`);
+      await page.close();
+    });
+});
 
 // A host that has lost one of its two ports, and a device that had been left with paths by that one alone.
 const LOST = {

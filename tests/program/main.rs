@@ -5,6 +5,7 @@
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
 //! - [`events`]: events as they come
 //! - [`openapi`]: the API is as it is described
+//! - [`readme`]: its tables of metrics and options
 //! - [`status_page`]: what a person sees
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
@@ -30,6 +31,7 @@ mod harness;
 mod http;
 mod logging;
 mod openapi;
+mod readme;
 mod robustness;
 mod signals;
 mod status_page;

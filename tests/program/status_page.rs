@@ -1,6 +1,9 @@
 //! The page at `/`: its headers, its address, and that it shows what the metrics count. What a browser makes of it is in
 //! `tests/page`, its sentences are tested beside the code.
 
+use std::io::Read;
+
+use flate2::read::GzDecoder;
 use rustix::process::Signal;
 
 use super::harness::{Host, MPATHA, MPATHB};
@@ -102,5 +105,27 @@ fn before_the_first_read_it_says_so() {
     let host = Host::recorded("01-healthy");
     host.multipathd.daemon(super::harness::Reply::Hold);
     let exporter = host.unready_exporter(&[]);
-    assert!(exporter.get("/").text().contains("<title>The first full read is under way"));
+    let page = exporter.get("/");
+    for words in ["<title>The first full read is under way", "<meta http-equiv=\"refresh\" content=\"3\">"] {
+        assert!(page.text().contains(words), "no {words} in {}", page.text());
+    }
+}
+
+#[test]
+fn it_is_compressed_for_who_asks_for_it() {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&[]);
+    let ask = |encoding| exporter.connect().request("GET", "/", &[("Accept-Encoding", encoding)]);
+    let (plain, compressed) = (ask("identity"), ask("gzip, deflate, br"));
+    assert_eq!((plain.header("content-encoding"), compressed.header("content-encoding")), (None, Some("gzip")));
+    for answer in [&plain, &compressed] {
+        assert_eq!(answer.header("vary"), Some("Accept-Encoding"));
+        assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    }
+    assert!(compressed.body.len() * 2 < plain.body.len(), "{} of {}", compressed.body.len(), plain.body.len());
+    let mut text = String::new();
+    GzDecoder::new(&compressed.body[..]).read_to_string(&mut text).unwrap();
+    // Times go on between the two.
+    let without_times = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+    assert_eq!(without_times(&text), without_times(plain.text()));
 }

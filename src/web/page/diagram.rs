@@ -41,11 +41,14 @@ pub fn draw(page: &mut String, device: &Device) -> fmt::Result {
     writeln!(page, "<text class=\"head\" x=\"4\" y=\"12\">host port</text>{}", hidden(" → "))?;
     writeln!(page, "<text class=\"head\" x=\"{TARGET}\" y=\"12\">target port</text>{}", hidden(" → "))?;
     let name = Shortened(&device.name, DEVICE_NAME);
-    writeln!(page, "<text class=\"port end\" x=\"{}\" y=\"12\">{name}</text>{}", WIDTH - 4, hidden(". "))?;
+    write!(page, "<text class=\"port end\" x=\"{}\" y=\"12\">{name}</text>", WIDTH - 4)?;
     let mut top = HEADINGS;
     for paths in ports {
         host_port(page, top, paths)?;
         for (row, path) in (0..).zip(paths) {
+            if row > 0 {
+                writeln!(page, "{}", hidden("; "))?;
+            }
             link(page, top + PORT + ROW * row + ROW / 2, path)?;
         }
         top += PORT + ROW * rows(paths);
@@ -80,7 +83,7 @@ fn host_port(page: &mut String, top: u32, paths: &[&Path]) -> fmt::Result {
     let class = if broken { "node failed" } else { "node" };
     let name = known(paths.first().map_or("", |path| &path.ports.initiator_port));
     let text = Shortened(name, HOST_NAME);
-    writeln!(page, "<text class=\"port\" x=\"4\" y=\"{}\">{text}</text>{}", top + 16, hidden(": "))?;
+    writeln!(page, "{}<text class=\"port\" x=\"4\" y=\"{}\">{text}</text>{}", hidden(". "), top + 16, hidden(": "))?;
     let (y, height) = (top + PORT, ROW * rows(paths) - 4);
     writeln!(page, "<rect class=\"{class}\" x=\"4\" y=\"{y}\" width=\"8\" height=\"{height}\" rx=\"3\"/>")
 }
@@ -106,7 +109,8 @@ fn link(page: &mut String, y: u32, path: &Path) -> fmt::Result {
     if let Some(group) = path.group {
         write!(page, ", {} {group}", group_word(path.transport))?;
     }
-    writeln!(page, "</text>{}</g>", hidden("; "))
+    page.push_str("</text></g>");
+    Ok(())
 }
 
 fn hidden(text: &str) -> impl fmt::Display {

@@ -24,9 +24,10 @@
   ].join("\n");
   const device = name => document.querySelector(`[data-device="${CSS.escape(name)}"]`);
 
-  // Another version of the exporter, or parts that were not there: the page as a whole. As it was sent: a translation, for
-  // one, changes it. And once at a time, should it have been changed before or come from two exporters in turns.
-  const shape = page => [...page.querySelectorAll("[data-live], footer")].map(part => part.id || part.textContent).join("\n");
+  // Another version of the exporter, or parts that were not there: the page as a whole. Once at a time, should it come from
+  // two exporters in turns.
+  const shape = page =>
+    [page.documentElement.dataset.version, ...[...page.querySelectorAll("[data-live]")].map(part => part.id)].join("\n");
   const SHAPE = shape(document);
   const reloaded = () =>
     performance.getEntriesByType("navigation")[0]?.type === "reload" && performance.now() < RELOAD;

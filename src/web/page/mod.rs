@@ -22,7 +22,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +39,8 @@ use words::{Ago, Count, Severity, have};
 
 /// Recent events shown.
 const EVENTS: usize = 20;
+/// Within which a device's events may have been raised together.
+const TOGETHER: Duration = Duration::from_secs(1);
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
 const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
@@ -87,23 +89,30 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
     let verdict = Verdict::of(view, &ranked, found.first());
     let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
+    let refresh = match view.snapshot {
+        Some(_) => "<noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>",
+        // No event tells of the first read.
+        None => "<meta http-equiv=\"refresh\" content=\"3\">",
+    };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
-         <noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         {refresh}\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
          <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",
         verdict.sentence,
         clock(view.now),
     )?;
     verdict.write(page)?;
+    let events = newest_first(view.events);
+    newest(page, &events, view.now)?;
     findings::write(page, &found)?;
     if !ranked.is_empty() {
         devices::write(page, &ranked, &view.query)?;
     }
-    events(page, view)?;
+    recent(page, &events, view)?;
     sources(page, view)?;
     page.push_str("</main>\n<footer>\n<h2>More</h2>\n<ul>\n");
     writeln!(
@@ -301,16 +310,42 @@ fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<Stri
     })
 }
 
-fn events(page: &mut String, view: &View<'_>) -> fmt::Result {
+/// The recent events that are shown. Of those that the kernel raised together the last may come first: here they are in the
+/// order in which they happened, so that the newest says how many paths are left.
+fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
+    let mut events: Vec<&Event> = events.iter().rev().take(EVENTS).map(|event| &**event).collect();
+    let together = |one: &&Event, other: &&Event| {
+        let apart = one.time.duration_since(other.time).unwrap_or_default();
+        one.wwid == other.wwid && one.dm_seqnum.is_some() && other.dm_seqnum.is_some() && apart < TOGETHER
+    };
+    for run in events.chunk_by_mut(together) {
+        run.sort_by_key(|event| Reverse(event.dm_seqnum));
+    }
+    events
+}
+
+/// What happened last, and the way to the rest, which comes after all devices.
+fn newest(page: &mut String, events: &[&Event], now: SystemTime) -> fmt::Result {
+    page.push_str("<p id=\"newest\" data-live>");
+    if let Some(event) = events.first() {
+        write!(page, "Last event {}. ", Ago(event.time, now))?;
+        happened(page, event)?;
+        page.push_str(". <a href=\"#events\">Recent events</a>");
+    }
+    page.push_str("</p>\n");
+    Ok(())
+}
+
+fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result {
     page.push_str("<section id=\"events\" data-live>\n<h2>Recent events</h2>\n");
-    if view.events.is_empty() {
+    if events.is_empty() {
         page.push_str("<p>None since the exporter was started.</p>\n</section>\n");
         return Ok(());
     }
     page.push_str(
         "<table>\n<thead><tr><th scope=\"col\">Time (UTC)</th><th scope=\"col\">Event</th></tr></thead>\n<tbody>\n",
     );
-    for event in view.events.iter().rev().take(EVENTS) {
+    for event in events {
         write!(
             page,
             "<tr><td>{} <span class=\"ago\">{}</span></td><td>",

@@ -385,6 +385,48 @@ fn events_and_sources_are_told_with_their_age() {
 }
 
 #[test]
+fn the_newest_event_is_told_before_the_devices() {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+    // As the kernel raises them: the last of those that come together comes first.
+    let failed = |name: &str, at: u64, dm_seqnum, path: &str, valid_paths| {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+        let path = Some(path.into());
+        let valid_paths = Some(valid_paths);
+        Arc::new(Event { time, dm_seqnum, wwid: name.into(), name: name.into(), path, valid_paths, ..event() })
+    };
+    let told = |events: &[Arc<Event>]| {
+        let page = html(&View { now: time, events, ..view(&host(&[("m", &[Failed])])) });
+        let newest = between(&page, "<p id=\"newest\" data-live>", "</p>").to_owned();
+        assert!(page.find("id=\"newest\"") < page.find("id=\"devices\""));
+        let list = between(&page, "<section id=\"events\"", "</section>");
+        let paths = list.split("✕ path ").skip(1).map(|rest| rest.split(' ').next().unwrap().to_owned());
+        (newest, paths.collect::<Vec<_>>())
+    };
+    assert_eq!(told(&[]), (String::new(), Vec::new()));
+    let burst = [
+        failed("m", 80_000, Some(3), "sdo", 3),
+        failed("m", 90_000, Some(6), "sdc", 0),
+        failed("m", 90_010, Some(5), "sdb", 1),
+        failed("m", 90_020, Some(4), "sda", 2),
+    ];
+    let (newest, paths) = told(&burst);
+    assert_eq!(
+        newest,
+        "Last event 10 s ago. <b><bdi>m</bdi></b>: <span class=\"failed\">✕ path sdc failed</span>, no valid path left. \
+         <a href=\"#events\">Recent events</a>"
+    );
+    assert_eq!(paths, ["sdc", "sdb", "sda", "sdo"]);
+    // A map that was made again counts anew, other maps count for themselves, and readings have no number.
+    let apart = [
+        failed("m", 90_000, Some(6), "sda", 3),
+        failed("m", 91_000, Some(1), "sdb", 3),
+        failed("n", 91_001, Some(9), "sdc", 3),
+        failed("m", 91_002, None, "sdd", 2),
+    ];
+    assert_eq!(told(&apart).1, ["sdd", "sdc", "sdb", "sda"]);
+}
+
+#[test]
 fn only_our_own_style_and_script_are_allowed() {
     let policy = POLICY.to_str().unwrap();
     let page = page(&host(&[("<script>alert(1)</script>", &[Failed])]));

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod checker_states;
+mod container;
 mod daemon;
 mod healthy;
 mod iscsi;
@@ -14,6 +15,7 @@ mod nvme;
 mod path_failures;
 mod queueing;
 mod root;
+mod stages;
 mod storms;
 mod unassembled;
 mod unprivileged;
@@ -46,14 +48,19 @@ impl Scenario {
     }
 }
 
-/// All tests and measurements.
+/// All tests, measurements and stages.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    tests().chain(measurements())
+    tests().chain(measurements()).chain(stages())
 }
 
 /// What `--bench` runs: it measures and judges nothing.
 pub fn measurements() -> impl Iterator<Item = &'static Scenario> {
     measure::ALL.iter()
+}
+
+/// What `--stage` boots: it stays up.
+pub fn stages() -> impl Iterator<Item = &'static Scenario> {
+    stages::ALL.iter()
 }
 
 /// The tests, in the order in which they run: the longest early, so that all machines are done at the same time.
@@ -75,6 +82,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         root::ALL,
         checker_states::ALL,
         unprivileged::ALL,
+        container::ALL,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,58 @@
+//! Ports of the host that lead into a machine, over a network interface of their own, which no other machine has.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use crate::programs::run;
+use crate::udevd;
+use crate::wait::{PATIENCE, eventually};
+
+/// Where programs in the machine listen that the host is to reach: what QEMU's user network takes a guest to have.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
+/// A port of the host's loopback interface, and the machine's port that it leads to.
+#[derive(Clone, Copy)]
+pub struct Forward {
+    host: u16,
+    guest: u16,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ports = text.split_once(':').and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
+        let (host, guest) = ports.ok_or_else(|| format!("{text}: not HOST_PORT:MACHINE_PORT"))?;
+        Ok(Forward { host, guest })
+    }
+}
+
+/// QEMU's options for a machine with these ports, none without any. It reaches nothing through them: neither the host nor
+/// what is beyond.
+pub fn qemu_options(forwards: &[Forward]) -> String {
+    if forwards.is_empty() {
+        return String::new();
+    }
+    let rules = forwards.iter().map(|Forward { host, guest }| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+    let rules: String = rules.collect();
+    format!(" -device virtio-net-pci,netdev=uplink -netdev user,id=uplink,restrict=on{rules}")
+}
+
+/// In the machine: brings the interface up.
+pub fn connect() {
+    run("modprobe", ["virtio_net"]);
+    // It renames the interface.
+    udevd::settle().expect("udevd keeps up");
+    let interface = eventually("the machine has an interface to the host", PATIENCE, interface);
+    run("ip", ["addr", "add", &format!("{ADDRESS}/24"), "dev", &interface]);
+    run("ip", ["link", "set", &interface, "up"]);
+}
+
+fn interface() -> Result<String, String> {
+    let interfaces = fs::read_dir("/sys/class/net").map_err(|e| e.to_string())?.filter_map(Result::ok);
+    let is_uplink = |driver: std::path::PathBuf| driver.ends_with("virtio_net");
+    let found =
+        interfaces.into_iter().find(|one| fs::canonicalize(one.path().join("device/driver")).is_ok_and(is_uplink));
+    found.and_then(|one| one.file_name().into_string().ok()).ok_or_else(|| "no interface of virtio_net".to_owned())
+}

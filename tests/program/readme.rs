@@ -1,0 +1,200 @@
+//! The README's tables are what the program says of itself: `ACCEPT=1 cargo test --test program readme` writes them anew.
+
+use std::collections::BTreeSet;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clap::CommandFactory;
+use multipath_exporter::cli::Cli;
+use multipath_exporter::metrics::devices::Devices;
+use multipath_exporter::metrics::exposition::{self, Format};
+use multipath_exporter::topology::{
+    Daemon, DaemonCounters, Device, FcHostPort, FcRemotePort, Group, IscsiBond, IscsiSession, Kind, Mismatches, Path,
+    PathEventCounts, PathState, Ports, Snapshot, Transport, Transports,
+};
+use prometheus_client::registry::Registry;
+
+/// How metrics begin, and what such are about; the first that fits counts.
+const SUBJECTS: [(&str, &str); 5] = [
+    ("multipath_exporter_", "The exporter"),
+    ("process_", "Its process"),
+    ("multipath_device_", "A device"),
+    ("multipath_path_", "A path, or a group of paths"),
+    ("multipath_", "The host"),
+];
+
+/// What goes over ports, and is no property of the host as a whole.
+const TRANSPORT: [&str; 3] = ["multipath_iscsi_", "multipath_fc_", "multipath_unassembled_paths"];
+
+struct Family {
+    name: String,
+    help: String,
+    kind: String,
+    labels: Vec<String>,
+}
+
+/// Metric families in the order of the page. Labels are those of their first sample.
+fn families(page: &str) -> Vec<Family> {
+    let mut families: Vec<Family> = Vec::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            let (name, help) = (name.to_owned(), help.to_owned());
+            families.push(Family { name, help, kind: String::new(), labels: Vec::new() });
+        } else if let Some((_, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            families.last_mut().unwrap().kind = kind.to_owned();
+        } else if let Some((_, labels)) = line.split_once('{') {
+            let family = families.last_mut().unwrap();
+            if family.labels.is_empty() && family.kind != "histogram" {
+                let names = labels.split("=\"").filter_map(|before| before.rsplit(['"', ',', '{']).next());
+                let labels = labels.matches("=\"").count();
+                family.labels = names.take(labels).map(str::to_owned).collect();
+            }
+        }
+    }
+    families
+}
+
+/// A host that has one of everything.
+fn snapshot() -> Snapshot {
+    let ports = || Ports { initiator_port: "i".into(), target: "t".into(), target_port: "p".into() };
+    let path = Path {
+        name: "sda".into(),
+        devno: "8:0".parse().ok(),
+        hctl: "1:0:0:1".into(),
+        transport: Transport::Fc,
+        ports: ports(),
+        group: Some(1),
+        state: PathState::Valid,
+        failures: 0,
+        priority: Some(50),
+        checker_state: Some("ready".into()),
+        device_state: Some("running".into()),
+        access_state: Some("active/optimized".into()),
+        ana_state: Some("optimized".into()),
+        marginal: Some(false),
+    };
+    let device = Device {
+        wwid: "3600".into(),
+        name: "mpatha".into(),
+        sysfs_name: "dm-0".into(),
+        uuid: "mpath-3600".into(),
+        kind: Kind::DeviceMapper,
+        vendor: "v".into(),
+        product: "p".into(),
+        revision: "r".into(),
+        paths: vec![path],
+        groups: vec![Group { index: 1, state: "active".into() }],
+        queueing: Some(false),
+        suspended: Some(false),
+        read_only: Some(false),
+        size_bytes: Some(1),
+        open_count: Some(1),
+        inflight_requests: Some(0),
+        root: false,
+        mismatches: Mismatches::default(),
+        daemon_counters: Some(DaemonCounters::default()),
+        active_group_priority: Some(50),
+        best_group_priority: Some(50),
+        path_events: PathEventCounts { last_failed: Some(SystemTime::UNIX_EPOCH), ..PathEventCounts::default() },
+    };
+    let transports = Transports {
+        iscsi_sessions: vec![Arc::new(IscsiSession {
+            name: "session1".into(),
+            ports: ports(),
+            source: None,
+            state: "LOGGED_IN".into(),
+        })],
+        fc_host_ports: vec![Arc::new(FcHostPort { port_name: "0x1".into(), state: "Online".into() })],
+        fc_remote_ports: vec![Arc::new(FcRemotePort { ports: ports(), state: "Online".into() })],
+    };
+    Snapshot {
+        devices: vec![Arc::new(device)],
+        daemon: Daemon::Up("idle".into()),
+        transports: Arc::new(transports),
+        iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
+        unassembled: vec![("3600".into(), 2)],
+        expected_paths: vec![("3600".into(), 1)],
+    }
+}
+
+/// A table for each subject, of the families of the golden page: a real one, and so all there are.
+fn metrics_section() -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Devices { snapshot: Arc::new(snapshot()), paths: true, events: true }));
+    let mut page = String::new();
+    exposition::encode(&registry, Format::Text, &mut page).unwrap();
+    let of_devices = families(&page);
+
+    let subject = |name: &str| match TRANSPORT.iter().any(|start| name.starts_with(start)) {
+        true => "Sessions, ports and networks",
+        false => SUBJECTS.iter().find(|(start, _)| name.starts_with(start)).unwrap().1,
+    };
+    let golden = include_str!("../golden/metrics.txt");
+    let mut section = String::new();
+    let mut last = "";
+    for mut family in families(golden) {
+        if let Some(known) = of_devices.iter().find(|known| known.name == family.name) {
+            assert!(family.labels.is_empty() || family.labels == known.labels, "{}", family.name);
+            family.labels.clone_from(&known.labels);
+        }
+        let subject = subject(&family.name);
+        if subject != last {
+            section.push_str(&format!(
+                "\n**{subject}**\n\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n"
+            ));
+            last = subject;
+        }
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let Family { name, help, kind, .. } = family;
+        section.push_str(&format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", ")));
+    }
+    section
+}
+
+fn options_section() -> String {
+    let command = Cli::command();
+    let mut section = "\n| option | default | meaning |\n| --- | --- | --- |\n".to_owned();
+    for option in command.get_arguments().filter(|option| !option.is_hide_set()) {
+        let name = format!("--{}", option.get_long().unwrap());
+        let value = match (option.get_action().takes_values(), option.get_value_names()) {
+            (true, Some([value])) => format!(" {value}"),
+            _ => String::new(),
+        };
+        let default = option.get_default_values().iter().map(|value| format!("`{}`", value.to_str().unwrap()));
+        let default = default.collect::<Vec<_>>().join(", ");
+        let help = option.get_help().unwrap().to_string();
+        let words: Vec<String> = match option.get_action().takes_values() {
+            true => option.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect(),
+            false => Vec::new(),
+        };
+        let words = if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) };
+        section.push_str(&format!("| `{name}{value}` | {default} | {help}{words} |\n"));
+    }
+    section
+}
+
+fn assert_section(name: &str, wanted: &str) {
+    let file = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&file).unwrap();
+    let (begin, end) = (format!("<!-- {name}: written by a test -->\n"), format!("\n<!-- end of {name} -->"));
+    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
+    let (section, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
+    if section == wanted {
+        return;
+    }
+    if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
+        std::fs::write(&file, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+        return;
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let new: Vec<String> = lines(wanted).difference(&lines(section)).cloned().collect();
+    panic!("the README's {name} are not the program's (ACCEPT=1 takes them over): {new:#?}");
+}
+
+/// One test, as both write the same file.
+#[test]
+fn the_tables_are_what_the_program_says() {
+    assert_section("metrics", &metrics_section());
+    assert_section("options", &options_section());
+}
