@@ -443,7 +443,7 @@ test("what happened last is found before many devices", () => {
       const newest = lines.findIndex(line => /^Last event \d s ago\. mpathe: ✕ path sdr failed, 3 valid paths\./.test(line));
       assert.ok(newest >= 0 && newest < 12, shown);
       await page.reload();
-      await page.tap("#newest a");
+      await Promise.all([page.waitForNavigation(), page.tap("#newest a")]);
       assert.match(page.url(), /#events$/);
       const top = await page.$eval("#events", section => section.getBoundingClientRect().top);
       assert.ok(Math.abs(top) < PHONE.height / 2, `${top}`);
