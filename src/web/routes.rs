@@ -280,7 +280,7 @@ mod tests {
     fn a_status_page_has_its_place_while_it_is_in_memory() {
         let places = Arc::new(Semaphore::new(1));
         let place = Arc::clone(&places).try_acquire_owned().unwrap();
-        let mut page = Bytes::from_owner(KeptPage { text: "a status page".to_owned(), _place: place });
+        let mut page = Bytes::from_owner(KeptPage { content: "a status page".into(), _place: place });
         // As it is handed to HTTP/2, a piece at a time.
         let piece = page.split_to(5);
         drop(page);
