@@ -483,7 +483,7 @@ fn assert_page(answer: &Answer, what: &str) {
     names.sort_unstable();
     let ours =
         ["cache-control", "content-length", "content-security-policy", "content-type", "date", "referrer-policy"];
-    assert_eq!(names, [&ours[..], &["x-content-type-options"]].concat(), "{what}");
+    assert_eq!(names, [&ours[..], &["vary", "x-content-type-options"]].concat(), "{what}");
 }
 
 /// `name="value",…` as both formats have it.
