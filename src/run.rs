@@ -89,6 +89,7 @@ fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
             sysfs: cli.sources.sysfs.clone(),
             procfs: cli.sources.procfs.clone(),
             udev_data: cli.sources.udev_data.clone(),
+            capture: None,
         },
         parts: sysfs::Parts {
             nvme: cli.collectors.nvme,
