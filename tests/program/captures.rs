@@ -361,6 +361,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     let blind = ["path.sysfs", "path.procfs", "multipathd.socket"].map(nothing);
     let finished = run(&[&blind[..], &["--no-collector.dm".to_owned(), file]].concat());
     assert_eq!(finished.status, Some(1));
+    assert_eq!(finished.stderr.matches("source=multipathd").count(), 1, "{}", finished.stderr);
     assert!(finished.stderr.lines().last().unwrap().contains("no source says which devices there are"));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }

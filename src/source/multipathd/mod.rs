@@ -209,7 +209,13 @@ impl Client {
             }
             match reply {
                 Ok((_, reply)) => replies.push((file, reply)),
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    errors.push(error);
+                    // Who does not answer this is asked nothing else.
+                    if request == SHOW_DAEMON {
+                        break;
+                    }
+                }
             }
         }
         (replies, errors)
