@@ -27,7 +27,8 @@ fn main() {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let root = directory.path();
     make_host(root);
-    let places = Places { sysfs: root.to_owned(), procfs: PathBuf::from("/proc"), udev_data: root.join("udev") };
+    let (sysfs, udev_data) = (root.to_owned(), root.join("udev"));
+    let places = Places { sysfs, procfs: PathBuf::from("/proc"), udev_data, capture: None };
     println!("{DEVICES} devices × {PATHS} paths over {SESSIONS} sessions; medians of {ROUNDS}\n");
     println!("{:52} {:>10} {:>10} {:>12}", "", "time", "CPU", "files read");
 

@@ -77,6 +77,14 @@ pub struct SourceOptions {
     #[arg(long = "path.udev.data", value_name = "DIR", default_value = "/run/udev/data")]
     pub udev_data: PathBuf,
 
+    /// Run on the host that a capture was made of, from the directory where it was unpacked
+    #[arg(
+        long = "path.capture",
+        value_name = "DIR",
+        conflicts_with_all = ["sysfs", "procfs", "udev_data", "multipathd_sockets"],
+    )]
+    pub capture: Option<PathBuf>,
+
     /// Socket of multipathd, @NAME for an abstract one. Repeatable; the first that answers is used [default: both of
     /// multipathd's own]
     #[arg(long = "multipathd.socket", value_name = "SOCKET")]
@@ -109,6 +117,11 @@ pub struct GeneralOptions {
     /// Print the state once, in Prometheus text format, and leave
     #[arg(long)]
     pub oneshot: bool,
+
+    /// Write what is read on this host, its names replaced, to a file (tar.gz) that is not there yet, or - for standard
+    /// output, and leave
+    #[arg(id = "capture_file", long = "capture", value_name = "FILE", conflicts_with = "oneshot")]
+    pub capture: Option<PathBuf>,
 
     /// Least severe level to log
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]

@@ -4,6 +4,7 @@
 //!
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak
 //! - [`source`]: how we read: device mapper, multipathd, sysfs
+//! - [`capture`]: what the sources read on a host, without its names, to be run from elsewhere
 //! - [`watch`]: what wakes us: kernel uevents, device mapper's event poll
 //! - [`event`]: what happened to paths: the feed
 //! - [`metrics`]: the devices, and the exporter's own numbers, as Prometheus reads them
@@ -18,6 +19,7 @@
 //! anew and publishes a [`topology::Snapshot`]. The next scrape finds it in [`web::routes`], encodes it once in
 //! [`metrics::exposition`], and every scrape after that gets the same bytes until something changes.
 
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod event;

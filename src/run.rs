@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::capture;
 use crate::cli::{Cli, ListenAddress};
 use crate::config::Config;
 use crate::metrics::devices::Devices;
@@ -70,10 +71,13 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::fatal("cannot start"))?;
-    let result = match cli.general.oneshot {
-        true => runtime.block_on(print_once(cli, config)),
-        false => runtime.block_on(serve(cli, config, web_config, passed)),
-    };
+    let result = runtime.block_on(async {
+        match (&cli.general.capture, cli.general.oneshot) {
+            (Some(file), _) => capture(cli, file).await,
+            (None, true) => print_once(cli, config).await,
+            (None, false) => serve(cli, config, web_config, passed).await,
+        }
+    });
     // A reader may be stuck in the kernel for good; the end does not wait for it.
     runtime.shutdown_background();
     result
@@ -83,18 +87,31 @@ fn read_config(file: Option<&Path>) -> Result<Config, String> {
     file.map_or_else(|| Ok(Config::default()), |file| Config::read(file).map_err(|error| error.to_string()))
 }
 
-fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
-    let sockets = match cli.sources.multipathd_sockets.as_slice() {
-        [] => multipathd::default_sockets(),
-        sockets => sockets.to_vec(),
+/// The host that is read: this one, or one that was captured.
+fn host(cli: &Cli) -> Result<capture::Host, Failure> {
+    let timeout = cli.sources.multipathd_timeout;
+    let (places, client) = match &cli.sources.capture {
+        Some(capture) => {
+            let places = capture::places(capture);
+            let places = places.map_err(|error| Failure::Settings(format!("--path.capture: {error}")))?;
+            (places, multipathd::Client::recorded(capture::replies(capture), timeout))
+        }
+        None => {
+            let places = sysfs::Places {
+                sysfs: cli.sources.sysfs.clone(),
+                procfs: cli.sources.procfs.clone(),
+                udev_data: cli.sources.udev_data.clone(),
+                capture: None,
+            };
+            let sockets = match cli.sources.multipathd_sockets.as_slice() {
+                [] => multipathd::default_sockets(),
+                sockets => sockets.to_vec(),
+            };
+            (places, multipathd::Client::new(sockets, timeout))
+        }
     };
-    let client = multipathd::Client::new(sockets, cli.sources.multipathd_timeout);
-    let settings = Settings {
-        places: sysfs::Places {
-            sysfs: cli.sources.sysfs.clone(),
-            procfs: cli.sources.procfs.clone(),
-            udev_data: cli.sources.udev_data.clone(),
-        },
+    Ok(capture::Host {
+        places,
         parts: sysfs::Parts {
             nvme: cli.collectors.nvme,
             iscsi: cli.collectors.iscsi,
@@ -102,6 +119,35 @@ fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
         },
         device_mapper: cli.collectors.device_mapper,
         multipathd: Some(client).filter(|_| cli.collectors.multipathd),
+    })
+}
+
+/// Writes a capture, to standard output if the file is called `-`.
+async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
+    let to_stdout = file == Path::new("-");
+    let failed = |cause| Failure::Settings(format!("--capture: {}: {cause}", file.display()));
+    // Before anything is read for nothing.
+    if !to_stdout && file.symlink_metadata().is_ok() {
+        return Err(failed(io::ErrorKind::AlreadyExists.into()));
+    }
+    let host_name = rustix::system::uname();
+    let archive = capture::take(&host(cli)?, &host_name.nodename().to_string_lossy()).await;
+    let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
+    if to_stdout {
+        return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print"));
+    }
+    capture::write(file, &archive).map_err(failed)?;
+    info!(file = %file.display(), bytes = archive.len(), "captured");
+    Ok(())
+}
+
+fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
+    let capture::Host { places, parts, device_mapper, multipathd } = host(cli)?;
+    let settings = Settings {
+        places,
+        parts,
+        device_mapper,
+        multipathd,
         resync: cli.sources.resync_interval,
         reread: cli.sources.reread_interval,
         config: Arc::new(config),

@@ -129,7 +129,7 @@ impl Monitor {
         let kernel = match settings.device_mapper {
             true => {
                 health.enable(Source::Dm);
-                Some(KernelSource::start(device_mapper::DeviceMapper::new(&settings.places.sysfs))?)
+                Some(KernelSource::start(device_mapper::DeviceMapper::new(&settings.places))?)
             }
             false => None,
         };
@@ -165,14 +165,17 @@ impl Monitor {
     /// # Errors
     /// If a watcher's thread cannot be started.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
-        self.health.enable(Source::Uevent);
         let (sender, mut wakes) = watchers::channel();
-        watchers::uevent::watch(sender.clone())?;
-        if self.kernel.is_some() {
-            watchers::dm_event::watch(sender.clone())?;
+        // Of a host that was captured no events come, and this one's are of other devices.
+        if self.settings.places.capture.is_none() {
+            self.health.enable(Source::Uevent);
+            watchers::uevent::watch(sender.clone())?;
+            if self.kernel.is_some() {
+                watchers::dm_event::watch(sender.clone())?;
+            }
+            // Subscribed first, read then: what happens in between is told by an event that waits.
+            self.await_watchers(&mut wakes).await;
         }
-        // Subscribed first, read then: what happens in between is told by an event that waits.
-        self.await_watchers(&mut wakes).await;
         self.read_first().await;
 
         let now = tokio::time::Instant::now();

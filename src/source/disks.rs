@@ -459,7 +459,8 @@ mod tests {
         let outline = Outline { wwid: "3600a".into(), devno: devno("254:0"), members: [devno("8:16")].into() };
         let outlines: Arc<[Outline]> = [outline].into();
         let request = move |scope| Request { scope, outlines: Some(Arc::clone(&outlines)), ..Request::default() };
-        let places = Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev") };
+        let (sysfs, udev_data) = (root.to_owned(), root.join("udev"));
+        let places = Places { sysfs, procfs: "/proc".into(), udev_data, capture: None };
         let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
         reader.read(&request(Scope::Everything)).unwrap();
         (tree, reader, request)

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Error, SECTOR, is_gone};
+use super::{Error, SECTOR, is_gone, witness};
 
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: usize = 4096;
@@ -47,7 +47,9 @@ pub fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unr
 
 /// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
 pub fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
-    let target = match fs::read_link(link) {
+    let read = fs::read_link(link);
+    witness::link(link, &read);
+    let target = match read {
         Ok(target) => target,
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(Error::new(link.display(), error)),
@@ -78,19 +80,45 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
 
 /// What is in a directory, sorted by name; `None` if there is no such directory.
 pub fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
-    let failed = |cause| Error::new(directory.display(), cause);
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
+    let listed = entries(directory);
+    witness::directory(directory, listed.as_deref());
+    match listed {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Error::new(directory.display(), error)),
+    }
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     let mut list = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
         list.extend(entry.file_name().into_string().map(|name| Entry { name, inode: entry.ino() }));
     }
     list.sort();
-    Ok(Some(list))
+    Ok(list)
+}
+
+/// Whether there is such a file.
+pub fn exists(file: &Path) -> bool {
+    let exists = file.exists();
+    if exists {
+        witness::file(|| file.to_owned(), Ok(&[]));
+    }
+    exists
+}
+
+/// The part of a file that is of interest, of any size.
+pub fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<Vec<u8>> {
+    let read = fs::read(file).map(|content| of_interest(&content));
+    witness::file(|| file.to_owned(), read.as_deref());
+    read
+}
+
+/// Whether the error says that there is nothing to be known just now.
+pub fn is_unknown(error: &io::Error) -> bool {
+    let unknown = [Errno::INVAL, Errno::NOTCONN].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| unknown.contains(&code))
 }
 
 /// Directories held open while many files below them are read: half of what opening a file costs is the way to it.
@@ -152,13 +180,14 @@ impl Attribute {
 
     fn read(&mut self, open: BorrowedFd, anchor: &Path) -> Result<Option<&[u8]>, Error> {
         self.content.resize(PAGE, 0);
-        let length = match read_whole(open, &self.path, &mut self.content) {
-            Ok(length) => length,
-            Err(Errno::INVAL | Errno::NOTCONN) => return Ok(None),
-            Err(error) if is_gone(&error.into()) => return Ok(None),
-            Err(error) => return Err(Error::new(anchor.join(&self.path).display(), io::Error::from(error))),
-        };
-        self.content.truncate(length);
+        let read = read_whole(open, &self.path, &mut self.content).map_err(io::Error::from);
+        self.content.truncate(*read.as_ref().unwrap_or(&0));
+        witness::file(|| anchor.join(&self.path), read.as_ref().map(|_| self.content.as_slice()));
+        match read {
+            Ok(_) => {}
+            Err(error) if is_unknown(&error) || is_gone(&error) => return Ok(None),
+            Err(error) => return Err(Error::new(anchor.join(&self.path).display(), error)),
+        }
         if self.content.last() == Some(&b'\n') {
             self.content.pop();
         }

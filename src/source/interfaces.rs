@@ -2,21 +2,42 @@
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use super::{recorded, witness};
 
 /// Who has which address, as `getifaddrs(3)` tells when it is first asked for: once in a reading, as it waits for whoever
 /// is configuring the network just then.
 #[derive(Debug, Default)]
 pub struct Interfaces {
     addresses: OnceCell<Vec<(IpAddr, Arc<str>)>>,
+    /// The capture that tells it instead.
+    capture: Option<PathBuf>,
 }
 
 impl Interfaces {
+    /// Those of this host, or of the one that a capture was made on.
+    pub fn of(capture: Option<PathBuf>) -> Self {
+        Interfaces { capture, ..Interfaces::default() }
+    }
+
     /// The interface that has this address; empty if none has.
     pub fn owner_of(&self, address: IpAddr) -> Arc<str> {
+        let owner = match &self.capture {
+            Some(capture) => recorded::read(capture).ok().and_then(|kernel| kernel.interface(address).map(Arc::from)),
+            None => self.present_owner_of(address),
+        };
+        if let Some(owner) = &owner {
+            witness::interface(address, owner);
+        }
+        owner.unwrap_or_default()
+    }
+
+    fn present_owner_of(&self, address: IpAddr) -> Option<Arc<str>> {
         let addresses = self.addresses.get_or_init(addresses);
         let owner = addresses.iter().find(|(own, _)| *own == address);
-        owner.map(|(_, interface)| Arc::clone(interface)).unwrap_or_default()
+        owner.map(|(_, interface)| Arc::clone(interface))
     }
 }
 

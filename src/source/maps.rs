@@ -319,7 +319,8 @@ mod tests {
         }
         symlink(format!("../{DM}"), root.join("block/dm-0")).unwrap();
         add_disk(root, "sdb", "8:16");
-        let places = Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev") };
+        let (sysfs, udev_data) = (root.to_owned(), root.join("udev"));
+        let places = Places { sysfs, procfs: "/proc".into(), udev_data, capture: None };
         let mut reader = Sysfs::new(places, Parts { nvme: true, iscsi: true, fibre_channel: true });
         resync(&mut reader, &[]);
         (tree, reader)

@@ -13,10 +13,12 @@ pub mod iscsi;
 pub mod maps;
 pub mod multipathd;
 pub mod nvme;
+pub mod recorded;
 mod root;
 pub mod sysfs;
 mod udev_db;
 pub mod unassembled;
+pub mod witness;
 
 use std::borrow::Cow;
 use std::{fmt, io};

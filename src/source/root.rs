@@ -15,19 +15,21 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use super::files::{Attribute, follow, list};
-use super::{Error, dm_name};
+use super::files::{Attribute, essence, exists, follow, list};
+use super::sysfs::Places;
+use super::{Error, dm_name, recorded, witness};
 use crate::topology::DevNo;
 
 /// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
-/// told. `procfs` and `sysfs` are where these are mounted.
+/// told.
 ///
 /// # Errors
 /// If what is mounted cannot be read.
-pub fn devices(procfs: &Path, sysfs: &Path) -> Result<HashSet<String>, Error> {
+pub fn devices(places: &Places) -> Result<HashSet<String>, Error> {
+    let sysfs = &places.sysfs;
     let mut found = HashSet::new();
-    let table = mounts(procfs)?;
-    let root = mounted_on_root(&table).find_map(|(devno, source)| place_of(sysfs, devno, source));
+    let table = mounts(&places.procfs)?;
+    let root = mounted_on_root(&table).find_map(|(devno, source)| place_of(places, devno, source));
     let mut open = root.map(|place| whole_file_system(sysfs, place)).unwrap_or_default();
     while let Some(place) = open.pop() {
         let Some(name) = place.file_name().and_then(|name| name.to_str()) else { continue };
@@ -35,7 +37,7 @@ pub fn devices(procfs: &Path, sysfs: &Path) -> Result<HashSet<String>, Error> {
             continue;
         }
         let directory = sysfs.join(&place);
-        if directory.join("partition").exists() {
+        if exists(&directory.join("partition")) {
             open.extend(place.parent().map(Path::to_owned));
         }
         open.extend(links(sysfs, &place.join("slaves")));
@@ -47,17 +49,30 @@ pub fn devices(procfs: &Path, sysfs: &Path) -> Result<HashSet<String>, Error> {
 fn mounts(procfs: &Path) -> Result<String, Error> {
     let read = |table: &str| {
         let file = procfs.join(table);
-        fs::read(&file).map_err(|cause| Error::new(file.display(), cause))
+        essence(&file, root_mounts).map_err(|cause| Error::new(file.display(), cause))
     };
     let table = read("1/mountinfo").or_else(|_| read("self/mountinfo"))?;
     Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
+/// The lines of the table that are of interest here.
+fn root_mounts(table: &[u8]) -> Vec<u8> {
+    let lines = table.split_inclusive(|byte| *byte == b'\n');
+    let is_root = |line: &&[u8]| {
+        let line = String::from_utf8_lossy(line);
+        ROOTS.into_iter().any(|mount_point| mounted_on(mount_point, &line).is_some())
+    };
+    lines.filter(is_root).flatten().copied().collect()
+}
+
+/// Where the root file system is mounted, and where what an image of it lies in.
+const ROOTS: [&str; 2] = ["/", "/sysroot"];
+
 /// Device number and source of what is mounted on `/`, what is on top first. Below an overlay may be what the machine was
 /// booted from; where that is an image in a file system (composefs), that one is mounted on `/sysroot`.
 fn mounted_on_root(table: &str) -> impl Iterator<Item = (DevNo, &str)> {
     let on = |mount_point| table.lines().rev().filter_map(move |line| mounted_on(mount_point, line));
-    on("/").chain(on("/sysroot"))
+    ROOTS.into_iter().flat_map(on)
 }
 
 /// Device number and source, if this line of mountinfo is about this mount point.
@@ -71,7 +86,8 @@ fn mounted_on<'a>(mount_point: &str, line: &'a str) -> Option<(DevNo, &'a str)> 
 
 /// The directory of the block device that a file system stands on. btrfs and others have a number of their own and name a
 /// device: its node may be another machine's here (a container's), so it is looked for by its name first.
-fn place_of(sysfs: &Path, devno: DevNo, source: &str) -> Option<PathBuf> {
+fn place_of(places: &Places, devno: DevNo, source: &str) -> Option<PathBuf> {
+    let sysfs = &places.sysfs;
     let numbered = |devno: DevNo| {
         let numbers = Path::new("dev/block");
         follow(&sysfs.join(numbers).join(devno.to_string()), numbers).ok().flatten()
@@ -85,11 +101,18 @@ fn place_of(sysfs: &Path, devno: DevNo, source: &str) -> Option<PathBuf> {
         let names = Path::new("class/block");
         follow(&sysfs.join(names).join(kernel_name), names).ok().flatten()
     };
-    let by_node = || {
-        let device = fs::metadata(Path::new(source).is_absolute().then_some(source)?).ok()?.rdev();
-        numbered(DevNo { major: major(device), minor: minor(device) })
-    };
-    named().or_else(by_node)
+    named().or_else(|| numbered(number_of(source, places.capture.as_deref())?))
+}
+
+/// The number of a device node.
+fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
+    if let Some(capture) = capture {
+        return recorded::read(capture).ok()?.nodes.get(node)?.parse().ok();
+    }
+    let device = fs::metadata(Path::new(node).is_absolute().then_some(node)?).ok()?.rdev();
+    let devno = DevNo { major: major(device), minor: minor(device) };
+    witness::node(node, devno);
+    Some(devno)
 }
 
 /// The kernel name of a device-mapper device.
@@ -123,6 +146,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn places(procfs: &Path, sysfs: &Path) -> Places {
+        Places { sysfs: sysfs.to_owned(), procfs: procfs.to_owned(), udev_data: sysfs.join("udev"), capture: None }
+    }
 
     #[test]
     fn lines_of_mountinfo() {
@@ -169,7 +196,7 @@ mod tests {
         fs::write(sysfs.join("devices/pci/block/sdb/sdb1/partition"), "1\n").unwrap();
         fs::create_dir_all(sysfs.join("dev/block")).unwrap();
         symlink("../../devices/virtual/block/dm-2", sysfs.join("dev/block/254:2")).unwrap();
-        let mut found: Vec<_> = devices(&procfs, &sysfs).unwrap().into_iter().collect();
+        let mut found: Vec<_> = devices(&places(&procfs, &sysfs)).unwrap().into_iter().collect();
         found.sort();
         assert_eq!(found, ["dm-0", "dm-1", "dm-2", "sda", "sdb", "sdb1"]);
     }
@@ -177,9 +204,10 @@ mod tests {
     #[test]
     fn a_root_on_no_device_is_on_none() {
         let tree = tempfile::tempdir().unwrap();
-        assert!(devices(tree.path(), tree.path()).is_err());
+        let places = places(tree.path(), tree.path());
+        assert!(devices(&places).is_err());
         fs::create_dir_all(tree.path().join("self")).unwrap();
         fs::write(tree.path().join("self/mountinfo"), "1 0 0:5 / / rw - overlay overlay rw\n").unwrap();
-        assert_eq!(devices(tree.path(), tree.path()), Ok(HashSet::new()));
+        assert_eq!(devices(&places), Ok(HashSet::new()));
     }
 }

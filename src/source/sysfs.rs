@@ -103,6 +103,8 @@ pub struct Places {
     pub procfs: PathBuf,
     /// Where udev keeps its database.
     pub udev_data: PathBuf,
+    /// The capture that all of these lie in, if they do: it also tells what else is asked of the kernel.
+    pub capture: Option<PathBuf>,
 }
 
 /// Which parts are read besides device mapper's maps.
@@ -155,7 +157,8 @@ impl Sysfs {
     /// If there is no `block`. A single device's trouble is in the reading.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let mut unreadable = Vec::new();
-        self.ways.read(request.scope == Scope::Everything, &mut unreadable);
+        let interfaces = Interfaces::of(self.places.capture.clone());
+        self.ways.read(request.scope == Scope::Everything, &interfaces, &mut unreadable);
         let transports = self.ways.transports();
         if *self.transports != transports {
             self.transports = Arc::new(transports);
@@ -170,7 +173,7 @@ impl Sysfs {
         let maps = self.maps.read(request, &mut context);
         if request.scope == Scope::Everything {
             self.look_for_unassembled(&block, &maps, &mut unreadable);
-            match root::devices(&self.places.procfs, &self.places.sysfs) {
+            match root::devices(&self.places) {
                 Ok(root) if root == *self.root => {}
                 Ok(root) => self.root = Arc::new(root),
                 Err(error) => unreadable.push(error),
@@ -229,11 +232,10 @@ pub enum Way {
 }
 
 impl Ways {
-    fn read(&mut self, anew: bool, unreadable: &mut Vec<Error>) {
-        let interfaces = Interfaces::default();
-        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(anew, &interfaces, unreadable));
+    fn read(&mut self, anew: bool, interfaces: &Interfaces, unreadable: &mut Vec<Error>) {
+        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(anew, interfaces, unreadable));
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(unreadable));
-        let nvme = self.nvme.as_mut().map(|nvme| nvme.read_controllers(anew, &interfaces, unreadable));
+        let nvme = self.nvme.as_mut().map(|nvme| nvme.read_controllers(anew, interfaces, unreadable));
         unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Error;
-use super::files::list;
+use super::files::{essence, list};
 use crate::topology::DevNo;
 
 /// What was changed longer ago than this has been seen, whatever the step of the clock.
@@ -67,7 +67,7 @@ impl UdevDb {
                 Some(known) if known.inode == entry.inode => known,
                 last => {
                     let file = self.directory.join(&entry.name);
-                    match std::fs::read(&file) {
+                    match essence(&file, identifying_lines) {
                         Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
                         // It has just been replaced, or its device has just gone.
                         Err(error) if super::is_gone(&error) => continue,
@@ -97,15 +97,21 @@ impl UdevDb {
     }
 }
 
+/// Those of an entry that say who the device is.
+fn identifying_lines(text: &[u8]) -> Vec<u8> {
+    let keys = ["ID_SERIAL", "ID_UID", "ID_WWN"];
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| property(line).is_some_and(|(key, _)| keys.contains(&key))).flatten().copied().collect()
+}
+
+fn property(line: &[u8]) -> Option<(&str, &str)> {
+    std::str::from_utf8(line).ok()?.trim_end_matches('\n').strip_prefix("E:")?.split_once('=')
+}
+
 impl Identity {
     fn parse(text: &[u8]) -> Self {
         let mut identity = Identity::default();
-        for line in text.split(|byte| *byte == b'\n') {
-            let Some((key, value)) =
-                std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix("E:")?.split_once('='))
-            else {
-                continue;
-            };
+        for (key, value) in text.split(|byte| *byte == b'\n').filter_map(property) {
             match key {
                 "ID_SERIAL" => identity.serial = value.into(),
                 "ID_UID" => identity.dasd = value.into(),

@@ -26,12 +26,16 @@ fn exporter() -> (Host, Exporter) {
 }
 
 fn assert_golden(name: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    assert_golden_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name), text);
+}
+
+/// Says that the file holds this text, or writes it there.
+pub fn assert_golden_file(file: &Path, text: &str) {
     if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(file, text).unwrap();
         return;
     }
-    let golden = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let golden = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     if golden == text {
         return;
     }
@@ -40,7 +44,7 @@ fn assert_golden(name: &str, text: &str) {
     let gone: String = wanted.difference(&given).map(|line| format!("-{line}\n")).collect();
     let new: String = given.difference(&wanted).map(|line| format!("+{line}\n")).collect();
     let order = if gone.is_empty() && new.is_empty() { "only the order or number of lines differs\n" } else { "" };
-    panic!("not as in {name} (ACCEPT=1 takes it over):\n{gone}{new}{order}");
+    panic!("not as in {} (ACCEPT=1 takes it over):\n{gone}{new}{order}", file.display());
 }
 
 fn assert_golden_document(name: &str, document: &serde_json::Value) {

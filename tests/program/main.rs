@@ -12,6 +12,7 @@
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
+//! - [`captures`]: a host, captured and run from there
 //! - [`web_config`]: the web configuration file, and sockets from systemd
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
@@ -24,6 +25,7 @@
     reason = "clippy.toml allows it in tests, but does not know that all of this crate is one"
 )]
 
+mod captures;
 mod command_line;
 mod events;
 mod golden;

@@ -3,12 +3,12 @@
 //! Three things hold everywhere: labels do not change at the moment of failure, what cannot be read stays as last read,
 //! and what a host does not have is no error.
 
-mod fibre_channel;
+pub mod fibre_channel;
 mod iscsi;
 mod mismatches;
-mod nvme;
-mod root;
-mod unassembled;
+pub mod nvme;
+pub mod root;
+pub mod unassembled;
 
 use super::harness::Page;
 

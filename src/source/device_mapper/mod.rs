@@ -17,7 +17,8 @@ use std::sync::Arc;
 pub use ioctl::{CONTROL, Control};
 pub use status::{Group, Member, ParseError};
 
-use super::{Error, SECTOR, dm_name, is_gone};
+use super::sysfs::Places;
+use super::{Error, SECTOR, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 use ioctl::{Ask, Listed, Shown};
 
@@ -70,10 +71,18 @@ pub struct Reading {
 /// Reads the maps and remembers them, so that one that did not change costs two ioctls and a comparison.
 #[derive(Debug)]
 pub struct DeviceMapper {
-    sysfs: PathBuf,
-    control: Option<Control>,
+    origin: Origin,
     known: BTreeMap<DevNo, Known>,
     scratch: Raw,
+}
+
+/// Who tells of the maps.
+#[derive(Debug)]
+enum Origin {
+    /// The kernel of this host. `sysfs` tells one without device mapper from one where it may not be asked.
+    Kernel { sysfs: PathBuf, control: Option<Control> },
+    /// What that of another host said, in a capture.
+    Capture { directory: PathBuf, maps: Vec<recorded::Map> },
 }
 
 #[derive(Debug)]
@@ -98,9 +107,13 @@ struct Raw {
 }
 
 impl DeviceMapper {
-    /// `sysfs` is where sysfs is mounted: it tells a host without device mapper from one where it may not be asked.
-    pub fn new(sysfs: &Path) -> Self {
-        DeviceMapper { sysfs: sysfs.to_owned(), control: None, known: BTreeMap::new(), scratch: Raw::default() }
+    /// That of these places.
+    pub fn new(places: &Places) -> Self {
+        let origin = match &places.capture {
+            Some(capture) => Origin::Capture { directory: capture.clone(), maps: Vec::new() },
+            None => Origin::Kernel { sysfs: places.sysfs.clone(), control: None },
+        };
+        DeviceMapper { origin, known: BTreeMap::new(), scratch: Raw::default() }
     }
 
     /// Reads the list, and of it the maps that are `dirty`, new, or whose event number moved; every map if `all`.
@@ -108,24 +121,14 @@ impl DeviceMapper {
     /// # Errors
     /// If the control file cannot be opened or the list not be read. A single map's trouble is in the reading.
     pub fn read(&mut self, dirty: &HashSet<DevNo>, all: bool) -> Result<Reading, Error> {
-        let control = match &mut self.control {
-            Some(control) => control,
-            closed => match Control::open() {
-                Ok(control) => closed.insert(control),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !loaded(&self.sysfs) => {
-                    return Ok(Reading::default());
-                }
-                Err(cause) => return Err(Error::new(CONTROL, cause)),
-            },
-        };
-        let listed = control.list().map_err(|cause| Error::new(CONTROL, cause))?;
+        let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
         let mut reading = Reading::default();
         for entry in listed.iter().filter(|entry| may_be_multipath(entry)) {
             let mut known = before.remove(&entry.devno);
             let moved = known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
             if all || moved || dirty.contains(&entry.devno) {
-                match look(control, entry, &mut known, &mut self.scratch) {
+                match look(&mut self.origin, entry, &mut known, &mut self.scratch) {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(error) => reading.unreadable.push((entry.devno, error)),
@@ -141,6 +144,52 @@ impl DeviceMapper {
     }
 }
 
+impl Origin {
+    /// All device-mapper devices; none where there is no device mapper.
+    fn list(&mut self) -> Result<Vec<Listed>, Error> {
+        let control = match self {
+            Origin::Kernel { control: Some(control), .. } => control,
+            Origin::Kernel { sysfs, control } => match Control::open() {
+                Ok(opened) => control.insert(opened),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !loaded(sysfs) => return Ok(Vec::new()),
+                Err(cause) => return Err(Error::new(CONTROL, cause)),
+            },
+            Origin::Capture { directory, maps } => {
+                let failed =
+                    |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE).display(), cause);
+                let said = recorded::read(directory)?.device_mapper;
+                let said = said.ok_or_else(|| failed(&"device mapper was not captured"))?;
+                if let Some(error) = said.error {
+                    return Err(failed(&error));
+                }
+                *maps = said.maps;
+                let listed = |map: &recorded::Map| {
+                    let devno = map.devno.parse().map_err(|error| failed(&error))?;
+                    Ok(Listed { devno, event_nr: map.event_nr, uuid: None })
+                };
+                return maps.iter().map(listed).collect();
+            }
+        };
+        control.list().map_err(|cause| Error::new(CONTROL, cause))
+    }
+
+    /// Fills `raw`; `false` if the device has no live table.
+    fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
+        match self {
+            Origin::Kernel { control: Some(control), .. } => read_raw(control, devno, raw),
+            Origin::Kernel { control: None, .. } => Ok(false),
+            Origin::Capture { maps, .. } => match maps.iter().find(|map| map.devno == devno.to_string()) {
+                Some(recorded::Map { error: Some(error), .. }) => Err(io::Error::other(error.clone())),
+                Some(map) => {
+                    *raw = Raw::said(map);
+                    Ok(true)
+                }
+                None => Ok(false),
+            },
+        }
+    }
+}
+
 /// Whether the kernel has device mapper. A host without it has no maps, which is no error.
 fn loaded(sysfs: &Path) -> bool {
     sysfs.join("class/misc/device-mapper").exists()
@@ -152,14 +201,19 @@ fn may_be_multipath(entry: &Listed) -> bool {
 
 /// Brings what is known of one device up to date. `false` if the device is gone again, or has no table yet: either has
 /// an event of its own to come. After an error what was known stands.
-fn look(control: &mut Control, entry: &Listed, known: &mut Option<Known>, raw: &mut Raw) -> Result<bool, Error> {
+fn look(origin: &mut Origin, entry: &Listed, known: &mut Option<Known>, raw: &mut Raw) -> Result<bool, Error> {
     let devno = entry.devno;
     let failed = |cause: &dyn std::error::Error| Error::new(format_args!("device-mapper device {devno}"), cause);
-    match read_raw(control, devno, raw) {
+    match origin.fill(devno, raw) {
+        Ok(true) if raw.uuid.starts_with(UUID_PREFIX.as_bytes()) => witness::map(|| raw.say(entry)),
         Ok(true) => {}
         Ok(false) => return Ok(false),
         Err(error) if is_gone(&error) => return Ok(false),
-        Err(error) => return Err(failed(&error)),
+        Err(error) => {
+            let error_text = Some(error.to_string());
+            witness::map(|| recorded::Map { error: error_text, ..Raw::default().say(entry) });
+            return Err(failed(&error));
+        }
     }
     match known {
         Some(known) if known.raw == *raw => known.event_nr = entry.event_nr,
@@ -199,6 +253,38 @@ fn multipath_line<'a>(shown: &Shown<'a>) -> &'a [u8] {
 }
 
 impl Raw {
+    /// As a capture holds it.
+    fn say(&self, entry: &Listed) -> recorded::Map {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        recorded::Map {
+            devno: entry.devno.to_string(),
+            event_nr: entry.event_nr,
+            error: None,
+            name: text(&self.name),
+            uuid: text(&self.uuid),
+            open_count: self.open_count,
+            read_only: self.read_only,
+            suspended: self.suspended,
+            sectors: self.sectors,
+            status: text(&self.status),
+            table: text(&self.table),
+        }
+    }
+
+    /// From a capture.
+    fn said(map: &recorded::Map) -> Self {
+        Raw {
+            name: map.name.clone().into(),
+            uuid: map.uuid.clone().into(),
+            open_count: map.open_count,
+            read_only: map.read_only,
+            suspended: map.suspended,
+            sectors: map.sectors,
+            status: map.status.clone().into(),
+            table: map.table.clone().into(),
+        }
+    }
+
     /// `None` if the device is no multipath map.
     fn parse(&self, entry: &Listed) -> Result<Option<Map>, ParseError> {
         let lossy = |bytes| String::from_utf8_lossy(bytes);

@@ -178,12 +178,47 @@ const MAX_REPLY: usize = 64 << 20;
 pub struct Client {
     sockets: Vec<SocketName>,
     timeout: Duration,
+    /// The directory whose files answer instead.
+    recorded: Option<PathBuf>,
 }
+
+/// What we ask, and the file that a reply to it is recorded in.
+const REQUESTS: [(&str, &str); 3] =
+    [(SHOW_DAEMON, "show-daemon.txt"), (SHOW_MAPS, "show-maps.json"), (SHOW_PATH_NAMES, "show-paths.txt")];
 
 impl Client {
     /// A client that tries the sockets in this order, and gives a whole exchange this long.
     pub fn new(sockets: Vec<SocketName>, timeout: Duration) -> Self {
-        Client { sockets, timeout }
+        Client { sockets, timeout, recorded: None }
+    }
+
+    /// One that gives the replies which [`Client::record`] gave, from files in this directory.
+    pub fn recorded(directory: PathBuf, timeout: Duration) -> Self {
+        Client { sockets: vec![SocketName::Path(directory.clone())], timeout, recorded: Some(directory) }
+    }
+
+    /// Asks all that we ask: the name of a file for each reply, refusals among them, and what came of the rest.
+    pub async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
+        let (mut replies, mut errors) = (Vec::new(), Vec::new());
+        for (request, file) in REQUESTS {
+            let deadline = Instant::now() + self.timeout;
+            let mut reply = self.reply(request, deadline).await;
+            // As `show_maps` does it.
+            if request == SHOW_MAPS && reply.as_ref().is_ok_and(|(_, reply)| reply.trim_ascii_end() == b"fail") {
+                reply = self.reply(request, deadline).await;
+            }
+            match reply {
+                Ok((_, reply)) => replies.push((file, reply)),
+                Err(error) => {
+                    errors.push(error);
+                    // Who does not answer this is asked nothing else.
+                    if request == SHOW_DAEMON {
+                        break;
+                    }
+                }
+            }
+        }
+        (replies, errors)
     }
 
     /// The deadline of one exchange.
@@ -221,15 +256,26 @@ impl Client {
     }
 
     async fn request(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {
-        let (socket, stream) = self.connect(request).await?;
-        let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
-        let reply = match timeout_at(deadline, exchange(stream, request)).await {
-            Err(_) => return Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
-            Ok(reply) => reply.map_err(broken)?,
-        };
+        let (socket, reply) = self.reply(request, deadline).await?;
         match is_refusal(&reply) {
             true => Err(Error::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) }),
             false => Ok((socket, reply)),
+        }
+    }
+
+    /// What it says, be it a refusal.
+    async fn reply(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {
+        if let (Some(directory), [socket]) = (&self.recorded, self.sockets.as_slice()) {
+            let names = REQUESTS.iter().filter(|(recorded, _)| *recorded == request);
+            let file = names.map(|(_, file)| directory.join(file)).collect::<PathBuf>();
+            let tried = |error| Error::NotRunning { tried: format!("{}: {error}", file.display()) };
+            return Ok((socket, std::fs::read(&file).map_err(tried)?));
+        }
+        let (socket, stream) = self.connect(request).await?;
+        let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
+        match timeout_at(deadline, exchange(stream, request)).await {
+            Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
+            Ok(reply) => Ok((socket, reply.map_err(broken)?)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The scenarios, each named after what happens to the storage.
 
 mod alerts;
+mod capture;
 mod checker_states;
 mod container;
 mod daemon;
@@ -77,6 +78,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         queueing::ALL,
         iscsi::ALL,
         nvme::ALL,
+        capture::ALL,
         unassembled::ALL,
         mismatches::ALL,
         root::ALL,

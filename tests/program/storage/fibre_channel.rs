@@ -44,7 +44,7 @@ fn add_remote_port(host: &Host, scsi_host: &str, number: usize, files: &[(&str, 
 }
 
 /// One LUN over two host ports and two array ports: `sda` and `sdb` over `host5`, `sdc` and `sdd` over `host6`.
-fn fabric() -> Host {
+pub fn fabric() -> Host {
     let host = Host::bare();
     let tree = &host.sysfs;
     tree.add_map(0, "mpatha", format!("mpath-{WWID}"), &[]);

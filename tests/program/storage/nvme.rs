@@ -300,7 +300,7 @@ fn without_ana_every_live_controller_is_a_valid_path() {
 }
 
 /// A local disk that could be shared (CMIC), with this many controllers.
-fn local_disk(controllers: u32) -> Host {
+pub fn local_disk(controllers: u32) -> Host {
     let host = Host::bare();
     let tree = &host.sysfs;
     let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys7";

@@ -10,7 +10,7 @@ fn exporter(host: &Host) -> Exporter {
     host.exporter(&[&procfs, "--collector.nvme"])
 }
 
-fn mount(host: &Host, devno: &str, source: &str) {
+pub fn mount(host: &Host, devno: &str, source: &str) {
     host.sysfs.write(
         "proc/1/mountinfo",
         format!(
@@ -22,7 +22,7 @@ fn mount(host: &Host, devno: &str, source: &str) {
 }
 
 /// `dm-2`, a logical volume on `mpatha`.
-fn add_volume(host: &Host) {
+pub fn add_volume(host: &Host) {
     host.sysfs.write("devices/virtual/block/dm-2/dm/uuid", "LVM-4711\n");
     host.sysfs.link("devices/virtual/block/dm-2/slaves/dm-0", "../../dm-0");
     host.sysfs.link("block/dm-2", "../devices/virtual/block/dm-2");

@@ -14,7 +14,7 @@ fn paths(wwid: &str) -> String {
 }
 
 /// The recorded host before multipathd has made its maps: two disks on two paths each.
-fn unassembled() -> Host {
+pub fn unassembled() -> Host {
     let host = Host::recorded("01-healthy");
     for map in ["block/dm-0", "block/dm-1"] {
         host.sysfs.remove(map);

@@ -1,0 +1,87 @@
+//! None of the names may be left in what is to be written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// So many letters and digits are not met by chance: these are looked for inside words, too.
+const LONG: usize = 12;
+
+/// What must not be found, in lower case.
+#[derive(Debug)]
+pub struct Check {
+    /// By their beginnings.
+    long: HashMap<Vec<u8>, Vec<String>>,
+    /// By their lengths.
+    short: BTreeMap<usize, BTreeSet<String>>,
+}
+
+impl Check {
+    /// These names. One that is a word among those which stay (a map called `data`, a host called `sda`) gives nothing
+    /// away.
+    pub fn new(names: Vec<String>, plain: &BTreeSet<String>) -> Self {
+        let mut check = Check { long: HashMap::new(), short: BTreeMap::new() };
+        for mut name in names {
+            name.make_ascii_lowercase();
+            let only_digits = name.bytes().all(|byte| byte.is_ascii_digit());
+            let least = if only_digits { 6 } else { 3 };
+            if name.len() < least || plain.contains(&name) && !is_telling(&name) {
+                continue;
+            }
+            match name.as_bytes().get(..LONG) {
+                Some(beginning) => check.long.entry(beginning.to_owned()).or_default().push(name),
+                None => drop(check.short.entry(name.len()).or_default().insert(name)),
+            }
+        }
+        check
+    }
+
+    /// The first that is in this text.
+    pub fn find(&self, text: &[u8]) -> Option<String> {
+        let text = text.to_ascii_lowercase();
+        let is_part = |at: Option<usize>| at.and_then(|at| text.get(at)).is_some_and(u8::is_ascii_alphanumeric);
+        (0..text.len()).find_map(|start| {
+            let rest = text.get(start..)?;
+            let long = rest.get(..LONG).and_then(|beginning| self.long.get(beginning));
+            let long = long.and_then(|names| names.iter().find(|name| rest.starts_with(name.as_bytes())));
+            let short = || {
+                let alone = self.short.iter().filter(|(length, _)| !is_part(Some(start + **length)));
+                let mut words =
+                    alone.filter_map(|(length, names)| Some((names, str::from_utf8(rest.get(..*length)?).ok()?)));
+                words.find_map(|(names, word)| names.get(word))
+            };
+            let begins = !is_part(start.checked_sub(1));
+            long.or_else(|| if begins { short() } else { None }).cloned()
+        })
+    }
+}
+
+/// Whether it is one thing and no other: nobody calls two things so by chance.
+pub fn is_telling(name: &str) -> bool {
+    let digits = name.bytes().filter(u8::is_ascii_digit).count();
+    name.len() >= 8 && digits >= 2 || name.len() >= LONG
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_where_they_are_names() {
+        let names = ["3600a098000aad1e3", "db1", "data", "10.1.1.2", "Münze", "ab", "123"];
+        let plain = BTreeSet::from(["data".to_owned(), "3600a098000aad1e3".to_owned()]);
+        let check = Check::new(names.map(str::to_owned).into(), &plain);
+        for (text, found) in [
+            ("wwid=\"3600A098000aad1e3\"", Some("3600a098000aad1e3")),
+            ("x3600a098000aad1e3y", Some("3600a098000aad1e3")),
+            ("pg-db1.x", Some("db1")),
+            ("DB1", Some("db1")),
+            ("db12 sdb1", None),
+            ("data ab 123", None),
+            ("at 10.1.1.2:3260", Some("10.1.1.2")),
+            ("at 10.1.1.20, 210.1.1.2", None),
+            ("eine Münze", Some("münze")),
+            ("", None),
+        ] {
+            assert_eq!(check.find(text.as_bytes()).as_deref(), found, "{text}");
+        }
+    }
+}

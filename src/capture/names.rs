@@ -1,0 +1,379 @@
+//! What each name becomes.
+//!
+//! A name is replaced by its words, as `pg-data-01` and `pg-data-02` share one, and a WWID and a serial number may: a word
+//! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), is none of the old
+//! ones, and of words of one form the order stays, so that what is sorted by names is in the order that it was in. It is
+//! random and kept nowhere.
+//!
+//! Addresses become private ones, IPv6 ones of documentation, with just the prefixes in common that the old ones had:
+//! what is in one network stays in one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ring::hmac;
+use ring::rand::SystemRandom;
+
+/// A random word may be an old one. After so many for each word in vain there are too few of this form to avoid that: of
+/// a single digit, say.
+const PATIENCE: usize = 100;
+
+/// Why names could not be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// The system gives no random numbers.
+    #[error("the system has no random numbers")]
+    NoRandomNumbers,
+    /// There are more of a form than we have others for. No host has.
+    #[error("there are too many names of one form")]
+    TooMany,
+}
+
+/// The names, old and new. First [`Names::word`] and [`Names::address`] only take down what they are given and return it;
+/// after [`Names::assign`] they return what takes its place.
+#[derive(Debug)]
+pub struct Names {
+    words: BTreeMap<Form, BTreeMap<String, String>>,
+    addresses: BTreeMap<IpAddr, IpAddr>,
+    random: Random,
+}
+
+/// Words of one form can take each other's place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    /// Hexadecimal digits, the first of which says what they are (`6` in a WWN) and stays.
+    Hex { first: char, length: usize },
+    /// `6ba2c62e-71c1-41c8-b9f6-d2e788c59000`
+    Uuid,
+    /// `02:00:5e:10:00:00`, without the colons.
+    Mac,
+    /// What stays, and then its characters, each for all of its kind.
+    Text { first: String, kinds: String },
+}
+
+impl Names {
+    /// None.
+    ///
+    /// # Errors
+    /// Without random numbers.
+    pub fn new() -> Result<Self, Impossible> {
+        Ok(Names { words: BTreeMap::new(), addresses: BTreeMap::new(), random: Random::new()? })
+    }
+
+    /// What a word becomes: letters and digits without a break.
+    pub fn word(&mut self, word: &str) -> String {
+        // In one case or the other, as programs print them.
+        let is_hex = |text: &str| {
+            let all = |is: fn(&u8) -> bool| text.as_bytes().iter().all(|byte| byte.is_ascii_digit() || is(byte));
+            all(|byte| matches!(byte, b'a'..=b'f')) || all(|byte| matches!(byte, b'A'..=b'F'))
+        };
+        let has = |is: fn(&u8) -> bool| word.as_bytes().iter().any(is);
+        if let Some(digits) = word.strip_prefix("0x").filter(|digits| digits.len() >= 8 && is_hex(digits)) {
+            return format!("0x{}", self.hex(digits));
+        }
+        match (word.len(), word.as_bytes().first()) {
+            // As multipath writes WWIDs: the type of the name, then the name.
+            (17 | 25 | 33, Some(b'1' | b'2' | b'3' | b'8')) if is_hex(word) => {
+                format!("{}{}", &word[..1], self.hex(&word[1..]))
+            }
+            (16.., _) if is_hex(word) => self.hex(word),
+            (8.., _) if is_hex(word) && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic) => self.hex(word),
+            (_, first) => {
+                // A digit and letters, as in `1ATA`: it may be the type of a WWID.
+                let is_type = first.is_some_and(u8::is_ascii_digit)
+                    && word.as_bytes().get(1).is_some_and(u8::is_ascii_alphabetic);
+                let (first, rest) = word.split_at(usize::from(is_type));
+                let kinds = rest.chars().map(kind_of).collect();
+                self.named(Form::Text { first: first.to_owned(), kinds }, word)
+            }
+        }
+    }
+
+    /// What a UUID becomes.
+    pub fn uuid(&mut self, uuid: &str) -> String {
+        in_case_of(uuid, self.named(Form::Uuid, &uuid.to_ascii_lowercase()))
+    }
+
+    /// What a MAC address becomes, twelve digits without colons.
+    pub fn mac(&mut self, digits: &str) -> String {
+        in_case_of(digits, self.named(Form::Mac, &digits.to_ascii_lowercase()))
+    }
+
+    fn hex(&mut self, digits: &str) -> String {
+        // What the kernel prints for a name that it has cleared, or has not been told, is none.
+        if digits.bytes().all(|digit| digit == b'0') || digits.bytes().all(|digit| digit == b'f') {
+            return digits.to_owned();
+        }
+        let lower = digits.to_ascii_lowercase();
+        let form = Form::Hex { first: lower.chars().next().unwrap_or('0'), length: lower.len() };
+        in_case_of(digits, self.named(form, &lower))
+    }
+
+    fn named(&mut self, form: Form, word: &str) -> String {
+        let words = self.words.entry(form).or_default();
+        match words.get(word) {
+            Some(new) => new.clone(),
+            None => {
+                words.insert(word.to_owned(), word.to_owned());
+                word.to_owned()
+            }
+        }
+    }
+
+    /// What an address becomes. Those that are the same on every host stay.
+    pub fn address(&mut self, address: IpAddr) -> IpAddr {
+        let address = address.to_canonical();
+        match address {
+            IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() || v4.is_broadcast() => address,
+            IpAddr::V6(v6) if v6.is_loopback() || v6.is_unspecified() => address,
+            _ => *self.addresses.entry(address).or_insert(address),
+        }
+    }
+
+    /// Gives every name that has been taken down another.
+    ///
+    /// # Errors
+    /// If there are not enough others.
+    pub fn assign(&mut self) -> Result<(), Impossible> {
+        for (form, words) in &mut self.words {
+            let mut new = BTreeSet::new();
+            let mut tries = 0;
+            while new.len() < words.len() {
+                tries += 1;
+                let word = form.any(&mut self.random);
+                if !words.contains_key(&word) || tries > PATIENCE * words.len() {
+                    new.insert(word);
+                }
+                if tries > PATIENCE * PATIENCE * words.len() {
+                    return Err(Impossible::TooMany);
+                }
+            }
+            words.values_mut().zip(new).for_each(|(word, new)| *word = new);
+        }
+        for round in 1..=PATIENCE {
+            let (mut flips, mut taken) = (HashMap::new(), BTreeSet::new());
+            let new: Vec<_> = self.addresses.keys().map(|old| moved(*old, &mut flips, &mut self.random)).collect();
+            // Two of different networks may meet in the private one, and one may become one that there is.
+            let is_free = |new: &IpAddr| taken.insert(*new) && (!self.addresses.contains_key(new) || round == PATIENCE);
+            if new.iter().all(is_free) {
+                self.addresses.values_mut().zip(new).for_each(|(address, new)| *address = new);
+                return Ok(());
+            }
+        }
+        Err(Impossible::TooMany)
+    }
+
+    /// The words and addresses that were replaced.
+    pub fn old(&self) -> Vec<String> {
+        let mut old = Vec::new();
+        for words in self.words.values() {
+            old.extend(words.iter().filter(|(old, new)| old != new).map(|(old, _)| old.clone()));
+        }
+        old.extend(self.addresses.iter().filter(|(old, new)| old != new).map(|(old, _)| old.to_string()));
+        old
+    }
+}
+
+/// The address with the same prefixes in common with others as before. Each bit is flipped or not, by what precedes it.
+fn moved(address: IpAddr, flips: &mut HashMap<(bool, u128, u32), bool>, random: &mut Random) -> IpAddr {
+    let mut flipped = |bits: u128, width: u32, from: u32| {
+        (from..width).fold(bits, |moved, bit| {
+            let place = width - 1 - bit;
+            let before = bits >> place >> 1;
+            let flip = *flips.entry((address.is_ipv4(), before, bit)).or_insert_with(|| random.below(2) == 1);
+            moved ^ u128::from(flip) << place
+        })
+    };
+    match address {
+        IpAddr::V4(v4) if v4.is_link_local() => Ipv4Addr::from_bits(flipped(v4.to_bits().into(), 32, 16) as u32).into(),
+        IpAddr::V4(v4) => {
+            let bits = flipped(v4.to_bits().into(), 32, 8) as u32;
+            Ipv4Addr::from_bits(10 << 24 | bits & 0x00ff_ffff).into()
+        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Ipv6Addr::from_bits(flipped(v6.to_bits(), 128, 64)).into(),
+        IpAddr::V6(v6) => {
+            let bits = flipped(v6.to_bits(), 128, 32);
+            Ipv6Addr::from_bits(0x2001_0db8 << 96 | bits & (u128::MAX >> 32)).into()
+        }
+    }
+}
+
+fn in_case_of(old: &str, new: String) -> String {
+    if old.bytes().any(|byte| byte.is_ascii_uppercase()) { new.to_ascii_uppercase() } else { new }
+}
+
+/// Stands for all characters that may take its place. They are as long in UTF-8.
+fn kind_of(character: char) -> char {
+    match character {
+        'a'..='z' => 'a',
+        'A'..='Z' => 'A',
+        '0'..='9' => '0',
+        other => match other.len_utf8() {
+            1 => other,
+            2 => 'Ā',
+            3 => '一',
+            _ => '😀',
+        },
+    }
+}
+
+const HEX: &[u8] = b"0123456789abcdef";
+
+impl Form {
+    fn any(&self, random: &mut Random) -> String {
+        let mut hex = || char::from(HEX[random.below(16)]);
+        match self {
+            Form::Hex { first, length } => std::iter::once(*first).chain((1..*length).map(|_| hex())).collect(),
+            Form::Uuid => [8, 4, 4, 4, 12].map(|length| (0..length).map(|_| hex()).collect::<String>()).join("-"),
+            // One that nobody was given: its second bit says so.
+            Form::Mac => "02".chars().chain((0..10).map(|_| hex())).collect(),
+            Form::Text { first, kinds } => {
+                first.chars().chain(kinds.chars().map(|kind| any_of(kind, random))).collect()
+            }
+        }
+    }
+}
+
+fn any_of(kind: char, random: &mut Random) -> char {
+    let mut from = |first: char, count| char::from_u32(first as u32 + random.below(count) as u32).unwrap_or(first);
+    match kind {
+        'a' | 'A' => from(kind, 26),
+        '0' => from(kind, 10),
+        'Ā' | '一' => from(kind, 256),
+        '😀' => from(kind, 64),
+        other => other,
+    }
+}
+
+/// Random numbers, as many as are wanted from one that the system gave.
+#[derive(Debug)]
+struct Random {
+    key: hmac::Key,
+    blocks: u64,
+    bytes: Vec<u8>,
+}
+
+impl Random {
+    fn new() -> Result<Self, Impossible> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        Ok(Random { key: key.map_err(|_| Impossible::NoRandomNumbers)?, blocks: 0, bytes: Vec::new() })
+    }
+
+    /// A number below this one, which is 256 at most.
+    fn below(&mut self, limit: usize) -> usize {
+        // Each equally often: what is left over of a byte's values is thrown away.
+        let fair = 256 - 256 % limit;
+        loop {
+            let byte = usize::from(self.byte());
+            if byte < fair {
+                return byte % limit;
+            }
+        }
+    }
+
+    fn byte(&mut self) -> u8 {
+        if self.bytes.is_empty() {
+            self.bytes = hmac::sign(&self.key, &self.blocks.to_ne_bytes()).as_ref().to_owned();
+            self.blocks += 1;
+        }
+        self.bytes.pop().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What each of these becomes.
+    fn replaced(words: &[&str]) -> Vec<String> {
+        let mut names = Names::new().unwrap();
+        words.iter().for_each(|word| assert_eq!(names.word(word), *word));
+        names.assign().unwrap();
+        words.iter().map(|word| names.word(word)).collect()
+    }
+
+    #[test]
+    fn a_name_is_the_same_however_it_is_written() {
+        let new = replaced(&[
+            "3600a098000aad1e3000064e45f2c2355",
+            "600a098000aad1e3000064e45f2c2355",
+            "0x600a098000aad1e3000064e45f2c2355",
+            "600A098000AAD1E3000064E45F2C2355",
+        ]);
+        assert!(new[1].starts_with('6') && new[1].len() == 32 && new[1] != "600a098000aad1e3000064e45f2c2355");
+        let same = |prefix: &str| format!("{prefix}{}", new[1]);
+        assert_eq!(new, [same("3"), new[1].clone(), same("0x"), new[1].to_ascii_uppercase()]);
+        let [t10] = &replaced(&["1ATA"])[..] else { panic!("one is one") };
+        assert!(t10.starts_with('1') && t10 != "1ATA" && t10.len() == 4, "{t10}");
+        let cleared = ["0xffffffffffffffff", "0x0000000000000000"];
+        assert_eq!(replaced(&cleared), cleared);
+    }
+
+    #[test]
+    fn networks_stay_networks() {
+        let old = ["192.0.2.1", "192.0.2.2", "192.0.3.1", "198.51.100.2", "2001:db8:1::1", "2001:db8:1::2", "fe80::1"];
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut names = Names::new().unwrap();
+        for text in old {
+            names.address(address(text));
+        }
+        names.assign().unwrap();
+        let new = old.map(|text| names.address(address(text)));
+        let shared = |one: IpAddr, other: IpAddr| match (one, other) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+            (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+            _ => 0,
+        };
+        for [one, other] in [[0, 1], [0, 2], [4, 5]] {
+            assert_eq!(shared(new[one], new[other]), shared(address(old[one]), address(old[other])));
+        }
+        assert!(new[..4].iter().all(|new| new.to_string().starts_with("10.")), "{new:?}");
+        assert!(new[4..6].iter().all(|new| new.to_string().starts_with("2001:db8:")), "{new:?}");
+        assert!(new[6].to_string().starts_with("fe80::"), "{new:?}");
+        for fixed in ["127.0.0.1", "0.0.0.0", "::1"] {
+            assert_eq!(names.address(address(fixed)), address(fixed));
+        }
+    }
+
+    proptest! {
+        /// Distinct, consistent, of the same form, in the same order, and none of the old ones where there are others.
+        #[test]
+        fn words_keep_their_form_and_order(old in proptest::collection::btree_set("[a-z]{3}[0-9]{2}", 1..50)) {
+            let old: Vec<&str> = old.iter().map(String::as_str).collect();
+            let new = replaced(&old);
+            prop_assert!(new.is_sorted() && new.windows(2).all(|pair| pair[0] != pair[1]), "{new:?}");
+            for new in &new {
+                let (letters, digits) = new.split_at(3);
+                prop_assert!(letters.bytes().all(|byte| byte.is_ascii_lowercase()));
+                prop_assert!(digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+                prop_assert!(!old.contains(&new.as_str()));
+            }
+        }
+
+        #[test]
+        fn any_words_stay_apart(old in proptest::collection::btree_set("[0-9a-fA-FxZé漢]{1,20}", 1..50)) {
+            let old: Vec<&str> = old.iter().map(String::as_str).collect();
+            let new = replaced(&old);
+            // But for the case of hexadecimal digits.
+            let distinct = |words: &[String]| words.iter().cloned().collect::<BTreeSet<_>>().len();
+            prop_assert_eq!(distinct(&new), old.len());
+            for (old, new) in old.iter().zip(&new) {
+                prop_assert_eq!(old.len(), new.len());
+            }
+        }
+
+        #[test]
+        fn addresses_stay_apart(old in proptest::collection::btree_set(any::<u32>(), 1..50)) {
+            let mut names = Names::new().unwrap();
+            let old: Vec<IpAddr> = old.into_iter().map(|bits| Ipv4Addr::from_bits(bits).into()).collect();
+            for address in &old {
+                names.address(*address);
+            }
+            names.assign().unwrap();
+            let new: BTreeSet<_> = old.iter().map(|address| names.address(*address)).collect();
+            prop_assert_eq!(new.len(), old.len());
+        }
+    }
+}

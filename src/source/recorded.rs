@@ -1,0 +1,120 @@
+//! What a host said otherwise than through files, in a file: a capture's `kernel.json`.
+//!
+//! ```text
+//! device_mapper   what the ioctls gave of each multipath map, or why they gave nothing; absent if not asked
+//! interfaces      the network interfaces that have the addresses which were looked for
+//! nodes           the numbers of device nodes that were looked at
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// The file's name.
+pub const FILE: &str = "kernel.json";
+
+/// The form of the file and of all that lies beside it. Another one is another number.
+pub const FORMAT: u32 = 1;
+
+/// The content of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Device mapper; `None` if it was not asked.
+    pub device_mapper: Option<Maps>,
+    /// Address and interface.
+    pub interfaces: BTreeMap<String, String>,
+    /// Path and device number.
+    pub nodes: BTreeMap<String, String>,
+}
+
+/// Device mapper's answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Maps {
+    /// Why it gave none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The multipath maps.
+    pub maps: Vec<Map>,
+}
+
+/// One map, in the kernel's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Map {
+    /// Its device number.
+    pub devno: String,
+    /// Counts its events.
+    pub event_nr: Option<u32>,
+    /// Why it could not be read. Then the rest is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its name, mangled as the kernel holds it.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Holders of the device.
+    pub open_count: u32,
+    /// Write-protected.
+    pub read_only: bool,
+    /// I/O is suspended.
+    pub suspended: bool,
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// The multipath target's state.
+    pub status: String,
+    /// The multipath target's configuration.
+    pub table: String,
+}
+
+/// Reads the file of the capture in this directory.
+///
+/// # Errors
+/// If it cannot be read, is not what it should be, or has another form.
+pub fn read(capture: &Path) -> Result<Kernel, Error> {
+    let file = capture.join(FILE);
+    let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
+    let text = std::fs::read(&file).map_err(|cause| failed(&cause))?;
+    let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
+    match kernel.format {
+        FORMAT => Ok(kernel),
+        other => Err(failed(&format_args!("the capture has format {other}, and this version reads {FORMAT}"))),
+    }
+}
+
+impl Kernel {
+    /// The interface that had this address.
+    pub fn interface(&self, address: IpAddr) -> Option<&str> {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.find_map(|(own, interface)| (own.parse() == Ok(address)).then_some(interface.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_such_file_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = || read(directory.path()).unwrap_err().to_string();
+        let place = directory.path().join(FILE);
+        assert!(error().contains("No such file"));
+        for (content, why) in [
+            ("", "line 1"),
+            ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
+            ("{\"format\": 2}", "format 2, and this version reads 1"),
+            ("{}", "format 0"),
+        ] {
+            std::fs::write(&place, content).unwrap();
+            assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());
+        }
+    }
+}

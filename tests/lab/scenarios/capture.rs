@@ -1,0 +1,187 @@
+//! A capture of a host with iSCSI and NVMe over two networks, one of which is cut: run from there, the exporter shows what it
+//! shows here, but for the names, and `grep` finds none of these.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use super::{Scenario, iscsi};
+use crate::exporter::Launch;
+use crate::guest::Lab;
+use crate::iscsi::{IscsiSan, TARGET};
+use crate::memory_disks;
+use crate::multipathd::Conf;
+use crate::network::{self, Network};
+use crate::programs::{run, try_run};
+use crate::wait::{PATIENCE, eventually};
+
+/// Of the NVMe target the lab takes nothing away again.
+pub const ALL: &[Scenario] =
+    &[Scenario::new("capture_shows_the_host_without_its_names", capture_shows_the_host_without_its_names)
+        .then_power_off()];
+
+/// tgt names its LUNs after their numbers.
+const WWIDS: [&str; 2] = ["360000000000000000e00000000010001", "360000000000000000e00000000010002"];
+const ALIASES: [&str; 2] = ["ledger-db-01", "ledger-db-02"];
+const CONF: Conf = Conf {
+    sections: "multipaths {\n multipath {\n  wwid 360000000000000000e00000000010001\n  alias ledger-db-01\n }\n \
+               multipath {\n  wwid 360000000000000000e00000000010002\n  alias ledger-db-02\n }\n}\n",
+    ..iscsi::CONF
+};
+
+const SUBSYSTEM: &str = "nqn.2003-01.org.example:flash";
+const NVME_SERIAL: &str = "SN20030147110815";
+const NAMESPACE: &str = "7c1f2b64-52a1-4c8e-9d0b-5e6f708192a3";
+
+/// A namespace of the kernel's own target, and a controller to it over each network.
+fn add_nvme(networks: &[Network; 2]) {
+    ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
+    let root = Path::new("/sys/kernel/config");
+    if !root.join("nvmet").exists() {
+        run("mount", ["-t", "configfs", "none", "/sys/kernel/config"]);
+    }
+    memory_disks::null_blk(1);
+    let make = |directory: &str, attributes: &[(&str, &str)]| {
+        let directory = root.join("nvmet").join(directory);
+        fs::create_dir(&directory).unwrap_or_else(|e| panic!("{directory:?}: {e}"));
+        for (name, value) in attributes {
+            fs::write(directory.join(name), value).unwrap_or_else(|e| panic!("{directory:?}/{name}: {e}"));
+        }
+        directory
+    };
+    let attributes = [("attr_allow_any_host", "1"), ("attr_serial", NVME_SERIAL), ("attr_model", "EXAMPLE")];
+    let subsystem = make(&format!("subsystems/{SUBSYSTEM}"), &attributes);
+    let attributes = [("device_path", "/dev/nullb0"), ("device_uuid", NAMESPACE), ("enable", "1")];
+    make(&format!("subsystems/{SUBSYSTEM}/namespaces/1"), &attributes);
+    for (number, network) in (1..).zip(networks) {
+        let address = network.address.to_string();
+        let attributes =
+            [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", &*address), ("addr_trsvcid", "4420")];
+        let port = make(&format!("ports/{number}"), &attributes);
+        // It listens in the namespace of whoever does this.
+        let link = port.join("subsystems").join(SUBSYSTEM);
+        network::run_there("ln", [Path::new("-s"), &subsystem, &link]);
+        let options = format!(
+            "transport=tcp,traddr={address},trsvcid=4420,host_iface={},nqn={SUBSYSTEM},\
+             hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
+             keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600",
+            network.interface
+        );
+        let mut fabrics = eventually("the kernel can connect", PATIENCE, || {
+            OpenOptions::new().read(true).write(true).open("/dev/nvme-fabrics").map_err(|e| e.to_string())
+        });
+        fabrics.write_all(options.as_bytes()).unwrap_or_else(|e| panic!("{options}: {e}"));
+        fabrics.read_to_string(&mut String::new()).expect("it tells the controller");
+    }
+}
+
+/// What does not depend on when it was printed.
+fn settled(page: &str) -> Vec<String> {
+    let varies =
+        ["multipath_exporter_source_last_success_timestamp_seconds{", "multipath_exporter_source_duration_seconds{"];
+    page.lines().filter(|line| !varies.iter().any(|start| line.starts_with(start))).map(str::to_owned).collect()
+}
+
+/// Captures, unpacks, and says that the page is the same but for the names. Gives where it was unpacked, the capture's size,
+/// and the names.
+fn capture<'a>(name: &str, launch: impl Fn() -> Launch<'a>) -> (PathBuf, u64, BTreeMap<String, String>) {
+    let page = eventually("nothing changes any more", PATIENCE, || {
+        let [one, other] = [launch().oneshot(), launch().oneshot()].map(|page| settled(&page));
+        if one == other { Ok(one) } else { Err("the page still changes".to_owned()) }
+    });
+    // Not in the scenario's own directory: only files are kept from there.
+    let directory = Path::new("/run/captures").join(name);
+    fs::create_dir_all(&directory).expect("/run is writable");
+    fs::set_permissions(&directory, Permissions::from_mode(0o777)).expect("it is ours");
+    let file = directory.join("capture.tar.gz");
+    let exporter = launch().flag(&format!("--capture={}", file.display())).spawn();
+    // It is there as a whole or not at all.
+    let size = eventually("the capture is there", PATIENCE, || fs::metadata(&file).map_err(|e| e.to_string())).len();
+    drop(exporter);
+    let tree = directory.join("tree");
+    fs::create_dir(&tree).expect("it is ours");
+    run("tar", [Path::new("-xzf"), &file, Path::new("-C"), &tree]);
+    let replayed = settled(&launch().flag(&format!("--path.capture={}", tree.display())).oneshot());
+    assert_eq!(settled(&launch().oneshot()), page, "the host has not changed meanwhile");
+    (tree, size, names(&page, &replayed))
+}
+
+/// The names that were replaced, and by what. All else is the same.
+fn names(page: &[String], replayed: &[String]) -> BTreeMap<String, String> {
+    let label = Regex::new(r#"([a-z_]+)="([^"]*)""#).expect("it is an expression");
+    let (mut there, mut back) = (BTreeMap::new(), BTreeMap::new());
+    assert_eq!(page.len(), replayed.len());
+    for (line, new_line) in page.iter().zip(replayed) {
+        let bare = |line| label.replace_all(line, "$1").into_owned();
+        assert_eq!(bare(line), bare(new_line));
+        for (old, new) in label.captures_iter(line).zip(label.captures_iter(new_line)) {
+            let is_name = ["wwid", "name", "uuid", "target", "target_port"].contains(&&old[1]);
+            assert!(is_name || old[2] == new[2], "{line}\n{new_line}");
+            let (old, new) = (old[2].to_owned(), new[2].to_owned());
+            assert_eq!(*there.entry(old.clone()).or_insert_with(|| new.clone()), new, "{line}\n{new_line}");
+            assert_eq!(*back.entry(new).or_insert_with(|| old.clone()), old, "{line}\n{new_line}");
+        }
+    }
+    there.into_iter().filter(|(old, new)| old != new).collect()
+}
+
+/// Where `grep` finds a name: in files, their names, and the targets of links.
+fn left(name: &str, tree: &Path) -> String {
+    let tree = tree.display();
+    let text =
+        format!("cd {tree} && {{ grep -rFi -- '{name}' . ; find . -printf '%p %l\\n' | grep -Fi -- '{name}'; }}; true");
+    try_run("sh", ["-c", &text]).expect("a shell that has grep and find")
+}
+
+fn capture_shows_the_host_without_its_names(lab: &Lab) {
+    let array = IscsiSan::start(lab, 2, 1, CONF);
+    let networks = &array.networks.0;
+    add_nvme(networks);
+    let exporter = lab.exporter().start();
+    let nvme = format!("uuid.{NAMESPACE}");
+    exporter.wait_for_counts(&nvme, 2, 0);
+    networks[0].cut();
+    for wwid in WWIDS.into_iter().chain([nvme.as_str()]) {
+        exporter.wait_for_counts(wwid, 1, 1);
+    }
+    exporter.wait_for_sessions(1);
+    drop(exporter);
+
+    let addresses = networks.each_ref().map(|network| [network.address, network.own_address]);
+    let addresses: Vec<String> = addresses.into_iter().flatten().map(|address| address.to_string()).collect();
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").expect("procfs is there");
+    let shown = [TARGET, SUBSYSTEM, &nvme, NAMESPACE];
+    let shown = shown.into_iter().chain(WWIDS).chain(ALIASES);
+    let hidden = [&WWIDS[0][1..], &WWIDS[1][1..], "ledger", "org.example", NVME_SERIAL, host_name.trim()];
+    let hidden = hidden.into_iter().chain(addresses.iter().map(String::as_str));
+
+    let (root, size, names) = capture("root", || lab.exporter());
+    lab.note(format!("a capture of 3 devices with 6 paths has {size} bytes"));
+    for name in shown.clone() {
+        assert!(names.contains_key(name), "{name} is shown, and replaced: {names:?}");
+    }
+    for network in networks {
+        assert!(names.contains_key(&format!("{}:3260", network.address)), "{names:?}");
+    }
+    for name in shown.chain(hidden) {
+        assert_eq!(left(name, &root), "", "{name} is left");
+    }
+    // It would have found them.
+    assert_ne!(left(&names[WWIDS[0]], &root), "");
+    fs::copy(root.with_file_name("capture.tar.gz"), lab.dir().join("capture.tar.gz")).expect("both are ours");
+
+    // Who may not ask device mapper captures the rest.
+    let (tree, _, names) = capture("nobody", || lab.exporter().unprivileged());
+    assert!(names.contains_key(WWIDS[0]) && names.contains_key(ALIASES[1]), "{names:?}");
+    let logs = fs::read_dir(lab.dir()).expect("it is ours").filter_map(Result::ok);
+    let logs = logs.filter_map(|log| fs::read_to_string(log.path()).ok()).collect::<String>();
+    let line = logs.lines().find(|line| line.contains("not in the capture")).expect("the log says what is missing");
+    assert!(line.contains("source=dm") && line.contains("/dev/mapper/control"), "{line}");
+    for name in WWIDS.into_iter().chain(ALIASES).chain([TARGET, SUBSYSTEM, NAMESPACE]) {
+        assert_eq!(left(name, &tree), "", "{name} is left");
+    }
+}

@@ -1,0 +1,382 @@
+//! Captures: the page of a host and of its capture are the same but for the names, and none of these is left.
+//!
+//! Every `tests/fixtures/captures/*.tar.gz` is run, and its page compared with the one beside it: to drop one in is to
+//! add a test. `ACCEPT=1 cargo test --test program captures` writes the pages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use regex::Regex;
+use tempfile::TempDir;
+
+use super::golden::assert_golden_file;
+use super::harness::{Exporter, Host, MPATHA, Reply, Tree, run, run_into, settle};
+use super::storage::{fibre_channel, nvme, root, unassembled};
+
+/// A capture, unpacked.
+struct Capture(TempDir);
+
+impl Capture {
+    /// Of the host that is read with these options.
+    fn of(options: &[String]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("capture.tar.gz");
+        let capture = format!("--capture={}", file.display());
+        let finished = run(&[options, &[capture]].concat());
+        assert_eq!((finished.status, finished.stdout.as_str()), (Some(0), ""), "{}", finished.stderr);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        Capture::unpacked(&file)
+    }
+
+    fn unpacked(file: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let content = fs::File::open(file).unwrap();
+        tar::Archive::new(GzDecoder::new(content)).unpack(directory.path()).unwrap();
+        Capture(directory)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn option(&self) -> String {
+        format!("--path.capture={}", self.0.path().display())
+    }
+
+    /// Everything that it holds: names and targets of links, and contents.
+    fn entries(&self) -> Vec<(String, Vec<u8>)> {
+        let mut entries = Vec::new();
+        let mut open = vec![self.0.path().to_owned()];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                let (kind, path) = (entry.file_type().unwrap(), entry.path());
+                let name = path.strip_prefix(self.0.path()).unwrap().display().to_string();
+                if kind.is_dir() {
+                    open.push(path);
+                    entries.push((name, Vec::new()));
+                } else if kind.is_symlink() {
+                    entries.push((name, fs::read_link(path).unwrap().into_os_string().into_encoded_bytes()));
+                } else {
+                    entries.push((name, fs::read(path).unwrap()));
+                }
+            }
+        }
+        entries
+    }
+
+    #[track_caller]
+    fn assert_without(&self, name: &str) {
+        for (place, content) in self.entries().into_iter().filter(|(place, _)| place != "README") {
+            let text = format!("{place}\n{}", String::from_utf8_lossy(&content)).to_lowercase();
+            assert!(!text.contains(&name.to_lowercase()), "{name} is left in {place}: {text}");
+        }
+    }
+}
+
+#[track_caller]
+fn oneshot(options: &[String]) -> String {
+    let finished = run(&[options, &["--oneshot".to_owned()]].concat());
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    settle(&finished.stdout)
+}
+
+/// The options of a host that say what to read of it and not where.
+fn collectors(options: &[String]) -> Vec<String> {
+    options.iter().filter(|option| option.contains("collector")).cloned().collect()
+}
+
+/// Names of labels whose values may be names of the host's owner, or addresses.
+const NAMES: [&str; 6] = ["wwid", "name", "uuid", "target", "target_port", "initiator_port"];
+
+/// Says that the pages are the same but for names, each of which is always replaced by the same other one, and gives
+/// these.
+#[track_caller]
+fn assert_same_but_for_names(page: &str, replayed: &str) -> BTreeMap<String, String> {
+    let label = Regex::new(r#"([a-z_]+)="((?:[^"\\]|\\.)*)""#).unwrap();
+    let (mut there, mut back) = (BTreeMap::new(), BTreeMap::new());
+    let (lines, new_lines): (Vec<_>, Vec<_>) = (page.lines().collect(), replayed.lines().collect());
+    for (line, new_line) in lines.iter().zip(&new_lines) {
+        let bare = |line| label.replace_all(line, "$1").into_owned();
+        assert_eq!(bare(line), bare(new_line), "{line}\n{new_line}");
+        for (old, new) in label.captures_iter(line).zip(label.captures_iter(new_line)) {
+            let (key, old, new) = (&old[1], old[2].to_owned(), new[2].to_owned());
+            if !NAMES.contains(&key) {
+                assert_eq!(old, new, "{key}: {line}\n{new_line}");
+            }
+            let known = there.entry(old.clone()).or_insert_with(|| new.clone());
+            assert_eq!(*known, new, "{old} has two: {line}\n{new_line}");
+            let known = back.entry(new.clone()).or_insert_with(|| old.clone());
+            assert_eq!(*known, old, "{new} stands for two: {line}\n{new_line}");
+        }
+    }
+    assert_eq!(lines.len(), new_lines.len());
+    there.into_iter().filter(|(old, new)| old != new).collect()
+}
+
+/// Captures the host that is read with these options and says that its page is the same but for the names, and that none of
+/// those is left. Gives the capture and the names.
+#[track_caller]
+fn assert_captured(options: &[String]) -> (Capture, BTreeMap<String, String>) {
+    let page = oneshot(options);
+    let capture = Capture::of(options);
+    let replay = [collectors(options), vec![capture.option()]].concat();
+    let names = assert_same_but_for_names(&page, &oneshot(&replay));
+    names.keys().for_each(|name| capture.assert_without(name));
+    (capture, names)
+}
+
+/// The options of a host with all there is of it.
+fn all_of(host: &Host) -> Vec<String> {
+    let mut options: Vec<_> = host.options().into_iter().filter(|option| option != "--no-collector.nvme").collect();
+    options.push(format!("--path.procfs={}", host.sysfs.path("proc").display()));
+    options
+}
+
+#[test]
+fn the_recorded_host_in_each_state() {
+    for state in ["01-healthy", "02-net1-lost", "03-both-lost", "04-back"] {
+        let host = Host::recorded(state);
+        let (capture, names) = assert_captured(&all_of(&host));
+        for name in [MPATHA, "mpatha", "uuid.6ba2c62e-71c1-41c8-b9f6-d2e788c59000", "iqn.2024-01.org.example:array1"] {
+            assert!(names.contains_key(name), "{name} stays: {names:?}");
+        }
+        for name in [&MPATHA[1..], "10.10.1.1", "10.10.2.1", "org.example", "6ba2c62e"] {
+            capture.assert_without(name);
+        }
+        // Of the same form.
+        assert!(names[MPATHA].starts_with("36") && names[MPATHA].len() == MPATHA.len(), "{names:?}");
+        assert!(names["iqn.2024-01.org.example:array1"].starts_with("iqn.2024-01."), "{names:?}");
+        assert_eq!(names["10.10.1.2:3260"].split_once(':').unwrap().1, "3260");
+    }
+}
+
+#[test]
+fn fibre_channel_ports() {
+    let (_, names) = assert_captured(&all_of(&fibre_channel::fabric()));
+    let ports = names.keys().filter(|name| name.starts_with("0x")).count();
+    assert_eq!(ports, 5, "{names:?}");
+}
+
+#[test]
+fn disks_never_assembled() {
+    let (_, names) = assert_captured(&all_of(&unassembled::unassembled()));
+    assert!(!names.is_empty());
+}
+
+#[test]
+fn the_root_by_its_number_and_by_its_name() {
+    let by_number = ("254:2", "/dev/mapper/vg-root");
+    for (devno, source) in [by_number, ("0:25", "/dev/mapper/vg-root"), ("0:25", "/dev/dm-2")] {
+        let host = Host::recorded("01-healthy");
+        root::add_volume(&host);
+        host.sysfs.write("devices/virtual/block/dm-2/dm/name", "vg-root\n");
+        host.sysfs.link("class/block/dm-2", "../../devices/virtual/block/dm-2");
+        root::mount(&host, devno, source);
+        let (capture, _) = assert_captured(&all_of(&host));
+        assert_eq!(oneshot(&[capture.option()]).matches("multipath_device_root{").count(), 4);
+        assert!(
+            oneshot(&[capture.option()])
+                .lines()
+                .any(|line| line.starts_with("multipath_device_root{") && line.ends_with(" 1"))
+        );
+        capture.assert_without("vg-root");
+        // Of what is mounted elsewhere nothing is told.
+        assert_eq!(fs::read_to_string(capture.path("proc/1/mountinfo")).unwrap().lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_local_disk_and_its_nqn() {
+    let host = nvme::local_disk(2);
+    assert_captured(&all_of(&host));
+}
+
+#[test]
+fn a_host_with_nothing() {
+    let host = Host::bare();
+    let (_, names) = assert_captured(&all_of(&host));
+    assert_eq!(names, BTreeMap::new());
+}
+
+#[test]
+fn what_cannot_be_read_cannot_be_read_again() {
+    let host = Host::recorded("01-healthy");
+    let session = "devices/platform/host6/session1";
+    for file in ["target6:0:0/6:0:0:1/wwid", "target6:0:0/6:0:0:2/block/sdb/size", "iscsi_session/session1/targetname"]
+    {
+        host.sysfs.make_unreadable(&format!("{session}/{file}"));
+    }
+    host.sysfs.remove("class/nvme-subsystem");
+    host.sysfs.write("class/nvme-subsystem", "");
+    let page = oneshot(&all_of(&host));
+    assert!(page.contains("multipath_exporter_errors_total{source=\"sysfs\"} 5\n"), "{page}");
+    let (capture, _) = assert_captured(&all_of(&host));
+    let unread = fs::read_to_string(capture.path("unread.txt")).unwrap();
+    assert!(unread.contains("6:0:0:1/wwid: Is a directory"), "{unread}");
+    assert_eq!(unread.lines().count(), 4, "{unread}");
+}
+
+#[test]
+fn a_daemon_that_refuses_or_is_down() {
+    let host = Host::recorded("01-healthy");
+    host.multipathd.maps(Reply::Text("fail\n".to_owned()));
+    assert_captured(&all_of(&host));
+    let mut options = all_of(&host);
+    options.retain(|option| !option.starts_with("--multipathd.socket"));
+    options.push("--multipathd.socket=/nonexistent".to_owned());
+    let (capture, _) = assert_captured(&options);
+    assert!(!capture.path("multipathd").exists());
+}
+
+/// Hosts whose maps device mapper tells of are in the lab; here its part of a capture is written by hand.
+#[test]
+fn device_mapper_and_names_that_nobody_should_give() {
+    let host = Host::recorded("02-net1-lost");
+    let capture = Capture::of(&all_of(&host));
+    let uuids: Vec<_> = ["dm-0", "dm-1"]
+        .map(|map| fs::read_to_string(capture.path(&format!("sys/devices/virtual/block/{map}/dm/uuid"))).unwrap())
+        .to_vec();
+    let map = |minor: usize, name: &str, members: [&str; 2]| {
+        serde_json::json!({
+            "devno": format!("254:{minor}"), "event_nr": 7, "name": name, "uuid": uuids[minor].trim_end(),
+            "open_count": 3, "sectors": 131_072, "suspended": minor == 1,
+            "status": format!("2 0 0 0 1 1 A 0 2 2 {} A 0 0 1 {} F 1 0 1 ", members[0], members[1]),
+            "table": format!("1 queue_if_no_path 0 1 1 service-time 0 2 2 {} 1 1 {} 1 1 ", members[0], members[1]),
+        })
+    };
+    let broken = serde_json::json!({"devno": "254:9", "error": "Input/output error"});
+    let mut kernel: serde_json::Value =
+        serde_json::from_slice(&fs::read(capture.path("kernel.json")).unwrap()).unwrap();
+    kernel["device_mapper"] = serde_json::json!({"maps": [
+        map(0, "Kunde\\x20\\xc3\\xa9t\\xc3\\xa9_42", ["8:16", "8:48"]), map(1, "db\\x22x", ["8:0", "8:32"]), broken,
+    ]});
+    fs::write(capture.path("kernel.json"), kernel.to_string()).unwrap();
+    let daemon = fs::read_to_string(capture.path("multipathd/show-maps.json")).unwrap();
+    let name = Regex::new(r#""name" : "[a-z]+""#).unwrap();
+    let daemon = name.replacen(&daemon, 1, "\"name\" : \"Kunde été_42\"");
+    fs::write(capture.path("multipathd/show-maps.json"), daemon.as_bytes()).unwrap();
+
+    fs::write(capture.path("sys/devices/virtual/block/dm-0/dm/name"), "Kunde\\x20\\xc3\\xa9t\\xc3\\xa9_42\n").unwrap();
+
+    let options = [capture.option()];
+    let page = oneshot(&options);
+    assert!(page.contains("name=\"Kunde été_42\"") && page.contains("name=\"db\\\"x\""), "{page}");
+    assert!(page.contains("multipath_exporter_errors_total{source=\"dm\"} 1\n"), "{page}");
+    assert!(page.contains("multipath_failed_paths 4\n"), "{page}");
+    let again = Capture::of(&options);
+    let names = assert_same_but_for_names(&page, &oneshot(&[again.option()]));
+    let is_like = |new: &str| Regex::new("^[A-Z][a-z]{4} [Ā-ǿ][a-z][Ā-ǿ]_[0-9]{2}$").unwrap().is_match(new);
+    assert!(is_like(&names["Kunde été_42"]), "{names:?}");
+    // The other sources have the same name for it.
+    let without = |capture: &Capture| oneshot(&["--no-collector.dm".to_owned(), capture.option()]);
+    let names_without = assert_same_but_for_names(&without(&capture), &without(&again));
+    assert_eq!(names_without["Kunde été_42"], names["Kunde été_42"]);
+    let daemon = fs::read_to_string(again.path("multipathd/show-maps.json")).unwrap();
+    assert!(daemon.contains(&format!("\"name\" : \"{}\"", names["Kunde été_42"])), "{daemon}");
+    ["Kunde", "été"].into_iter().for_each(|name| again.assert_without(name));
+}
+
+#[test]
+fn a_running_exporter_shows_a_capture() {
+    let host = Host::recorded("02-net1-lost");
+    let capture = Capture::of(&all_of(&host));
+    let exporter =
+        Exporter::start(&[capture.option(), "--reread.interval=1s".to_owned(), "--resync.interval=1s".to_owned()]);
+    exporter.await_ready();
+    // Through readings of every kind, and without a word of this machine's own devices.
+    let page = exporter.await_values(&[("multipath_exporter_resyncs_total{reason=\"timer\"}", 3.0)]);
+    assert_eq!(page.value("multipath_failed_paths"), Some(4.0));
+    assert_eq!(page.value("multipath_exporter_resync_corrections_total"), Some(0.0));
+    assert!(!page.text().contains("source=\"uevent\""), "{}", page.text());
+}
+
+#[test]
+fn a_name_in_what_stays_is_not_given_away() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write("devices/platform/host6/session1/target6:0:0/6:0:0:1/model", format!("DISK {MPATHA}\n"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.tar.gz");
+    let finished = run(&[all_of(&host), vec![format!("--capture={}", file.display())]].concat());
+    assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+    let line = finished.stderr.lines().last().unwrap();
+    assert!(line.contains("6:0:0:1/model") && line.contains(&MPATHA[1..]), "{line}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn two_captures_of_a_host_have_no_name_in_common() {
+    let host = Host::recorded("01-healthy");
+    let names = || {
+        let (_, names) = assert_captured(&all_of(&host));
+        names.into_values().collect::<BTreeSet<_>>()
+    };
+    assert!(names().is_disjoint(&names()));
+}
+
+#[test]
+fn standard_output() {
+    let host = Host::recorded("01-healthy");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.tar.gz");
+    let stdout = fs::File::create(&file).unwrap();
+    let finished = run_into(stdout, &[all_of(&host), vec!["--capture=-".to_owned()]].concat());
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let capture = Capture::unpacked(&file);
+    let mut readme = String::new();
+    fs::File::open(capture.path("README")).unwrap().read_to_string(&mut readme).unwrap();
+    assert!(readme.contains(env!("CARGO_PKG_VERSION")) && readme.contains("--path.capture"), "{readme}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let host = Host::recorded("01-healthy");
+    let directory = tempfile::tempdir().unwrap();
+    let there = directory.path().join("there");
+    fs::write(&there, "mine").unwrap();
+    let empty = Tree::empty();
+    let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let nothing = |name: &str| format!("--{name}=/nonexistent");
+    for (options, status, words) in [
+        (vec![option("capture", &there)], 2, ["--capture", "exists"]),
+        (vec![option("capture", &directory.path().join("none/file"))], 2, ["none/file", "No such file"]),
+        (vec![option("path.capture", empty.root())], 2, ["--path.capture", "kernel.json"]),
+        (vec![nothing("path.capture"), nothing("path.sysfs")], 2, ["--path.capture", "--path.sysfs"]),
+        (vec![option("capture", &there), "--oneshot".to_owned()], 2, ["--capture", "--oneshot"]),
+    ] {
+        let names_a_place = options.iter().any(|option| option.starts_with("--path.capture"));
+        let all = if names_a_place { options } else { [all_of(&host), options].concat() };
+        let finished = run(&all);
+        assert_eq!((finished.status, finished.stdout.as_str()), (Some(status), ""), "{}", finished.stderr);
+        let line = finished.stderr.lines().last().unwrap_or_default();
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?}: {}", finished.stderr);
+    }
+    assert_eq!(fs::read_to_string(&there).unwrap(), "mine");
+    let file = option("capture", &directory.path().join("new"));
+    let blind = ["path.sysfs", "path.procfs", "multipathd.socket"].map(nothing);
+    let finished = run(&[&blind[..], &["--no-collector.dm".to_owned(), file]].concat());
+    assert_eq!(finished.status, Some(1));
+    assert_eq!(finished.stderr.matches("source=multipathd").count(), 1, "{}", finished.stderr);
+    assert!(finished.stderr.lines().last().unwrap().contains("no source says which devices there are"));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn those_that_were_donated() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/captures");
+    let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let captures: Vec<_> = files.filter(|file| file.to_string_lossy().ends_with(".tar.gz")).collect();
+    assert!(!captures.is_empty());
+    for file in captures {
+        let capture = Capture::unpacked(&file);
+        let page = oneshot(&[capture.option()]);
+        assert_golden_file(&file.with_extension("").with_extension("txt"), &page);
+        // What it was made of is in it whole: another capture of it shows the same.
+        assert_captured(&[capture.option()]);
+    }
+}
