@@ -11,6 +11,7 @@
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
+//! - [`systemd`]: what systemd is told
 //! - [`web_config`]: the web configuration file, and sockets from systemd
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
@@ -34,4 +35,5 @@ mod robustness;
 mod signals;
 mod status_page;
 mod storage;
+mod systemd;
 mod web_config;
