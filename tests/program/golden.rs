@@ -26,7 +26,12 @@ fn exporter() -> (Host, Exporter) {
 }
 
 fn assert_golden(name: &str, text: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    assert_file(&format!("tests/golden/{name}"), text);
+}
+
+/// That `text` is what the file of this name in the project holds.
+pub fn assert_file(name: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
         std::fs::write(&file, text).unwrap();
         return;

@@ -2,6 +2,7 @@
 //! recorded on a real host and a fake multipathd. No root, no devices, no network but loopback.
 //!
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
+//! - [`generated`]: manual page and completions are those of the options
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
 //! - [`events`]: events as they come
 //! - [`openapi`]: the API is as it is described
@@ -26,6 +27,7 @@
 
 mod command_line;
 mod events;
+mod generated;
 mod golden;
 mod harness;
 mod http;
