@@ -1,11 +1,12 @@
 # make run     install what is needed, build, serve this host's /metrics on port 10056
+# make packages   build the Debian package and the RPM, in target/packages
 # make test    install what the tests need, run all of them, the lab (a virtual machine) included
 # make bench   measure, and print ratios
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test bench build build-packages test-packages cargo
+.PHONY: run packages test bench build build-packages test-packages cargo
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
@@ -15,10 +16,13 @@ TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-
 	prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
+# Packages, and the machine that they are installed in.
+TEST_PACKAGES += mmdebstrap rpm uidmap
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
+TOOLS := .cache/tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
@@ -39,7 +43,12 @@ run: build
 build: build-packages cargo
 	cargo build --release --locked
 
-test: build-packages test-packages cargo $(VENV)/installed
+packages: build $(TOOLS)/bin/cargo-deb $(TOOLS)/bin/cargo-generate-rpm
+	rm -rf "$${CARGO_TARGET_DIR:-target}/packages"
+	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
+
+test: build-packages test-packages cargo $(VENV)/installed packages
 	cargo test --locked
 	promtool check metrics < tests/golden/metrics.txt
 	$(VENV)/bin/python tests/check_exposition.py
@@ -52,6 +61,7 @@ test: build-packages test-packages cargo $(VENV)/installed
 	tests/page/run
 	cargo build --release --locked
 	tests/web/run "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
 	cargo test --release --locked --features lab --test lab
 
 bench: build-packages test-packages cargo $(VENV)/installed
@@ -74,3 +84,6 @@ $(VENV)/installed: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+$(TOOLS)/bin/%:
+	cargo install --quiet --locked --root $(TOOLS) $*
