@@ -1,4 +1,5 @@
 # make run     install what is needed, build, serve this host's /metrics on port 10056
+# make packages   build the Debian package and the RPM, in target/packages
 # make test    install what the tests need, run all of them, the lab (a virtual machine) included
 # make demo    a virtual machine whose paths fail, and all that tells of it
 # make bench   measure, and print ratios
@@ -6,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test demo bench build build-packages test-packages cargo
+.PHONY: run packages test demo bench build build-packages test-packages cargo
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
@@ -16,14 +17,15 @@ TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-
 	prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
-# The container image, and a container of it in the lab.
-TEST_PACKAGES += buildah crun mmdebstrap
+# The container image, a container in the lab, and packages in a machine of their own.
+TEST_PACKAGES += buildah crun mmdebstrap rpm uidmap
 TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
 EXPORTER = "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
+TOOLS := .cache/tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
@@ -44,7 +46,12 @@ run: build
 build: build-packages cargo
 	cargo build --release --locked
 
-test: build-packages test-packages cargo $(VENV)/installed
+packages: build $(TOOLS)/bin/cargo-deb $(TOOLS)/bin/cargo-generate-rpm
+	rm -rf "$${CARGO_TARGET_DIR:-target}/packages"
+	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
+
+test: build-packages test-packages cargo $(VENV)/installed $(TOOLS)/bin/cargo-deb $(TOOLS)/bin/cargo-generate-rpm
 	cargo test --locked
 	promtool check metrics < tests/golden/metrics.txt
 	$(VENV)/bin/python tests/check_exposition.py
@@ -60,11 +67,14 @@ test: build-packages test-packages cargo $(VENV)/installed
 	tests/web/run $(EXPORTER)
 	tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
 	tests/container/run $(EXPORTER)
-	deploy/demo/run </dev/null
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
+	$(MAKE) --no-print-directory demo </dev/null
 	cargo test --release --locked --features lab --test lab
 
-demo: build-packages test-packages cargo $(VENV)/installed
-	deploy/demo/run
+demo: packages test-packages $(VENV)/installed
+	rm -rf .cache/demo
+	dpkg-deb --extract "$${CARGO_TARGET_DIR:-target}"/packages/multipath-exporter_*.deb .cache/demo
+	deploy/demo/run --program .cache/demo/usr/bin/multipath_exporter
 
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs
@@ -86,3 +96,6 @@ $(VENV)/installed: tests/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+$(TOOLS)/bin/%:
+	cargo install --quiet --locked --root $(TOOLS) $*

@@ -34,5 +34,6 @@ pub mod web_config;
 
 mod run;
 mod small_file;
+mod systemd;
 
 pub use run::{Failure, run};

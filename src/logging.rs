@@ -5,6 +5,7 @@
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
@@ -20,6 +21,9 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
+    // What a client does to their connection they warn of, once for each: a log that strangers can fill.
+    let libraries = ["h2", "hyper", "rustls"].map(|library| (library, level.min(LevelFilter::ERROR)));
+    let level = Targets::new().with_default(level).with_targets(libraries);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Logfmt => {
             Box::new(tracing_logfmt::builder().with_target(false).layer().with_writer(writer).with_filter(level))

@@ -23,6 +23,7 @@ use crate::metrics::own::{About, ConfigReloads, OwnMetrics};
 use crate::metrics::process::ThisProcess;
 use crate::monitor::{Board, Command, Monitor, Settings};
 use crate::source::{multipathd, sysfs};
+use crate::systemd;
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
 use crate::web_config::WebConfig;
@@ -195,7 +196,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, cli.collectors.paths);
-    let events = Arc::clone(&board.events);
+    let (events, snapshot) = (Arc::clone(&board.events), board.snapshot.clone());
     let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
     let routes = Arc::new(routes);
     let admission = web_config.clone();
@@ -211,6 +212,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
     };
 
     let (commands, orders) = mpsc::channel(1);
+    tokio::spawn(systemd::inform(commands.clone(), snapshot));
     tokio::spawn(web_config.clone().follow());
     tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands));
     let mut monitor = tokio::spawn(monitor.run(orders));
@@ -231,6 +233,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
                 outcome = Err(Failure::Fatal(format!("the monitor has ended: {cause}")));
             }
         }
+        systemd::stopping().await;
         // Streams end now, or they would use up the time that answers under way have to finish.
         events.close();
     };
@@ -252,6 +255,7 @@ async fn reload_on(
     // A file of a server that is away may be waited for in the kernel for good: by one thread, not by one more each time.
     let mut reading = None;
     while hangup.recv().await.is_some() {
+        systemd::reloading().await;
         web_config.reread();
         let stuck = reading.take().filter(|read: &JoinHandle<_>| !read.is_finished());
         let mut read = stuck.unwrap_or_else(|| {
@@ -281,6 +285,7 @@ async fn reload_on(
         if commands.send(Command::Resync).await.is_err() {
             return;
         }
+        systemd::ready(&commands).await;
     }
 }
 

@@ -23,7 +23,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use crate::config::Config;
@@ -89,6 +89,8 @@ pub enum Command {
     Resync,
     /// From now on with this configuration.
     Configure(Arc<Config>),
+    /// Say that the loop goes round.
+    Answer(oneshot::Sender<()>),
 }
 
 /// The loop's state.
@@ -199,6 +201,8 @@ impl Monitor {
                         self.publisher.configure(config);
                         self.publish(false);
                     }
+                    // Who asked may have left.
+                    Some(Command::Answer(answer)) => drop(answer.send(())),
                     None => return Ok(()),
                 },
                 () = until(due) => self.look_at_clock(),

@@ -32,30 +32,24 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Status pages that are written at once.
-const PAGES: usize = 2;
+/// Pages and documents that are made at once, and as many scrapes beside them.
+const TURNS: usize = 2;
 
-/// Status pages in memory at once, from when they are written until their clients have them.
-const KEPT_PAGES: usize = 64;
-
-/// A status page, and its place among those that are kept.
-struct KeptPage {
-    content: Bytes,
-    _place: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for KeptPage {
-    fn as_ref(&self) -> &[u8] {
-        &self.content
-    }
-}
+/// Large answers under way at once, of each kind.
+const PLACES: usize = 64;
 
 /// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
 const LEVEL: u32 = 3;
 
-/// How long a scrape counts among those at once. Its client may take longer, and then takes no place from others: the page is
-/// the same for all. A good one has it in milliseconds.
-const TAKING: Duration = Duration::from_secs(2);
+/// How long an answer keeps its place. Its client may take longer, and then takes no place from others: a good one has it in
+/// milliseconds.
+const TAKING: Duration = Duration::from_secs(5);
+
+/// How large the pieces of an answer are that are handed over at once.
+const PIECE: usize = 64 << 10;
+
+/// Answers whose clients take longer. Each keeps a page in memory that may be nobody else's any more, so one more is cut off.
+const SLOW: usize = 16;
 
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
@@ -65,14 +59,18 @@ pub struct Routes {
     telemetry_path: String,
     /// One permit per scrape being answered; `None` for no limit.
     scrapes: Option<Arc<Semaphore>>,
+    /// One permit per other large answer: a status page, or all devices.
+    places: Arc<Semaphore>,
+    /// One permit per answer that is not taken in time.
+    slow: Arc<Semaphore>,
     /// One permit per event stream.
     streams: Arc<Semaphore>,
-    /// One permit per status page that is being written.
-    pages: Semaphore,
-    /// One permit per status page in memory: each is one client's own, and clients may be slow.
-    kept_pages: Arc<Semaphore>,
+    /// One permit per scrape's page that is being made.
+    scrape_turns: Arc<Semaphore>,
+    /// One permit per status page or document that is being made.
+    turns: Arc<Semaphore>,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
-    /// it, there is one.
+    /// it, there is one, and those that slow clients have yet to take.
     devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
 }
 
@@ -89,9 +87,11 @@ impl Routes {
             exposition: Arc::new(exposition),
             telemetry_path,
             scrapes,
+            places: Arc::new(Semaphore::new(PLACES)),
+            slow: Arc::new(Semaphore::new(SLOW)),
             streams,
-            pages: Semaphore::new(PAGES),
-            kept_pages: Arc::new(Semaphore::new(KEPT_PAGES)),
+            scrape_turns: Arc::new(Semaphore::new(TURNS)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             devices: Default::default(),
         }
     }
@@ -130,19 +130,22 @@ impl Routes {
     }
 
     async fn devices(&self, snapshot: Arc<Snapshot>) -> Response<Body> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n");
+        };
         let mut last = self.devices.lock().await;
         let known = last.take().filter(|(of, _)| Arc::ptr_eq(of, &snapshot));
         let document = match known {
             Some((_, document)) => document,
             None => {
                 let source = Arc::clone(&snapshot);
-                let encoded = tokio::task::spawn_blocking(move || document(&Devices::from(&*source))).await;
-                let Some(document) = encoded.ok().flatten() else { return not_encoded() };
+                let encoded = off_thread(&self.turns, move || document(&Devices::from(&*source))).await;
+                let Some(document) = encoded.flatten() else { return not_encoded() };
                 document
             }
         };
         *last = Some((snapshot, document.clone()));
-        content(StatusCode::OK, JSON, document.into())
+        content(StatusCode::OK, JSON, taken(pieces(document), Some(place), &self.slow))
     }
 
     /// What a person sees. Written off the threads that answer others: on a large host it takes milliseconds.
@@ -163,14 +166,11 @@ impl Routes {
             });
             if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
-        let Ok(place) = Arc::clone(&self.kept_pages).try_acquire_owned() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many status pages at once\n");
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n");
         };
-        // However many ask for it, they do not get between a scrape and its page.
-        let Ok(_turn) = self.pages.acquire().await else { return not_encoded() };
-        let Ok(Ok(written)) = tokio::task::spawn_blocking(write).await else { return not_encoded() };
-        let page = Bytes::from_owner(KeptPage { content: written, _place: place });
-        let mut answer = content(StatusCode::OK, HTML, page.into());
+        let Some(Ok(page)) = off_thread(&self.turns, write).await else { return not_encoded() };
+        let mut answer = content(StatusCode::OK, HTML, taken(pieces(page), Some(place), &self.slow));
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -214,20 +214,11 @@ impl Routes {
             false => {
                 let exposition = Arc::clone(&self.exposition);
                 let encode = move || exposition.page(&snapshot, format, gzip);
-                tokio::task::spawn_blocking(encode).await.unwrap_or(Err(std::fmt::Error))
+                off_thread(&self.scrape_turns, encode).await.unwrap_or(Err(std::fmt::Error))
             }
         };
         let Ok(page) = page else { return not_encoded() };
-        let mut body = Body::chunks(page.into());
-        if let Some(place) = place {
-            let (taking, taken) = oneshot::channel::<()>();
-            tokio::spawn(async move {
-                // Dropped with the answer, whether it was taken or not.
-                let _ = timeout(TAKING, taken).await;
-                drop(place);
-            });
-            body = body.with_guard(taking);
-        }
+        let body = taken(page.into(), place, &self.slow);
         let mut answer = content(StatusCode::OK, format.content_type(), body);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
@@ -235,6 +226,47 @@ impl Routes {
         }
         answer
     }
+}
+
+/// An answer that keeps its place, if it has one, until its client has taken it; not for long, though. Then it needs one of
+/// those in `slow`, or is cut off.
+fn taken(chunks: Arc<[Bytes]>, place: Option<OwnedSemaphorePermit>, slow: &Arc<Semaphore>) -> Body {
+    let (body, rest) = Body::revocable(chunks);
+    let (taking, mut taken) = oneshot::channel::<()>();
+    let slow = Arc::clone(slow);
+    tokio::spawn(async move {
+        // `taking` is dropped with the body, whether that was taken or not.
+        if timeout(TAKING, &mut taken).await.is_ok() {
+            return;
+        }
+        drop(place);
+        match slow.try_acquire_owned() {
+            Ok(_slow) => drop(taken.await),
+            Err(_) => rest.revoke(),
+        }
+    });
+    body.with_guard(taking)
+}
+
+/// In pieces, so that a client that does not take them does not keep all of them in its connection's write queue.
+fn pieces(mut content: Bytes) -> Arc<[Bytes]> {
+    let mut pieces = Vec::new();
+    while !content.is_empty() {
+        pieces.push(content.split_to(content.len().min(PIECE)));
+    }
+    pieces.into()
+}
+
+/// Does this on a thread that answers nobody, in its turn. The turn ends with the work, not with who waits for it: a client
+/// that asks and leaves, again and again, would else have all threads work for it.
+async fn off_thread<T: Send + 'static>(turns: &Arc<Semaphore>, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let turn = Arc::clone(turns).acquire_owned().await.ok()?;
+    let work = move || {
+        let result = work();
+        drop(turn);
+        result
+    };
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 fn compress(text: &[u8]) -> io::Result<Bytes> {
@@ -276,16 +308,46 @@ fn content(status: StatusCode, content_type: &'static str, body: Body) -> Respon
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_status_page_has_its_place_while_it_is_in_memory() {
-        let places = Arc::new(Semaphore::new(1));
-        let place = Arc::clone(&places).try_acquire_owned().unwrap();
-        let mut page = Bytes::from_owner(KeptPage { content: "a status page".into(), _place: place });
-        // As it is handed to HTTP/2, a piece at a time.
-        let piece = page.split_to(5);
-        drop(page);
-        assert_eq!((&*piece, places.available_permits()), (&b"a sta"[..], 0));
-        drop(piece);
-        assert_eq!(places.available_permits(), 1);
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_an_answer_slowly_keeps_no_place_and_little_memory() {
+        let (places, slow) = (Arc::new(Semaphore::new(3)), Arc::new(Semaphore::new(1)));
+        let page = || pieces(Bytes::from(vec![b'x'; 2 * PIECE]));
+        let place = || Some(Arc::clone(&places).try_acquire_owned().unwrap());
+        let pages = [page(), page(), page()];
+        let mut answers = pages.each_ref().map(|page| Some(taken(Arc::clone(page), place(), &slow)));
+        let kept = || pages.iter().filter(|page| Arc::strong_count(page) > 1).count();
+        assert_eq!((places.available_permits(), kept()), (0, 3));
+
+        // Taken, and so out of it.
+        answers[0] = None;
+        tokio::time::sleep(TAKING / 2).await;
+        assert_eq!((places.available_permits(), kept()), (1, 2));
+
+        tokio::time::sleep(TAKING).await;
+        assert_eq!((places.available_permits(), slow.available_permits(), kept()), (3, 0, 1));
+
+        answers = [None, None, None];
+        tokio::time::sleep(TAKING).await;
+        assert_eq!((slow.available_permits(), kept()), (1, 0));
+        drop(answers);
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_keeps_its_turn() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (began, beginning) = oneshot::channel();
+        let work = off_thread(&turns, move || {
+            began.send(()).unwrap();
+            wait.recv().unwrap();
+        });
+        tokio::select! {
+            biased;
+            _ = work => panic!("it cannot have ended"),
+            begun = beginning => begun.unwrap(),
+        }
+        assert_eq!(turns.available_permits(), 0);
+        go_on.send(()).unwrap();
+        assert_eq!(off_thread(&turns, || 7).await, Some(7));
     }
 }

@@ -26,16 +26,17 @@ fn exporter() -> (Host, Exporter) {
 }
 
 fn assert_golden(name: &str, text: &str) {
-    assert_golden_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name), text);
+    assert_file(&format!("tests/golden/{name}"), text);
 }
 
-/// Says that the file holds this text, or writes it there.
-pub fn assert_golden_file(file: &Path, text: &str) {
+/// That `text` is what the file of this name in the project holds.
+pub fn assert_file(name: &str, text: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
-        std::fs::write(file, text).unwrap();
+        std::fs::write(&file, text).unwrap();
         return;
     }
-    let golden = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let golden = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     if golden == text {
         return;
     }

@@ -2,6 +2,7 @@
 //! recorded on a real host and a fake multipathd. No root, no devices, no network but loopback.
 //!
 //! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
+//! - [`generated`]: manual page and completions are those of the options
 //! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
 //! - [`events`]: events as they come
 //! - [`openapi`]: the API is as it is described
@@ -13,6 +14,7 @@
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
 //! - [`captures`]: a host, captured and run from there
+//! - [`systemd`]: what systemd is told
 //! - [`web_config`]: the web configuration file, and sockets from systemd
 //!
 //! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
@@ -28,6 +30,7 @@
 mod captures;
 mod command_line;
 mod events;
+mod generated;
 mod golden;
 mod harness;
 mod http;
@@ -38,4 +41,5 @@ mod robustness;
 mod signals;
 mod status_page;
 mod storage;
+mod systemd;
 mod web_config;

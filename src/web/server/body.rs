@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ pub struct Body {
 
 enum Content {
     /// `left` is the number of bytes in `chunks[next..]`.
-    Chunks { chunks: Arc<[Bytes]>, next: usize, left: u64 },
+    Chunks { chunks: Arc<Mutex<Arc<[Bytes]>>>, next: usize, left: u64 },
     /// One chunk, empty once it is taken.
     Whole(Bytes),
     /// And what ends it.
@@ -36,8 +36,15 @@ impl Body {
 
     /// These chunks, one after the other. Their size matters little: 4 KiB or 3 MiB, they are written as fast.
     pub fn chunks(chunks: Arc<[Bytes]>) -> Self {
+        Body::revocable(chunks).0
+    }
+
+    /// These chunks, and the power to take back those that have not been handed over.
+    pub fn revocable(chunks: Arc<[Bytes]>) -> (Self, Revocation) {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Content::Chunks { chunks, next: 0, left }.into()
+        let chunks = Arc::new(Mutex::new(chunks));
+        let body = Content::Chunks { chunks: Arc::clone(&chunks), next: 0, left }.into();
+        (body, Revocation(chunks))
     }
 
     /// Whatever is sent, until the sender is dropped. On shutdown the sender should be dropped, or the stream uses up
@@ -61,6 +68,16 @@ impl Body {
     pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
         self.guard = Some(Box::new(guard));
         self
+    }
+}
+
+/// Takes back what is left of an answer.
+pub struct Revocation(Arc<Mutex<Arc<[Bytes]>>>);
+
+impl Revocation {
+    /// From here on the answer holds none of it, and the connection ends amid it.
+    pub fn revoke(self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new([]);
     }
 }
 
@@ -94,11 +111,12 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let chunk = match &mut self.content {
-            Content::Chunks { chunks, next, left } => chunks.get(*next).map(|chunk| {
+            Content::Chunks { chunks, next, left } => {
+                let chunk = chunks.lock().unwrap_or_else(PoisonError::into_inner).get(*next).cloned();
                 *next += 1;
-                *left -= chunk.len() as u64;
-                chunk.clone()
-            }),
+                *left -= chunk.as_ref().map_or(0, Bytes::len) as u64;
+                chunk
+            }
             Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             Content::Stream(chunks, end) => match end.as_mut().poll(cx) {
                 Poll::Pending => ready!(chunks.poll_recv(cx)),
@@ -151,6 +169,16 @@ mod tests {
         sender.send("now".into()).await.unwrap();
         drop(sender);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "now");
+    }
+
+    #[tokio::test]
+    async fn what_is_revoked_is_not_kept() {
+        let page: Arc<[Bytes]> = ["one ", "two"].map(Bytes::from).into();
+        let (mut body, revocation) = Body::revocable(page.clone());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
+        revocation.revoke();
+        assert_eq!((Arc::strong_count(&page), body.size_hint().exact()), (1, Some(3)));
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

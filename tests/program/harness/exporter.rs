@@ -24,7 +24,12 @@ pub struct Exporter {
 impl Exporter {
     /// Starts it with these options, by default on a free port of 127.0.0.1, and waits until it listens.
     pub fn start(options: &[impl AsRef<str>]) -> Self {
-        Exporter::start_and(options, |_| true)
+        Exporter::start_and(options, &[], |_| true)
+    }
+
+    /// The same in this environment.
+    pub fn start_in(environment: &[(&str, &str)], options: &[impl AsRef<str>]) -> Self {
+        Exporter::start_and(options, environment, |_| true)
     }
 
     /// The same, and sends it a signal as soon as it says that it listens.
@@ -33,21 +38,26 @@ impl Exporter {
             kill_process(pid, signal).unwrap();
             true
         };
-        Exporter::start_and(options, send)
+        Exporter::start_and(options, &[], send)
     }
 
     /// The same, and reads nothing of its log after it has said so, nor closes it.
     pub fn start_and_ignore(options: &[impl AsRef<str>]) -> Self {
-        Exporter::start_and(options, |_| false)
+        Exporter::start_and(options, &[], |_| false)
     }
 
     /// `listening` is called where it says so, and tells whether to go on reading its log.
-    fn start_and(options: &[impl AsRef<str>], listening: impl Fn(Pid) -> bool + Send + 'static) -> Self {
+    fn start_and(
+        options: &[impl AsRef<str>],
+        environment: &[(&str, &str)],
+        listening: impl Fn(Pid) -> bool + Send + 'static,
+    ) -> Self {
         let mut options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
         if !options.iter().any(|option| option.starts_with(LISTEN)) {
             options.push("--web.listen-address=127.0.0.1:0");
         }
-        let mut child = command(&options).stderr(Stdio::piped()).spawn().unwrap();
+        let environment = environment.iter().copied();
+        let mut child = command(&options).envs(environment).stderr(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));

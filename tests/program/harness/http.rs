@@ -122,11 +122,6 @@ impl Connection {
         !self.read_more()
     }
 
-    /// Takes some of what there is to read, and keeps it for later.
-    pub fn take_some(&mut self) {
-        assert!(self.read_more(), "closed");
-    }
-
     /// `false` at the end.
     fn read_more(&mut self) -> bool {
         let mut piece = [0; 64 << 10];

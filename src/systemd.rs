@@ -1,0 +1,151 @@
+//! What systemd is told (`sd_notify(3)`): that we serve, that the monitor is alive, how the host is.
+//!
+//! Nothing where systemd does not ask for it. Each message is sent from a thread where one may block: what holds up the
+//! first process must not hold up a scrape.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::{NotifyState, notify};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::monitor::Command;
+use crate::topology::{Counts, Health, Snapshot};
+
+/// In a storm the status line does not change more often than this.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end waits for systemd.
+const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Tells systemd how we are, until the monitor ends.
+pub async fn inform(monitor: mpsc::Sender<Command>, snapshot: watch::Receiver<Option<Arc<Snapshot>>>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let beats = async {
+        ready(&monitor).await;
+        // systemd's own advice: twice in the time after which it takes us for dead.
+        let Some(limit) = sd_notify::watchdog_enabled() else { return };
+        beat(&monitor, limit / 2, async || drop(tell(&[NotifyState::Watchdog]).await)).await;
+    };
+    tokio::join!(beats, follow(snapshot));
+}
+
+/// Tells that all is done that a start or a reload has begun. The monitor takes no command before the first full read has
+/// ended, which has deadlines of its own; what could not be read by then does not hold up the host's start.
+pub async fn ready(monitor: &mpsc::Sender<Command>) {
+    if answers(monitor).await {
+        let _ = tell(&[NotifyState::Ready]).await;
+    }
+}
+
+/// Tells that SIGHUP is being obeyed; [`ready`] has to follow.
+pub async fn reloading() {
+    let Ok(now) = NotifyState::monotonic_usec_now() else { return };
+    let _ = tell(&[NotifyState::Reloading, now]).await;
+}
+
+/// Tells that the end has begun, which does not wait long for it to be heard.
+pub async fn stopping() {
+    let _ = timeout(STOPPING_PATIENCE, tell(&[NotifyState::Stopping])).await;
+}
+
+/// Pings as long as the monitor answers. A timer alone would keep a dead one from being restarted; a reader that hangs in the
+/// kernel is not asked, since no restart would help it.
+async fn beat(monitor: &mpsc::Sender<Command>, period: Duration, ping: impl AsyncFn()) {
+    while answers(monitor).await {
+        ping().await;
+        sleep(period).await;
+    }
+}
+
+/// Waits until the loop has come round to answer. `false` if it has ended.
+async fn answers(monitor: &mpsc::Sender<Command>) -> bool {
+    let (answer, answered) = oneshot::channel();
+    monitor.send(Command::Answer(answer)).await.is_ok() && answered.await.is_ok()
+}
+
+async fn follow(mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>) {
+    let mut told = String::new();
+    loop {
+        let now = snapshot.borrow_and_update().clone();
+        let line = status(now.as_deref());
+        if line != told {
+            let _ = tell(&[NotifyState::Status(&line)]).await;
+            told = line;
+        }
+        if now.is_some() {
+            sleep(STATUS_INTERVAL).await;
+        }
+        if snapshot.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The line that `systemctl status` shows.
+fn status(snapshot: Option<&Snapshot>) -> String {
+    let Some(snapshot) = snapshot else { return "reading for the first time".to_owned() };
+    let devices = match snapshot.devices.len() {
+        0 => return "no multipath devices".to_owned(),
+        1 => "1 device".to_owned(),
+        number => format!("{number} devices"),
+    };
+    let counts: Vec<Counts> = snapshot.devices.iter().map(|device| device.counts()).collect();
+    let with = |health| counts.iter().filter(|counts| counts.health() == health).count();
+    match (with(Health::WithoutValidPaths), with(Health::Degraded)) {
+        (0, 0) => format!("{devices}, all paths valid"),
+        (0, degraded) => format!("{devices}, {degraded} with failed paths"),
+        (without, 0) => format!("{devices}, {without} with no valid path"),
+        (without, degraded) => format!("{devices}, {without} with no valid path, {degraded} with failed paths"),
+    }
+}
+
+fn tell(news: &[NotifyState]) -> JoinHandle<()> {
+    let message = news.iter().map(NotifyState::to_string).collect::<Vec<_>>().join("\n");
+    let send = move || notify(&[NotifyState::Custom(&message)]);
+    spawn_blocking(move || send().unwrap_or_else(|error| debug!(%error, "systemd could not be told")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    /// How often a monitor that takes this many commands is called alive in a day.
+    async fn pings(commands: usize) -> usize {
+        let (sender, mut orders) = mpsc::channel(1);
+        let pings = Cell::new(0);
+        let monitor = async {
+            for _ in 0..commands {
+                let Some(Command::Answer(answer)) = orders.recv().await else { panic!("not asked") };
+                answer.send(()).unwrap();
+            }
+            // It hangs, and does not end.
+            std::future::pending::<()>().await;
+        };
+        let beats = beat(&sender, PERIOD, async || pings.set(pings.get() + 1));
+        let day = Duration::from_secs(24 * 60 * 60);
+        let _ = timeout(day, async { tokio::join!(beats, monitor) }).await;
+        pings.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_hangs_is_not_called_alive() {
+        assert_eq!(pings(0).await, 0);
+        assert_eq!(pings(3).await, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_with_the_monitor() {
+        let (sender, orders) = mpsc::channel(1);
+        drop(orders);
+        beat(&sender, PERIOD, async || panic!("it is dead")).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! What systemd is told, by a socket in its place.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::harness::{Exporter, Host, Reply, eventually};
+
+/// Who is told, in systemd's place.
+struct Manager {
+    socket: UnixDatagram,
+    directory: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        Manager { socket, directory }
+    }
+
+    fn start(&self, host: &Host, watchdog: Option<&str>) -> Exporter {
+        let socket = self.directory.path().join("notify");
+        let mut environment = vec![("NOTIFY_SOCKET", socket.to_str().unwrap())];
+        environment.extend(watchdog.map(|limit| ("WATCHDOG_USEC", limit)));
+        let mut options = host.options();
+        options.retain(|option| !option.starts_with("--multipathd.timeout"));
+        options.push("--multipathd.timeout=2s".to_owned());
+        Exporter::start_in(&environment, &options)
+    }
+
+    /// The next message, if there is one by now.
+    fn hear(&self) -> Option<String> {
+        let mut message = [0; 4096];
+        match self.socket.recv(&mut message) {
+            Ok(length) => Some(String::from_utf8(message[..length].to_vec()).unwrap()),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+                None
+            }
+        }
+    }
+
+    /// All messages until one that begins like this.
+    fn hear_until(&self, beginning: &str) -> Vec<String> {
+        let mut heard: Vec<String> = Vec::new();
+        eventually(format!("systemd is told {beginning}"), || {
+            heard.extend(self.hear());
+            heard.last().is_some_and(|message| message.starts_with(beginning)).then_some(())
+        });
+        heard
+    }
+}
+
+#[test]
+fn ready_after_the_first_full_read_and_not_before() {
+    let (manager, host) = (Manager::new(), Host::recorded("02-net1-lost"));
+    host.multipathd.daemon(Reply::Hold);
+    let exporter = manager.start(&host, None);
+    assert_eq!(manager.hear_until("STATUS="), ["STATUS=reading for the first time\n"]);
+    assert_eq!(exporter.get("/-/ready").status, 503);
+    assert_eq!(manager.hear(), None);
+    // The daemon is given up for the present.
+    manager.hear_until("READY=1");
+    assert_eq!(exporter.get("/-/ready").status, 200);
+}
+
+#[test]
+fn a_line_for_people_that_follows_the_host() {
+    let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
+    let exporter = manager.start(&host, None);
+    manager.hear_until("STATUS=2 devices, all paths valid");
+    for (state, line) in [
+        ("02-net1-lost", "STATUS=2 devices, 2 with failed paths"),
+        ("03-both-lost", "STATUS=2 devices, 2 with no valid path"),
+        ("04-back", "STATUS=2 devices, all paths valid"),
+    ] {
+        host.turn_into(state);
+        exporter.signal(Signal::HUP);
+        manager.hear_until(line);
+    }
+}
+
+#[test]
+fn a_reload_begins_and_ends() {
+    let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
+    let exporter = manager.start(&host, None);
+    manager.hear_until("READY=1");
+    exporter.signal(Signal::HUP);
+    let heard = manager.hear_until("RELOADING=1");
+    // Type=notify-reload asks for the time of it.
+    let time = heard.last().unwrap().lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    assert!(time.unwrap().parse::<u64>().unwrap() > 0);
+    manager.hear_until("READY=1");
+}
+
+#[test]
+fn the_end_is_told() {
+    let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
+    let mut exporter = manager.start(&host, None);
+    manager.hear_until("READY=1");
+    exporter.signal(Signal::TERM);
+    manager.hear_until("STOPPING=1");
+    assert_eq!(exporter.wait().code(), Some(0));
+}
+
+#[test]
+fn pings_go_on_while_a_reader_hangs_and_none_without_a_watchdog() {
+    let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
+    let exporter = manager.start(&host, Some("200000"));
+    manager.hear_until("READY=1");
+    host.multipathd.daemon(Reply::Hold);
+    host.multipathd.asked_after(|| exporter.signal(Signal::HUP));
+    for _ in 0..5 {
+        manager.hear_until("WATCHDOG=1");
+    }
+
+    let (unwatched, host) = (Manager::new(), Host::recorded("01-healthy"));
+    let mut exporter = unwatched.start(&host, None);
+    unwatched.hear_until("READY=1");
+    exporter.signal(Signal::TERM);
+    let heard = unwatched.hear_until("STOPPING=1");
+    assert_eq!(exporter.wait().code(), Some(0));
+    assert!(!heard.iter().any(|message| message.contains("WATCHDOG")), "{heard:?}");
+}
+
+#[test]
+fn nobody_to_be_told_is_no_reason_to_end() {
+    let host = Host::recorded("01-healthy");
+    let directory = tempfile::tempdir().unwrap();
+    let gone = directory.path().join("gone");
+    let exporter = Exporter::start_in(&[("NOTIFY_SOCKET", gone.to_str().unwrap())], &host.options());
+    exporter.await_ready();
+    exporter.signal(Signal::HUP);
+    exporter.await_values(&[("multipath_exporter_resyncs_total{reason=\"signal\"}", 1.0)]);
+}
