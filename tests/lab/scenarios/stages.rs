@@ -63,13 +63,12 @@ fn demo(lab: &Lab) {
     let bond = "iscsi_bonds: [{name: storage, networks: [storage1, storage2], targets: ['iqn.2003-01.org.example:*']}]";
     let _exporter = lab.exporter().config(bond).at(SocketAddr::from((uplink::ADDRESS, EXPORTER))).start();
     let network = |name: &str| networks.0.iter().find(|network| network.interface == name);
-    let disks = san.luns.iter().filter(|lun| lun.name() == "backup").flat_map(|lun| &lun.paths).take(1);
-    let disks: Vec<&Disk> = disks.collect();
+    let disk = san.luns.iter().find(|lun| lun.name() == "backup").and_then(|lun| lun.paths.first());
     obey(lab, "cut NETWORK, mend NETWORK, offline, running", |words| match words {
         ["cut", name] => network(name).map(Network::cut),
         ["mend", name] => network(name).map(Network::mend),
-        ["offline"] => Some(disks.iter().for_each(|disk| disk.set_offline())),
-        ["running"] => Some(disks.iter().for_each(|disk| disk.set_running())),
+        ["offline"] => disk.map(Disk::set_offline),
+        ["running"] => disk.map(Disk::set_running),
         _ => None,
     });
 }
