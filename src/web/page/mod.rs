@@ -310,18 +310,28 @@ fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<Stri
     })
 }
 
-/// The recent events that are shown. Of those that the kernel raised together the last may come first: here they are in the
-/// order in which they happened, so that the newest says how many paths are left.
+/// The recent events that are shown. Of those of a device that the kernel raised together the last may come first, and
+/// other devices' may come between them: here each device's are in the order in which they happened, so that the newest
+/// says how many paths are left.
 fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
-    let mut events: Vec<&Event> = events.iter().rev().take(EVENTS).map(|event| &**event).collect();
-    let together = |one: &&Event, other: &&Event| {
+    let noticed: Vec<&Event> = events.iter().rev().map(|event| &**event).collect();
+    let mut of_devices: Vec<usize> = (0..noticed.len()).collect();
+    of_devices.sort_by_key(|&place| &noticed[place].wwid);
+    let together = |&one: &usize, &other: &usize| {
+        let (one, other) = (noticed[one], noticed[other]);
         let apart = one.time.duration_since(other.time).unwrap_or_default();
         one.wwid == other.wwid && one.dm_seqnum.is_some() && other.dm_seqnum.is_some() && apart < TOGETHER
     };
-    for run in events.chunk_by_mut(together) {
+    let mut happened = noticed.clone();
+    for places in of_devices.chunk_by(together) {
+        let mut run: Vec<&Event> = places.iter().map(|&place| noticed[place]).collect();
         run.sort_by_key(|event| Reverse(event.dm_seqnum));
+        for (&place, event) in places.iter().zip(run) {
+            happened[place] = event;
+        }
     }
-    events
+    happened.truncate(EVENTS);
+    happened
 }
 
 /// What happened last, and the way to the rest, which comes after all devices.

@@ -424,6 +424,20 @@ fn the_newest_event_is_told_before_the_devices() {
         failed("m", 91_002, None, "sdd", 2),
     ];
     assert_eq!(told(&apart).1, ["sdd", "sdc", "sdb", "sda"]);
+    // As when a switch dies: more than are shown, of two devices in turns, the last of each first.
+    let many: Vec<_> = (1..=15)
+        .rev()
+        .flat_map(|dm_seqnum| {
+            ["m", "n"].map(|name| {
+                let at = 90_000 + (15 - dm_seqnum) * 20;
+                failed(name, at, Some(dm_seqnum), &format!("{name}{dm_seqnum}"), 15 - dm_seqnum)
+            })
+        })
+        .collect();
+    let (newest, paths) = told(&many);
+    assert!(newest.contains("<bdi>n</bdi></b>: <span class=\"failed\">✕ path n15 failed</span>, no valid path left"));
+    let expected: Vec<_> = (6..=15).rev().flat_map(|number| [format!("n{number}"), format!("m{number}")]).collect();
+    assert_eq!(paths, expected);
 }
 
 #[test]
