@@ -18,12 +18,14 @@ after(() => browser.close());
 
 // Runs `look` on an exporter on a host made of this.
 async function on(made, look) {
-  const host = await new Host(made).start();
-  const exporter = await Exporter.start(program, host);
+  const host = new Host(made);
+  let exporter;
   try {
+    await host.start();
+    exporter = await Exporter.start(program, host);
     await look(exporter, host);
   } finally {
-    await exporter.stop();
+    await exporter?.stop();
     host.remove();
   }
 }
