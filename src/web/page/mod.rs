@@ -89,17 +89,14 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
     let verdict = Verdict::of(view, &ranked, found.first());
     let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
-    let refresh = match view.snapshot {
-        Some(_) => "<noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>",
-        // No event tells of the first read.
-        None => "<meta http-equiv=\"refresh\" content=\"3\">",
-    };
+    // No event tells of the first read.
+    let (unread, refresh) = if view.snapshot.is_none() { (" data-unread", 3) } else { ("", 30) };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
-         {refresh}\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <noscript><meta http-equiv=\"refresh\" content=\"{refresh}\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
          <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",
         verdict.sentence,

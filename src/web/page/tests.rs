@@ -138,6 +138,17 @@ fn one_sentence_a_tired_person_understands() {
 }
 
 #[test]
+fn the_script_alone_reads_again_where_there_are_scripts() {
+    let read = host(&[("a", &[Valid])]);
+    let unread = html(&View { snapshot: None, ..view(&read) });
+    for (page, is_unread, seconds) in [(unread, true, 3), (page(&read), false, 30)] {
+        assert_eq!(between(&page, "<html", ">").ends_with(" data-unread"), is_unread);
+        let refresh = format!("<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>");
+        assert_eq!((page.matches(&refresh).count(), page.matches("http-equiv").count()), (1, 1), "{page}");
+    }
+}
+
+#[test]
 fn what_failed_paths_have_in_common() {
     let said = |paths: &[(PathState, &str, &str)]| {
         let paths: Vec<_> = paths.iter().map(|(state, from, to)| path("sda", *state, from, to)).collect();
