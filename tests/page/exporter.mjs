@@ -32,6 +32,7 @@ export class Exporter {
     this.process = spawn(this.program, [...this.options, ...options], { stdio: ["ignore", "ignore", "pipe"] });
     const log = [];
     this.address = await new Promise((listening, failed) => {
+      this.process.on("error", failed);
       this.process.on("exit", () => failed(new Error(`the exporter has ended:\n${log.join("\n")}`)));
       createInterface({ input: this.process.stderr }).on("line", line => {
         log.push(line);
@@ -48,7 +49,7 @@ export class Exporter {
   }
 
   async stop() {
-    if (this.process.exitCode !== null) return;
+    if (this.process.exitCode !== null || this.process.signalCode !== null) return;
     const ended = new Promise(exited => this.process.once("exit", exited));
     this.process.kill();
     await ended;

@@ -44,7 +44,7 @@ export class Host {
   options() {
     return [
       "--no-collector.dm", "--no-collector.nvme", `--path.sysfs=${this.root}/sys`, `--path.udev.data=${this.root}/udev`,
-      `--multipathd.socket=${this.socket}`, "--resync.interval=1h", "--reread.interval=1h",
+      `--multipathd.socket=${this.socket}`, "--multipathd.timeout=1h", "--resync.interval=1h", "--reread.interval=1h",
     ];
   }
 

@@ -17,15 +17,26 @@ before(async () => (browser = await launch()));
 after(() => browser.close());
 
 // Runs `look` on an exporter on a host made of this.
-async function on(made, look) {
-  const host = await new Host(made).start();
-  const exporter = await Exporter.start(program, host);
+async function on(made, look, start = Exporter.start) {
+  const host = new Host(made);
+  let exporter;
   try {
+    await host.start();
+    exporter = await start(program, host);
     await look(exporter, host);
   } finally {
-    await exporter.stop();
+    await exporter?.stop();
     host.remove();
   }
+}
+
+// As `on`, but the exporter has read nothing until `speak` is called.
+function onUnread(made, look) {
+  let speak;
+  return on(made, exporter => look(exporter, speak), (program, host) => {
+    speak = host.mute();
+    return Exporter.startUnready(program, host);
+  });
 }
 
 const HOSTS = {
@@ -89,25 +100,25 @@ test("a path fails, and the open page shows it without a reload", () => {
     });
 });
 
-test("opened before the first full read, it soon shows it", async () => {
-  const host = await new Host({ devices: 2 }).start();
-  const speak = host.mute();
-  const exporter = await Exporter.startUnready(program, host);
-  try {
+const UNREAD = "i The first full read is under way";
+
+test("opened before the first full read, it soon shows it", () =>
+  onUnread({ devices: 2 }, async (exporter, speak) => {
     const pages = [await open(browser, exporter.url), await open(browser, exporter.url, { scripts: false })];
-    for (const page of pages) assert.equal(await text(page, "h1"), "i The first full read is under way");
+    for (const page of pages) await awaitText(page, "h1", UNREAD);
+    await pages[0].evaluate(() => (window.same = true));
     speak();
     for (const page of pages) {
-      await page.waitForSelector("#verdict.well", { timeout: 10000 });
-      assert.equal(await text(page, "h1"), "✓ All paths of 2 devices work");
+      // A tab that nobody sees rests.
+      await page.bringToFront();
+      await awaitText(page, "h1", "✓ All paths of 2 devices work");
+      await page.waitForFunction(() => document.querySelectorAll("#devices details").length === 2);
       assert.deepEqual(page.wrong, []);
-      await page.close();
     }
-  } finally {
-    await exporter.stop();
-    host.remove();
-  }
-});
+    assert.equal(await pages[0].evaluate(() => window.same), true, "it was loaded again");
+    await assertAccessible(pages[0], "after the first full read");
+    await Promise.all(pages.map(page => page.close()));
+  }));
 
 test("what the reader has unfolded, focused, typed and scrolled to stays", () => {
   let failed = 0;
@@ -261,6 +272,46 @@ test("it tells when it is not connected, and comes back by itself", () =>
     assert.equal(await text(page, "h1"), "✓ All paths of 2 devices work");
     await exporter.startAgain();
     await awaitText(page, "#live", "Live");
+    await page.close();
+  }));
+
+test("an exporter that is restarted before its first read is found again", () =>
+  onUnread({ devices: 2 }, async (exporter, speak) => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    await awaitText(page, "h1", UNREAD);
+    await page.evaluate(() => (window.same = true));
+    await exporter.stop();
+    await awaitText(page, "#live", /^Not connected/);
+    // It asks in vain, and stays.
+    await page.waitForRequest(request => request.resourceType() === "fetch", { timeout: 10000 });
+    await awaitText(page, "h1", UNREAD);
+    speak();
+    await exporter.startAgain();
+    await awaitText(page, "h1", "✓ All paths of 2 devices work");
+    await awaitText(page, "#live", "Live");
+    assert.equal(await page.$$eval("#devices details", folds => folds.length), 2);
+    assert.equal(await page.evaluate(() => window.same), true, "it was loaded again");
+    await page.close();
+  }));
+
+test("before the first read it asks often, and not while nobody sees it", () =>
+  onUnread({ devices: 1 }, async (exporter, speak) => {
+    const page = await open(browser, exporter.url);
+    await awaitText(page, "#live", "Live");
+    const asked = [];
+    page.on("request", request => asked.push(request.url()));
+    const reads = () => page.waitForRequest(`${exporter.url}/`, { timeout: 10000 });
+    for (let number = 0; number < 2; number++) await reads();
+    await hide(page, true);
+    // What was about to be asked.
+    await sleep(1000);
+    asked.length = 0;
+    await sleep(4000);
+    assert.deepEqual(asked, []);
+    speak();
+    await hide(page, false);
+    await awaitText(page, "h1", "✓ All paths of the one device work");
     await page.close();
   }));
 

@@ -5,43 +5,50 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 
 const LAB = ["test", "--quiet", "--release", "--locked", "--features", "lab", "--test", "lab", "--", "--stage"];
+// The machine is emulated, and one processor has to do. In milliseconds, as all here.
+export const PATIENCE = 60000;
+const BOOT = 5 * PATIENCE;
+const FAREWELL = 10000;
 
 export class Stage {
-  // Boots it; its exporter is then found at `url`.
-  static async start(name) {
+  // Boots it for this test, with which it goes; its exporter is then found at `url`.
+  static async start(name, t) {
     const stage = new Stage();
     const port = await freePort();
     stage.url = `http://127.0.0.1:${port}`;
     stage.process = spawn("cargo", [...LAB, name, `${port}:9100`], { stdio: ["pipe", "pipe", "inherit"] });
+    t.after(() => stage.#stop());
+    // If nobody is there to read, nobody answers.
+    stage.process.stdin.on("error", () => {});
     stage.lines = createInterface({ input: stage.process.stdout })[Symbol.asyncIterator]();
-    try {
-      assert.match(await stage.#answer(), /^ready: /);
-    } catch (error) {
-      await stage.stop();
-      throw error;
-    }
+    assert.match(await stage.#answer(BOOT), /^ready: /);
     return stage;
   }
 
   // Has it done.
   async do(command) {
     this.process.stdin.write(`${command}\n`);
-    assert.equal(await this.#answer(), `done: ${command}`);
+    assert.equal(await this.#answer(PATIENCE), `done: ${command}`);
   }
 
-  async #answer() {
-    const { value, done } = await this.lines.next();
-    if (done) throw new Error("the machine is gone");
-    return value;
+  async #answer(patience) {
+    const line = await Promise.race([this.lines.next(), sleep(patience, undefined, { ref: false })]);
+    if (!line) throw new Error(`the machine has not answered for ${patience / 1000} seconds`);
+    if (line.done) throw new Error("the machine is gone");
+    return line.value;
   }
 
-  async stop() {
-    if (this.process.exitCode !== null) return;
-    const ended = once(this.process, "exit");
-    this.process.stdin.end();
-    await ended;
+  // It goes when its standard input ends.
+  async #stop() {
+    const { process } = this;
+    process.stdin.end();
+    if (process.exitCode !== null || process.signalCode !== null) return;
+    const late = setTimeout(() => process.kill("SIGKILL"), FAREWELL);
+    await once(process, "exit");
+    clearTimeout(late);
   }
 }
 

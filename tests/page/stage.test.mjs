@@ -8,27 +8,23 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 import { assertAccessible, awaitText, launch, open, text } from "./browser.mjs";
-import { Stage } from "./stage.mjs";
+import { PATIENCE, Stage } from "./stage.mjs";
 
 const PICTURES = fileURLToPath(new URL("../../.cache/page", import.meta.url));
-// The machine is emulated, and one processor has to do.
-const PATIENCE = 60000;
 
 test("real paths fail and come back, and the open page shows it without a reload", { timeout: 10 * PATIENCE }, async t => {
   mkdirSync(PICTURES, { recursive: true });
   const browser = await launch();
-  let stage, page;
+  t.after(() => browser.close());
+  const stage = await Stage.start("stage_iscsi", t);
+  // Only events bring news: reading now and then would show it, too.
+  const page = await open(browser, stage.url, { before: () => (window.setInterval = () => {}) });
+  page.setDefaultTimeout(PATIENCE);
   try {
-    stage = await Stage.start("stage_iscsi");
-    // Only events bring news: reading now and then would show it, too.
-    page = await open(browser, stage.url, { before: () => (window.setInterval = () => {}) });
-    page.setDefaultTimeout(PATIENCE);
     await look(page, stage, t);
   } catch (error) {
-    await page?.screenshot({ path: join(PICTURES, "failed.png"), fullPage: true });
+    await page.screenshot({ path: join(PICTURES, "failed.png"), fullPage: true });
     throw error;
-  } finally {
-    await Promise.all([browser.close(), stage?.stop()]);
   }
 });
 

@@ -3,15 +3,19 @@
 // change (data-live) in place of the old ones. What the reader has unfolded, focused, selected and scrolled to
 // stays. A page that nobody sees does nothing: a browser has six connections for all tabs with one exporter, and each stream takes one.
 (() => {
-  const POLL = 30000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000, RELOAD = 60000, LONGEST = 300000;
+  const POLL = 30000, UNREAD = 3000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000, RELOAD = 60000, LONGEST = 300000;
   const status = document.getElementById("live");
   let last = new Date(), reachable = true, following = false, busy = false, again = false;
   let begun = 0, soon = 0, later = 0, events = null, failures = 0, retry = 0, held = false;
 
+  // Before the first full read, of which no event tells.
+  const isUnread = page => page.documentElement.dataset.unread !== undefined;
+  let unread = isUnread(document);
+
   const tell = () => {
     const time = last.toISOString().slice(11, 19);
     const [state, words] = !reachable ? ["lost", `Not connected, last update at ${time} UTC`]
-      : following ? ["live", "Live"] : ["polling", "Read again every 30 seconds"];
+      : following ? ["live", "Live"] : ["polling", `Read again every ${(unread ? UNREAD : POLL) / 1000} seconds`];
     status.dataset.state = state;
     // Set only if it changes: each time it is read out.
     if (status.textContent !== words) status.textContent = words;
@@ -24,11 +28,9 @@
   ].join("\n");
   const device = name => document.querySelector(`[data-device="${CSS.escape(name)}"]`);
 
-  // Another version of the exporter, or parts that were not there: the page as a whole. Once at a time, should it come from
-  // two exporters in turns.
-  const shape = page =>
-    [page.documentElement.dataset.version, ...[...page.querySelectorAll("[data-live]")].map(part => part.id)].join("\n");
-  const SHAPE = shape(document);
+  // Another version of the exporter: the page as a whole. Once at a time, should it come from two exporters in turns.
+  const version = page => page.documentElement.dataset.version;
+  const VERSION = version(document);
   const reloaded = () =>
     performance.getEntriesByType("navigation")[0]?.type === "reload" && performance.now() < RELOAD;
 
@@ -75,8 +77,18 @@
     }
   };
 
+  // The devices come with the first of them, and go with the last.
+  const appear = fresh => {
+    const [old, now] = [document, fresh].map(page => page.getElementById("devices"));
+    if (old && !now) old.parentElement.remove();
+    if (old || !now) return;
+    note(now);
+    document.getElementById("events").before(now.parentElement);
+  };
+
   const show = fresh => {
-    if (shape(fresh) !== SHAPE && !reloaded()) return location.reload();
+    if (version(fresh) !== VERSION && !reloaded()) return location.reload();
+    unread = isUnread(fresh);
     const focused = document.activeElement?.closest("[data-live]") && document.activeElement;
     const name = key(focused);
     const seen = scrollY > 0 && [...document.querySelectorAll("[data-device]")]
@@ -87,6 +99,7 @@
       const now = fresh.getElementById(old.id);
       if (now) put(old, now);
     }
+    appear(fresh);
     document.title = fresh.title;
     if (focused && !focused.isConnected) {
       find(name)?.focus({ preventScroll: true });
@@ -161,6 +174,7 @@
   };
 
   setInterval(refresh, POLL);
+  setInterval(() => unread && refresh(), UNREAD);
   // What was kept back for a selection.
   document.addEventListener("selectionchange", () => {
     if (held && getSelection().isCollapsed) refreshSoon();

@@ -89,17 +89,14 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
     let verdict = Verdict::of(view, &ranked, found.first());
     let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
-    let refresh = match view.snapshot {
-        Some(_) => "<noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>",
-        // No event tells of the first read.
-        None => "<meta http-equiv=\"refresh\" content=\"3\">",
-    };
+    // No event tells of the first read.
+    let (unread, refresh) = if view.snapshot.is_none() { (" data-unread", 3) } else { ("", 30) };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\">\n<head>\n<meta charset=\"utf-8\">\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
-         {refresh}\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <noscript><meta http-equiv=\"refresh\" content=\"{refresh}\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
          <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",
         verdict.sentence,
@@ -310,18 +307,28 @@ fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<Stri
     })
 }
 
-/// The recent events that are shown. Of those that the kernel raised together the last may come first: here they are in the
-/// order in which they happened, so that the newest says how many paths are left.
+/// The recent events that are shown. Of those of a device that the kernel raised together the last may come first, and
+/// other devices' may come between them: here each device's are in the order in which they happened, so that the newest
+/// says how many paths are left.
 fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
-    let mut events: Vec<&Event> = events.iter().rev().take(EVENTS).map(|event| &**event).collect();
-    let together = |one: &&Event, other: &&Event| {
+    let noticed: Vec<&Event> = events.iter().rev().map(|event| &**event).collect();
+    let mut of_devices: Vec<usize> = (0..noticed.len()).collect();
+    of_devices.sort_by_key(|&place| &noticed[place].wwid);
+    let together = |&one: &usize, &other: &usize| {
+        let (one, other) = (noticed[one], noticed[other]);
         let apart = one.time.duration_since(other.time).unwrap_or_default();
         one.wwid == other.wwid && one.dm_seqnum.is_some() && other.dm_seqnum.is_some() && apart < TOGETHER
     };
-    for run in events.chunk_by_mut(together) {
+    let mut happened = noticed.clone();
+    for places in of_devices.chunk_by(together) {
+        let mut run: Vec<&Event> = places.iter().map(|&place| noticed[place]).collect();
         run.sort_by_key(|event| Reverse(event.dm_seqnum));
+        for (&place, event) in places.iter().zip(run) {
+            happened[place] = event;
+        }
     }
-    events
+    happened.truncate(EVENTS);
+    happened
 }
 
 /// What happened last, and the way to the rest, which comes after all devices.

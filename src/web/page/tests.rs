@@ -138,6 +138,17 @@ fn one_sentence_a_tired_person_understands() {
 }
 
 #[test]
+fn the_script_alone_reads_again_where_there_are_scripts() {
+    let read = host(&[("a", &[Valid])]);
+    let unread = html(&View { snapshot: None, ..view(&read) });
+    for (page, is_unread, seconds) in [(unread, true, 3), (page(&read), false, 30)] {
+        assert_eq!(between(&page, "<html", ">").ends_with(" data-unread"), is_unread);
+        let refresh = format!("<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>");
+        assert_eq!((page.matches(&refresh).count(), page.matches("http-equiv").count()), (1, 1), "{page}");
+    }
+}
+
+#[test]
 fn what_failed_paths_have_in_common() {
     let said = |paths: &[(PathState, &str, &str)]| {
         let paths: Vec<_> = paths.iter().map(|(state, from, to)| path("sda", *state, from, to)).collect();
@@ -424,6 +435,20 @@ fn the_newest_event_is_told_before_the_devices() {
         failed("m", 91_002, None, "sdd", 2),
     ];
     assert_eq!(told(&apart).1, ["sdd", "sdc", "sdb", "sda"]);
+    // As when a switch dies: more than are shown, of two devices in turns, the last of each first.
+    let many: Vec<_> = (1..=15)
+        .rev()
+        .flat_map(|dm_seqnum| {
+            ["m", "n"].map(|name| {
+                let at = 90_000 + (15 - dm_seqnum) * 20;
+                failed(name, at, Some(dm_seqnum), &format!("{name}{dm_seqnum}"), 15 - dm_seqnum)
+            })
+        })
+        .collect();
+    let (newest, paths) = told(&many);
+    assert!(newest.contains("<bdi>n</bdi></b>: <span class=\"failed\">✕ path n15 failed</span>, no valid path left"));
+    let expected: Vec<_> = (6..=15).rev().flat_map(|number| [format!("n{number}"), format!("m{number}")]).collect();
+    assert_eq!(paths, expected);
 }
 
 #[test]
