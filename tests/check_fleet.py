@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """deploy/prometheus in real servers: hosts found as its scrape jobs find them, and what of their series goes up.
 
-Two made-up hosts serve the golden page. A Prometheus scrapes them by both jobs, evaluates the rules of alerts/ and of the fleet,
-and sends what remote_write.yml lets through to a second one, which federation.yml has ask for the same. Debian's
-Prometheus knows no Kubernetes: its pods are given with the labels that its discovery would give them.
+Two made-up hosts serve the golden page. A Prometheus at each of two sites scrapes them by both jobs, under the same names,
+evaluates the rules of alerts/ and of the fleet, and sends what remote_write.yml lets through to a third one. A fourth asks
+both for the same, as federation.yml says. Then the hosts heal, and nothing above may say otherwise. Debian's Prometheus
+knows no Kubernetes: its pods are given with the labels that its discovery would give them.
 """
+import contextlib
+import functools
 import http.server
 import json
 import pathlib
-import shutil
+import re
 import socket
 import subprocess
 import sys
@@ -22,14 +25,18 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy/prometheus"
-PATIENCE = 90
+PATIENCE = 180
+# What is stale but not marked so stays for five minutes. What is marked is gone as soon as it was asked for.
+INTERVAL = 5
+SITES = ("fra1", "ams1")
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 POD = {
     "__meta_kubernetes_pod_label_app_kubernetes_io_name": "multipath-exporter",
     "__meta_kubernetes_pod_container_port_name": "metrics",
     "__meta_kubernetes_pod_node_name": "node1",
     "__meta_kubernetes_pod_name": "multipath-exporter-x7k2p",
 }
-# What goes up, by name. What counts the hosts and daemons that are down is absent: none is.
+# What goes up, by name.
 ALWAYS = {
     "up", "multipath_devices", "multipath_degraded_devices", "multipath_devices_without_valid_paths", "multipath_paths",
     "multipath_failed_paths", "multipath_unassembled_wwids", "multipath_daemon_up", "multipath_exporter_build_info",
@@ -38,26 +45,40 @@ ALWAYS = {
     "job:multipath_devices_without_valid_paths:sum", "job:multipath_paths:sum", "job:multipath_failed_paths:sum",
     "job:multipath_unassembled_wwids:sum", "ALERTS",
 }  # fmt: skip
+# And what may: pending alerts, and a host whose scrape was too slow once.
+SOMETIMES = {"ALERTS_FOR_STATE", "job:multipath_hosts_down:count"}
+TROUBLE = "wwid:multipath_trouble:last"
+HEALED = (
+    "multipath_failed_paths == 0 unless on (site, job, instance) "
+    f'({TROUBLE} or ALERTS{{alertname="MultipathFaultyPaths"}})'
+)
+OF_A_HOST = '{__name__=~"up|multipath_.+",job=~"multipath|multipath-kubernetes"}'
 
 
 def load(name):
     return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
 
 
-def page_server(page):
-    class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(page)
+class Hosts:
+    """Answers each scrape with `page`."""
 
-        def log_message(self, *_):
-            pass
+    def __init__(self, page):
+        self.page = page
+        hosts = self
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_address[1]
+        class Page(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.end_headers()
+                self.wfile.write(hosts.page.encode())
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.address = f"127.0.0.1:{server.server_address[1]}"
 
 
 def free_port():
@@ -70,7 +91,8 @@ class Prometheus:
     def __init__(self, directory, config, *flags):
         self.port = free_port()
         directory.mkdir(exist_ok=True)
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        hurry = {f"{what}_interval": f"{INTERVAL}s" for what in ("scrape", "evaluation")}
+        config["global"] = {**config.get("global", {}), **hurry}
         (directory / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         self.log = directory / "log"
         with self.log.open("wb") as log:
@@ -81,28 +103,49 @@ class Prometheus:
 
     def ask(self, path, **parameters):
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with OPENER.open(url, timeout=30) as answer:
             return json.load(answer)["data"]
 
     def query(self, expression):
         return self.ask("query", query=expression)["result"]
 
+    def hosts(self):
+        labels = [target["labels"] for target in self.ask("targets", state="active")["activeTargets"]]
+        return {(one["job"], one["instance"], one.get("rack")) for one in labels}
+
     def names(self):
-        return {one["metric"]["__name__"] for one in self.query('{__name__!=""}')}
+        """Of what came from both sites, and of nothing that is its own."""
+        sites = [
+            {one["metric"]["__name__"] for one in self.query(f'{{__name__!="",site="{site}"}}')} - SOMETIMES
+            for site in SITES
+        ]
+        return sites[0] if sites[0] == sites[1] else sites
+
+    def counts(self, expression):
+        """How many series of each host it gives."""
+        return {
+            tuple(one["metric"].get(label) for label in ("site", "job", "instance")): int(one["value"][1])
+            for one in self.query(f"count by (site, job, instance) ({expression})")
+        }
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
-def eventually(what, servers, check):
+def expect(what, wanted, find, servers):
+    """Waits until `find` finds what is wanted."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            found = check()
+            found = find()
         except OSError as error:
             found = error
-        if found is True:
+        if found == wanted:
             return
         if time.monotonic() > end:
             logs = "\n".join(server.log.read_text() for server in servers)
@@ -110,58 +153,86 @@ def eventually(what, servers, check):
         time.sleep(0.3)
 
 
-def scrape_jobs(port):
+def scrape_jobs(there):
     files, pods = load("file-sd.yml")["scrape_configs"], load("kubernetes-sd.yml")["scrape_configs"]
     assert len(files) == len(pods) == 1
     del pods[0]["kubernetes_sd_configs"]
-    there = f"127.0.0.1:{port}"
     other = {**POD, "__meta_kubernetes_pod_container_port_name": "http", "__meta_kubernetes_pod_node_name": "other"}
     pods[0]["static_configs"] = [{"targets": [there], "labels": POD}, {"targets": [there], "labels": other}]
     files[0]["file_sd_configs"][0]["files"] = ["targets/*.yml"]
     return [*files, *pods]
 
 
-def main():
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="fleet."))
-    servers = []
-    try:
-        port = page_server((ROOT / "tests/golden/metrics.txt").read_bytes())
-        edge = scratch / "edge"
-        (edge / "targets").mkdir(parents=True)
-        targets = [{"targets": [f"127.0.0.1:{port}"], "labels": {"site": "fra1"}}]
-        (edge / "targets/hosts.yml").write_text(yaml.safe_dump(targets), encoding="utf-8")
-        federation = load("federation.yml")
-        edge_config = {
-            "scrape_configs": scrape_jobs(port),
-            "rule_files": [str(ROOT / "alerts/multipath.rules.yml"), str(DEPLOY / "multipath-fleet.rules.yml")],
-        }
-        written = Prometheus(scratch / "written", {}, "--web.enable-remote-write-receiver")
-        servers.append(written)
-        (remote_write,) = load("remote_write.yml")["remote_write"]
-        remote_write["url"] = f"http://127.0.0.1:{written.port}/api/v1/write"
-        servers.append(edge_server := Prometheus(edge, {**edge_config, "remote_write": [remote_write]}))
-        federation["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{edge_server.port}"]}]
-        servers.append(federated := Prometheus(scratch / "federated", federation))
+def edge(scratch, site, hosts, written):
+    """The Prometheus of one site, which sends to `written`, configured as both files have it."""
+    (remote_write,) = load("remote_write.yml")["remote_write"]
+    remote_write["url"] = f"http://127.0.0.1:{written.port}/api/v1/write"
+    (scratch / site / "targets").mkdir(parents=True)
+    targets = [{"targets": [hosts.address], "labels": {"rack": "b4"}}]
+    (scratch / site / "targets/hosts.yml").write_text(yaml.safe_dump(targets), encoding="utf-8")
+    (external,) = load("remote_write.yml")["global"]["external_labels"]
+    config = {
+        "global": {"external_labels": {external: site}},
+        "scrape_configs": scrape_jobs(hosts.address),
+        "rule_files": [str(ROOT / "alerts/multipath.rules.yml"), str(DEPLOY / "multipath-fleet.rules.yml")],
+        "remote_write": [remote_write],
+    }
+    return Prometheus(scratch / site, config, "--storage.remote.flush-deadline=1s")
 
-        found = lambda: {  # noqa: E731
-            (one["labels"]["job"], one["labels"]["instance"], one["labels"].get("site"))
-            for one in edge_server.ask("targets", state="active")["activeTargets"]
-        }
-        wanted = {("multipath", "127.0.0.1", "fra1"), ("multipath-kubernetes", "node1", None)}
-        eventually("the hosts that are found", servers, lambda: found() == wanted or found())
-        eventually("both hosts answer", servers, lambda: len(edge_server.query("multipath_devices")) == 2)
-        federation_own = {"scrape_duration_seconds", "scrape_samples_scraped", "scrape_series_added",
-                          "scrape_samples_post_metric_relabeling"}  # fmt: skip
-        eventually("what is sent", servers, lambda: (n := written.names() - {"ALERTS_FOR_STATE"}) == ALWAYS or n)
-        eventually("what is federated", servers, lambda: (n := federated.names() - federation_own) == ALWAYS or n)
-        every = '{__name__!="",job=~"multipath.*",__name__!~"scrape_.*"}'
-        count = lambda server: int(server.query(f"count({every})")[0]["value"][1])  # noqa: E731
-        trouble = len(written.query("wwid:multipath_trouble:last"))
-        print(f"ok    {count(written)} of {count(edge_server)} series of two hosts with {trouble} devices in trouble are sent")
-    finally:
-        for server in servers:
-            server.stop()
-        shutil.rmtree(scratch)
+
+def golden_page():
+    """The golden page with all four sources: the host that it was made of could not be asked for device mapper's."""
+    page = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8")
+    source = 'multipath_exporter_source_up{source="multipathd"} 1\n'
+    assert page.count(source) == 1 and 'source_up{source="dm"}' not in page
+    return page.replace(source, source.replace("multipathd", "dm") + source)
+
+
+def healed(page):
+    """The same with all paths valid. What the expected paths say is left out: one device is to have more than it has."""
+    page = re.sub(r"^multipath_device_expected_paths.*\n", "", page, flags=re.M)
+    page = re.sub(r"^(multipath_device_valid_paths{.*}) 1$", r"\1 2", page, flags=re.M)
+    return re.sub(r"^(multipath_(?:device_failed_paths{.*}|failed_paths|degraded_devices)) \d+$", r"\1 0", page, flags=re.M)
+
+
+def main():
+    page = golden_page()
+    with contextlib.ExitStack() as end:
+        scratch = pathlib.Path(end.enter_context(tempfile.TemporaryDirectory(prefix="fleet.")))
+        hosts, servers = Hosts(page), []
+
+        def started(server):
+            # The last one first: whoever sends needs whoever takes it until the end.
+            end.callback(server.stop)
+            servers.append(server)
+            return server
+
+        written = started(Prometheus(scratch / "written", {}, "--web.enable-remote-write-receiver"))
+        edges = [started(edge(scratch, site, hosts, written)) for site in SITES]
+        federation = load("federation.yml")
+        targets = [{"targets": [f"127.0.0.1:{one.port}" for one in edges]}]
+        federation["scrape_configs"][0]["static_configs"] = targets
+        federated = started(Prometheus(scratch / "federated", {"scrape_configs": federation["scrape_configs"]}))
+
+        wanted = {("multipath", "127.0.0.1", "b4"), ("multipath-kubernetes", "node1", None)}
+        for one in edges:
+            expect("the hosts that are found", wanted, one.hosts, servers)
+
+        def each(number):
+            return {(site, job, instance): number for site in SITES for job, instance, _ in wanted}
+
+        (said,) = map(int, re.findall(r"(\d+) series for each host", (DEPLOY / "README.md").read_text(encoding="utf-8")))
+        for what, above in (("sent", written), ("federated", federated)):
+            expect(f"what is {what}", ALWAYS, above.names, servers)
+            for number, series in ((said, OF_A_HOST), (page.count("multipath_device_info{"), TROUBLE)):
+                expect(f"{series} {what}", each(number), functools.partial(above.counts, series), servers)
+            print(f"ok    {said} series of each host, and its devices in trouble, are {what}")
+
+        hosts.page = healed(page)
+        begin = time.monotonic()
+        for what, above in (("sent", written), ("federated", federated)):
+            expect(f"the end of trouble {what}", each(1), functools.partial(above.counts, HEALED), servers)
+            print(f"ok    its end is {what} after {time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OVERLAYS = ("unprivileged", "kernel-status")
 KUBERNETES = ("1.25", "1.37")
 OPERATOR = {"PodMonitor", "PrometheusRule"}
+# What etcd takes, and a ConfigMap.
+MOST_BYTES = 1 << 20
 NAME = {"app.kubernetes.io/name": "multipath-exporter"}
 
 
@@ -61,6 +63,8 @@ def check(objects, overlay, exporter, directory):
     equal(f"{overlay}: kinds", sorted(one["kind"] for one in objects), kinds)
     namespace = by_kind["Namespace"]["metadata"]["name"]
     for one in objects:
+        if (size := len(json.dumps(one))) >= MOST_BYTES:
+            sys.exit(f"FAIL {overlay}: {one['kind']} has {size} bytes")
         if one["kind"] != "Namespace":
             equal(f"{overlay}: namespace of {one['kind']}", one["metadata"]["namespace"], namespace)
         for version in KUBERNETES if one["kind"] not in OPERATOR else ():
