@@ -66,7 +66,7 @@ test: build-packages test-packages cargo $(VENV)/installed $(TOOLS)/bin/cargo-de
 	cargo build --release --locked
 	tests/web/run $(EXPORTER)
 	tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
-	tests/container/run $(EXPORTER)
+	$(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
 	$(MAKE) --no-print-directory demo </dev/null
 	cargo test --release --locked --features lab --test lab
