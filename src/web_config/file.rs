@@ -231,7 +231,7 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
         let mut headers = HeaderMap::new();
         for (name, value) in texts {
             let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
-                return Err(format!("{name:?} cannot be set"));
+                return Err(format!("{:?} cannot be set", self::name(&name)));
             };
             let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
             if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
@@ -334,7 +334,7 @@ impl TryFrom<String> for Interval {
 }
 
 /// What is wrong, in our words as far as there are any, with its place and the keys that lead to it. Never with the
-/// lines themselves, which may hold secrets.
+/// lines themselves, which may hold secrets; a value is shown only of a key that has a few words to choose from, or a time.
 fn wrong(error: &serde_saphyr::Error, keys: &Keys) -> String {
     let mut message = match error.location() {
         Some(place) => format!("line {} column {}: ", place.line(), place.column()),
@@ -495,6 +495,8 @@ mod tests {
             "basic_auth_users: {alice:hunter2}\n",
             "{basic_auth_users:hunter2, basic_auth_users:hunter2}\n",
             "basic_auth_users:\n  alice:\n    password: hunter2\n",
+            "http_server_config: {headers: {Authorization:hunter2}}\n",
+            "http_server_config:\n  headers:\n    Authorization: hunter2\n",
         ] {
             let said = parse(text).unwrap_err();
             assert!(!said.contains("hunter2") && said.starts_with("line ") && said.lines().count() == 1, "{said}");
