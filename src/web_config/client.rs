@@ -39,6 +39,13 @@ pub struct ClientCertificates {
     provider: Arc<CryptoProvider>,
 }
 
+/// Whether they judge alike: all else is made of these.
+impl PartialEq for ClientCertificates {
+    fn eq(&self, other: &Self) -> bool {
+        self.policy == other.policy && self.cas == other.cas && self.allowed_sans == other.allowed_sans
+    }
+}
+
 impl ClientCertificates {
     /// # Errors
     /// If a CA's certificate cannot be used.

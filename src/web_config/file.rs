@@ -7,8 +7,8 @@ use std::time::Duration;
 use bcrypt::HashParts;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_path_to_error::{Path as Keys, Segment, Track};
-use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
 
 use super::tls::{Cipher, Curve, Version};
 
@@ -231,7 +231,7 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
         let mut headers = HeaderMap::new();
         for (name, value) in texts {
             let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
-                return Err(format!("{name:?} cannot be set"));
+                return Err(format!("{:?} cannot be set", self::name(&name)));
             };
             let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
             if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
@@ -334,22 +334,123 @@ impl TryFrom<String> for Interval {
 }
 
 /// What is wrong, in our words as far as there are any, with its place and the keys that lead to it. Never with the
-/// lines themselves, which may hold secrets.
-fn wrong(error: &serde_saphyr::Error, keys: &Keys) -> String {
-    let mut message = match error.location() {
-        Some(place) => format!("line {} column {}: ", place.line(), place.column()),
-        None => String::new(),
-    };
-    for (depth, segment) in keys.iter().enumerate() {
-        match segment {
-            // Inside [`Spanned`]. The format's own keys end at the second.
-            Segment::Map { key } if depth < 2 || key != "value" => message = message + name(key) + ": ",
-            _ => {}
+/// lines themselves, which may hold secrets; a value is shown only of a key that has a few words to choose from, or a time.
+fn wrong(error: &serde_saphyr::Error, text: &str) -> String {
+    let error = error.without_snippet();
+    let mut message = String::new();
+    if let Some(place) = error.location() {
+        message = format!("line {} column {}: ", place.line(), place.column());
+        for key in Way::to(place, error, text) {
+            message = message + name(&key) + ": ";
         }
     }
     message += &fault(error);
     // A key may be anything, and this is one line of a log.
     message.replace(char::is_control, "\u{fffd}")
+}
+
+/// The keys that lead to a fault, found by going through the text once more. To note them while the file is read, as
+/// `serde_path_to_error` does, doubles the code of each structure here: 160 KB for what is seldom wrong.
+struct Way {
+    to: (u64, u64),
+    /// Whether it is the key which stands there that is wrong.
+    to_key: bool,
+    /// Those of the last key that does not stand behind the fault.
+    keys: Vec<String>,
+    /// How many of them are above a map whose next key cannot be read.
+    above: usize,
+}
+
+impl Way {
+    fn to(place: Location, error: &serde_saphyr::Error, text: &str) -> Vec<String> {
+        use serde_saphyr::Error::{MultipleDocuments, SerdeUnknownField};
+        if matches!(error, MultipleDocuments { .. }) {
+            return Vec::new();
+        }
+        let to_key = matches!(error, SerdeUnknownField { .. });
+        let mut way = Way { to: position(place), to_key, keys: Vec::new(), above: usize::MAX };
+        let gone = with_deserializer_from_str(text, |yaml| way.deserialize(yaml));
+        if let Err(end) = gone
+            && end.location().map(position) == Some(way.to)
+        {
+            way.keys.truncate(way.above);
+        }
+        way.keys
+    }
+}
+
+fn position(place: Location) -> (u64, u64) {
+    (place.line(), place.column())
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Way {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Way {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        let above = self.keys.len();
+        loop {
+            let key: Spanned<String> = match map.next_key() {
+                Ok(Some(key)) => key,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.above = above;
+                    return Err(error);
+                }
+            };
+            let position = position(key.referenced);
+            if position <= self.to {
+                self.keys.truncate(above);
+            }
+            if position < self.to || (position == self.to && self.to_key) {
+                self.keys.push(key.value);
+            }
+            if position >= self.to {
+                return Err(M::Error::custom("the way ends"));
+            }
+            map.next_value_seed(&mut *self)?;
+        }
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
+        while seq.next_element_seed(&mut *self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// A key as far as it can be one: without a space after the colon it has its value in it, and that may be a password.
@@ -413,11 +514,7 @@ impl File {
     /// # Errors
     /// One line that names line and key.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, String> {
-        let mut track = Track::new();
-        let file = with_deserializer_from_str(text, |yaml| {
-            Option::<FileText>::deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
-        });
-        let file = file.map_err(|error| wrong(&error, &track.path()))?;
+        let file: Option<FileText> = serde_saphyr::from_str(text).map_err(|error| wrong(&error, text))?;
         let file = file.unwrap_or_default();
         let mut tls = file.tls_server_config.and_then(|TlsText(tls)| tls);
         let pems = tls.as_mut().map(|tls| [Some(&mut tls.certificate), Some(&mut tls.key), tls.client_ca.as_mut()]);
@@ -495,6 +592,8 @@ mod tests {
             "basic_auth_users: {alice:hunter2}\n",
             "{basic_auth_users:hunter2, basic_auth_users:hunter2}\n",
             "basic_auth_users:\n  alice:\n    password: hunter2\n",
+            "http_server_config: {headers: {Authorization:hunter2}}\n",
+            "http_server_config:\n  headers:\n    Authorization: hunter2\n",
         ] {
             let said = parse(text).unwrap_err();
             assert!(!said.contains("hunter2") && said.starts_with("line ") && said.lines().count() == 1, "{said}");

@@ -46,6 +46,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use auth::{Users, Verdict};
+use client::ClientCertificates;
 use limit::Limiter;
 use reload::{Files, Protection};
 
@@ -96,10 +97,25 @@ enum State {
     },
 }
 
+impl State {
+    /// Whether these let in the same clients and users.
+    fn lets_in_as(&self, other: &State) -> bool {
+        match (self, other) {
+            (State::Open(one), State::Open(other)) => {
+                one.clients == other.clients && one.users.hashes() == other.users.hashes()
+            }
+            (State::Closed { .. }, State::Closed { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
 /// What holds for connections and requests.
 #[derive(Debug)]
 struct Policy {
     tls: Option<Arc<ServerConfig>>,
+    /// Whose certificates `tls` takes.
+    clients: Option<Arc<ClientCertificates>>,
     http2: bool,
     headers: HeaderMap,
     users: Arc<Users>,
@@ -198,8 +214,9 @@ impl WebConfig {
     /// whoever wants to go on asks again.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut state = self.shared.state.subscribe();
+        let then = self.state();
         // Without a sender there is nobody left to ask.
-        async move { drop(state.changed().await) }
+        async move { drop(state.wait_for(|now| !now.lets_in_as(&then)).await) }
     }
 
     fn state(&self) -> State {

@@ -1,7 +1,7 @@
 //! What a change of the files does while the server runs.
 //!
-//! Certificates, keys, CAs, users and everything else may change; the next handshake and the next request find them
-//! changed. Connections that are there stay, as those of the toolkit do. What is bad closes: no handshake, no answer but
+//! Certificates, keys, CAs, users and everything else may change; the next client that says hello and the next request find
+//! them changed. Those that have shaken hands keep their connections, as with the toolkit. What is bad closes: no handshake, no answer but
 //! 500, until it is good again, and the log says so once.
 //!
 //! Files are compared by content. Times are no help: they can be the same after a change, and there is a second to do it in.
@@ -32,7 +32,8 @@ use crate::small_file;
 /// be bad before it counts.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a look may take before the log is told: on a disk that answers it takes less than a millisecond.
+/// How long a look may take, with the wait for a thread to do it, before the log is told: as a rule it takes less than a
+/// millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The files that the last reading looked at, and what it saw.
@@ -141,7 +142,7 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
     }
     let mut warnings = file.warnings();
     let server = |tls| tls::server_config(tls, file.http2, |path| files.read(path), &mut warnings);
-    let tls = file.tls.as_ref().map(server).transpose()?;
+    let (tls, clients) = file.tls.as_ref().map(server).transpose()?.unzip();
     let users = match last.map(|last| &last.users) {
         Some(last) if *last.hashes() == file.users => Arc::clone(last),
         Some(last) => Arc::new(last.followed_by(file.users)),
@@ -151,15 +152,7 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
         let same = last.and_then(|last| last.limiter.as_ref()).filter(|limiter| limiter.limit() == limit);
         same.map_or_else(|| Arc::new(Limiter::new(limit, Instant::now())), Arc::clone)
     });
-    Ok(Policy {
-        tls: tls.map(Arc::new),
-        http2: file.http2,
-        headers: file.headers,
-        users,
-        limiter,
-        protection,
-        warnings,
-    })
+    Ok(Policy { tls, clients, http2: file.http2, headers: file.headers, users, limiter, protection, warnings })
 }
 
 /// What looking has led to so far.
@@ -188,9 +181,15 @@ impl WebConfig {
             let looked = match timeout(PATIENCE, &mut look).await {
                 Ok(looked) => looked,
                 Err(_) => {
-                    warn!(file = %file.display(), "web configuration not to be read: its disk does not answer");
+                    // Which of the two is not known: the look may still wait for its thread.
+                    warn!(
+                        file = %file.display(),
+                        "web configuration not looked at for {PATIENCE:?}: its disk does not answer, or no thread is free"
+                    );
                     let looked = look.await;
-                    info!(file = %file.display(), "the disk of the web configuration answers again");
+                    if looked.is_ok() {
+                        info!(file = %file.display(), "web configuration looked at again");
+                    }
                     looked
                 }
             };
@@ -247,6 +246,7 @@ impl WebConfig {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::task::{Context, Waker};
 
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -292,6 +292,71 @@ mod tests {
         }
     }
 
+    /// However often it is looked at, whoever writes two files has a second for the second.
+    #[test]
+    fn what_is_bad_counts_after_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.yml");
+        let good = "rate_limit: {interval: 1s, burst: 1}\n";
+        std::fs::write(&path, good).unwrap();
+        let config = WebConfig::read(&path).unwrap();
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut is_open = |millis| {
+            config.look(&mut watch, start + Duration::from_millis(millis));
+            (matches!(config.state(), State::Open(_)), watch.suspected.is_some())
+        };
+        assert_eq!(is_open(0), (true, false));
+        // Bad for a moment, and seen so.
+        std::fs::write(&path, "").unwrap();
+        assert_eq!([1000, 1001, 1500, 1999].map(&mut is_open), [(true, true); 4]);
+        std::fs::write(&path, good).unwrap();
+        assert_eq!(is_open(1999), (true, false));
+        // That moment is not counted with the next.
+        std::fs::write(&path, "").unwrap();
+        assert_eq!([2000, 2999].map(&mut is_open), [(true, true); 2]);
+        assert_eq!(is_open(3000), (false, false));
+        std::fs::write(&path, good).unwrap();
+        assert_eq!(is_open(3001), (true, false));
+    }
+
+    /// Whether it has resolved, at each call.
+    fn poller(future: impl Future<Output = ()>) -> impl FnMut() -> bool {
+        let mut future = Box::pin(future);
+        move || future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn changed_tells_of_who_is_let_in_and_of_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.yml");
+        let write = |name: &str| {
+            let hash = bcrypt::hash(name, 4).unwrap();
+            std::fs::write(&path, format!("basic_auth_users: {{{name}: {hash}}}\n")).unwrap();
+        };
+        write("alice");
+        let alone = std::fs::read_to_string(&path).unwrap();
+        let config = WebConfig::read(&path).unwrap();
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut look = |seconds| config.look(&mut watch, start + Duration::from_secs(seconds));
+        let mut changed = poller(config.changed());
+        // Another header; bad for a moment.
+        let header = "http_server_config: {headers: {X-Frame-Options: deny}}\n";
+        for (seconds, text) in [(1, format!("{alone}{header}")), (2, "[".to_owned()), (2, alone.clone())] {
+            std::fs::write(&path, text).unwrap();
+            look(seconds);
+            assert!(!changed(), "{seconds}");
+        }
+        write("bob");
+        look(3);
+        assert!(changed());
+        let mut changed = poller(config.changed());
+        std::fs::write(&path, "[").unwrap();
+        look(4);
+        assert!(!changed());
+        look(5);
+        assert!(changed(), "nobody is let in");
+    }
+
     /// What the disk does to a look the lock does here.
     #[expect(clippy::await_holding_lock, reason = "who waits for it is on a thread of its own")]
     #[tokio::test(start_paused = true)]
@@ -315,7 +380,7 @@ mod tests {
         while log.lines().len() < 2 {
             tokio::task::yield_now().await;
         }
-        assert!(log.lines()[1].contains("answers again"), "{:?}", log.lines());
+        assert!(log.lines()[1].contains("looked at again"), "{:?}", log.lines());
         follower.abort();
     }
 }

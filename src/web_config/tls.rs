@@ -102,8 +102,8 @@ impl TryFrom<String> for Curve {
 pub const HTTP_2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// Makes a server of what the file says, with the help of `read`, which reads other files. What is correct, and may not do
-/// what it seems to, is added to `warnings`.
+/// Makes a server of what the file says, with the help of `read`, which reads other files, and says whose certificates it
+/// takes. What is correct, and may not do what it seems to, is added to `warnings`.
 ///
 /// # Errors
 /// One line that names the key, the line where it stands, and the file.
@@ -112,7 +112,7 @@ pub fn server_config(
     http2: bool,
     mut read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>,
     warnings: &mut Vec<String>,
-) -> Result<ServerConfig, String> {
+) -> Result<(Arc<ServerConfig>, Arc<ClientCertificates>), String> {
     let provider = Arc::new(provider(tls));
     if http2 && tls.min_version == Version::Tls12 && !tls.cipher_suites.is_empty() {
         // RFC 9113, 9.2.2: whoever speaks HTTP/2 over TLS 1.2 may count on this suite. Go does not start without, either.
@@ -158,8 +158,10 @@ pub fn server_config(
     let clients = ClientCertificates::new(tls.client_auth, cas, tls.client_allowed_sans.clone(), provider)
         .map_err(|cause| client_ca.unwrap_or(&tls.certificate).wrong(&cause))?;
 
-    let mut config = builder.with_client_cert_verifier(Arc::new(clients)).with_single_cert(chain, key).map_err(
-        |error| match error {
+    let clients = Arc::new(clients);
+    let verifier = Arc::clone(&clients);
+    let mut config =
+        builder.with_client_cert_verifier(verifier).with_single_cert(chain, key).map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 tls.key.wrong(&format!("not the key of the certificate in {}", tls.certificate))
             }
@@ -169,8 +171,7 @@ pub fn server_config(
                  or P-384, or Ed25519",
             ),
             error => tls.certificate.wrong(&error.to_string()),
-        },
-    )?;
+        })?;
     config.ignore_client_order = tls.prefer_server_cipher_suites && !tls.cipher_suites.is_empty();
     config.alpn_protocols = match http2 {
         true => vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()],
@@ -179,7 +180,7 @@ pub fn server_config(
     // Every handshake is a whole one: no session outlives the certificates it was made with. Prometheus keeps its
     // connection, so this costs nobody much.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
+    Ok((Arc::new(config), clients))
 }
 
 /// Why a handshake failed, if an administrator should know: one side refused the other's certificate, or they have no

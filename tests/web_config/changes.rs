@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use multipath_exporter::web::server::Limits;
 use rustls::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use tokio::net::TcpStream;
@@ -10,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::certificates::Ca;
 use super::requests::{ALICE, users};
-use super::site::{Server, Site, TLS, eventually, get};
+use super::site::{PATIENCE, Server, Site, TLS, eventually, get};
 
 async fn status(server: &Server, headers: &str) -> String {
     let answer = server.plain("/", headers).await.unwrap_or_default();
@@ -87,37 +88,6 @@ async fn what_turns_bad_or_loses_what_protects_closes_and_what_is_good_again_ope
 }
 
 #[tokio::test]
-async fn what_is_bad_for_a_moment_is_not_noticed() {
-    let site = Site::new();
-    let server = site.serve(&users()).await;
-    // Looked at now, and found bad for the first time; it counts if it is still bad a second later.
-    site.configure("");
-    server.config.reread();
-    assert_eq!(status(&server, ALICE).await, "200");
-    site.configure(&users());
-    // Long enough for two more looks.
-    let start = std::time::Instant::now();
-    while start.elapsed() < std::time::Duration::from_millis(2500) {
-        assert_eq!(status(&server, ALICE).await, "200");
-    }
-    assert_eq!(status(&server, "").await, "401");
-}
-
-/// However often it is told to look, whoever writes two files has a second for the second.
-#[tokio::test]
-async fn looking_more_often_leaves_no_less_time() {
-    let site = Site::new();
-    let server = site.serve(&users()).await;
-    site.configure("");
-    let start = std::time::Instant::now();
-    while start.elapsed() < std::time::Duration::from_millis(800) {
-        server.config.reread();
-        assert_eq!(status(&server, ALICE).await, "200");
-    }
-    await_status(&server, ALICE, "500").await;
-}
-
-#[tokio::test]
 async fn with_tls_a_bad_file_ends_handshakes_and_requests() {
     let site = Site::new();
     let server = site.serve(TLS).await;
@@ -132,6 +102,28 @@ async fn with_tls_a_bad_file_ends_handshakes_and_requests() {
         look_until(&server, "handshakes succeed", async || server.lets_in(site.client(None)).await.is_ok()).await;
         assert!(get(&mut open, "/", "").await.unwrap().contains(" 200 OK"));
     }
+}
+
+/// What counts is the file as it is when the client begins to speak, however long it has been connected.
+#[tokio::test]
+async fn who_connected_before_a_change_shakes_hands_after_it() {
+    let site = Site::new();
+    let limits = Limits { header_timeout: 4 * PATIENCE, ..Limits::default() };
+    let server = site.serve_with(TLS, limits).await;
+    let [early, late] = [server.tcp().await, server.tcp().await];
+    // They are accepted in order, so this one's answer shows that they are.
+    server.lets_in(site.client(None)).await.unwrap();
+    let next = site.ca.server("the server, renewed");
+    site.install(&next);
+    let shows_next = |stream: TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap() == next.chain();
+    look_until(&server, "the new certificate is shown", async || {
+        shows_next(server.connect(site.client(None)).await.unwrap())
+    })
+    .await;
+    assert!(shows_next(server.handshake(early, site.client(None)).await.unwrap()));
+    site.configure("tls_server_config: [");
+    look_until(&server, "handshakes fail", async || server.lets_in(site.client(None)).await.is_err()).await;
+    server.handshake(late, site.client(None)).await.unwrap_err();
 }
 
 #[tokio::test]

@@ -325,8 +325,9 @@ async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
         }
         assert!(start.elapsed() < PATIENCE, "still open");
     }
-    assert!((answer_timeout..answer_timeout * 3).contains(&start.elapsed()), "{:?}", start.elapsed());
-    assert!(200_000 < said && said < LARGE, "{said}");
+    assert!(start.elapsed() >= answer_timeout, "{:?}", start.elapsed());
+    // More than the window that it begins with (RFC 9113, 6.9.2): what came after was taken in time.
+    assert!(65_535 < said && said < LARGE, "{said}");
     assert_served(&site, &server).await;
 }
 

@@ -161,8 +161,13 @@ impl Server {
 
     /// A handshake, as far as the client can tell.
     pub async fn connect(&self, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        self.handshake(self.tcp().await, client).await
+    }
+
+    /// The same over a connection that is there already.
+    pub async fn handshake(&self, stream: TcpStream, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::from(self.address.ip());
-        within(TlsConnector::from(Arc::new(client)).connect(name, self.tcp().await)).await
+        within(TlsConnector::from(Arc::new(client)).connect(name, stream)).await
     }
 
     /// Whether a client is let in: in TLS 1.3 it takes itself for connected before it has been judged.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -23,7 +24,9 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Metered, Phase, Turn};
@@ -57,6 +60,7 @@ type Broken = Box<dyn std::error::Error + Send + Sync>;
 /// What all connections have in common.
 pub struct Server<H> {
     pub handler: H,
+    pub transport: Box<dyn Fn() -> Transport + Send + Sync>,
     pub limits: Limits,
     pub complaints: Complaints,
 }
@@ -65,7 +69,6 @@ pub struct Server<H> {
 pub async fn connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
-    transport: Transport,
     server: Arc<Server<H>>,
     activity: Arc<Activity>,
     stopping: watch::Receiver<()>,
@@ -80,7 +83,7 @@ pub async fn connection<S, H, F>(
     select! {
         // First the conversation, then the deadline as it stands after it: both are polled whenever the task wakes.
         biased;
-        ended = conversation.hold(stream, transport) => match ended {
+        ended = conversation.hold(stream) => match ended {
             Ok(()) => debug!(%peer, "connection closed"),
             Err(error) => debug!(%peer, ?error, "connection broken"),
         },
@@ -102,29 +105,29 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     /// Speaks over any stream, until either side closes it or `stopping` does.
-    async fn hold<S>(mut self, stream: S, transport: Transport) -> Result<(), Broken>
+    async fn hold<S>(mut self, stream: S) -> Result<(), Broken>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = match transport {
+        match (self.server.transport)() {
             Transport::Plain => return self.http_1(stream, PLAIN_BUFFER).await,
-            Transport::Tls(config) => config,
+            Transport::Tls(_) => {}
             Transport::Refused => return Ok(()),
-        };
-        let handshake = TlsAcceptor::from(config)
-            .accept_with(stream, |session| session.set_buffer_limit(Some(TLS_BUFFER)))
-            .into_fallible();
+        }
         let stream = select! {
             biased;
-            accepted = handshake => match accepted {
-                Ok(stream) => stream,
-                Err((error, mut stream)) => {
+            accepted = handshake(stream, &self.server.transport) => match accepted {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return Ok(()),
+                Err((error, stream)) => {
                     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
                     if let Some(reason) = cause.and_then(why_refused) {
                         self.server.complaints.handshake_failed(self.peer.ip(), reason);
                     }
                     // By now the client has been told, and is to read it.
-                    stream.shutdown().await?;
+                    if let Some(mut stream) = stream {
+                        stream.shutdown().await?;
+                    }
                     return Err(error.into());
                 }
             },
@@ -174,6 +177,25 @@ where
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
     }
+}
+
+/// Shakes hands as `transport` says once the client has said hello; nothing if it is not to be spoken to any more. An error
+/// comes with the stream, if it is still open.
+async fn handshake<S>(
+    stream: S,
+    transport: &(impl Fn() -> Transport + ?Sized),
+) -> Result<Option<TlsStream<S>>, (io::Error, Option<S>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let hello = match (&mut hello).await {
+        Ok(said) => said,
+        Err(error) => return Err((error, hello.take_io())),
+    };
+    let Transport::Tls(config) = transport() else { return Ok(None) };
+    let handshake = hello.into_stream_with(config, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
+    handshake.into_fallible().await.map(Some).map_err(|(error, stream)| (error, Some(stream)))
 }
 
 /// Runs a connection to its end; when `stopping` says so, lets the answers under way finish.
@@ -380,8 +402,9 @@ mod tests {
                 _ => content(4096),
             }
         };
-        let common = Arc::new(Server { handler, limits, complaints: Complaints::new() });
-        let connection = connection(server, peer, Transport::Plain, common, Arc::new(Activity::new()), stopping);
+        let transport = Box::new(|| Transport::Plain);
+        let common = Arc::new(Server { handler, transport, limits, complaints: Complaints::new() });
+        let connection = connection(server, peer, common, Arc::new(Activity::new()), stopping);
         let start = Instant::now();
         let lasted = async move {
             connection.await;

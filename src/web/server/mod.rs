@@ -102,10 +102,11 @@ impl Default for Limits {
 /// After `shutdown` nothing more is accepted, idle connections are closed, and answers under way have `limits.grace` to
 /// finish. Errors of the listeners do not end the server: they pass, or the log tells.
 ///
-/// Each connection is spoken to as `transport` says when it comes.
+/// Each connection is spoken to as `transport` says when its client begins to speak: until then it may have waited, and
+/// what the answer rests on may have changed.
 pub async fn serve<H, F>(
     listeners: Vec<TcpListener>,
-    transport: impl Fn() -> Transport,
+    transport: impl Fn() -> Transport + Send + Sync + 'static,
     handler: H,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
@@ -120,7 +121,7 @@ pub async fn serve<H, F>(
             debug!(%error, "cannot raise the backlog of a listener");
         }
     }
-    let server = Arc::new(Server { handler, limits, complaints: Complaints::new() });
+    let server = Arc::new(Server { handler, transport: Box::new(transport), limits, complaints: Complaints::new() });
     let (stop, stopping) = watch::channel(());
     let mut connections = Connections::new(limits.connections);
     let mut trouble = Trouble::default();
@@ -157,7 +158,7 @@ pub async fn serve<H, F>(
         }
         if let Some((stream, peer)) = waiting.take_if(|_| !connections.is_full()) {
             let activity = Arc::new(Activity::new());
-            let task = connection(stream, peer, transport(), server.clone(), activity.clone(), stopping.clone());
+            let task = connection(stream, peer, server.clone(), activity.clone(), stopping.clone());
             connections.open(task, activity);
         }
     }
