@@ -67,7 +67,7 @@ test: build-packages test-packages cargo $(VENV)/installed $(TOOLS)/bin/cargo-de
 	tests/web/run $(EXPORTER)
 	tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
 	$(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
-	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
+	$(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
 	$(MAKE) --no-print-directory demo </dev/null
 	cargo test --release --locked --features lab --test lab
 
@@ -97,5 +97,8 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
+# Of these versions are the maintainer scripts.
+$(TOOLS)/bin/cargo-deb: TOOL := cargo-deb@3.8.0
+$(TOOLS)/bin/cargo-generate-rpm: TOOL := cargo-generate-rpm@0.21.1
 $(TOOLS)/bin/%:
-	cargo install --quiet --locked --root $(TOOLS) $*
+	cargo install --quiet --locked --root $(TOOLS) $(TOOL)
