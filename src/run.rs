@@ -128,16 +128,12 @@ async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
     let failed = |cause| Failure::Settings(format!("--capture: {}: {cause}", file.display()));
     // Before anything is read for nothing.
-    if !to_stdout && file.symlink_metadata().is_ok() {
-        return Err(failed(io::ErrorKind::AlreadyExists.into()));
-    }
+    let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
     let host_name = rustix::system::uname();
-    let archive = capture::take(&host(cli)?, &host_name.nodename().to_string_lossy()).await;
+    let archive = capture::take(host(cli)?, &host_name.nodename().to_string_lossy(), capture::PATIENCE).await;
     let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
-    if to_stdout {
-        return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print"));
-    }
-    capture::write(file, &archive).map_err(failed)?;
+    let Some(new) = new else { return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print")) };
+    new.write(&archive).map_err(failed)?;
     info!(file = %file.display(), bytes = archive.len(), "captured");
     Ok(())
 }

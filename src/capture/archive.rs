@@ -1,14 +1,12 @@
 //! The file: a compressed tar archive, the same bytes for the same entries.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use rustix::fs::{CWD, RenameFlags};
 use tar::{Builder, EntryType, Header};
+use tempfile::NamedTempFile;
 
 /// What lies in the archive.
 #[derive(Debug)]
@@ -58,33 +56,41 @@ pub fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
     archive.into_inner()?.finish()
 }
 
-/// Makes this file, for its owner alone: whole or not at all, and over none that is there.
-///
-/// # Errors
-/// If there is such a file, or it cannot be written.
-pub fn write(file: &Path, content: &[u8]) -> io::Result<()> {
-    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut new = std::ffi::OsString::from(".");
-    new.push(name);
-    new.push(format!(".{}", std::process::id()));
-    let new = file.with_file_name(new);
-    let written = write_new(&new, content)
-        .and_then(|()| Ok(rustix::fs::renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE)?));
-    if written.is_err() {
-        // It may not have been made.
-        let _ = fs::remove_file(&new);
-    }
-    written
+/// A file to be made, for its owner alone: whole or not at all, and over none that is there.
+#[derive(Debug)]
+pub struct NewFile {
+    new: NamedTempFile,
+    place: PathBuf,
 }
 
-fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(file)?;
-    file.write_all(content)?;
-    file.sync_all()
+impl NewFile {
+    /// In this place, where nothing is to be seen of it yet.
+    ///
+    /// # Errors
+    /// If there is such a file, or none can be made.
+    pub fn create(place: &Path) -> io::Result<Self> {
+        if place.symlink_metadata().is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let directory = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(NewFile { new: NamedTempFile::new_in(directory)?, place: place.to_owned() })
+    }
+
+    /// With this content.
+    ///
+    /// # Errors
+    /// If there is such a file by now, or it cannot be written.
+    pub fn write(mut self, content: &[u8]) -> io::Result<()> {
+        self.new.write_all(content)?;
+        self.new.as_file().sync_all()?;
+        self.new.persist_noclobber(self.place)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -93,11 +99,14 @@ mod tests {
     fn a_file_is_written_whole_and_over_none() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("capture.tar.gz");
-        write(&file, b"one").unwrap();
+        let [one, other] = [(); 2].map(|()| NewFile::create(&file).unwrap());
+        assert!(!file.exists());
+        one.write(b"one").unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(write(&file, b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(other.write(b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(NewFile::create(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&file).unwrap(), b"one");
-        assert!(write(&directory.path().join("none/file"), b"").is_err());
+        assert!(NewFile::create(&directory.path().join("none/file")).is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

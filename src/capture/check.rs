@@ -15,15 +15,15 @@ pub struct Check {
 }
 
 impl Check {
-    /// These names. One that is a word among those which stay (a map called `data`, a host called `sda`) gives nothing
+    /// These names. One that any host may have in its capture (a map called `disk`, a host called `sda`) gives nothing
     /// away.
-    pub fn new(names: Vec<String>, plain: &BTreeSet<String>) -> Self {
+    pub fn new(names: Vec<String>, is_plain: impl Fn(&str) -> bool) -> Self {
         let mut check = Check { long: HashMap::new(), short: BTreeMap::new() };
         for mut name in names {
             name.make_ascii_lowercase();
             let only_digits = name.bytes().all(|byte| byte.is_ascii_digit());
             let least = if only_digits { 6 } else { 3 };
-            if name.len() < least || plain.contains(&name) && !is_telling(&name) {
+            if name.len() < least || words(&name).all(&is_plain) {
                 continue;
             }
             match name.as_bytes().get(..LONG) {
@@ -57,7 +57,13 @@ impl Check {
 /// Whether it is one thing and no other: nobody calls two things so by chance.
 pub fn is_telling(name: &str) -> bool {
     let digits = name.bytes().filter(u8::is_ascii_digit).count();
-    name.len() >= 8 && digits >= 2 || name.len() >= LONG
+    let has_letters = name.bytes().any(|byte| byte.is_ascii_alphabetic());
+    name.len() >= 6 && digits > 0 && has_letters || name.len() >= 8 && digits >= 2 || name.len() >= LONG
+}
+
+/// Letters and digits without a break.
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -66,16 +72,17 @@ mod tests {
 
     #[test]
     fn names_are_found_where_they_are_names() {
-        let names = ["3600a098000aad1e3", "db1", "data", "10.1.1.2", "Münze", "ab", "123"];
-        let plain = BTreeSet::from(["data".to_owned(), "3600a098000aad1e3".to_owned()]);
-        let check = Check::new(names.map(str::to_owned).into(), &plain);
+        let names = ["3600a098000aad1e3", "db1", "data", "10.1.1.2", "Münze", "ab", "123", "nvme0n1", "QM0001"];
+        let check = Check::new(names.map(str::to_owned).into(), |word| ["data", "nvme0n1"].contains(&word));
         for (text, found) in [
             ("wwid=\"3600A098000aad1e3\"", Some("3600a098000aad1e3")),
             ("x3600a098000aad1e3y", Some("3600a098000aad1e3")),
             ("pg-db1.x", Some("db1")),
             ("DB1", Some("db1")),
             ("db12 sdb1", None),
-            ("data ab 123", None),
+            ("data ab 123 nvme0n1", None),
+            ("DISK QM0001", Some("qm0001")),
+            ("DISK QM00015", None),
             ("at 10.1.1.2:3260", Some("10.1.1.2")),
             ("at 10.1.1.20, 210.1.1.2", None),
             ("eine Münze", Some("münze")),

@@ -19,10 +19,12 @@ mod scrub;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tracing::warn;
 
-pub use archive::write;
+pub use archive::NewFile;
 
 use crate::source::device_mapper::{self, DeviceMapper};
 use crate::source::health::Source;
@@ -43,8 +45,11 @@ const MULTIPATHD: &str = "multipathd";
 const UNREAD: &str = "unread.txt";
 const README: &str = "README";
 
+/// To read a host takes much less, unless something of it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a capture is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     /// Where its files are.
     pub places: Places,
@@ -62,6 +67,14 @@ pub enum Failure {
     /// No source says which devices there are.
     #[error("no source says which devices there are")]
     NoSource,
+    /// A reader waits for something, maybe for good.
+    #[error("the host cannot be read within {patience:?}: nothing came after {last}")]
+    Stuck {
+        /// How long we waited.
+        patience: Duration,
+        /// What was read last, in the capture.
+        last: String,
+    },
     /// Names could not be replaced.
     #[error("cannot replace the names: {0}")]
     Names(#[from] names::Impossible),
@@ -84,8 +97,9 @@ pub enum Failure {
 /// Where to read on the host that a capture was made of, from where it was unpacked.
 ///
 /// # Errors
-/// If the directory holds no capture, or none that this version can read.
+/// If the directory holds no capture, none that this version can read, or one that leads elsewhere.
 pub fn places(directory: &Path) -> Result<Places, Error> {
+    recorded::inspect(directory)?;
     recorded::read(directory)?;
     let place = |name| directory.join(name);
     Ok(Places {
@@ -102,28 +116,42 @@ pub fn replies(directory: &Path) -> PathBuf {
 }
 
 /// Makes a capture, to be unpacked by `tar xz`. What of the host cannot be read is logged and left out, and the exporter
-/// will not find it in the capture, either. `host_name` is another name that must not be in it.
+/// will not find it in the capture, either. `host_name` is another name that must not be in it. Files are read for so long
+/// at most.
 ///
 /// # Errors
 /// See [`Failure`].
-pub async fn take(host: &Host, host_name: &str) -> Result<Vec<u8>, Failure> {
+pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec<u8>, Failure> {
     let (replies, errors) = match &host.multipathd {
         Some(client) => client.record().await,
         None => Default::default(),
     };
     errors.iter().for_each(|error| missing(Source::Multipathd, error));
-    // Nothing else is to be done meanwhile.
-    let (findings, found) = read(host);
+    let last = Arc::<Mutex<PathBuf>>::default();
+    let reading = tokio::task::spawn_blocking({
+        let last = Arc::clone(&last);
+        move || read(&host, last)
+    });
+    let Ok(Ok((findings, found))) = tokio::time::timeout(patience, reading).await else {
+        let last = last.lock().unwrap_or_else(PoisonError::into_inner).display().to_string();
+        return Err(Failure::Stuck { patience, last });
+    };
     if !found && replies.is_empty() {
         return Err(Failure::NoSource);
     }
     let mut scrub = Scrub::new(Names::new()?)?;
+    let models = findings.tree.iter().filter(|(place, _)| place.ends_with("model"));
+    models.for_each(|(_, node)| {
+        if let Node::File(model) = node {
+            scrub.model(model)
+        }
+    });
     // Once to collect the names, and once to replace them.
     entries(&mut scrub, &findings, &replies)?;
     scrub.begin_to_replace()?;
     let mut entries = entries(&mut scrub, &findings, &replies)?;
     scrub.names_also(host_name);
-    let check = Check::new(scrub.old_names(), &scrub.plain);
+    let check = Check::new(scrub.old_names(), |word| scrub.is_plain(word));
     entries.iter().try_for_each(|entry| entry.check(&check))?;
     entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });
     Ok(archive::pack(&entries)?)
@@ -134,11 +162,11 @@ fn missing(source: Source, error: &dyn std::fmt::Display) {
 }
 
 /// Reads all that is read by any exporter, whatever its flags, and says whether it found out anything.
-fn read(host: &Host) -> (Findings, bool) {
+fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let places = &host.places;
     let roots =
         vec![(places.sysfs.clone(), SYSFS), (places.procfs.clone(), PROCFS), (places.udev_data.clone(), UDEV_DATA)];
-    let ((maps, sysfs), mut findings) = witness::record(roots, || {
+    let ((maps, sysfs), mut findings) = witness::record(roots, last, || {
         let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&HashSet::new(), true));
         let outlines = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(outlines);
         // With the kernel's word on the maps, and without.
@@ -161,7 +189,7 @@ fn read(host: &Host) -> (Findings, bool) {
         }
         Some(Err(error)) => {
             missing(Source::Dm, &error);
-            findings.kernel.device_mapper.get_or_insert_default().error = Some(error.to_string());
+            findings.kernel.device_mapper.get_or_insert_default().error = Some(error.cause().to_owned());
         }
         None => {}
     }
@@ -190,8 +218,7 @@ fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) 
     let mut entries = vec![file(recorded::FILE.into(), kernel)];
     if !findings.unread.is_empty() {
         let lines = findings.unread.iter();
-        let text: String =
-            lines.map(|(place, why)| format!("{}: {}\n", scrub.path(place).display(), scrub.keep(why))).collect();
+        let text: String = lines.map(|(place, why)| format!("{}: {}\n", scrub.path(place).display(), why)).collect();
         entries.push(file(UNREAD.into(), text.into()));
     }
     entries
@@ -227,8 +254,9 @@ fn readme() -> String {
         "A capture of a host's multipath storage, made by multipath_exporter {version}, format {format}.\n\
          \n\
          It holds what the exporter reads on such a host, and nothing else. Serial numbers, WWIDs, WWNs, IQNs, NQNs, \n\
-         UUIDs, aliases, host names, IP and MAC addresses were replaced by random ones, the same everywhere; nobody can \n\
-         turn them back. Vendors, models, states, numbers and the kernel's own names are as they were.\n\
+         UUIDs, aliases, host names, names of network interfaces that an administrator gave, IP and MAC addresses were\n\
+         replaced by random ones, the same everywhere; nobody can turn them back. Vendors, models, states, numbers and the\n\
+         kernel's own names are as they were.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
@@ -239,4 +267,29 @@ fn readme() -> String {
         version = env!("CARGO_PKG_VERSION"),
         format = recorded::FORMAT,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{CWD, FileType, Mode};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_never_answers_is_not_awaited_for_good() {
+        let tree = tempfile::tempdir().unwrap();
+        let place = |name: &str| tree.path().join(name);
+        ["sys/block", "sys/class/nvme", "proc/1"].iter().for_each(|name| fs::create_dir_all(place(name)).unwrap());
+        let mounts = place("proc/1/mountinfo");
+        rustix::fs::mknodat(CWD, &mounts, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        let places = Places { sysfs: place("sys"), procfs: place("proc"), udev_data: place("udev"), capture: None };
+        let parts = Parts { nvme: true, iscsi: false, fibre_channel: false };
+        let host = Host { places, parts, device_mapper: false, multipathd: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let failure = runtime.block_on(take(host, "", Duration::from_millis(200))).unwrap_err().to_string();
+        runtime.shutdown_background();
+        assert!(failure.contains("within 200ms") && failure.contains("sys/block"), "{failure}");
+    }
 }

@@ -122,11 +122,16 @@ impl Names {
 
     /// What an address becomes. Those that are the same on every host stay.
     pub fn address(&mut self, address: IpAddr) -> IpAddr {
-        let address = address.to_canonical();
-        match address {
-            IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() || v4.is_broadcast() => address,
-            IpAddr::V6(v6) if v6.is_loopback() || v6.is_unspecified() => address,
-            _ => *self.addresses.entry(address).or_insert(address),
+        let canonical = address.to_canonical();
+        let new = match canonical {
+            IpAddr::V4(v4) if v4.is_loopback() || v4.is_unspecified() || v4.is_broadcast() => canonical,
+            IpAddr::V6(v6) if v6.is_loopback() || v6.is_unspecified() => canonical,
+            _ => *self.addresses.entry(canonical).or_insert(canonical),
+        };
+        match new {
+            // As it was written: `::ffff:192.0.2.1`.
+            IpAddr::V4(v4) if address.is_ipv6() => v4.to_ipv6_mapped().into(),
+            new => new,
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use regex::{Captures, Regex};
 
-use super::check::is_telling;
+use super::check::{is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::recorded::{self, Kernel};
@@ -38,8 +38,8 @@ const PLAIN_FILES: [&str; 19] = [
     "vendor",
 ];
 
-/// Keys of multipathd's replies whose values are none.
-const PLAIN_KEYS: [&str; 21] = [
+/// Keys of multipathd's replies whose texts are none.
+const PLAIN_KEYS: [&str; 19] = [
     "action",
     "checker",
     "chk_st",
@@ -52,8 +52,6 @@ const PLAIN_KEYS: [&str; 21] = [
     "hwhandler",
     "lun_hex",
     "marginal_st",
-    "paths",
-    "pri",
     "prod",
     "queueing",
     "rev",
@@ -63,9 +61,36 @@ const PLAIN_KEYS: [&str; 21] = [
     "write_prot",
 ];
 
-/// Of the file that [`recorded`] describes.
-const OWN_WORDS: &str = "format device_mapper error maps devno event_nr name uuid open_count read_only suspended sectors \
-                         status table interfaces nodes true false null";
+/// Keys whose numbers stay, too.
+const NUMBERS: [&str; 10] = [
+    "group",
+    "major_version",
+    "map_loads",
+    "minor_version",
+    "path_faults",
+    "paths",
+    "pri",
+    "q_timeouts",
+    "switch_grp",
+    "total_q_time",
+];
+
+/// Words of the kernel's, multipathd's and our own that stand in captures, whatever the host is called: of paths, keys,
+/// states and errors. What a vendor chose is not among them: a model would hide the alias that it is part of.
+const PLAIN: &str = "access action active address adapter alua an ana argument available block blocked \
+    bus checker class common configure connected connecting connection count created ctl current data dead deleting \
+    denied dev device devices directory directio disabled diskseq disk dm e emc enabled endpoint error errors event \
+    fabrics fail failback failed false faults faulty fc features file files firmware format free fs ghost group grpid hba \
+    handler hardware holders host hosts hwhandler hw id idle if immediate inaccessible inflight init initiator input \
+    interfaces invalid io ipaddress is iscsi json kernel length linux live logged loads lost lun major manual map mapper \
+    maps marginal minor mismatch mode model mountinfo mpath multipath multipathd name netdev new no node nodes none \
+    nonoptimized normal not null nvme off offline on online open operation optimized ops or output partition partitions \
+    path paths pci pending permission persistent pid platform port portal power preferred pri proc prod prot queue queued \
+    queueing rdac read readme ready recovery reload remote removed reset resetting retain rev ro role root roundrobin \
+    round robin rport running rw scsi sectors selector serial service session shaky show shutdown size slaves standby \
+    start startup state status subsysnqn subsystem suspended switch sys sysfs sysroot system table target \
+    targetname tcp temporarily time timeout transitioning transport true tur txt uid unavailable undef unread up uuid \
+    vend vendor version virtual weight word write wwid wwn wwnn wwpn yes";
 
 /// What is printed for a name that is not known.
 const NO_NAMES: [&str; 6] = ["", "(null)", "<null>", "[undef]", "-", "none"];
@@ -76,28 +101,42 @@ pub struct Scrub {
     names: Names,
     /// Whole values that were replaced.
     values: BTreeSet<String>,
-    /// Words that stay, in lower case.
-    pub plain: BTreeSet<String>,
+    /// Models, by their words in lower case.
+    models: BTreeSet<Vec<String>>,
+    /// Words of these that are part of who a device is, and no name for that.
+    of_models: BTreeSet<String>,
     name: Regex,
     name_without_address: Regex,
     component: Regex,
     line: Regex,
     open_line: Regex,
-    pair: Regex,
+    token: Regex,
+    pci: Regex,
+    disk: Regex,
+    kernel_name: Regex,
+    interface: Regex,
 }
 
 const UUID: &str = r"(?-u:\b)(?<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?-u:\b)";
 const MAC: &str = r"(?-u:\b)(?<mac>[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})(?-u:\b)";
 const ENX: &str = r"(?-u:\b)enx(?<enx>[0-9a-f]{12})(?-u:\b)";
-/// An address of PCI; the part of a qualified name that says who gave it when; what other names begin with to say of
-/// what kind they are; a character that device mapper has mangled.
-const STAYS: &str = r"(?<stays>(?-u:\b)[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7](?-u:\b)|(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|LVM-|CRYPT-[A-Z0-9]+-|part[0-9]+-|[np]n-)|\\x[0-7][0-9a-fA-F])";
-/// Characters that are not ASCII, mangled.
-const MANGLED: &str = r"(?<mangled>(?:\\x[89a-fA-F][0-9a-fA-F])+)";
+/// The part of a qualified name that says who gave it when; what other names begin with to say of what kind they are; a
+/// character that device mapper has mangled.
+const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|LVM-|CRYPT-[A-Z0-9]+-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
+/// Characters that are not ASCII, or letters and digits, mangled.
+const MANGLED: &str = r"(?<mangled>(?:\\x[89a-fA-F][0-9a-fA-F])+|(?:\\x(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]))+)";
 const V6: &str = r"(?<address>(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3})";
 const WORD: &str = r"(?<word>[0-9A-Za-z]+|[^\x00-\x7f]+)";
 /// Words that are names even among those of the kernel.
-const LONG: &str = r"(?<word>(?-u:\b)(?:0x[0-9a-fA-F]{12,}|[0-9a-fA-F]{16,})(?-u:\b))";
+const LONG: &str = r"(?<word>(?-u:\b)(?:0x[0-9a-fA-F]{12,}|[0-9a-fA-F]{16,})(?-u:\b)|[0-9]{12,})";
+const PCI: &str = r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$";
+/// The kernel's own names of block devices.
+const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop)[0-9]+(?:p[0-9]+)?|root)$";
+/// Of what else it numbers.
+const KERNEL_NAME: &str =
+    r"^(?:host|session|connection|target|rport|nvme|subsys|dm|pci|port|expander|ata|usb|cpu)[0-9]{1,4}$";
+/// The kernel's and udev's names of network interfaces, and what an iSCSI host has where it is bound to none.
+const INTERFACE: &str = r"^(?:lo|default|host[0-9]+|(?:eth|ib|bond|team|br|vlan|em)[0-9]{1,4}|p[0-9]+p[0-9]+|(?:en|ib)(?:(?:[Pbopsfdnaciu]|np)[0-9]{1,5}){1,6})(?:\.[0-9]{1,4})?$";
 
 impl Scrub {
     /// With these names.
@@ -108,13 +147,18 @@ impl Scrub {
         Ok(Scrub {
             names,
             values: BTreeSet::new(),
-            plain: BTreeSet::new(),
+            models: BTreeSet::new(),
+            of_models: BTreeSet::new(),
             name: Regex::new(&[UUID, MAC, STAYS, MANGLED, V6, ENX, WORD].join("|"))?,
             name_without_address: Regex::new(&[STAYS, MANGLED, WORD].join("|"))?,
             component: Regex::new(&[UUID, MAC, ENX, LONG].join("|"))?,
             open_line: Regex::new(r#"^\s*"[^"]+"\s*:\s*""#)?,
             line: Regex::new(r#"(?s)^(\s*"([^"]+)"\s*:\s*")(.*)("\s*,?\s*)$"#)?,
-            pair: Regex::new(r#"("([^"\\]+)"\s*:\s*")((?:[^"\\]|\\.)*)(")"#)?,
+            token: Regex::new(r#""((?:[^"\\]|\\.)*)"(\s*:)?|[^\s"\[\]{},:]+"#)?,
+            pci: Regex::new(PCI)?,
+            disk: Regex::new(DISK)?,
+            kernel_name: Regex::new(KERNEL_NAME)?,
+            interface: Regex::new(INTERFACE)?,
         })
     }
 
@@ -123,23 +167,36 @@ impl Scrub {
     /// # Errors
     /// See [`Names::assign`].
     pub fn begin_to_replace(&mut self) -> Result<(), Impossible> {
-        self.plain.clear();
-        self.stays(OWN_WORDS);
         self.names.assign()
     }
 
-    /// This is one, too.
+    /// This is one, too, and so are its first part and its domain.
     pub fn names_also(&mut self, host_name: &str) {
-        let names = [host_name, host_name.split('.').next().unwrap_or_default()];
-        self.values.extend(names.into_iter().filter(|name| *name != "localhost").map(str::to_owned));
+        let (first, domain) = host_name.split_once('.').unwrap_or((host_name, ""));
+        let names = [host_name, first, domain].into_iter();
+        self.values.extend(names.filter(|name| !["localhost", "localdomain"].contains(name)).map(str::to_owned));
+    }
+
+    /// This is the model of a device.
+    pub fn model(&mut self, text: &[u8]) {
+        let model: Vec<_> = words(&String::from_utf8_lossy(text)).map(str::to_lowercase).collect();
+        if !model.is_empty() {
+            self.models.insert(model);
+        }
     }
 
     /// What was replaced: whole values, and of their words and addresses those that are telling.
     pub fn old_names(&self) -> Vec<String> {
         let mut names = self.names.old();
-        names.retain(|word| is_telling(word));
+        names.retain(|word| is_telling(word) && !self.of_models.contains(&word.to_lowercase()));
         names.extend(self.values.iter().cloned());
         names
+    }
+
+    /// Whether this word, in lower case, may stand in the capture of any host.
+    pub fn is_plain(&self, word: &str) -> bool {
+        let names = [&self.disk, &self.kernel_name, &self.interface];
+        PLAIN.split(' ').any(|plain| plain == word) || names.into_iter().any(|names| names.is_match(word))
     }
 
     /// A place in the tree, or where a link points.
@@ -152,14 +209,7 @@ impl Scrub {
         let part = part.to_string_lossy();
         match part.strip_prefix("md_") {
             Some(name) => format!("md_{}", self.name(name)),
-            None => {
-                let new = self.replace(&self.component.clone(), &part);
-                if new == part {
-                    self.plain.insert(new.to_lowercase());
-                    self.stays(&new);
-                }
-                new
-            }
+            None => self.replace(&self.component.clone(), &part),
         }
     }
 
@@ -174,13 +224,11 @@ impl Scrub {
             _ if place.starts_with(PROCFS) => lines(self, Self::mount),
             _ if place.starts_with(UDEV_DATA) => lines(self, Self::property),
             _ if !place.starts_with(SYSFS) => self.name(&text),
-            name if PLAIN_FILES.contains(&name) => {
-                self.stays(&text);
-                // Whatever bytes it has.
-                return content.to_owned();
-            }
+            // Whatever bytes it has.
+            name if PLAIN_FILES.contains(&name) => return content.to_owned(),
             "netdev" => self.interface(&text),
             "address" => self.fields(&text),
+            "wwid" | "subsysnqn" => self.identity(&text),
             _ => self.name(&text),
         };
         text.into_bytes()
@@ -188,12 +236,13 @@ impl Scrub {
 
     /// What the kernel said otherwise.
     pub fn kernel(&mut self, kernel: &Kernel) -> Kernel {
-        let map = |scrub: &mut Self, map: &recorded::Map| {
-            [&map.devno, &map.status, &map.table].into_iter().for_each(|text| scrub.stays(text));
-            recorded::Map { name: scrub.name(&map.name), uuid: scrub.name(&map.uuid), ..map.clone() }
+        let map = |scrub: &mut Self, map: &recorded::Map| recorded::Map {
+            name: scrub.name(&map.name),
+            uuid: scrub.name(&map.uuid),
+            ..map.clone()
         };
         let maps = |scrub: &mut Self, maps: &recorded::Maps| recorded::Maps {
-            error: maps.error.as_ref().map(|error| scrub.keep(error)),
+            error: maps.error.clone(),
             maps: maps.maps.iter().map(|one| map(scrub, one)).collect(),
         };
         let device_mapper = kernel.device_mapper.as_ref().map(|said| maps(self, said));
@@ -206,15 +255,33 @@ impl Scrub {
     /// A reply of multipathd.
     pub fn reply(&mut self, file: &str, reply: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(reply);
-        if !file.ends_with(".json") {
-            return self.keep(&text).into_bytes();
+        let first = text.lines().next().unwrap_or_default();
+        // Behind it may stand of what.
+        if let Some(refusal) = ["fail", "timeout", "permission deny"].into_iter().find(|word| first.starts_with(word)) {
+            return refusal.into();
         }
-        // A refusal: its second line may say of what.
-        if !text.starts_with('{') {
-            return text.lines().next().map(|line| self.keep(line).into_bytes()).unwrap_or_default();
+        let scrubbed = match file.ends_with(".json") {
+            true if text.starts_with('{') => self.json(&text),
+            true => self.name(first),
+            false => text.lines().map(|line| self.raw(line) + "\n").collect(),
+        };
+        scrubbed.into_bytes()
+    }
+
+    /// `pid 1234 idle`, or the name of a path.
+    fn raw(&mut self, line: &str) -> String {
+        match *line.split_ascii_whitespace().collect::<Vec<_>>() {
+            ["pid", pid, state, ..] if pid.parse::<u32>().is_ok() && words(state).all(|word| self.is_plain(word)) => {
+                format!("pid {pid} {state}")
+            }
+            [path] if self.disk.is_match(path) => path.to_owned(),
+            _ => self.name(line),
         }
-        let (line, pair) = (self.line.clone(), self.pair.clone());
-        let (mut scrubbed, mut lines) = (String::new(), text.split_inclusive('\n'));
+    }
+
+    fn json(&mut self, text: &str) -> String {
+        let (line, token) = (self.line.clone(), self.token.clone());
+        let (mut scrubbed, mut key, mut lines) = (String::new(), String::new(), text.split_inclusive('\n'));
         while let Some(text) = lines.next() {
             let mut text = text.to_owned();
             // A name may have any character, a line's end among them.
@@ -222,49 +289,84 @@ impl Scrub {
                 let Some(next) = lines.next() else { break };
                 text.push_str(next);
             }
-            let value = |scrub: &mut Self, captures: &Captures| {
-                let [before, key, value, after] = [1, 2, 3, 4].map(|index| &captures[index]);
-                [before, after].into_iter().for_each(|text| scrub.stays(text));
-                let value = if PLAIN_KEYS.contains(&key) { scrub.keep(value) } else { scrub.name(value) };
-                format!("{before}{value}{after}")
-            };
             // As multipathd prints, which escapes nothing; otherwise as others write JSON.
-            let by = if text.trim_start().starts_with('"') { &line } else { &pair };
-            match by.is_match(&text) {
-                true => scrubbed.push_str(&by.replace_all(&text, |captures: &Captures| value(self, captures))),
+            match line.captures(&text).map(|captures| captures.extract().1) {
+                Some([before, name, value, after]) if !(value.contains('"') && PLAIN_KEYS.contains(&name)) => {
+                    scrubbed.extend([before, &self.value(name, value), after]);
+                }
                 // It was cut short.
-                false if self.open_line.is_match(&text) => scrubbed.push_str(&self.name(&text)),
-                false => scrubbed.push_str(&self.keep(&text)),
+                None if self.open_line.is_match(&text) => scrubbed.push_str(&self.name(&text)),
+                _ => scrubbed.push_str(&token.replace_all(&text, |captures: &Captures| {
+                    match (captures.get(1), captures.get(2)) {
+                        (Some(name), Some(_)) => {
+                            key = name.as_str().to_owned();
+                            captures[0].to_owned()
+                        }
+                        (Some(value), None) => format!("\"{}\"", self.value(&key, value.as_str())),
+                        _ => self.bare(&key, &captures[0]),
+                    }
+                })),
             }
         }
-        scrubbed.into_bytes()
+        scrubbed
     }
 
-    /// A text that holds nothing but what stays.
-    pub fn keep(&mut self, text: &str) -> String {
-        self.stays(text);
-        text.to_owned()
+    /// A text of multipathd's.
+    fn value(&mut self, key: &str, text: &str) -> String {
+        let stays = PLAIN_KEYS.contains(&key) || key == "host_adapter" && self.pci.is_match(text);
+        if stays { text.to_owned() } else { self.name(text) }
     }
 
-    fn stays(&mut self, text: &str) {
-        let words = text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
-        self.plain.extend(words.map(str::to_lowercase));
+    /// A number, or another word.
+    fn bare(&mut self, key: &str, word: &str) -> String {
+        match word.parse::<f64>() {
+            Ok(_) if NUMBERS.contains(&key) => word.to_owned(),
+            Ok(_) => "0".to_owned(),
+            Err(_) if ["true", "false", "null"].contains(&word) => word.to_owned(),
+            Err(_) => self.name(word),
+        }
     }
 
     /// `E:ID_SERIAL=3600…`
     fn property(&mut self, line: &str) -> String {
         match line.split_once('=') {
-            Some((key, value)) => format!("{}={}", self.keep(key), self.name(value)),
+            Some((key, value)) => format!("{key}={}", self.identity(value)),
             None => self.name(line),
         }
     }
 
+    /// Who a device is. The model in it is no name, but all else is, be it the same word.
+    fn identity(&mut self, text: &str) -> String {
+        let parts: Vec<_> = words(text).map(str::to_lowercase).collect();
+        // SCSI has but the beginning of what ATA calls a model.
+        let begins = |part: &[String], model: &[String]| {
+            part.iter().zip(model).enumerate().all(|(index, (part, word))| {
+                part == word || index + 1 == model.len() && part.starts_with(word.as_str())
+            })
+        };
+        let found = self.models.iter().filter_map(|model| {
+            let at = parts.windows(model.len()).position(|part| begins(part, model))?;
+            // Of an NQN it may be the end; otherwise the serial number is behind it.
+            (at + model.len() < parts.len() || text.starts_with("nqn.")).then_some((at, model))
+        });
+        if let Some((at, model)) = found.max_by_key(|(_, model)| model.iter().map(String::len).sum::<usize>()) {
+            let (before, rest) = parts.split_at(at);
+            let others = before.iter().chain(&rest[model.len()..]);
+            self.values.extend(others.filter(|word| is_telling(word)).cloned());
+            self.of_models.extend(model.iter().cloned());
+        }
+        self.name(text)
+    }
+
     /// `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0`, or an address of PCI.
     fn fields(&mut self, text: &str) -> String {
+        if self.pci.is_match(text.trim()) {
+            return text.to_owned();
+        }
         let fields = text.split(',').map(|field| match field.split_once('=') {
-            Some((key @ "trsvcid", value)) => format!("{key}={}", self.keep(value)),
+            Some((key @ "trsvcid", value)) => format!("{key}={value}"),
             Some((key @ "host_iface", value)) => format!("{key}={}", self.interface(value)),
-            Some((key, value)) => format!("{}={}", self.keep(key), self.name(value)),
+            Some((key, value)) => format!("{key}={}", self.name(value)),
             None => self.name(field),
         });
         fields.collect::<Vec<_>>().join(",")
@@ -278,17 +380,14 @@ impl Scrub {
         let ([_, _, devno, _, mount_point, ..], [kind, source, ..]) = (&*mount, &*file_system) else {
             return String::new();
         };
-        let source = if kind == source { self.keep(source) } else { self.mounted(source) };
-        let [devno, mount_point, kind] = [devno, mount_point, kind].map(|text| self.keep(text));
+        let source = if kind == source { (*source).to_owned() } else { self.mounted(source) };
         format!("1 0 {devno} / {mount_point} rw - {kind} {source} rw\n")
     }
 
     /// What is mounted: a device node by the kernel's name of it, or by another.
     fn mounted(&mut self, source: &str) -> String {
-        let is_kernel_name =
-            |name: &&str| name.strip_prefix("dm-").unwrap_or(name).bytes().all(|byte| byte.is_ascii_alphanumeric());
         match source.strip_prefix("/dev/") {
-            Some(name) if is_kernel_name(&name) => self.keep(source),
+            Some(name) if self.disk.is_match(name) => source.to_owned(),
             Some(name) => match name.strip_prefix("mapper/") {
                 Some(name) => format!("/dev/mapper/{}", self.name(name)),
                 None => format!("/dev/{}", self.name(name)),
@@ -297,16 +396,16 @@ impl Scrub {
         }
     }
 
-    /// A network interface. Some have a MAC address for a name.
+    /// A network interface. The administrator may have named it, and some have a MAC address for a name.
     fn interface(&mut self, name: &str) -> String {
-        self.part(OsStr::new(name))
+        if self.interface.is_match(name.trim()) { name.to_owned() } else { self.name(name) }
     }
 
     /// A name, or a text with names.
     fn name(&mut self, text: &str) -> String {
         let trimmed = text.trim();
         if NO_NAMES.contains(&trimmed) {
-            return self.keep(text);
+            return text.to_owned();
         }
         let new = self.replace(&self.name.clone(), text);
         if new != text {
@@ -358,15 +457,25 @@ impl Scrub {
         } else if let Some(word) = group("word") {
             Some(self.names.word(word))
         } else {
-            group("stays").map(|text| self.keep(text))
+            group("stays").map(str::to_owned)
         }
     }
 
     /// `\xc3\xa9`
     fn mangled(&mut self, text: &str) -> String {
-        let bytes = text.split("\\x").filter_map(|hex| u8::from_str_radix(hex, 16).ok()).collect();
-        let Ok(word) = String::from_utf8(bytes) else { return text.to_owned() };
-        self.names.word(&word).bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+        /// Words of such characters become others of these, of which there are as many as bytes that begin none.
+        const NO_TEXT: u32 = 0x10_0000;
+        let bytes: Vec<u8> = text.split("\\x").filter_map(|hex| u8::from_str_radix(hex, 16).ok()).collect();
+        let new = match str::from_utf8(&bytes) {
+            Ok(word) => self.names.word(word).into_bytes(),
+            // Each byte for itself.
+            Err(_) => {
+                let characters = bytes.iter().filter_map(|byte| char::from_u32(NO_TEXT + u32::from(*byte)));
+                let new = self.names.word(&characters.collect::<String>());
+                new.chars().map(|new| 0x80 | (u32::from(new) & 0x3f) as u8).collect()
+            }
+        };
+        new.iter().map(|byte| format!("\\x{byte:02x}")).collect()
     }
 }
 
@@ -418,7 +527,11 @@ mod tests {
             ("fe80::1234%eth1", "fe80::[0-9a-f:]+%[a-z]{3}[0-9]".to_owned()),
             ("00:11:22:aa:bb:cc", "02(:[0-9a-f]{2}){5}".to_owned()),
             ("san.example.com", "[a-z]{3}[.][a-z]{7}[.][a-z]{3}".to_owned()),
-            ("0000:01:00.0", "0000:01:00[.]0[ ]?".to_owned()),
+            (r"\x6c\x65\x64\x67\x65\x72", r"(\\x[67][0-9a-f]){6}".to_owned()),
+            (r"\xe9t\xe9", r"(\\x[89ab][0-9a-f])[a-z](\\x[89ab][0-9a-f])".to_owned()),
+            ("::ffff:192.0.2.7", "::ffff:10[.][0-9.]+".to_owned()),
+            ("2001:db:88.1", "[0-9]{4}:[a-z]{2}:[0-9]{2}[.][0-9]".to_owned()),
+            ("acme-1234:56:78.1", "[a-z]{4}-[0-9]{4}:[0-9]{2}:[0-9]{2}[.][0-9]".to_owned()),
             ("(null)", "[(]null[)][ ]?".to_owned()),
             ("0xffffffffffffffff", "0xf{16}[ ]?".to_owned()),
         ] {
@@ -444,6 +557,8 @@ mod tests {
                 "22 1 254:2 / / rw - xfs /dev/mapper/vg-db rw\n",
                 "1 0 254:2 / / rw - xfs /dev/mapper/[a-z]{2}-[a-z]{2} rw\n",
             ),
+            ("22 1 254:2 / / rw - xfs /dev/acmeledger rw\n", "1 0 254:2 / / rw - xfs /dev/[a-z]{10} rw\n"),
+            ("22 1 254:2 / / rw - xfs /dev/nvme0n1p2 rw\n", "1 0 254:2 / / rw - xfs /dev/nvme0n1p2 rw\n"),
             ("22 1 0:9 / / rw - nfs4 filer:/vol/db rw\n", "1 0 0:9 / / rw - nfs4 [a-z]{5}:/[a-z]{3}/[a-z]{2} rw\n"),
             ("22 1 0:9 / / rw - overlay overlay rw,lowerdir=/srv/secret\n", "1 0 0:9 / / rw - overlay overlay rw\n"),
         ] {
@@ -453,6 +568,48 @@ mod tests {
         assert_becomes("md_[a-z]{6}", "md_ledger", part);
         assert_becomes("6:0:0:1[ ]?", "6:0:0:1", part);
         assert_becomes("0x5[0-9a-f]{15}", "0x500507630300c562", part);
+        assert_becomes("pxd!pxd8[0-9a-f]{17}", "pxd!pxd857203948573920485", part);
+        assert_becomes("0000:01:00[.]0[ ]?", "0000:01:00.0", Scrub::fields);
+        assert_becomes("[a-z]{8}-[a-z]{3}", "acmebank-san", Scrub::interface);
+        assert_becomes("[a-z][0-9]", "e1", Scrub::interface);
+        for kernels in ["lo", "eth1", "bond0.12", "eno1", "enp65s0f1np1", "ens3f0.100", "ib0", "host7", "default"] {
+            assert_becomes(&format!("{kernels}[ ]?"), kernels, Scrub::interface);
+        }
+    }
+
+    #[test]
+    fn a_model_is_no_name_but_a_serial_number_is() {
+        let names = |model: &str, identity: &str| {
+            let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
+            scrub.model(model.as_bytes());
+            scrub.identity(identity);
+            scrub.begin_to_replace().unwrap();
+            let mut names: Vec<_> = scrub.old_names().into_iter().map(|name| name.to_lowercase()).collect();
+            names.retain(|name| is_telling(name) && words(name).count() == 1);
+            names.sort();
+            names.dedup();
+            names
+        };
+        for (model, identity, found) in [
+            ("KCM61VUL3T20", "KCM61VUL3T20_Y1A0A0EEFM18", &["y1a0a0eefm18"][..]),
+            ("KCM61VUL3T20", "nqn.2014.08.org.nvmexpress:1e0f1e0fY1A0A0EE KCM61VUL3T20", &["1e0f1e0fy1a0a0ee"]),
+            ("ST16000NM001G-2K", "ST16000NM001G-2KK103_ZL2ABC99", &["2kk103", "zl2abc99"]),
+            ("DISK QM00001", "QEMU_DISK_QM00001", &["qm00001"]),
+            ("DISK QM00001", "DISK_QM00001_QM00001", &["qm00001"]),
+        ] {
+            assert_eq!(names(model, identity), found, "{model} {identity}");
+        }
+    }
+
+    #[test]
+    fn host_names_and_their_domains() {
+        let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
+        scrub.names_also("ledger.acme.example");
+        scrub.names_also("localhost.localdomain");
+        for name in ["ledger", "acme.example", "ledger.acme.example"] {
+            assert!(scrub.old_names().iter().any(|old| old == name), "{name}");
+        }
+        assert!(!scrub.old_names().iter().any(|old| old == "localhost" || old == "localdomain"));
     }
 
     #[test]
@@ -475,6 +632,35 @@ mod tests {
         let form = "^\\{\n  \"name\" : \"[a-z]{2}\n[a-z]{2}\",\n  \"sysfs\" : \"dm-0\",\n  \"[a-z]{4}\" : \"[a-z]{2}$";
         assert!(Regex::new(form).unwrap().is_match(&new), "{new}");
         assert_eq!(scrubbed(|names| reply(names, b"fail\nno map called ledger\n")), "fail");
+        for (text, form) in [
+            (
+                r#"{"serial_number": 4711123, "wwids": ["ABC1234", "DEF"], "pri": 50, "new": true, "paths": [{"#,
+                r#"\{"serial_number": 0, "wwids": \["[A-Z]{3}[0-9]{4}", "[A-Z]{3}"\], "pri": 50, "new": true, "paths": \[\{"#,
+            ),
+            (
+                "{\n  \"dev\" : \"sda\", \"serial\" : \"SN12X7\"\n",
+                "\\{\n  \"dev\" : \"sda\", \"serial\" : \"[A-Z]{2}[0-9]{2}[A-Z][0-9]\"\n",
+            ),
+            (
+                "{\n  \"host_adapter\" : \"0000:3b:00.0\",\n  \"alias\" : \"1234:56:78.1\"\n",
+                "\\{\n  \"host_adapter\" : \"0000:3b:00.0\",\n  \"alias\" : \"[0-9]{4}:[0-9]{2}:[0-9]{2}[.][0-9]\"\n",
+            ),
+            ("{\"name\":\"ledg", "\\{\"name\":\"[a-z]{4}"),
+        ] {
+            let new = scrubbed(|names| reply(names, text.as_bytes()));
+            assert!(Regex::new(&format!("^{form}$")).unwrap().is_match(&new) && new != text, "{new}");
+        }
+        let raw = |names: &mut Scrub, text: &str| String::from_utf8(names.reply("show.txt", text.as_bytes())).unwrap();
+        for (form, text) in [
+            ("pid 373 idle\n[ ]?", "pid 373 idle\n"),
+            ("pid 373 idle\n", "pid 373 idle (pending reconfigure)\n"),
+            ("sda\nnvme0n1\n[ ]?", "sda\nnvme0n1\n"),
+            ("sda\n[a-z]{2} [a-z]{3} [a-z]{6} [a-z]{8}\n", "sda\nno map called ledgerdb\n"),
+            ("fail", "fail\nno map called ledgerdb\n"),
+            ("timeout", "timeout\n"),
+        ] {
+            assert_becomes(form, text, raw);
+        }
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{recorded, witness};
@@ -24,21 +24,17 @@ impl Interfaces {
 
     /// The interface that has this address; empty if none has.
     pub fn owner_of(&self, address: IpAddr) -> Arc<str> {
-        let owner = match &self.capture {
-            Some(capture) => recorded::read(capture).ok().and_then(|kernel| kernel.interface(address).map(Arc::from)),
-            None => self.present_owner_of(address),
-        };
-        if let Some(owner) = &owner {
-            witness::interface(address, owner);
-        }
-        owner.unwrap_or_default()
+        let addresses =
+            self.addresses.get_or_init(|| self.capture.as_deref().map_or_else(addresses, recorded_addresses));
+        let Some((_, owner)) = addresses.iter().find(|(own, _)| *own == address) else { return Arc::default() };
+        witness::interface(address, owner);
+        Arc::clone(owner)
     }
+}
 
-    fn present_owner_of(&self, address: IpAddr) -> Option<Arc<str>> {
-        let addresses = self.addresses.get_or_init(addresses);
-        let owner = addresses.iter().find(|(own, _)| *own == address);
-        owner.map(|(_, interface)| Arc::clone(interface))
-    }
+fn recorded_addresses(capture: &Path) -> Vec<(IpAddr, Arc<str>)> {
+    let interfaces = recorded::read(capture).unwrap_or_default().interfaces.into_iter();
+    interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into()))).collect()
 }
 
 /// No address can be looked up in a list that cannot be had, and what is not known is empty.

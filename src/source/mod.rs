@@ -39,6 +39,11 @@ impl Error {
     pub fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
         Error { place: place.to_string(), cause: cause.to_string() }
     }
+
+    /// What was wrong.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
 }
 
 /// Undoes libdevmapper's mangling (`\x20` for a blank), which `dmsetup` and multipathd undo when they print a name: the

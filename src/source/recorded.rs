@@ -7,8 +7,8 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::Path;
+use std::fs;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ pub struct Map {
 pub fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
-    let text = std::fs::read(&file).map_err(|cause| failed(&cause))?;
+    let text = fs::read(&file).map_err(|cause| failed(&cause))?;
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
         FORMAT => Ok(kernel),
@@ -89,12 +89,45 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     }
 }
 
-impl Kernel {
-    /// The interface that had this address.
-    pub fn interface(&self, address: IpAddr) -> Option<&str> {
-        let mut interfaces = self.interfaces.iter();
-        interfaces.find_map(|(own, interface)| (own.parse() == Ok(address)).then_some(interface.as_str()))
+/// No file of a capture is larger, as no reply of multipathd is.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Looks through the directory, which may be a stranger's: nothing in it leads out of it, is no file, or is larger than a
+/// capture's files are.
+///
+/// # Errors
+/// If something is, or cannot be looked at.
+pub fn inspect(capture: &Path) -> Result<(), Error> {
+    let mut open = vec![(capture.to_owned(), 0)];
+    while let Some((directory, depth)) = open.pop() {
+        let failed = |cause| Error::new(directory.display(), cause);
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let failed = |cause: &dyn std::fmt::Display| Error::new(path.display(), cause);
+            let metadata = path.symlink_metadata().map_err(|cause| failed(&cause))?;
+            let kind = metadata.file_type();
+            if kind.is_dir() {
+                open.push((path, depth + 1));
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path).map_err(|cause| failed(&cause))?;
+                if !stays_inside(&target, depth) {
+                    return Err(failed(&format_args!("the link leads out of the capture, to {}", target.display())));
+                }
+            } else if !kind.is_file() {
+                return Err(failed(&"neither a file nor a link nor a directory"));
+            } else if metadata.len() > MAX_FILE {
+                return Err(failed(&format_args!("{} bytes, more than {MAX_FILE}", metadata.len())));
+            }
+        }
     }
+    Ok(())
+}
+
+/// Whether this target of a link stays in the tree, so many directories deep. It may go up only at its beginning, as
+/// those of sysfs do: behind another link the way up leads from somewhere else.
+fn stays_inside(target: &Path, depth: usize) -> bool {
+    let up = target.components().take_while(|part| *part == Component::ParentDir).count();
+    up <= depth && target.components().skip(up).all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 #[cfg(test)]
@@ -115,6 +148,22 @@ mod tests {
         ] {
             std::fs::write(&place, content).unwrap();
             assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());
+        }
+    }
+
+    #[test]
+    fn links_that_lead_out() {
+        for (target, depth, inside) in [
+            ("../../devices/host6/sdb", 2, true),
+            ("sdb", 0, true),
+            ("./sdb", 0, true),
+            ("../..", 2, true),
+            ("../../devices", 1, false),
+            ("/etc", 3, false),
+            ("sdb/../../..", 2, false),
+            ("./../..", 1, false),
+        ] {
+            assert_eq!(stays_inside(Path::new(target), depth), inside, "{target}");
         }
     }
 }

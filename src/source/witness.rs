@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::Entry;
 use super::is_gone;
@@ -23,6 +24,8 @@ const MOST_LINKS: usize = 40;
 pub struct Findings {
     /// Each directory that files are read below, and what it is called here.
     roots: Vec<(PathBuf, &'static str)>,
+    /// Where somebody else sees what was read last.
+    last: Arc<Mutex<PathBuf>>,
     /// Files, links and directories, each where it really lies, below the name of its root.
     pub tree: BTreeMap<PathBuf, Node>,
     /// What was there and could not be read, and why.
@@ -46,9 +49,13 @@ thread_local! {
     static FINDINGS: RefCell<Option<Findings>> = const { RefCell::new(None) };
 }
 
-/// Reads, and gives what was found on the way below these roots.
-pub fn record<T>(roots: Vec<(PathBuf, &'static str)>, read: impl FnOnce() -> T) -> (T, Findings) {
-    FINDINGS.set(Some(Findings { roots, ..Findings::default() }));
+/// Reads, and gives what was found on the way below these roots. `last` is where it was found last.
+pub fn record<T>(
+    roots: Vec<(PathBuf, &'static str)>,
+    last: Arc<Mutex<PathBuf>>,
+    read: impl FnOnce() -> T,
+) -> (T, Findings) {
+    FINDINGS.set(Some(Findings { roots, last, ..Findings::default() }));
     let result = read();
     (result, FINDINGS.take().unwrap_or_default())
 }
@@ -84,7 +91,10 @@ pub fn directory(path: &Path, listed: Result<&[Entry], &io::Error>) {
     found(|findings| match listed {
         Ok(entries) => {
             findings.add(path, Node::Directory);
-            for entry in entries.iter().map(|entry| path.join(&entry.name)) {
+            // Of all block devices nobody looks at others, and a vendor may have put anything into their names.
+            let is_read = |name: &str| ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind));
+            let entries = entries.iter().filter(|entry| !path.ends_with("block") || is_read(&entry.name));
+            for entry in entries.map(|entry| path.join(&entry.name)) {
                 match fs::symlink_metadata(&entry).map(|metadata| metadata.file_type()) {
                     Ok(kind) if kind.is_symlink() => drop(findings.place(&entry, true)),
                     Ok(kind) if kind.is_dir() => findings.add(&entry, Node::Directory),
@@ -136,6 +146,7 @@ impl Findings {
     fn place(&mut self, path: &Path, follow_last: bool) -> Option<PathBuf> {
         let roots = self.roots.iter().filter(|(root, _)| path.starts_with(root));
         let (root, name) = roots.max_by_key(|(root, _)| root.components().count())?.clone();
+        path.clone_into(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner));
         let mut way: Vec<OsString> = parts(path.strip_prefix(&root).ok()?);
         let (mut place, mut links) = (PathBuf::new(), 0);
         while let Some(part) = way.pop() {
@@ -180,6 +191,9 @@ mod tests {
         fs::create_dir_all(root.join("devices/host6/sdb/queue")).unwrap();
         fs::create_dir_all(root.join("devices/host6/wwid")).unwrap();
         fs::create_dir_all(root.join("class/disk")).unwrap();
+        for name in ["sdb", "pxd!pxd857203948573920485"] {
+            fs::create_dir_all(root.join("block").join(name)).unwrap();
+        }
         symlink("../../devices/host6/sdb", root.join("class/disk/sdb")).unwrap();
         for file in ["state", "serial", "partition"] {
             fs::write(root.join("devices/host6/sdb").join(file), "x\n").unwrap();
@@ -187,6 +201,7 @@ mod tests {
         let read = || {
             let mut file = Attribute::default();
             assert_eq!(list(&root.join("class/disk")).unwrap().len(), 1);
+            assert_eq!(list(&root.join("block")).unwrap().len(), 2);
             assert_eq!(file.text(&root.join("class/disk/sdb"), "state"), Ok(Some("x")));
             assert_eq!(file.text(&root.join("class/disk/sdb"), "model"), Ok(None));
             assert!(file.text(&root.join("class/disk/sdb/.."), "wwid").is_err());
@@ -195,9 +210,11 @@ mod tests {
             assert!(exists(&root.join("devices/host6/sdb/partition")));
             assert!(list(&root.join("class/none")).unwrap().is_empty());
         };
-        let ((), findings) = record(vec![(root.to_owned(), "sys")], read);
+        let ((), findings) = record(vec![(root.to_owned(), "sys")], Arc::default(), read);
         let place = PathBuf::from;
         let expected = [
+            (place("sys/block"), Node::Directory),
+            (place("sys/block/sdb"), Node::Directory),
             (place("sys/class/disk"), Node::Directory),
             (place("sys/class/disk/sdb"), Node::Link(place("../../devices/host6/sdb"))),
             (place("sys/devices"), Node::Directory),
@@ -210,6 +227,6 @@ mod tests {
         let unread: Vec<_> = findings.unread.keys().map(|path| path.display().to_string()).collect();
         assert_eq!(unread, ["sys/devices", "sys/devices/host6/sdb/state", "sys/devices/host6/wwid"]);
         read();
-        assert_eq!(record(Vec::new(), read).1.tree, BTreeMap::new());
+        assert_eq!(record(Vec::new(), Arc::default(), read).1.tree, BTreeMap::new());
     }
 }

@@ -82,7 +82,7 @@ enum Origin {
     /// The kernel of this host. `sysfs` tells one without device mapper from one where it may not be asked.
     Kernel { sysfs: PathBuf, control: Option<Control> },
     /// What that of another host said, in a capture.
-    Capture { directory: PathBuf, maps: Vec<recorded::Map> },
+    Capture { directory: PathBuf, maps: BTreeMap<DevNo, recorded::Map> },
 }
 
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl DeviceMapper {
     /// That of these places.
     pub fn new(places: &Places) -> Self {
         let origin = match &places.capture {
-            Some(capture) => Origin::Capture { directory: capture.clone(), maps: Vec::new() },
+            Some(capture) => Origin::Capture { directory: capture.clone(), maps: BTreeMap::new() },
             None => Origin::Kernel { sysfs: places.sysfs.clone(), control: None },
         };
         DeviceMapper { origin, known: BTreeMap::new(), scratch: Raw::default() }
@@ -162,12 +162,14 @@ impl Origin {
                 if let Some(error) = said.error {
                     return Err(failed(&error));
                 }
-                *maps = said.maps;
-                let listed = |map: &recorded::Map| {
-                    let devno = map.devno.parse().map_err(|error| failed(&error))?;
-                    Ok(Listed { devno, event_nr: map.event_nr, uuid: None })
+                let numbered = |map: recorded::Map| Ok((map.devno.parse().map_err(|error| failed(&error))?, map));
+                *maps = said.maps.into_iter().map(numbered).collect::<Result<_, _>>()?;
+                let listed = |(devno, map): (&DevNo, &recorded::Map)| Listed {
+                    devno: *devno,
+                    event_nr: map.event_nr,
+                    uuid: None,
                 };
-                return maps.iter().map(listed).collect();
+                return Ok(maps.iter().map(listed).collect());
             }
         };
         control.list().map_err(|cause| Error::new(CONTROL, cause))
@@ -178,7 +180,7 @@ impl Origin {
         match self {
             Origin::Kernel { control: Some(control), .. } => read_raw(control, devno, raw),
             Origin::Kernel { control: None, .. } => Ok(false),
-            Origin::Capture { maps, .. } => match maps.iter().find(|map| map.devno == devno.to_string()) {
+            Origin::Capture { maps, .. } => match maps.get(&devno) {
                 Some(recorded::Map { error: Some(error), .. }) => Err(io::Error::other(error.clone())),
                 Some(map) => {
                     *raw = Raw::said(map);

@@ -119,7 +119,7 @@ fn names(page: &[String], replayed: &[String]) -> BTreeMap<String, String> {
         let bare = |line| label.replace_all(line, "$1").into_owned();
         assert_eq!(bare(line), bare(new_line));
         for (old, new) in label.captures_iter(line).zip(label.captures_iter(new_line)) {
-            let is_name = ["wwid", "name", "uuid", "target", "target_port"].contains(&&old[1]);
+            let is_name = ["wwid", "name", "uuid", "target", "target_port", "initiator_port"].contains(&&old[1]);
             assert!(is_name || old[2] == new[2], "{line}\n{new_line}");
             let (old, new) = (old[2].to_owned(), new[2].to_owned());
             assert_eq!(*there.entry(old.clone()).or_insert_with(|| new.clone()), new, "{line}\n{new_line}");
@@ -158,6 +158,8 @@ fn capture_shows_the_host_without_its_names(lab: &Lab) {
     let shown = shown.into_iter().chain(WWIDS).chain(ALIASES);
     let hidden = [&WWIDS[0][1..], &WWIDS[1][1..], "ledger", "org.example", NVME_SERIAL, host_name.trim()];
     let hidden = hidden.into_iter().chain(addresses.iter().map(String::as_str));
+    // Ours are named by the lab, as an administrator names them.
+    let shown = shown.chain(networks.each_ref().map(|network| network.interface));
 
     let (root, size, names) = capture("root", || lab.exporter());
     lab.note(format!("a capture of 3 devices with 6 paths has {size} bytes"));
