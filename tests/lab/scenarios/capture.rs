@@ -89,24 +89,28 @@ fn settled(page: &str) -> Vec<String> {
 /// Captures, unpacks, and says that the page is the same but for the names. Gives where it was unpacked, the capture's size,
 /// and the names.
 fn capture<'a>(name: &str, launch: impl Fn() -> Launch<'a>) -> (PathBuf, u64, BTreeMap<String, String>) {
-    let page = eventually("nothing changes any more", PATIENCE, || {
-        let [one, other] = [launch().oneshot(), launch().oneshot()].map(|page| settled(&page));
-        if one == other { Ok(one) } else { Err("the page still changes".to_owned()) }
-    });
     // Not in the scenario's own directory: only files are kept from there.
     let directory = Path::new("/run/captures").join(name);
-    fs::create_dir_all(&directory).expect("/run is writable");
-    fs::set_permissions(&directory, Permissions::from_mode(0o777)).expect("it is ours");
-    let file = directory.join("capture.tar.gz");
-    let exporter = launch().flag(&format!("--capture={}", file.display())).spawn();
-    // It is there as a whole or not at all.
-    let size = eventually("the capture is there", PATIENCE, || fs::metadata(&file).map_err(|e| e.to_string())).len();
-    drop(exporter);
-    let tree = directory.join("tree");
-    fs::create_dir(&tree).expect("it is ours");
-    run("tar", [Path::new("-xzf"), &file, Path::new("-C"), &tree]);
-    let replayed = settled(&launch().flag(&format!("--path.capture={}", tree.display())).oneshot());
-    assert_eq!(settled(&launch().oneshot()), page, "the host has not changed meanwhile");
+    let (file, tree) = (directory.join("capture.tar.gz"), directory.join("tree"));
+    // A controller that tries to connect is in one state now and in another then.
+    let (page, size, replayed) = eventually("the host stays as it is for so long", 2 * PATIENCE, || {
+        // There is none at first.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&tree).expect("/run is writable");
+        fs::set_permissions(&directory, Permissions::from_mode(0o777)).expect("it is ours");
+        let page = settled(&launch().oneshot());
+        let exporter = launch().flag(&format!("--capture={}", file.display())).spawn();
+        // It is there as a whole or not at all.
+        let size =
+            eventually("the capture is there", PATIENCE, || fs::metadata(&file).map_err(|e| e.to_string())).len();
+        drop(exporter);
+        run("tar", [Path::new("-xzf"), &file, Path::new("-C"), &tree]);
+        let replayed = settled(&launch().flag(&format!("--path.capture={}", tree.display())).oneshot());
+        match settled(&launch().oneshot()) == page {
+            true => Ok((page, size, replayed)),
+            false => Err("it has changed meanwhile".to_owned()),
+        }
+    });
     (tree, size, names(&page, &replayed))
 }
 
