@@ -35,7 +35,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Pages and documents that are made at once, and as many scrapes beside them.
 const TURNS: usize = 2;
 
-/// Large answers under way at once, of each kind.
+/// Status pages and documents under way at once.
 const PLACES: usize = 64;
 
 /// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.

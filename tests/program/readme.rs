@@ -1,7 +1,5 @@
 //! The README's tables are what the program says of itself: `ACCEPT=1 cargo test --test program readme` writes them anew.
 
-use std::collections::BTreeSet;
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +12,8 @@ use multipath_exporter::topology::{
     PathEventCounts, PathState, Ports, Snapshot, Transport, Transports,
 };
 use prometheus_client::registry::Registry;
+
+use super::golden::assert_file;
 
 /// How metrics begin, and what such are about; the first that fits counts.
 const SUBJECTS: [(&str, &str); 5] = [
@@ -174,27 +174,17 @@ fn options_section() -> String {
     section
 }
 
-fn assert_section(name: &str, wanted: &str) {
-    let file = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(&file).unwrap();
+/// The README with this section as it should be.
+fn with_section(readme: &str, name: &str, section: &str) -> String {
     let (begin, end) = (format!("<!-- {name}: written by a test -->\n"), format!("\n<!-- end of {name} -->"));
     let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
-    let (section, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-    if section == wanted {
-        return;
-    }
-    if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
-        std::fs::write(&file, format!("{before}{begin}{wanted}{end}{after}")).unwrap();
-        return;
-    }
-    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
-    let new: Vec<String> = lines(wanted).difference(&lines(section)).cloned().collect();
-    panic!("the README's {name} are not the program's (ACCEPT=1 takes them over): {new:#?}");
+    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
+    format!("{before}{begin}{section}{end}{after}")
 }
 
-/// One test, as both write the same file.
 #[test]
 fn the_tables_are_what_the_program_says() {
-    assert_section("metrics", &metrics_section());
-    assert_section("options", &options_section());
+    let readme = include_str!("../../README.md");
+    let wanted = with_section(readme, "metrics", &metrics_section());
+    assert_file("README.md", &with_section(&wanted, "options", &options_section()));
 }
