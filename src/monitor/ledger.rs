@@ -148,6 +148,14 @@ impl MapLedger {
         }
     }
 
+    /// A reading asked for at `asked` shows the map no more. `true` if events told of one made anew since: of that, what
+    /// they told stands.
+    pub fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
+        let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
+        self.paths.retain(|_, path| path.told.is_some_and(|told| told >= born));
+        true
+    }
+
     /// Whether an event about this map came at or after `then`.
     pub fn had_event_since(&self, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last >= then)

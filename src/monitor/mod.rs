@@ -460,7 +460,7 @@ impl Monitor {
             Ok(reading) => {
                 self.health.succeeded(Source::Sysfs, asked.elapsed(), &reading.unreadable);
                 self.publisher.notice_sysfs(&self.sysfs.maps, &reading, asked, &mut self.ledgers);
-                self.sysfs.accept(reading)
+                self.sysfs.accept(reading, asked)
             }
             Err(error) => {
                 self.health.failed(Source::Sysfs, &error);
@@ -534,7 +534,7 @@ impl Monitor {
     /// Whether some source has said which devices there are. If none has, "no devices" would be a lie.
     fn knows_devices(&self) -> bool {
         self.kernel_is_current()
-            || self.sysfs.known
+            || self.sysfs.read_at.is_some()
             || self.daemon.as_ref().is_some_and(|daemon| matches!(daemon.state, Daemon::Up(_)) && !daemon.failed)
     }
 
@@ -623,5 +623,108 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::watch::PathAction;
+
+    const DM: &str = "devices/virtual/block/dm-0";
+
+    /// A map of one disk, in sysfs.
+    fn make_map(sysfs: &Path) {
+        let (map, disk) = (sysfs.join(DM), sysfs.join("devices/virtual/block/sdb"));
+        fs::create_dir_all(map.join("dm")).unwrap();
+        fs::create_dir_all(map.join("slaves")).unwrap();
+        fs::create_dir_all(sysfs.join("block")).unwrap();
+        fs::create_dir_all(&disk).unwrap();
+        for (file, content) in [("dev", "254:0"), ("dm/uuid", "mpath-3600a"), ("dm/name", "mpatha")] {
+            fs::write(map.join(file), content).unwrap();
+        }
+        fs::write(disk.join("dev"), "8:16").unwrap();
+        symlink("../../sdb", map.join("slaves/sdb")).unwrap();
+        symlink(format!("../{DM}"), sysfs.join("block/dm-0")).unwrap();
+    }
+
+    fn remove_map(sysfs: &Path) {
+        fs::remove_file(sysfs.join("block/dm-0")).unwrap();
+        fs::remove_dir_all(sysfs.join(DM)).unwrap();
+    }
+
+    fn uevent(action: &str, diskseq: u64, path: Option<PathEvent>) -> Wake {
+        Wake::Uevent(Box::new(Uevent {
+            seqnum: 1,
+            action: Arc::from(action),
+            sysname: Arc::from("dm-0"),
+            devno: Some("254:0".parse().unwrap()),
+            diskseq: Some(diskseq),
+            synthetic: false,
+            path,
+            received: Instant::now(),
+            time: SystemTime::now(),
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_failure_outlives_the_reading_that_saw_its_map_between_removal_and_creation() {
+        let tree = tempfile::tempdir().unwrap();
+        let sysfs = tree.path();
+        make_map(sysfs);
+        let places = sysfs::Places {
+            sysfs: sysfs.to_owned(),
+            procfs: "/proc".into(),
+            udev_data: sysfs.join("udev"),
+            capture: None,
+        };
+        let settings = Settings {
+            places,
+            parts: sysfs::Parts { nvme: true, iscsi: true, fibre_channel: true },
+            device_mapper: false,
+            multipathd: None,
+            resync: Duration::MAX,
+            reread: Duration::MAX,
+            config: Arc::default(),
+        };
+        let (mut monitor, board) = Monitor::new(settings, Arc::default()).unwrap();
+        monitor.read_first().await;
+        let counts = || {
+            board
+                .snapshot
+                .borrow()
+                .iter()
+                .flat_map(|snapshot| snapshot.devices.clone())
+                .map(|device| (device.counts().valid, device.counts().failed, device.path_events.failed))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(counts(), [(1, 0, 0)]);
+
+        remove_map(sysfs);
+        monitor.wake_up([uevent("remove", 7, None)].into_iter());
+        monitor.dispatch();
+        let (reading, asked) = monitor.sysfs.lane.reply().await;
+        make_map(sysfs);
+        let failed = PathEvent {
+            wwid: Arc::from("3600a"),
+            name: Arc::from("mpatha"),
+            action: PathAction::Failed,
+            path: "8:16".parse().unwrap(),
+            dm_seqnum: 1,
+            valid_paths: Some(0),
+        };
+        monitor.wake_up([uevent("add", 8, None), uevent("change", 8, Some(failed))].into_iter());
+        assert_eq!(counts(), [(0, 1, 1)]);
+        monitor.sysfs_said(reading, asked);
+        assert_eq!(counts(), []);
+        monitor.dispatch();
+        let (reading, asked) = monitor.sysfs.lane.reply().await;
+        monitor.sysfs_said(reading, asked);
+        assert_eq!(counts(), [(0, 1, 1)]);
     }
 }

@@ -210,7 +210,8 @@ impl Publisher {
         let mut before = std::mem::take(&mut self.built);
         self.wwids.clear();
         self.holds_back = false;
-        for wwid in readings.wwids() {
+        let (wwids, as_of) = readings.wwids();
+        for wwid in wwids {
             let ledger = ledgers.entry(Arc::clone(wwid)).or_default();
             let parts = readings.parts(wwid, ledger);
             if let Some(devno) = parts.devno() {
@@ -238,13 +239,15 @@ impl Publisher {
         }
         let gone: Vec<Arc<str>> = before.keys().cloned().collect();
         for Built { device, .. } in before.into_values() {
-            // If it comes back it is a new one.
-            ledgers.remove(&device.wwid);
+            // If it comes back it is a new one, of which events may have told already.
+            if !ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
+                ledgers.remove(&device.wwid);
+            }
             self.tell_device(EventType::DeviceRemoved, &device);
         }
         ledgers.retain(|wwid, ledger| self.built.contains_key(wwid) || ledger.is_recent(now));
 
-        let found = !std::mem::replace(&mut self.nvme_known, sysfs.known);
+        let found = !std::mem::replace(&mut self.nvme_known, sysfs.read_at.is_some());
         for News { kind, device, path } in self.nvme.update(&sysfs.heads, &sysfs.root, found) {
             match path {
                 Some(path) => self.tell_path(kind, &device, &path),
@@ -485,16 +488,16 @@ struct Readings<'a> {
 }
 
 impl<'a> Readings<'a> {
-    /// The devices there are, in the word of the best source that has one.
-    fn wwids(&self) -> Vec<&'a Arc<str>> {
-        let mut wwids: Vec<_> = match (self.kernel, self.daemon) {
-            (Some(kernel), _) if kernel.current => kernel.maps.keys().collect(),
-            _ if self.sysfs.known => self.sysfs.maps.keys().collect(),
-            (_, Some(daemon)) => daemon.maps.keys().collect(),
-            _ => Vec::new(),
+    /// The devices there are, in the word of the best source that has one, and when it was asked.
+    fn wwids(&self) -> (Vec<&'a Arc<str>>, Option<Instant>) {
+        let (mut wwids, as_of): (Vec<_>, _) = match (self.kernel, self.daemon) {
+            (Some(kernel), _) if kernel.current => (kernel.maps.keys().collect(), kernel.read_at),
+            _ if self.sysfs.read_at.is_some() => (self.sysfs.maps.keys().collect(), self.sysfs.read_at),
+            (_, Some(daemon)) => (daemon.maps.keys().collect(), daemon.read_at),
+            _ => (Vec::new(), None),
         };
         wwids.sort_unstable();
-        wwids
+        (wwids, as_of)
     }
 
     fn parts(&self, wwid: &Arc<str>, ledger: &MapLedger) -> Parts {

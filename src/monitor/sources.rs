@@ -38,6 +38,8 @@ pub struct KernelSource {
     pub timed: bool,
     /// The last read worked and none is late: `maps` is the present state.
     pub current: bool,
+    /// When the last reading was asked for.
+    pub read_at: Option<Instant>,
     /// By WWID.
     pub maps: HashMap<Arc<str>, Arc<device_mapper::Map>>,
     last: Vec<Arc<device_mapper::Map>>,
@@ -71,6 +73,7 @@ impl KernelSource {
             wanted: KernelWanted::default(),
             timed: false,
             current: false,
+            read_at: None,
             maps: HashMap::new(),
             last: Vec::new(),
             incomplete: false,
@@ -112,6 +115,7 @@ impl KernelSource {
         } else {
             ledgers.values_mut().for_each(|ledger| ledger.kernel_read(asked));
         }
+        self.read_at = Some(asked);
         let was_incomplete = std::mem::replace(&mut self.incomplete, incomplete);
         !std::mem::replace(&mut self.current, true) || changed || was_incomplete
     }
@@ -149,8 +153,8 @@ pub struct SysfsSource {
     pub unassembled: Arc<[Unassembled]>,
     /// Kernel names of what the root file system stands on.
     pub root: Arc<HashSet<String>>,
-    /// It has been read at least once.
-    pub known: bool,
+    /// When the last reading was asked for; `None` before the first.
+    pub read_at: Option<Instant>,
     /// The last read failed, and with it what it was to read.
     pub failed: bool,
     being_read: Option<sysfs::Scope>,
@@ -191,7 +195,7 @@ impl SysfsSource {
             transports: Arc::default(),
             unassembled: Arc::default(),
             root: Arc::default(),
-            known: false,
+            read_at: None,
             failed: false,
             being_read: None,
         })
@@ -246,8 +250,8 @@ impl SysfsSource {
         self.lane.ask(request);
     }
 
-    /// Takes the new reading. `false` if it shows what the last one showed.
-    pub fn accept(&mut self, reading: sysfs::Reading) -> bool {
+    /// Takes the new reading, asked for at `asked`. `false` if it shows what the last one showed.
+    pub fn accept(&mut self, reading: sysfs::Reading, asked: Instant) -> bool {
         let mut changed = !same(&self.last, &reading.maps);
         if changed {
             self.maps = by_wwid(&reading.maps, |map| &map.wwid);
@@ -259,7 +263,7 @@ impl SysfsSource {
         self.transports = reading.transports;
         self.unassembled = reading.unassembled;
         self.root = reading.root;
-        !std::mem::replace(&mut self.known, true) || changed
+        self.read_at.replace(asked).is_none() || changed
     }
 
     /// The read under way has ended, well or not.
@@ -309,6 +313,8 @@ pub struct DaemonSource {
     pub left_out: HashMap<Arc<str>, Arc<multipathd::Map>>,
     /// The last time it was asked for the maps it gave none.
     pub failed: bool,
+    /// When it was asked for the maps that it gave last.
+    pub read_at: Option<Instant>,
     /// The paths that it knows, for telling what it leaves alone.
     pub known_paths: KnownPaths,
 }
@@ -366,6 +372,7 @@ impl DaemonSource {
             maps: HashMap::new(),
             left_out: HashMap::new(),
             failed: false,
+            read_at: None,
             known_paths: KnownPaths::default(),
         }
     }
@@ -399,6 +406,7 @@ impl DaemonSource {
             false => self.maps.extend(before),
         }
         self.failed = false;
+        self.read_at = Some(asked);
         changed
     }
 
