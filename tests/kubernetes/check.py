@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Renders deploy/kubernetes with kubectl's kustomize and checks what comes out.
+"""Renders deploy/kubernetes with kubectl's kustomize and with Helm, and checks what comes out.
 
     check.py EXPORTER DIRECTORY
 
 Each object is held to the schemas of the oldest and the newest Kubernetes known to kubernetes-validate, unknown fields refused;
 the operator's objects are left in DIRECTORY/check.ts for tsc and its types. The arguments of the containers are given to
-the real EXPORTER. Where kubectl is older than 1.21 (Debian 12's), what its kustomize calls otherwise is rewritten in a copy.
+the real EXPORTER. The chart must render what the overlays do, and all of its values must do something. Where kubectl is older than 1.21 (Debian 12's), what its kustomize calls otherwise is rewritten in a copy.
 """
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import kubernetes_validate
 import yaml
@@ -23,6 +24,24 @@ OPERATOR = {"PodMonitor", "PrometheusRule"}
 # What etcd takes, and a ConfigMap.
 MOST_BYTES = 1 << 20
 NAME = {"app.kubernetes.io/name": "multipath-exporter"}
+CHART = ROOT / "deploy/kubernetes/chart"
+# What Helm labels its objects with.
+HELM = {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"}
+# Each value as nobody has it by default.
+VALUES = {
+    "image": {"repository": "registry.example/multipath", "tag": "1.2.3", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "kernelStatus": True,
+    "config": {"expected_paths": [{"vendor": "LABARRAY", "product": "VD.*K", "paths": 2}], "iscsi_bonds": []},
+    "args": ["--no-collector.paths"],
+    "resources": {"limits": {"memory": "64Mi"}},
+    "nodeSelector": {"storage": "san"},
+    "tolerations": [{"key": "storage", "operator": "Exists"}],
+    "priorityClassName": "system-cluster-critical",
+    "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True, "labels": {"grafana_dashboard": "yes"}},
+}
 
 
 def kustomize_before_2_1(kubectl):
@@ -53,6 +72,10 @@ def render(kubectl, tree, overlay):
 
 
 def equal(what, found, wanted):
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        equal(f"{what}: what it has", sorted(found), sorted(wanted))
+        for key, value in wanted.items():
+            equal(f"{what}.{key}", found[key], value)
     if found != wanted:
         sys.exit(f"FAIL {what} is {found!r}, not {wanted!r}")
 
@@ -67,8 +90,7 @@ def check(objects, overlay, exporter, directory):
             sys.exit(f"FAIL {overlay}: {one['kind']} has {size} bytes")
         if one["kind"] != "Namespace":
             equal(f"{overlay}: namespace of {one['kind']}", one["metadata"]["namespace"], namespace)
-        for version in KUBERNETES if one["kind"] not in OPERATOR else ():
-            kubernetes_validate.validate(one, version, strict=True)
+        hold_to_schemas(one)
     daemon_set, monitor = by_kind["DaemonSet"]["spec"], by_kind["PodMonitor"]["spec"]
     pod = daemon_set["template"]
     for selector in (daemon_set["selector"], monitor["selector"]):
@@ -95,6 +117,63 @@ def check(objects, overlay, exporter, directory):
     return [by_kind[kind] for kind in sorted(OPERATOR)]
 
 
+def hold_to_schemas(one):
+    for version in KUBERNETES if one["kind"] not in OPERATOR else ():
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def helm(values):
+    """What the chart renders, or why it does not."""
+    command = [pathlib.Path(sys.executable).with_name("helm"), "template", "multipath-exporter", CHART]
+    command += ["--namespace", "multipath-exporter", "--values", "-"]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
+    return list(yaml.safe_load_all(done.stdout)) if done.returncode == 0 else done.stderr
+
+
+def without_helms_labels(one):
+    labels = one["metadata"]["labels"]
+    if found := HELM - labels.keys():
+        sys.exit(f"FAIL chart: {one['kind']} has no label {found}")
+    one["metadata"]["labels"] = {label: value for label, value in labels.items() if label not in HELM}
+    return one
+
+
+def check_chart(overlays, exporter, directory):
+    for overlay, objects in overlays.items():
+        rendered = {one["kind"]: without_helms_labels(one) for one in helm({"kernelStatus": overlay == "kernel-status"})}
+        for one in objects:
+            if one["kind"] != "Namespace":
+                equal(f"chart: {one['kind']} of {overlay}", rendered.pop(one["kind"], None), one)
+        equal(f"chart: what is not in {overlay}", rendered, {})
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))["package"]
+    versions = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    equal("chart: version", {versions["version"], versions["appVersion"]}, {package["version"]})
+
+    equal("chart: values", VALUES.keys(), yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")).keys())
+    full = helm(VALUES)
+    for one in full:
+        hold_to_schemas(one)
+    for value in VALUES:
+        if helm({name: given for name, given in VALUES.items() if name != value}) == full:
+            sys.exit(f"FAIL chart: {value} changes nothing")
+    daemon_set = next(one for one in full if one["kind"] == "DaemonSet")
+    (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+    (config,) = (one["data"]["config.yml"] for one in full if one["kind"] == "ConfigMap" and "config.yml" in one["data"])
+    equal("chart: configuration", yaml.safe_load(config), VALUES["config"])
+    (directory / "config.yml").write_text(config, encoding="utf-8")
+    place = "/etc/multipath-exporter/config.yml"
+    here = [argument.replace(place, str(directory / "config.yml")) for argument in container["args"]]
+    subprocess.run([exporter, *here, "--config.check"], check=True, stdout=subprocess.DEVNULL)
+    if here == container["args"] or "/etc/multipath-exporter" not in (m["mountPath"] for m in container["volumeMounts"]):
+        sys.exit("FAIL chart: the configuration is not where the exporter reads it")
+    objects = ("podMonitor", "prometheusRule", "dashboard")
+    least = helm({name: {"enabled": False} for name in objects})
+    equal("chart: kinds without the operator", sorted(one["kind"] for one in least), ["DaemonSet", "ServiceAccount"])
+    if not isinstance(helm({"kernelstatus": True}), str):
+        sys.exit("FAIL chart: takes a value that does not exist")
+    return [one for one in full if one["kind"] in OPERATOR]
+
+
 def must_fail():
     """The schemas refuse what is wrong: or they would prove nothing."""
     daemon_set = yaml.safe_load((ROOT / "deploy/kubernetes/base/daemonset.yaml").read_text(encoding="utf-8"))
@@ -113,10 +192,13 @@ def main():
     must_fail()
     (directory / "config.yml").touch()
     tree = copy_for_old(directory / "tree") if kustomize_before_2_1(kubectl) else ROOT
+    rendered = {overlay: render(kubectl, tree, overlay) for overlay in OVERLAYS}
     typed = []
-    for overlay in OVERLAYS:
-        typed += check(render(kubectl, tree, overlay), overlay, exporter, directory)
+    for overlay, objects in rendered.items():
+        typed += check(objects, overlay, exporter, directory)
         print(f"ok    {overlay}")
+    typed += check_chart(rendered, exporter, directory)
+    print("ok    chart")
     with (directory / "check.ts").open("w", encoding="utf-8") as file:
         file.write("import type * as Operator from '@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1';\n")
         for number, one in enumerate(typed):
