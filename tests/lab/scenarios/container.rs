@@ -33,6 +33,8 @@ struct Given {
     udev: bool,
     /// Root's user id, CAP_SYS_ADMIN, the control file of device mapper, and the host's `/proc`.
     kernel_status: bool,
+    /// Not `/sys/dev/block`, as older versions of Podman.
+    masked: bool,
 }
 
 /// A running container; gone when dropped.
@@ -129,7 +131,12 @@ impl Given {
                 "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             },
             "mounts": mounts,
-            "linux": {"namespaces": namespaces, "devices": devices, "resources": {"devices": allowed}},
+            "linux": {
+                "namespaces": namespaces,
+                "devices": devices,
+                "resources": {"devices": allowed},
+                "maskedPaths": if self.masked { vec!["/sys/dev/block"] } else { Vec::new() },
+            },
         })
     }
 }
@@ -189,12 +196,19 @@ fn a_container_sees_what_it_is_given(lab: &Lab) {
         ("udev", Given { udev: true, ..Given::default() }),
         ("network", Given { network: true, udev: true, ..Given::default() }),
         ("kernel", Given { kernel_status: true, udev: true, ..Given::default() }),
+        ("podman", Given { kernel_status: true, udev: true, masked: true, ..Given::default() }),
     ];
     for (name, given) in containers {
         let container = Container::start(lab, name, given);
         assert_eq!(container.source_up("dm"), given.kernel_status, "{name}");
         assert_eq!(container.metrics().value("multipath_daemon_up", &[]) == 1.0, given.network, "{name}");
         assert!(container.source_up("sysfs") && container.source_up("uevent"), "{name}");
+        let metrics = container.metrics();
+        let disks: Vec<_> = metrics.series("multipath_path_info").map(|(labels, _)| labels).collect();
+        assert!(
+            disks.len() == 8 && disks.iter().all(|disk| disk["hctl"].is_empty() == given.masked),
+            "{name}: {disks:?}"
+        );
 
         let same_as_on_the_host = |what: &str| {
             eventually_eq(&format!("{name}: {what}"), host.metrics().devices(), || container.metrics().devices());
