@@ -12,10 +12,11 @@
 //! tells the first of these.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use std::{fs, io};
 
 use rustix::net::sockopt;
 use tokio::sync::mpsc;
@@ -30,6 +31,9 @@ use crate::topology::DevNo;
 /// What udevd itself asks for. It is a limit, not an allocation; without `CAP_NET_ADMIN` the kernel grants
 /// `net.core.rmem_max` at most.
 const RECEIVE_BUFFER: usize = 128 << 20;
+
+/// What a user is called that has no number in our user namespace (`/proc/sys/kernel/overflowuid`).
+const NO_NUMBER: u32 = 65534;
 
 /// A block device's uevent.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +94,9 @@ pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
 
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
     let failed = |cause| Error::new("kernel uevents", cause);
+    if !are_sent_here() {
+        return Err(failed(io::Error::other("the kernel sends none into the network namespace of a user namespace")));
+    }
     let socket = subscribe().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::Uevent)).is_err() {
         return Ok(Closed);
@@ -102,6 +109,30 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
             return Ok(Closed);
         }
     }
+}
+
+/// Whether the kernel sends uevents into our network namespace. It does only if that belongs to the machine's root
+/// (`uevent_net_init` in `lib/kobject_uevent.c`, Linux 4.18 and later), and a listener elsewhere is told nothing.
+fn are_sent_here() -> bool {
+    // What is below belongs to the namespace's root; the directory itself to ourselves.
+    let owner = fs::metadata("/proc/self/net/dev").map(|file| file.uid());
+    let numbers = fs::read_to_string("/proc/self/uid_map");
+    match (owner, numbers) {
+        (Ok(owner), Ok(numbers)) => may_be_root(owner, &numbers),
+        _ => true,
+    }
+}
+
+/// Whether a user's number in our user namespace is that of the machine's root outside. `numbers` has the lines of
+/// `/proc/PID/uid_map`: first number inside, first number outside, how many.
+fn may_be_root(uid: u32, numbers: &str) -> bool {
+    let outside = |line: &str| {
+        let mut words = line.split_whitespace().map(|word| word.parse::<u32>().ok());
+        let (inside, outside, count) = (words.next()??, words.next()??, words.next()??);
+        let offset = uid.checked_sub(inside).filter(|offset| *offset < count)?;
+        Some(outside.saturating_add(offset))
+    };
+    uid == NO_NUMBER || numbers.lines().find_map(outside).is_none_or(|outside| outside == 0)
 }
 
 fn subscribe() -> io::Result<MonitorSocket> {
@@ -188,4 +219,24 @@ fn path_event<'a>(property: &impl Fn(&str) -> Option<std::borrow::Cow<'a, str>>)
         dm_seqnum: property("DM_SEQNUM")?.parse().ok()?,
         valid_paths: property("DM_NR_VALID_PATHS").and_then(|text| text.parse().ok()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_the_machines() {
+        let numbers = [
+            ("the machine's own", "         0          0 4294967295\n", 0, true),
+            ("a namespace entered from it", "0 0 4294967295", 100_000, false),
+            ("a container without root", "0 1000 1\n1 100000 65536", 0, false),
+            ("the same with the machine's network", "0 1000 1\n1 100000 65536", NO_NUMBER, true),
+            ("systemd's PrivateUsers=", "0 0 1\n61234 61234 1", 0, true),
+            ("none", "", 0, true),
+        ];
+        for (what, numbers, owner, expected) in numbers {
+            assert_eq!(may_be_root(owner, numbers), expected, "{what}");
+        }
+    }
 }

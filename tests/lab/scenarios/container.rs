@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -16,7 +17,10 @@ use crate::programs::{run, try_run};
 use crate::san::San;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
-pub const ALL: &[Scenario] = &[Scenario::new("a_container_sees_what_it_is_given", a_container_sees_what_it_is_given)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new("a_container_sees_what_it_is_given", a_container_sees_what_it_is_given),
+    Scenario::new("a_network_that_is_not_roots_has_no_events", a_network_that_is_not_roots_has_no_events),
+];
 
 /// The network namespace of a container that has its own, and the addresses of its link with the machine.
 const NAMESPACE: &str = "pod";
@@ -222,5 +226,65 @@ fn a_container_sees_what_it_is_given(lab: &Lab) {
         san.dm.reinstate_path(lun.name(), &disk.devno);
         host.wait_for_counts(&lun.wwid, 4, 0);
         same_as_on_the_host("it is reinstated");
+    }
+}
+
+/// An exporter in a user namespace; gone when dropped.
+struct Rootless(Child);
+
+impl Rootless {
+    const ADDRESS: &str = "127.0.0.1:10157";
+
+    /// As an engine makes it that is not run by root: with a network of its own, or with the machine's.
+    fn start(lab: &Lab, own_network: bool) -> Self {
+        let start = format!("exec {} --web.listen-address={}", lab.exporter_program().display(), Self::ADDRESS);
+        let mut unshare = Command::new("setpriv");
+        unshare.args(["--reuid=nobody", "--clear-groups", "unshare", "--user", "--map-root-user"]);
+        match own_network {
+            true => unshare.args(["unshare", "--net", "sh", "-c", &format!("ip link set lo up; {start}")]),
+            false => unshare.args(["sh", "-c", &start]),
+        };
+        Rootless(unshare.stdin(Stdio::null()).spawn().expect("setpriv starts"))
+    }
+
+    fn metrics(&self) -> Result<Metrics, String> {
+        let enter = ["--user", "--net", "--preserve-credentials", "--target", &self.0.id().to_string()];
+        let ask = ["curl", "--silent", "--fail", &format!("http://{}/metrics", Self::ADDRESS)];
+        try_run("nsenter", enter.into_iter().chain(ask)).map(|page| Metrics::parse(&page))
+    }
+}
+
+impl Drop for Rootless {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn a_network_that_is_not_roots_has_no_events(lab: &Lab) {
+    let _san = San::start(lab, 4, 2, Conf::BLIND);
+    let host = lab.exporter().start();
+    let changes = |metrics: &Metrics| metrics.get("multipath_exporter_uevents_total", &[("action", "change")]);
+    for own_network in [true, false] {
+        let exporter = Rootless::start(lab, own_network);
+        let mut metrics = None;
+        eventually("it has read", PATIENCE, || exporter.metrics().map(|read| metrics = Some(read)));
+        let up = metrics.expect("just read").value("multipath_exporter_source_up", &[("source", "uevent")]);
+        let counted = changes(&host.metrics());
+        fs::write("/sys/block/dm-0/uevent", "change").expect("root may raise a uevent");
+        eventually("the uevent has come", PATIENCE, || match changes(&host.metrics()) == counted {
+            true => Err("not yet".to_owned()),
+            false => Ok(()),
+        });
+        let comes = |wait| {
+            std::thread::sleep(wait);
+            exporter.metrics().is_ok_and(|metrics| changes(&metrics).is_some_and(|changes| changes > 0.0))
+        };
+        assert_eq!(
+            (up == 1.0, comes(Duration::from_secs(1))),
+            (!own_network, !own_network),
+            "own network: {own_network}"
+        );
     }
 }
