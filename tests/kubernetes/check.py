@@ -18,7 +18,8 @@ import kubernetes_validate
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OVERLAYS = ("unprivileged", "kernel-status")
+OVERLAYS = ("unprivileged", "kernel-status", "without-operator", "tls")
+PLACE = "/etc/multipath-exporter"
 KUBERNETES = ("1.25", "1.37")
 OPERATOR = {"PodMonitor", "PrometheusRule"}
 # What etcd takes, and a ConfigMap.
@@ -27,18 +28,30 @@ NAME = {"app.kubernetes.io/name": "multipath-exporter"}
 CHART = ROOT / "deploy/kubernetes/chart"
 # What Helm labels its objects with.
 HELM = {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"}
+# What makes the chart render each overlay; what is asked of Prometheus with TLS is taken from the overlay itself.
+SAME = {
+    "unprivileged": {},
+    "kernel-status": {"kernelStatus": True},
+    "without-operator": {"podMonitor": {"enabled": False}, "prometheusRule": {"enabled": False}},
+    "tls": {
+        "image": {"repository": "registry.example.org/multipath-exporter"},
+        "webConfig": {"secretName": "multipath-exporter-web"},
+    },
+}
 # Each value as nobody has it by default.
 VALUES = {
     "image": {"repository": "registry.example/multipath", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
     "kernelStatus": True,
+    "port": 9999,
+    "webConfig": {"secretName": "web"},
     "config": {"expected_paths": [{"vendor": "LABARRAY", "product": "VD.*K", "paths": 2}], "iscsi_bonds": []},
     "args": ["--no-collector.paths"],
     "resources": {"limits": {"memory": "64Mi"}},
     "nodeSelector": {"storage": "san"},
     "tolerations": [{"key": "storage", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
-    "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+    "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
     "dashboard": {"enabled": True, "labels": {"grafana_dashboard": "yes"}},
 }
@@ -82,8 +95,8 @@ def equal(what, found, wanted):
 
 def check(objects, overlay, exporter, directory):
     by_kind = {one["kind"]: one for one in objects}
-    kinds = ["ConfigMap", "DaemonSet", "Namespace", "PodMonitor", "PrometheusRule", "ServiceAccount"]
-    equal(f"{overlay}: kinds", sorted(one["kind"] for one in objects), kinds)
+    kinds = {"ConfigMap", "DaemonSet", "Namespace", "ServiceAccount"} | (OPERATOR if overlay != "without-operator" else set())
+    equal(f"{overlay}: kinds", sorted(one["kind"] for one in objects), sorted(kinds))
     namespace = by_kind["Namespace"]["metadata"]["name"]
     for one in objects:
         if (size := len(json.dumps(one))) >= MOST_BYTES:
@@ -91,30 +104,50 @@ def check(objects, overlay, exporter, directory):
         if one["kind"] != "Namespace":
             equal(f"{overlay}: namespace of {one['kind']}", one["metadata"]["namespace"], namespace)
         hold_to_schemas(one)
-    daemon_set, monitor = by_kind["DaemonSet"]["spec"], by_kind["PodMonitor"]["spec"]
+    daemon_set = by_kind["DaemonSet"]["spec"]
     pod = daemon_set["template"]
-    for selector in (daemon_set["selector"], monitor["selector"]):
-        equal(f"{overlay}: selector", selector["matchLabels"], NAME)
+    equal(f"{overlay}: selector", daemon_set["selector"]["matchLabels"], NAME)
     equal(f"{overlay}: labels of a pod", pod["metadata"]["labels"], NAME)
     equal(f"{overlay}: account", pod["spec"]["serviceAccountName"], by_kind["ServiceAccount"]["metadata"]["name"])
     (container,) = pod["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    used = {container[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")}
-    used |= {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]}
-    equal(f"{overlay}: ports", used, set(ports))
+    probes = [container[probe] for probe in ("livenessProbe", "readinessProbe")]
+    used = {(probe.get("httpGet") or probe["tcpSocket"])["port"] for probe in probes}
+    equal(f"{overlay}: ports", used, {port["name"] for port in container["ports"]})
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     equal(f"{overlay}: volumes", mounted, {volume["name"] for volume in pod["spec"]["volumes"]})
     security = container["securityContext"]
     equal(f"{overlay}: privileged", security.get("privileged", False), overlay == "kernel-status")
     equal(f"{overlay}: non-root", security["runAsNonRoot"], overlay != "kernel-status")
-    # Reads all arguments and leaves.
-    only_check = ["--config.check", f"--config.file={directory / 'config.yml'}"]
-    subprocess.run([exporter, *container["args"], *only_check], check=True, stdout=subprocess.DEVNULL)
-    rules = yaml.safe_load((ROOT / "alerts/prometheus-rule.yaml").read_text(encoding="utf-8"))
-    equal(f"{overlay}: rules", by_kind["PrometheusRule"]["spec"], rules["spec"])
+    take_arguments(exporter, container, directory)
     dashboard = (ROOT / "dashboards/multipath.json").read_text(encoding="utf-8")
     equal(f"{overlay}: dashboard", by_kind["ConfigMap"]["data"], {"multipath.json": dashboard})
+    if overlay == "without-operator":
+        return []
+    monitor = by_kind["PodMonitor"]["spec"]
+    equal(f"{overlay}: selector of the monitor", monitor["selector"]["matchLabels"], NAME)
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    equal(f"{overlay}: port of the monitor", {endpoint["port"]}, used)
+    equal(f"{overlay}: scheme", endpoint.get("scheme"), "https" if overlay == "tls" else None)
+    equal(f"{overlay}: relabelling", endpoint["relabelings"], relabelings())
+    rules = yaml.safe_load((ROOT / "alerts/prometheus-rule.yaml").read_text(encoding="utf-8"))
+    equal(f"{overlay}: rules", by_kind["PrometheusRule"]["spec"], rules["spec"])
     return [by_kind[kind] for kind in sorted(OPERATOR)]
+
+
+def relabelings():
+    monitor = yaml.safe_load((ROOT / "deploy/kubernetes/operator/podmonitor.yaml").read_text(encoding="utf-8"))
+    return monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
+
+
+def take_arguments(exporter, container, directory):
+    """The exporter reads all its arguments and leaves. What is in a volume there is below DIRECTORY here."""
+    arguments = [argument.replace(PLACE, str(directory)) for argument in container["args"]]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"] if mount["mountPath"].startswith(PLACE)}
+    read = {argument.split("=")[1].rsplit("/", 1)[0] for argument in container["args"] if PLACE in argument}
+    equal("what is mounted is read", mounted, read)
+    if not any(argument.startswith("--config.file=") for argument in arguments):
+        arguments.append(f"--config.file={directory / 'config/config.yml'}")
+    subprocess.run([exporter, *arguments, "--config.check"], check=True, stdout=subprocess.DEVNULL)
 
 
 def hold_to_schemas(one):
@@ -140,7 +173,12 @@ def without_helms_labels(one):
 
 def check_chart(overlays, exporter, directory):
     for overlay, objects in overlays.items():
-        rendered = {one["kind"]: without_helms_labels(one) for one in helm({"kernelStatus": overlay == "kernel-status"})}
+        values = SAME[overlay]
+        if overlay == "tls":
+            (monitor,) = (one for one in objects if one["kind"] == "PodMonitor")
+            (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+            values = values | {"podMonitor": {"endpoint": {key: endpoint[key] for key in ("scheme", "tlsConfig")}}}
+        rendered = {one["kind"]: without_helms_labels(one) for one in helm(values)}
         for one in objects:
             if one["kind"] != "Namespace":
                 equal(f"chart: {one['kind']} of {overlay}", rendered.pop(one["kind"], None), one)
@@ -160,12 +198,8 @@ def check_chart(overlays, exporter, directory):
     (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
     (config,) = (one["data"]["config.yml"] for one in full if one["kind"] == "ConfigMap" and "config.yml" in one["data"])
     equal("chart: configuration", yaml.safe_load(config), VALUES["config"])
-    (directory / "config.yml").write_text(config, encoding="utf-8")
-    place = "/etc/multipath-exporter/config.yml"
-    here = [argument.replace(place, str(directory / "config.yml")) for argument in container["args"]]
-    subprocess.run([exporter, *here, "--config.check"], check=True, stdout=subprocess.DEVNULL)
-    if here == container["args"] or "/etc/multipath-exporter" not in (m["mountPath"] for m in container["volumeMounts"]):
-        sys.exit("FAIL chart: the configuration is not where the exporter reads it")
+    (directory / "config/config.yml").write_text(config, encoding="utf-8")
+    take_arguments(exporter, container, directory)
     objects = ("podMonitor", "prometheusRule", "dashboard")
     least = helm({name: {"enabled": False} for name in objects})
     equal("chart: kinds without the operator", sorted(one["kind"] for one in least), ["DaemonSet", "ServiceAccount"])
@@ -190,7 +224,9 @@ def main():
     exporter, directory = sys.argv[1], pathlib.Path(sys.argv[2])
     kubectl = shutil.which("kubectl") or sys.exit("FAIL there is no kubectl")
     must_fail()
-    (directory / "config.yml").touch()
+    for file in ("config/config.yml", "web/web.yml"):
+        (directory / file).parent.mkdir()
+        (directory / file).touch()
     tree = copy_for_old(directory / "tree") if kustomize_before_2_1(kubectl) else ROOT
     rendered = {overlay: render(kubectl, tree, overlay) for overlay in OVERLAYS}
     typed = []

@@ -1,4 +1,4 @@
-{{- define "labels" -}}
+{{- define "multipath-exporter.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
