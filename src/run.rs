@@ -192,7 +192,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, cli.collectors.paths);
-    let (events, snapshot) = (Arc::clone(&board.events), board.snapshot.clone());
+    let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
     let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
     let routes = Arc::new(routes);
     let admission = web_config.clone();
@@ -208,7 +208,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
     };
 
     let (commands, orders) = mpsc::channel(1);
-    tokio::spawn(systemd::inform(commands.clone(), snapshot));
+    tokio::spawn(systemd::inform(commands.clone(), snapshot, sources));
     tokio::spawn(web_config.clone().follow());
     tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands));
     let mut monitor = tokio::spawn(monitor.run(orders));

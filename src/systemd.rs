@@ -4,15 +4,17 @@
 //! first process must not hold up a scrape.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::{NotifyState, notify};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::monitor::Command;
+use crate::source::health::{Source, SourceHealth};
 use crate::topology::{Counts, Health, Snapshot};
 
 /// In a storm the status line does not change more often than this.
@@ -21,7 +23,11 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Tells systemd how we are, until the monitor ends.
-pub async fn inform(monitor: mpsc::Sender<Command>, snapshot: watch::Receiver<Option<Arc<Snapshot>>>) {
+pub async fn inform(
+    monitor: mpsc::Sender<Command>,
+    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    sources: Arc<SourceHealth>,
+) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -31,7 +37,7 @@ pub async fn inform(monitor: mpsc::Sender<Command>, snapshot: watch::Receiver<Op
         let Some(limit) = sd_notify::watchdog_enabled() else { return };
         beat(&monitor, limit / 2, async || drop(tell(&[NotifyState::Watchdog]).await)).await;
     };
-    tokio::join!(beats, follow(snapshot));
+    tokio::join!(beats, follow(&monitor, snapshot, &sources));
 }
 
 /// Tells that all is done that a start or a reload has begun. The monitor takes no command before the first full read has
@@ -68,27 +74,48 @@ async fn answers(monitor: &mpsc::Sender<Command>) -> bool {
     monitor.send(Command::Answer(answer)).await.is_ok() && answered.await.is_ok()
 }
 
-async fn follow(mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>) {
+async fn follow(
+    monitor: &mpsc::Sender<Command>,
+    mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    sources: &SourceHealth,
+) {
+    let _ = tell(&[NotifyState::Status("reading for the first time")]).await;
+    // Before that end no source can be blamed: the next one may say it.
+    let mut monitor_lives = answers(monitor).await;
     let mut told = String::new();
-    loop {
+    while monitor_lives {
         let now = snapshot.borrow_and_update().clone();
-        let line = status(now.as_deref());
+        let line = now.as_deref().map_or_else(|| nothing_known(sources), status);
         if line != told {
             let _ = tell(&[NotifyState::Status(&line)]).await;
             told = line;
         }
-        if now.is_some() {
-            sleep(STATUS_INTERVAL).await;
-        }
-        if snapshot.changed().await.is_err() {
-            return;
-        }
+        sleep(STATUS_INTERVAL).await;
+        monitor_lives = match now {
+            Some(_) => snapshot.changed().await.is_ok(),
+            // What is wrong may become another thing without a snapshot.
+            None => snapshot.has_changed().is_ok(),
+        };
     }
 }
 
+/// The line while no device can be shown, nor that there is none.
+fn nothing_known(sources: &SourceHealth) -> String {
+    let mut line = "no source says which devices there are".to_owned();
+    let mut separator = ": ";
+    for (source, health) in sources.all() {
+        let error = health.error.filter(|_| source != Source::Uevent).unwrap_or_default();
+        // What follows the end of a line systemd would take for another of its fields.
+        if let Some(error) = error.split(['\n', '\r']).find(|line| !line.is_empty()) {
+            line.extend([separator, source.as_str(), ": ", error]);
+            separator = "; ";
+        }
+    }
+    line
+}
+
 /// The line that `systemctl status` shows.
-fn status(snapshot: Option<&Snapshot>) -> String {
-    let Some(snapshot) = snapshot else { return "reading for the first time".to_owned() };
+fn status(snapshot: &Snapshot) -> String {
     let devices = match snapshot.devices.len() {
         0 => return "no multipath devices".to_owned(),
         1 => "1 device".to_owned(),
@@ -97,7 +124,7 @@ fn status(snapshot: Option<&Snapshot>) -> String {
     let counts: Vec<Counts> = snapshot.devices.iter().map(|device| device.counts()).collect();
     let with = |health| counts.iter().filter(|counts| counts.health() == health).count();
     match (with(Health::WithoutValidPaths), with(Health::Degraded)) {
-        (0, 0) => format!("{devices}, all paths valid"),
+        (0, 0) => format!("{devices}, no failed path"),
         (0, degraded) => format!("{devices}, {degraded} with failed paths"),
         (without, 0) => format!("{devices}, {without} with no valid path"),
         (without, degraded) => format!("{devices}, {without} with no valid path, {degraded} with failed paths"),
@@ -105,9 +132,20 @@ fn status(snapshot: Option<&Snapshot>) -> String {
 }
 
 fn tell(news: &[NotifyState]) -> JoinHandle<()> {
+    /// Said once for each time that it begins: it concerns every message.
+    static UNHEARD: AtomicBool = AtomicBool::new(false);
     let message = news.iter().map(NotifyState::to_string).collect::<Vec<_>>().join("\n");
-    let send = move || notify(&[NotifyState::Custom(&message)]);
-    spawn_blocking(move || send().unwrap_or_else(|error| debug!(%error, "systemd could not be told")))
+    spawn_blocking(move || {
+        let told = notify(&[NotifyState::Custom(&message)]);
+        let unheard = UNHEARD.swap(told.is_err(), Ordering::Relaxed);
+        match told {
+            Ok(()) => {}
+            Err(error) if unheard => debug!(%error, "systemd could not be told"),
+            Err(error) => {
+                warn!(%error, "systemd could not be told how the service is, and may take it for not started or for hung");
+            }
+        }
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::harness::{Exporter, Host, Reply, eventually};
+use super::harness::{Exporter, Host, Reply, eventually, recorded_reply};
 
 /// Who is told, in systemd's place.
 struct Manager {
@@ -23,14 +23,19 @@ impl Manager {
         Manager { socket, directory }
     }
 
-    fn start(&self, host: &Host, watchdog: Option<&str>) -> Exporter {
+    /// An exporter that tells us. Options given here win over those of the host.
+    fn start(&self, host: &Host, options: &[&str]) -> Exporter {
+        self.start_in(&[], host, options)
+    }
+
+    fn start_in(&self, environment: &[(&str, &str)], host: &Host, options: &[&str]) -> Exporter {
         let socket = self.directory.path().join("notify");
-        let mut environment = vec![("NOTIFY_SOCKET", socket.to_str().unwrap())];
-        environment.extend(watchdog.map(|limit| ("WATCHDOG_USEC", limit)));
-        let mut options = host.options();
-        options.retain(|option| !option.starts_with("--multipathd.timeout"));
-        options.push("--multipathd.timeout=2s".to_owned());
-        Exporter::start_in(&environment, &options)
+        let environment = [&[("NOTIFY_SOCKET", socket.to_str().unwrap())], environment].concat();
+        let name = |option: &str| option.split('=').next().map(str::to_owned);
+        let mut all = host.options();
+        all.retain(|option| !options.iter().any(|given| name(given) == name(option)));
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        Exporter::start_in(&environment, &all)
     }
 
     /// The next message, if there is one by now.
@@ -56,15 +61,27 @@ impl Manager {
     }
 }
 
+/// A daemon that takes longer to answer than a test takes.
+const PATIENT: &str = "--multipathd.timeout=10m";
+
 #[test]
 fn ready_after_the_first_full_read_and_not_before() {
     let (manager, host) = (Manager::new(), Host::recorded("02-net1-lost"));
     host.multipathd.daemon(Reply::Hold);
-    let exporter = manager.start(&host, None);
+    let exporter = manager.start(&host, &[PATIENT]);
     assert_eq!(manager.hear_until("STATUS="), ["STATUS=reading for the first time\n"]);
     assert_eq!(exporter.get("/-/ready").status, 503);
     assert_eq!(manager.hear(), None);
-    // The daemon is given up for the present.
+    host.multipathd.daemon(Reply::Text("pid 4711 idle\n".to_owned()));
+    manager.hear_until("READY=1");
+    assert_eq!(exporter.get("/-/ready").status, 200);
+}
+
+#[test]
+fn a_daemon_that_hangs_does_not_hold_up_the_start() {
+    let (manager, host) = (Manager::new(), Host::recorded("02-net1-lost"));
+    host.multipathd.daemon(Reply::Hold);
+    let exporter = manager.start(&host, &["--multipathd.timeout=100ms"]);
     manager.hear_until("READY=1");
     assert_eq!(exporter.get("/-/ready").status, 200);
 }
@@ -72,12 +89,12 @@ fn ready_after_the_first_full_read_and_not_before() {
 #[test]
 fn a_line_for_people_that_follows_the_host() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let exporter = manager.start(&host, None);
-    manager.hear_until("STATUS=2 devices, all paths valid");
+    let exporter = manager.start(&host, &[]);
+    manager.hear_until("STATUS=2 devices, no failed path");
     for (state, line) in [
         ("02-net1-lost", "STATUS=2 devices, 2 with failed paths"),
         ("03-both-lost", "STATUS=2 devices, 2 with no valid path"),
-        ("04-back", "STATUS=2 devices, all paths valid"),
+        ("04-back", "STATUS=2 devices, no failed path"),
     ] {
         host.turn_into(state);
         exporter.signal(Signal::HUP);
@@ -85,10 +102,29 @@ fn a_line_for_people_that_follows_the_host() {
     }
 }
 
+/// All of them that can say which devices there are, of which none can be read.
+#[test]
+fn the_line_says_what_is_wrong_while_nothing_can_be_read() {
+    let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
+    host.sysfs.rename("block", "away");
+    host.multipathd.maps(Reply::closed());
+    let exporter = manager.start(&host, &[]);
+    let heard = manager.hear_until("STATUS=no source says which devices there are: ");
+    assert_eq!(heard.first().unwrap(), "STATUS=reading for the first time\n");
+    let line = heard.last().unwrap();
+    assert!(line.contains(": multipathd: ") && line.contains("; sysfs: ") && line.contains("block"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert_eq!(exporter.get("/-/ready").status, 503);
+
+    host.multipathd.maps(Reply::Text(recorded_reply("01-healthy")));
+    exporter.signal(Signal::HUP);
+    manager.hear_until("STATUS=2 devices");
+}
+
 #[test]
 fn a_reload_begins_and_ends() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let exporter = manager.start(&host, None);
+    let exporter = manager.start(&host, &[]);
     manager.hear_until("READY=1");
     exporter.signal(Signal::HUP);
     let heard = manager.hear_until("RELOADING=1");
@@ -101,7 +137,7 @@ fn a_reload_begins_and_ends() {
 #[test]
 fn the_end_is_told() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let mut exporter = manager.start(&host, None);
+    let mut exporter = manager.start(&host, &[]);
     manager.hear_until("READY=1");
     exporter.signal(Signal::TERM);
     manager.hear_until("STOPPING=1");
@@ -111,7 +147,7 @@ fn the_end_is_told() {
 #[test]
 fn pings_go_on_while_a_reader_hangs_and_none_without_a_watchdog() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let exporter = manager.start(&host, Some("200000"));
+    let exporter = manager.start_in(&[("WATCHDOG_USEC", "200000")], &host, &[PATIENT]);
     manager.hear_until("READY=1");
     host.multipathd.daemon(Reply::Hold);
     host.multipathd.asked_after(|| exporter.signal(Signal::HUP));
@@ -120,7 +156,7 @@ fn pings_go_on_while_a_reader_hangs_and_none_without_a_watchdog() {
     }
 
     let (unwatched, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let mut exporter = unwatched.start(&host, None);
+    let mut exporter = unwatched.start(&host, &[]);
     unwatched.hear_until("READY=1");
     exporter.signal(Signal::TERM);
     let heard = unwatched.hear_until("STOPPING=1");
@@ -137,4 +173,6 @@ fn nobody_to_be_told_is_no_reason_to_end() {
     exporter.await_ready();
     exporter.signal(Signal::HUP);
     exporter.await_values(&[("multipath_exporter_resyncs_total{reason=\"signal\"}", 1.0)]);
+    let warnings = exporter.log().iter().filter(|line| line.contains("systemd could not be told")).count();
+    assert_eq!(warnings, 1, "{:?}", exporter.log());
 }

@@ -1,5 +1,9 @@
 # Removed, not upgraded.
 if [ "$1" -eq 0 ] && command -v systemctl >/dev/null; then
-    [ ! -d /run/systemd/system ] || systemctl stop multipath-exporter.service || :
+    if [ -d /run/systemd/system ]; then
+        # Where systemd listens, the next scrape would start again what is being removed.
+        systemctl stop multipath-exporter.socket 2>/dev/null || :
+        systemctl stop multipath-exporter.service || :
+    fi
     systemctl --no-reload disable multipath-exporter.service || :
 fi
