@@ -12,8 +12,8 @@ const ABOUT: &str = "Prometheus exporter for multipath storage: tells that this 
                      storage, before the last one goes.
 
 It watches device mapper, multipathd, sysfs and kernel uevents, starts no other program, and serves what it knows on \
-                     /metrics. Without privileges it shows the same counts from multipathd and events; reading the \
-                     kernel's own status needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH.";
+                     /metrics. Without privileges it shows the same counts while multipathd runs, from that and from \
+                     events; reading the kernel's own status needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH.";
 
 /// The options, as given or by default.
 #[derive(Clone, Debug, Parser)]

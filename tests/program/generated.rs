@@ -26,7 +26,8 @@ fn the_manual_page() {
         // Readers look for one list.
         .mut_args(|option| option.help_heading(None));
     // Section 8, with its neighbours multipath and multipathd: a daemon for whoever administers the host.
-    let page = Man::new(command).section("8").manual("System Administration");
+    // No date, but its place: without one what follows would take it.
+    let page = Man::new(command).section("8").date(" ").manual("System Administration");
     let mut text = Vec::new();
     page.render_title(&mut text).unwrap();
     page.render_name_section(&mut text).unwrap();
