@@ -69,17 +69,20 @@ test: build-packages test-packages cargo $(VENV)/installed $(TOOLS)/bin/cargo-de
 	$(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
 	$(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
 	$(MAKE) --no-print-directory demo </dev/null
-	cargo test --release --locked --features lab --test lab
+	LAB_EXPORTER=$(EXPORTER) cargo lab
 
 demo: packages test-packages $(VENV)/installed
 	rm -rf .cache/demo
 	dpkg-deb --extract "$${CARGO_TARGET_DIR:-target}"/packages/multipath-exporter_*.deb .cache/demo
 	deploy/demo/run --program .cache/demo/usr/bin/multipath_exporter
 
+# The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
 bench: build-packages test-packages cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs
 	python3 benches/rules.py
-	LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
+	cargo build --release --locked
+	cp $(EXPORTER) .cache/bench
+	LAB_EXPORTER=.cache/bench LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
 
 build-packages:
 	@$(call install,$(BUILD_PACKAGES))
