@@ -96,7 +96,8 @@ fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
     let share = prepare("lab", selected).map_err(|e| format!("cannot prepare .cache/lab: {e}"))?;
     let host = Host::find(share).map_err(|missing| missing.join("\n"))?;
     let machines = machines(selected.len())?;
-    println!("\nrunning {} tests on {machines} machines: {}", selected.len(), host.describe());
+    let (exporter, on) = (exporter(), host.describe());
+    println!("\nrunning {} tests of {} on {machines} machines: {on}", selected.len(), exporter.display());
 
     let start = Instant::now();
     let (sender, verdicts) = mpsc::channel();
@@ -141,10 +142,16 @@ fn prepare(name: &str, selected: &[&str]) -> io::Result<Share> {
     }
     let share = Share::at(directory);
     fs::copy(env::current_exe()?, share.lab_program())?;
-    let exporter = env::var_os("LAB_EXPORTER").unwrap_or_else(|| env!("CARGO_BIN_EXE_multipath_exporter").into());
-    fs::copy(PathBuf::from(exporter), share.exporter_program())?;
+    let exporter = exporter();
+    fs::copy(&exporter, share.exporter_program())
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", exporter.display())))?;
     selected.iter().try_for_each(|scenario| share.enqueue(scenario))?;
     Ok(share)
+}
+
+/// The program under test.
+fn exporter() -> PathBuf {
+    env::var_os("LAB_EXPORTER").map_or_else(|| env!("CARGO_BIN_EXE_multipath_exporter").into(), PathBuf::from)
 }
 
 /// As many machines as there is work for: one processor each is what boots fastest.

@@ -7,7 +7,7 @@ import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const LAB = ["test", "--quiet", "--release", "--locked", "--features", "lab", "--test", "lab", "--", "--stage"];
+const LAB = ["--quiet", "lab", "--stage"];
 // The machine is emulated, and one processor has to do. In milliseconds, as all here.
 export const PATIENCE = 60000;
 const BOOT = 5 * PATIENCE;
