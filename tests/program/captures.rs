@@ -176,6 +176,19 @@ fn disks_never_assembled() {
 }
 
 #[test]
+fn devices_stay_in_order_whatever_their_names_are_like() {
+    let host = Host::bare();
+    let wwids = ["18", "1a", "2f", "a0", "ab"].map(|unit| format!("IBM.750000000DXF11.1000.{unit}"));
+    let others = ["1ATA_HARDDISK_QM00001", "1QEMU_QM1", "eui.0025388b710116a1", "eui.00000000000000000025388b710116a1"]
+        .map(str::to_owned);
+    for (minor, wwid) in (0..).zip(wwids.into_iter().chain(others)) {
+        host.sysfs.add_map(minor, format!("disk{minor}"), format!("mpath-{wwid}"), &[]);
+    }
+    let (_, names) = assert_captured(&all_of(&host));
+    assert_eq!(names.keys().filter(|name| name.starts_with("mpath-")).count(), 9, "{names:?}");
+}
+
+#[test]
 fn the_root_by_its_number_and_by_its_name() {
     let by_number = ("254:2", "/dev/mapper/vg-root");
     for (devno, source) in [by_number, ("0:25", "/dev/mapper/vg-root"), ("0:25", "/dev/dm-2")] {
