@@ -152,14 +152,10 @@ impl Names {
         Err(Impossible::TooMany)
     }
 
-    /// The words and addresses that were replaced.
+    /// The words and addresses that were taken down.
     pub fn old(&self) -> Vec<String> {
-        let mut old = Vec::new();
-        for words in self.words.values() {
-            old.extend(words.iter().filter(|(old, new)| old != new).map(|(old, _)| old.clone()));
-        }
-        old.extend(self.addresses.iter().filter(|(old, new)| old != new).map(|(old, _)| old.to_string()));
-        old
+        let words = self.words.values().flat_map(BTreeMap::keys).cloned();
+        words.chain(self.addresses.keys().map(IpAddr::to_string)).collect()
     }
 }
 

@@ -320,29 +320,62 @@ fn a_running_exporter_shows_a_capture() {
 }
 
 const ALIAS: &str = "devices/virtual/block/dm-0/dm/name";
+const MODEL: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:1/model";
 const NETDEV: &str = "devices/platform/host6/iscsi_host/host6/netdev";
 
 #[test]
-fn a_name_in_what_stays_is_not_given_away() {
+fn a_model_that_holds_a_name_is_replaced() {
     let wwid = format!("DISK {MPATHA}");
     for (alias, serial, model, name) in [
         ("mpatha", "", wwid.as_str(), &MPATHA[1..]),
         ("ledger", "", "LEDGER", "ledger"),
         ("mpatha", "QEMU_DISK_QM00001", "DISK QM00001", "qm00001"),
         ("active", "DISK_QM00001_QM00001", "DISK QM00001", "qm00001"),
+        ("powerstore", "", "PowerStore", "powerstore"),
     ] {
         let host = Host::recorded("01-healthy");
         host.sysfs.write(ALIAS, format!("{alias}\n"));
         host.sysfs.udev("8:0", &format!("ID_SERIAL={serial}"));
-        host.sysfs.write("devices/platform/host6/session1/target6:0:0/6:0:0:1/model", format!("{model}\n"));
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("capture.tar.gz");
-        let finished = run(&[all_of(&host), vec![format!("--capture={}", file.display())]].concat());
-        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
-        let line = finished.stderr.lines().last().unwrap();
-        assert!(line.contains("6:0:0:1/model") && line.contains(name), "{line}");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        host.sysfs.write(MODEL, format!("{model}\n"));
+        let reply = recorded_reply("01-healthy").replace("\"VDISK\"", &format!("\"{model}\""));
+        host.multipathd.maps(Reply::Text(reply));
+        let capture = Capture::of(&all_of(&host));
+        capture.assert_without(name);
+        let new = fs::read_to_string(capture.path("sys").join(MODEL)).unwrap();
+        let reply = fs::read_to_string(capture.path("multipathd/show-maps.json")).unwrap();
+        assert!(reply.contains(&format!("\"prod\" : \"{}\"", new.trim())), "{new}: {reply}");
     }
+}
+
+#[test]
+fn a_model_that_only_resembles_a_name_stays() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(ALIAS, "hsv300_vol1\n");
+    host.sysfs.write(
+        "devices/platform/host6/session1/iscsi_session/session1/targetname",
+        "iqn.2000-05.com.3pardata:20220002ac00a3e5\n",
+    );
+    host.sysfs.write(MODEL, "HSV300\n");
+    host.sysfs.write(&MODEL.replace("/model", "/vendor"), "3PARdata\n");
+    let capture = Capture::of(&all_of(&host));
+    assert_eq!(fs::read_to_string(capture.path("sys").join(MODEL)).unwrap(), "HSV300\n");
+    ["hsv300_vol1", "20220002ac00a3e5", "com.3pardata"].into_iter().for_each(|name| capture.assert_without(name));
+}
+
+/// What no rule knows for a name is looked for in the end.
+#[test]
+fn a_name_in_what_stays_is_not_given_away() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(ALIAS, "ledger\n");
+    let state = "devices/platform/host6/session1/target6:0:0/6:0:0:1/state";
+    host.sysfs.write(state, "ledger\n");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.tar.gz");
+    let finished = run(&[all_of(&host), vec![format!("--capture={}", file.display())]].concat());
+    assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+    let line = finished.stderr.lines().last().unwrap();
+    assert!(line.contains(state) && line.contains("\"ledger\""), "{line}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]
