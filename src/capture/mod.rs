@@ -139,6 +139,14 @@ pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec
     if !found && replies.is_empty() {
         return Err(Failure::NoSource);
     }
+    // Of a large host it takes seconds.
+    let host_name = host_name.to_owned();
+    let packing = tokio::task::spawn_blocking(move || pack(&findings, &replies, &host_name));
+    packing.await.map_err(io::Error::from)?
+}
+
+/// The archive of what was found, without the names.
+fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Result<Vec<u8>, Failure> {
     let mut scrub = Scrub::new(Names::new()?)?;
     scrub.names_also(host_name);
     for (place, node) in findings.tree.iter().filter(|(place, _)| place.ends_with("model")) {
@@ -148,9 +156,9 @@ pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec
         }
     }
     // Once to collect the names, and once to replace them.
-    entries(&mut scrub, &findings, &replies)?;
+    entries(&mut scrub, findings, replies)?;
     scrub.begin_to_replace()?;
-    let mut entries = entries(&mut scrub, &findings, &replies)?;
+    let mut entries = entries(&mut scrub, findings, replies)?;
     let check = scrub.check();
     entries.iter().try_for_each(|entry| entry.check(&check))?;
     entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });

@@ -123,7 +123,7 @@ const MAC: &str = r"(?-u:\b)(?<mac>[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})(?-u:\b)
 const ENX: &str = r"(?-u:\b)enx(?<enx>[0-9a-f]{12})(?-u:\b)";
 /// The part of a qualified name that says who gave it when; what other names begin with to say of what kind they are; a
 /// character that device mapper has mangled.
-const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|LVM-|CRYPT-[A-Z0-9]+-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
+const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
 /// Characters that are not ASCII, or letters and digits, mangled.
 const MANGLED: &str = r"(?<mangled>(?:\\x[89a-fA-F][0-9a-fA-F])+|(?:\\x(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]))+)";
 const V6: &str = r"(?<address>(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3})";
@@ -553,6 +553,7 @@ mod tests {
                 "nqn.2014-08.org.nvmexpress:uuid:6ba2c62e-71c1-41c8-b9f6-d2e788c59000",
                 format!("nqn[.]2014-08[.]org[.]nvmexpress:uuid:{hex}{{8}}(-{hex}{{4}}){{3}}-{hex}{{12}}"),
             ),
+            ("CRYPT-LEDGER-x", "[A-Z]{5}-[A-Z]{6}-[a-z]".to_owned()),
             ("nqn.2003-01.org.example:a", "nqn[.]2003-01[.][a-z]{3}[.][a-z]{7}:[a-z]".to_owned()),
             ("pg-Data_01", "[a-z]{2}-[A-Z][a-z]{3}_[0-9]{2}".to_owned()),
             (r"two\x20words", r"[a-z]{3}\\x20[a-z]{5}".to_owned()),

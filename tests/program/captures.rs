@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use regex::Regex;
 use rustix::fs::{CWD, FileType, Mode};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use super::golden::assert_file;
-use super::harness::{Exporter, Host, MPATHA, Reply, Tree, recorded_reply, run, run_into, settle};
+use super::harness::{Exporter, Host, MPATHA, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start};
 use super::storage::{fibre_channel, nvme, root, unassembled};
 
 /// A capture, unpacked.
@@ -419,7 +420,7 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
     let whole = Capture::of(&all_of(&Host::recorded("01-healthy")));
     oneshot(&[whole.option()]);
     type Change = fn(&Path);
-    let changes: [(Change, &str); 5] = [
+    let changes: [(Change, &str); 6] = [
         (|root| symlink("/etc", root.join("sys/block/sdx")).unwrap(), "sys/block/sdx: the link leads out"),
         (|root| symlink("../../../etc", root.join("sys/block/sdx")).unwrap(), "sys/block/sdx: the link leads out"),
         (
@@ -435,7 +436,16 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
         ),
         (
             |root| fs::File::create(root.join("multipathd/show-maps.json")).unwrap().set_len((64 << 20) + 1).unwrap(),
-            "show-maps.json: 67108865 bytes",
+            "show-maps.json: with it",
+        ),
+        (
+            |root| {
+                for name in ["b8:0", "b8:16"] {
+                    fs::create_dir_all(root.join("udev/data")).unwrap();
+                    fs::File::create(root.join("udev/data").join(name)).unwrap().set_len(33 << 20).unwrap();
+                }
+            },
+            "more than 67108864",
         ),
     ];
     for (change, words) in changes {
@@ -455,6 +465,27 @@ fn a_place_that_cannot_be_written_is_noticed_before_anything_is_read() {
     host.sysfs.fifo(ALIAS);
     let finished = run(&[all_of(&host), vec!["--capture=/nonexistent/file".to_owned()]].concat());
     assert_eq!(finished.status, Some(2), "{}", finished.stderr);
+}
+
+#[test]
+fn who_is_stopped_leaves_nothing_behind() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.remove(ALIAS);
+    // Who reads this waits.
+    host.sysfs.fifo(ALIAS);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let directory = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(directory.path()).unwrap().count();
+        let capture = format!("--capture={}", directory.path().join("capture.tar.gz").display());
+        let options = [all_of(&host), vec![capture]].concat();
+        let (pid, finished) = start(&options);
+        eventually("the file is begun", || (files() == 1).then_some(()));
+        kill_process(pid, signal).unwrap();
+        let finished = finished();
+        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+        assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
+        assert_eq!(files(), 0);
+    }
 }
 
 #[test]
