@@ -295,8 +295,9 @@ impl Scrub {
     /// `pid 1234 idle`, or the name of a path.
     fn raw(&mut self, line: &str) -> String {
         match *line.split_ascii_whitespace().collect::<Vec<_>>() {
-            ["pid", pid, state, ..] if pid.parse::<u32>().is_ok() && words(state).all(|word| self.is_plain(word)) => {
-                format!("pid {pid} {state}")
+            ["pid", pid, state, ..] if pid.parse::<u32>().is_ok() => {
+                let is_known = words(state).all(|word| self.is_plain(word));
+                format!("pid {pid} {}", if is_known { state.to_owned() } else { self.name(state) })
             }
             [path] if self.disk.is_match(path) => path.to_owned(),
             _ => self.name(line),
@@ -553,7 +554,7 @@ mod tests {
                 "nqn.2014-08.org.nvmexpress:uuid:6ba2c62e-71c1-41c8-b9f6-d2e788c59000",
                 format!("nqn[.]2014-08[.]org[.]nvmexpress:uuid:{hex}{{8}}(-{hex}{{4}}){{3}}-{hex}{{12}}"),
             ),
-            ("CRYPT-LEDGER-x", "[A-Z]{5}-[A-Z]{6}-[a-z]".to_owned()),
+            ("CRYPT-LEDGER-", "[A-Z]{5}-[A-Z]{6}-".to_owned()),
             ("nqn.2003-01.org.example:a", "nqn[.]2003-01[.][a-z]{3}[.][a-z]{7}:[a-z]".to_owned()),
             ("pg-Data_01", "[a-z]{2}-[A-Z][a-z]{3}_[0-9]{2}".to_owned()),
             (r"two\x20words", r"[a-z]{3}\\x20[a-z]{5}".to_owned()),
@@ -714,6 +715,7 @@ mod tests {
         for (form, text) in [
             ("pid 373 idle\n[ ]?", "pid 373 idle\n"),
             ("pid 373 idle\n", "pid 373 idle (pending reconfigure)\n"),
+            ("pid 373 [a-z]{6}\n", "pid 373 ledger\n"),
             ("sda\nnvme0n1\n[ ]?", "sda\nnvme0n1\n"),
             ("sda\n[a-z]{2} [a-z]{3} [a-z]{6} [a-z]{8}\n", "sda\nno map called ledgerdb\n"),
             ("fail", "fail\nno map called ledgerdb\n"),

@@ -74,6 +74,9 @@ pub struct Map {
     pub table: String,
 }
 
+/// The file is no larger: of 10,000 maps it is half of that. In memory it is many times as large.
+const MOST_KERNEL: usize = 16 << 20;
+
 /// Reads the file of the capture in this directory.
 ///
 /// # Errors
@@ -82,6 +85,9 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
+    if text.len() > MOST_KERNEL {
+        return Err(failed(&format_args!("{} bytes, more than {MOST_KERNEL}", text.len())));
+    }
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
         FORMAT => Ok(kernel),
@@ -149,6 +155,7 @@ mod tests {
             ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
             ("{\"format\": 2}", "format 2, and this version reads 1"),
             ("{}", "format 0"),
+            (&" ".repeat(MOST_KERNEL + 1), "16777217 bytes"),
         ] {
             std::fs::write(&place, content).unwrap();
             assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());
