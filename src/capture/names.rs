@@ -3,7 +3,8 @@
 //! A name is replaced by its words, as `pg-data-01` and `pg-data-02` share one, and a WWID and a serial number may: a word
 //! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), and is none of the
 //! old ones. The order stays, so that what is sorted by names is in the order that it was in; for that two words have as
-//! much in common at their beginnings as before. All else is random and kept nowhere.
+//! much in common at their beginnings as before. Where all characters of a kind stand in one place, as the last digits of
+//! a long row of names do, they stay. All else is random and kept nowhere.
 //!
 //! Addresses become private ones, IPv6 ones of documentation, with just the prefixes in common that the old ones had:
 //! what is in one network stays in one.
