@@ -127,15 +127,35 @@ fn host(cli: &Cli) -> Result<capture::Host, Failure> {
 async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
     let failed = |cause| Failure::Settings(format!("--capture: {}: {cause}", file.display()));
+    let stopped = stopped()?;
     // Before anything is read for nothing.
     let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
-    let host_name = rustix::system::uname();
-    let archive = capture::take(host(cli)?, &host_name.nodename().to_string_lossy(), capture::PATIENCE).await;
+    let system = rustix::system::uname();
+    let host_name = system.nodename().to_string_lossy();
+    let archive = tokio::select! {
+        archive = capture::take(host(cli)?, &host_name, capture::PATIENCE) => archive,
+        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, nothing was written".to_owned())),
+    };
     let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
     let Some(new) = new else { return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print")) };
     new.write(&archive).map_err(failed)?;
     info!(file = %file.display(), bytes = archive.len(), "captured");
     Ok(())
+}
+
+/// Ends when a signal tells us to. From now on none ends us by itself, with something half done.
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    let handle = |kind| signal(kind).map_err(Failure::fatal("cannot handle signals"));
+    let mut terminate = handle(SignalKind::terminate())?;
+    let mut interrupt = handle(SignalKind::interrupt())?;
+    let mut hangup = handle(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
 }
 
 fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {

@@ -1,6 +1,7 @@
 //! None of the names may be left in what is to be written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 /// So many letters and digits are not met by chance: these are looked for inside words, too.
 const LONG: usize = 12;
@@ -21,9 +22,10 @@ impl Check {
         let mut check = Check { long: HashMap::new(), short: BTreeMap::new() };
         for mut name in names {
             name.make_ascii_lowercase();
-            let only_digits = name.bytes().all(|byte| byte.is_ascii_digit());
-            let least = if only_digits { 6 } else { 3 };
-            if name.len() < least || words(&name).all(&is_plain) {
+            let digits = name.bytes().filter(u8::is_ascii_digit).count();
+            // Numbers of few digits are met anywhere, `01-02` as well as `8:16`.
+            let is_number = digits < 6 && !name.contains(char::is_alphabetic) && name.parse::<IpAddr>().is_err();
+            if name.len() < 3 || is_number || is_plain(&name) || words(&name).all(&is_plain) {
                 continue;
             }
             match name.as_bytes().get(..LONG) {
@@ -72,7 +74,8 @@ mod tests {
 
     #[test]
     fn names_are_found_where_they_are_names() {
-        let names = ["3600a098000aad1e3", "db1", "data", "10.1.1.2", "Münze", "ab", "123", "nvme0n1", "QM0001"];
+        let names =
+            ["3600a098000aad1e3", "db1", "data", "10.1.1.2", "Münze", "ab", "123", "nvme0n1", "QM0001", "01-02"];
         let check = Check::new(names.map(str::to_owned).into(), |word| ["data", "nvme0n1"].contains(&word));
         for (text, found) in [
             ("wwid=\"3600A098000aad1e3\"", Some("3600a098000aad1e3")),
@@ -86,6 +89,7 @@ mod tests {
             ("at 10.1.1.2:3260", Some("10.1.1.2")),
             ("at 10.1.1.20, 210.1.1.2", None),
             ("eine Münze", Some("münze")),
+            ("1-01-02", None),
             ("", None),
         ] {
             assert_eq!(check.find(text.as_bytes()).as_deref(), found, "{text}");

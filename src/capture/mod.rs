@@ -139,19 +139,27 @@ pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec
     if !found && replies.is_empty() {
         return Err(Failure::NoSource);
     }
+    // Of a large host it takes seconds.
+    let host_name = host_name.to_owned();
+    let packing = tokio::task::spawn_blocking(move || pack(&findings, &replies, &host_name));
+    packing.await.map_err(io::Error::from)?
+}
+
+/// The archive of what was found, without the names.
+fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Result<Vec<u8>, Failure> {
     let mut scrub = Scrub::new(Names::new()?)?;
-    let models = findings.tree.iter().filter(|(place, _)| place.ends_with("model"));
-    models.for_each(|(_, node)| {
-        if let Node::File(model) = node {
-            scrub.model(model)
-        }
-    });
-    // Once to collect the names, and once to replace them.
-    entries(&mut scrub, &findings, &replies)?;
-    scrub.begin_to_replace()?;
-    let mut entries = entries(&mut scrub, &findings, &replies)?;
     scrub.names_also(host_name);
-    let check = Check::new(scrub.old_names(), |word| scrub.is_plain(word));
+    for (place, node) in findings.tree.iter().filter(|(place, _)| place.ends_with("model")) {
+        if let Node::File(model) = node {
+            let vendor = findings.tree.get(&place.with_file_name("vendor"));
+            scrub.model(model, if let Some(Node::File(vendor)) = vendor { vendor } else { &[] });
+        }
+    }
+    // Once to collect the names, and once to replace them.
+    entries(&mut scrub, findings, replies)?;
+    scrub.begin_to_replace()?;
+    let mut entries = entries(&mut scrub, findings, replies)?;
+    let check = scrub.check();
     entries.iter().try_for_each(|entry| entry.check(&check))?;
     entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });
     Ok(archive::pack(&entries)?)
@@ -256,7 +264,8 @@ fn readme() -> String {
          It holds what the exporter reads on such a host, and nothing else. Serial numbers, WWIDs, WWNs, IQNs, NQNs, \n\
          UUIDs, aliases, host names, names of network interfaces that an administrator gave, IP and MAC addresses were\n\
          replaced by random ones, the same everywhere; nobody can turn them back. Vendors, models, states, numbers and the\n\
-         kernel's own names are as they were.\n\
+         kernel's own names are as they were, but for a vendor or model that holds a name. Numbers at\n\
+         the end of names may keep their last digits where many names have such.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\

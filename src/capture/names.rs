@@ -1,21 +1,22 @@
 //! What each name becomes.
 //!
 //! A name is replaced by its words, as `pg-data-01` and `pg-data-02` share one, and a WWID and a serial number may: a word
-//! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), is none of the old
-//! ones, and of words of one form the order stays, so that what is sorted by names is in the order that it was in. It is
-//! random and kept nowhere.
+//! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), and is none of the
+//! old ones. The order stays, so that what is sorted by names is in the order that it was in; for that two words have as
+//! much in common at their beginnings as before. Where all characters of a kind stand in one place, as the last digits of
+//! a long row of names do, they stay. All else is random and kept nowhere.
 //!
 //! Addresses become private ones, IPv6 ones of documentation, with just the prefixes in common that the old ones had:
 //! what is in one network stays in one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use ring::hmac;
 use ring::rand::SystemRandom;
 
-/// A random word may be an old one. After so many for each word in vain there are too few of this form to avoid that: of
-/// a single digit, say.
+/// A random word may be an old one. After so many in vain there are too few others to avoid that: of a single digit, say.
 const PATIENCE: usize = 100;
 
 /// Why names could not be replaced.
@@ -24,8 +25,8 @@ pub enum Impossible {
     /// The system gives no random numbers.
     #[error("the system has no random numbers")]
     NoRandomNumbers,
-    /// There are more of a form than we have others for. No host has.
-    #[error("there are too many names of one form")]
+    /// There are more that differ in one character than we have others for. No host has.
+    #[error("there are too many names that differ in one character")]
     TooMany,
 }
 
@@ -38,17 +39,15 @@ pub struct Names {
     random: Random,
 }
 
-/// Words of one form can take each other's place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What stays of a word, and what its other characters may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {
     /// Hexadecimal digits, the first of which says what they are (`6` in a WWN) and stays.
-    Hex { first: char, length: usize },
-    /// `6ba2c62e-71c1-41c8-b9f6-d2e788c59000`
-    Uuid,
-    /// `02:00:5e:10:00:00`, without the colons.
-    Mac,
-    /// What stays, and then its characters, each for all of its kind.
-    Text { first: String, kinds: String },
+    Wwn,
+    /// Hexadecimal digits of a UUID, `6ba2c62e-71c1-41c8-b9f6-d2e788c59000`, or of a MAC address, without its colons.
+    Digits,
+    /// Digits, capitals and other letters each become one of their kind.
+    Text,
 }
 
 impl Names {
@@ -78,25 +77,22 @@ impl Names {
             }
             (16.., _) if is_hex(word) => self.hex(word),
             (8.., _) if is_hex(word) && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic) => self.hex(word),
-            (_, first) => {
-                // A digit and letters, as in `1ATA`: it may be the type of a WWID.
-                let is_type = first.is_some_and(u8::is_ascii_digit)
-                    && word.as_bytes().get(1).is_some_and(u8::is_ascii_alphabetic);
-                let (first, rest) = word.split_at(usize::from(is_type));
-                let kinds = rest.chars().map(kind_of).collect();
-                self.named(Form::Text { first: first.to_owned(), kinds }, word)
+            // As in `1ATA`.
+            (2.., Some(b'0'..=b'9')) if word.as_bytes().get(1).is_some_and(u8::is_ascii_uppercase) => {
+                format!("{}{}", &word[..1], self.word(&word[1..]))
             }
+            _ => self.named(Form::Text, word),
         }
     }
 
     /// What a UUID becomes.
     pub fn uuid(&mut self, uuid: &str) -> String {
-        in_case_of(uuid, self.named(Form::Uuid, &uuid.to_ascii_lowercase()))
+        in_case_of(uuid, self.named(Form::Digits, &uuid.to_ascii_lowercase()))
     }
 
     /// What a MAC address becomes, twelve digits without colons.
     pub fn mac(&mut self, digits: &str) -> String {
-        in_case_of(digits, self.named(Form::Mac, &digits.to_ascii_lowercase()))
+        in_case_of(digits, self.named(Form::Digits, &digits.to_ascii_lowercase()))
     }
 
     fn hex(&mut self, digits: &str) -> String {
@@ -105,8 +101,7 @@ impl Names {
             return digits.to_owned();
         }
         let lower = digits.to_ascii_lowercase();
-        let form = Form::Hex { first: lower.chars().next().unwrap_or('0'), length: lower.len() };
-        in_case_of(digits, self.named(form, &lower))
+        in_case_of(digits, self.named(Form::Wwn, &lower))
     }
 
     fn named(&mut self, form: Form, word: &str) -> String {
@@ -140,19 +135,9 @@ impl Names {
     /// # Errors
     /// If there are not enough others.
     pub fn assign(&mut self) -> Result<(), Impossible> {
+        let taken: HashSet<_> = self.words.values().flat_map(BTreeMap::keys).map(|word| word.to_lowercase()).collect();
         for (form, words) in &mut self.words {
-            let mut new = BTreeSet::new();
-            let mut tries = 0;
-            while new.len() < words.len() {
-                tries += 1;
-                let word = form.any(&mut self.random);
-                if !words.contains_key(&word) || tries > PATIENCE * words.len() {
-                    new.insert(word);
-                }
-                if tries > PATIENCE * PATIENCE * words.len() {
-                    return Err(Impossible::TooMany);
-                }
-            }
+            let new = form.others(words.keys(), &taken, &mut self.random)?;
             words.values_mut().zip(new).for_each(|(word, new)| *word = new);
         }
         for round in 1..=PATIENCE {
@@ -168,14 +153,10 @@ impl Names {
         Err(Impossible::TooMany)
     }
 
-    /// The words and addresses that were replaced.
+    /// The words and addresses that were taken down.
     pub fn old(&self) -> Vec<String> {
-        let mut old = Vec::new();
-        for words in self.words.values() {
-            old.extend(words.iter().filter(|(old, new)| old != new).map(|(old, _)| old.clone()));
-        }
-        old.extend(self.addresses.iter().filter(|(old, new)| old != new).map(|(old, _)| old.to_string()));
-        old
+        let words = self.words.values().flat_map(BTreeMap::keys).cloned();
+        words.chain(self.addresses.keys().map(IpAddr::to_string)).collect()
     }
 }
 
@@ -207,46 +188,69 @@ fn in_case_of(old: &str, new: String) -> String {
     if old.bytes().any(|byte| byte.is_ascii_uppercase()) { new.to_ascii_uppercase() } else { new }
 }
 
-/// Stands for all characters that may take its place. They are as long in UTF-8.
-fn kind_of(character: char) -> char {
-    match character {
-        'a'..='z' => 'a',
-        'A'..='Z' => 'A',
-        '0'..='9' => '0',
-        other => match other.len_utf8() {
-            1 => other,
-            2 => 'Ā',
-            3 => '一',
-            _ => '😀',
-        },
-    }
-}
-
-const HEX: &[u8] = b"0123456789abcdef";
+const HEX: &str = "0123456789abcdef";
 
 impl Form {
-    fn any(&self, random: &mut Random) -> String {
-        let mut hex = || char::from(HEX[random.below(16)]);
-        match self {
-            Form::Hex { first, length } => std::iter::once(*first).chain((1..*length).map(|_| hex())).collect(),
-            Form::Uuid => [8, 4, 4, 4, 12].map(|length| (0..length).map(|_| hex()).collect::<String>()).join("-"),
-            // One that nobody was given: its second bit says so.
-            Form::Mac => "02".chars().chain((0..10).map(|_| hex())).collect(),
-            Form::Text { first, kinds } => {
-                first.chars().chain(kinds.chars().map(|kind| any_of(kind, random))).collect()
-            }
+    /// What a character in this place may become, one of which it is. In UTF-8 they are as long.
+    fn kind(self, at: usize, character: char) -> Vec<char> {
+        match (self, character) {
+            (Form::Wwn, _) if at == 0 => vec![character],
+            (Form::Wwn | Form::Digits, '0'..='9' | 'a'..='f') => HEX.chars().collect(),
+            (_, 'a'..='z') => ('a'..='z').collect(),
+            (_, 'A'..='Z') => ('A'..='Z').collect(),
+            (_, '0'..='9') => ('0'..='9').collect(),
+            _ => match character.len_utf8() {
+                1 => vec![character],
+                2 => ('Ā'..='ǿ').collect(),
+                3 => ('一'..='仿').collect(),
+                _ => ('😀'..='😿').collect(),
+            },
         }
     }
-}
 
-fn any_of(kind: char, random: &mut Random) -> char {
-    let mut from = |first: char, count| char::from_u32(first as u32 + random.below(count) as u32).unwrap_or(first);
-    match kind {
-        'a' | 'A' => from(kind, 26),
-        '0' => from(kind, 10),
-        'Ā' | '一' => from(kind, 256),
-        '😀' => from(kind, 64),
-        other => other,
+    /// New words for these, which are sorted. What two have in common at their beginnings, the new ones have in common,
+    /// too, and where they part the characters stay in order.
+    fn others<'a>(
+        self,
+        old: impl Iterator<Item = &'a String>,
+        taken: &HashSet<String>,
+        random: &mut Random,
+    ) -> Result<Vec<String>, Impossible> {
+        let old: Vec<Vec<char>> = old.map(|word| word.chars().collect()).collect();
+        let mut new = vec![String::new(); old.len()];
+        // Of words that are the same up to here.
+        let mut open = vec![(0..old.len(), 0)];
+        while let Some((words, at)) = open.pop() {
+            let mut kinds = BTreeMap::<_, BTreeMap<char, Range<usize>>>::new();
+            for (word, character) in words.filter_map(|word| Some((word, *old[word].get(at)?))) {
+                let kind = kinds.entry(self.kind(at, character)).or_default();
+                kind.entry(character).or_insert(word..word).end = word + 1;
+            }
+            for (kind, characters) in kinds {
+                if characters.len() > kind.len() {
+                    return Err(Impossible::TooMany);
+                }
+                let mut tries = 0;
+                let chosen = loop {
+                    tries += 1;
+                    let chosen = random.some_of(&kind, characters.len());
+                    // The shortest comes first.
+                    let mut whole =
+                        characters.values().zip(&chosen).filter(|(words, _)| old[words.start].len() == at + 1);
+                    let is_taken = |(words, character): (&Range<usize>, &char)| {
+                        taken.contains(&format!("{}{character}", new[words.start]).to_lowercase())
+                    };
+                    if tries == PATIENCE || !whole.any(is_taken) {
+                        break chosen;
+                    }
+                };
+                for (words, character) in characters.into_values().zip(chosen) {
+                    new[words.clone()].iter_mut().for_each(|word| word.push(character));
+                    open.push((words, at + 1));
+                }
+            }
+        }
+        Ok(new)
     }
 }
 
@@ -274,6 +278,17 @@ impl Random {
                 return byte % limit;
             }
         }
+    }
+
+    /// So many of these, in their order.
+    fn some_of(&mut self, all: &[char], mut count: usize) -> Vec<char> {
+        let mut left = (1..=all.len()).rev();
+        let mut is_chosen = |_: &&char| {
+            let chosen = left.next().is_some_and(|left| self.below(left) < count);
+            count -= usize::from(chosen);
+            chosen
+        };
+        all.iter().filter(|character| is_chosen(character)).copied().collect()
     }
 
     fn byte(&mut self) -> u8 {
@@ -355,6 +370,13 @@ mod tests {
                 prop_assert!(digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit()));
                 prop_assert!(!old.contains(&new.as_str()));
             }
+        }
+
+        #[test]
+        fn the_order_stays_whatever_the_forms(old in proptest::collection::btree_set("[a-zA-Z][0-9a-zA-Z]{0,6}|[0-9][0-9a-z]{0,6}", 1..50)) {
+            let old: Vec<&str> = old.iter().map(String::as_str).collect();
+            let new = replaced(&old);
+            prop_assert!(new.is_sorted(), "{old:?} became {new:?}");
         }
 
         #[test]

@@ -3,43 +3,39 @@
 //! What is known to be none stays: states, numbers, models, the kernel's own names. Everything else is replaced, so that a
 //! file that is read one day and forgotten here gives nothing away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use regex::{Captures, Regex};
 
-use super::check::{is_telling, words};
+use super::check::{Check, is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::recorded::{self, Kernel};
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 19] = [
+const PLAIN_FILES: [&str; 15] = [
     "access_state",
     "ana_grpid",
     "ana_state",
     "dev",
     "diskseq",
-    "firmware_rev",
     "inflight",
-    "model",
     "partition",
     "persistent_port",
     "port_state",
-    "rev",
     "ro",
     "scsi_target_id",
     "size",
     "state",
     "suspended",
     "transport",
-    "vendor",
 ];
 
 /// Keys of multipathd's replies whose texts are none.
-const PLAIN_KEYS: [&str; 19] = [
+const PLAIN_KEYS: [&str; 16] = [
     "action",
     "checker",
     "chk_st",
@@ -52,12 +48,9 @@ const PLAIN_KEYS: [&str; 19] = [
     "hwhandler",
     "lun_hex",
     "marginal_st",
-    "prod",
     "queueing",
-    "rev",
     "selector",
     "sysfs",
-    "vend",
     "write_prot",
 ];
 
@@ -77,20 +70,24 @@ const NUMBERS: [&str; 10] = [
 
 /// Words of the kernel's, multipathd's and our own that stand in captures, whatever the host is called: of paths, keys,
 /// states and errors. What a vendor chose is not among them: a model would hide the alias that it is part of.
-const PLAIN: &str = "access action active address adapter alua an ana argument available block blocked \
-    bus checker class common configure connected connecting connection count created ctl current data dead deleting \
-    denied dev device devices directory directio disabled diskseq disk dm e emc enabled endpoint error errors event \
-    fabrics fail failback failed false faults faulty fc features file files firmware format free fs ghost group grpid hba \
-    handler hardware holders host hosts hwhandler hw id idle if immediate inaccessible inflight init initiator input \
-    interfaces invalid io ipaddress is iscsi json kernel length linux live logged loads lost lun major manual map mapper \
-    maps marginal minor mismatch mode model mountinfo mpath multipath multipathd name netdev new no node nodes none \
-    nonoptimized normal not null nvme off offline on online open operation optimized ops or output partition partitions \
-    path paths pci pending permission persistent pid platform port portal power preferred pri proc prod prot queue queued \
-    queueing rdac read readme ready recovery reload remote removed reset resetting retain rev ro role root roundrobin \
-    round robin rport running rw scsi sectors selector serial service session shaky show shutdown size slaves standby \
-    start startup state status subsysnqn subsystem suspended switch sys sysfs sysroot system table target \
-    targetname tcp temporarily time timeout transitioning transport true tur txt uid unavailable undef unread up uuid \
-    vend vendor version virtual weight word write wwid wwn wwnn wwpn yes";
+const PLAIN: &str = "access action active adapter address affinity alua an ana argument attached available \
+    block blocked bus checker class common configure connected connecting connection count created ctl current data \
+    dead deleting denied dev device devices directio directory disabled disk diskseq dm e emc enabled endpoint error \
+    errors event fabrics fail failback failed false faults faulty fc features file files firmware format free fs \
+    ghost group grpid handler hardware hba historical holders host hosts hw hwhandler id idle if immediate \
+    inaccessible inflight init initiator input interfaces invalid io ipaddress is iscsi json kernel length linux \
+    live loads localdomain localhost logged lost lun major manual map mapper maps marginal minor mismatch mode model \
+    mountinfo mpath multipath multipathd name netdev new no node nodes none nonoptimized normal not null nvme off \
+    offline on online open operation ops optimized or output partition partitions path paths pci pending permission \
+    persistent pid platform port portal ports power preferred pri proc prod prot queue queued queueing rdac read \
+    readme ready recovery reload remote removed reset resetting retain rev ro robin role root round roundrobin rport \
+    running rw scsi sectors selector serial service session shaky show shutdown size slaves standby start startup \
+    state status subsysnqn subsystem suspended switch sys sysfs sysroot system table target targetname tcp \
+    temporarily time timeout transitioning transport true tur txt uid unavailable undef unread up uuid vend vendor \
+    version virtual weight word write wwid wwn wwnn wwpn yes";
+
+/// Vendors, by their beginnings, whose models are what the administrator of the target called the disk: LIO and SCST.
+const NAMED_BY_ADMINISTRATORS: [&[u8]; 2] = [b"LIO-ORG", b"SCST_"];
 
 /// What is printed for a name that is not known.
 const NO_NAMES: [&str; 6] = ["", "(null)", "<null>", "[undef]", "-", "none"];
@@ -99,12 +96,16 @@ const NO_NAMES: [&str; 6] = ["", "(null)", "<null>", "[undef]", "-", "none"];
 #[derive(Debug)]
 pub struct Scrub {
     names: Names,
-    /// Whole values that were replaced.
-    values: BTreeSet<String>,
+    /// Whole values and what they became, nothing for those that must not be left.
+    values: BTreeMap<String, String>,
+    /// What is found is replaced.
+    replacing: bool,
+    /// Vendors, models and revisions.
+    inquired: BTreeSet<String>,
+    /// Those of them that are names, too.
+    telling: BTreeSet<String>,
     /// Models, by their words in lower case.
     models: BTreeSet<Vec<String>>,
-    /// Words of these that are part of who a device is, and no name for that.
-    of_models: BTreeSet<String>,
     name: Regex,
     name_without_address: Regex,
     component: Regex,
@@ -122,7 +123,7 @@ const MAC: &str = r"(?-u:\b)(?<mac>[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})(?-u:\b)
 const ENX: &str = r"(?-u:\b)enx(?<enx>[0-9a-f]{12})(?-u:\b)";
 /// The part of a qualified name that says who gave it when; what other names begin with to say of what kind they are; a
 /// character that device mapper has mangled.
-const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|LVM-|CRYPT-[A-Z0-9]+-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
+const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
 /// Characters that are not ASCII, or letters and digits, mangled.
 const MANGLED: &str = r"(?<mangled>(?:\\x[89a-fA-F][0-9a-fA-F])+|(?:\\x(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]))+)";
 const V6: &str = r"(?<address>(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3})";
@@ -146,9 +147,11 @@ impl Scrub {
     pub fn new(names: Names) -> Result<Self, regex::Error> {
         Ok(Scrub {
             names,
-            values: BTreeSet::new(),
+            values: BTreeMap::new(),
+            replacing: false,
+            inquired: BTreeSet::new(),
+            telling: BTreeSet::new(),
             models: BTreeSet::new(),
-            of_models: BTreeSet::new(),
             name: Regex::new(&[UUID, MAC, STAYS, MANGLED, V6, ENX, WORD].join("|"))?,
             name_without_address: Regex::new(&[STAYS, MANGLED, WORD].join("|"))?,
             component: Regex::new(&[UUID, MAC, ENX, LONG].join("|"))?,
@@ -162,39 +165,59 @@ impl Scrub {
         })
     }
 
-    /// All names have been seen: from now on they are replaced.
+    /// All names have been seen: from now on they are replaced. So is what a device says it is where that holds a name:
+    /// of LIO's the administrator gives both.
     ///
     /// # Errors
     /// See [`Names::assign`].
     pub fn begin_to_replace(&mut self) -> Result<(), Impossible> {
-        self.names.assign()
+        loop {
+            let check = self.check();
+            let telling = |text: &String| check.find(text.as_bytes()).is_some();
+            let found: Vec<_> = self.inquired.difference(&self.telling).filter(|text| telling(text)).cloned().collect();
+            if found.is_empty() {
+                self.replacing = true;
+                return self.names.assign();
+            }
+            for text in found {
+                self.name(&text);
+                self.telling.insert(text);
+            }
+        }
     }
 
     /// This is one, too, and so are its first part and its domain.
     pub fn names_also(&mut self, host_name: &str) {
         let (first, domain) = host_name.split_once('.').unwrap_or((host_name, ""));
-        let names = [host_name, first, domain].into_iter();
-        self.values.extend(names.filter(|name| !["localhost", "localdomain"].contains(name)).map(str::to_owned));
+        [host_name, first, domain].into_iter().for_each(|name| self.must_go(name));
     }
 
-    /// This is the model of a device.
-    pub fn model(&mut self, text: &[u8]) {
-        let model: Vec<_> = words(&String::from_utf8_lossy(text)).map(str::to_lowercase).collect();
-        if !model.is_empty() {
-            self.models.insert(model);
+    /// This is the model of a device of this vendor.
+    pub fn model(&mut self, model: &[u8], vendor: &[u8]) {
+        let model = String::from_utf8_lossy(model);
+        if NAMED_BY_ADMINISTRATORS.iter().any(|named| vendor.starts_with(named)) {
+            self.telling.insert(model.trim().to_owned());
+            return;
+        }
+        let words: Vec<_> = words(&model).map(str::to_lowercase).collect();
+        if !words.is_empty() {
+            self.models.insert(words);
         }
     }
 
-    /// What was replaced: whole values, and of their words and addresses those that are telling.
-    pub fn old_names(&self) -> Vec<String> {
+    /// Looks for what was replaced: whole values, and of their words and addresses those that are telling, if no vendor or
+    /// model is called so.
+    pub fn check(&self) -> Check {
+        let kept: BTreeSet<_> = self.inquired.difference(&self.telling).flat_map(|text| words(text)).collect();
+        let kept: BTreeSet<_> = kept.into_iter().map(str::to_lowercase).collect();
         let mut names = self.names.old();
-        names.retain(|word| is_telling(word) && !self.of_models.contains(&word.to_lowercase()));
-        names.extend(self.values.iter().cloned());
-        names
+        names.retain(|word| is_telling(word) && !kept.contains(&word.to_lowercase()));
+        names.extend(self.values.iter().filter(|(old, new)| !self.replacing || old != new).map(|(old, _)| old.clone()));
+        Check::new(names, |word| self.is_plain(word))
     }
 
     /// Whether this word, in lower case, may stand in the capture of any host.
-    pub fn is_plain(&self, word: &str) -> bool {
+    fn is_plain(&self, word: &str) -> bool {
         let names = [&self.disk, &self.kernel_name, &self.interface];
         PLAIN.split(' ').any(|plain| plain == word) || names.into_iter().any(|names| names.is_match(word))
     }
@@ -224,6 +247,7 @@ impl Scrub {
             _ if place.starts_with(PROCFS) => lines(self, Self::mount),
             _ if place.starts_with(UDEV_DATA) => lines(self, Self::property),
             _ if !place.starts_with(SYSFS) => self.name(&text),
+            "vendor" | "model" | "rev" | "firmware_rev" => self.inquired(&text),
             // Whatever bytes it has.
             name if PLAIN_FILES.contains(&name) => return content.to_owned(),
             "netdev" => self.interface(&text),
@@ -271,8 +295,9 @@ impl Scrub {
     /// `pid 1234 idle`, or the name of a path.
     fn raw(&mut self, line: &str) -> String {
         match *line.split_ascii_whitespace().collect::<Vec<_>>() {
-            ["pid", pid, state, ..] if pid.parse::<u32>().is_ok() && words(state).all(|word| self.is_plain(word)) => {
-                format!("pid {pid} {state}")
+            ["pid", pid, state, ..] if pid.parse::<u32>().is_ok() => {
+                let is_known = words(state).all(|word| self.is_plain(word));
+                format!("pid {pid} {}", if is_known { state.to_owned() } else { self.name(state) })
             }
             [path] if self.disk.is_match(path) => path.to_owned(),
             _ => self.name(line),
@@ -313,8 +338,12 @@ impl Scrub {
 
     /// A text of multipathd's.
     fn value(&mut self, key: &str, text: &str) -> String {
-        let stays = PLAIN_KEYS.contains(&key) || key == "host_adapter" && self.pci.is_match(text);
-        if stays { text.to_owned() } else { self.name(text) }
+        match key {
+            "vend" | "prod" | "rev" => self.inquired(text),
+            "host_adapter" if self.pci.is_match(text) => text.to_owned(),
+            key if PLAIN_KEYS.contains(&key) => text.to_owned(),
+            _ => self.name(text),
+        }
     }
 
     /// A number, or another word.
@@ -349,13 +378,22 @@ impl Scrub {
             // Of an NQN it may be the end; otherwise the serial number is behind it.
             (at + model.len() < parts.len() || text.starts_with("nqn.")).then_some((at, model))
         });
-        if let Some((at, model)) = found.max_by_key(|(_, model)| model.iter().map(String::len).sum::<usize>()) {
-            let (before, rest) = parts.split_at(at);
-            let others = before.iter().chain(&rest[model.len()..]);
-            self.values.extend(others.filter(|word| is_telling(word)).cloned());
-            self.of_models.extend(model.iter().cloned());
-        }
+        let model = found.max_by_key(|(_, model)| model.iter().map(String::len).sum::<usize>());
+        let (at, length) = model.map_or((0, 0), |(at, model)| (at, model.len()));
+        let others = parts.iter().enumerate().filter(|(index, _)| !(at..at + length).contains(index));
+        others.filter(|(_, word)| is_telling(word)).for_each(|(_, word)| self.must_go(word));
         self.name(text)
+    }
+
+    fn must_go(&mut self, name: &str) {
+        self.values.entry(name.to_owned()).or_default();
+    }
+
+    /// What a device says it is: vendor, model, revision.
+    fn inquired(&mut self, text: &str) -> String {
+        let trimmed = text.trim();
+        self.inquired.insert(trimmed.to_owned());
+        if self.telling.contains(trimmed) { self.name(text) } else { text.to_owned() }
     }
 
     /// `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0`, or an address of PCI.
@@ -408,9 +446,7 @@ impl Scrub {
             return text.to_owned();
         }
         let new = self.replace(&self.name.clone(), text);
-        if new != text {
-            self.values.insert(trimmed.to_owned());
-        }
+        self.values.insert(trimmed.to_owned(), new.trim().to_owned());
         new
     }
 
@@ -518,6 +554,7 @@ mod tests {
                 "nqn.2014-08.org.nvmexpress:uuid:6ba2c62e-71c1-41c8-b9f6-d2e788c59000",
                 format!("nqn[.]2014-08[.]org[.]nvmexpress:uuid:{hex}{{8}}(-{hex}{{4}}){{3}}-{hex}{{12}}"),
             ),
+            ("CRYPT-LEDGER-", "[A-Z]{5}-[A-Z]{6}-".to_owned()),
             ("nqn.2003-01.org.example:a", "nqn[.]2003-01[.][a-z]{3}[.][a-z]{7}:[a-z]".to_owned()),
             ("pg-Data_01", "[a-z]{2}-[A-Z][a-z]{3}_[0-9]{2}".to_owned()),
             (r"two\x20words", r"[a-z]{3}\\x20[a-z]{5}".to_owned()),
@@ -525,7 +562,7 @@ mod tests {
             ("192.0.2.1", "10[.][0-9.]+".to_owned()),
             ("2001:db8:1::1", "2001:db8:[0-9a-f:]+".to_owned()),
             ("fe80::1234%eth1", "fe80::[0-9a-f:]+%[a-z]{3}[0-9]".to_owned()),
-            ("00:11:22:aa:bb:cc", "02(:[0-9a-f]{2}){5}".to_owned()),
+            ("00:11:22:aa:bb:cc", "[0-9a-f]{2}(:[0-9a-f]{2}){5}".to_owned()),
             ("san.example.com", "[a-z]{3}[.][a-z]{7}[.][a-z]{3}".to_owned()),
             (r"\x6c\x65\x64\x67\x65\x72", r"(\\x[67][0-9a-f]){6}".to_owned()),
             (r"\xe9t\xe9", r"(\\x[89ab][0-9a-f])[a-z](\\x[89ab][0-9a-f])".to_owned()),
@@ -542,7 +579,7 @@ mod tests {
     #[test]
     fn where_names_stand() {
         assert_becomes(
-            "traddr=10[.][0-9.]+,trsvcid=4420,host_iface=enx02[0-9a-f]{10},src_addr=10[.][0-9.]+",
+            "traddr=10[.][0-9.]+,trsvcid=4420,host_iface=enx[0-9a-f]{12},src_addr=10[.][0-9.]+",
             "traddr=192.0.2.2,trsvcid=4420,host_iface=enx001122334455,src_addr=192.0.2.1",
             Scrub::fields,
         );
@@ -577,27 +614,47 @@ mod tests {
         }
     }
 
+    /// What a model becomes on a host with these names, and the names that are looked for in the end.
+    fn model_beside(vendor: &str, model: &str, names: impl Fn(&mut Scrub)) -> (String, Check) {
+        let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
+        scrub.model(model.as_bytes(), vendor.as_bytes());
+        names(&mut scrub);
+        scrub.inquired(model);
+        scrub.begin_to_replace().unwrap();
+        names(&mut scrub);
+        (scrub.inquired(model), scrub.check())
+    }
+
     #[test]
     fn a_model_is_no_name_but_a_serial_number_is() {
-        let names = |model: &str, identity: &str| {
-            let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
-            scrub.model(model.as_bytes());
-            scrub.identity(identity);
-            scrub.begin_to_replace().unwrap();
-            let mut names: Vec<_> = scrub.old_names().into_iter().map(|name| name.to_lowercase()).collect();
-            names.retain(|name| is_telling(name) && words(name).count() == 1);
-            names.sort();
-            names.dedup();
-            names
-        };
-        for (model, identity, found) in [
-            ("KCM61VUL3T20", "KCM61VUL3T20_Y1A0A0EEFM18", &["y1a0a0eefm18"][..]),
-            ("KCM61VUL3T20", "nqn.2014.08.org.nvmexpress:1e0f1e0fY1A0A0EE KCM61VUL3T20", &["1e0f1e0fy1a0a0ee"]),
-            ("ST16000NM001G-2K", "ST16000NM001G-2KK103_ZL2ABC99", &["2kk103", "zl2abc99"]),
-            ("DISK QM00001", "QEMU_DISK_QM00001", &["qm00001"]),
-            ("DISK QM00001", "DISK_QM00001_QM00001", &["qm00001"]),
+        for (model, identity, serial, stays) in [
+            ("KCM61VUL3T20", "KCM61VUL3T20_Y1A0A0EEFM18", "y1a0a0eefm18", true),
+            ("KCM61VUL3T20", "nqn.2014.08.org.nvmexpress:1e0f1e0fY1A0A0EE KCM61VUL3T20", "1e0f1e0fy1a0a0ee", true),
+            ("ST16000NM001G-2K", "ST16000NM001G-2KK103_ZL2ABC99", "zl2abc99", true),
+            ("DISK QM00001", "QEMU_DISK_QM00001", "qm00001", false),
+            ("DISK QM00001", "DISK_QM00001_QM00001", "qm00001", false),
         ] {
-            assert_eq!(names(model, identity), found, "{model} {identity}");
+            let (new, check) = model_beside("ATA", model, |scrub| drop(scrub.identity(identity)));
+            assert_eq!(new == model, stays, "{model} became {new}");
+            assert_eq!(check.find(new.as_bytes()), None, "{model} became {new}");
+            assert_eq!(check.find(format!("a {serial}").as_bytes()).as_deref(), Some(serial), "{identity}");
+        }
+    }
+
+    #[test]
+    fn a_model_stays_unless_it_is_a_name() {
+        for (vendor, model, name, stays) in [
+            ("HP", "HSV300", "hsv300_vol1", true),
+            ("DELL", "MD36xxi", "md36xxi-db", true),
+            ("EXAMPLE", "LEDGER", "ledger", false),
+            ("QNAP", "iSCSI Storage", "storage", false),
+            ("DGC", "RAID 5", "disk", true),
+            ("LIO-ORG", "acme-ledger", "mpatha", false),
+            ("SCST_BIO", "acme", "mpatha", false),
+        ] {
+            let (new, check) = model_beside(vendor, model, |scrub| drop(scrub.name(name)));
+            assert_eq!(new == model, stays, "{model} became {new}");
+            assert_eq!(check.find(new.as_bytes()), None, "{model} became {new}");
         }
     }
 
@@ -606,10 +663,14 @@ mod tests {
         let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
         scrub.names_also("ledger.acme.example");
         scrub.names_also("localhost.localdomain");
-        for name in ["ledger", "acme.example", "ledger.acme.example"] {
-            assert!(scrub.old_names().iter().any(|old| old == name), "{name}");
+        scrub.begin_to_replace().unwrap();
+        for (text, found) in [
+            ("at ledger", Some("ledger")),
+            ("at x.acme.example", Some("acme.example")),
+            ("at localhost.localdomain", None),
+        ] {
+            assert_eq!(scrub.check().find(text.as_bytes()).as_deref(), found, "{text}");
         }
-        assert!(!scrub.old_names().iter().any(|old| old == "localhost" || old == "localdomain"));
     }
 
     #[test]
@@ -654,6 +715,7 @@ mod tests {
         for (form, text) in [
             ("pid 373 idle\n[ ]?", "pid 373 idle\n"),
             ("pid 373 idle\n", "pid 373 idle (pending reconfigure)\n"),
+            ("pid 373 [a-z]{6}\n", "pid 373 ledger\n"),
             ("sda\nnvme0n1\n[ ]?", "sda\nnvme0n1\n"),
             ("sda\n[a-z]{2} [a-z]{3} [a-z]{6} [a-z]{8}\n", "sda\nno map called ledgerdb\n"),
             ("fail", "fail\nno map called ledgerdb\n"),

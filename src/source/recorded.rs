@@ -74,6 +74,9 @@ pub struct Map {
     pub table: String,
 }
 
+/// The file is no larger: of 10,000 maps it is half of that. In memory it is many times as large.
+const MOST_KERNEL: usize = 16 << 20;
+
 /// Reads the file of the capture in this directory.
 ///
 /// # Errors
@@ -82,6 +85,9 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
+    if text.len() > MOST_KERNEL {
+        return Err(failed(&format_args!("{} bytes, more than {MOST_KERNEL}", text.len())));
+    }
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
         FORMAT => Ok(kernel),
@@ -89,16 +95,17 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     }
 }
 
-/// No file of a capture is larger, as no reply of multipathd is.
-const MAX_FILE: u64 = 64 << 20;
+/// No capture has more in all its files: of 10,000 maps, a third of that are multipathd's replies.
+const MOST: u64 = 64 << 20;
 
-/// Looks through the directory, which may be a stranger's: nothing in it leads out of it, is no file, or is larger than a
-/// capture's files are.
+/// Looks through the directory, which may be a stranger's: nothing in it leads out of it, or is no file, and all files
+/// together are no larger than a capture's are.
 ///
 /// # Errors
 /// If something is, or cannot be looked at.
 pub fn inspect(capture: &Path) -> Result<(), Error> {
     let mut open = vec![(capture.to_owned(), 0)];
+    let mut bytes = 0_u64;
     while let Some((directory, depth)) = open.pop() {
         let failed = |cause| Error::new(directory.display(), cause);
         for entry in fs::read_dir(&directory).map_err(failed)? {
@@ -113,10 +120,13 @@ pub fn inspect(capture: &Path) -> Result<(), Error> {
                 if !stays_inside(&target, depth) {
                     return Err(failed(&format_args!("the link leads out of the capture, to {}", target.display())));
                 }
-            } else if !kind.is_file() {
+            } else if kind.is_file() {
+                bytes = bytes.saturating_add(metadata.len());
+                if bytes > MOST {
+                    return Err(failed(&format_args!("with it, the capture has {bytes} bytes, more than {MOST}")));
+                }
+            } else {
                 return Err(failed(&"neither a file nor a link nor a directory"));
-            } else if metadata.len() > MAX_FILE {
-                return Err(failed(&format_args!("{} bytes, more than {MAX_FILE}", metadata.len())));
             }
         }
     }
@@ -145,6 +155,7 @@ mod tests {
             ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
             ("{\"format\": 2}", "format 2, and this version reads 1"),
             ("{}", "format 0"),
+            (&" ".repeat(MOST_KERNEL + 1), "16777217 bytes"),
         ] {
             std::fs::write(&place, content).unwrap();
             assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());

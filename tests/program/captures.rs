@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use regex::Regex;
 use rustix::fs::{CWD, FileType, Mode};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use super::golden::assert_file;
-use super::harness::{Exporter, Host, MPATHA, Reply, Tree, recorded_reply, run, run_into, settle};
+use super::harness::{Exporter, Host, MPATHA, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start};
 use super::storage::{fibre_channel, nvme, root, unassembled};
 
 /// A capture, unpacked.
@@ -176,6 +177,19 @@ fn disks_never_assembled() {
 }
 
 #[test]
+fn devices_stay_in_order_whatever_their_names_are_like() {
+    let host = Host::bare();
+    let wwids = ["18", "1a", "2f", "a0", "ab"].map(|unit| format!("IBM.750000000DXF11.1000.{unit}"));
+    let others = ["1ATA_HARDDISK_QM00001", "1QEMU_QM1", "eui.0025388b710116a1", "eui.00000000000000000025388b710116a1"]
+        .map(str::to_owned);
+    for (minor, wwid) in (0..).zip(wwids.into_iter().chain(others)) {
+        host.sysfs.add_map(minor, format!("disk{minor}"), format!("mpath-{wwid}"), &[]);
+    }
+    let (_, names) = assert_captured(&all_of(&host));
+    assert_eq!(names.keys().filter(|name| name.starts_with("mpath-")).count(), 9, "{names:?}");
+}
+
+#[test]
 fn the_root_by_its_number_and_by_its_name() {
     let by_number = ("254:2", "/dev/mapper/vg-root");
     for (devno, source) in [by_number, ("0:25", "/dev/mapper/vg-root"), ("0:25", "/dev/dm-2")] {
@@ -307,29 +321,62 @@ fn a_running_exporter_shows_a_capture() {
 }
 
 const ALIAS: &str = "devices/virtual/block/dm-0/dm/name";
+const MODEL: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:1/model";
 const NETDEV: &str = "devices/platform/host6/iscsi_host/host6/netdev";
 
 #[test]
-fn a_name_in_what_stays_is_not_given_away() {
+fn a_model_that_holds_a_name_is_replaced() {
     let wwid = format!("DISK {MPATHA}");
     for (alias, serial, model, name) in [
         ("mpatha", "", wwid.as_str(), &MPATHA[1..]),
         ("ledger", "", "LEDGER", "ledger"),
         ("mpatha", "QEMU_DISK_QM00001", "DISK QM00001", "qm00001"),
         ("active", "DISK_QM00001_QM00001", "DISK QM00001", "qm00001"),
+        ("powerstore", "", "PowerStore", "powerstore"),
     ] {
         let host = Host::recorded("01-healthy");
         host.sysfs.write(ALIAS, format!("{alias}\n"));
         host.sysfs.udev("8:0", &format!("ID_SERIAL={serial}"));
-        host.sysfs.write("devices/platform/host6/session1/target6:0:0/6:0:0:1/model", format!("{model}\n"));
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("capture.tar.gz");
-        let finished = run(&[all_of(&host), vec![format!("--capture={}", file.display())]].concat());
-        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
-        let line = finished.stderr.lines().last().unwrap();
-        assert!(line.contains("6:0:0:1/model") && line.contains(name), "{line}");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        host.sysfs.write(MODEL, format!("{model}\n"));
+        let reply = recorded_reply("01-healthy").replace("\"VDISK\"", &format!("\"{model}\""));
+        host.multipathd.maps(Reply::Text(reply));
+        let capture = Capture::of(&all_of(&host));
+        capture.assert_without(name);
+        let new = fs::read_to_string(capture.path("sys").join(MODEL)).unwrap();
+        let reply = fs::read_to_string(capture.path("multipathd/show-maps.json")).unwrap();
+        assert!(reply.contains(&format!("\"prod\" : \"{}\"", new.trim())), "{new}: {reply}");
     }
+}
+
+#[test]
+fn a_model_that_only_resembles_a_name_stays() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(ALIAS, "hsv300_vol1\n");
+    host.sysfs.write(
+        "devices/platform/host6/session1/iscsi_session/session1/targetname",
+        "iqn.2000-05.com.3pardata:20220002ac00a3e5\n",
+    );
+    host.sysfs.write(MODEL, "HSV300\n");
+    host.sysfs.write(&MODEL.replace("/model", "/vendor"), "3PARdata\n");
+    let capture = Capture::of(&all_of(&host));
+    assert_eq!(fs::read_to_string(capture.path("sys").join(MODEL)).unwrap(), "HSV300\n");
+    ["hsv300_vol1", "20220002ac00a3e5", "com.3pardata"].into_iter().for_each(|name| capture.assert_without(name));
+}
+
+/// What no rule knows for a name is looked for in the end.
+#[test]
+fn a_name_in_what_stays_is_not_given_away() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write(ALIAS, "ledger\n");
+    let state = "devices/platform/host6/session1/target6:0:0/6:0:0:1/state";
+    host.sysfs.write(state, "ledger\n");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("capture.tar.gz");
+    let finished = run(&[all_of(&host), vec![format!("--capture={}", file.display())]].concat());
+    assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+    let line = finished.stderr.lines().last().unwrap();
+    assert!(line.contains(state) && line.contains("\"ledger\""), "{line}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -373,7 +420,7 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
     let whole = Capture::of(&all_of(&Host::recorded("01-healthy")));
     oneshot(&[whole.option()]);
     type Change = fn(&Path);
-    let changes: [(Change, &str); 5] = [
+    let changes: [(Change, &str); 6] = [
         (|root| symlink("/etc", root.join("sys/block/sdx")).unwrap(), "sys/block/sdx: the link leads out"),
         (|root| symlink("../../../etc", root.join("sys/block/sdx")).unwrap(), "sys/block/sdx: the link leads out"),
         (
@@ -389,7 +436,16 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
         ),
         (
             |root| fs::File::create(root.join("multipathd/show-maps.json")).unwrap().set_len((64 << 20) + 1).unwrap(),
-            "show-maps.json: 67108865 bytes",
+            "show-maps.json: with it",
+        ),
+        (
+            |root| {
+                for name in ["b8:0", "b8:16"] {
+                    fs::create_dir_all(root.join("udev/data")).unwrap();
+                    fs::File::create(root.join("udev/data").join(name)).unwrap().set_len(33 << 20).unwrap();
+                }
+            },
+            "more than 67108864",
         ),
     ];
     for (change, words) in changes {
@@ -409,6 +465,27 @@ fn a_place_that_cannot_be_written_is_noticed_before_anything_is_read() {
     host.sysfs.fifo(ALIAS);
     let finished = run(&[all_of(&host), vec!["--capture=/nonexistent/file".to_owned()]].concat());
     assert_eq!(finished.status, Some(2), "{}", finished.stderr);
+}
+
+#[test]
+fn who_is_stopped_leaves_nothing_behind() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.remove(ALIAS);
+    // Who reads this waits.
+    host.sysfs.fifo(ALIAS);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let directory = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(directory.path()).unwrap().count();
+        let capture = format!("--capture={}", directory.path().join("capture.tar.gz").display());
+        let options = [all_of(&host), vec![capture]].concat();
+        let (pid, finished) = start(&options);
+        eventually("the file is begun", || (files() == 1).then_some(()));
+        kill_process(pid, signal).unwrap();
+        let finished = finished();
+        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+        assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
+        assert_eq!(files(), 0);
+    }
 }
 
 #[test]

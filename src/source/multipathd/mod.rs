@@ -269,7 +269,14 @@ impl Client {
             let names = REQUESTS.iter().filter(|(recorded, _)| *recorded == request);
             let file = names.map(|(_, file)| directory.join(file)).collect::<PathBuf>();
             let tried = |error| Error::NotRunning { tried: format!("{}: {error}", file.display()) };
-            return Ok((socket, std::fs::read(&file).map_err(tried)?));
+            let reading = tokio::task::spawn_blocking({
+                let file = file.clone();
+                move || std::fs::read(file)
+            });
+            return match timeout_at(deadline, reading).await {
+                Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
+                Ok(read) => Ok((socket, read.map_err(io::Error::from).flatten().map_err(tried)?)),
+            };
         }
         let (socket, stream) = self.connect(request).await?;
         let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
@@ -476,6 +483,18 @@ mod tests {
             error(&format!("@{long}")),
             format!("the name of the socket has 108 bytes, 107 is the limit: \"@{long}\"")
         );
+    }
+
+    #[tokio::test]
+    async fn a_recorded_reply_is_not_awaited_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("show-daemon.txt");
+        let mode = rustix::fs::Mode::from(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let client = Client::recorded(directory.path().to_owned(), Duration::from_millis(50));
+        assert!(matches!(client.show_daemon().await, Err(Error::Timeout { .. })));
+        // Lets the reader go.
+        std::fs::OpenOptions::new().write(true).open(fifo).unwrap();
     }
 
     /// The longest names must really fit into the address.

@@ -195,16 +195,26 @@ pub fn run(options: &[impl AsRef<OsStr>]) -> Finished {
 
 /// Runs the program to its end with this as its standard output.
 pub fn run_into(stdout: impl Into<Stdio>, options: &[impl AsRef<OsStr>]) -> Finished {
+    start_into(stdout, options).1()
+}
+
+/// Starts the program, and gives what waits for its end.
+pub fn start(options: &[impl AsRef<OsStr>]) -> (Pid, impl FnOnce() -> Finished) {
+    start_into(Stdio::piped(), options)
+}
+
+fn start_into(stdout: impl Into<Stdio>, options: &[impl AsRef<OsStr>]) -> (Pid, impl FnOnce() -> Finished) {
     let mut child = command(options).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
     let stdout = child.stdout.take().map(read_all);
     let stderr = read_all(child.stderr.take().unwrap());
     let mut child = Running(child);
-    let status = eventually("it ends", || child.0.try_wait().unwrap()).code();
-    Finished {
-        status,
+    let finish = move || Finished {
+        status: eventually("it ends", || child.0.try_wait().unwrap()).code(),
         stdout: stdout.map(|stdout| stdout.join().unwrap()).unwrap_or_default(),
         stderr: stderr.join().unwrap(),
-    }
+    };
+    (pid, finish)
 }
 
 fn command(options: &[impl AsRef<OsStr>]) -> Command {
