@@ -43,10 +43,11 @@ ALWAYS = {
     "multipath_exporter_source_up", "wwid:multipath_trouble:last", "job:multipath_hosts:count",
     "job:multipath_devices:sum", "job:multipath_degraded_devices:sum",
     "job:multipath_devices_without_valid_paths:sum", "job:multipath_paths:sum", "job:multipath_failed_paths:sum",
-    "job:multipath_unassembled_wwids:sum", "ALERTS",
+    "job:multipath_unassembled_wwids:sum", "job:multipath_daemons_down:count", "job:multipath_hosts_down:count",
+    "ALERTS",
 }  # fmt: skip
-# And what may: pending alerts, and a host whose scrape was too slow once.
-SOMETIMES = {"ALERTS_FOR_STATE", "job:multipath_hosts_down:count"}
+# And what may: pending alerts.
+SOMETIMES = {"ALERTS_FOR_STATE"}
 TROUBLE = "wwid:multipath_trouble:last"
 HEALED = (
     "multipath_failed_paths == 0 unless on (site, job, instance) "
