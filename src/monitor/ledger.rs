@@ -148,12 +148,12 @@ impl MapLedger {
         }
     }
 
-    /// A reading asked for at `asked` shows the map no more. `true` if events told of one made anew since: of that, what
-    /// they told stands.
+    /// A reading asked for at `asked` shows the map no more. `true` if path events told since of one made anew: what they
+    /// told stands, and the map's counters go on, as they do where no reading saw it gone.
     pub fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
         let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
         self.paths.retain(|_, path| path.told.is_some_and(|told| told >= born));
-        true
+        !self.paths.is_empty()
     }
 
     /// Whether an event about this map came at or after `then`.

@@ -703,28 +703,27 @@ mod tests {
                 .map(|device| (device.counts().valid, device.counts().failed, device.path_events.failed))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(counts(), [(1, 0, 0)]);
+        let told = |action, dm_seqnum, diskseq| {
+            let path = "8:16".parse().unwrap();
+            let (wwid, name) = (Arc::from("3600a"), Arc::from("mpatha"));
+            uevent("change", diskseq, Some(PathEvent { wwid, name, action, path, dm_seqnum, valid_paths: None }))
+        };
+        let (failed, reinstated) = (PathAction::Failed, PathAction::Reinstated);
+        monitor.wake_up([told(failed, 1, 7), told(reinstated, 2, 7)].into_iter());
+        assert_eq!(counts(), [(1, 0, 1)]);
 
         remove_map(sysfs);
         monitor.wake_up([uevent("remove", 7, None)].into_iter());
         monitor.dispatch();
         let (reading, asked) = monitor.sysfs.lane.reply().await;
         make_map(sysfs);
-        let failed = PathEvent {
-            wwid: Arc::from("3600a"),
-            name: Arc::from("mpatha"),
-            action: PathAction::Failed,
-            path: "8:16".parse().unwrap(),
-            dm_seqnum: 1,
-            valid_paths: Some(0),
-        };
-        monitor.wake_up([uevent("add", 8, None), uevent("change", 8, Some(failed))].into_iter());
-        assert_eq!(counts(), [(0, 1, 1)]);
+        monitor.wake_up([uevent("add", 8, None), told(failed, 1, 8)].into_iter());
+        assert_eq!(counts(), [(0, 1, 2)]);
         monitor.sysfs_said(reading, asked);
         assert_eq!(counts(), []);
         monitor.dispatch();
         let (reading, asked) = monitor.sysfs.lane.reply().await;
         monitor.sysfs_said(reading, asked);
-        assert_eq!(counts(), [(0, 1, 1)]);
+        assert_eq!(counts(), [(0, 1, 2)]);
     }
 }
