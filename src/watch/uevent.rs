@@ -32,9 +32,6 @@ use crate::topology::DevNo;
 /// `net.core.rmem_max` at most.
 const RECEIVE_BUFFER: usize = 128 << 20;
 
-/// What a user is called that has no number in our user namespace (`/proc/sys/kernel/overflowuid`).
-const NO_NUMBER: u32 = 65534;
-
 /// A block device's uevent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Uevent {
@@ -112,19 +109,23 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
 }
 
 /// Whether the kernel sends uevents into our network namespace. It does only if that belongs to the machine's root
-/// (`uevent_net_init` in `lib/kobject_uevent.c`, Linux 4.18 and later), and a listener elsewhere is told nothing.
+/// (`uevent_net_init` in `lib/kobject_uevent.c`, Linux 4.18 and later), and a listener elsewhere is told nothing. Where it
+/// cannot be told whose it is, as in a user namespace within another, they are expected.
 fn are_sent_here() -> bool {
     // What is below belongs to the namespace's root; the directory itself to ourselves.
     let owner = fs::metadata("/proc/self/net/dev").map(|file| file.uid());
     let numbers = fs::read_to_string("/proc/self/uid_map");
+    let nobody = fs::read_to_string("/proc/sys/kernel/overflowuid");
     match (owner, numbers) {
+        // So is called who has no number in our user namespace, as the machine's root in most.
+        (Ok(owner), _) if nobody.is_ok_and(|nobody| nobody.trim() == owner.to_string()) => true,
         (Ok(owner), Ok(numbers)) => may_be_root(owner, &numbers),
         _ => true,
     }
 }
 
-/// Whether a user's number in our user namespace is that of the machine's root outside. `numbers` has the lines of
-/// `/proc/PID/uid_map`: first number inside, first number outside, how many.
+/// Whether a user's number in our user namespace is that of root outside. `numbers` has the lines of `/proc/PID/uid_map`:
+/// first number inside, first number outside, how many.
 fn may_be_root(uid: u32, numbers: &str) -> bool {
     let outside = |line: &str| {
         let mut words = line.split_whitespace().map(|word| word.parse::<u32>().ok());
@@ -132,7 +133,7 @@ fn may_be_root(uid: u32, numbers: &str) -> bool {
         let offset = uid.checked_sub(inside).filter(|offset| *offset < count)?;
         Some(outside.saturating_add(offset))
     };
-    uid == NO_NUMBER || numbers.lines().find_map(outside).is_none_or(|outside| outside == 0)
+    numbers.lines().find_map(outside).is_none_or(|outside| outside == 0)
 }
 
 fn subscribe() -> io::Result<MonitorSocket> {
@@ -231,7 +232,6 @@ mod tests {
             ("the machine's own", "         0          0 4294967295\n", 0, true),
             ("a namespace entered from it", "0 0 4294967295", 100_000, false),
             ("a container without root", "0 1000 1\n1 100000 65536", 0, false),
-            ("the same with the machine's network", "0 1000 1\n1 100000 65536", NO_NUMBER, true),
             ("systemd's PrivateUsers=", "0 0 1\n61234 61234 1", 0, true),
             ("none", "", 0, true),
         ];

@@ -229,14 +229,14 @@ fn a_container_sees_what_it_is_given(lab: &Lab) {
     }
 }
 
-/// An exporter in a user namespace; gone when dropped.
+/// A program in a user namespace; gone when dropped.
 struct Rootless(Child);
 
 impl Rootless {
     const ADDRESS: &str = "127.0.0.1:10157";
 
-    /// As an engine makes it that is not run by root: with a network of its own, or with the machine's.
-    fn start(lab: &Lab, own_network: bool) -> Self {
+    /// The exporter, as an engine starts it that is not run by root: with a network of its own, or with the machine's.
+    fn exporter(lab: &Lab, own_network: bool) -> Self {
         let start = format!("exec {} --web.listen-address={}", lab.exporter_program().display(), Self::ADDRESS);
         let mut unshare = Command::new("setpriv");
         unshare.args(["--reuid=nobody", "--clear-groups", "unshare", "--user", "--map-root-user"]);
@@ -247,10 +247,29 @@ impl Rootless {
         Rootless(unshare.stdin(Stdio::null()).spawn().expect("setpriv starts"))
     }
 
+    /// What leads into its namespaces.
+    fn entrance(&self) -> [String; 5] {
+        let target = format!("--target={}", self.0.id());
+        ["--user", "--net", "--preserve-credentials", &target, "--"].map(str::to_owned)
+    }
+
     fn metrics(&self) -> Result<Metrics, String> {
-        let enter = ["--user", "--net", "--preserve-credentials", "--target", &self.0.id().to_string()];
-        let ask = ["curl", "--silent", "--fail", &format!("http://{}/metrics", Self::ADDRESS)];
-        try_run("nsenter", enter.into_iter().chain(ask)).map(|page| Metrics::parse(&page))
+        let ask = ["curl", "--silent", "--fail", &format!("http://{}/metrics", Self::ADDRESS)].map(str::to_owned);
+        try_run("nsenter", self.entrance().into_iter().chain(ask)).map(|page| Metrics::parse(&page))
+    }
+
+    /// Another listener beside it, which is not ours and writes all that it hears to a file.
+    fn listener(&self, heard: &Path) -> Self {
+        let monitor = ["stdbuf", "--output=L", "udevadm", "monitor", "--kernel", "--subsystem-match=block"];
+        let file = fs::File::create(heard).expect("the scenario's directory is writable");
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(self.entrance()).args(monitor).stdin(Stdio::null()).stdout(file);
+        let listener = Rootless(nsenter.spawn().expect("nsenter starts"));
+        eventually("it listens", PATIENCE, || match read(heard).contains("KERNEL") {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        });
+        listener
     }
 }
 
@@ -262,29 +281,31 @@ impl Drop for Rootless {
     }
 }
 
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).expect("a file of ours")
+}
+
 fn a_network_that_is_not_roots_has_no_events(lab: &Lab) {
     let _san = San::start(lab, 4, 2, Conf::BLIND);
     let host = lab.exporter().start();
-    let changes = |metrics: &Metrics| metrics.get("multipath_exporter_uevents_total", &[("action", "change")]);
+    let changes = |metrics: &Metrics| metrics.value("multipath_exporter_uevents_total", &[("action", "change")]);
     for own_network in [true, false] {
-        let exporter = Rootless::start(lab, own_network);
+        let exporter = Rootless::exporter(lab, own_network);
         let mut metrics = None;
         eventually("it has read", PATIENCE, || exporter.metrics().map(|read| metrics = Some(read)));
         let up = metrics.expect("just read").value("multipath_exporter_source_up", &[("source", "uevent")]);
+        let heard = lab.dir().join("heard.txt");
+        let _listener = exporter.listener(&heard);
+
         let counted = changes(&host.metrics());
         fs::write("/sys/block/dm-0/uevent", "change").expect("root may raise a uevent");
         eventually("the uevent has come", PATIENCE, || match changes(&host.metrics()) == counted {
             true => Err("not yet".to_owned()),
             false => Ok(()),
         });
-        let comes = |wait| {
-            std::thread::sleep(wait);
-            exporter.metrics().is_ok_and(|metrics| changes(&metrics).is_some_and(|changes| changes > 0.0))
-        };
-        assert_eq!(
-            (up == 1.0, comes(Duration::from_secs(1))),
-            (!own_network, !own_network),
-            "own network: {own_network}"
-        );
+        std::thread::sleep(Duration::from_secs(1));
+        let comes = changes(&exporter.metrics().expect("it still answers")) > 0.0;
+        let found = (read(&heard).contains("change"), comes, up == 1.0);
+        assert_eq!(found, (!own_network, !own_network, !own_network), "own network: {own_network}");
     }
 }
