@@ -51,10 +51,22 @@ VALUES = {
     "nodeSelector": {"storage": "san"},
     "tolerations": [{"key": "storage", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
-    "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
-    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-    "dashboard": {"enabled": True, "labels": {"grafana_dashboard": "yes"}},
+    "podMonitor": {"interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
+    "prometheusRule": {"labels": {"release": "prometheus"}},
+    "dashboard": {"labels": {"grafana_dashboard": "yes"}},
 }
+# What is handed on as it is.
+WHOLE = {("config",), ("resources",), ("nodeSelector",), ("podMonitor", "endpoint")} | {
+    (name, "labels") for name in ("podMonitor", "prometheusRule", "dashboard")
+}
+# What a chart must not render something else of.
+WRONG = (
+    {"kernelstatus": True},
+    {"port": None},
+    {"image": {"repository": None}},
+    {"podMonitor": {"endpoint": {"interval": "30s"}}},
+    {"podMonitor": {"endpoint": {"relabelings": []}}},
+)
 
 
 def kustomize_before_2_1(kubectl):
@@ -155,12 +167,29 @@ def hold_to_schemas(one):
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def helm(values):
-    """What the chart renders, or why it does not."""
+def helm(values, may_fail=False):
+    """What the chart renders; nothing if it refuses, and may."""
     command = [pathlib.Path(sys.executable).with_name("helm"), "template", "multipath-exporter", CHART]
     command += ["--namespace", "multipath-exporter", "--values", "-"]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
-    return list(yaml.safe_load_all(done.stdout)) if done.returncode == 0 else done.stderr
+    if done.returncode and not may_fail:
+        sys.exit(f"FAIL chart: {done.stderr}")
+    return list(yaml.safe_load_all(done.stdout)) if done.returncode == 0 else None
+
+
+def leaves(values, place=()):
+    """Where each value lies that is not a mapping of the chart's own."""
+    for name, value in values.items():
+        if isinstance(value, dict) and (*place, name) not in WHOLE:
+            yield from leaves(value, (*place, name))
+        else:
+            yield (*place, name)
+
+
+def without(values, place):
+    name, *below = place
+    rest = {key: value for key, value in values.items() if key != name}
+    return rest | {name: without(values[name], below)} if below else rest
 
 
 def without_helms_labels(one):
@@ -178,7 +207,9 @@ def check_chart(overlays, exporter, directory):
             (monitor,) = (one for one in objects if one["kind"] == "PodMonitor")
             (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
             values = values | {"podMonitor": {"endpoint": {key: endpoint[key] for key in ("scheme", "tlsConfig")}}}
-        rendered = {one["kind"]: without_helms_labels(one) for one in helm(values)}
+        rendered = [without_helms_labels(one) for one in helm(values)]
+        equal(f"chart: objects of {overlay}", len(rendered), len({one["kind"] for one in rendered}))
+        rendered = {one["kind"]: one for one in rendered}
         for one in objects:
             if one["kind"] != "Namespace":
                 equal(f"chart: {one['kind']} of {overlay}", rendered.pop(one["kind"], None), one)
@@ -191,9 +222,9 @@ def check_chart(overlays, exporter, directory):
     full = helm(VALUES)
     for one in full:
         hold_to_schemas(one)
-    for value in VALUES:
-        if helm({name: given for name, given in VALUES.items() if name != value}) == full:
-            sys.exit(f"FAIL chart: {value} changes nothing")
+    for place in leaves(VALUES):
+        if helm(without(VALUES, place)) == full:
+            sys.exit(f"FAIL chart: {'.'.join(place)} changes nothing")
     daemon_set = next(one for one in full if one["kind"] == "DaemonSet")
     (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
     (config,) = (one["data"]["config.yml"] for one in full if one["kind"] == "ConfigMap" and "config.yml" in one["data"])
@@ -203,8 +234,9 @@ def check_chart(overlays, exporter, directory):
     objects = ("podMonitor", "prometheusRule", "dashboard")
     least = helm({name: {"enabled": False} for name in objects})
     equal("chart: kinds without the operator", sorted(one["kind"] for one in least), ["DaemonSet", "ServiceAccount"])
-    if not isinstance(helm({"kernelstatus": True}), str):
-        sys.exit("FAIL chart: takes a value that does not exist")
+    for wrong in WRONG:
+        if helm(wrong, may_fail=True) is not None:
+            sys.exit(f"FAIL chart: takes {wrong}")
     return [one for one in full if one["kind"] in OPERATOR]
 
 
