@@ -126,20 +126,36 @@ fn host(cli: &Cli) -> Result<capture::Host, Failure> {
 /// Writes a capture, to standard output if the file is called `-`.
 async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
-    let failed = |cause| Failure::Settings(format!("--capture: {}: {cause}", file.display()));
+    let failed = |cause| match to_stdout {
+        true => Failure::fatal("cannot print")(cause),
+        false => Failure::Settings(format!("--capture: {}: {cause}", file.display())),
+    };
     let stopped = stopped()?;
     // Before anything is read for nothing.
     let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
     let system = rustix::system::uname();
     let host_name = system.nodename().to_string_lossy();
-    let archive = tokio::select! {
-        archive = capture::take(host(cli)?, &host_name, capture::PATIENCE) => archive,
-        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, nothing was written".to_owned())),
+    let written = async {
+        let archive = capture::take(host(cli)?, &host_name, capture::PATIENCE).await;
+        let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
+        let bytes = archive.len();
+        let content = new.as_ref().map(capture::NewFile::content).transpose().map_err(failed)?;
+        // Who reads may wait, and so may a server. The new file stays out of there, or it would stay when we are stopped.
+        let writing = tokio::task::spawn_blocking(move || match content {
+            Some(mut content) => content.write_all(&archive).and_then(|()| content.sync_all()),
+            None => io::stdout().write_all(&archive).and_then(|()| io::stdout().flush()),
+        });
+        writing.await.map_err(io::Error::from).flatten().map_err(failed)?;
+        Ok(bytes)
     };
-    let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
-    let Some(new) = new else { return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print")) };
-    new.write(&archive).map_err(failed)?;
-    info!(file = %file.display(), bytes = archive.len(), "captured");
+    let bytes = tokio::select! {
+        written = written => written?,
+        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, before it was written".to_owned())),
+    };
+    if let Some(new) = new {
+        new.keep().map_err(failed)?;
+        info!(file = %file.display(), bytes, "captured");
+    }
     Ok(())
 }
 

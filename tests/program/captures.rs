@@ -5,18 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use flate2::read::GzDecoder;
 use regex::Regex;
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl};
+use rustix::io::ioctl_fionread;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use super::golden::assert_file;
-use super::harness::{Exporter, Host, MPATHA, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start};
+use super::harness::{
+    Exporter, Host, MPATHA, PROGRAM, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
+    start_command,
+};
 use super::storage::{fibre_channel, nvme, root, unassembled};
 
 /// A capture, unpacked.
@@ -485,6 +490,41 @@ fn who_is_stopped_leaves_nothing_behind() {
         assert_eq!(finished.status, Some(1), "{}", finished.stderr);
         assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
         assert_eq!(files(), 0);
+    }
+}
+
+/// Its capture has more than a page.
+fn large() -> Host {
+    let host = Host::bare();
+    (0..200).for_each(|map| host.sysfs.add_map(map, format!("disk{map}"), format!("mpath-36{map:031x}"), &[]));
+    host
+}
+
+/// A pipe with room for less than a capture has, and how many bytes it holds when it is full.
+fn narrow_pipe() -> (PipeReader, PipeWriter, u64) {
+    const ROOM: usize = 4096;
+    let (mut reader, mut writer) = io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    while writer.write(&[0; ROOM]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    let size = ioctl_fionread(&reader).unwrap();
+    reader.read_exact(&mut [0; ROOM]).unwrap();
+    (reader, writer, size)
+}
+
+#[test]
+fn who_waits_for_a_reader_can_be_stopped() {
+    let host = large();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let (reader, writer, size) = narrow_pipe();
+        let mut command = Command::new(PROGRAM);
+        command.args(all_of(&host)).arg("--capture=-").stdout(writer);
+        let (pid, finished) = start_command(command);
+        eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));
+        kill_process(pid, signal).unwrap();
+        let finished = finished();
+        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+        assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
     }
 }
 
