@@ -1,12 +1,15 @@
 //! Everything put together.
 
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use procfs::process::Process;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -159,19 +162,18 @@ async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ends when a signal tells us to. From now on none ends us by itself, with something half done.
+/// Ends when a signal tells us to. From now on none ends us by itself, with something half done. Those that we were started
+/// to ignore, as `nohup` does it, stay ignored.
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    let handle = |kind| signal(kind).map_err(Failure::fatal("cannot handle signals"));
-    let mut terminate = handle(SignalKind::terminate())?;
-    let mut interrupt = handle(SignalKind::interrupt())?;
-    let mut hangup = handle(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
+    let ignored = Process::myself().and_then(|process| process.status()).map_or(0, |status| status.sigign);
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].into_iter();
+    let kinds = kinds.filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
+    let signals = kinds.map(signal).collect::<io::Result<Vec<_>>>();
+    let mut signals = signals.map_err(Failure::fatal("cannot handle signals"))?;
+    Ok(poll_fn(move |context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }))
 }
 
 fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {

@@ -8,7 +8,9 @@ use std::fs;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use regex::Regex;
@@ -526,6 +528,22 @@ fn who_waits_for_a_reader_can_be_stopped() {
         assert_eq!(finished.status, Some(1), "{}", finished.stderr);
         assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
     }
+}
+
+#[test]
+fn nohup_keeps_a_hangup_away() {
+    let host = large();
+    let (mut reader, writer, size) = narrow_pipe();
+    let mut command = Command::new("nohup");
+    command.arg(PROGRAM).args(all_of(&host)).arg("--capture=-").stdin(Stdio::null()).stdout(writer);
+    let (pid, finished) = start_command(command);
+    eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));
+    kill_process(pid, Signal::HUP).unwrap();
+    // It would end meanwhile.
+    sleep(Duration::from_millis(300));
+    reader.read_to_end(&mut Vec::new()).unwrap();
+    let finished = finished();
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
 }
 
 #[test]
