@@ -8,8 +8,8 @@
 //! archive  tar, gzip; the file is there as a whole or not at all                        archive.rs
 //! ```
 //!
-//! All names are collected before the first is replaced: only then are new ones known to be none of the old ones, and in
-//! the old ones' order. So the text is gone through twice, by the same code.
+//! All names are collected before the first is replaced: only then are new ones known to be none of the old ones, and
+//! those of one form in the old ones' order. So the text is gone through twice, by the same code.
 
 mod archive;
 mod check;
