@@ -264,8 +264,9 @@ fn readme() -> String {
          It holds what the exporter reads on such a host, and nothing else. Serial numbers, WWIDs, WWNs, IQNs, NQNs, \n\
          UUIDs, aliases, host names, names of network interfaces that an administrator gave, IP and MAC addresses were\n\
          replaced by random ones, the same everywhere; nobody can turn them back. Vendors, models, states, numbers and the\n\
-         kernel's own names are as they were, but for a vendor or model that holds a name. Numbers at\n\
-         the end of names may keep their last digits where many names have such.\n\
+         kernel's own names are as they were, but for a vendor or model that holds a name. Where names that begin alike\n\
+         have all or nearly all characters of a kind in one place, these stay: the initials of 26 names from alpha to\n\
+         zulu, the last digits of a row from db0000 to db1999.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
