@@ -1,12 +1,15 @@
 //! Everything put together.
 
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use procfs::process::Process;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -126,36 +129,51 @@ fn host(cli: &Cli) -> Result<capture::Host, Failure> {
 /// Writes a capture, to standard output if the file is called `-`.
 async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
-    let failed = |cause| Failure::Settings(format!("--capture: {}: {cause}", file.display()));
+    let failed = |cause| match to_stdout {
+        true => Failure::fatal("cannot print")(cause),
+        false => Failure::Settings(format!("--capture: {}: {cause}", file.display())),
+    };
     let stopped = stopped()?;
     // Before anything is read for nothing.
     let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
     let system = rustix::system::uname();
     let host_name = system.nodename().to_string_lossy();
-    let archive = tokio::select! {
-        archive = capture::take(host(cli)?, &host_name, capture::PATIENCE) => archive,
-        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, nothing was written".to_owned())),
+    let written = async {
+        let archive = capture::take(host(cli)?, &host_name, capture::PATIENCE).await;
+        let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
+        let bytes = archive.len();
+        let content = new.as_ref().map(capture::NewFile::content).transpose().map_err(failed)?;
+        // Who reads may wait, and so may a server. The new file stays out of there, or it would stay when we are stopped.
+        let writing = tokio::task::spawn_blocking(move || match content {
+            Some(mut content) => content.write_all(&archive).and_then(|()| content.sync_all()),
+            None => io::stdout().write_all(&archive).and_then(|()| io::stdout().flush()),
+        });
+        writing.await.map_err(io::Error::from).flatten().map_err(failed)?;
+        Ok(bytes)
     };
-    let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
-    let Some(new) = new else { return io::stdout().write_all(&archive).map_err(Failure::fatal("cannot print")) };
-    new.write(&archive).map_err(failed)?;
-    info!(file = %file.display(), bytes = archive.len(), "captured");
+    let bytes = tokio::select! {
+        written = written => written?,
+        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, before it was written".to_owned())),
+    };
+    if let Some(new) = new {
+        new.keep().map_err(failed)?;
+        info!(file = %file.display(), bytes, "captured");
+    }
     Ok(())
 }
 
-/// Ends when a signal tells us to. From now on none ends us by itself, with something half done.
+/// Ends when a signal tells us to. From now on none ends us by itself, with something half done. Those that we were started
+/// to ignore, as `nohup` does it, stay ignored.
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    let handle = |kind| signal(kind).map_err(Failure::fatal("cannot handle signals"));
-    let mut terminate = handle(SignalKind::terminate())?;
-    let mut interrupt = handle(SignalKind::interrupt())?;
-    let mut hangup = handle(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
+    let ignored = Process::myself().and_then(|process| process.status()).map_or(0, |status| status.sigign);
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].into_iter();
+    let kinds = kinds.filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
+    let signals = kinds.map(signal).collect::<io::Result<Vec<_>>>();
+    let mut signals = signals.map_err(Failure::fatal("cannot handle signals"))?;
+    Ok(poll_fn(move |context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }))
 }
 
 fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {

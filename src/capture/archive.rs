@@ -1,6 +1,7 @@
 //! The file: a compressed tar archive, the same bytes for the same entries.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -76,13 +77,19 @@ impl NewFile {
         Ok(NewFile { new: NamedTempFile::new_in(directory)?, place: place.to_owned() })
     }
 
-    /// With this content.
+    /// What to write to.
     ///
     /// # Errors
-    /// If there is such a file by now, or it cannot be written.
-    pub fn write(mut self, content: &[u8]) -> io::Result<()> {
-        self.new.write_all(content)?;
-        self.new.as_file().sync_all()?;
+    /// If no more files can be open.
+    pub fn content(&self) -> io::Result<File> {
+        self.new.as_file().try_clone()
+    }
+
+    /// It is whole: from now on it is to be seen.
+    ///
+    /// # Errors
+    /// If there is such a file by now.
+    pub fn keep(self) -> io::Result<()> {
         self.new.persist_noclobber(self.place)?;
         Ok(())
     }
@@ -91,6 +98,7 @@ impl NewFile {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -101,9 +109,10 @@ mod tests {
         let file = directory.path().join("capture.tar.gz");
         let [one, other] = [(); 2].map(|()| NewFile::create(&file).unwrap());
         assert!(!file.exists());
-        one.write(b"one").unwrap();
+        one.content().unwrap().write_all(b"one").unwrap();
+        one.keep().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(other.write(b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(other.keep().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(NewFile::create(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&file).unwrap(), b"one");
         assert!(NewFile::create(&directory.path().join("none/file")).is_err());

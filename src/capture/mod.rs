@@ -8,8 +8,8 @@
 //! archive  tar, gzip; the file is there as a whole or not at all                        archive.rs
 //! ```
 //!
-//! All names are collected before the first is replaced: only then are new ones known to be none of the old ones, and in
-//! the old ones' order. So the text is gone through twice, by the same code.
+//! All names are collected before the first is replaced: only then are new ones known to be none of the old ones, and
+//! those of one form in the old ones' order. So the text is gone through twice, by the same code.
 
 mod archive;
 mod check;
@@ -89,6 +89,16 @@ pub enum Failure {
         /// What.
         name: String,
     },
+    /// Nobody could run it.
+    #[error("nothing was written: {what} would have {bytes} bytes, and no more than {most} are read again")]
+    TooLarge {
+        /// What, in the capture.
+        what: &'static str,
+        /// How large.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
+    },
     /// It cannot be packed.
     #[error("cannot pack the capture: {0}")]
     Pack(#[from] io::Error),
@@ -159,9 +169,16 @@ fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Re
     entries(&mut scrub, findings, replies)?;
     scrub.begin_to_replace()?;
     let mut entries = entries(&mut scrub, findings, replies)?;
-    let check = scrub.check();
-    entries.iter().try_for_each(|entry| entry.check(&check))?;
     entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });
+    let kernel = entries.iter().find(|entry| entry.place == Path::new(recorded::FILE)).map_or(0, Entry::bytes);
+    let all = entries.iter().map(Entry::bytes).sum();
+    for (what, bytes, most) in [(recorded::FILE, kernel, recorded::MOST_KERNEL), ("it", all, recorded::MOST)] {
+        if bytes > most {
+            return Err(Failure::TooLarge { what, bytes, most });
+        }
+    }
+    let check = scrub.check();
+    entries.iter().filter(|entry| entry.place != Path::new(README)).try_for_each(|entry| entry.check(&check))?;
     Ok(archive::pack(&entries)?)
 }
 
@@ -243,6 +260,10 @@ fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) 
 }
 
 impl Entry {
+    fn bytes(&self) -> u64 {
+        if let Content::File(content) = &self.content { content.len() as u64 } else { 0 }
+    }
+
     fn check(&self, check: &Check) -> Result<(), Failure> {
         let place = self.place.display().to_string();
         let left = match &self.content {
@@ -264,8 +285,9 @@ fn readme() -> String {
          It holds what the exporter reads on such a host, and nothing else. Serial numbers, WWIDs, WWNs, IQNs, NQNs, \n\
          UUIDs, aliases, host names, names of network interfaces that an administrator gave, IP and MAC addresses were\n\
          replaced by random ones, the same everywhere; nobody can turn them back. Vendors, models, states, numbers and the\n\
-         kernel's own names are as they were, but for a vendor or model that holds a name. Numbers at\n\
-         the end of names may keep their last digits where many names have such.\n\
+         kernel's own names are as they were, but for a vendor or model that holds a name. Where names that begin alike\n\
+         have all or nearly all characters of a kind in one place, these stay: the initials of 26 names from alpha to\n\
+         zulu, the last digits of a row from db0000 to db1999.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
@@ -285,6 +307,20 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode};
 
     use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let long = |bytes: u64| "1".repeat(bytes as usize);
+        let mut kernel = Findings::default();
+        kernel.kernel.nodes.insert("/dev/sda".to_owned(), long(recorded::MOST_KERNEL));
+        let mut all = Findings::default();
+        all.tree.insert("sys/block/sda/size".into(), Node::File(long(recorded::MOST).into()));
+        for (findings, what) in [(kernel, "kernel.json would have 167"), (all, "it would have 671")] {
+            let failure = pack(&findings, &[], "").unwrap_err().to_string();
+            assert!(failure.contains(what), "{failure}");
+        }
+        assert!(pack(&Findings::default(), &[], "").is_ok());
+    }
 
     #[test]
     fn a_file_that_never_answers_is_not_awaited_for_good() {

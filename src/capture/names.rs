@@ -2,9 +2,10 @@
 //!
 //! A name is replaced by its words, as `pg-data-01` and `pg-data-02` share one, and a WWID and a serial number may: a word
 //! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), and is none of the
-//! old ones. The order stays, so that what is sorted by names is in the order that it was in; for that two words have as
-//! much in common at their beginnings as before. Where all characters of a kind stand in one place, as the last digits of
-//! a long row of names do, they stay. All else is random and kept nowhere.
+//! old ones. Words of one form stay in order, so that what is sorted by names mostly is in the order that it was in; for that
+//! two words have as much in common at their beginnings as before. Where all characters of a kind stand in one place behind
+//! the same beginning, they stay: the last digits of a long row of names, the initials of 26. All else is random and kept
+//! nowhere.
 //!
 //! Addresses become private ones, IPv6 ones of documentation, with just the prefixes in common that the old ones had:
 //! what is in one network stays in one.
@@ -39,7 +40,8 @@ pub struct Names {
     random: Random,
 }
 
-/// What stays of a word, and what its other characters may become.
+/// What stays of a word, and what its other characters may become. `eeee0001` is of another form than `data01` and may come
+/// before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {
     /// Hexadecimal digits, the first of which says what they are (`6` in a WWN) and stays.
@@ -373,7 +375,7 @@ mod tests {
         }
 
         #[test]
-        fn the_order_stays_whatever_the_forms(old in proptest::collection::btree_set("[a-zA-Z][0-9a-zA-Z]{0,6}|[0-9][0-9a-z]{0,6}", 1..50)) {
+        fn the_order_of_one_form_stays_whatever_its_characters(old in proptest::collection::btree_set("[a-zA-Z][0-9a-zA-Z]{0,6}|[0-9][0-9a-z]{0,6}", 1..50)) {
             let old: Vec<&str> = old.iter().map(String::as_str).collect();
             let new = replaced(&old);
             prop_assert!(new.is_sorted(), "{old:?} became {new:?}");

@@ -106,6 +106,8 @@ pub struct Scrub {
     telling: BTreeSet<String>,
     /// Models, by their words in lower case.
     models: BTreeSet<Vec<String>>,
+    /// The last that multipathd named: the model that it names next is of this one, and sysfs may not have it.
+    vendor: String,
     name: Regex,
     name_without_address: Regex,
     component: Regex,
@@ -152,6 +154,7 @@ impl Scrub {
             inquired: BTreeSet::new(),
             telling: BTreeSet::new(),
             models: BTreeSet::new(),
+            vendor: String::new(),
             name: Regex::new(&[UUID, MAC, STAYS, MANGLED, V6, ENX, WORD].join("|"))?,
             name_without_address: Regex::new(&[STAYS, MANGLED, WORD].join("|"))?,
             component: Regex::new(&[UUID, MAC, ENX, LONG].join("|"))?,
@@ -339,7 +342,15 @@ impl Scrub {
     /// A text of multipathd's.
     fn value(&mut self, key: &str, text: &str) -> String {
         match key {
-            "vend" | "prod" | "rev" => self.inquired(text),
+            "vend" => {
+                text.clone_into(&mut self.vendor);
+                self.inquired(text)
+            }
+            "prod" => {
+                self.model(text.as_bytes(), &self.vendor.clone().into_bytes());
+                self.inquired(text)
+            }
+            "rev" => self.inquired(text),
             "host_adapter" if self.pci.is_match(text) => text.to_owned(),
             key if PLAIN_KEYS.contains(&key) => text.to_owned(),
             _ => self.name(text),
@@ -693,6 +704,19 @@ mod tests {
         let form = "^\\{\n  \"name\" : \"[a-z]{2}\n[a-z]{2}\",\n  \"sysfs\" : \"dm-0\",\n  \"[a-z]{4}\" : \"[a-z]{2}$";
         assert!(Regex::new(form).unwrap().is_match(&new), "{new}");
         assert_eq!(scrubbed(|names| reply(names, b"fail\nno map called ledger\n")), "fail");
+        // Be its disk in sysfs or not.
+        for (text, form) in [
+            (
+                "{\n  \"vend\" : \"LIO-ORG\",\n  \"prod\" : \"acme\"\n",
+                "\\{\n  \"vend\" : \"LIO-ORG\",\n  \"prod\" : \"[a-z]{4}\"\n",
+            ),
+            (
+                r#"{"vend":"SCST_BIO","prod":"acme","vend":"DGC","prod":"VRAID"}"#,
+                r#"\{"vend":"SCST_BIO","prod":"[a-z]{4}","vend":"DGC","prod":"VRAID"\}"#,
+            ),
+        ] {
+            assert_becomes(form, text, |names, text| reply(names, text.as_bytes()));
+        }
         for (text, form) in [
             (
                 r#"{"serial_number": 4711123, "wwids": ["ABC1234", "DEF"], "pri": 50, "new": true, "paths": [{"#,

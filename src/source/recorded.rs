@@ -74,8 +74,9 @@ pub struct Map {
     pub table: String,
 }
 
-/// The file is no larger: of 10,000 maps it is half of that. In memory it is many times as large.
-const MOST_KERNEL: usize = 16 << 20;
+/// The file has so many bytes at most: a map of two paths takes some 400, and in memory many times as much. No larger one
+/// is written.
+pub const MOST_KERNEL: u64 = 16 << 20;
 
 /// Reads the file of the capture in this directory.
 ///
@@ -85,7 +86,7 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
-    if text.len() > MOST_KERNEL {
+    if text.len() as u64 > MOST_KERNEL {
         return Err(failed(&format_args!("{} bytes, more than {MOST_KERNEL}", text.len())));
     }
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
@@ -95,8 +96,9 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
     }
 }
 
-/// No capture has more in all its files: of 10,000 maps, a third of that are multipathd's replies.
-const MOST: u64 = 64 << 20;
+/// All files of a capture have so many bytes at most: a map of two paths takes some 3,000, most of them in multipathd's reply.
+/// No larger one is written.
+pub const MOST: u64 = 64 << 20;
 
 /// Looks through the directory, which may be a stranger's: nothing in it leads out of it, or is no file, and all files
 /// together are no larger than a capture's are.
@@ -155,7 +157,7 @@ mod tests {
             ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
             ("{\"format\": 2}", "format 2, and this version reads 1"),
             ("{}", "format 0"),
-            (&" ".repeat(MOST_KERNEL + 1), "16777217 bytes"),
+            (&" ".repeat(MOST_KERNEL as usize + 1), "16777217 bytes"),
         ] {
             std::fs::write(&place, content).unwrap();
             assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());

@@ -5,18 +5,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use regex::Regex;
-use rustix::fs::{CWD, FileType, Mode};
+use regex::{Captures, Regex};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl};
+use rustix::io::ioctl_fionread;
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use super::golden::assert_file;
-use super::harness::{Exporter, Host, MPATHA, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start};
+use super::harness::{
+    Exporter, Host, MPATHA, PROGRAM, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
+    start_command,
+};
 use super::storage::{fibre_channel, nvme, root, unassembled};
 
 /// A capture, unpacked.
@@ -101,13 +109,46 @@ fn collectors(options: &[String]) -> Vec<String> {
 /// Names of labels whose values may be names of the host's owner, or addresses.
 const NAMES: [&str; 6] = ["wwid", "name", "uuid", "target", "target_port", "initiator_port"];
 
+/// The lines in an order in which no name has a say: by what is told of each name, and together with which others. New
+/// names of different forms are not in the order of the old ones.
+fn ordered<'a>(page: &'a str, label: &Regex) -> Vec<&'a str> {
+    let mut told = BTreeMap::<&str, u64>::new();
+    let by_told = |line: &str, told: &BTreeMap<&str, u64>| {
+        let known = |label: &Captures| match NAMES.contains(&&label[1]) {
+            true => format!("{}={:?}", &label[1], told.get(&label[2])),
+            false => label[0].to_owned(),
+        };
+        label.replace_all(line, known).into_owned()
+    };
+    for _ in 0..4 {
+        let mut next = BTreeMap::<&str, Vec<String>>::new();
+        for line in page.lines() {
+            for label in label.captures_iter(line).map(|label| label.extract::<2>().1) {
+                // With itself marked among the others of the line.
+                let marked = format!("{} {}", label[0], by_told(line, &told));
+                next.entry(label[1]).or_default().push(marked);
+            }
+        }
+        let hash = |mut lines: Vec<String>| {
+            lines.sort();
+            let mut hasher = DefaultHasher::new();
+            lines.hash(&mut hasher);
+            hasher.finish()
+        };
+        told = next.into_iter().map(|(name, lines)| (name, hash(lines))).collect();
+    }
+    let mut lines: Vec<_> = page.lines().collect();
+    lines.sort_by_cached_key(|line| by_told(line, &told));
+    lines
+}
+
 /// Says that the pages are the same but for names, each of which is always replaced by the same other one, and gives
 /// these.
 #[track_caller]
 fn assert_same_but_for_names(page: &str, replayed: &str) -> BTreeMap<String, String> {
     let label = Regex::new(r#"([a-z_]+)="((?:[^"\\]|\\.)*)""#).unwrap();
     let (mut there, mut back) = (BTreeMap::new(), BTreeMap::new());
-    let (lines, new_lines): (Vec<_>, Vec<_>) = (page.lines().collect(), replayed.lines().collect());
+    let (lines, new_lines) = (ordered(page, &label), ordered(replayed, &label));
     for (line, new_line) in lines.iter().zip(&new_lines) {
         let bare = |line| label.replace_all(line, "$1").into_owned();
         assert_eq!(bare(line), bare(new_line), "{line}\n{new_line}");
@@ -187,6 +228,17 @@ fn devices_stay_in_order_whatever_their_names_are_like() {
     }
     let (_, names) = assert_captured(&all_of(&host));
     assert_eq!(names.keys().filter(|name| name.starts_with("mpath-")).count(), 9, "{names:?}");
+}
+
+#[test]
+fn devices_of_names_of_different_forms_may_come_in_another_order() {
+    let host = Host::bare();
+    for (minor, word) in (0..).zip(["bzz01", "bbbb0001", "czz01", "cccc0001", "dzz01", "dddd0001", "ezz01", "eeee0001"])
+    {
+        host.sysfs.add_map(minor, word, format!("mpath-{word}"), &[]);
+    }
+    let (_, names) = assert_captured(&all_of(&host));
+    assert!(names["eeee0001"].starts_with('e'), "{names:?}");
 }
 
 #[test]
@@ -486,6 +538,57 @@ fn who_is_stopped_leaves_nothing_behind() {
         assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
         assert_eq!(files(), 0);
     }
+}
+
+/// Its capture has more than a page.
+fn large() -> Host {
+    let host = Host::bare();
+    (0..200).for_each(|map| host.sysfs.add_map(map, format!("disk{map}"), format!("mpath-36{map:031x}"), &[]));
+    host
+}
+
+/// A pipe with room for less than a capture has, and how many bytes it holds when it is full.
+fn narrow_pipe() -> (PipeReader, PipeWriter, u64) {
+    const ROOM: usize = 4096;
+    let (mut reader, mut writer) = io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    while writer.write(&[0; ROOM]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    let size = ioctl_fionread(&reader).unwrap();
+    reader.read_exact(&mut [0; ROOM]).unwrap();
+    (reader, writer, size)
+}
+
+#[test]
+fn who_waits_for_a_reader_can_be_stopped() {
+    let host = large();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let (reader, writer, size) = narrow_pipe();
+        let mut command = Command::new(PROGRAM);
+        command.args(all_of(&host)).arg("--capture=-").stdout(writer);
+        let (pid, finished) = start_command(command);
+        eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));
+        kill_process(pid, signal).unwrap();
+        let finished = finished();
+        assert_eq!(finished.status, Some(1), "{}", finished.stderr);
+        assert!(finished.stderr.lines().last().unwrap().contains("stopped by a signal"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn nohup_keeps_a_hangup_away() {
+    let host = large();
+    let (mut reader, writer, size) = narrow_pipe();
+    let mut command = Command::new("nohup");
+    command.arg(PROGRAM).args(all_of(&host)).arg("--capture=-").stdin(Stdio::null()).stdout(writer);
+    let (pid, finished) = start_command(command);
+    eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));
+    kill_process(pid, Signal::HUP).unwrap();
+    // It would end meanwhile.
+    sleep(Duration::from_millis(300));
+    reader.read_to_end(&mut Vec::new()).unwrap();
+    let finished = finished();
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
 }
 
 #[test]

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 pub use json::{Group, Map, Maps, NotMaps, ObjectError, Path, parse_maps};
@@ -178,8 +179,8 @@ const MAX_REPLY: usize = 64 << 20;
 pub struct Client {
     sockets: Vec<SocketName>,
     timeout: Duration,
-    /// The directory whose files answer instead.
-    recorded: Option<PathBuf>,
+    /// The directory whose files answer instead, read by one thread: who waits in the kernel for a file may do so for good.
+    recorded: Option<(PathBuf, Arc<Semaphore>)>,
 }
 
 /// What we ask, and the file that a reply to it is recorded in.
@@ -194,7 +195,11 @@ impl Client {
 
     /// One that gives the replies which [`Client::record`] gave, from files in this directory.
     pub fn recorded(directory: PathBuf, timeout: Duration) -> Self {
-        Client { sockets: vec![SocketName::Path(directory.clone())], timeout, recorded: Some(directory) }
+        Client {
+            sockets: vec![SocketName::Path(directory.clone())],
+            timeout,
+            recorded: Some((directory, Arc::new(Semaphore::new(1)))),
+        }
     }
 
     /// Asks all that we ask: the name of a file for each reply, refusals among them, and what came of the rest.
@@ -265,17 +270,19 @@ impl Client {
 
     /// What it says, be it a refusal.
     async fn reply(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {
-        if let (Some(directory), [socket]) = (&self.recorded, self.sockets.as_slice()) {
+        if let (Some((directory, one)), [socket]) = (&self.recorded, self.sockets.as_slice()) {
             let names = REQUESTS.iter().filter(|(recorded, _)| *recorded == request);
             let file = names.map(|(_, file)| directory.join(file)).collect::<PathBuf>();
             let tried = |error| Error::NotRunning { tried: format!("{}: {error}", file.display()) };
-            let reading = tokio::task::spawn_blocking({
+            let reading = async {
+                let permit = Arc::clone(one).acquire_owned().await.map_err(io::Error::other)?;
                 let file = file.clone();
-                move || std::fs::read(file)
-            });
+                let read = move || (std::fs::read(file), permit).0;
+                tokio::task::spawn_blocking(read).await?
+            };
             return match timeout_at(deadline, reading).await {
                 Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
-                Ok(read) => Ok((socket, read.map_err(io::Error::from).flatten().map_err(tried)?)),
+                Ok(read) => Ok((socket, read.map_err(tried)?)),
             };
         }
         let (socket, stream) = self.connect(request).await?;
@@ -706,5 +713,30 @@ mod tests {
                  cannot connect: {inside}: Not a directory (os error 20)"
             ),
         );
+    }
+
+    #[test]
+    fn recorded_replies_that_never_come_hold_one_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("show-daemon.txt");
+        // Who opens it waits.
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(2).enable_time().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::recorded(directory.path().to_owned(), Duration::from_millis(50));
+            for _ in 0..3 {
+                assert!(matches!(client.show_daemon().await, Err(Error::Timeout { .. })));
+            }
+            let other = tokio::task::spawn_blocking(|| ());
+            let other = tokio::time::timeout(Duration::from_secs(5), other).await;
+            // They come after all.
+            std::fs::write(&file, "pid 4711 idle\n").unwrap();
+            std::fs::remove_file(&file).unwrap();
+            std::fs::write(&file, "pid 4711 idle\n").unwrap();
+            other.expect("there is another thread").unwrap();
+            let client = Client { timeout: LONG, ..client };
+            assert_eq!(client.show_daemon().await.unwrap().pid, 4711);
+        });
     }
 }

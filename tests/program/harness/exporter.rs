@@ -195,16 +195,21 @@ pub fn run(options: &[impl AsRef<OsStr>]) -> Finished {
 
 /// Runs the program to its end with this as its standard output.
 pub fn run_into(stdout: impl Into<Stdio>, options: &[impl AsRef<OsStr>]) -> Finished {
-    start_into(stdout, options).1()
+    let mut command = command(options);
+    command.stdout(stdout);
+    start_command(command).1()
 }
 
 /// Starts the program, and gives what waits for its end.
 pub fn start(options: &[impl AsRef<OsStr>]) -> (Pid, impl FnOnce() -> Finished) {
-    start_into(Stdio::piped(), options)
+    let mut command = command(options);
+    command.stdout(Stdio::piped());
+    start_command(command)
 }
 
-fn start_into(stdout: impl Into<Stdio>, options: &[impl AsRef<OsStr>]) -> (Pid, impl FnOnce() -> Finished) {
-    let mut child = command(options).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+/// The same, started so.
+pub fn start_command(mut command: Command) -> (Pid, impl FnOnce() -> Finished) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&child);
     let stdout = child.stdout.take().map(read_all);
     let stderr = read_all(child.stderr.take().unwrap());
