@@ -14,11 +14,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::monitor::Command;
-use crate::source::health::{Source, SourceHealth};
-use crate::topology::{Counts, Health, Snapshot};
+use crate::source::health::{Health, Source, SourceHealth};
+use crate::topology::{self, Counts, Snapshot};
 
 /// In a storm the status line does not change more often than this.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the sources are looked at while nothing changes: that they are lost is no change of a device.
+const SOURCES_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the end waits for systemd.
 const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -85,37 +87,48 @@ async fn follow(
     let mut told = String::new();
     while monitor_lives {
         let now = snapshot.borrow_and_update().clone();
-        let line = now.as_deref().map_or_else(|| nothing_known(sources), status);
+        let line = line(now.as_deref(), &sources.all());
         if line != told {
             let _ = tell(&[NotifyState::Status(&line)]).await;
             told = line;
         }
         sleep(STATUS_INTERVAL).await;
-        monitor_lives = match now {
-            Some(_) => snapshot.changed().await.is_ok(),
-            // What is wrong may become another thing without a snapshot.
-            None => snapshot.has_changed().is_ok(),
-        };
+        let change = timeout(SOURCES_INTERVAL, snapshot.changed()).await;
+        monitor_lives = !matches!(change, Ok(Err(_)));
     }
-}
-
-/// The line while no device can be shown, nor that there is none.
-fn nothing_known(sources: &SourceHealth) -> String {
-    let mut line = "no source says which devices there are".to_owned();
-    let mut separator = ": ";
-    for (source, health) in sources.all() {
-        let error = health.error.filter(|_| source != Source::Uevent).unwrap_or_default();
-        // What follows the end of a line systemd would take for another of its fields.
-        if let Some(error) = error.split(['\n', '\r']).find(|line| !line.is_empty()) {
-            line.extend([separator, source.as_str(), ": ", error]);
-            separator = "; ";
-        }
-    }
-    line
 }
 
 /// The line that `systemctl status` shows.
-fn status(snapshot: &Snapshot) -> String {
+fn line(snapshot: Option<&Snapshot>, sources: &[(Source, Health)]) -> String {
+    // The others that there are say which devices there are.
+    let readers = sources.iter().filter(|(source, _)| *source != Source::Uevent);
+    let Some(snapshot) = snapshot else {
+        return format!("no source says which devices there are{}", errors(readers));
+    };
+    let devices = summary(snapshot);
+    if readers.clone().any(|(_, health)| health.up != Some(false)) {
+        return devices;
+    }
+    format!("last read: {devices}; no source can be read now{}", errors(readers))
+}
+
+/// What is wrong with these sources, to follow words about them.
+fn errors<'a>(sources: impl Iterator<Item = &'a (Source, Health)>) -> String {
+    let mut list = String::new();
+    let mut separator = ": ";
+    for (source, health) in sources {
+        let error = health.error.as_deref().unwrap_or_default();
+        // What follows the end of a line systemd would take for another of its fields.
+        if let Some(error) = error.split(['\n', '\r']).find(|line| !line.is_empty()) {
+            list.extend([separator, source.as_str(), ": ", error]);
+            separator = "; ";
+        }
+    }
+    list
+}
+
+/// How the devices are.
+fn summary(snapshot: &Snapshot) -> String {
     let devices = match snapshot.devices.len() {
         0 => return "no multipath devices".to_owned(),
         1 => "1 device".to_owned(),
@@ -123,7 +136,7 @@ fn status(snapshot: &Snapshot) -> String {
     };
     let counts: Vec<Counts> = snapshot.devices.iter().map(|device| device.counts()).collect();
     let with = |health| counts.iter().filter(|counts| counts.health() == health).count();
-    match (with(Health::WithoutValidPaths), with(Health::Degraded)) {
+    match (with(topology::Health::WithoutValidPaths), with(topology::Health::Degraded)) {
         (0, 0) => format!("{devices}, no failed path"),
         (0, degraded) => format!("{devices}, {degraded} with failed paths"),
         (without, 0) => format!("{devices}, {without} with no valid path"),

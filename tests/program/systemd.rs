@@ -122,6 +122,26 @@ fn the_line_says_what_is_wrong_while_nothing_can_be_read() {
 }
 
 #[test]
+fn what_was_read_before_everything_was_lost_is_called_so() {
+    let (manager, host) = (Manager::new(), Host::recorded("02-net1-lost"));
+    let exporter = manager.start(&host, &[]);
+    manager.hear_until("STATUS=2 devices, 2 with failed paths");
+    host.sysfs.rename("block", "away");
+    host.multipathd.maps(Reply::closed());
+    exporter.signal(Signal::HUP);
+    let beginning = "STATUS=last read: 2 devices, 2 with failed paths; no source can be read now: multipathd: ";
+    let heard = manager.hear_until(beginning);
+    let line = heard.last().unwrap();
+    assert!(line.contains("; sysfs: ") && line.contains("block"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+
+    // One of them is enough.
+    host.multipathd.maps(Reply::Text(recorded_reply("02-net1-lost")));
+    exporter.signal(Signal::HUP);
+    manager.hear_until("STATUS=2 devices, 2 with failed paths");
+}
+
+#[test]
 fn a_reload_begins_and_ends() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
     let exporter = manager.start(&host, &[]);

@@ -6,4 +6,6 @@ if [ "$1" -eq 0 ] && command -v systemctl >/dev/null; then
         systemctl stop multipath-exporter.service || :
     fi
     systemctl --no-reload disable multipath-exporter.service || :
+    # RPM takes the options away that go with the socket: systemd would hold the port of what is installed next.
+    systemctl --no-reload disable multipath-exporter.socket 2>/dev/null || :
 fi
