@@ -1,5 +1,6 @@
 //! Everything put together.
 
+use std::fs;
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +10,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use procfs::process::Process;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -162,10 +162,17 @@ async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The signals that we were started to ignore: a bit each, the lowest for signal 1 (`SigIgn` in `proc(5)`).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default()
+}
+
 /// Ends when a signal tells us to. From now on none ends us by itself, with something half done. Those that we were started
 /// to ignore, as `nohup` does it, stay ignored.
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    let ignored = Process::myself().and_then(|process| process.status()).map_or(0, |status| status.sigign);
+    let ignored = ignored_signals();
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].into_iter();
     let kinds = kinds.filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
     let signals = kinds.map(signal).collect::<io::Result<Vec<_>>>();
