@@ -25,7 +25,7 @@ use crate::metrics::exposition::{self, Exposition, Format};
 use crate::metrics::own::{About, ConfigReloads, OwnMetrics};
 use crate::metrics::process::ThisProcess;
 use crate::monitor::{Board, Command, Monitor, Settings};
-use crate::source::{multipathd, sysfs};
+use crate::source::{Places, multipathd, transports};
 use crate::systemd;
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
@@ -101,7 +101,7 @@ fn host(cli: &Cli) -> Result<capture::Host, Failure> {
             (places, multipathd::Client::recorded(capture::replies(capture), timeout))
         }
         None => {
-            let places = sysfs::Places {
+            let places = Places {
                 sysfs: cli.sources.sysfs.clone(),
                 procfs: cli.sources.procfs.clone(),
                 udev_data: cli.sources.udev_data.clone(),
@@ -116,7 +116,7 @@ fn host(cli: &Cli) -> Result<capture::Host, Failure> {
     };
     Ok(capture::Host {
         places,
-        parts: sysfs::Parts {
+        parts: transports::Parts {
             nvme: cli.collectors.nvme,
             iscsi: cli.collectors.iscsi,
             fibre_channel: cli.collectors.fibre_channel,
@@ -199,7 +199,7 @@ fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
 
 async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
     let (monitor, board) = monitor(cli, config)?;
-    monitor.run_once().await;
+    monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("no source says which devices there are".to_owned()))?;
     let mut registry = Registry::default();

@@ -26,9 +26,12 @@ use tracing::warn;
 
 pub use archive::NewFile;
 
+use crate::source::Places;
+use crate::source::block::{self, Block, Scope, Told};
 use crate::source::device_mapper::{self, DeviceMapper};
 use crate::source::health::Source;
-use crate::source::sysfs::{Outline, Parts, Places, Request, Scope, Sysfs};
+use crate::source::interfaces::Addresses;
+use crate::source::transports::{self, Parts};
 use crate::source::witness::{self, Findings, Node};
 use crate::source::{Error, multipathd, recorded};
 use archive::{Content, Entry};
@@ -191,19 +194,20 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let places = &host.places;
     let roots =
         vec![(places.sysfs.clone(), SYSFS), (places.procfs.clone(), PROCFS), (places.udev_data.clone(), UDEV_DATA)];
-    let ((maps, sysfs), mut findings) = witness::record(roots, last, || {
+    let ((maps, block, transports), mut findings) = witness::record(roots, last, || {
         let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&HashSet::new(), true));
-        let outlines = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(outlines);
+        let told = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(told);
         // With the kernel's word on the maps, and without.
-        let ways = outlines.into_iter().map(Some).chain([None]);
-        let sysfs: Vec<_> = ways.map(|outlines| read_sysfs(host, outlines)).collect();
-        (maps, sysfs)
+        let ways = told.into_iter().map(Some).chain([None]);
+        let block: Vec<_> = ways.map(|told| read_block(host, told)).collect();
+        (maps, block, read_transports(host))
     });
-    let mut found = sysfs.iter().any(Result::is_ok);
-    match sysfs.into_iter().next() {
-        Some(Ok(unreadable)) => unreadable.iter().for_each(|error| missing(Source::Sysfs, error)),
-        Some(Err(error)) => missing(Source::Sysfs, &error),
-        None => {}
+    let mut found = block.iter().any(Result::is_ok);
+    for unreadable in block.into_iter().take(1).chain([transports]) {
+        match unreadable {
+            Ok(unreadable) => unreadable.iter().for_each(|error| missing(Source::Sysfs, error)),
+            Err(error) => missing(Source::Sysfs, &error),
+        }
     }
     findings.kernel.format = recorded::FORMAT;
     match maps {
@@ -221,17 +225,24 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     (findings, found)
 }
 
-fn outlines(reading: &device_mapper::Reading) -> Vec<Outline> {
-    let maps = reading.maps.iter();
-    maps.map(|map| Outline { wwid: map.wwid.clone(), devno: map.devno, members: map.members().collect() }).collect()
+fn told(reading: &device_mapper::Reading) -> Arc<[Told]> {
+    reading.maps.iter().map(|map| Told { devno: map.devno, members: map.members().collect() }).collect()
 }
 
-/// What of it cannot be read.
-fn read_sysfs(host: &Host, outlines: Option<Vec<Outline>>) -> Result<Vec<Error>, Error> {
-    let mut sysfs = Sysfs::new(host.places.clone(), host.parts);
-    let request = |scope| Request { scope, outlines: outlines.clone().map(Into::into), ..Request::default() };
-    let reading = sysfs.read(&request(Scope::Everything))?;
-    sysfs.read(&request(Scope::States))?;
+/// What of block devices cannot be read.
+fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Error> {
+    let mut block = Block::new(host.places.clone());
+    let request = |scope| block::Request { scope, told: told.clone() };
+    let reading = block.read(&request(Scope::Everything))?;
+    block.read(&request(Scope::States))?;
+    Ok(reading.unreadable)
+}
+
+/// What of sessions, ports and controllers cannot be read.
+fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
+    let addresses = Addresses::read(host.places.capture.as_deref()).unwrap_or_default();
+    let request = transports::Request { anew: true, addresses: addresses.into() };
+    let reading = transports::Reader::new(&host.places.sysfs, host.parts).read(&request)?;
     Ok(reading.unreadable)
 }
 

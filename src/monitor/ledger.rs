@@ -2,7 +2,8 @@
 //!
 //! Events and readings both tell of the same failures, in no fixed order: the uevent may come before the reading that
 //! shows the path failed or after it, or never. Each failure is counted once: by its uevent, and if a reading still
-//! disagrees with the counted state when [`PATIENCE`] has passed without an event, by the reading.
+//! disagrees with the counted state when [`PATIENCE`] has passed without an event, by the reading. The kernel may send a
+//! uevent later than that, as under memory pressure: that one is owed, and not counted again (see [`Debt`]).
 //!
 //! Where the kernel's status may not be read, the ledger also corrects the last reading: by the event with the highest
 //! `DM_SEQNUM` of each path, if it is newer than the reading. A reading that was asked for after an event had been
@@ -11,7 +12,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::names::Speakers;
 use crate::topology::{DevNo, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
@@ -30,8 +30,8 @@ pub struct MapLedger {
     pub version: u64,
     /// The last uevent about this map.
     pub last_event: Option<Instant>,
-    /// Whose names of members can be held against the map's.
-    pub speakers: Speakers,
+    /// How often this map has been created anew, as far as that was seen.
+    pub instance: u64,
     /// When this map came to be, if that was seen: readings asked for earlier speak of another map.
     born: Option<Instant>,
     /// The map's instance, as events and sysfs tell it.
@@ -40,6 +40,7 @@ pub struct MapLedger {
     highest: u64,
     kernel: Floor,
     daemon: Floor,
+    block: Floor,
     paths: HashMap<DevNo, PathLedger>,
 }
 
@@ -70,9 +71,23 @@ struct PathLedger {
     told: Option<Instant>,
     /// What the event of the highest number said.
     last: Option<(u64, bool)>,
-    /// The highest number at the time of the fallback reading (see [`MapLedger::restart_fallback`]).
-    fallback_floor: u64,
+    /// Changes that were counted without their events, the oldest first.
+    debts: Vec<Debt>,
 }
+
+/// A change that was counted by a reading, and whose uevent is still to come.
+///
+/// It is the event of a number between the last one that the reading included and the next one of the opposite kind: a
+/// path does not fail twice without having come back.
+#[derive(Debug)]
+struct Debt {
+    valid: bool,
+    above: u64,
+    below: Option<u64>,
+}
+
+/// The events of a storm may be lost without a word. No path is owed more than this.
+const MOST_DEBTS: usize = 16;
 
 impl MapLedger {
     /// Device mapper is being asked: its reading will include all events seen by now.
@@ -93,6 +108,21 @@ impl MapLedger {
     /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
     pub fn daemon_read(&mut self, asked: Instant) {
         self.daemon.accept(asked, self.born);
+    }
+
+    /// sysfs is being asked for the states of disks.
+    pub fn block_asked(&mut self) {
+        self.block.asked = self.highest;
+    }
+
+    /// The states of disks, asked for at `asked`, have come.
+    pub fn block_read(&mut self, asked: Instant) {
+        self.block.accept(asked, self.born);
+    }
+
+    /// Up to which event sysfs's reading includes all.
+    pub fn block_floor(&self) -> u64 {
+        self.block.read
     }
 
     /// Up to which event device mapper's reading includes all.
@@ -141,10 +171,12 @@ impl MapLedger {
     fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
-        (self.kernel, self.daemon) = (Floor::default(), Floor::default());
+        (self.kernel, self.daemon, self.block) = (Floor::default(), Floor::default(), Floor::default());
         self.version += 1;
+        self.instance += 1;
         for path in self.paths.values_mut() {
-            (path.last, path.fallback_floor) = (None, 0);
+            path.last = None;
+            path.debts.clear();
         }
     }
 
@@ -161,6 +193,11 @@ impl MapLedger {
         self.last_event.is_some_and(|last| last >= then)
     }
 
+    /// Whether an event about this map came at or after that long before `then`.
+    pub fn had_event_within(&self, time: Duration, then: Instant) -> bool {
+        self.last_event.is_some_and(|last| last + time >= then)
+    }
+
     /// Whether an event came so recently that the reading it led to may still be under way.
     pub fn is_recent(&self, now: Instant) -> bool {
         self.last_event.is_some_and(|last| now < last + MEMORY)
@@ -173,15 +210,28 @@ impl MapLedger {
         let from_this_map = uevent.diskseq == self.diskseq;
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
         path.told = Some(uevent.received);
+        let was_owed = from_this_map && path.pay(event.dm_seqnum, valid);
         if from_this_map && path.last.is_none_or(|(seqnum, _)| seqnum < event.dm_seqnum) {
             path.last = Some((event.dm_seqnum, valid));
-            path.counted_valid = valid;
-            path.differs_since = None;
+            // An event that was owed has been counted, and what came after it may have been counted, too.
+            if !was_owed {
+                path.counted_valid = valid;
+                path.differs_since = None;
+            }
         }
         if from_this_map {
             self.highest = self.highest.max(event.dm_seqnum);
         }
-        self.count(event.path, valid, uevent.time);
+        if was_owed {
+            self.version += 1;
+        } else {
+            self.count(event.path, valid, uevent.time);
+        }
+    }
+
+    /// Events were lost: those that are owed may be among them, and the next ones tell of other changes.
+    pub fn forgive(&mut self) {
+        self.paths.values_mut().for_each(|path| path.debts.clear());
     }
 
     /// A member seen for the first time. It starts as counted `valid`, so that one which is not gets an event.
@@ -190,10 +240,12 @@ impl MapLedger {
     }
 
     /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. A change that was still
-    /// waiting for its event is counted now.
-    pub fn forget_path(&mut self, path: DevNo, time: SystemTime) -> Option<PathAction> {
+    /// waiting for its event is counted now; that event may come yet.
+    pub fn forget_path(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let settled = self.settle_now(path, time);
-        self.paths.remove(&path);
+        if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
+            self.paths.insert(path, PathLedger { debts, told: Some(now), ..PathLedger::new(true) });
+        }
         settled
     }
 
@@ -206,22 +258,6 @@ impl MapLedger {
     pub fn correction(&self, path: DevNo, floor: u64) -> Option<bool> {
         let (seqnum, valid) = self.paths.get(&path)?.last?;
         (seqnum > floor).then_some(valid)
-    }
-
-    /// As [`MapLedger::correction`], over the fallback where no source knows the kernel's state.
-    pub fn correction_of_fallback(&self, path: DevNo) -> Option<bool> {
-        let floor = self.paths.get(&path)?.fallback_floor;
-        self.correction(path, floor)
-    }
-
-    /// The fallback's own state (SCSI) changed: that is newer than every event so far. As long as it stays the same it
-    /// says nothing new, since a failed path often still says `running`.
-    pub fn restart_fallback(&mut self, path: DevNo) {
-        let highest = self.highest;
-        if let Some(path) = self.paths.get_mut(&path) {
-            path.fallback_floor = highest;
-            self.version += 1;
-        }
     }
 
     /// Times the path failed.
@@ -250,23 +286,22 @@ impl MapLedger {
         ledger.differs_since.take()?;
         ledger.counted_valid = !ledger.counted_valid;
         let valid = ledger.counted_valid;
+        let above = ledger.last.map_or(0, |(seqnum, _)| seqnum);
+        ledger.owe(Debt { valid, above, below: None });
         self.count(path, valid, time);
         Some(if valid { PathAction::Reinstated } else { PathAction::Failed })
     }
 
     fn count(&mut self, path: DevNo, valid: bool, time: SystemTime) {
         self.version += 1;
-        match valid {
-            true => {
-                self.counts.reinstated += 1;
-                self.counts.last_reinstated = Some(time);
-            }
-            false => {
-                self.counts.failed += 1;
-                self.counts.last_failed = Some(time);
-                if let Some(path) = self.paths.get_mut(&path) {
-                    path.failures += 1;
-                }
+        if valid {
+            self.counts.reinstated += 1;
+            self.counts.last_reinstated = Some(time);
+        } else {
+            self.counts.failed += 1;
+            self.counts.last_failed = Some(time);
+            if let Some(path) = self.paths.get_mut(&path) {
+                path.failures += 1;
             }
         }
     }
@@ -275,6 +310,29 @@ impl MapLedger {
 impl PathLedger {
     fn new(counted_valid: bool) -> Self {
         PathLedger { counted_valid, ..PathLedger::default() }
+    }
+
+    fn owe(&mut self, debt: Debt) {
+        if self.debts.len() == MOST_DEBTS {
+            self.debts.remove(0);
+        }
+        self.debts.push(debt);
+    }
+
+    /// Whether an event of this number and kind was owed. It is so no longer.
+    fn pay(&mut self, seqnum: u64, valid: bool) -> bool {
+        let owed = self.debts.iter().position(|debt| {
+            debt.valid == valid && debt.above < seqnum && debt.below.is_none_or(|below| seqnum < below)
+        });
+        if let Some(owed) = owed {
+            self.debts.remove(owed);
+            return true;
+        }
+        // What is owed of the other kind happened before this.
+        for debt in self.debts.iter_mut().filter(|debt| debt.valid != valid) {
+            debt.below = Some(debt.below.map_or(seqnum, |below| below.min(seqnum)));
+        }
+        false
     }
 }
 
@@ -415,7 +473,7 @@ mod tests {
     fn a_failure_that_waits_is_counted_when_the_path_goes() {
         let mut ledger = ledger();
         ledger.compare(PATH, false, Instant::now());
-        assert_eq!(ledger.forget_path(PATH, SystemTime::now()), Some(FAILED));
+        assert_eq!(ledger.forget_path(PATH, Instant::now(), SystemTime::now()), Some(FAILED));
         assert_eq!(ledger.counts.failed, 1);
     }
 
@@ -438,14 +496,33 @@ mod tests {
     }
 
     #[test]
-    fn the_fallback_is_corrected_until_it_changes_itself() {
+    fn a_uevent_that_comes_after_its_change_was_counted_is_not_counted_again() {
         let mut ledger = ledger();
+        let now = Instant::now();
+        ledger.compare(PATH, false, now);
+        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), Some(FAILED));
         note(&mut ledger, FAILED, 1, None);
-        assert_eq!(ledger.correction_of_fallback(PATH), Some(false));
-        ledger.restart_fallback(PATH);
-        assert_eq!(ledger.correction_of_fallback(PATH), None);
+        assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
+        assert_eq!(ledger.compare(PATH, false, now + PATIENCE), None);
         note(&mut ledger, REINSTATED, 2, None);
-        assert_eq!(ledger.correction_of_fallback(PATH), Some(true));
+        note(&mut ledger, FAILED, 3, None);
+        assert_eq!((ledger.counts.failed, ledger.counts.reinstated, ledger.failures(PATH)), (2, 1, 2));
+    }
+
+    #[test]
+    fn a_uevent_that_never_comes_owes_nothing_to_the_next_failure() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        ledger.compare(PATH, false, now);
+        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
+        note(&mut ledger, REINSTATED, 2, None);
+        note(&mut ledger, FAILED, 3, None);
+        assert_eq!((ledger.counts.failed, ledger.counts.reinstated), (2, 1));
+        ledger.compare(PATH, true, now);
+        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
+        ledger.forgive();
+        note(&mut ledger, REINSTATED, 9, None);
+        assert_eq!(ledger.counts.reinstated, 3);
     }
 
     #[test]
@@ -454,7 +531,7 @@ mod tests {
         note(&mut ledger, FAILED, 1, None);
         ledger.forget_strangers(Instant::now(), |_| false);
         assert_eq!(ledger.failures(PATH), 1);
-        ledger.forget_path(PATH, SystemTime::now());
+        ledger.forget_path(PATH, Instant::now(), SystemTime::now());
         assert_eq!(ledger.failures(PATH), 0);
     }
 }

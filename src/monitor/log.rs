@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::event::{Event, EventType};
-use crate::topology::Device;
+use crate::source::Error;
+use crate::topology::{Device, PathState};
 
 /// Lines of one map in one [`WINDOW`]. A map of eight paths that fails and comes back needs sixteen; a storm of ten
 /// thousand events per second would drown the log that has to tell of it.
@@ -83,6 +84,37 @@ pub fn left(valid_paths: u64) -> String {
 pub fn no_valid_path(device: &Device, found: &str) {
     let (wwid, name, paths) = (&*device.wwid, &*device.name, device.paths.len());
     warn!(wwid, name, paths, left = left(0), found, "device without valid path");
+}
+
+/// Logs that device mapper's event poll cannot be used. Uevents and re-reads tell of changes then, later.
+pub fn no_event_poll(error: &Error) {
+    let missing = "changes of maps are known from uevents and re-reads only";
+    if error.is_refusal() {
+        // The ioctls fail for the same reason and say so.
+        debug!(%error, missing, "no device-mapper event poll");
+    } else {
+        warn!(%error, missing, "no device-mapper event poll");
+    }
+}
+
+/// Logs that it cannot be told now which interface has which address.
+pub fn no_interfaces(error: &Error) {
+    let missing = "initiator ports of new sessions and controllers may be missing";
+    warn!(%error, missing, "network interfaces cannot be listed");
+}
+
+/// Logs what is failed when a device is first seen, which no event tells of.
+pub fn found(device: &Device) {
+    let counts = device.counts();
+    let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, counts.valid as u64);
+    let (left, found) = (left(valid_paths), "at start");
+    for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {
+        let devno = path.devno.map(|devno| devno.to_string()).unwrap_or_default();
+        warn!(wwid, name, path = &*path.name, devno, valid_paths, left, found, "path failed");
+    }
+    if counts.valid == 0 && counts.failed == 0 {
+        no_valid_path(device, found);
+    }
 }
 
 fn write(event: &Event, paths: usize) {

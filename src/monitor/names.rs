@@ -4,7 +4,7 @@
 //! (`uid_attribute` in `multipath.conf(5)`). So a source's word counts against a member if that source has ever called a
 //! member of the map by the map's own name, or if both sources agree.
 
-use crate::source::disks::Disk;
+use crate::source::block::disks::Disk;
 
 /// Which sources have called a member of the map by the map's own name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

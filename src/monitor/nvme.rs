@@ -3,117 +3,50 @@
 //! Nothing tells of their path failures but the difference between two readings, so that is what is counted: what was
 //! last published holds the counts so far.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::log;
-use crate::event::EventType;
-use crate::source::nvme::{Head, HeadPath};
+use crate::source::transports::nvme::{Head, HeadPath};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 
-/// The devices as last read.
-#[derive(Default)]
-pub struct NvmeDevices {
-    built: BTreeMap<Arc<str>, Built>,
-}
-
-struct Built {
+/// A device, and the head that it was assembled from.
+#[derive(Clone, Debug)]
+pub struct Built {
     head: Arc<Head>,
-    device: Arc<Device>,
-}
-
-/// What is to be told.
-pub struct News {
-    /// What happened.
-    pub kind: EventType,
-    /// To which device.
+    /// The device.
     pub device: Arc<Device>,
-    /// To which of its paths.
-    pub path: Option<Path>,
 }
 
-impl NvmeDevices {
-    /// Takes over a reading. `root` names what the root file system stands on. `first`: what is found now has no event.
-    pub fn update(&mut self, heads: &[Arc<Head>], root: &HashSet<String>, first: bool) -> Vec<News> {
-        let mut before = std::mem::take(&mut self.built);
-        let mut news = Vec::new();
-        // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
-        // loses them, too, it is still the one.
-        let rank = |head: &Head| {
-            let shown = before.get(&head.wwid).is_some_and(|known| known.head.name == head.name);
-            (head.paths.len(), shown)
-        };
-        let mut chosen: BTreeMap<&Arc<str>, &Arc<Head>> = BTreeMap::new();
-        for head in heads {
-            let known = chosen.entry(&head.wwid).or_insert(head);
-            if rank(head) > rank(known) {
-                *known = head;
-            }
-        }
-        for head in chosen.into_values() {
-            let known = before.remove(&head.wwid);
-            let root = root.contains(&*head.name);
-            let same = |known: &&Built| Arc::ptr_eq(&known.head, head) && known.device.root == root;
-            if let Some(known) = known.as_ref().filter(same) {
-                let built = Built { head: Arc::clone(head), device: Arc::clone(&known.device) };
-                self.built.insert(Arc::clone(&head.wwid), built);
-                continue;
-            }
-            let previous = known.map(|known| known.device);
-            let device = Arc::new(assemble(head, previous.as_deref(), root, first));
-            if !first {
-                tell_changes(previous.as_deref(), &device, &mut news);
-            }
-            self.built.insert(Arc::clone(&head.wwid), Built { head: Arc::clone(head), device });
-        }
-        let gone = before.into_values().map(|built| built.device);
-        news.extend(gone.map(|device| News { kind: EventType::DeviceRemoved, device, path: None }));
-        news
-    }
+/// The NVMe devices by WWID.
+pub type Devices = BTreeMap<Arc<str>, Built>;
 
-    /// All of them.
-    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
-        self.built.values().map(|built| &built.device)
-    }
-}
-
-fn tell_changes(previous: Option<&Device>, device: &Arc<Device>, news: &mut Vec<News>) {
-    let mut tell =
-        |kind, path: Option<&Path>| news.push(News { kind, device: Arc::clone(device), path: path.cloned() });
-    let Some(previous) = previous else {
-        tell(EventType::DeviceAdded, None);
-        device
-            .paths
-            .iter()
-            .filter(|path| path.state == PathState::Failed)
-            .for_each(|path| tell(EventType::PathFailed, Some(path)));
-        return;
+/// Assembles all devices. `root` names what the root file system stands on. `first`: what is found failed now is no
+/// failure that was seen.
+pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, first: bool, now: SystemTime) -> Devices {
+    // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
+    // loses them, too, it is still the one.
+    let rank = |head: &Head| {
+        let shown = last.get(&head.wwid).is_some_and(|known| known.head.name == head.name);
+        (head.paths.len(), shown)
     };
-    let named =
-        |device: &'_ Device| -> BTreeSet<Arc<str>> { device.paths.iter().map(|path| Arc::clone(&path.name)).collect() };
-    let (old, new) = (named(previous), named(device));
-    for path in device.paths.iter().filter(|path| !old.contains(&path.name)) {
-        tell(EventType::PathAdded, Some(path));
-    }
-    for path in previous.paths.iter().filter(|path| !new.contains(&path.name)) {
-        tell(EventType::PathRemoved, Some(path));
-    }
-    let mut failed = false;
-    for path in &device.paths {
-        match change(state_before(Some(previous), &path.name), path.state) {
-            Some(Change::Failed) => {
-                failed = true;
-                tell(EventType::PathFailed, Some(path));
-            }
-            Some(Change::Reinstated) => tell(EventType::PathReinstated, Some(path)),
-            None => {}
+    let mut chosen: BTreeMap<&Arc<str>, &Arc<Head>> = BTreeMap::new();
+    for head in heads {
+        let known = chosen.entry(&head.wwid).or_insert(head);
+        if rank(head) > rank(known) {
+            *known = head;
         }
     }
-    // No path has failed, so there is no event of it.
-    if device.counts().valid == 0 && previous.counts().valid > 0 && !failed {
-        log::no_valid_path(device, "by reading");
-    }
+    let build = |head: &Arc<Head>| {
+        let known = last.get(&head.wwid);
+        let root = root.contains(&*head.name);
+        let device = match known {
+            Some(known) if Arc::ptr_eq(&known.head, head) && known.device.root == root => Arc::clone(&known.device),
+            known => Arc::new(assemble(head, known.map(|known| &*known.device), root, first, now)),
+        };
+        Built { head: Arc::clone(head), device }
+    };
+    chosen.into_iter().map(|(wwid, head)| (Arc::clone(wwid), build(head))).collect()
 }
 
 enum Change {
@@ -148,9 +81,8 @@ fn state(path: &HeadPath) -> PathState {
     }
 }
 
-fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool) -> Device {
+fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now: SystemTime) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
-    let now = SystemTime::now();
     let mut paths = Vec::with_capacity(head.paths.len());
     for path in &head.paths {
         let last = previous.and_then(|device| device.paths.iter().find(|last| last.name == path.name));
@@ -229,7 +161,8 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::nvme::Controller;
+    use crate::monitor::compare::{What as Changed, changes};
+    use crate::source::transports::nvme::Controller;
 
     fn head(paths: &[(&str, &str, Option<&str>)]) -> Arc<Head> {
         let path = |(name, controller, ana): &(&str, &str, Option<&str>)| HeadPath {
@@ -241,10 +174,50 @@ mod tests {
         Arc::new(Head { wwid: "uuid.1".into(), paths: paths.iter().map(path).collect(), ..Head::default() })
     }
 
-    fn told(news: &[News]) -> Vec<(EventType, String)> {
-        news.iter()
-            .map(|news| (news.kind, news.path.as_ref().map(|path| path.name.to_string()).unwrap_or_default()))
-            .collect()
+    /// Follows readings as the monitor does: the changes of each, and the devices after the last.
+    #[derive(Default)]
+    struct Followed {
+        devices: Devices,
+        is_known: bool,
+    }
+
+    impl Followed {
+        fn read(&mut self, heads: &[Arc<Head>]) -> Vec<(What, String)> {
+            let before: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
+            self.devices = devices(heads, &HashSet::new(), &self.devices, !self.is_known, SystemTime::now());
+            let now: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
+            let is_found = !std::mem::replace(&mut self.is_known, true);
+            let changes = changes(&before, &now).into_iter().filter(|_| !is_found);
+            changes.map(|change| told(change.what)).collect()
+        }
+
+        fn device(&self) -> &Device {
+            &self.devices.values().next().unwrap().device
+        }
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum What {
+        Added,
+        Removed,
+        PathAdded,
+        PathRemoved,
+        PathFailed,
+        PathReinstated,
+        NoValidPath,
+    }
+
+    fn told(what: Changed) -> (What, String) {
+        let (what, path) = match what {
+            Changed::Added => (What::Added, None),
+            Changed::Removed => (What::Removed, None),
+            Changed::PathAdded(path) => (What::PathAdded, Some(path)),
+            Changed::PathRemoved(path) => (What::PathRemoved, Some(path)),
+            Changed::PathFailed(path) => (What::PathFailed, Some(path)),
+            Changed::PathReinstated(path) => (What::PathReinstated, Some(path)),
+            Changed::NoValidPath => (What::NoValidPath, None),
+        };
+        (what, path.map(|path| path.name.to_string()).unwrap_or_default())
     }
 
     #[test]
@@ -267,35 +240,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_at_the_start_has_no_event_and_each_change_has_one() {
-        let mut devices = NvmeDevices::default();
+    fn what_is_found_at_the_start_is_no_failure_and_each_change_is_one() {
+        let mut followed = Followed::default();
         let start = [head(&[("a", "live", None), ("b", "connecting", None)])];
-        assert_eq!(told(&devices.update(&start, &HashSet::new(), true)), []);
+        assert_eq!(followed.read(&start), []);
         let failed = [head(&[("a", "connecting", None), ("b", "connecting", None)])];
-        assert_eq!(told(&devices.update(&failed, &HashSet::new(), false)), [(EventType::PathFailed, "a".to_owned())]);
-        assert_eq!(told(&devices.update(&failed, &HashSet::new(), false)), []);
+        assert_eq!(followed.read(&failed), [(What::PathFailed, "a".to_owned())]);
+        assert_eq!(followed.read(&failed), []);
         let back = [head(&[("a", "live", Some("inaccessible")), ("b", "live", Some("optimized"))])];
-        let both = [(EventType::PathReinstated, "a".to_owned()), (EventType::PathReinstated, "b".to_owned())];
-        assert_eq!(told(&devices.update(&back, &HashSet::new(), false)), both);
-        let device = devices.devices().next().unwrap();
+        let both = [(What::PathReinstated, "a".to_owned()), (What::PathReinstated, "b".to_owned())];
+        assert_eq!(followed.read(&back), both);
+        let device = followed.device();
         assert_eq!((device.path_events.failed, device.path_events.reinstated), (1, 2));
         assert_eq!(device.paths.iter().map(|path| path.failures).collect::<Vec<_>>(), [1, 0]);
         // From standby to valid is neither.
         let active = [head(&[("a", "live", Some("optimized")), ("b", "live", Some("optimized"))])];
-        assert_eq!(told(&devices.update(&active, &HashSet::new(), false)), []);
+        assert_eq!(followed.read(&active), []);
+        let standby = [head(&[("a", "live", Some("inaccessible")), ("b", "live", Some("change"))])];
+        assert_eq!(followed.read(&standby), [(What::NoValidPath, String::new())]);
     }
 
     #[test]
     fn what_comes_and_goes_is_told() {
-        let mut devices = NvmeDevices::default();
-        devices.update(&[], &HashSet::new(), true);
+        let mut followed = Followed::default();
+        followed.read(&[]);
         let one = [head(&[("a", "live", None)])];
-        assert_eq!(told(&devices.update(&one, &HashSet::new(), false)), [(EventType::DeviceAdded, String::new())]);
+        assert_eq!(followed.read(&one), [(What::Added, String::new())]);
         let two = [head(&[("a", "live", None), ("b", "connecting", None)])];
-        let born = [(EventType::PathAdded, "b".to_owned()), (EventType::PathFailed, "b".to_owned())];
-        assert_eq!(told(&devices.update(&two, &HashSet::new(), false)), born);
-        assert_eq!(told(&devices.update(&one, &HashSet::new(), false)), [(EventType::PathRemoved, "b".to_owned())]);
-        assert_eq!(told(&devices.update(&[], &HashSet::new(), false)), [(EventType::DeviceRemoved, String::new())]);
-        assert_eq!(devices.devices().count(), 0);
+        let born = [(What::PathAdded, "b".to_owned()), (What::PathFailed, "b".to_owned())];
+        assert_eq!(followed.read(&two), born);
+        assert_eq!(followed.read(&one), [(What::PathRemoved, "b".to_owned())]);
+        assert_eq!(followed.read(&[]), [(What::Removed, String::new())]);
+        assert_eq!(followed.devices.len(), 0);
     }
 }

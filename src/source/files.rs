@@ -16,9 +16,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 
-use super::{Error, SECTOR, is_gone, witness};
+use super::{Error, SECTOR, is_gone, is_unknown, witness};
 
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: usize = 4096;
@@ -52,7 +51,7 @@ pub fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
     let target = match read {
         Ok(target) => target,
         Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(Error::new(link.display(), error)),
+        Err(error) => return Err(Error::io(link.display(), &error)),
     };
     let mut place = here.to_owned();
     for part in target.components() {
@@ -81,11 +80,11 @@ pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
 /// What is in a directory, sorted by name; `None` if there is no such directory.
 pub fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
     let listed = entries(directory);
-    witness::directory(directory, listed.as_deref());
+    witness::directory(directory, listed.as_deref().map(|entries| entries.iter().map(|entry| entry.name.as_str())));
     match listed {
         Ok(entries) => Ok(Some(entries)),
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(Error::new(directory.display(), error)),
+        Err(error) => Err(Error::io(directory.display(), &error)),
     }
 }
 
@@ -115,17 +114,16 @@ pub fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::R
     read
 }
 
-/// Whether the error says that there is nothing to be known just now.
-pub fn is_unknown(error: &io::Error) -> bool {
-    let unknown = [Errno::INVAL, Errno::NOTCONN].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| unknown.contains(&code))
-}
-
 /// Directories held open while many files below them are read: half of what opening a file costs is the way to it.
+///
+/// There are never more than [`MOST_ANCHORS`]: a host may have a session for each LUN, and this process has only so many
+/// files.
 #[derive(Debug, Default)]
 pub struct Anchors {
     open: HashMap<Arc<Path>, Option<OwnedFd>>,
 }
+
+const MOST_ANCHORS: usize = 32;
 
 impl Anchors {
     /// The directory; `None` if it is gone.
@@ -135,8 +133,11 @@ impl Anchors {
             let opened = match rustix::fs::open(&**directory, flags, Mode::empty()) {
                 Ok(opened) => Some(opened),
                 Err(error) if is_gone(&error.into()) => None,
-                Err(error) => return Err(Error::new(directory.display(), io::Error::from(error))),
+                Err(error) => return Err(Error::io(directory.display(), &error.into())),
             };
+            if self.open.len() == MOST_ANCHORS {
+                self.open.clear();
+            }
             self.open.insert(Arc::clone(directory), opened);
         }
         Ok(self.open.get(directory).and_then(Option::as_ref).map(OwnedFd::as_fd))
@@ -186,7 +187,7 @@ impl Attribute {
         match read {
             Ok(_) => {}
             Err(error) if is_unknown(&error) || is_gone(&error) => return Ok(None),
-            Err(error) => return Err(Error::new(anchor.join(&self.path).display(), error)),
+            Err(error) => return Err(Error::io(anchor.join(&self.path).display(), &error)),
         }
         if self.content.last() == Some(&b'\n') {
             self.content.pop();

@@ -36,11 +36,42 @@ impl Source {
     }
 }
 
+/// What is read by itself. Block devices and transports are two readings of one source, sysfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Device mapper's ioctls.
+    DeviceMapper,
+    /// multipathd's socket.
+    Multipathd,
+    /// Block devices in sysfs.
+    Block,
+    /// Sessions, ports and controllers in sysfs.
+    Transports,
+    /// Kernel uevents.
+    Uevent,
+}
+
+impl Part {
+    const ALL: [Part; 5] = [Part::DeviceMapper, Part::Multipathd, Part::Block, Part::Transports, Part::Uevent];
+
+    /// The source that it is a part of.
+    pub fn source(self) -> Source {
+        match self {
+            Part::DeviceMapper => Source::Dm,
+            Part::Multipathd => Source::Multipathd,
+            Part::Block | Part::Transports => Source::Sysfs,
+            Part::Uevent => Source::Uevent,
+        }
+    }
+}
+
 /// How one source fares.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
     /// Its last read worked; `None` before the first.
     pub up: Option<bool>,
+    /// This process may not read it, which is no fault.
+    pub not_permitted: bool,
     /// When a read last worked.
     pub last_success: Option<SystemTime>,
     /// How long that read took.
@@ -51,56 +82,121 @@ pub struct Health {
     pub error: Option<String>,
 }
 
+impl Health {
+    /// Two parts as one: it is as well as the worse, and as old as the older.
+    fn and(self, other: Health) -> Health {
+        Health {
+            up: match (self.up, other.up) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            },
+            not_permitted: self.not_permitted || other.not_permitted,
+            last_success: self.last_success.zip(other.last_success).map(|(one, other)| one.min(other)),
+            duration: self.duration.max(other.duration),
+            errors: self.errors + other.errors,
+            error: match (self.up, other.up) {
+                // What failed as a whole matters more than what could be read in part.
+                (_, Some(false)) if self.up != Some(false) => other.error.or(self.error),
+                _ => self.error.or(other.error),
+            },
+        }
+    }
+}
+
 /// How all sources fare. Written by the monitor, read by metrics and status page.
 #[derive(Debug, Default)]
 pub struct SourceHealth {
-    sources: Mutex<[Option<Health>; Source::ALL.len()]>,
+    parts: Mutex<[Option<Health>; Part::ALL.len()]>,
 }
 
 impl SourceHealth {
     /// The sources that are switched on.
     pub fn all(&self) -> Vec<(Source, Health)> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        Source::ALL.into_iter().zip(sources.iter()).filter_map(|(name, health)| Some((name, health.clone()?))).collect()
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |source| {
+            let parts = Part::ALL.into_iter().zip(parts.iter()).filter(|(part, _)| part.source() == source);
+            parts.filter_map(|(_, health)| health.clone()).reduce(Health::and)
+        };
+        Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
 
-    /// Switches a source on.
-    pub fn enable(&self, source: Source) {
-        self.update(source, |_| {});
+    /// Why this part has not been read.
+    pub fn failure(&self, part: Part) -> Error {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = parts[part as usize].as_ref().and_then(|health| health.error.clone());
+        let place = format_args!("the source {} did not answer", part.source().as_str()).to_string();
+        Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
+    }
+
+    /// Switches a part on.
+    pub fn enable(&self, part: Part) {
+        self.update(part, |_| {});
     }
 
     /// A read worked, but for these objects.
-    pub fn succeeded(&self, source: Source, took: Duration, unreadable: &[Error]) {
-        self.update(source, |health| {
+    pub fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
+        let source = part.source().as_str();
+        self.update(part, |health| {
             if health.up == Some(false) {
-                info!(source = source.as_str(), "source is back");
+                info!(source, "source is back");
             }
-            health.up = Some(true);
-            health.last_success = Some(SystemTime::now());
-            health.duration = Some(took);
-            health.errors += unreadable.len() as u64;
             let error = unreadable.first().map(Error::to_string);
             if let Some(error) = error.as_ref().filter(|error| health.error.as_ref() != Some(error)) {
-                warn!(source = source.as_str(), objects = unreadable.len(), error, "not all could be read");
+                warn!(source, objects = unreadable.len(), error, "not all could be read");
             }
-            health.error = error;
+            let errors = health.errors + unreadable.len() as u64;
+            *health = Health {
+                up: Some(true),
+                not_permitted: false,
+                last_success: Some(time),
+                duration: Some(took),
+                errors,
+                error,
+            };
         });
     }
 
-    /// A read failed, and with it all objects: `up` says so. What is not permitted, or not running, fails at every read: it is logged once.
-    pub fn failed(&self, source: Source, error: &Error) {
-        self.update(source, |health| {
+    /// A read failed, and with it all objects: `up` says so. What is not permitted, or not running, fails at every read:
+    /// it is logged once.
+    pub fn failed(&self, part: Part, error: &Error) {
+        self.update(part, |health| {
+            let not_permitted = error.is_refusal() && part == Part::DeviceMapper;
             let error = error.to_string();
             if health.up != Some(false) || health.error.as_ref() != Some(&error) {
-                warn!(source = source.as_str(), error, "source cannot be read");
+                warn!(source = part.source().as_str(), error, "source cannot be read");
             }
             health.up = Some(false);
+            health.not_permitted = not_permitted;
             health.error = Some(error);
         });
     }
 
-    fn update(&self, source: Source, change: impl FnOnce(&mut Health)) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        change(sources[source as usize].get_or_insert_default());
+    fn update(&self, part: Part, change: impl FnOnce(&mut Health)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(parts[part as usize].get_or_insert_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysfs_is_as_well_as_the_worse_of_its_parts() {
+        let health = SourceHealth::default();
+        let sysfs = || health.all().into_iter().find(|(source, _)| *source == Source::Sysfs).map(|(_, health)| health);
+        let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+        health.enable(Part::Block);
+        health.enable(Part::Transports);
+        health.succeeded(Part::Block, Duration::from_secs(2), late, &[Error::new("dm-0", "broken")]);
+        assert_eq!(sysfs().unwrap().up, None);
+        health.succeeded(Part::Transports, Duration::from_secs(1), early, &[]);
+        let both = sysfs().unwrap();
+        assert_eq!((both.up, both.last_success, both.errors), (Some(true), Some(early), 1));
+        assert_eq!((both.duration, both.error.as_deref()), (Some(Duration::from_secs(2)), Some("dm-0: broken")));
+        health.failed(Part::Transports, &Error::new("transports", "has not answered in time"));
+        let both = sysfs().unwrap();
+        assert_eq!((both.up, both.error.as_deref()), (Some(false), Some("transports: has not answered in time")));
     }
 }

@@ -1,50 +1,50 @@
 //! The network interfaces of this host, to say which of them a connection leaves through.
+//!
+//! `getifaddrs(3)` waits for the kernel's `rtnl` lock, which a network driver that hangs can hold for good. That is the very
+//! moment in which paths over that network fail, so the reading of transports never asks for it: it is given the last answer.
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use super::{recorded, witness};
+use super::{Error, recorded, witness};
 
-/// Who has which address, as `getifaddrs(3)` tells when it is first asked for: once in a reading, as it waits for whoever
-/// is configuring the network just then.
-#[derive(Debug, Default)]
-pub struct Interfaces {
-    addresses: OnceCell<Vec<(IpAddr, Arc<str>)>>,
-    /// The capture that tells it instead.
-    capture: Option<PathBuf>,
+/// Which interface has which address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses(Vec<(IpAddr, Arc<str>)>);
+
+impl From<Vec<(IpAddr, Arc<str>)>> for Addresses {
+    fn from(addresses: Vec<(IpAddr, Arc<str>)>) -> Self {
+        Addresses(addresses)
+    }
 }
 
-impl Interfaces {
+impl Addresses {
     /// Those of this host, or of the one that a capture was made on.
-    pub fn of(capture: Option<PathBuf>) -> Self {
-        Interfaces { capture, ..Interfaces::default() }
+    ///
+    /// # Errors
+    /// If the kernel does not give them, or the capture cannot be read.
+    pub fn read(capture: Option<&Path>) -> Result<Self, Error> {
+        let Some(capture) = capture else { return own() };
+        let interfaces = recorded::read(capture)?.interfaces.into_iter();
+        Ok(Addresses(interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into()))).collect()))
     }
 
     /// The interface that has this address; empty if none has.
     pub fn owner_of(&self, address: IpAddr) -> Arc<str> {
-        let addresses =
-            self.addresses.get_or_init(|| self.capture.as_deref().map_or_else(addresses, recorded_addresses));
-        let Some((_, owner)) = addresses.iter().find(|(own, _)| *own == address) else { return Arc::default() };
+        let Some((_, owner)) = self.0.iter().find(|(own, _)| *own == address) else { return Arc::default() };
         witness::interface(address, owner);
         Arc::clone(owner)
     }
 }
 
-fn recorded_addresses(capture: &Path) -> Vec<(IpAddr, Arc<str>)> {
-    let interfaces = recorded::read(capture).unwrap_or_default().interfaces.into_iter();
-    interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into()))).collect()
-}
-
-/// No address can be looked up in a list that cannot be had, and what is not known is empty.
-fn addresses() -> Vec<(IpAddr, Arc<str>)> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+fn own() -> Result<Addresses, Error> {
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(|cause| Error::new("network interfaces", cause))?;
     let owned = interfaces.filter_map(|interface| {
         let address = ip_address(interface.address.as_ref()?)?;
         Some((address, name(&interface.interface_name).into()))
     });
-    owned.collect()
+    Ok(Addresses(owned.collect()))
 }
 
 /// An IPv4 address may be told under a label of its own, `eth1:iscsi`. No interface has a colon in its name.
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_has_its_address() {
-        let interfaces = Interfaces::default();
+        let interfaces = Addresses::read(None).unwrap();
         assert_eq!(&*interfaces.owner_of("127.0.0.1".parse().unwrap()), "lo");
         assert_eq!(&*interfaces.owner_of("192.0.2.255".parse().unwrap()), "");
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
-use super::files::{Entry, list};
+use super::files::list;
 
 /// The objects of a class directory, by name.
 ///
@@ -37,20 +37,9 @@ impl<Object: PartialEq> Inventory<Object> {
     pub fn read(
         &mut self,
         unreadable: &mut Vec<Error>,
-        read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
+        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
     ) -> Result<(), Error> {
         let entries = list(&self.class)?;
-        self.read_these(&entries, unreadable, read);
-        Ok(())
-    }
-
-    /// The same where the directory has been listed.
-    pub fn read_these(
-        &mut self,
-        entries: &[Entry],
-        unreadable: &mut Vec<Error>,
-        mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
-    ) {
         let mut before = std::mem::take(&mut self.known);
         for entry in entries {
             let (name, last) = match before.remove_entry(entry.name.as_str()) {
@@ -68,11 +57,17 @@ impl<Object: PartialEq> Inventory<Object> {
                 self.known.insert(name, Known { inode: entry.inode, object });
             }
         }
+        Ok(())
     }
 
     /// An object as last read.
     pub fn get(&self, name: &str) -> Option<&Arc<Object>> {
         self.known.get(name).map(|known| &known.object)
+    }
+
+    /// All of them with their names, sorted by name.
+    pub fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
+        self.known.iter().map(|(name, known)| (name, &known.object))
     }
 
     /// All of them, sorted by name.

@@ -1,30 +1,52 @@
-//! How we read: one module per source, each turning what the kernel or a daemon says into plain values.
+//! How we read: one module for each thing that is read, each turning what the kernel or a daemon says into plain values.
 //!
 //! A source knows no metric name and holds no opinion: it says what it read, and what it could not read.
+//!
+//! ```text
+//! device_mapper/   the kernel's own word on every map: ioctls
+//! block/           maps and disks in sysfs, udev's database, what the root file system stands on
+//! transports/      what paths go over, in sysfs: iSCSI sessions, Fibre Channel ports, NVMe controllers and heads
+//! interfaces       which network interface has which address
+//! multipathd/      the daemon's socket
+//! ```
+//!
+//! Each of them is read by a thread or task of its own, so that one that waits in the kernel holds up no other.
 
+pub mod block;
 pub mod device_mapper;
-pub mod disks;
-pub mod fibre_channel;
 mod files;
 pub mod health;
-mod interfaces;
+pub mod interfaces;
 mod inventory;
-pub mod iscsi;
-pub mod maps;
 pub mod multipathd;
-pub mod nvme;
 pub mod recorded;
-mod root;
-pub mod sysfs;
-mod udev_db;
-pub mod unassembled;
+pub mod transports;
 pub mod witness;
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::{fmt, io};
+
+use rustix::io::Errno;
 
 /// The kernel counts sizes in these, whatever a device's own block size.
 const SECTOR: u64 = 512;
+
+/// The UUID of every multipath map starts with this: multipath-tools sets it, and the WWID follows.
+pub const UUID_PREFIX: &str = "mpath-";
+
+/// Where to read.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where sysfs is mounted.
+    pub sysfs: PathBuf,
+    /// Where procfs is: what is mounted is told there.
+    pub procfs: PathBuf,
+    /// Where udev keeps its database.
+    pub udev_data: PathBuf,
+    /// The capture that all of these lie in, if they do: it also tells what else is asked of the kernel.
+    pub capture: Option<PathBuf>,
+}
 
 /// Something could not be read. The text names the place and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,17 +54,62 @@ const SECTOR: u64 = 512;
 pub struct Error {
     place: String,
     cause: String,
+    trouble: Trouble,
+}
+
+/// Whose trouble an error is, where that decides what the reader does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The object that was read.
+    Object,
+    /// This process: no more files may be opened, or no memory is left. Nothing is known of any object then.
+    Exhausted,
+    /// This process may not read it.
+    NotPermitted,
 }
 
 impl Error {
     /// `place` is the file, device or socket; `cause` says what was wrong there.
     pub fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
-        Error { place: place.to_string(), cause: cause.to_string() }
+        Error { place: place.to_string(), cause: cause.to_string(), trouble: Trouble::Object }
+    }
+
+    /// What the kernel said of a file or device.
+    pub fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
+        let trouble = match cause.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Trouble::Exhausted,
+            Some(Errno::PERM | Errno::ACCESS) => Trouble::NotPermitted,
+            _ => Trouble::Object,
+        };
+        Error { trouble, ..Error::new(place, cause) }
+    }
+
+    /// The same, and this process may not read it, whatever the kernel's word was.
+    fn not_permitted(self) -> Self {
+        Error { trouble: Trouble::NotPermitted, ..self }
     }
 
     /// What was wrong.
     pub fn cause(&self) -> &str {
         &self.cause
+    }
+
+    /// Whether this process has no files or memory left to read with.
+    pub fn is_exhaustion(&self) -> bool {
+        self.trouble == Trouble::Exhausted
+    }
+
+    /// Whether this process may not read it.
+    pub fn is_refusal(&self) -> bool {
+        self.trouble == Trouble::NotPermitted
+    }
+}
+
+/// A reading in which this process ran out of files or memory says nothing about any object, so all of it failed.
+fn unless_exhausted<T>(reading: T, unreadable: &[Error]) -> Result<T, Error> {
+    match unreadable.iter().find(|error| error.is_exhaustion()) {
+        Some(error) => Err(error.clone()),
+        None => Ok(reading),
     }
 }
 
@@ -77,14 +144,34 @@ fn is_number(text: &str) -> bool {
 
 /// Whether the error says that the device is no longer there.
 fn is_gone(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     let gone = [Errno::NXIO, Errno::NODEV, Errno::NOENT].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| gone.contains(&code))
+}
+
+/// Whether the error says that the kernel cannot give a value now, as for a connection that is dead.
+fn is_unknown(error: &io::Error) -> bool {
+    let unknown = [Errno::INVAL, Errno::NOTCONN].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| unknown.contains(&code))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_whose_trouble_it_is() {
+        for (errno, exhaustion, refusal) in [
+            (Errno::MFILE, true, false),
+            (Errno::NFILE, true, false),
+            (Errno::NOMEM, true, false),
+            (Errno::ACCESS, false, true),
+            (Errno::PERM, false, true),
+            (Errno::IO, false, false),
+        ] {
+            let error = Error::io("file", &errno.into());
+            assert_eq!((error.is_exhaustion(), error.is_refusal()), (exhaustion, refusal), "{errno}");
+        }
+    }
 
     #[test]
     fn names_are_shown_as_dmsetup_shows_them() {

@@ -11,9 +11,8 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::files::Entry;
-use super::is_gone;
 use super::recorded::{Kernel, Map};
+use super::{is_gone, is_unknown};
 use crate::topology::DevNo;
 
 /// More links than this on the way to a file lead in a circle (`ELOOP`).
@@ -71,7 +70,7 @@ pub fn file(path: impl FnOnce() -> PathBuf, read: Result<&[u8], &io::Error>) {
         match read {
             Ok(content) => findings.add(&path, Node::File(content.to_owned())),
             // The readers take it for one that is not there.
-            Err(error) if super::files::is_unknown(error) => findings.add_unread(&path, true, error, None),
+            Err(error) if is_unknown(error) => findings.add_unread(&path, true, error, None),
             Err(error) => findings.add_unread(&path, true, error, Some(Node::Directory)),
         }
     });
@@ -87,14 +86,14 @@ pub fn link(path: &Path, read: &io::Result<PathBuf>) {
 }
 
 /// What is in a directory. Of that the files are taken down that are read.
-pub fn directory(path: &Path, listed: Result<&[Entry], &io::Error>) {
+pub fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, &io::Error>) {
     found(|findings| match listed {
         Ok(entries) => {
             findings.add(path, Node::Directory);
             // Of all block devices nobody looks at others, and a vendor may have put anything into their names.
             let is_read = |name: &str| ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind));
-            let entries = entries.iter().filter(|entry| !path.ends_with("block") || is_read(&entry.name));
-            for entry in entries.map(|entry| path.join(&entry.name)) {
+            let entries = entries.filter(|name| !path.ends_with("block") || is_read(name));
+            for entry in entries.map(|name| path.join(name)) {
                 match fs::symlink_metadata(&entry).map(|metadata| metadata.file_type()) {
                     Ok(kind) if kind.is_symlink() => drop(findings.place(&entry, true)),
                     Ok(kind) if kind.is_dir() => findings.add(&entry, Node::Directory),

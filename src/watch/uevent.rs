@@ -24,8 +24,7 @@ use udev::MonitorSocket;
 
 use super::dm_event::readable;
 use super::{Closed, Wake, Watcher, send, spawn};
-use crate::source::device_mapper::UUID_PREFIX;
-use crate::source::{Error, dm_name};
+use crate::source::{Error, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
 /// What udevd itself asks for. It is a limit, not an allocation; without `CAP_NET_ADMIN` the kernel grants

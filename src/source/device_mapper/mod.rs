@@ -17,13 +17,9 @@ use std::sync::Arc;
 pub use ioctl::{CONTROL, Control};
 pub use status::{Group, Member, ParseError};
 
-use super::sysfs::Places;
-use super::{Error, SECTOR, dm_name, is_gone, recorded, witness};
+use super::{Error, Places, SECTOR, UUID_PREFIX, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 use ioctl::{Ask, Listed, Shown};
-
-/// What the UUID of every multipath map starts with: multipath-tools sets it, and the WWID follows.
-pub const UUID_PREFIX: &str = "mpath-";
 
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +148,11 @@ impl Origin {
             Origin::Kernel { sysfs, control } => match Control::open() {
                 Ok(opened) => control.insert(opened),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !loaded(sysfs) => return Ok(Vec::new()),
-                Err(cause) => return Err(Error::new(CONTROL, cause)),
+                // A container has the kernel's device mapper without its node, unless it is given to it.
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::io(CONTROL, &cause).not_permitted());
+                }
+                Err(cause) => return Err(Error::io(CONTROL, &cause)),
             },
             Origin::Capture { directory, maps } => {
                 let failed =
@@ -172,7 +172,7 @@ impl Origin {
                 return Ok(maps.iter().map(listed).collect());
             }
         };
-        control.list().map_err(|cause| Error::new(CONTROL, cause))
+        control.list().map_err(|cause| Error::io(CONTROL, &cause))
     }
 
     /// Fills `raw`; `false` if the device has no live table.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::Error;
-use super::files::{essence, list};
+use crate::source::files::{essence, list};
+use crate::source::{Error, is_gone};
 use crate::topology::DevNo;
 
 /// What was changed longer ago than this has been seen, whatever the step of the clock.
@@ -70,9 +70,9 @@ impl UdevDb {
                     match essence(&file, identifying_lines) {
                         Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
                         // It has just been replaced, or its device has just gone.
-                        Err(error) if super::is_gone(&error) => continue,
+                        Err(error) if is_gone(&error) => continue,
                         Err(error) => {
-                            unreadable.push(Error::new(file.display(), error));
+                            unreadable.push(Error::io(file.display(), &error));
                             self.unchanged = None;
                             // Read again next time.
                             Known { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }

@@ -15,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, follow, or_note};
-use super::interfaces::Interfaces;
-use super::inventory::Inventory;
-use super::{Error, is_number};
+use crate::source::files::{Attribute, follow, or_note};
+use crate::source::interfaces::Addresses;
+use crate::source::inventory::Inventory;
+use crate::source::{Error, is_number};
 use crate::topology::{IscsiSession, Ports, portal};
 
 /// What `netdev` may hold for a session that is bound to no interface: open-iscsi's word, or the name that an adapter
@@ -53,10 +53,10 @@ impl Iscsi {
     ///
     /// # Errors
     /// If they cannot be listed. No iSCSI at all is no error.
-    pub fn read(&mut self, anew: bool, interfaces: &Interfaces, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    pub fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
         self.sessions.read(unreadable, |directory, name, last, unreadable| {
-            reader.session(directory, name, last, anew, interfaces, unreadable)
+            reader.session(directory, name, last, anew, addresses, unreadable)
         })
     }
 
@@ -75,7 +75,7 @@ impl Reader {
         name: &Arc<str>,
         last: Option<&IscsiSession>,
         anew: bool,
-        interfaces: &Interfaces,
+        addresses: &Addresses,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<IscsiSession>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
@@ -83,7 +83,7 @@ impl Reader {
         let anew = anew || last.state != state;
         let mut session = IscsiSession { name: Arc::clone(name), state, ..last };
         if (anew && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
-            self.look_closer(directory, &mut session, interfaces, unreadable);
+            self.look_closer(directory, &mut session, addresses, unreadable);
         }
         Ok(Some(session))
     }
@@ -93,7 +93,7 @@ impl Reader {
         &mut self,
         directory: &Path,
         session: &mut IscsiSession,
-        interfaces: &Interfaces,
+        addresses: &Addresses,
         unreadable: &mut Vec<Error>,
     ) {
         let number = session.name.trim_start_matches("session");
@@ -109,7 +109,7 @@ impl Reader {
             let bound = word(&host, "netdev");
             now.initiator_port = match source {
                 _ if is_bound_to(&bound) => bound,
-                Some(source) => interfaces.owner_of(source),
+                Some(source) => addresses.owner_of(source),
                 None => Arc::default(),
             };
             session.source = source.or(session.source);

@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use super::files::{Attribute, essence, exists, follow, list};
-use super::sysfs::Places;
-use super::{Error, dm_name, recorded, witness};
+use crate::source::files::{Attribute, essence, exists, follow, list};
+use crate::source::{Error, Places, dm_name, recorded, witness};
 use crate::topology::DevNo;
 
 /// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
@@ -49,7 +48,7 @@ pub fn devices(places: &Places) -> Result<HashSet<String>, Error> {
 fn mounts(procfs: &Path) -> Result<String, Error> {
     let read = |table: &str| {
         let file = procfs.join(table);
-        essence(&file, root_mounts).map_err(|cause| Error::new(file.display(), cause))
+        essence(&file, root_mounts).map_err(|cause| Error::io(file.display(), &cause))
     };
     let table = read("1/mountinfo").or_else(|_| read("self/mountinfo"))?;
     Ok(String::from_utf8_lossy(&table).into_owned())

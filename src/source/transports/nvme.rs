@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, Entry, list, or_note};
-use super::interfaces::Interfaces;
-use super::inventory::Inventory;
-use super::{Error, is_number};
+use crate::source::files::{Attribute, Entry, list, or_note};
+use crate::source::interfaces::Addresses;
+use crate::source::inventory::Inventory;
+use crate::source::{Error, is_number};
 use crate::topology::{Ports, Transport, portal};
 
 /// The state of a controller that carries I/O.
@@ -123,18 +123,18 @@ impl Nvme {
     pub fn read_controllers(
         &mut self,
         anew: bool,
-        interfaces: &Interfaces,
+        addresses: &Addresses,
         unreadable: &mut Vec<Error>,
     ) -> Result<(), Error> {
         let file = &mut self.file;
         self.controllers.read(unreadable, |directory, name, last, unreadable| {
-            read_controller(file, directory, name, last, anew, interfaces, unreadable)
+            read_controller(file, directory, name, last, anew, addresses, unreadable)
         })
     }
 
-    /// A controller as last read.
-    pub fn controller(&self, name: &str) -> Option<&Arc<Controller>> {
-        self.controllers.get(name)
+    /// All controllers as last read.
+    pub fn controllers(&self) -> &Inventory<Controller> {
+        &self.controllers
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
@@ -284,7 +284,7 @@ fn read_controller(
     name: &Arc<str>,
     last: Option<&Controller>,
     anew: bool,
-    interfaces: &Interfaces,
+    addresses: &Addresses,
     unreadable: &mut Vec<Error>,
 ) -> Result<Option<Controller>, Error> {
     let Some(state) = file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
@@ -301,7 +301,7 @@ fn read_controller(
     };
     let target = file.word_or_note(directory, "subsysnqn", unreadable);
     let address = file.word_or_note(directory, "address", unreadable);
-    let Ends { initiator_port, source, target_port } = ends(transport, &address, interfaces);
+    let Ends { initiator_port, source, target_port } = ends(transport, &address, addresses);
     let mut ports = Ports { initiator_port, target, target_port };
     if let Some(last) = last {
         ports = ports.or(&last.ports);
@@ -336,7 +336,7 @@ struct Ends {
 
 /// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
 /// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> Ends {
+fn ends(transport: Transport, address: &str, addresses: &Addresses) -> Ends {
     let field = |name: &str| {
         let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
         fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
@@ -355,7 +355,7 @@ fn ends(transport: Transport, address: &str, interfaces: &Interfaces) -> Ends {
                 source => source,
             };
             let initiator_port = match field("host_iface") {
-                "" => source.parse().map(|source| interfaces.owner_of(source)).unwrap_or_default(),
+                "" => source.parse().map(|source| addresses.owner_of(source)).unwrap_or_default(),
                 interface => interface.into(),
             };
             let target_port = portal(field("traddr"), field("trsvcid"));
@@ -384,6 +384,10 @@ fn path_name(head: &str, controller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn loopback() -> Addresses {
+        Addresses::from([("127.0.0.1".parse().unwrap(), "lo".into())].to_vec())
+    }
 
     #[test]
     fn names_of_heads_and_paths() {
@@ -437,7 +441,7 @@ mod tests {
             (Transport::Unknown, "", "", "", ""),
         ] {
             let expected = Ends { initiator_port: initiator.into(), source: source.into(), target_port: target.into() };
-            assert_eq!(ends(transport, address, &Interfaces::default()), expected, "{address}");
+            assert_eq!(ends(transport, address, &loopback()), expected, "{address}");
         }
     }
 }

@@ -12,9 +12,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Error;
-use super::files::Attribute;
-use super::inventory::Inventory;
+use crate::source::Error;
+use crate::source::files::Attribute;
+use crate::source::inventory::Inventory;
 use crate::topology::{FcHostPort, FcRemotePort, Ports};
 
 /// How the kernel prints a name that it has cleared.

@@ -1,0 +1,202 @@
+//! The threads and tasks that read, away from the loop: each makes one reading at a time and sends it back.
+//!
+//! A read in the kernel cannot be called off. A reader that hangs holds up nobody else, and its reading is still taken
+//! when it comes.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::{io, thread};
+
+use tokio::sync::mpsc;
+
+use super::readings::{DaemonReply, DaemonRequest, KernelRequest};
+use crate::source::interfaces::Addresses;
+use crate::source::{Error, Places, block, device_mapper, multipathd, transports};
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Device mapper's maps.
+    Kernel(KernelRequest),
+    /// Block devices in sysfs.
+    Block(block::Request),
+    /// Sessions, ports and controllers in sysfs.
+    Transports(transports::Request),
+    /// Which interface has which address.
+    Interfaces,
+    /// multipathd.
+    Daemon(DaemonRequest),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub enum Reply {
+    /// Device mapper's maps.
+    Kernel(Result<device_mapper::Reading, Error>),
+    /// Block devices in sysfs.
+    Block(Result<block::Reading, Error>),
+    /// Sessions, ports and controllers in sysfs.
+    Transports(Result<transports::Reading, Error>),
+    /// Which interface has which address.
+    Interfaces(Result<Addresses, Error>),
+    /// multipathd.
+    Daemon(Result<DaemonReply, Error>),
+}
+
+/// What the readers read.
+#[derive(Debug)]
+pub struct Sources {
+    /// Where files are read.
+    pub places: Places,
+    /// Which transports.
+    pub parts: transports::Parts,
+    /// Ask device mapper.
+    pub device_mapper: bool,
+    /// Ask multipathd.
+    pub multipathd: Option<multipathd::Client>,
+}
+
+/// All readers.
+pub struct Readers {
+    kernel: Option<HandOver<KernelRequest>>,
+    block: HandOver<block::Request>,
+    transports: HandOver<transports::Request>,
+    interfaces: HandOver<()>,
+    daemon: Option<HandOver<DaemonRequest>>,
+    replies: mpsc::UnboundedReceiver<Reply>,
+}
+
+type HandOver<Request> = Box<dyn Fn(Request) + Send>;
+
+impl Readers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If one cannot be started.
+    pub fn start(sources: Sources) -> io::Result<Self> {
+        let Sources { places, parts, device_mapper, multipathd } = sources;
+        let (outbox, replies) = mpsc::unbounded_channel();
+        let kernel = if device_mapper {
+            let mut reader = device_mapper::DeviceMapper::new(&places);
+            let read = move |wanted: KernelRequest| reader.read(&wanted.dirty, wanted.all);
+            Some(on_thread("device-mapper", &outbox, Reply::Kernel, read)?)
+        } else {
+            None
+        };
+        let mut transports = transports::Reader::new(&places.sysfs, parts);
+        let capture = places.capture.clone();
+        let mut block = block::Block::new(places);
+        Ok(Readers {
+            kernel,
+            block: on_thread("block", &outbox, Reply::Block, move |request| block.read(&request))?,
+            transports: on_thread("transports", &outbox, Reply::Transports, move |request| transports.read(&request))?,
+            interfaces: on_thread("interfaces", &outbox, Reply::Interfaces, move |()| {
+                Addresses::read(capture.as_deref())
+            })?,
+            daemon: multipathd.map(|client| {
+                let client = Arc::new(client);
+                on_tasks("multipathd", &outbox, Reply::Daemon, move |request: DaemonRequest| {
+                    let client = Arc::clone(&client);
+                    async move { request.ask(&client).await }
+                })
+            }),
+            replies,
+        })
+    }
+
+    /// Has something read. A source that is switched off is never asked.
+    pub fn ask(&self, ask: Ask) {
+        match ask {
+            Ask::Kernel(request) => self.kernel.iter().for_each(|reader| reader(request.clone())),
+            Ask::Block(request) => (self.block)(request),
+            Ask::Transports(request) => (self.transports)(request),
+            Ask::Interfaces => (self.interfaces)(()),
+            Ask::Daemon(request) => self.daemon.iter().for_each(|reader| reader(request)),
+        }
+    }
+
+    /// The next reading that comes. Cancel safe.
+    pub async fn reply(&mut self) -> Reply {
+        match self.replies.recv().await {
+            Some(reply) => reply,
+            // The block reader's thread holds a sender for as long as this exists.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Reads that block, on a thread of their own.
+fn on_thread<Request: Send + 'static, Reading: 'static>(
+    name: &'static str,
+    outbox: &mpsc::UnboundedSender<Reply>,
+    wrap: fn(Result<Reading, Error>) -> Reply,
+    mut read: impl FnMut(Request) -> Result<Reading, Error> + Send + 'static,
+) -> io::Result<HandOver<Request>> {
+    let (requests, inbox) = std::sync::mpsc::channel();
+    let outbox = outbox.clone();
+    let work = move || {
+        for request in inbox {
+            // A reader that panics has a bug; the others must not go down with it.
+            let reading = catch_unwind(AssertUnwindSafe(|| read(request))).unwrap_or_else(|_| Err(panicked(name)));
+            if outbox.send(wrap(reading)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    // The thread ends only after its requests do, so it is there to take this one.
+    Ok(Box::new(move |request| drop(requests.send(request))))
+}
+
+/// Reads that wait for a peer, each in a task.
+fn on_tasks<Request: 'static, Reading: Send + 'static, F>(
+    name: &'static str,
+    outbox: &mpsc::UnboundedSender<Reply>,
+    wrap: fn(Result<Reading, Error>) -> Reply,
+    read: impl Fn(Request) -> F + Send + 'static,
+) -> HandOver<Request>
+where
+    F: Future<Output = Result<Reading, Error>> + Send + 'static,
+{
+    let outbox = outbox.clone();
+    Box::new(move |request| {
+        let (outbox, reading) = (outbox.clone(), tokio::spawn(read(request)));
+        // A task that panics sends nothing, and the source would be awaited for good.
+        tokio::spawn(async move {
+            let reading = reading.await.unwrap_or_else(|_| Err(panicked(name)));
+            drop(outbox.send(wrap(reading)));
+        });
+    })
+}
+
+fn panicked(name: &str) -> Error {
+    Error::new(name, "the reader panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_panics_says_so_and_reads_again() {
+        let (outbox, mut replies) = mpsc::unbounded_channel();
+        let mut first = true;
+        let panic_once = move |()| {
+            assert!(!std::mem::take(&mut first), "a bug");
+            Ok(Addresses::default())
+        };
+        let thread = on_thread("interfaces", &outbox, Reply::Interfaces, panic_once).unwrap();
+        let task = on_tasks("multipathd", &outbox, Reply::Interfaces, |panics: bool| async move {
+            assert!(!panics, "a bug");
+            Ok(Addresses::default())
+        });
+        let asks: [(&dyn Fn(), bool); 4] =
+            [(&|| thread(()), false), (&|| thread(()), true), (&|| task(true), false), (&|| task(false), true)];
+        for (ask, reads) in asks {
+            ask();
+            let Some(Reply::Interfaces(reading)) = replies.recv().await else { panic!("no reply") };
+            assert_eq!(reading.is_ok(), reads);
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! The last reading of each source, and what can be wanted of it.
+//!
+//! A new reading takes the place of the old one: whole, or for the devices that were looked at. What a source could not
+//! read stands as last read.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::schedule::{Reason, Want};
+use super::unassembled::{self, Unassembled};
+use crate::source::block::{self, Devices, Scope, Told, disks, maps};
+use crate::source::interfaces::Addresses;
+use crate::source::transports::{self, Ways};
+use crate::source::{Error, device_mapper, multipathd};
+use crate::topology::{Daemon, DevNo, Transports};
+
+/// The last readings.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Device mapper; `None` if it is switched off.
+    pub kernel: Option<Kernel>,
+    /// Block devices in sysfs.
+    pub block: Block,
+    /// What paths go over, in sysfs; `None` before the first reading.
+    pub transports: Option<transports::Reading>,
+    /// Which interface has which address.
+    pub addresses: Arc<Addresses>,
+    /// multipathd; `None` if it is switched off.
+    pub multipathd: Option<Multipathd>,
+}
+
+/// Which source says which device-mapper devices there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    /// Device mapper.
+    Kernel,
+    /// sysfs.
+    Block,
+    /// multipathd.
+    Multipathd,
+}
+
+impl Readings {
+    /// Who says which device-mapper devices there are, and when that was asked: the kernel itself, otherwise the newest
+    /// reading. `None` if nobody has said so yet: "no devices" would be a lie.
+    pub fn teller(&self) -> Option<(Teller, Instant)> {
+        let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.current, kernel.read_at?)));
+        match (kernel, self.block.maps_read_at) {
+            (Some((true, read)), _) => Some((Teller::Kernel, read)),
+            (Some((_, kernel)), Some(block)) if kernel >= block => Some((Teller::Kernel, kernel)),
+            (_, Some(block)) => Some((Teller::Block, block)),
+            (Some((_, kernel)), None) => Some((Teller::Kernel, kernel)),
+            (None, None) => {
+                let read = self.multipathd.as_ref().and_then(|daemon| daemon.read_at);
+                read.map(|read| (Teller::Multipathd, read))
+            }
+        }
+    }
+
+    /// The device-mapper devices that there are, sorted.
+    pub fn wwids(&self, teller: Teller) -> Vec<Arc<str>> {
+        match teller {
+            Teller::Kernel => self.kernel.iter().flat_map(|kernel| kernel.maps.keys()).cloned().collect(),
+            Teller::Block => self.block.maps.keys().cloned().collect(),
+            Teller::Multipathd => self.multipathd.iter().flat_map(|daemon| daemon.maps.keys()).cloned().collect(),
+        }
+    }
+
+    /// Whether some source tells of this device.
+    pub fn know(&self, wwid: &Arc<str>) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.maps.contains_key(wwid))
+            || self.block.maps.contains_key(wwid)
+            || self.multipathd.as_ref().is_some_and(|daemon| daemon.maps.contains_key(wwid))
+    }
+
+    /// Whether device mapper's last reading is the present state.
+    pub fn kernel_is_current(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.current)
+    }
+
+    /// multipathd, as it is shown.
+    pub fn daemon(&self) -> Daemon {
+        self.multipathd.as_ref().map_or(Daemon::NotAsked, |daemon| daemon.state.clone())
+    }
+
+    /// Sessions and ports.
+    pub fn transports(&self) -> Arc<Transports> {
+        self.transports.as_ref().map(|reading| Arc::clone(&reading.transports)).unwrap_or_default()
+    }
+
+    /// Where the I/O of disks goes.
+    pub fn ways(&self) -> Arc<Ways> {
+        self.transports.as_ref().map(|reading| Arc::clone(&reading.ways)).unwrap_or_default()
+    }
+}
+
+/// Device mapper's last reading.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    /// By WWID.
+    pub maps: BTreeMap<Arc<str>, Arc<device_mapper::Map>>,
+    /// The last reading worked, and none is late: `maps` is the present state.
+    pub current: bool,
+    /// This process may not ask device mapper.
+    pub not_permitted: bool,
+    /// When the last reading was asked for.
+    pub read_at: Option<Instant>,
+    /// The maps for those who read their files.
+    pub told: Arc<[Told]>,
+}
+
+impl Kernel {
+    /// Takes a reading. Gives the members that a map did not have before.
+    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant) -> Vec<DevNo> {
+        let before = std::mem::take(&mut self.maps);
+        let mut joined = Vec::new();
+        for map in &reading.maps {
+            let last = before.get(&map.wwid).filter(|last| last.devno == map.devno);
+            if !last.is_some_and(|last| Arc::ptr_eq(last, map)) {
+                let had = |devno: &DevNo| last.is_some_and(|last| last.members().any(|member| member == *devno));
+                joined.extend(map.members().filter(|devno| !had(devno)));
+            }
+            self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
+        }
+        let same = |(one, other): (&Arc<device_mapper::Map>, &Arc<device_mapper::Map>)| Arc::ptr_eq(one, other);
+        if before.len() != self.maps.len() || !before.values().zip(self.maps.values()).all(same) {
+            let told = |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: map.members().collect() };
+            self.told = self.maps.values().map(told).collect();
+        }
+        (self.current, self.not_permitted, self.read_at) = (true, false, Some(asked));
+        joined
+    }
+}
+
+/// What device mapper is asked for: its list, the maps whose event number has moved, and these.
+#[derive(Clone, Debug, Default)]
+pub struct KernelRequest {
+    /// All maps.
+    pub all: bool,
+    /// These maps.
+    pub dirty: HashSet<DevNo>,
+}
+
+/// What is wanted of device mapper.
+#[derive(Debug, Default)]
+pub struct KernelWant {
+    request: KernelRequest,
+    reason: Option<Reason>,
+}
+
+impl KernelWant {
+    /// The maps whose event number has moved, and these.
+    pub fn look(&mut self, dirty: Option<DevNo>) {
+        self.request.dirty.extend(dirty);
+        self.reason = self.reason.max(Some(Reason::Event));
+    }
+
+    /// All maps.
+    pub fn all(&mut self, reason: Reason) {
+        self.request.all = true;
+        self.reason = self.reason.max(Some(reason));
+    }
+}
+
+impl Want for KernelWant {
+    type Request = KernelRequest;
+
+    fn is_empty(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    fn next(&mut self) -> Option<(KernelRequest, Reason)> {
+        let reason = self.reason.take()?;
+        Some((std::mem::take(&mut self.request), reason))
+    }
+}
+
+/// The last readings of block devices in sysfs.
+#[derive(Debug, Default)]
+pub struct Block {
+    /// Multipath maps, where device mapper does not tell them. By WWID.
+    pub maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
+    /// Disks, by number.
+    pub disks: HashMap<DevNo, Arc<disks::Disk>>,
+    /// Requests sent down to maps and not completed.
+    pub inflight: BTreeMap<DevNo, u64>,
+    /// Disks with several paths that are members of no map.
+    pub unassembled: Vec<Unassembled>,
+    /// Kernel names of what the root file system stands on.
+    pub root: Arc<HashSet<String>>,
+    /// When the last reading was asked for that told which maps there are.
+    pub maps_read_at: Option<Instant>,
+    /// Everything has been read once.
+    pub read_once: bool,
+    wwids: HashMap<DevNo, Arc<str>>,
+    by_address: HashMap<Arc<str>, DevNo>,
+}
+
+impl Block {
+    /// Takes a reading.
+    pub fn take(&mut self, reading: &block::Reading, scope: &Scope, asked: Instant) {
+        if let Some(host) = &reading.host {
+            self.read_once = true;
+            self.root = Arc::clone(&host.root);
+            self.unassembled = unassembled::with_several_paths(&host.candidates);
+            self.maps.clear();
+            self.wwids.clear();
+            self.maps_read_at = host.has_maps.then_some(asked);
+        }
+        // Where device mapper tells of the maps, some of them are nothing without the others.
+        if self.maps_read_at.is_some() {
+            self.take_maps(reading, scope, asked);
+        }
+        for (devno, disk) in &reading.disks {
+            match (disk, self.disks.get_mut(devno)) {
+                (Some(disk), _) => {
+                    if !disk.hctl.is_empty() {
+                        self.by_address.insert(Arc::clone(&disk.hctl), *devno);
+                    }
+                    self.disks.insert(*devno, Arc::clone(disk));
+                }
+                (None, Some(known)) => *known = gone(known),
+                (None, None) => {}
+            }
+        }
+        match (scope, &reading.host) {
+            (Scope::Devices(_), _) => self.inflight.extend(&reading.inflight),
+            _ => self.inflight.clone_from(&reading.inflight),
+        }
+    }
+
+    fn take_maps(&mut self, reading: &block::Reading, scope: &Scope, asked: Instant) {
+        for (devno, map) in &reading.maps {
+            if let Some(wwid) = self.wwids.remove(devno) {
+                self.maps.remove(&wwid);
+            }
+            if let Some(map) = map {
+                self.wwids.insert(*devno, Arc::clone(&map.wwid));
+                self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
+            }
+        }
+        // Nobody looks for maps that are new or gone when only their states are read.
+        if *scope != Scope::States && !reading.maps.is_empty() {
+            self.maps_read_at = Some(asked);
+        }
+    }
+
+    /// The disk at this SCSI address.
+    pub fn disk_at(&self, address: &str) -> Option<DevNo> {
+        self.by_address.get(address).copied()
+    }
+
+    /// Forgets the disks that are no members.
+    pub fn forget_strangers(&mut self, is_member: impl Fn(DevNo) -> bool) {
+        self.disks.retain(|devno, _| is_member(*devno));
+        let disks = &self.disks;
+        self.by_address.retain(|address, devno| disks.get(devno).is_some_and(|disk| disk.hctl == *address));
+    }
+}
+
+/// A disk that a map may still hold though it is gone. What it was called stays.
+fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
+    let states = disks::States { absent: true, ..disks::States::default() };
+    if disk.states == states {
+        return Arc::clone(disk);
+    }
+    Arc::new(disks::Disk { states, ..(**disk).clone() })
+}
+
+/// What is wanted of block devices in sysfs.
+#[derive(Debug, Default)]
+pub struct BlockWant {
+    everything: Option<Reason>,
+    states: bool,
+    devices: Devices,
+    /// The last reading was of some devices: in a storm of events the states have their turn, too.
+    devices_were_last: bool,
+    /// The maps as device mapper tells them, if it does.
+    pub told: Option<Arc<[Told]>>,
+}
+
+impl BlockWant {
+    /// Everything of every device.
+    pub fn everything(&mut self, reason: Reason) {
+        self.everything = self.everything.max(Some(reason));
+    }
+
+    /// Whether a reading of everything is wanted and has not begun.
+    pub fn wants_everything(&self) -> bool {
+        self.everything.is_some()
+    }
+
+    /// What changes without an event.
+    pub fn states(&mut self) {
+        self.states = true;
+    }
+
+    /// This map and its members.
+    pub fn map(&mut self, devno: DevNo) {
+        self.devices.maps.insert(devno);
+    }
+
+    /// Everything of this disk.
+    pub fn disk(&mut self, devno: DevNo) {
+        self.devices.disks.insert(devno);
+    }
+
+    /// The states of these disks.
+    pub fn states_of(&mut self, disks: impl IntoIterator<Item = DevNo>) {
+        self.devices.states.extend(disks);
+    }
+}
+
+impl Want for BlockWant {
+    type Request = block::Request;
+
+    fn is_empty(&self) -> bool {
+        self.everything.is_none() && !self.states && self.devices == Devices::default()
+    }
+
+    fn next(&mut self) -> Option<(block::Request, Reason)> {
+        let has_devices = self.devices != Devices::default();
+        let (scope, reason) = if let Some(reason) = self.everything.take() {
+            self.states = false;
+            (Scope::Everything, reason)
+        } else if self.states && (self.devices_were_last || !has_devices) {
+            self.states = false;
+            (Scope::States, Reason::Timer)
+        } else if has_devices {
+            (Scope::Devices(std::mem::take(&mut self.devices)), Reason::Event)
+        } else {
+            return None;
+        };
+        self.devices_were_last = matches!(scope, Scope::Devices(_));
+        Some((block::Request { scope, told: self.told.clone() }, reason))
+    }
+}
+
+/// What is wanted of sessions, ports and controllers.
+#[derive(Debug, Default)]
+pub struct TransportsWant {
+    anew: bool,
+    reason: Option<Reason>,
+    /// Which interface has which address.
+    pub addresses: Arc<Addresses>,
+}
+
+impl TransportsWant {
+    /// Their states; and, if `anew`, between which ports they go.
+    pub fn look(&mut self, anew: bool, reason: Reason) {
+        self.anew |= anew;
+        self.reason = self.reason.max(Some(reason));
+    }
+}
+
+impl Want for TransportsWant {
+    type Request = transports::Request;
+
+    fn is_empty(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    fn next(&mut self) -> Option<(transports::Request, Reason)> {
+        let reason = self.reason.take()?;
+        let addresses = Arc::clone(&self.addresses);
+        Some((transports::Request { anew: std::mem::take(&mut self.anew), addresses }, reason))
+    }
+}
+
+/// That the interfaces are to be read.
+#[derive(Debug, Default)]
+pub struct InterfacesWant(pub bool);
+
+impl Want for InterfacesWant {
+    type Request = ();
+
+    fn is_empty(&self) -> bool {
+        !self.0
+    }
+
+    fn next(&mut self) -> Option<((), Reason)> {
+        std::mem::take(&mut self.0).then_some(((), Reason::Timer))
+    }
+}
+
+/// multipathd's last reply.
+#[derive(Debug)]
+pub struct Multipathd {
+    /// Whether it answers.
+    pub state: Daemon,
+    /// By WWID.
+    pub maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    /// Maps that its last reply left out. A daemon that has just started knows none: that says nothing of their paths,
+    /// so their last reading still serves, as long as they exist.
+    pub left_out: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    /// The last time it was asked for the maps it gave none.
+    pub failed: bool,
+    /// When it was asked for the maps that it gave last.
+    pub read_at: Option<Instant>,
+    /// The paths that it knows, for telling what it leaves alone.
+    pub known_paths: KnownPaths,
+}
+
+impl Default for Multipathd {
+    fn default() -> Self {
+        Multipathd {
+            state: Daemon::Down,
+            maps: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+            failed: false,
+            read_at: None,
+            known_paths: KnownPaths::default(),
+        }
+    }
+}
+
+/// The kernel names of the paths that multipathd knows, in a map or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KnownPaths {
+    /// It does not answer, or not that.
+    #[default]
+    CannotTell,
+    /// It answers, and is yet to be asked.
+    NotAsked,
+    /// These.
+    These(HashSet<String>),
+}
+
+impl Multipathd {
+    /// Takes a reading of its maps. A map that could not be read keeps its last one, and one that did not change its
+    /// allocation.
+    pub fn take(&mut self, reading: multipathd::Maps, asked: Instant) {
+        let mut before = std::mem::take(&mut self.maps);
+        for map in reading.maps {
+            self.left_out.remove(&map.wwid);
+            let known = before.remove(&map.wwid).filter(|known| *known == map);
+            self.maps.insert(Arc::clone(&map.wwid), known.unwrap_or(map));
+        }
+        if reading.unreadable.is_empty() {
+            self.left_out.append(&mut before);
+        } else {
+            self.maps.append(&mut before);
+        }
+        (self.failed, self.read_at) = (false, Some(asked));
+    }
+
+    /// Takes note of the paths that it knows. `paths` is `None` if it was not asked for them; `needed` says whether there
+    /// are disks that it may leave alone. Gives whether it is to be asked.
+    pub fn know_paths(&mut self, up: bool, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
+        let was_up = self.is_up();
+        let (known, ask) = match (paths, &self.known_paths) {
+            _ if !up => (KnownPaths::CannotTell, false),
+            (Some(Ok(paths)), _) => (KnownPaths::These(paths), false),
+            (_, KnownPaths::These(paths)) if needed => (KnownPaths::These(paths.clone()), false),
+            (Some(Err(_)), _) => (KnownPaths::CannotTell, false),
+            // It did not tell when it was last asked, and is asked again now.
+            (None, KnownPaths::CannotTell) if was_up => (KnownPaths::CannotTell, needed),
+            (None, _) => (KnownPaths::NotAsked, needed),
+        };
+        self.known_paths = known;
+        ask
+    }
+
+    /// Whether it answers.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, Daemon::Up(_))
+    }
+
+    /// Its last word on a map, and whether it still stands.
+    pub fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
+        let stands = self.maps.get(wwid).map(|map| (map, true));
+        stands.or_else(|| self.left_out.get(wwid).map(|map| (map, false)))
+    }
+
+    /// Should a map come back that is gone, these words must not stand for it.
+    pub fn forget(&mut self, wwid: &Arc<str>) {
+        self.maps.remove(wwid);
+        self.left_out.remove(wwid);
+    }
+}
+
+/// What multipathd is asked, besides its own state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DaemonRequest {
+    /// The maps.
+    pub maps: bool,
+    /// The maps, and the names of all paths that it knows.
+    pub paths: bool,
+}
+
+/// multipathd's answer: its state, and the rest if it was asked for.
+#[derive(Debug)]
+pub struct DaemonReply {
+    /// Its state, in its own word.
+    pub state: Arc<str>,
+    /// The maps.
+    pub maps: Option<Result<multipathd::Maps, Error>>,
+    /// The names of the paths that it knows.
+    pub paths: Option<Result<HashSet<String>, Error>>,
+}
+
+impl DaemonRequest {
+    /// Asks it.
+    ///
+    /// # Errors
+    /// If it does not tell its state. What else it does not tell is in the reply.
+    pub async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
+        let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
+        let maps = if self.maps || self.paths { Some(show_maps(client).await) } else { None };
+        let paths = if self.paths {
+            Some(client.show_path_names().await.map_err(|error| Error::new("multipathd, show paths", error)))
+        } else {
+            None
+        };
+        Ok(DaemonReply { state, maps, paths })
+    }
+}
+
+async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Error> {
+    let failed = |cause: &dyn std::error::Error| Error::new("multipathd, show maps json", cause);
+    let reply = client.show_maps().await.map_err(|error| failed(&error))?;
+    // Milliseconds for a large host: off the threads that answer scrapes.
+    let parsed = tokio::task::spawn_blocking(move || multipathd::parse_maps(&reply)).await;
+    parsed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// What is wanted of multipathd.
+#[derive(Debug, Default)]
+pub struct DaemonWant {
+    request: DaemonRequest,
+    reason: Option<Reason>,
+}
+
+impl DaemonWant {
+    /// Its state.
+    pub fn state(&mut self, reason: Reason) {
+        self.reason = self.reason.max(Some(reason));
+    }
+
+    /// Its state and its maps.
+    pub fn maps(&mut self, reason: Reason) {
+        self.request.maps = true;
+        self.state(reason);
+    }
+
+    /// Its state, its maps, and the names of the paths that it knows.
+    pub fn paths(&mut self, reason: Reason) {
+        self.request.paths = true;
+        self.state(reason);
+    }
+}
+
+impl Want for DaemonWant {
+    type Request = DaemonRequest;
+
+    fn is_empty(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    fn next(&mut self) -> Option<(DaemonRequest, Reason)> {
+        let reason = self.reason.take()?;
+        Some((std::mem::take(&mut self.request), reason))
+    }
+}

@@ -1,0 +1,217 @@
+//! Which readings are due, and why.
+//!
+//! Each source has a [`Lane`]: one reading at a time, with a deadline. Wants add up while a reading is under way, and the
+//! next reading serves them all. A [`Cadence`] says when a timer wants the next one.
+
+use std::time::{Duration, Instant};
+
+/// Why a reading is due. One that several want has the greatest of their reasons: what somebody else wants, too, is not
+/// the timer's finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// An interval has passed.
+    Timer,
+    /// An event told of the device, or another reading did.
+    Event,
+    /// Events were lost.
+    Overflow,
+    /// SIGHUP.
+    Signal,
+    /// The exporter has started.
+    Start,
+}
+
+/// What is wanted of one source, added up.
+pub trait Want: Default {
+    /// What one reading is asked for.
+    type Request: Clone;
+
+    /// Whether nothing is wanted.
+    fn is_empty(&self) -> bool;
+
+    /// Takes out the next reading, if anything is wanted.
+    fn next(&mut self) -> Option<(Self::Request, Reason)>;
+}
+
+/// One source's readings: what is wanted, and what is under way.
+#[derive(Debug)]
+pub struct Lane<W: Want> {
+    /// What the next reading is to serve.
+    pub want: W,
+    under_way: Option<UnderWay<W::Request>>,
+    deadline: Duration,
+    /// A reading has come, failed, or turned late.
+    tried: bool,
+}
+
+/// A reading that is being made.
+#[derive(Clone, Debug)]
+pub struct UnderWay<Request> {
+    /// What was asked for.
+    pub request: Request,
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub asked: Instant,
+    late: bool,
+}
+
+impl<Request> UnderWay<Request> {
+    /// How long it took; `None` if it took longer than it may, which says nothing of what the next will cost.
+    pub fn cost(&self, now: Instant) -> Option<Duration> {
+        (!self.late).then(|| now - self.asked)
+    }
+}
+
+impl<W: Want> Lane<W> {
+    /// A reading that takes longer than `deadline` is late. Its result is still taken when it comes.
+    pub fn new(deadline: Duration) -> Self {
+        Lane { want: W::default(), under_way: None, deadline, tried: false }
+    }
+
+    /// Begins the next reading, if none is under way and something is wanted.
+    pub fn begin(&mut self, now: Instant) -> Option<W::Request> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let (request, reason) = self.want.next()?;
+        self.under_way = Some(UnderWay { request: request.clone(), reason, asked: now, late: false });
+        Some(request)
+    }
+
+    /// The reading under way has ended, well or not. `None` if there was none.
+    pub fn end(&mut self) -> Option<UnderWay<W::Request>> {
+        self.tried = true;
+        self.under_way.take()
+    }
+
+    /// Whether nothing is being read, nor is to be.
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_none() && self.want.is_empty()
+    }
+
+    /// Whether one has come, failed, or turned late.
+    pub fn was_tried(&self) -> bool {
+        self.tried
+    }
+
+    /// When the reading under way turns late; `None` once it has.
+    pub fn late_at(&self) -> Option<Instant> {
+        self.under_way.as_ref().filter(|reading| !reading.late).map(|reading| reading.asked + self.deadline)
+    }
+
+    /// Notices that the reading under way is late: `true` once.
+    pub fn turns_late(&mut self, now: Instant) -> bool {
+        let turns = self.late_at().is_some_and(|late| late <= now);
+        if let Some(reading) = self.under_way.as_mut().filter(|_| turns) {
+            (reading.late, self.tried) = (true, true);
+        }
+        turns
+    }
+}
+
+/// A timer's readings may use this part of a processor: a hundredth.
+const SHARE: u32 = 100;
+/// However long a reading takes, the next is not put off for longer than this.
+pub const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
+
+/// When a timer wants the next reading. The interval grows with what the last one cost.
+#[derive(Debug)]
+pub struct Cadence {
+    interval: Duration,
+    /// The interval as it is now.
+    present: Duration,
+    last: Instant,
+}
+
+impl Cadence {
+    /// The first is due an interval from now.
+    pub fn new(interval: Duration, now: Instant) -> Self {
+        Cadence { interval, present: interval, last: now }
+    }
+
+    /// When the next is due; `None` if never.
+    pub fn due(&self) -> Option<Instant> {
+        self.last.checked_add(self.present)
+    }
+
+    /// Whether the next is due. If so, the one after it is due an interval from now.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due().is_some_and(|due| due <= now);
+        if is_due {
+            self.last = now;
+        }
+        is_due
+    }
+
+    /// The last reading has cost this much.
+    pub fn cost(&mut self, cost: Duration) {
+        self.present = self.interval.max((cost * SHARE).min(LONGEST_INTERVAL));
+    }
+
+    /// The interval as it is now.
+    pub fn present(&self) -> Duration {
+        self.present
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Default)]
+    struct Numbers(Vec<u32>);
+
+    impl Want for Numbers {
+        type Request = Vec<u32>;
+
+        fn is_empty(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        fn next(&mut self) -> Option<(Vec<u32>, Reason)> {
+            let wanted = std::mem::take(&mut self.0);
+            (!wanted.is_empty()).then_some((wanted, Reason::Event))
+        }
+    }
+
+    #[test]
+    fn wants_add_up_while_a_reading_is_under_way() {
+        let now = Instant::now();
+        let mut lane = Lane::<Numbers>::new(SECOND);
+        assert_eq!(lane.begin(now), None);
+        lane.want.0.push(1);
+        assert_eq!(lane.begin(now), Some(vec![1]));
+        lane.want.0.extend([2, 3]);
+        assert_eq!(lane.begin(now), None);
+        assert_eq!(lane.end().map(|reading| reading.request), Some(vec![1]));
+        assert_eq!(lane.begin(now), Some(vec![2, 3]));
+    }
+
+    #[test]
+    fn a_reading_turns_late_once() {
+        let now = Instant::now();
+        let mut lane = Lane::<Numbers>::new(SECOND);
+        lane.want.0.push(1);
+        lane.begin(now);
+        assert!(!lane.turns_late(now) && !lane.was_tried());
+        assert!(lane.turns_late(now + SECOND) && lane.was_tried());
+        assert!(!lane.turns_late(now + SECOND) && lane.late_at().is_none());
+        assert_eq!(lane.end().and_then(|reading| reading.cost(now + SECOND)), None);
+    }
+
+    #[test]
+    fn an_interval_grows_with_the_cost_up_to_a_bound() {
+        let now = Instant::now();
+        let mut cadence = Cadence::new(5 * SECOND, now);
+        for (cost, present) in [(SECOND / 100, 5), (SECOND / 10, 10), (60 * SECOND, 300)] {
+            cadence.cost(cost);
+            assert_eq!(cadence.present(), present * SECOND);
+        }
+        assert!(!cadence.is_due(now + 299 * SECOND) && cadence.is_due(now + 300 * SECOND));
+        assert_eq!(cadence.due(), Some(now + 600 * SECOND));
+        assert_eq!(Cadence::new(Duration::MAX, now).due(), None);
+    }
+}

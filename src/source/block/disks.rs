@@ -1,0 +1,282 @@
+//! Disks in sysfs: the members of multipath maps.
+//!
+//! ```text
+//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way; dev, size, ro
+//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid
+//! ```
+//!
+//! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-class-scsi_device` of the kernel.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::udev_db::UdevDb;
+use crate::source::Error;
+use crate::source::files::{Anchors, Attribute, or_last};
+use crate::source::transports::{Way, nvme};
+use crate::topology::{DevNo, Transport};
+
+/// SCSI INQUIRY strings, padding trimmed, empty where there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Vendor.
+    pub vendor: Arc<str>,
+    /// Product.
+    pub product: Arc<str>,
+    /// Product revision.
+    pub revision: Arc<str>,
+}
+
+/// A disk's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Its device number.
+    pub devno: DevNo,
+    /// Its kernel name, `sdb`.
+    pub name: Arc<str>,
+    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty where it is no SCSI device.
+    pub hctl: Arc<str>,
+    /// What carries its I/O, as far as its directory tells.
+    pub transport: Transport,
+    /// The session, port or controller that its I/O goes through, if it is one that we read.
+    pub way: Option<Way>,
+    /// What it says it is.
+    pub model: Model,
+    /// Who it says it is, as udev and the SCSI layer know it.
+    pub identity: Identity,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Write-protected.
+    pub read_only: Option<bool>,
+    /// How it fares.
+    pub states: States,
+}
+
+/// Who a disk says it is. Neither source is always ahead of the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// udev's word, which is how multipath names maps.
+    pub udev: Option<Arc<str>>,
+    /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
+    pub kernel: Option<Arc<str>>,
+}
+
+/// States of a SCSI device, in the kernel's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
+    pub device: Option<Arc<str>>,
+    /// ALUA state, where a hardware handler is attached.
+    pub access: Option<Arc<str>>,
+    /// There is none to be read.
+    pub absent: bool,
+}
+
+/// A disk as last read, and where its files are.
+#[derive(Debug)]
+pub struct Known {
+    /// Its directory, relative to the root.
+    place: PathBuf,
+    scsi: Option<ScsiDevice>,
+    /// Its files.
+    pub disk: Arc<Disk>,
+}
+
+/// Where a SCSI disk's own device lies: neither by way of a link nor all the way down, as it is read all the time.
+#[derive(Debug)]
+struct ScsiDevice {
+    /// The directory of its session, port or host.
+    anchor: Arc<Path>,
+    /// `target6:0:0/6:0:0:1`
+    below: String,
+}
+
+/// Reads the files of disks.
+#[derive(Debug)]
+pub struct Disks {
+    root: PathBuf,
+    anchors: Anchors,
+    file: Attribute,
+}
+
+impl Disks {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        Disks { root: root.to_owned(), anchors: Anchors::default(), file: Attribute::default() }
+    }
+
+    /// Closes what is held open for the files of many disks.
+    pub fn end(&mut self) {
+        self.anchors.close();
+    }
+
+    /// Reads all of the disk of this number in this directory. `last` is the disk of this number as last read: what
+    /// cannot be read stays as it was there.
+    pub fn read(
+        &mut self,
+        devno: DevNo,
+        place: &Path,
+        last: Option<Known>,
+        identities: &UdevDb,
+        unreadable: &mut Vec<Error>,
+    ) -> Known {
+        let mut known = last.filter(|known| known.place == place).unwrap_or_else(|| Known {
+            scsi: scsi_device(&self.root, place),
+            disk: Arc::new(Disk::at(devno, place)),
+            place: place.to_owned(),
+        });
+        let last = &*known.disk;
+        let mut device = self.files(&known);
+        let states = or_last(device.states(), Some(&last.states), unreadable);
+        let kernel = or_last(device.wwid(), Some(&last.identity.kernel), unreadable);
+        let mut word = |name, last: &Arc<str>| {
+            let word = device.text(name, &Some(Arc::clone(last))).map(Option::unwrap_or_default);
+            or_last(word, Some(last), unreadable)
+        };
+        let model = Model {
+            vendor: word("vendor", &last.model.vendor),
+            product: word("model", &last.model.product),
+            revision: word("rev", &last.model.revision),
+        };
+        let directory = self.root.join(place);
+        let size_bytes = self.file.size_bytes(&directory);
+        let read_only = self.file.flag(&directory, "ro");
+        let disk = Disk {
+            model,
+            identity: Identity { udev: identities.wwid(devno, &last.name).cloned(), kernel },
+            size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
+            read_only: or_last(read_only, Some(&last.read_only), unreadable),
+            states,
+            ..last.clone()
+        };
+        known.replace(disk);
+        known
+    }
+
+    /// Reads the states of a known disk, and looks up who udev says it is.
+    pub fn read_states(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+        let disk = &*known.disk;
+        let states = or_last(self.files(known).states(), Some(&disk.states), unreadable);
+        let udev = identities.wwid(disk.devno, &disk.name);
+        if disk.states != states || disk.identity.udev.as_ref() != udev {
+            let identity = Identity { udev: udev.cloned(), kernel: disk.identity.kernel.clone() };
+            known.replace(Disk { states, identity, ..disk.clone() });
+        }
+    }
+
+    fn files<'a>(&'a mut self, known: &'a Known) -> ScsiFiles<'a> {
+        ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known }
+    }
+}
+
+impl Known {
+    /// A disk that reads the same stays the same allocation: a device is assembled anew only from what differs.
+    fn replace(&mut self, disk: Disk) {
+        if *self.disk != disk {
+            self.disk = Arc::new(disk);
+        }
+    }
+}
+
+/// The files of the disk's own device, which are read all the time.
+struct ScsiFiles<'a> {
+    root: &'a Path,
+    file: &'a mut Attribute,
+    anchors: &'a mut Anchors,
+    known: &'a Known,
+}
+
+impl ScsiFiles<'_> {
+    fn states(&mut self) -> Result<States, Error> {
+        let last = &self.known.disk.states;
+        match self.text("state", &last.device)? {
+            None => Ok(States { absent: true, ..States::default() }),
+            device => Ok(States { device, access: self.text("access_state", &last.access)?, absent: false }),
+        }
+    }
+
+    fn wwid(&mut self) -> Result<Option<Arc<str>>, Error> {
+        match self.known.disk.way {
+            // A controller may have several namespaces, each with a WWID of its own.
+            Some(Way::Nvme(_)) => Ok(self.file.text(&self.root.join(&self.known.place), "wwid")?.map(Arc::from)),
+            _ => self.text("wwid", &self.known.disk.identity.kernel),
+        }
+    }
+
+    /// A file's text; the same allocation where it is what it was, as it mostly is.
+    fn text(&mut self, name: &str, last: &Option<Arc<str>>) -> Result<Option<Arc<str>>, Error> {
+        let text = match &self.known.scsi {
+            Some(ScsiDevice { anchor, below }) => match self.anchors.get(anchor)? {
+                Some(open) => self.file.text_below(open, anchor, &[below, name])?,
+                None => None,
+            },
+            None => self.file.text(&self.root.join(&self.known.place).join("device"), name)?,
+        };
+        Ok(match (text, last) {
+            (Some(text), Some(last)) if *text == **last => Some(Arc::clone(last)),
+            (text, _) => text.map(Arc::from),
+        })
+    }
+}
+
+impl Disk {
+    /// A disk that has not been read: its directory tells this much.
+    fn at(devno: DevNo, place: &Path) -> Self {
+        Disk {
+            devno,
+            name: place.file_name().unwrap_or_default().to_string_lossy().into(),
+            hctl: hctl_of(place).into(),
+            transport: transport_of(place),
+            way: way_of(place),
+            model: Model::default(),
+            identity: Identity::default(),
+            size_bytes: None,
+            read_only: None,
+            states: States::default(),
+        }
+    }
+}
+
+/// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
+fn scsi_device(root: &Path, place: &Path) -> Option<ScsiDevice> {
+    let device = place.parent().filter(|block| block.ends_with("block"))?.parent()?;
+    let (hctl, target) = (device.file_name()?.to_str()?, device.parent()?);
+    let anchor = target.parent().filter(|_| hctl == hctl_of(place))?;
+    let below = format!("{}/{hctl}", target.file_name()?.to_str()?);
+    Some(ScsiDevice { anchor: root.join(anchor).into(), below })
+}
+
+/// The names of the directories that the member's own lies in: they tell its SCSI address and what it goes over.
+fn lineage(place: &Path) -> impl Iterator<Item = &str> {
+    place.components().filter_map(|part| part.as_os_str().to_str())
+}
+
+fn hctl_of(place: &Path) -> &str {
+    let is_address =
+        |part: &&str| part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit());
+    lineage(place).filter(is_address).last().unwrap_or_default()
+}
+
+fn is_numbered(part: &str, prefix: &str) -> bool {
+    part.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+fn way_of(place: &Path) -> Option<Way> {
+    lineage(place).find_map(|part| match part {
+        session if is_numbered(session, "session") => Some(Way::Iscsi(session.into())),
+        port if is_numbered(port, "rport-") => Some(Way::FibreChannel(port.into())),
+        controller if nvme::is_controller(controller) => Some(Way::Nvme(controller.into())),
+        _ => None,
+    })
+}
+
+fn transport_of(place: &Path) -> Transport {
+    match way_of(place) {
+        Some(Way::Iscsi(_)) => Transport::Iscsi,
+        Some(Way::FibreChannel(_)) => Transport::Fc,
+        // Its controller tells.
+        Some(Way::Nvme(_)) => Transport::Unknown,
+        None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
+        None => Transport::Unknown,
+    }
+}

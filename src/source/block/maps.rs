@@ -1,0 +1,159 @@
+//! Multipath maps in sysfs.
+//!
+//! ```text
+//! block/dm-N/             dm/uuid says whether it is a multipath map; dm/name, size, ro, diskseq, …
+//! block/dm-N/slaves/sdb   a link to the member's directory: see disks.rs
+//! ```
+//!
+//! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-block-dm` of the kernel.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::source::files::{Attribute, follow, list_if_there, or_last, or_note};
+use crate::source::{Error, UUID_PREFIX, dm_name};
+use crate::topology::DevNo;
+
+/// Where the kernel keeps all device-mapper devices, and `block` links to.
+const VIRTUAL: &str = "devices/virtual/block";
+
+/// A multipath map's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Its identity.
+    pub wwid: Arc<str>,
+    /// Its kernel name, `dm-3`.
+    pub sysfs_name: Arc<str>,
+    /// Its device number.
+    pub devno: DevNo,
+    /// Its name (alias).
+    pub name: Arc<str>,
+    /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
+    pub diskseq: Option<u64>,
+    /// I/O is suspended.
+    pub suspended: Option<bool>,
+    /// Size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Write-protected.
+    pub read_only: Option<bool>,
+    /// Its members, sorted by device number.
+    pub members: Vec<Slave>,
+}
+
+/// A member, by its link in `slaves`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slave {
+    /// Its device number. A disk that is gone, but that the map still holds, keeps its last number; `None` if that was
+    /// never known.
+    pub devno: Option<DevNo>,
+    /// Its kernel name.
+    pub name: Arc<str>,
+    /// Its directory, relative to the root of sysfs.
+    pub place: PathBuf,
+    /// The directory is gone.
+    pub gone: bool,
+}
+
+/// Reads maps.
+#[derive(Debug)]
+pub struct Maps {
+    root: PathBuf,
+    file: Attribute,
+}
+
+impl Maps {
+    /// `root` is where sysfs is mounted.
+    pub fn new(root: &Path) -> Self {
+        Maps { root: root.to_owned(), file: Attribute::default() }
+    }
+
+    /// Reads a device-mapper device; `None` if it is no multipath map. `last` is the map of this name as last read.
+    ///
+    /// # Errors
+    /// If it cannot be told which map it is. What else cannot be read is noted, and stays as last read.
+    pub fn read(
+        &mut self,
+        minor: u32,
+        last: Option<&Arc<Map>>,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Option<Arc<Map>>, Error> {
+        let directory = self.directory(minor);
+        let Some(uuid) = self.file.text(&directory, "dm/uuid")? else {
+            return match self.file.text(&directory, "dev")? {
+                // A device that has no UUID has an empty one. Without the file nobody knows which device this is.
+                Some(_) if directory.join("dm").is_dir() => {
+                    Err(Error::new(directory.join("dm/uuid").display(), "the device is there without this file"))
+                }
+                _ => Ok(None),
+            };
+        };
+        let Some(wwid) = uuid.strip_prefix(UUID_PREFIX).map(Arc::<str>::from) else { return Ok(None) };
+        let Some(devno) = self.file.parsed(&directory, "dev")? else { return Ok(None) };
+        let last = last.filter(|last| last.wwid == wwid);
+        let Some(members) = self.members(minor, last.map(|last| &**last), unreadable)? else { return Ok(None) };
+        let name = dm_name(self.file.bytes(&directory, "dm/name")?.unwrap_or_default()).into();
+        let diskseq = or_last(self.file.parsed(&directory, "diskseq"), last.map(|map| &map.diskseq), unreadable);
+        let suspended = or_last(self.suspended(minor), last.map(|map| &map.suspended), unreadable);
+        let size_bytes = or_last(self.file.size_bytes(&directory), last.map(|map| &map.size_bytes), unreadable);
+        let read_only = or_last(self.file.flag(&directory, "ro"), last.map(|map| &map.read_only), unreadable);
+        let sysfs_name = kernel_name(minor).into();
+        let map = Map { wwid, sysfs_name, devno, name, diskseq, suspended, size_bytes, read_only, members };
+        Ok(Some(last.filter(|last| ***last == map).cloned().unwrap_or_else(|| Arc::new(map))))
+    }
+
+    /// Whether I/O to the map is suspended.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn suspended(&mut self, minor: u32) -> Result<Option<bool>, Error> {
+        self.file.flag(&self.directory(minor), "dm/suspended")
+    }
+
+    /// Requests sent down to the map and not completed.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn inflight(&mut self, minor: u32) -> Result<Option<u64>, Error> {
+        self.file.inflight(&self.directory(minor))
+    }
+
+    fn directory(&self, minor: u32) -> PathBuf {
+        self.root.join("block").join(kernel_name(minor))
+    }
+
+    /// The members by their links; `None` if the map is gone.
+    fn members(
+        &mut self,
+        minor: u32,
+        last: Option<&Map>,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Option<Vec<Slave>>, Error> {
+        let here = Path::new(VIRTUAL).join(kernel_name(minor)).join("slaves");
+        let directory = self.root.join(&here);
+        let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
+        let mut members = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let known = last.and_then(|last| last.members.iter().find(|known| *known.name == *entry.name));
+            let place = match follow(&directory.join(&entry.name), &here) {
+                Ok(place) => place,
+                Err(error) => {
+                    unreadable.push(error);
+                    known.map(|known| known.place.clone())
+                }
+            };
+            let Some(place) = place else { continue };
+            let errors = unreadable.len();
+            let now = or_note(self.file.parsed(&self.root.join(&place), "dev"), unreadable);
+            let gone = now.is_none() && unreadable.len() == errors;
+            let devno = now.or(known.and_then(|known| known.devno));
+            members.push(Slave { devno, name: entry.name.into(), place, gone });
+        }
+        members.sort();
+        Ok(Some(members))
+    }
+}
+
+/// `dm-3`.
+pub fn kernel_name(minor: u32) -> String {
+    format!("dm-{minor}")
+}

@@ -1,0 +1,535 @@
+//! Block devices in sysfs: maps, their members, and what the root file system stands on.
+//!
+//! ```text
+//! maps.rs      multipath maps and which members they have      where device mapper does not tell that
+//! disks.rs     members: states, model, size, identity
+//! udev_db.rs   who udev says a disk is
+//! root.rs      the devices below the root file system
+//! ```
+//!
+//! Each reading of [`Scope::Everything`] opens every file anew: nothing of it is older than the reading. That costs about
+//! 40 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper's own word is
+//! to be had, the files of the maps are left out: an ioctl tells it all, and a file costs as much as an ioctl.
+
+pub mod disks;
+pub mod maps;
+mod root;
+pub mod udev_db;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Attribute, Entry, follow, list_if_there, or_note};
+use super::{Error, Places, unless_exhausted};
+use crate::topology::DevNo;
+use disks::{Disk, Disks};
+use maps::{Map, Maps, kernel_name};
+use udev_db::UdevDb;
+
+/// What to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// How much.
+    pub scope: Scope,
+    /// The maps and their members as device mapper tells them; `None` to find them here.
+    pub told: Option<Arc<[Told]>>,
+}
+
+/// How much to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything of every device.
+    Everything,
+    /// What changes without an event, of the devices that are known.
+    States,
+    /// These devices.
+    Devices(Devices),
+}
+
+/// Some devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// These device-mapper devices, and their members.
+    pub maps: BTreeSet<DevNo>,
+    /// Everything of these disks.
+    pub disks: BTreeSet<DevNo>,
+    /// The states of these disks. One that is not known is read whole.
+    pub states: BTreeSet<DevNo>,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Scope::Devices(Devices::default())
+    }
+}
+
+/// A map as device mapper tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its device number.
+    pub devno: DevNo,
+    /// Its members.
+    pub members: Arc<[DevNo]>,
+}
+
+/// What was read. What reads the same as last time is the same allocation.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The devices that were looked at. `None` for one that is gone, or that is no multipath map.
+    pub maps: BTreeMap<DevNo, Option<Arc<Map>>>,
+    /// The disks that were looked at; `None` for one that is gone.
+    pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
+    /// Requests sent down to maps and not completed.
+    pub inflight: BTreeMap<DevNo, u64>,
+    /// What only a reading of everything tells.
+    pub host: Option<Host>,
+    /// What exists and could not be read. What was known of it stands as last read.
+    pub unreadable: Vec<Error>,
+}
+
+/// What a reading of everything tells besides maps and their members.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Every map is in the reading. `false` where device mapper tells them.
+    pub has_maps: bool,
+    /// The disks that a multipath map could be made of, and that are no members of one.
+    pub candidates: Arc<[Candidate]>,
+    /// Kernel names of the block devices that the root file system stands on.
+    pub root: Arc<HashSet<String>>,
+}
+
+/// A disk that a multipath map could be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its kernel name.
+    pub name: Arc<str>,
+    /// Its device number.
+    pub devno: DevNo,
+    /// Who udev says it is.
+    pub wwid: Arc<str>,
+}
+
+/// Reads block devices. Remembers the last reading, for what cannot be read, and to tell what is still the same.
+#[derive(Debug)]
+pub struct Block {
+    places: Places,
+    maps: Maps,
+    disks: Disks,
+    identities: UdevDb,
+    /// By the number in their name, which is the minor number.
+    known_maps: BTreeMap<u32, Arc<Map>>,
+    known_disks: BTreeMap<DevNo, disks::Known>,
+    known_inflight: BTreeMap<DevNo, u64>,
+    candidates: Arc<[Candidate]>,
+    root: Arc<HashSet<String>>,
+    file: Attribute,
+}
+
+impl Block {
+    /// A reader of these places.
+    pub fn new(places: Places) -> Self {
+        Block {
+            maps: Maps::new(&places.sysfs),
+            disks: Disks::new(&places.sysfs),
+            identities: UdevDb::new(&places.udev_data),
+            known_maps: BTreeMap::new(),
+            known_disks: BTreeMap::new(),
+            known_inflight: BTreeMap::new(),
+            candidates: Arc::default(),
+            root: Arc::default(),
+            file: Attribute::default(),
+            places,
+        }
+    }
+
+    /// Reads what is asked for.
+    ///
+    /// # Errors
+    /// If there is no `block`, or this process has no files or memory left to read with. A single device's trouble is in
+    /// the reading.
+    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+        let mut reading = Reading::default();
+        let identities = self.identities.read(&mut reading.unreadable);
+        reading.unreadable.extend(identities.err());
+        let read = match &request.scope {
+            Scope::Everything => self.read_everything(request.told.as_deref(), &mut reading),
+            Scope::States => self.read_states(request.told.as_deref(), &mut reading),
+            Scope::Devices(devices) => {
+                devices.maps.iter().for_each(|devno| self.read_map(*devno, &mut reading));
+                devices.disks.iter().for_each(|devno| self.read_disk_numbered(*devno, &mut reading));
+                devices.states.iter().for_each(|devno| self.read_states_of(*devno, &mut reading));
+                Ok(())
+            }
+        };
+        self.disks.end();
+        read?;
+        let unreadable = std::mem::take(&mut reading.unreadable);
+        let reading = unless_exhausted(reading, &unreadable)?;
+        Ok(Reading { unreadable, ..reading })
+    }
+
+    fn read_everything(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
+        let block = self.places.sysfs.join("block");
+        let Some(entries) = list_if_there(&block)? else {
+            return Err(Error::new(block.display(), "there is no such directory"));
+        };
+        match told {
+            Some(told) => {
+                for Told { devno, members } in told {
+                    members.iter().for_each(|member| self.read_disk_numbered(*member, reading));
+                    match self.known_inflight.get(devno) {
+                        Some(inflight) => drop(reading.inflight.insert(*devno, *inflight)),
+                        None => self.read_inflight(*devno, reading),
+                    }
+                }
+                self.known_maps.clear();
+            }
+            None => {
+                let minors: BTreeSet<u32> = entries.iter().filter_map(|entry| minor_of(&entry.name)).collect();
+                self.known_maps.retain(|minor, _| minors.contains(minor));
+                minors.into_iter().for_each(|minor| self.discover(minor, reading));
+            }
+        }
+        self.known_disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
+        self.known_inflight.clone_from(&reading.inflight);
+        let candidates = self.candidates(&entries, reading);
+        if *candidates != *self.candidates {
+            self.candidates = candidates.into();
+        }
+        match root::devices(&self.places) {
+            Ok(root) if root == *self.root => {}
+            Ok(root) => self.root = Arc::new(root),
+            Err(error) => reading.unreadable.push(error),
+        }
+        reading.host = Some(Host {
+            has_maps: told.is_none(),
+            candidates: Arc::clone(&self.candidates),
+            root: Arc::clone(&self.root),
+        });
+        Ok(())
+    }
+
+    fn read_states(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
+        for (devno, known) in &mut self.known_disks {
+            self.disks.read_states(known, &self.identities, &mut reading.unreadable);
+            reading.disks.insert(*devno, Some(Arc::clone(&known.disk)));
+        }
+        for (minor, map) in &mut self.known_maps {
+            let suspended = or_note(self.maps.suspended(*minor), &mut reading.unreadable).or(map.suspended);
+            if map.suspended != suspended {
+                *map = Arc::new(Map { suspended, ..(**map).clone() });
+            }
+            reading.maps.insert(map.devno, Some(Arc::clone(map)));
+        }
+        let maps: Vec<DevNo> = match told {
+            Some(told) => told.iter().map(|map| map.devno).collect(),
+            None => self.known_maps.values().map(|map| map.devno).collect(),
+        };
+        maps.into_iter().for_each(|devno| self.read_inflight(devno, reading));
+        self.known_inflight.clone_from(&reading.inflight);
+        Ok(())
+    }
+
+    /// Reads the map of this number; it may be gone, or none.
+    fn read_map(&mut self, devno: DevNo, reading: &mut Reading) {
+        reading.maps.insert(devno, None);
+        self.discover(devno.minor, reading);
+    }
+
+    /// Reads a device-mapper device and, if it is a multipath map, its members. After an error what was known stands.
+    fn discover(&mut self, minor: u32, reading: &mut Reading) {
+        let known = self.known_maps.remove(&minor);
+        let map = self.maps.read(minor, known.as_ref(), &mut reading.unreadable).unwrap_or_else(|error| {
+            reading.unreadable.push(error);
+            known
+        });
+        let Some(map) = map else { return };
+        for member in &map.members {
+            match member.devno {
+                Some(devno) if member.gone => drop(reading.disks.insert(devno, None)),
+                Some(devno) => self.read_disk(devno, &member.place, reading),
+                None => {}
+            }
+        }
+        self.known_maps.insert(minor, Arc::clone(&map));
+        self.read_inflight(map.devno, reading);
+        reading.maps.insert(map.devno, Some(map));
+    }
+
+    /// Reads the disk of this number. What is known of it stands if nobody can tell where it is.
+    fn read_disk_numbered(&mut self, devno: DevNo, reading: &mut Reading) {
+        if reading.disks.contains_key(&devno) {
+            return;
+        }
+        match self.place_of(devno) {
+            Ok(Some(place)) => self.read_disk(devno, &place, reading),
+            Ok(None) => {
+                self.known_disks.remove(&devno);
+                reading.disks.insert(devno, None);
+            }
+            Err(error) => {
+                reading.unreadable.push(error);
+                let known = self.known_disks.get(&devno).map(|known| Some(Arc::clone(&known.disk)));
+                reading.disks.extend(known.map(|known| (devno, known)));
+            }
+        }
+    }
+
+    /// Maps may share members, so a disk is read once in each reading.
+    fn read_disk(&mut self, devno: DevNo, place: &Path, reading: &mut Reading) {
+        if reading.disks.contains_key(&devno) {
+            return;
+        }
+        let last = self.known_disks.remove(&devno);
+        let known = self.disks.read(devno, place, last, &self.identities, &mut reading.unreadable);
+        reading.disks.insert(devno, Some(Arc::clone(&known.disk)));
+        self.known_disks.insert(devno, known);
+    }
+
+    fn read_states_of(&mut self, devno: DevNo, reading: &mut Reading) {
+        if reading.disks.contains_key(&devno) {
+            return;
+        }
+        match self.known_disks.get_mut(&devno) {
+            Some(known) => {
+                self.disks.read_states(known, &self.identities, &mut reading.unreadable);
+                reading.disks.insert(devno, Some(Arc::clone(&known.disk)));
+            }
+            None => self.read_disk_numbered(devno, reading),
+        }
+    }
+
+    fn read_inflight(&mut self, devno: DevNo, reading: &mut Reading) {
+        let last = self.known_inflight.get(&devno).copied();
+        let inflight = or_note(self.maps.inflight(devno.minor), &mut reading.unreadable).or(last);
+        reading.inflight.extend(inflight.map(|inflight| (devno, inflight)));
+    }
+
+    /// The device's directory, relative to the root; `None` if it is gone.
+    fn place_of(&self, devno: DevNo) -> Result<Option<PathBuf>, Error> {
+        let numbers = Path::new("dev/block");
+        follow(&self.places.sysfs.join(numbers).join(devno.to_string()), numbers)
+    }
+
+    /// The disks of `block` that multipath takes and that udev knows, but for those that were read as members.
+    fn candidates(&mut self, block: &[Entry], reading: &mut Reading) -> Vec<Candidate> {
+        let members: HashSet<&str> = reading.disks.values().flatten().map(|disk| &*disk.name).collect();
+        let mut candidates = Vec::new();
+        for Entry { name, .. } in block.iter().filter(|entry| is_disk(&entry.name) && !members.contains(&*entry.name)) {
+            let directory = self.places.sysfs.join("block").join(name);
+            let unreadable = &mut reading.unreadable;
+            if or_note(is_left_alone(&directory).map(Some), unreadable) != Some(false) {
+                continue;
+            }
+            let Some(devno) = or_note(self.file.parsed(&directory, "dev"), unreadable) else { continue };
+            if let Some(wwid) = self.identities.wwid(devno, name) {
+                candidates.push(Candidate { name: name.as_str().into(), devno, wwid: Arc::clone(wwid) });
+            }
+        }
+        candidates
+    }
+}
+
+fn minor_of(name: &str) -> Option<u32> {
+    let minor = name.strip_prefix("dm-")?.parse().ok()?;
+    Some(minor).filter(|minor| kernel_name(*minor) == name)
+}
+
+/// Whether it is a disk that multipath takes: neither a device-mapper, loop, RAM or optical one, nor a hidden NVMe path.
+fn is_disk(name: &str) -> bool {
+    let starts =
+        |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+    let nvme = name.strip_prefix("nvme").is_some_and(|rest| rest.contains('n') && !rest.contains('c'));
+    starts("sd") || starts("dasd") || nvme
+}
+
+/// Whether multipath leaves it alone by the place where it lies: an NVMe multipath head, which has its paths below it, or a
+/// disk on USB, many of which have the same serial number (`allow_usb_devices` in `multipath.conf(5)`).
+fn is_left_alone(directory: &Path) -> Result<bool, Error> {
+    let left_alone = |part: &OsStr| {
+        let usb = part.to_str().and_then(|part| part.strip_prefix("usb"));
+        part == "nvme-subsystem" || usb.is_some_and(|bus| bus.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let place = follow(directory, Path::new("block"))?;
+    Ok(place.is_some_and(|place| place.components().any(|part| left_alone(part.as_os_str()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::maps::Slave;
+    use super::*;
+
+    const DM: &str = "devices/virtual/block/dm-0";
+    const SCSI: &str = "devices/pci/host6/target6:0:0/6:0:0:1";
+
+    fn devno(text: &str) -> DevNo {
+        text.parse().unwrap()
+    }
+
+    fn write(root: &Path, directory: &str, files: &[(&str, &str)]) {
+        for (name, content) in files {
+            let file = root.join(directory).join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, content).unwrap();
+        }
+    }
+
+    fn link(root: &Path, link: &str, target: &str) {
+        let link = root.join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(target, link).unwrap();
+    }
+
+    /// A host with one map of one SCSI disk, and a reader.
+    fn host() -> (tempfile::TempDir, Block) {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        write(root, DM, &[("dev", "254:0"), ("dm/uuid", "mpath-3600a"), ("dm/name", "mpatha"), ("size", "8")]);
+        write(root, DM, &[("dm/suspended", "0"), ("inflight", "0 0")]);
+        link(root, "block/dm-0", &format!("../{DM}"));
+        write(root, SCSI, &[("state", "running"), ("wwid", "naa.1"), ("block/sdb/dev", "8:16")]);
+        link(root, &format!("{SCSI}/block/sdb/device"), "../../../6:0:0:1");
+        link(root, "dev/block/8:16", &format!("../../{SCSI}/block/sdb"));
+        link(root, &format!("{DM}/slaves/sdb"), &format!("../../../../../{SCSI}/block/sdb"));
+        let places =
+            Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev"), capture: None };
+        (tree, Block::new(places))
+    }
+
+    fn read(reader: &mut Block, scope: Scope, told: bool) -> Reading {
+        let told = told.then(|| [Told { devno: devno("254:0"), members: [devno("8:16")].into() }].into());
+        let reading = reader.read(&Request { scope, told }).unwrap();
+        assert_eq!(reading.unreadable, []);
+        reading
+    }
+
+    fn map(reading: &Reading) -> Arc<Map> {
+        Arc::clone(reading.maps[&devno("254:0")].as_ref().unwrap())
+    }
+
+    fn disk(reading: &Reading) -> Option<Arc<Disk>> {
+        reading.disks[&devno("8:16")].clone()
+    }
+
+    #[test]
+    fn everything_is_read_anew_each_time() {
+        let (tree, mut reader) = host();
+        read(&mut reader, Scope::Everything, false);
+        write(tree.path(), DM, &[("dm/name", "mpathb")]);
+        write(tree.path(), SCSI, &[("state", "offline"), ("wwid", "naa.2"), ("rev", "2")]);
+        for told in [true, false] {
+            let reading = read(&mut reader, Scope::Everything, told);
+            let disk = disk(&reading).unwrap();
+            assert_eq!(disk.states.device.as_deref(), Some("offline"));
+            assert_eq!((disk.identity.kernel.as_deref(), &*disk.model.revision), (Some("naa.2"), "2"));
+            assert_eq!(reading.maps.is_empty(), told);
+        }
+        assert_eq!(&*map(&read(&mut reader, Scope::Everything, false)).name, "mpathb");
+    }
+
+    #[test]
+    fn what_reads_the_same_is_the_same_allocation() {
+        let (_tree, mut reader) = host();
+        let (one, other) = (read(&mut reader, Scope::Everything, false), read(&mut reader, Scope::Everything, false));
+        assert!(Arc::ptr_eq(&map(&one), &map(&other)));
+        assert!(Arc::ptr_eq(&disk(&one).unwrap(), &disk(&other).unwrap()));
+    }
+
+    #[test]
+    fn states_of_what_is_known() {
+        let (tree, mut reader) = host();
+        read(&mut reader, Scope::Everything, false);
+        write(tree.path(), SCSI, &[("state", "blocked"), ("rev", "2")]);
+        write(tree.path(), DM, &[("dm/suspended", "1"), ("inflight", "2 3"), ("dm/name", "mpathb")]);
+        let reading = read(&mut reader, Scope::States, false);
+        let disk = disk(&reading).unwrap();
+        assert_eq!((disk.states.device.as_deref(), &*disk.model.revision), (Some("blocked"), ""));
+        assert_eq!((map(&reading).suspended, &*map(&reading).name), (Some(true), "mpatha"));
+        assert_eq!(reading.inflight[&devno("254:0")], 5);
+    }
+
+    #[test]
+    fn a_member_that_comes_or_goes() {
+        let (tree, mut reader) = host();
+        read(&mut reader, Scope::Everything, false);
+        write(tree.path(), "devices/virtual/block/sdc", &[("dev", "8:32")]);
+        link(tree.path(), &format!("{DM}/slaves/sdc"), "../../sdc");
+        let names = |map: Arc<Map>| map.members.iter().map(|slave| slave.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(map(&read(&mut reader, Scope::Everything, false))), ["sdb", "sdc"]);
+        fs::remove_file(tree.path().join(DM).join("slaves/sdc")).unwrap();
+        assert_eq!(names(map(&read(&mut reader, Scope::Everything, false))), ["sdb"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_keeps_its_number_while_a_map_holds_it() {
+        let (tree, mut reader) = host();
+        read(&mut reader, Scope::Everything, false);
+        fs::remove_dir_all(tree.path().join(SCSI)).unwrap();
+        fs::remove_file(tree.path().join("dev/block/8:16")).unwrap();
+        let reading = read(&mut reader, Scope::Everything, false);
+        let Slave { devno: number, gone, .. } = &map(&reading).members[0];
+        assert_eq!((*number, *gone, disk(&reading)), (Some(devno("8:16")), true, None));
+        assert_eq!(disk(&read(&mut reader, Scope::Everything, true)), None);
+        // Nobody has seen the disk that a reader finds gone at its start.
+        let mut new = Block::new(reader.places.clone());
+        let Slave { devno: number, gone, name, .. } = &map(&read(&mut new, Scope::Everything, false)).members[0];
+        assert_eq!((*number, *gone, &**name), (None, true, "sdb"));
+    }
+
+    #[test]
+    fn a_device_by_its_number() {
+        let (tree, mut reader) = host();
+        let one = |maps: &[&str], disks: &[&str]| {
+            let numbers = |numbers: &[&str]| numbers.iter().map(|number| devno(number)).collect();
+            Scope::Devices(Devices { maps: numbers(maps), disks: numbers(disks), states: BTreeSet::new() })
+        };
+        assert_eq!(&*disk(&read(&mut reader, one(&[], &["8:16"]), false)).unwrap().name, "sdb");
+        let reading = read(&mut reader, one(&["254:0", "254:9"], &["8:99"]), false);
+        assert_eq!(&*map(&reading).wwid, "3600a");
+        assert_eq!((&reading.maps[&devno("254:9")], &reading.disks[&devno("8:99")]), (&None, &None));
+        write(tree.path(), DM, &[("dm/uuid", "LVM-x")]);
+        assert_eq!(read(&mut reader, one(&["254:0"], &[]), false).maps[&devno("254:0")], None);
+    }
+
+    #[test]
+    fn a_map_whose_identity_cannot_be_read_stays_and_is_an_error() {
+        let (tree, mut reader) = host();
+        read(&mut reader, Scope::Everything, false);
+        let uuid = tree.path().join(DM).join("dm/uuid");
+        fs::remove_file(&uuid).unwrap();
+        for round in 0..2 {
+            let reading = reader.read(&Request { scope: Scope::Everything, told: None }).unwrap();
+            assert_eq!(&*map(&reading).wwid, "3600a", "{round}");
+            assert!(reading.unreadable[0].to_string().contains("dm/uuid"), "{:?}", reading.unreadable);
+            if round == 0 {
+                fs::create_dir(&uuid).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn disks_by_their_names() {
+        for (name, disk) in [
+            ("sda", true),
+            ("sdaa", true),
+            ("dasdb", true),
+            ("nvme0n1", true),
+            ("nvme0c1n1", false),
+            ("sr0", false),
+            ("dm-0", false),
+            ("loop0", false),
+            ("ram0", false),
+            ("sd", false),
+        ] {
+            assert_eq!(is_disk(name), disk, "{name}");
+        }
+        for (name, minor) in [("dm-0", Some(0)), ("dm-17", Some(17)), ("dm-", None), ("dm-017", None), ("sda", None)] {
+            assert_eq!(minor_of(name), minor, "{name}");
+        }
+    }
+}

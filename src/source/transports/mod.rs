@@ -1,0 +1,160 @@
+//! What paths go over, in sysfs: little to read, and without any event.
+//!
+//! ```text
+//! iscsi.rs            sessions
+//! fibre_channel.rs    ports of host and array
+//! nvme.rs             controllers, and the namespace heads whose paths go through them
+//! ```
+//!
+//! They are read apart from block devices, by a thread of their own: a driver that hangs may hold up either, and then the
+//! other still tells what it knows.
+
+pub mod fibre_channel;
+pub mod iscsi;
+pub mod nvme;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::interfaces::Addresses;
+use super::{Error, unless_exhausted};
+use crate::topology::{Ports, Transport, Transports};
+use fibre_channel::FibreChannel;
+use iscsi::Iscsi;
+use nvme::{Head, Nvme};
+
+/// Which parts are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// NVMe multipath heads.
+    pub nvme: bool,
+    /// iSCSI sessions.
+    pub iscsi: bool,
+    /// Fibre Channel ports.
+    pub fibre_channel: bool,
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Find out again, too, between which ports each of them goes. Otherwise only where that is unknown, or its state
+    /// has changed.
+    pub anew: bool,
+    /// Which interface has which address.
+    pub addresses: Arc<Addresses>,
+}
+
+/// The session, port or controller that a disk's I/O goes through, by the kernel's name for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// This session.
+    Iscsi(Arc<str>),
+    /// This remote port.
+    FibreChannel(Arc<str>),
+    /// This controller, whose namespaces are no heads (`nvme_core.multipath=N`).
+    Nvme(Arc<str>),
+}
+
+/// What carries I/O each way, and between which ports.
+pub type Ways = HashMap<Way, (Transport, Ports)>;
+
+/// What was read. What reads the same as last time is the same allocation.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Sessions and ports.
+    pub transports: Arc<Transports>,
+    /// Where the I/O of disks goes.
+    pub ways: Arc<Ways>,
+    /// NVMe multipath heads.
+    pub heads: Vec<Arc<Head>>,
+    /// What exists and could not be read. What was known of it stands as last read.
+    pub unreadable: Vec<Error>,
+}
+
+/// Reads what paths go over. Remembers it: a session that is dead no longer says what it was.
+#[derive(Debug)]
+pub struct Reader {
+    iscsi: Option<Iscsi>,
+    fibre_channel: Option<FibreChannel>,
+    nvme: Option<Nvme>,
+    transports: Arc<Transports>,
+    ways: Arc<Ways>,
+}
+
+impl Reader {
+    /// `sysfs` is where sysfs is mounted.
+    pub fn new(sysfs: &Path, parts: Parts) -> Self {
+        Reader {
+            iscsi: parts.iscsi.then(|| Iscsi::new(sysfs)),
+            fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(sysfs)),
+            nvme: parts.nvme.then(|| Nvme::new(sysfs)),
+            transports: Arc::default(),
+            ways: Arc::default(),
+        }
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// If this process has no files or memory left to read with. What else cannot be read is in the reading.
+    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+        let Request { anew, addresses } = request;
+        let mut unreadable = Vec::new();
+        let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(*anew, addresses, &mut unreadable));
+        let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(&mut unreadable));
+        let nvme = self.nvme.as_mut().map(|nvme| {
+            let controllers = nvme.read_controllers(*anew, addresses, &mut unreadable);
+            nvme.read_heads(&mut unreadable);
+            controllers
+        });
+        unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
+        unless_exhausted((), &unreadable)?;
+        let transports = self.transports();
+        if *self.transports != transports {
+            self.transports = Arc::new(transports);
+        }
+        let ways = self.ways();
+        if *self.ways != ways {
+            self.ways = Arc::new(ways);
+        }
+        Ok(Reading {
+            transports: Arc::clone(&self.transports),
+            ways: Arc::clone(&self.ways),
+            heads: self.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
+            unreadable,
+        })
+    }
+    fn transports(&self) -> Transports {
+        let (iscsi, fibre_channel) = (self.iscsi.as_ref(), self.fibre_channel.as_ref());
+        Transports {
+            iscsi_sessions: iscsi.map(|iscsi| iscsi.sessions().all()).unwrap_or_default(),
+            fc_host_ports: fibre_channel.map(|ports| ports.hosts().all()).unwrap_or_default(),
+            fc_remote_ports: fibre_channel.map(|ports| ports.remote_ports().all()).unwrap_or_default(),
+        }
+    }
+
+    fn ways(&self) -> Ways {
+        let mut ways = Ways::new();
+        if let Some(iscsi) = &self.iscsi {
+            let sessions = iscsi.sessions().named();
+            ways.extend(
+                sessions
+                    .map(|(name, session)| (Way::Iscsi(Arc::clone(name)), (Transport::Iscsi, session.ports.clone()))),
+            );
+        }
+        if let Some(ports) = &self.fibre_channel {
+            let ports = ports.remote_ports().named();
+            ways.extend(
+                ports.map(|(name, port)| (Way::FibreChannel(Arc::clone(name)), (Transport::Fc, port.ports.clone()))),
+            );
+        }
+        if let Some(nvme) = &self.nvme {
+            let controllers = nvme.controllers().named();
+            ways.extend(controllers.map(|(name, controller)| {
+                (Way::Nvme(Arc::clone(name)), (controller.transport, controller.ports.clone()))
+            }));
+        }
+        ways
+    }
+}
