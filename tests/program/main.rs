@@ -11,6 +11,7 @@
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
+//! - [`exhausted`]: no file can be opened any more
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
 //! - [`captures`]: a host, captured and run from there
@@ -30,6 +31,7 @@
 mod captures;
 mod command_line;
 mod events;
+mod exhausted;
 mod generated;
 mod golden;
 mod harness;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Rlimit, Signal, kill_process};
 
 use super::{Answer, Connection, Page, eventually};
 
@@ -24,12 +24,23 @@ pub struct Exporter {
 impl Exporter {
     /// Starts it with these options, by default on a free port of 127.0.0.1, and waits until it listens.
     pub fn start(options: &[impl AsRef<str>]) -> Self {
-        Exporter::start_and(options, &[], |_| true)
+        Exporter::start_and(Command::new(PROGRAM), options, |_| true)
     }
 
     /// The same in this environment.
     pub fn start_in(environment: &[(&str, &str)], options: &[impl AsRef<str>]) -> Self {
-        Exporter::start_and(options, environment, |_| true)
+        let mut command = Command::new(PROGRAM);
+        command.envs(environment.iter().copied());
+        Exporter::start_and(command, options, |_| true)
+    }
+
+    /// The same under these limits of open files (`RLIMIT_NOFILE`).
+    pub fn start_limited(files: Rlimit, options: &[impl AsRef<str>]) -> Self {
+        let number = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        let limits = format!("ulimit -S -n {} && ulimit -H -n {}", number(files.current), number(files.maximum));
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), PROGRAM]);
+        Exporter::start_and(command, options, |_| true)
     }
 
     /// The same, and sends it a signal as soon as it says that it listens.
@@ -38,26 +49,25 @@ impl Exporter {
             kill_process(pid, signal).unwrap();
             true
         };
-        Exporter::start_and(options, &[], send)
+        Exporter::start_and(Command::new(PROGRAM), options, send)
     }
 
     /// The same, and reads nothing of its log after it has said so, nor closes it.
     pub fn start_and_ignore(options: &[impl AsRef<str>]) -> Self {
-        Exporter::start_and(options, &[], |_| false)
+        Exporter::start_and(Command::new(PROGRAM), options, |_| false)
     }
 
-    /// `listening` is called where it says so, and tells whether to go on reading its log.
+    /// `command` takes the options. `listening` is called where it says so, and tells whether to go on reading its log.
     fn start_and(
+        mut command: Command,
         options: &[impl AsRef<str>],
-        environment: &[(&str, &str)],
         listening: impl Fn(Pid) -> bool + Send + 'static,
     ) -> Self {
         let mut options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
         if !options.iter().any(|option| option.starts_with(LISTEN)) {
             options.push("--web.listen-address=127.0.0.1:0");
         }
-        let environment = environment.iter().copied();
-        let mut child = command(&options).envs(environment).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(&options).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -123,7 +133,7 @@ impl Exporter {
         eventually(what, look)
     }
 
-    /// Has everything read anew and waits until sysfs and multipathd have been, well or not.
+    /// Has everything read anew and waits until sysfs and multipathd have been, well or not, unless they are switched off.
     pub fn reread(&self) -> Page {
         let ended = |page: &Page| {
             ["sysfs", "multipathd"].map(|source| {
@@ -135,14 +145,18 @@ impl Exporter {
         self.signal(Signal::HUP);
         eventually("everything is read", || {
             let page = self.metrics();
-            let all = ended(&page).iter().zip(&before).all(|(now, before)| now.0 == Some(0.0) || now != before);
+            let all = ended(&page).iter().zip(&before).all(|(now, before)| now.0 != Some(1.0) || now != before);
             // What was published with the last of these readings is on the next page, if it is not on this one.
             all.then(|| self.metrics())
         })
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child.0)
+    }
+
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child.0), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
     }
 
     /// The lines of its log so far.

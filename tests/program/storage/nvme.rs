@@ -6,14 +6,14 @@ use serde_json::json;
 use super::{assert_errors, assert_no_errors};
 use crate::harness::{Exporter, Host, Page, eventually, recorded_tree};
 
-const NVME: &str = "--collector.nvme";
+pub const NVME: &str = "--collector.nvme";
 /// `nvme0n1`: optimized through `nvme0`, non-optimized through `nvme1`.
-const FIRST: &str = "uuid.6ba2c62e-71c1-41c8-b9f6-d2e788c59000";
+pub const FIRST: &str = "uuid.6ba2c62e-71c1-41c8-b9f6-d2e788c59000";
 /// `nvme0n2`: the other way round.
-const SECOND: &str = "uuid.8ec73938-af51-4c85-b5a2-8b314497996d";
+pub const SECOND: &str = "uuid.8ec73938-af51-4c85-b5a2-8b314497996d";
 const NQN: &str = "nqn.2024-01.org.example:nvmearray1";
 
-const CONTROLLERS: &str = "devices/virtual/nvme-fabrics/ctl";
+pub const CONTROLLERS: &str = "devices/virtual/nvme-fabrics/ctl";
 const SUBSYSTEM: &str = "devices/virtual/nvme-subsystem/nvme-subsys0";
 
 /// Members, valid, standby, failed.
