@@ -11,6 +11,7 @@
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
+//! - [`unreadable`]: a map that cannot be told apart
 //! - [`exhausted`]: no file can be opened any more
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
@@ -44,4 +45,5 @@ mod signals;
 mod status_page;
 mod storage;
 mod systemd;
+mod unreadable;
 mod web_config;
