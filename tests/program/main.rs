@@ -12,6 +12,7 @@
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
 //! - [`unreadable`]: a map that cannot be told apart
+//! - [`hanging`]: calls in the kernel that do not return
 //! - [`exhausted`]: no file can be opened any more
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
 //! - [`logging`]: every line can be read by a machine
@@ -35,6 +36,7 @@ mod events;
 mod exhausted;
 mod generated;
 mod golden;
+mod hanging;
 mod harness;
 mod http;
 mod logging;

@@ -87,13 +87,18 @@ impl Host {
 
     /// An exporter on this host that listens, and may not have read anything.
     pub fn unready_exporter(&self, options: &[&str]) -> Exporter {
+        Exporter::start(&self.options_with(options))
+    }
+
+    /// The options of the host, and these, which win.
+    pub fn options_with(&self, options: &[&str]) -> Vec<String> {
         let given = |option: &String| {
             let name = option.split('=').next();
             options.iter().any(|other| other.split('=').next() == name)
         };
         let mut all: Vec<String> = self.options().into_iter().filter(|option| !given(option)).collect();
         all.extend(options.iter().map(|option| (*option).to_owned()));
-        Exporter::start(&all)
+        all
     }
 }
 
