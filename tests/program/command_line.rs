@@ -130,6 +130,30 @@ fn configuration_files_that_cannot_be_read() {
     }
 }
 
+/// Nothing is mounted there.
+#[test]
+fn a_sysfs_without_anything_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().display().to_string();
+    let (sysfs, socket) = (format!("--path.sysfs={path}"), format!("--multipathd.socket={path}/nobody"));
+    for mode in [&["--web.listen-address=127.0.0.1:0"][..], &["--oneshot"]] {
+        assert_refused(&[&["--no-collector.dm", &sysfs, &socket], mode].concat(), &["--path.sysfs", &path]);
+    }
+}
+
+/// A container may have none.
+#[test]
+fn no_database_of_udev_is_warned_of() {
+    let host = Host::recorded("01-healthy");
+    let nowhere = host.sysfs.path("nowhere").display().to_string();
+    let exporter = host.exporter(&[&format!("--path.udev.data={nowhere}")]);
+    exporter.await_log(&["level=warn", &nowhere]);
+    assert_eq!(exporter.metrics().value("multipath_devices"), Some(2.0));
+
+    let exporter = host.exporter(&[]);
+    assert!(!exporter.log().iter().any(|line| line.contains("level=warn")), "{:?}", exporter.log());
+}
+
 #[test]
 fn addresses_that_cannot_be_used() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -258,4 +282,21 @@ fn oneshot_ends_though_multipathd_does_not_answer() {
     assert_eq!(finished.status, Some(0), "{}", finished.stderr);
     let page = Page::new(&finished.stdout);
     assert_eq!((page.value("multipath_daemon_up"), page.value("multipath_devices")), (Some(0.0), Some(2.0)));
+}
+
+#[test]
+fn oneshot_prints_nothing_though_multipathd_answers_where_sysfs_does_not() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.replace("block", "");
+    let options = [host.options(), vec!["--oneshot".to_owned()]].concat();
+    for multipathd_answers in [true, false] {
+        if !multipathd_answers {
+            host.multipathd.daemon(Reply::closed());
+        }
+        let finished = run(&options);
+        assert_eq!((finished.status, finished.stdout.as_str()), (Some(1), ""), "{}", finished.stderr);
+        // The other lines are the log's.
+        let told: Vec<_> = finished.stderr.lines().filter(|line| line.starts_with("multipath_exporter: ")).collect();
+        assert!(matches!(told[..], [line] if line.contains("sysfs")), "{}", finished.stderr);
+    }
 }

@@ -25,12 +25,14 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// A host without any block device.
+    /// A host without any block device, of which udev knows nothing.
     pub fn empty() -> Self {
         // Thousands of small files: where there is memory to put them in, that saves most of the time the tests take.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let tree = Tree { directory };
-        fs::create_dir(tree.path("block")).unwrap();
+        for directory in ["block", "udev"] {
+            fs::create_dir(tree.path(directory)).unwrap();
+        }
         tree
     }
 
@@ -83,11 +85,12 @@ impl Tree {
         }
     }
 
-    /// Removes a file, a link, or a directory with all that is in it.
+    /// Makes a FIFO. A reader that opens it waits for a writer.
     pub fn fifo(&self, name: &str) {
         rustix::fs::mknodat(rustix::fs::CWD, self.path(name), FileType::Fifo, Mode::from(0o600), 0).unwrap();
     }
 
+    /// Removes a file, a link, or a directory with all that is in it.
     pub fn remove(&self, name: &str) {
         let path = self.path(name);
         match fs::symlink_metadata(&path).unwrap().is_dir() {
