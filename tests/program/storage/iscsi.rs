@@ -194,6 +194,48 @@ fn a_login_under_another_number_takes_the_old_ones_place() {
     assert_no_errors(&page);
 }
 
+/// The kernel gives a number that is free to the next disk that comes.
+#[test]
+fn a_disk_that_comes_under_the_number_of_one_that_went_is_shown_as_it_is() {
+    for name in ["sdb", "sde"] {
+        let host = Host::recorded("01-healthy");
+        let exporter = host.exporter(&["--no-collector.multipathd"]);
+        let number = |page: &Page| page.label("multipath_path_info", "devno=\"8:16\"", "path").map(str::to_owned);
+        assert_eq!(number(&exporter.metrics()).as_deref(), Some("sdb"));
+        for gone in [
+            "class/iscsi_session/session1",
+            "class/iscsi_connection/connection1:0",
+            "class/iscsi_host/host6",
+            "devices/platform/host6",
+            "devices/virtual/block/dm-0/slaves/sdb",
+            "devices/virtual/block/dm-1/slaves/sda",
+            "block/sda",
+            "block/sdb",
+        ] {
+            host.sysfs.remove(gone);
+        }
+        let page = exporter.reread();
+        assert_eq!((page.value("multipath_paths"), number(&page)), (Some(2.0), None));
+
+        let renumbered = recorded_tree("01-healthy")
+            .replace("session1", "session3")
+            .replace("connection1:0", "connection3:0")
+            .replace("host6", "host8")
+            .replace("6:0:0", "8:0:0")
+            .replace("/sdb", &format!("/{name}"))
+            .replace("= 10.10.1.2", "= 10.10.1.3");
+        host.sysfs.record(&renumbered);
+        host.sysfs.write("devices/platform/host8/session3/target8:0:0/8:0:0:2/state", "blocked\n");
+        let page = exporter.reread();
+        assert_eq!((page.value("multipath_paths"), number(&page).as_deref()), (Some(4.0), Some(name)));
+        let path = format!("path=\"{name}\"");
+        assert_eq!(page.label("multipath_path_info", &path, ",hctl"), Some("8:0:0:2"), "{name}");
+        assert_eq!(page.ports(name), ["iscsi", "e1", TARGET, "10.10.1.3:3260"]);
+        assert_eq!(page.label("multipath_path_device_state", &path, ",state"), Some("blocked"), "{name}");
+        assert_no_errors(&page);
+    }
+}
+
 #[test]
 fn a_portal_of_ipv6_has_brackets() {
     let host = Host::recorded("01-healthy");
