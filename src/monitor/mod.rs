@@ -903,7 +903,7 @@ impl State {
             && self.block.is_idle()
             && self.transports.is_idle()
             && self.daemon.as_ref().is_none_or(Lane::is_idle);
-        self.start.patience_is_over || self.start.has_begun() && is_idle && !self.is_outdated
+        self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
     }
 
     // ---- Publication ----

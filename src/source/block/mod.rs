@@ -172,9 +172,8 @@ impl Block {
 
     fn read_everything(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
         let block = self.places.sysfs.join("block");
-        let Some(entries) = list_if_there(&block)? else {
-            return Err(Error::new(block.display(), "there is no such directory"));
-        };
+        let no_directory = || Error::io(block.display(), &rustix::io::Errno::NOENT.into());
+        let entries = list_if_there(&block)?.ok_or_else(no_directory)?;
         match told {
             Some(told) => {
                 for Told { devno, members } in told {

@@ -158,9 +158,10 @@ impl Origin {
                 let failed =
                     |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE).display(), cause);
                 let said = recorded::read(directory)?.device_mapper;
-                let said = said.ok_or_else(|| failed(&"device mapper was not captured"))?;
+                // What was not asked then, or gave nothing, will not be told later.
+                let said = said.ok_or_else(|| failed(&"device mapper was not captured").not_permitted())?;
                 if let Some(error) = said.error {
-                    return Err(failed(&error));
+                    return Err(failed(&error).not_permitted());
                 }
                 let numbered = |map: recorded::Map| Ok((map.devno.parse().map_err(|error| failed(&error))?, map));
                 *maps = said.maps.into_iter().map(numbered).collect::<Result<_, _>>()?;

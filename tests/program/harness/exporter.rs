@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Rlimit, Signal, kill_process};
 
@@ -135,17 +136,15 @@ impl Exporter {
 
     /// Has everything read anew and waits until sysfs and multipathd have been, well or not, unless they are switched off.
     pub fn reread(&self) -> Page {
-        let ended = |page: &Page| {
-            ["sysfs", "multipathd"].map(|source| {
-                let of = |name| page.value(&format!("multipath_exporter_{name}{{source=\"{source}\"}}"));
-                (of("source_up"), of("source_last_success_timestamp_seconds"), of("source_duration_seconds"))
-            })
-        };
-        let before = ended(&self.metrics());
+        let signalled = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         self.signal(Signal::HUP);
         eventually("everything is read", || {
             let page = self.metrics();
-            let all = ended(&page).iter().zip(&before).all(|(now, before)| now.0 != Some(1.0) || now != before);
+            let of = |name, source| page.value(&format!("multipath_exporter_{name}{{source=\"{source}\"}}"));
+            let all = ["sysfs", "multipathd"].into_iter().all(|source| {
+                of("source_up", source) != Some(1.0)
+                    || of("source_last_success_timestamp_seconds", source) > Some(signalled)
+            });
             // What was published with the last of these readings is on the next page, if it is not on this one.
             all.then(|| self.metrics())
         })
