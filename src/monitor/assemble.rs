@@ -380,11 +380,12 @@ impl Inputs {
         previous: Option<&Device>,
     ) -> Option<bool> {
         let before = previous.and_then(|device| device.queueing);
-        match kernel {
-            Some(map) if map.suspended && !map.queueing => before.or(Some(false)),
-            Some(map) => Some(map.queueing),
-            None => daemon.and_then(|map| map.queueing).or(before),
-        }
+        let (queueing, suspended) = match (kernel, daemon) {
+            (Some(map), _) => (Some(map.queueing), map.suspended),
+            (None, Some(map)) => (map.queueing, map.suspended == Some(true)),
+            (None, None) => (None, false),
+        };
+        if suspended && queueing == Some(false) { before } else { queueing.or(before) }
     }
 
     /// How many members differ from the device, as far as sysfs and udev know them.
@@ -453,18 +454,19 @@ impl Inputs {
             device.paths.iter().find(is_it)
         });
         let words = words.and(daemon);
+        let number: Arc<str> = devno.map(|devno| devno.to_string()).unwrap_or_default().into();
         let name = known([
             disk.map(|disk| &disk.name),
             Some(&member.name),
-            previous.map(|path| &path.name),
+            previous.map(|path| &path.name).filter(|name| **name != number),
             daemon.map(|path| &path.name),
+            Some(&number),
         ]);
-        let number = || devno.map(|devno| devno.to_string()).unwrap_or_default().into();
         let way = disk.and_then(|disk| self.ways.get(disk.way.as_ref()?));
         let last = previous.filter(|previous| disk.is_none_or(|disk| disk.hctl == previous.hctl));
         let ports = way.map(|(_, ports)| ports.clone()).unwrap_or_default();
         Path {
-            name: if name.is_empty() { number() } else { name },
+            name,
             devno: *devno,
             hctl: known([disk.map(|disk| &disk.hctl), previous.map(|path| &path.hctl)]),
             transport: (way.map(|(transport, _)| *transport))
@@ -494,12 +496,13 @@ fn base(readings: &Readings, kernel_has_it: bool, daemon_has_it: bool, ledger: &
     if kernel_has_it && readings.kernel_is_current() {
         return kernel;
     }
-    let kernel_read = ledger.kernel_read_at().filter(|_| kernel_has_it);
-    let daemon_read = ledger.daemon_read_at().filter(|_| daemon_has_it);
-    match (kernel_read, daemon_read) {
-        (Some(one), other) if other.is_none_or(|other| other <= one) => kernel,
-        (_, Some(_)) => Base::Daemon { floor: ledger.daemon_floor() },
-        _ => Base::Fallback,
+    let has_kernel_reading = kernel_has_it && ledger.has_kernel_reading();
+    let has_daemon_reading = daemon_has_it && ledger.has_daemon_reading();
+    match (has_kernel_reading, has_daemon_reading) {
+        (true, false) => kernel,
+        (true, true) if !ledger.daemon_is_newer() => kernel,
+        (_, true) => Base::Daemon { floor: ledger.daemon_floor() },
+        (false, false) => Base::Fallback,
     }
 }
 

@@ -9,7 +9,7 @@
 //! `DM_SEQNUM` of each path, if it is newer than the reading. A reading that was asked for after an event had been
 //! received includes that event, and every event of a lower number, even one that is received later.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::topology::{DevNo, PathEventCounts};
@@ -38,7 +38,11 @@ pub struct MapLedger {
     diskseq: Option<u64>,
     /// The highest `DM_SEQNUM` seen.
     highest: u64,
+    /// The highest numbers of the events that were taken note of: one that comes again is not counted again.
+    noted: BTreeSet<u64>,
     kernel: Floor,
+    /// When device mapper's last reading came.
+    kernel_came: Option<Instant>,
     daemon: Floor,
     block: Floor,
     paths: HashMap<DevNo, PathLedger>,
@@ -86,6 +90,9 @@ struct Debt {
     below: Option<u64>,
 }
 
+/// Events are told apart from those that came before for so many numbers back. The kernel sends them in batches of a few.
+const NOTED: usize = 64;
+
 /// The events of a storm may be lost without a word. No path is owed more than this.
 const MOST_DEBTS: usize = 16;
 
@@ -96,8 +103,9 @@ impl MapLedger {
     }
 
     /// Device mapper's reading, asked for at `asked`, has come.
-    pub fn kernel_read(&mut self, asked: Instant) {
+    pub fn kernel_read(&mut self, asked: Instant, now: Instant) {
         self.kernel.accept(asked, self.born);
+        self.kernel_came = self.kernel.at.map(|_| now);
     }
 
     /// multipathd is being asked; it reads the kernel's status before it answers.
@@ -135,14 +143,20 @@ impl MapLedger {
         self.daemon.read
     }
 
-    /// When device mapper was asked for its last reading of this very map.
-    pub fn kernel_read_at(&self) -> Option<Instant> {
-        self.kernel.at
+    /// Whether device mapper has been read since this very map came to be.
+    pub fn has_kernel_reading(&self) -> bool {
+        self.kernel.at.is_some()
     }
 
-    /// When multipathd was asked for its last reading of this very map.
-    pub fn daemon_read_at(&self) -> Option<Instant> {
-        self.daemon.at
+    /// Whether multipathd has been read since this very map came to be.
+    pub fn has_daemon_reading(&self) -> bool {
+        self.daemon.at.is_some()
+    }
+
+    /// Whether multipathd's reading of this very map is surely newer than device mapper's: it was asked for after that one
+    /// had come. Either may have looked at any moment between its request and its arrival.
+    pub fn daemon_is_newer(&self) -> bool {
+        self.daemon.at.is_some_and(|asked| self.kernel_came.is_none_or(|came| came < asked))
     }
 
     /// A uevent about the map itself. Its disk sequence number tells whether it is the same map; where the kernel has
@@ -171,7 +185,9 @@ impl MapLedger {
     fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
+        self.noted.clear();
         (self.kernel, self.daemon, self.block) = (Floor::default(), Floor::default(), Floor::default());
+        self.kernel_came = None;
         self.version += 1;
         self.instance += 1;
         for path in self.paths.values_mut() {
@@ -208,6 +224,9 @@ impl MapLedger {
         self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
         let from_this_map = uevent.diskseq == self.diskseq;
+        if from_this_map && !self.is_first(event.dm_seqnum) {
+            return;
+        }
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
         path.told = Some(uevent.received);
         let was_owed = from_this_map && path.pay(event.dm_seqnum, valid);
@@ -229,9 +248,12 @@ impl MapLedger {
         }
     }
 
-    /// Events were lost: those that are owed may be among them, and the next ones tell of other changes.
-    pub fn forgive(&mut self) {
-        self.paths.values_mut().for_each(|path| path.debts.clear());
+    fn is_first(&mut self, seqnum: u64) -> bool {
+        let is_first = self.noted.insert(seqnum);
+        if self.noted.len() > NOTED {
+            self.noted.pop_first();
+        }
+        is_first
     }
 
     /// A member seen for the first time. It starts as counted `valid`, so that one which is not gets an event.
@@ -428,11 +450,11 @@ mod tests {
         ledger.note_diskseq(7, Instant::now());
         ledger.daemon_asked();
         ledger.daemon_read(Instant::now());
-        assert!(ledger.daemon_read_at().is_some());
+        assert!(ledger.has_daemon_reading());
         ledger.note_map(&uevent("add", Some(7), true));
-        assert!(ledger.daemon_read_at().is_some(), "udevadm trigger creates nothing");
+        assert!(ledger.has_daemon_reading(), "udevadm trigger creates nothing");
         ledger.note_map(&uevent("add", Some(8), false));
-        assert!(ledger.daemon_read_at().is_none());
+        assert!(!ledger.has_daemon_reading());
     }
 
     #[test]
@@ -510,6 +532,15 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_comes_twice_is_counted_once() {
+        let mut ledger = ledger();
+        for seqnum in [2, 1, 2, 1] {
+            note(&mut ledger, if seqnum == 2 { FAILED } else { REINSTATED }, seqnum, Some(7));
+        }
+        assert_eq!((ledger.counts.failed, ledger.counts.reinstated), (1, 1));
+    }
+
+    #[test]
     fn a_uevent_that_never_comes_owes_nothing_to_the_next_failure() {
         let mut ledger = ledger();
         let now = Instant::now();
@@ -518,11 +549,6 @@ mod tests {
         note(&mut ledger, REINSTATED, 2, None);
         note(&mut ledger, FAILED, 3, None);
         assert_eq!((ledger.counts.failed, ledger.counts.reinstated), (2, 1));
-        ledger.compare(PATH, true, now);
-        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
-        ledger.forgive();
-        note(&mut ledger, REINSTATED, 9, None);
-        assert_eq!(ledger.counts.reinstated, 3);
     }
 
     #[test]

@@ -462,6 +462,9 @@ impl State {
             self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event);
             self.tell_path_event(uevent, event);
             self.aftermath.follow(Some(&event.wwid), uevent.received);
+            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_is_current() {
+                self.block.want.map(devno);
+            }
             return;
         }
         let wwid = self.dm_devices.iter().find(|(_, built)| built.devno() == Some(devno)).map(|(wwid, _)| wwid);
@@ -483,7 +486,6 @@ impl State {
     }
 
     fn events_were_lost(&mut self) {
-        self.ledgers.values_mut().for_each(MapLedger::forgive);
         if self.start.has_begun() {
             self.want_everything(Reason::Overflow);
         }
@@ -713,13 +715,13 @@ impl State {
             let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
             // A map that could not be read is as old as before.
             if was_read(map.devno) {
-                ledger.kernel_read(reading.asked);
+                ledger.kernel_read(reading.asked, now.instant);
             }
             if !kernel.maps.contains_key(&map.wwid) {
                 self.block.want.map(map.devno);
             }
         }
-        let joined = kernel.take(&maps, reading.asked);
+        let joined = kernel.take(&maps, reading.asked, now.instant);
         if joined.is_empty() {
             return;
         }
@@ -1004,7 +1006,12 @@ impl State {
 
     fn forget_what_is_gone(&mut self, now: Instant) {
         let (readings, devices) = (&self.readings, &self.dm_devices);
-        self.ledgers.retain(|wwid, ledger| devices.contains_key(wwid) || readings.know(wwid) || ledger.is_recent(now));
+        let as_of = readings.teller().map(|(_, asked)| asked);
+        self.ledgers.retain(|wwid, ledger| {
+            // The reading that shows the map of an event may be yet to come.
+            let is_awaited = as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
+            is_awaited || devices.contains_key(wwid) || readings.know(wwid)
+        });
         if std::mem::take(&mut self.forget_strangers) {
             let members: HashSet<DevNo> = devices
                 .values()

@@ -1,1 +1,854 @@
+//! The monitor held against a model of the kernel.
+//!
+//! A case is a history: maps come, go and come back under the same number, disks go and return, paths fail and are
+//! reinstated; events of all that arrive late, in any order, twice or never; each reading sees the host at some moment
+//! between its request and its arrival, or fails, or hangs; privileges and multipathd go and come back. After each step
+//! what is published must be possible. After each history everything is delivered, and the page must equal the kernel.
+//!
+//! The readers here are fakes: they make readings of the model as the real ones make them of a host.
+//!
+//! `MODEL_CASES=1000000 MODEL_SEED=7 cargo test --lib model` runs more of them, and others.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
+
+use super::*;
+use crate::source::block::{Devices, Host, Told, disks, maps};
+use crate::source::health::Source;
+use crate::source::interfaces::Addresses;
+use crate::source::transports::nvme::{Controller, Head, HeadPath};
+use crate::source::transports::{Way, Ways};
+use crate::topology::{Ports, Transport};
+use readings::{DaemonRequest, KernelRequest};
+
+/// Cases of each of the four tests.
+const CASES: u32 = 5_000;
+const STEPS: usize = 60;
+const MAPS: u32 = 3;
+const DISKS: u32 = 6;
+/// Each map is made of disks of its own.
+const DISKS_OF_A_MAP: u32 = DISKS / MAPS;
+
+/// What can happen. The byte says to what.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Fail(u8),
+    Reinstate(u8),
+    CreateMap(u8),
+    RemoveMap(u8),
+    /// Removed and created before anybody looks.
+    RecreateMap(u8),
+    /// The table is loaded anew, with the disks that are there.
+    ReloadMap(u8),
+    SuspendMap(u8),
+    RemoveDisk(u8),
+    ReturnDisk(u8),
+    ToggleController(u8),
+    DeliverFirst,
+    DeliverAny(u8),
+    DeliverAll,
+    DeliverTwice(u8),
+    Lose(u8),
+    /// A reader sees the host as it is now, and says so later.
+    Look(u8),
+    Answer(u8),
+    AnswerAll,
+    FailToRead(u8),
+    ToggleDaemon,
+    TogglePermission,
+    Wait(u8),
+    WaitLong(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use Step::*;
+    prop_oneof![
+        4 => any::<u8>().prop_map(Fail),
+        3 => any::<u8>().prop_map(Reinstate),
+        1 => any::<u8>().prop_map(CreateMap),
+        1 => any::<u8>().prop_map(RemoveMap),
+        1 => any::<u8>().prop_map(RecreateMap),
+        2 => any::<u8>().prop_map(ReloadMap),
+        1 => any::<u8>().prop_map(SuspendMap),
+        1 => any::<u8>().prop_map(RemoveDisk),
+        2 => any::<u8>().prop_map(ReturnDisk),
+        1 => any::<u8>().prop_map(ToggleController),
+        4 => Just(DeliverFirst),
+        2 => any::<u8>().prop_map(DeliverAny),
+        2 => Just(DeliverAll),
+        1 => any::<u8>().prop_map(DeliverTwice),
+        1 => any::<u8>().prop_map(Lose),
+        3 => any::<u8>().prop_map(Look),
+        5 => any::<u8>().prop_map(Answer),
+        3 => Just(AnswerAll),
+        1 => any::<u8>().prop_map(FailToRead),
+        1 => Just(ToggleDaemon),
+        1 => Just(TogglePermission),
+        4 => any::<u8>().prop_map(Wait),
+        1 => any::<u8>().prop_map(WaitLong),
+    ]
+}
+
+/// Where a history begins, and what happens in it.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// Device mapper may be asked, and may lose that right.
+    privileged: bool,
+    daemon: bool,
+    /// Events may be lost.
+    loses_events: bool,
+}
+
+#[derive(Clone, Debug)]
+struct KernelMap {
+    wwid: Arc<str>,
+    diskseq: u64,
+    dm_seqnum: u64,
+    event_nr: u32,
+    suspended: bool,
+    members: Vec<(DevNo, bool)>,
+    /// Since when it was created, times a path of it failed.
+    failures: u64,
+    /// It was there at the start, and has not been created anew since.
+    is_first: bool,
+    /// The table was loaded anew while a path was failed, which makes it valid without an event; or the disk of one came
+    /// back, and the SCSI layer calls it running.
+    has_silent_change: bool,
+}
+
+#[derive(Clone, Debug)]
+struct KernelDisk {
+    session: u32,
+}
+
+/// The host.
+struct Kernel {
+    maps: BTreeMap<u32, KernelMap>,
+    disks: BTreeMap<u32, KernelDisk>,
+    controllers: [bool; 2],
+    next_diskseq: u64,
+    next_session: u32,
+    seqnum: u64,
+    permitted: bool,
+    daemon: bool,
+    /// Events that were raised and have not arrived.
+    raised: Vec<Uevent>,
+}
+
+fn disk_number(disk: u32) -> DevNo {
+    DevNo { major: 8, minor: disk * 16 }
+}
+
+fn map_number(minor: u32) -> DevNo {
+    DevNo { major: 254, minor }
+}
+
+fn disk_name(disk: u32) -> Arc<str> {
+    format!("sd{}", char::from(b'a' + disk as u8)).into()
+}
+
+fn index_of(devno: DevNo) -> u32 {
+    devno.minor / 16
+}
+
+fn session_ports(session: u32) -> Ports {
+    Ports {
+        initiator_port: format!("eth{session}").into(),
+        target: "iqn".into(),
+        target_port: format!("portal{session}").into(),
+    }
+}
+
+impl Kernel {
+    fn new(terms: Terms) -> Self {
+        let mut kernel = Kernel {
+            maps: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            controllers: [true; 2],
+            next_diskseq: 1,
+            next_session: 1,
+            seqnum: 0,
+            permitted: terms.privileged,
+            daemon: terms.daemon,
+            raised: Vec::new(),
+        };
+        (0..DISKS).for_each(|disk| kernel.return_disk(disk));
+        (0..MAPS - 1).for_each(|minor| kernel.create_map(minor, 0));
+        kernel.maps.values_mut().for_each(|map| map.is_first = true);
+        kernel.raised.clear();
+        kernel
+    }
+
+    fn raise(&mut self, sysname: String, devno: DevNo, action: &str, diskseq: Option<u64>, path: Option<PathEvent>) {
+        self.seqnum += 1;
+        self.raised.push(Uevent {
+            seqnum: self.seqnum,
+            action: action.into(),
+            sysname: sysname.into(),
+            devno: Some(devno),
+            diskseq,
+            synthetic: false,
+            path,
+            received: Instant::now(),
+            time: SystemTime::now(),
+        });
+    }
+
+    fn raise_of_map(&mut self, minor: u32, action: &str) {
+        let diskseq = self.maps.get(&minor).map(|map| map.diskseq);
+        self.raise(maps::kernel_name(minor), map_number(minor), action, diskseq, None);
+    }
+
+    fn create_map(&mut self, minor: u32, variant: u32) {
+        if self.maps.contains_key(&minor) {
+            return;
+        }
+        let map = KernelMap {
+            wwid: format!("36000{minor}{variant}").into(),
+            diskseq: self.next_diskseq,
+            dm_seqnum: 0,
+            event_nr: 0,
+            suspended: false,
+            members: Vec::new(),
+            failures: 0,
+            is_first: false,
+            has_silent_change: false,
+        };
+        self.next_diskseq += 1;
+        self.maps.insert(minor, map);
+        self.raise_of_map(minor, "add");
+        self.reload_map(minor);
+    }
+
+    fn remove_map(&mut self, minor: u32) {
+        if self.maps.contains_key(&minor) {
+            self.raise_of_map(minor, "remove");
+            self.maps.remove(&minor);
+        }
+    }
+
+    fn reload_map(&mut self, minor: u32) {
+        let disks = (minor * DISKS_OF_A_MAP..(minor + 1) * DISKS_OF_A_MAP).filter(|disk| self.disks.contains_key(disk));
+        let members: Vec<_> = disks.map(|disk| (disk_number(disk), true)).collect();
+        let Some(map) = self.maps.get_mut(&minor) else { return };
+        map.has_silent_change |= map.members.iter().any(|(_, valid)| !valid);
+        map.members = members;
+        map.event_nr += 1;
+        map.suspended = false;
+        self.raise_of_map(minor, "change");
+    }
+
+    /// Fails or reinstates a path.
+    fn set_path(&mut self, minor: u32, path: usize, valid: bool) {
+        let Some(map) = self.maps.get_mut(&minor) else { return };
+        let valid_paths = map.members.iter().filter(|(_, valid)| *valid).count() as u64;
+        let Some((devno, state)) = map.members.get_mut(path) else { return };
+        if *state == valid || valid && !self.disks.contains_key(&index_of(*devno)) {
+            return;
+        }
+        *state = valid;
+        map.dm_seqnum += 1;
+        map.event_nr += 1;
+        map.failures += u64::from(!valid);
+        let (action, valid_paths) =
+            if valid { (PathAction::Reinstated, valid_paths + 1) } else { (PathAction::Failed, valid_paths - 1) };
+        let event = PathEvent {
+            wwid: Arc::clone(&map.wwid),
+            name: "mpath".into(),
+            action,
+            path: *devno,
+            dm_seqnum: map.dm_seqnum,
+            valid_paths: Some(valid_paths),
+        };
+        let diskseq = map.diskseq;
+        self.raise(maps::kernel_name(minor), map_number(minor), "change", Some(diskseq), Some(event));
+    }
+
+    fn remove_disk(&mut self, disk: u32) {
+        if self.disks.remove(&disk).is_some() {
+            self.raise(disk_name(disk).to_string(), disk_number(disk), "remove", None, None);
+            let minor = disk / DISKS_OF_A_MAP;
+            let members = self.maps.get(&minor).map(|map| map.members.clone()).unwrap_or_default();
+            if let Some(path) = members.iter().position(|(devno, _)| *devno == disk_number(disk)) {
+                self.set_path(minor, path, false);
+            }
+        }
+    }
+
+    fn return_disk(&mut self, disk: u32) {
+        if !self.disks.contains_key(&disk) {
+            self.disks.insert(disk, KernelDisk { session: self.next_session });
+            if let Some(map) = self.maps.get_mut(&(disk / DISKS_OF_A_MAP)) {
+                map.has_silent_change |= map.members.contains(&(disk_number(disk), false));
+            }
+            self.next_session += 1;
+            self.raise(disk_name(disk).to_string(), disk_number(disk), "add", None, None);
+        }
+    }
+
+    fn disk(&self, devno: DevNo) -> Option<disks::Disk> {
+        let disk = self.disks.get(&index_of(devno))?;
+        Some(disks::Disk {
+            devno,
+            name: disk_name(index_of(devno)),
+            hctl: format!("{}:0:0:{}", disk.session, index_of(devno)).into(),
+            transport: Transport::Iscsi,
+            way: Some(Way::Iscsi(format!("session{}", disk.session).into())),
+            model: disks::Model::default(),
+            identity: disks::Identity::default(),
+            size_bytes: Some(1),
+            read_only: Some(false),
+            states: disks::States { device: Some("running".into()), access: None, absent: false },
+        })
+    }
+
+    fn kernel_map(&self, minor: u32) -> device_mapper::Map {
+        let map = &self.maps[&minor];
+        let member = |(devno, valid): &(DevNo, bool)| device_mapper::Member { devno: *devno, valid: *valid };
+        device_mapper::Map {
+            devno: map_number(minor),
+            event_nr: Some(map.event_nr),
+            name: "mpath".into(),
+            wwid: Arc::clone(&map.wwid),
+            uuid: format!("mpath-{}", map.wwid).into(),
+            open_count: 0,
+            read_only: false,
+            suspended: map.suspended,
+            // A suspend that flushes.
+            queueing: !map.suspended,
+            size_bytes: 1,
+            groups: vec![device_mapper::Group { letter: 'A', paths: map.members.iter().map(member).collect() }],
+        }
+    }
+
+    fn sysfs_map(&self, minor: u32) -> maps::Map {
+        let map = &self.maps[&minor];
+        let slave = |(devno, _): &(DevNo, bool)| maps::Slave {
+            devno: Some(*devno),
+            name: disk_name(index_of(*devno)),
+            place: "place".into(),
+            gone: !self.disks.contains_key(&index_of(*devno)),
+        };
+        maps::Map {
+            wwid: Arc::clone(&map.wwid),
+            sysfs_name: maps::kernel_name(minor).into(),
+            devno: map_number(minor),
+            name: "mpath".into(),
+            diskseq: Some(map.diskseq),
+            suspended: Some(map.suspended),
+            size_bytes: Some(1),
+            read_only: Some(false),
+            members: map.members.iter().map(slave).collect(),
+        }
+    }
+
+    fn daemon_map(&self, minor: u32) -> multipathd::Map {
+        let map = &self.maps[&minor];
+        let path = |(devno, valid): &(DevNo, bool)| multipathd::Path {
+            name: disk_name(index_of(*devno)),
+            devno: Some(*devno),
+            group: 1,
+            valid: Some(*valid),
+            ..multipathd::Path::default()
+        };
+        multipathd::Map {
+            wwid: Arc::clone(&map.wwid),
+            name: "mpath".into(),
+            queueing: Some(!map.suspended),
+            suspended: Some(map.suspended),
+            paths: map.members.iter().map(path).collect(),
+            ..multipathd::Map::default()
+        }
+    }
+}
+
+/// The readers: what the real ones remember from one reading to the next, and what they are doing.
+#[derive(Default)]
+struct FakeReaders {
+    asked: BTreeMap<&'static str, Asked>,
+    kernel: BTreeMap<u32, Arc<device_mapper::Map>>,
+    maps: BTreeMap<u32, Arc<maps::Map>>,
+    disks: BTreeMap<DevNo, Arc<disks::Disk>>,
+    ways: Arc<Ways>,
+    heads: Vec<Arc<Head>>,
+}
+
+struct Asked {
+    ask: Ask,
+    at: Instant,
+    seen: Option<Reply>,
+}
+
+const LANES: [&str; 5] = ["kernel", "block", "transports", "interfaces", "daemon"];
+
+fn lane_of(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Kernel(_) => "kernel",
+        Ask::Block(_) => "block",
+        Ask::Transports(_) => "transports",
+        Ask::Interfaces => "interfaces",
+        Ask::Daemon(_) => "daemon",
+    }
+}
+
+/// The same allocation where it is the same.
+fn shared<T: PartialEq>(last: Option<&Arc<T>>, now: T) -> Arc<T> {
+    last.filter(|last| ***last == now).cloned().unwrap_or_else(|| Arc::new(now))
+}
+
+impl FakeReaders {
+    fn look(&mut self, lane: &'static str, kernel: &Kernel) {
+        let Some(asked) = self.asked.get(lane).filter(|asked| asked.seen.is_none()) else { return };
+        let reply = match asked.ask.clone() {
+            Ask::Kernel(request) => Reply::Kernel(self.look_at_kernel(&request, kernel)),
+            Ask::Block(request) => Reply::Block(Ok(self.look_at_block(&request, kernel))),
+            Ask::Transports(_) => Reply::Transports(Ok(self.look_at_transports(kernel))),
+            Ask::Interfaces => Reply::Interfaces(Ok(Addresses::default())),
+            Ask::Daemon(request) => Reply::Daemon(look_at_daemon(request, kernel)),
+        };
+        if let Some(asked) = self.asked.get_mut(lane) {
+            asked.seen = Some(reply);
+        }
+    }
+
+    fn look_at_kernel(&mut self, request: &KernelRequest, kernel: &Kernel) -> Result<device_mapper::Reading, Error> {
+        if !kernel.permitted {
+            return Err(Error::io("control", &rustix::io::Errno::ACCESS.into()));
+        }
+        let last = std::mem::take(&mut self.kernel);
+        for minor in kernel.maps.keys() {
+            let now = kernel.kernel_map(*minor);
+            let known = last.get(minor).filter(|known| known.uuid == now.uuid);
+            // A map whose event number has not moved is not looked at, unless somebody wants it.
+            let stays = known
+                .filter(|known| known.event_nr == now.event_nr && !request.all && !request.dirty.contains(&now.devno));
+            self.kernel.insert(*minor, stays.cloned().unwrap_or_else(|| shared(known, now)));
+        }
+        Ok(device_mapper::Reading { maps: self.kernel.values().cloned().collect(), unreadable: Vec::new() })
+    }
+
+    fn look_at_block(&mut self, request: &block::Request, kernel: &Kernel) -> block::Reading {
+        let mut reading = block::Reading::default();
+        match (&request.scope, &request.told) {
+            (Scope::Everything, told) => {
+                match told {
+                    Some(told) => {
+                        let members = told.iter().flat_map(|Told { members, .. }| members.iter());
+                        members.for_each(|devno| self.look_at_disk(*devno, kernel, &mut reading));
+                        self.maps.clear();
+                    }
+                    None => {
+                        self.maps.retain(|minor, _| kernel.maps.contains_key(minor));
+                        let minors: Vec<u32> = kernel.maps.keys().copied().collect();
+                        minors.into_iter().for_each(|minor| self.look_at_map(minor, kernel, &mut reading));
+                    }
+                }
+                self.disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
+                reading.host =
+                    Some(Host { has_maps: told.is_none(), candidates: Arc::default(), root: Arc::default() });
+            }
+            (Scope::States, _) => {
+                let known: Vec<DevNo> = self.disks.keys().copied().collect();
+                known.into_iter().for_each(|devno| self.look_at_states(devno, kernel, &mut reading));
+                for map in self.maps.values() {
+                    reading.maps.insert(map.devno, Some(Arc::clone(map)));
+                }
+            }
+            (Scope::Devices(Devices { maps, disks, states }), _) => {
+                maps.iter().for_each(|devno| self.look_at_map(devno.minor, kernel, &mut reading));
+                disks.iter().for_each(|devno| self.look_at_disk(*devno, kernel, &mut reading));
+                states.iter().for_each(|devno| self.look_at_states(*devno, kernel, &mut reading));
+            }
+        }
+        reading
+    }
+
+    fn look_at_map(&mut self, minor: u32, kernel: &Kernel, reading: &mut block::Reading) {
+        let last = self.maps.remove(&minor);
+        reading.maps.insert(map_number(minor), None);
+        if !kernel.maps.contains_key(&minor) {
+            return;
+        }
+        let map = shared(last.as_ref(), kernel.sysfs_map(minor));
+        let members: Vec<DevNo> = map.members.iter().filter_map(|slave| slave.devno).collect();
+        members.into_iter().for_each(|devno| self.look_at_disk(devno, kernel, reading));
+        self.maps.insert(minor, Arc::clone(&map));
+        reading.maps.insert(map_number(minor), Some(map));
+    }
+
+    fn look_at_disk(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::Reading) {
+        if reading.disks.contains_key(&devno) {
+            return;
+        }
+        let last = self.disks.remove(&devno);
+        let disk = kernel.disk(devno).map(|disk| shared(last.as_ref(), disk));
+        self.disks.extend(disk.clone().map(|disk| (devno, disk)));
+        reading.disks.insert(devno, disk);
+    }
+
+    fn look_at_states(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::Reading) {
+        let Some(last) = self.disks.get(&devno).cloned() else {
+            return self.look_at_disk(devno, kernel, reading);
+        };
+        // The files of the directory that it was found in; another session has other directories.
+        let there = kernel.disk(devno).filter(|disk| disk.hctl == last.hctl);
+        let states = there.map_or(disks::States { absent: true, ..Default::default() }, |disk| disk.states);
+        let disk = shared(Some(&last), disks::Disk { states, ..(*last).clone() });
+        self.disks.insert(devno, Arc::clone(&disk));
+        reading.disks.insert(devno, Some(disk));
+    }
+
+    fn look_at_transports(&mut self, kernel: &Kernel) -> transports::Reading {
+        let ways = kernel.disks.values().map(|disk| {
+            let session = Way::Iscsi(format!("session{}", disk.session).into());
+            (session, (Transport::Iscsi, session_ports(disk.session)))
+        });
+        self.ways = shared(Some(&self.ways), ways.collect());
+        let path = |(index, is_live): (usize, &bool)| HeadPath {
+            name: format!("nvme0c{index}n1").into(),
+            controller: Arc::new(Controller {
+                state: if *is_live { "live" } else { "connecting" }.into(),
+                ..Controller::default()
+            }),
+            ..HeadPath::default()
+        };
+        let head = Head {
+            wwid: "uuid.1".into(),
+            name: "nvme0n1".into(),
+            paths: kernel.controllers.iter().enumerate().map(path).collect(),
+            ..Head::default()
+        };
+        self.heads = vec![shared(self.heads.first(), head)];
+        transports::Reading {
+            ways: Arc::clone(&self.ways),
+            heads: self.heads.clone(),
+            ..transports::Reading::default()
+        }
+    }
+}
+
+fn look_at_daemon(request: DaemonRequest, kernel: &Kernel) -> Result<DaemonReply, Error> {
+    if !kernel.daemon {
+        return Err(Error::new("multipathd", "is not running"));
+    }
+    let maps = kernel.maps.keys().map(|minor| Arc::new(kernel.daemon_map(*minor))).collect();
+    Ok(DaemonReply {
+        state: "idle".into(),
+        maps: request.maps.then_some(Ok(multipathd::Maps { maps, unreadable: Vec::new() })),
+        paths: request.paths.then(|| Ok(Default::default())),
+    })
+}
+
+/// The host, the monitor, and all that is between them.
+struct Game {
+    terms: Terms,
+    kernel: Kernel,
+    readers: FakeReaders,
+    state: State,
+    board: Board,
+    now: Now,
+    lost_events: bool,
+    /// Device mapper could not be asked at some time.
+    was_refused: bool,
+    last: Option<Arc<Snapshot>>,
+}
+
+type Verdict = Result<(), TestCaseError>;
+
+impl Game {
+    fn new(terms: Terms) -> Self {
+        let options = Options {
+            device_mapper: true,
+            multipathd: Some(Duration::from_secs(2)),
+            resync: Duration::from_secs(30),
+            reread: Duration::from_secs(5),
+            config: Arc::default(),
+        };
+        let now = Now::get();
+        let (mut state, board) = State::new(options, Arc::default(), now);
+        state.expect_events();
+        state.wake([Wake::Watching(Watcher::Uevent)].into_iter(), now);
+        state.begin(now);
+        Game {
+            terms,
+            kernel: Kernel::new(terms),
+            readers: FakeReaders::default(),
+            state,
+            board,
+            now,
+            lost_events: false,
+            was_refused: !terms.privileged,
+            last: None,
+        }
+    }
+
+    fn take(&mut self, step: Step) -> Verdict {
+        let map = |byte: u8| u32::from(byte) % MAPS;
+        match step {
+            Step::Fail(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 2, false),
+            Step::Reinstate(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 2, true),
+            Step::CreateMap(byte) => self.make_map(map(byte), u32::from(byte) / 3 % 2),
+            Step::RemoveMap(byte) => self.kernel.remove_map(map(byte)),
+            Step::RecreateMap(byte) => {
+                self.kernel.remove_map(map(byte));
+                self.make_map(map(byte), u32::from(byte) / 3 % 2);
+            }
+            Step::ReloadMap(byte) => self.kernel.reload_map(map(byte)),
+            Step::SuspendMap(byte) => {
+                if let Some(map) = self.kernel.maps.get_mut(&map(byte)) {
+                    map.suspended = !map.suspended;
+                }
+            }
+            Step::RemoveDisk(byte) => self.kernel.remove_disk(u32::from(byte) % DISKS),
+            Step::ReturnDisk(byte) => self.kernel.return_disk(u32::from(byte) % DISKS),
+            Step::ToggleController(byte) => {
+                let controller = &mut self.kernel.controllers[usize::from(byte) % 2];
+                *controller = !*controller;
+            }
+            Step::DeliverFirst => self.deliver(0, true),
+            Step::DeliverAny(byte) => self.deliver(byte.into(), true),
+            Step::DeliverTwice(byte) => self.deliver(byte.into(), false),
+            Step::DeliverAll => self.deliver_all(),
+            Step::Lose(byte) => self.lose(byte.into()),
+            Step::Look(byte) => self.readers.look(LANES[usize::from(byte) % LANES.len()], &self.kernel),
+            Step::Answer(byte) => self.answer(LANES[usize::from(byte) % LANES.len()]),
+            Step::AnswerAll => LANES.into_iter().for_each(|lane| self.answer(lane)),
+            Step::FailToRead(byte) => self.fail_to_read(LANES[usize::from(byte) % LANES.len()]),
+            Step::ToggleDaemon => self.kernel.daemon = !self.kernel.daemon,
+            Step::TogglePermission => self.kernel.permitted = !self.kernel.permitted && self.terms.privileged,
+            Step::Wait(byte) => self.wait(Duration::from_millis(u64::from(byte) * 8)),
+            Step::WaitLong(byte) => self.wait(Duration::from_millis(u64::from(byte) * 250)),
+        }
+        self.go_round()
+    }
+
+    /// An event arrives, now. The watcher does not know of those that are still to come.
+    fn deliver(&mut self, index: usize, once: bool) {
+        let Some(last) = self.kernel.raised.len().checked_sub(1) else { return };
+        let index = index.min(last);
+        let uevent = if once { self.kernel.raised.remove(index) } else { self.kernel.raised[index].clone() };
+        let uevent = Uevent { received: self.now.instant, time: self.now.time, ..uevent };
+        // Device mapper's own poll tells of the same.
+        let woke = uevent.sysname.starts_with("dm-").then_some(Wake::DeviceMapper);
+        self.state.wake([Wake::Uevent(Box::new(uevent))].into_iter().chain(woke), self.now);
+    }
+
+    fn deliver_all(&mut self) {
+        while !self.kernel.raised.is_empty() {
+            self.deliver(0, true);
+        }
+    }
+
+    fn lose(&mut self, index: usize) {
+        if !self.terms.loses_events || self.kernel.raised.is_empty() {
+            return;
+        }
+        self.kernel.raised.remove(index % self.kernel.raised.len());
+        self.lost_events = true;
+        self.state.wake([Wake::Overflow].into_iter(), self.now);
+    }
+
+    fn answer(&mut self, lane: &'static str) {
+        self.readers.look(lane, &self.kernel);
+        if let Some(reply) = self.readers.asked.remove(lane).and_then(|asked| asked.seen) {
+            self.state.take(reply, self.now);
+        }
+    }
+
+    fn fail_to_read(&mut self, lane: &'static str) {
+        let broken = || Error::new(lane, "broken");
+        let reply = match self.readers.asked.remove(lane).map(|asked| asked.ask) {
+            Some(Ask::Kernel(_)) => Reply::Kernel(Err(broken())),
+            Some(Ask::Block(_)) => Reply::Block(Err(broken())),
+            Some(Ask::Transports(_)) => Reply::Transports(Err(broken())),
+            Some(Ask::Interfaces) => Reply::Interfaces(Err(broken())),
+            Some(Ask::Daemon(_)) => Reply::Daemon(Err(broken())),
+            None => return,
+        };
+        self.state.take(reply, self.now);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now = Now { instant: self.now.instant + time, time: self.now.time + time };
+        let drained = Wake::Drained { at: self.now.instant, took: Duration::ZERO };
+        self.state.wake([drained].into_iter(), self.now);
+    }
+
+    /// A map that is made before the first page may be taken for the one before it, of which a reading has told.
+    fn make_map(&mut self, minor: u32, variant: u32) {
+        self.kernel.create_map(minor, variant);
+        if let Some(map) = self.kernel.maps.get_mut(&minor).filter(|_| !self.state.is_open) {
+            map.has_silent_change = true;
+        }
+    }
+
+    /// What the loop does after each step, and what must hold then.
+    fn go_round(&mut self) -> Verdict {
+        self.was_refused |= !self.kernel.permitted || !self.state.readings.kernel_is_current() && self.state.is_open;
+        self.state.look_at_clock(self.now);
+        self.state.publish_if_due(self.now);
+        for ask in self.state.due(self.now) {
+            let asked = Asked { ask, at: self.now.instant, seen: None };
+            let before = self.readers.asked.insert(lane_of(&asked.ask), asked);
+            prop_assert!(before.is_none(), "a lane reads twice at once");
+        }
+        if let Some(due) = self.state.next_due(self.now.instant) {
+            prop_assert!(due > self.now.instant, "the loop would not come to rest");
+        }
+        self.sources_that_are_late_are_down()?;
+        self.the_page_is_possible()
+    }
+
+    fn sources_that_are_late_are_down(&self) -> Verdict {
+        let is_anybody_late =
+            self.readers.asked.values().any(|asked| asked.at + TRANSPORTS_DEADLINE / 2 <= self.now.instant);
+        let sources = if is_anybody_late { self.board.sources.all() } else { return Ok(()) };
+        for (lane, source, deadline) in [
+            ("kernel", Source::Dm, IOCTL_DEADLINE),
+            ("block", Source::Sysfs, BLOCK_DEADLINE),
+            ("transports", Source::Sysfs, TRANSPORTS_DEADLINE),
+            ("daemon", Source::Multipathd, Duration::from_secs(7)),
+        ] {
+            let is_late = self.readers.asked.get(lane).is_some_and(|asked| asked.at + deadline <= self.now.instant);
+            let up = sources.iter().find(|(one, _)| *one == source).and_then(|(_, health)| health.up);
+            prop_assert!(!is_late || up == Some(false), "{lane} is late, and {source:?} is not down");
+        }
+        Ok(())
+    }
+
+    fn the_page_is_possible(&mut self) -> Verdict {
+        let now = self.board.snapshot.borrow().clone();
+        let Some(snapshot) = &now else { return Ok(()) };
+        let wwids: BTreeSet<_> = snapshot.devices.iter().map(|device| &device.wwid).collect();
+        prop_assert_eq!(wwids.len(), snapshot.devices.len(), "a device appears twice");
+        for device in &snapshot.devices {
+            let paths: BTreeSet<_> = device.paths.iter().map(|path| &path.name).collect();
+            prop_assert_eq!(paths.len(), device.paths.len(), "a path appears twice: {:?}", device.paths);
+            let last = self.last.as_ref().and_then(|last| last.devices.iter().find(|old| old.wwid == device.wwid));
+            let Some(last) = last else { continue };
+            let counts = |device: &Device| (device.path_events.failed, device.path_events.reinstated);
+            let ((old_failed, old_reinstated), (failed, reinstated)) = (counts(last), counts(device));
+            prop_assert!(old_failed <= failed && old_reinstated <= reinstated, "a counter of {} fell", device.wwid);
+            for path in &device.paths {
+                let old = last.paths.iter().find(|old| old.name == path.name).map_or(0, |old| old.failures);
+                prop_assert!(old <= path.failures, "failures of {} fell", path.name);
+            }
+        }
+        self.last = now;
+        Ok(())
+    }
+
+    /// Everything arrives and everybody answers.
+    fn come_to_rest(&mut self) -> Verdict {
+        for _ in 0..8 {
+            self.deliver_all();
+            self.go_round()?;
+            for _ in 0..3 {
+                LANES.into_iter().for_each(|lane| self.answer(lane));
+                self.go_round()?;
+            }
+            self.wait(Duration::from_secs(6));
+            self.go_round()?;
+        }
+        Ok(())
+    }
+
+    fn the_page_equals_the_kernel(&self) -> Verdict {
+        let snapshot = self.board.snapshot.borrow().clone();
+        let Some(snapshot) = snapshot else { return Err(TestCaseError::fail("there is no page")) };
+        let shown: BTreeMap<_, _> = snapshot.devices.iter().map(|device| (&*device.wwid, device)).collect();
+        let wwids: BTreeSet<&str> = self.kernel.maps.values().map(|map| &*map.wwid).chain(["uuid.1"]).collect();
+        prop_assert_eq!(shown.keys().copied().collect::<BTreeSet<_>>(), wwids);
+        for map in self.kernel.maps.values() {
+            let device = shown[&*map.wwid];
+            // Without device mapper and multipathd only events tell of path states.
+            let knows_states =
+                self.kernel.permitted || self.kernel.daemon || !self.lost_events && !map.has_silent_change;
+            let members: Vec<_> = map.members.iter().map(|(devno, _)| Some(*devno)).collect();
+            let paths: Vec<_> = device.paths.iter().map(|path| path.devno).collect();
+            prop_assert_eq!(&paths, &members, "members of {}", map.wwid);
+            for (path, (devno, valid)) in device.paths.iter().zip(&map.members) {
+                // A disk that went before anybody looked has no name but its number.
+                let has_gone = !self.kernel.disks.contains_key(&index_of(*devno));
+                prop_assert!(path.name == disk_name(index_of(*devno)) || has_gone, "{} has no name", path.name);
+                if knows_states {
+                    prop_assert_eq!(path.state == PathState::Valid, *valid, "{} of {}", path.name, map.wwid);
+                }
+                let Some(disk) = self.kernel.disk(*devno) else { continue };
+                prop_assert_eq!(&path.hctl, &disk.hctl);
+                prop_assert_eq!(&path.device_state, &disk.states.device);
+                let session = self.kernel.disks[&index_of(*devno)].session;
+                prop_assert_eq!(&path.ports, &session_ports(session), "ports of {}", path.name);
+            }
+            if self.kernel.permitted {
+                prop_assert_eq!(device.suspended, Some(map.suspended));
+                // What a map does that was never seen but suspended is not known.
+                prop_assert_ne!(device.queueing, Some(false));
+            }
+            // Where others stand in for device mapper, what they make of a silent change counts as one.
+            if map.is_first && !(map.has_silent_change && self.was_refused) {
+                let counted = device.path_events.failed;
+                let expected = map.failures;
+                prop_assert!(counted <= expected, "{} counted {counted} failures of {expected}", map.wwid);
+                prop_assert!(self.lost_events || counted == expected, "{}: {counted} of {expected}", map.wwid);
+            }
+        }
+        let head = shown["uuid.1"];
+        let live: Vec<bool> = head.paths.iter().map(|path| path.state == PathState::Valid).collect();
+        prop_assert_eq!(live, self.kernel.controllers);
+        for (source, health) in self.board.sources.all() {
+            let expected = match source {
+                Source::Dm => self.kernel.permitted,
+                Source::Multipathd => self.kernel.daemon,
+                Source::Sysfs | Source::Uevent => true,
+            };
+            prop_assert_eq!(health.up, Some(expected), "{:?}", source);
+        }
+        Ok(())
+    }
+}
+
+fn play(terms: Terms, seed: u8) {
+    let number = |name: &str, default: u32| env::var(name).ok().map_or(default, |text| text.parse().unwrap());
+    let config =
+        ProptestConfig { cases: number("MODEL_CASES", CASES), failure_persistence: None, ..Default::default() };
+    let mut bytes = [seed; 32];
+    bytes[..4].copy_from_slice(&number("MODEL_SEED", 0).to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let histories = prop::collection::vec(step(), 0..STEPS);
+    let played = TestRunner::new_with_rng(config, rng).run(&histories, |history| {
+        let mut game = Game::new(terms);
+        game.go_round()?;
+        for step in history {
+            game.take(step)?;
+        }
+        game.come_to_rest()?;
+        game.the_page_equals_the_kernel()
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
+    }
+}
+
+#[test]
+fn with_the_kernels_status() {
+    play(Terms { privileged: true, daemon: true, loses_events: false }, 1);
+}
+
+#[test]
+fn with_the_kernels_status_and_lost_events() {
+    play(Terms { privileged: true, daemon: false, loses_events: true }, 2);
+}
+
+#[test]
+fn by_multipathd_and_events() {
+    play(Terms { privileged: false, daemon: true, loses_events: true }, 3);
+}
+
+#[test]
+fn by_events_alone() {
+    play(Terms { privileged: false, daemon: false, loses_events: false }, 4);
+}

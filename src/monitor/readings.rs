@@ -45,13 +45,13 @@ impl Readings {
     /// Who says which device-mapper devices there are, and when that was asked: the kernel itself, otherwise the newest
     /// reading. `None` if nobody has said so yet: "no devices" would be a lie.
     pub fn teller(&self) -> Option<(Teller, Instant)> {
-        let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.current, kernel.read_at?)));
+        let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.read_at?, kernel)));
         match (kernel, self.block.maps_read_at) {
-            (Some((true, read)), _) => Some((Teller::Kernel, read)),
-            (Some((_, kernel)), Some(block)) if kernel >= block => Some((Teller::Kernel, kernel)),
+            (Some((read, kernel)), block) if kernel.current || block.is_none_or(|block| Some(block) <= kernel.came) => {
+                Some((Teller::Kernel, read))
+            }
             (_, Some(block)) => Some((Teller::Block, block)),
-            (Some((_, kernel)), None) => Some((Teller::Kernel, kernel)),
-            (None, None) => {
+            (_, None) => {
                 let read = self.multipathd.as_ref().and_then(|daemon| daemon.read_at);
                 read.map(|read| (Teller::Multipathd, read))
             }
@@ -106,13 +106,15 @@ pub struct Kernel {
     pub not_permitted: bool,
     /// When the last reading was asked for.
     pub read_at: Option<Instant>,
+    /// When it came.
+    came: Option<Instant>,
     /// The maps for those who read their files.
     pub told: Arc<[Told]>,
 }
 
 impl Kernel {
     /// Takes a reading. Gives the members that a map did not have before.
-    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant) -> Vec<DevNo> {
+    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, now: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
         let mut joined = Vec::new();
         for map in &reading.maps {
@@ -128,7 +130,8 @@ impl Kernel {
             let told = |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: map.members().collect() };
             self.told = self.maps.values().map(told).collect();
         }
-        (self.current, self.not_permitted, self.read_at) = (true, false, Some(asked));
+        (self.current, self.not_permitted) = (true, false);
+        (self.read_at, self.came) = (Some(asked), Some(now));
         joined
     }
 }

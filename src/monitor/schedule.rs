@@ -115,24 +115,24 @@ const SHARE: u32 = 100;
 /// However long a reading takes, the next is not put off for longer than this.
 pub const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
-/// When a timer wants the next reading. The interval grows with what the last one cost.
+/// When a timer wants the next reading. The interval grows with what the last readings cost.
 #[derive(Debug)]
 pub struct Cadence {
     interval: Duration,
-    /// The interval as it is now.
-    present: Duration,
+    /// What the last readings cost. The least of them counts: one that had to wait says nothing of the next.
+    costs: [Duration; 3],
     last: Instant,
 }
 
 impl Cadence {
     /// The first is due an interval from now.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Cadence { interval, present: interval, last: now }
+        Cadence { interval, costs: [Duration::ZERO; 3], last: now }
     }
 
     /// When the next is due; `None` if never.
     pub fn due(&self) -> Option<Instant> {
-        self.last.checked_add(self.present)
+        self.last.checked_add(self.present())
     }
 
     /// Whether the next is due. If so, the one after it is due an interval from now.
@@ -146,12 +146,14 @@ impl Cadence {
 
     /// The last reading has cost this much.
     pub fn cost(&mut self, cost: Duration) {
-        self.present = self.interval.max((cost * SHARE).min(LONGEST_INTERVAL));
+        self.costs.rotate_right(1);
+        self.costs[0] = cost;
     }
 
     /// The interval as it is now.
     pub fn present(&self) -> Duration {
-        self.present
+        let cost = self.costs.into_iter().min().unwrap_or_default();
+        self.interval.max((cost * SHARE).min(LONGEST_INTERVAL))
     }
 }
 
@@ -207,6 +209,9 @@ mod tests {
         let now = Instant::now();
         let mut cadence = Cadence::new(5 * SECOND, now);
         for (cost, present) in [(SECOND / 100, 5), (SECOND / 10, 10), (60 * SECOND, 300)] {
+            cadence.cost(60 * SECOND);
+            (0..2).for_each(|_| cadence.cost(cost));
+            assert!(cadence.present() == 5 * SECOND || present > 5, "one slow reading is no reason");
             cadence.cost(cost);
             assert_eq!(cadence.present(), present * SECOND);
         }
