@@ -22,9 +22,10 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::auth::Users;
-use super::file::{ClientAuth, File};
+use super::file::File;
 use super::limit::Limiter;
-use super::tls::{self, Version};
+use super::tls;
+use super::values::{ClientAuth, Version};
 use super::{Policy, State, WebConfig};
 use crate::small_file;
 
