@@ -2,6 +2,7 @@
 //!
 //! The tour of the house. Each room knows only rooms that stand above it in this list:
 //!
+//! - `tasks`: notices the end of a task that has to run for as long as the program does
 //! - `small_file`: reads the files that somebody else writes
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak
 //! - [`source`]: how we read: device mapper, multipathd, sysfs
@@ -42,6 +43,7 @@ mod listen;
 mod reload;
 mod small_file;
 mod systemd;
+mod tasks;
 
 pub use commands::{Failure, run};
 

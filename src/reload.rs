@@ -1,5 +1,6 @@
 //! The configuration file: read at the start, and again on each SIGHUP.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +28,16 @@ pub fn read_config(file: Option<&Path>) -> Result<Config, String> {
 }
 
 /// On each SIGHUP reads the configuration again and everything else too. A bad file changes nothing.
+///
+/// It returns only if no SIGHUP can come any more. The monitor's end is reported by whoever runs the monitor, so this
+/// waits for good then.
 pub async fn reload_on(
     mut hangup: Signal,
     file: Option<PathBuf>,
     web_config: WebConfig,
     reloads: Arc<ConfigReloads>,
     commands: mpsc::Sender<Command>,
-) {
+) -> &'static str {
     // A file of a server that is away may be waited for in the kernel for good: by one thread, not by one more each time.
     let mut reading = None;
     while hangup.recv().await.is_some() {
@@ -54,7 +58,7 @@ pub async fn reload_on(
         match config {
             Ok(config) => {
                 if commands.send(Command::Configure(Arc::new(config))).await.is_err() {
-                    return;
+                    return pending().await;
                 }
                 reloads.succeeded();
                 info!("configuration read again");
@@ -65,8 +69,9 @@ pub async fn reload_on(
             }
         }
         if commands.send(Command::Resync).await.is_err() {
-            return;
+            return pending().await;
         }
         systemd::ready(&commands).await;
     }
+    "SIGHUP can be received no more"
 }

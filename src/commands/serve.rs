@@ -17,6 +17,7 @@ use crate::metrics::own::{About, ConfigReloads};
 use crate::metrics::process::ThisProcess;
 use crate::reload::reload_on;
 use crate::systemd;
+use crate::tasks::Tasks;
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
 use crate::web_config::WebConfig;
@@ -60,25 +61,27 @@ pub async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Opt
     };
 
     let (commands, orders) = mpsc::channel(1);
-    tokio::spawn(systemd::inform(commands.clone(), snapshot, sources));
-    tokio::spawn(web_config.clone().follow());
-    tokio::spawn(reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands));
-    let mut monitor = tokio::spawn(monitor.run(orders));
+    let mut tasks = Tasks::default();
+    let reloading = reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands.clone());
+    tasks.spawn("reload", reloading);
+    tasks.spawn("systemd", systemd::inform(commands, snapshot, sources));
+    tasks.spawn("web_config", web_config.clone().follow());
+    tasks.spawn("monitor", async {
+        match monitor.run(orders).await {
+            Ok(()) => "nobody commands it any more".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    });
 
     let mut outcome = Ok(());
     let end = async {
         tokio::select! {
             _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
             _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
-            ended = &mut monitor => {
-                // Without it the metrics would stay as they are for ever: better none, and a restart.
-                let cause = match ended {
-                    Ok(Ok(())) => "it was told to".to_owned(),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                error!(cause, "the monitor has ended");
-                outcome = Err(Failure::Fatal(format!("the monitor has ended: {cause}")));
+            ended = tasks.ended() => {
+                // Without the task a part of what we serve would stay as it is for good. A restart is better.
+                error!(task = ended.task, cause = ended.cause, "a task has ended");
+                outcome = Err(Failure::Fatal(ended.to_string()));
             }
         }
         systemd::stopping().await;
