@@ -5,12 +5,14 @@
 //! oneshot.rs   --oneshot: read once, print the page
 //! capture.rs   --capture: write what is read on this host, without its names
 //! check.rs     --config.check: say whether the configuration files are correct
+//! start.rs     the limits and the checks before serve, --oneshot and --capture
 //! ```
 
 mod capture;
 mod check;
 mod oneshot;
 mod serve;
+mod start;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -54,6 +56,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     if cli.general.config_check {
         return check::check(cli, &web_config);
     }
+    start::raise_open_files();
     let passed = cli.web.systemd_socket.then(ListenFd::from_env);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One answers while the other publishes.

@@ -27,6 +27,13 @@ impl Exporter {
         Exporter::start_and(options, &[], |_| true)
     }
 
+    /// The same by a shell, after these words of its own.
+    pub fn start_after(words: &str, options: &[impl AsRef<str>]) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("{words}; exec \"$@\""), "sh", PROGRAM]);
+        Exporter::start_with(shell, options, |_| true)
+    }
+
     /// The same in this environment.
     pub fn start_in(environment: &[(&str, &str)], options: &[impl AsRef<str>]) -> Self {
         Exporter::start_and(options, environment, |_| true)
@@ -52,12 +59,21 @@ impl Exporter {
         environment: &[(&str, &str)],
         listening: impl Fn(Pid) -> bool + Send + 'static,
     ) -> Self {
+        let mut program = Command::new(PROGRAM);
+        program.envs(environment.iter().copied());
+        Exporter::start_with(program, options, listening)
+    }
+
+    fn start_with(
+        mut program: Command,
+        options: &[impl AsRef<str>],
+        listening: impl Fn(Pid) -> bool + Send + 'static,
+    ) -> Self {
         let mut options: Vec<&str> = options.iter().map(AsRef::as_ref).collect();
         if !options.iter().any(|option| option.starts_with(LISTEN)) {
             options.push("--web.listen-address=127.0.0.1:0");
         }
-        let environment = environment.iter().copied();
-        let mut child = command(&options).envs(environment).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = program.args(&options).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
