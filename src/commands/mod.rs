@@ -57,6 +57,10 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         return check::check(cli, &web_config);
     }
     start::raise_open_files();
+    // A capture holds only what was read, and has checks of its own.
+    if cli.sources.capture.is_none() {
+        start::check_sysfs(&cli.sources.sysfs)?;
+    }
     let passed = cli.web.systemd_socket.then(ListenFd::from_env);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One answers while the other publishes.
