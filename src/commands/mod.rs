@@ -91,6 +91,7 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
             (places, multipathd::Client::recorded(replies(capture), timeout))
         }
         None => {
+            start::warn_without_udev(&cli.sources.udev_data);
             let places = sysfs::Places {
                 sysfs: cli.sources.sysfs.clone(),
                 procfs: cli.sources.procfs.clone(),

@@ -22,6 +22,17 @@ pub fn raise_open_files() {
     }
 }
 
+/// Warns of a host without udev, as many containers are.
+pub fn warn_without_udev(directory: &Path) {
+    if !directory.is_dir() {
+        warn!(
+            path = %directory.display(),
+            "--path.udev.data is not a directory: disk identities are unknown, so unassembled disks are not found and WWID \
+             mismatches may be missed"
+        );
+    }
+}
+
 /// The directories of sysfs that every host has and that we read.
 const SYSFS: [&str; 3] = ["block", "class", "devices"];
 

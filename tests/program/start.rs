@@ -1,5 +1,7 @@
 //! The start: limits are raised, wrong places are refused or warned of.
 
+use std::fs;
+
 use super::harness::{Exporter, Host, Tree, run};
 
 #[test]
@@ -38,4 +40,24 @@ fn what_is_no_sysfs_is_refused() {
     }
     assert_no_sysfs(&Tree::empty(), "class", "is no sysfs: it has no directory block or class or devices");
     assert_no_sysfs(&Tree::empty(), "none", "is no sysfs: it has no directory block or class or devices");
+}
+
+#[test]
+fn a_host_without_udev_is_warned_of_once() {
+    let warnings = |exporter: &Exporter| {
+        exporter.log().into_iter().filter(|line| line.contains("--path.udev.data")).collect::<Vec<_>>()
+    };
+    let host = Host::recorded("01-healthy");
+    assert_eq!(warnings(&host.exporter(&[])), Vec::<String>::new());
+
+    fs::remove_dir(host.sysfs.path("udev")).unwrap();
+    let exporter = host.exporter(&[]);
+    exporter.await_log(&["--path.udev.data"]);
+    let [line] = &warnings(&exporter)[..] else { panic!("{:?}", exporter.log()) };
+    let path = host.sysfs.path("udev").display().to_string();
+    for word in ["level=warn", &path, "unassembled disks are not found", "WWID mismatches may be missed"] {
+        assert!(line.contains(word), "no {word} in {line}");
+    }
+    let finished = run(&[host.options(), vec!["--oneshot".to_owned()]].concat());
+    assert_eq!((finished.status, finished.stderr.matches(&path).count()), (Some(0), 1), "{}", finished.stderr);
 }

@@ -46,7 +46,7 @@ impl Tree {
         // Thousands of small files: where there is memory to put them in, that saves most of the time the tests take.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let tree = Tree { directory };
-        for name in ["block", "class", "devices"] {
+        for name in ["block", "class", "devices", "udev"] {
             fs::create_dir(tree.path(name)).unwrap();
         }
         tree
