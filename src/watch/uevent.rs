@@ -22,8 +22,8 @@ use rustix::net::sockopt;
 use tokio::sync::mpsc;
 use udev::MonitorSocket;
 
-use super::dm_event::readable;
-use super::{Closed, Wake, Watcher, send, spawn};
+use super::poll::readable;
+use super::{Closed, PULSE, Wake, Watcher, send, spawn};
 use crate::source::device_mapper::UUID_PREFIX;
 use crate::source::{Error, dm_name};
 use crate::topology::DevNo;
@@ -99,7 +99,7 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
         return Ok(Closed);
     }
     loop {
-        readable(&socket.as_fd()).map_err(failed)?;
+        readable(&socket.as_fd(), PULSE).map_err(failed)?;
         let woken = Instant::now();
         let Ok(at) = drain(&socket, wakes).map_err(failed)? else { return Ok(Closed) };
         if send(wakes, Wake::Drained { at, took: woken.elapsed() }).is_err() {
