@@ -3,6 +3,8 @@
 //! Nothing where systemd does not ask for it. Each message is sent from a thread where one may block: what holds up the
 //! first process must not hold up a scrape.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,14 +26,15 @@ const SOURCES_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the end waits for systemd.
 const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Tells systemd how we are, until the monitor ends.
+/// Tells systemd how we are, until the monitor ends. It never returns: where systemd asks for nothing, or the monitor has
+/// ended, it waits for good.
 pub async fn inform(
     monitor: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     sources: Arc<SourceHealth>,
-) {
+) -> Infallible {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
+        return pending().await;
     }
     let beats = async {
         ready(&monitor).await;
@@ -40,6 +43,7 @@ pub async fn inform(
         beat(&monitor, limit / 2, async || drop(tell(&[NotifyState::Watchdog]).await)).await;
     };
     tokio::join!(beats, follow(&monitor, snapshot, &sources));
+    pending().await
 }
 
 /// Tells that all is done that a start or a reload has begun. The monitor takes no command before the first full read has

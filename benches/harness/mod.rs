@@ -233,7 +233,9 @@ impl Host {
                 fs::write(directory.join(name), content).unwrap();
             }
         };
-        fs::create_dir_all(root.join("block")).unwrap();
+        for name in ["block", "class", "devices"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
         for device in 0..self.devices {
             let map = root.join(format!("devices/virtual/block/dm-{device}"));
             let dm = [("name", name(device)), ("uuid", format!("mpath-{}", wwid(device))), ("suspended", "0".into())];

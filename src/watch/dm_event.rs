@@ -5,11 +5,10 @@
 //! in between wakes again.
 
 use std::io;
-use std::os::fd::AsFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc;
 
+use super::poll::readable;
 use super::{Closed, PULSE, Wake, Watcher, send, spawn};
 use crate::source::Error;
 use crate::source::device_mapper::{CONTROL, Control};
@@ -30,7 +29,7 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
         return Ok(Closed);
     }
     loop {
-        if readable(&control).map_err(failed)? {
+        if readable(&control, PULSE).map_err(failed)? {
             control.arm_poll().map_err(failed)?;
             if send(wakes, Wake::DeviceMapper).is_err() {
                 return Ok(Closed);
@@ -38,15 +37,5 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
         } else if wakes.is_closed() {
             return Ok(Closed);
         }
-    }
-}
-
-/// Waits for the file to be readable, [`PULSE`] at most.
-pub(super) fn readable(file: &impl AsFd) -> io::Result<bool> {
-    let timeout = Timespec { tv_sec: PULSE.as_secs() as i64, tv_nsec: 0 };
-    match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timeout)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

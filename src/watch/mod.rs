@@ -3,11 +3,13 @@
 //! ```text
 //! uevent.rs    kernel uevents: which device, and what only an event knows (which path, when, how often)
 //! dm_event.rs  device mapper's event poll: something changed, look at the list for what
+//! poll.rs      how both wait
 //! ```
 //!
 //! The two are independent: netlink can overflow, the event poll cannot lose the fact that something changed.
 
 pub mod dm_event;
+mod poll;
 pub mod uevent;
 
 use std::sync::Arc;

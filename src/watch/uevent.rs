@@ -15,15 +15,16 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use std::{fs, io};
 
+use nix::errno::Errno;
 use rustix::net::sockopt;
 use tokio::sync::mpsc;
 use udev::MonitorSocket;
 
-use super::dm_event::readable;
-use super::{Closed, Wake, Watcher, send, spawn};
+use super::poll::readable;
+use super::{Closed, PULSE, Wake, Watcher, send, spawn};
 use crate::source::{Error, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
@@ -98,7 +99,7 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
         return Ok(Closed);
     }
     loop {
-        readable(&socket.as_fd()).map_err(failed)?;
+        readable(&socket.as_fd(), PULSE).map_err(failed)?;
         let woken = Instant::now();
         let Ok(at) = drain(&socket, wakes).map_err(failed)? else { return Ok(Closed) };
         if send(wakes, Wake::Drained { at, took: woken.elapsed() }).is_err() {
@@ -148,37 +149,78 @@ fn subscribe() -> io::Result<MonitorSocket> {
 
 /// Sends on all events that are waiting. Gives a moment at which none was.
 fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<Instant, Closed>> {
+    let mut unexplained = 0;
     loop {
-        let mut looked = Instant::now();
-        for event in socket.iter() {
-            let is_scsi = event.subsystem().is_some_and(|subsystem| subsystem == "scsi");
-            let wake = match event.event_type() {
-                udev::EventType::Change if is_scsi => Some(Wake::ScsiDevice(event.sysname().to_string_lossy().into())),
-                // Its disk tells.
-                _ if is_scsi => None,
-                _ => Some(Wake::Uevent(Box::new(translate(&event)))),
-            };
-            if let Some(wake) = wake
-                && let Err(closed) = send(wakes, wake)
-            {
-                return Ok(Err(closed));
-            }
-            looked = Instant::now();
-        }
-        // The iterator ends on whatever is no message. libudev leaves the reason in errno, and nothing has run since.
-        let error = io::Error::last_os_error();
-        match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOBUFS) => {
-                if let Err(closed) = send(wakes, Wake::Overflow) {
-                    return Ok(Err(closed));
+        let wake = match receive(|| socket.iter().next()) {
+            Ok(event) => wake(&event),
+            Err(errno) => match why_nothing(errno) {
+                Nothing::Overflow => Some(Wake::Overflow),
+                Nothing::Broken => return Err(io::Error::from_raw_os_error(errno)),
+                Nothing::Unexplained if unexplained == MOST_UNEXPLAINED => {
+                    return Err(io::Error::from_raw_os_error(errno));
                 }
-            }
-            // Nothing more, or one message that was none: the next poll tells.
-            Some(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::INVAL) | None => {
-                return Ok(Ok(looked));
-            }
-            Some(_) => return Err(error),
+                nothing => {
+                    unexplained += usize::from(nothing == Nothing::Unexplained);
+                    // libudev also gives nothing where it drops a message, and others may wait behind that one.
+                    let looked = Instant::now();
+                    if readable(&socket.as_fd(), Duration::ZERO)? {
+                        continue;
+                    }
+                    return Ok(Ok(looked));
+                }
+            },
+        };
+        if let Some(wake) = wake
+            && let Err(closed) = send(wakes, wake)
+        {
+            return Ok(Err(closed));
         }
+    }
+}
+
+/// The next event, or errno if libudev gives none. Not every libudev sets errno then: eudev and systemd before version 240
+/// do not where they drop a message. So errno is cleared first, and what an earlier call left is not taken for a reason.
+fn receive<E>(next: impl FnOnce() -> Option<E>) -> Result<E, i32> {
+    Errno::clear();
+    next().ok_or_else(Errno::last_raw)
+}
+
+/// Why libudev gave no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nothing {
+    /// No message waited, or libudev dropped one that is not for us.
+    Waits,
+    /// Messages were lost.
+    Overflow,
+    /// The socket cannot be read any more.
+    Broken,
+    /// libudev does not tell. It may have dropped a message, or the kernel may refuse to give any.
+    Unexplained,
+}
+
+/// A kernel that refuses every message would be asked for good. libudev drops fewer at a time.
+const MOST_UNEXPLAINED: usize = 1000;
+
+fn why_nothing(errno: i32) -> Nothing {
+    match Errno::from_raw(errno) {
+        _ if errno == 0 => Nothing::Waits,
+        // `EINVAL`: a message of somebody else, or one that libudev cannot parse.
+        Errno::EAGAIN | Errno::EINTR | Errno::EINVAL => Nothing::Waits,
+        // `ENOMEM`: libudev had taken the message and had no memory for it.
+        Errno::ENOBUFS | Errno::ENOMEM => Nothing::Overflow,
+        Errno::EBADF | Errno::ENOTSOCK => Nothing::Broken,
+        _ => Nothing::Unexplained,
+    }
+}
+
+/// The wake that an event gives, if it is for us.
+fn wake(event: &udev::Event) -> Option<Wake> {
+    let is_scsi = event.subsystem().is_some_and(|subsystem| subsystem == "scsi");
+    match event.event_type() {
+        udev::EventType::Change if is_scsi => Some(Wake::ScsiDevice(event.sysname().to_string_lossy().into())),
+        // Its disk tells.
+        _ if is_scsi => None,
+        _ => Some(Wake::Uevent(Box::new(translate(event)))),
     }
 }
 
@@ -236,6 +278,39 @@ mod tests {
         ];
         for (what, numbers, owner, expected) in numbers {
             assert_eq!(may_be_root(owner, numbers), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_call_left_in_errno_is_no_reason() {
+        Errno::ENOBUFS.set();
+        assert_eq!(receive(|| None::<()>), Err(0));
+        let refused = || {
+            Errno::EACCES.set();
+            None::<()>
+        };
+        assert_eq!(receive(refused), Err(Errno::EACCES as i32));
+        assert_eq!(receive(|| Some(1)), Ok(1));
+    }
+
+    #[test]
+    fn only_what_says_so_is_a_loss() {
+        for (errno, reason) in [
+            (0, Nothing::Waits),
+            (Errno::EAGAIN as i32, Nothing::Waits),
+            (Errno::EINTR as i32, Nothing::Waits),
+            (Errno::EINVAL as i32, Nothing::Waits),
+            (Errno::ENOBUFS as i32, Nothing::Overflow),
+            (Errno::ENOMEM as i32, Nothing::Overflow),
+            (Errno::EBADF as i32, Nothing::Broken),
+            (Errno::ENOTSOCK as i32, Nothing::Broken),
+            (Errno::ENOENT as i32, Nothing::Unexplained),
+            (Errno::ETIMEDOUT as i32, Nothing::Unexplained),
+            (Errno::EACCES as i32, Nothing::Unexplained),
+            (-1, Nothing::Unexplained),
+            (4096, Nothing::Unexplained),
+        ] {
+            assert_eq!(why_nothing(errno), reason, "{errno}");
         }
     }
 }

@@ -17,7 +17,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
-use super::file::ClientAuth;
+use super::values::ClientAuth;
 
 /// Judges the certificates of clients.
 ///

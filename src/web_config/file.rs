@@ -1,7 +1,7 @@
 //! The file: which keys there are, what they may say, and which of them belong together.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bcrypt::HashParts;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
 
-use super::tls::{Cipher, Curve, Version};
+use super::values::{Cipher, ClientAuth, Curve, Pem, PemSource, RateLimit, Tls, Version};
 
 /// What the file says, and nothing in it contradicts itself. Other files that it names are not looked at yet.
 #[derive(Debug)]
@@ -22,88 +22,6 @@ pub struct File {
     /// bcrypt hashes by user name; empty if anybody may ask.
     pub users: BTreeMap<String, String>,
     pub rate_limit: Option<RateLimit>,
-}
-
-/// `tls_server_config`.
-#[derive(Debug)]
-pub struct Tls {
-    pub certificate: Pem,
-    pub key: Pem,
-    pub client_auth: ClientAuth,
-    pub client_ca: Option<Pem>,
-    pub client_allowed_sans: Option<Vec<String>>,
-    pub min_version: Version,
-    pub max_version: Version,
-    /// Empty for all.
-    pub cipher_suites: Vec<Cipher>,
-    /// Where they are listed.
-    pub cipher_suites_line: u64,
-    pub prefer_server_cipher_suites: bool,
-    /// In order of preference; empty for all.
-    pub curves: Vec<Curve>,
-}
-
-/// Where a certificate or key is.
-#[derive(Debug)]
-pub struct Pem {
-    /// The key of the configuration that says so, and the line where it stands.
-    pub name: &'static str,
-    pub line: u64,
-    pub source: PemSource,
-}
-
-/// In the configuration file itself, or in a file of its own.
-#[derive(Debug)]
-pub enum PemSource {
-    Inline(String),
-    File(PathBuf),
-}
-
-/// `client_auth_type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum ClientAuth {
-    #[default]
-    NoClientCert,
-    RequestClientCert,
-    RequireAnyClientCert,
-    VerifyClientCertIfGiven,
-    RequireAndVerifyClientCert,
-}
-
-impl TryFrom<String> for ClientAuth {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "" | "NoClientCert" => Ok(ClientAuth::NoClientCert),
-            "RequestClientCert" => Ok(ClientAuth::RequestClientCert),
-            // The second is what the format called it once.
-            "RequireAnyClientCert" | "RequireClientCert" => Ok(ClientAuth::RequireAnyClientCert),
-            "VerifyClientCertIfGiven" => Ok(ClientAuth::VerifyClientCertIfGiven),
-            "RequireAndVerifyClientCert" => Ok(ClientAuth::RequireAndVerifyClientCert),
-            _ => Err(format!("there is no {text:?}")),
-        }
-    }
-}
-
-impl ClientAuth {
-    /// Whether a client without a certificate is refused.
-    pub fn demands(self) -> bool {
-        matches!(self, ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert)
-    }
-
-    /// Whether a certificate must come from a CA that the configuration names.
-    pub fn verifies(self) -> bool {
-        matches!(self, ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert)
-    }
-}
-
-/// `rate_limit`: a token bucket that gains one token per interval and holds `burst` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    pub interval: Duration,
-    pub burst: u32,
 }
 
 #[derive(Default, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::file::RateLimit;
+use super::values::RateLimit;
 
 /// The bucket. Full at first; a request takes one token, and is refused if there is none.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 //! file.rs    the keys, and what belongs together      tls.rs      what rustls is told
 //! auth.rs    users and passwords                      client.rs   which client certificates are good enough
 //! limit.rs   how often                                reload.rs   what a change of the files does
+//! values.rs  what the keys may say, for all of these
 //! ```
 //!
 //! Where it differs from the toolkit, on purpose:
@@ -34,6 +35,7 @@ mod file;
 mod limit;
 pub mod reload;
 mod tls;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -12,6 +12,8 @@
 //! taken away. That takes a restart, as do turning TLS on and off.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -22,9 +24,10 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::auth::Users;
-use super::file::{ClientAuth, File};
+use super::file::File;
 use super::limit::Limiter;
-use super::tls::{self, Version};
+use super::tls;
+use super::values::{ClientAuth, Version};
 use super::{Policy, State, WebConfig};
 use crate::small_file;
 
@@ -165,9 +168,9 @@ struct Watch {
 }
 
 impl WebConfig {
-    /// Looks at the files once a second, until it is dropped. Without a file there is nothing to look at.
-    pub async fn follow(self) {
-        let Some(file) = self.shared.file.as_deref() else { return };
+    /// Looks at the files once a second, until it is dropped. Without a file there is nothing to look at, and it waits.
+    pub async fn follow(self) -> Infallible {
+        let Some(file) = self.shared.file.as_deref() else { return pending().await };
         let mut watch = Watch::default();
         loop {
             // Whether told or not.
@@ -251,6 +254,12 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+
+    #[test]
+    fn without_a_file_it_waits_and_does_not_end() {
+        let follow = std::pin::pin!(WebConfig::none().unwrap().follow());
+        assert!(follow.poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
 
     #[test]
     fn a_file_that_changes_while_it_is_read_twice_has_changed() {

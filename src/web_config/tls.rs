@@ -3,100 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use rustls::{
-    CertificateError, CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedCipherSuite,
-    SupportedProtocolVersion, version,
-};
-use serde::Deserialize;
+use rustls::{CertificateError, CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion, version};
 
 use super::client::{ClientCertificates, is_of_version_3};
-use super::file::{Pem, PemSource, Tls};
-
-/// A version of TLS that rustls speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Version {
-    Tls12,
-    Tls13,
-}
-
-impl TryFrom<String> for Version {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "TLS12" => Ok(Version::Tls12),
-            "TLS13" => Ok(Version::Tls13),
-            "TLS10" | "TLS11" => Err(format!("{text} is not spoken here, as it is broken: use TLS12 or TLS13")),
-            _ => Err(format!("there is no TLS version {text:?}")),
-        }
-    }
-}
-
-/// A cipher suite that rustls has.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Cipher(SupportedCipherSuite);
-
-/// By the names that Go gives them. Those of TLS 1.3 come first and in Go's order: they cannot be chosen between, as in
-/// Go, and so are all there whatever is listed.
-const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
-    ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
-    ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
-    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-];
-
-/// What Go has beside them: block ciphers whose checksum is inside, the source of a decade of attacks.
-const CIPHERS_OF_GO_ONLY: [&str; 4] = [
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
-];
-
-impl TryFrom<String> for Cipher {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match CIPHERS.iter().find(|(name, _)| *name == text) {
-            Some((_, suite)) => Ok(Cipher(*suite)),
-            None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => {
-                Err(format!("cipher suite {text} is not supported here: use one with GCM or CHACHA20_POLY1305"))
-            }
-            None => Err(format!("there is no cipher suite {text:?}")),
-        }
-    }
-}
-
-/// A curve that rustls has.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Curve(&'static dyn SupportedKxGroup);
-
-impl TryFrom<String> for Curve {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "X25519" => Ok(Curve(kx_group::X25519)),
-            "CurveP256" => Ok(Curve(kx_group::SECP256R1)),
-            "CurveP384" => Ok(Curve(kx_group::SECP384R1)),
-            "CurveP521" => Err(format!("curve {text} is not supported here: use X25519, CurveP256 or CurveP384")),
-            _ => Err(format!("there is no curve {text:?}")),
-        }
-    }
-}
+use super::values::{CIPHERS, Cipher, Curve, Pem, PemSource, Tls, Version};
 
 /// What HTTP/2 calls itself in a handshake (RFC 7301).
 pub const HTTP_2: &[u8] = b"h2";

@@ -15,7 +15,7 @@ export class Host {
   }) {
     this.root = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : "/tmp", "multipath-page-"));
     Object.assign(this, { devices, paths, ports, names, state });
-    mkdirSync(join(this.root, "sys/block"), { recursive: true });
+    for (const name of ["sys/block", "sys/class", "sys/devices", "udev"]) mkdirSync(join(this.root, name), { recursive: true });
     for (const port of PORTS.keys()) this.#addPort(port);
     for (let device = 0; device < devices; device++) this.#addDevice(device);
     this.socket = join(this.root, "multipathd.socket");

@@ -641,8 +641,10 @@ fn what_cannot_be_done_is_said_in_one_line() {
     }
     assert_eq!(fs::read_to_string(&there).unwrap(), "mine");
     let file = option("capture", &directory.path().join("new"));
-    let blind = ["path.sysfs", "path.procfs", "multipathd.socket"].map(nothing);
-    let finished = run(&[&blind[..], &["--no-collector.dm".to_owned(), file]].concat());
+    let _unlistable = empty.make_unlistable("block");
+    let blind = ["path.procfs", "multipathd.socket"].map(nothing);
+    let sysfs = option("path.sysfs", empty.root());
+    let finished = run(&[&blind[..], &["--no-collector.dm".to_owned(), sysfs, file]].concat());
     assert_eq!(finished.status, Some(1));
     assert_eq!(finished.stderr.matches("source=multipathd").count(), 1, "{}", finished.stderr);
     assert!(finished.stderr.lines().last().unwrap().contains("no source says which devices there are"));

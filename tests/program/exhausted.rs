@@ -88,9 +88,9 @@ fn assert_complete(page: &Page) {
     assert_eq!(series_with("multipath_path_info", &ports), paths);
 }
 
-fn assert_read_whole_under(limit: Rlimit) {
+fn assert_read_whole_under(soft: u64, hard: u64) {
     let host = target_per_lun();
-    let exporter = Exporter::start_limited(limit, &host.options());
+    let exporter = Exporter::start_after(&format!("ulimit -S -n {soft}; ulimit -H -n {hard}"), &host.options());
     exporter.await_ready();
     assert_complete(&exporter.metrics());
     assert_complete(&exporter.reread());
@@ -98,13 +98,13 @@ fn assert_read_whole_under(limit: Rlimit) {
 
 #[test]
 fn a_low_limit_that_may_be_raised_is_none() {
-    assert_read_whole_under(Rlimit { current: Some(40), maximum: Some(1024) });
+    assert_read_whole_under(40, 1024);
 }
 
 /// The limit is lower than the number of sessions.
 #[test]
 fn reading_many_sessions_takes_few_open_files() {
-    assert_read_whole_under(Rlimit { current: Some(64), maximum: Some(64) });
+    assert_read_whole_under(64, 64);
 }
 
 /// One scrape, over a connection that is open.

@@ -9,6 +9,7 @@
 //! - [`readme`]: its tables of metrics and options
 //! - [`status_page`]: what a person sees
 //! - [`command_line`]: what is refused before anything is served, and what is printed and left
+//! - [`start`]: what is put right, refused and warned of at the start
 //! - [`signals`]: SIGTERM and SIGHUP
 //! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
 //! - [`unreadable`]: a map that cannot be told apart
@@ -44,6 +45,7 @@ mod openapi;
 mod readme;
 mod robustness;
 mod signals;
+mod start;
 mod status_page;
 mod storage;
 mod systemd;

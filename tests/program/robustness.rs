@@ -361,7 +361,7 @@ fn without_sysfs_the_last_state_stays() {
 #[test]
 fn without_sysfs_from_the_start_devices_are_multipathds() {
     let host = Host::recorded("02-net1-lost");
-    host.sysfs.remove("block");
+    let _unlistable = host.sysfs.make_unlistable("block");
     let page = host.exporter(&[]).metrics();
     for (series, value) in [
         (SYSFS_UP, 0.0),
@@ -379,7 +379,7 @@ fn without_sysfs_from_the_start_devices_are_multipathds() {
 fn without_any_source_nothing_is_claimed_and_the_reasons_are_told() {
     let host = Host::recorded("01-healthy");
     let sysfs = host.sysfs.path("block").display().to_string();
-    host.sysfs.rename("block", "gone");
+    let unlistable = host.sysfs.make_unlistable("block");
     host.multipathd.daemon(Reply::closed());
     let exporter = host.unready_exporter(&["--reread.interval=100ms"]);
     exporter.await_log(&["source cannot be read", "sysfs"]);
@@ -392,7 +392,7 @@ fn without_any_source_nothing_is_claimed_and_the_reasons_are_told() {
     assert_eq!(exporter.get("/-/healthy").status, 200);
 
     // As soon as one can be read there is a page, and what it shows is what was found, not what has changed.
-    host.sysfs.rename("gone", "block");
+    drop(unlistable);
     exporter.await_ready();
     exporter.await_values(&[("multipath_devices", 2.0), ("multipath_paths", 4.0)]);
     assert_eq!(exporter.get("/api/v1/events").json()["events"], serde_json::json!([]));

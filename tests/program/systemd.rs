@@ -106,7 +106,7 @@ fn a_line_for_people_that_follows_the_host() {
 #[test]
 fn the_line_says_what_is_wrong_while_nothing_can_be_read() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    host.sysfs.rename("block", "away");
+    let _unlistable = host.sysfs.make_unlistable("block");
     host.multipathd.maps(Reply::closed());
     let exporter = manager.start(&host, &[]);
     let heard = manager.hear_until("STATUS=no source says which devices there are: ");

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -100,7 +100,7 @@ impl Site {
         };
         let follower = tokio::spawn(config.clone().follow());
         let task = tokio::spawn(serve(vec![listener], move || transport.transport(), handler, limits, pending()));
-        Server { address, config, tasks: [follower, task] }
+        Server { address, config, tasks: [follower.abort_handle(), task.abort_handle()] }
     }
 
     pub fn roots(&self) -> RootCertStore {
@@ -145,12 +145,12 @@ async fn stub(request: Request<()>) -> Response<Body> {
 pub struct Server {
     pub address: SocketAddr,
     pub config: WebConfig,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [AbortHandle; 2],
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 

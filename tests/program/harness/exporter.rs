@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Rlimit, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Answer, Connection, Page, eventually};
 
@@ -28,19 +28,17 @@ impl Exporter {
         Exporter::start_and(Command::new(PROGRAM), options, |_| true)
     }
 
+    /// The same by a shell, after these words of its own.
+    pub fn start_after(words: &str, options: &[impl AsRef<str>]) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("{words}; exec \"$@\""), "sh", PROGRAM]);
+        Exporter::start_and(shell, options, |_| true)
+    }
+
     /// The same in this environment.
     pub fn start_in(environment: &[(&str, &str)], options: &[impl AsRef<str>]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.envs(environment.iter().copied());
-        Exporter::start_and(command, options, |_| true)
-    }
-
-    /// The same under these limits of open files (`RLIMIT_NOFILE`).
-    pub fn start_limited(files: Rlimit, options: &[impl AsRef<str>]) -> Self {
-        let number = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-        let limits = format!("ulimit -S -n {} && ulimit -H -n {}", number(files.current), number(files.maximum));
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), PROGRAM]);
         Exporter::start_and(command, options, |_| true)
     }
 
@@ -58,9 +56,9 @@ impl Exporter {
         Exporter::start_and(Command::new(PROGRAM), options, |_| false)
     }
 
-    /// `command` takes the options. `listening` is called where it says so, and tells whether to go on reading its log.
+    /// `program` takes the options. `listening` is called where it says so, and tells whether to go on reading its log.
     fn start_and(
-        mut command: Command,
+        mut program: Command,
         options: &[impl AsRef<str>],
         listening: impl Fn(Pid) -> bool + Send + 'static,
     ) -> Self {
@@ -68,7 +66,7 @@ impl Exporter {
         if !options.iter().any(|option| option.starts_with(LISTEN)) {
             options.push("--web.listen-address=127.0.0.1:0");
         }
-        let mut child = command.args(&options).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = program.args(&options).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));

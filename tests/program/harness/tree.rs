@@ -14,9 +14,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use rustix::fs::{FileType, Mode};
-
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
 
 /// The tree; gone when dropped.
@@ -24,14 +25,29 @@ pub struct Tree {
     directory: TempDir,
 }
 
+/// A directory that cannot be listed.
+pub struct Unlistable<'a> {
+    tree: &'a Tree,
+    name: &'a str,
+    child: Child,
+}
+
+impl Drop for Unlistable<'_> {
+    fn drop(&mut self) {
+        self.tree.remove(self.name);
+        self.tree.rename(&format!("{}.away", self.name), self.name);
+        self.child.wait().unwrap();
+    }
+}
+
 impl Tree {
-    /// A host without any block device, of which udev knows nothing.
+    /// A host without any block device. It has the directories that every host has.
     pub fn empty() -> Self {
         // Thousands of small files: where there is memory to put them in, that saves most of the time the tests take.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let tree = Tree { directory };
-        for directory in ["block", "udev"] {
-            fs::create_dir(tree.path(directory)).unwrap();
+        for name in ["block", "class", "devices", "udev"] {
+            fs::create_dir(tree.path(name)).unwrap();
         }
         tree
     }
@@ -109,6 +125,19 @@ impl Tree {
         let file = self.path(name);
         fs::remove_file(&file).unwrap();
         fs::create_dir(file).unwrap();
+    }
+
+    /// Puts another directory in a directory's place, which nobody can list, until this is dropped.
+    #[must_use]
+    pub fn make_unlistable<'a>(&'a self, name: &'a str) -> Unlistable<'a> {
+        let child = Command::new("true").spawn().unwrap();
+        // It has ended, and is not waited for: the kernel still shows its directories and gives nothing of its network.
+        let pid = WaitId::Pid(Pid::from_child(&child));
+        waitid(pid, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        self.rename(name, &format!("{name}.away"));
+        self.link(name, &format!("/proc/{}/net", child.id()));
+        assert!(self.path(name).is_dir() && fs::read_dir(self.path(name)).unwrap().any(|entry| entry.is_err()));
+        Unlistable { tree: self, name, child }
     }
 
     /// What udev knows of a device, below `udev`: written beside the old entry and moved over it, as udevd does.

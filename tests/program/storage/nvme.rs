@@ -159,11 +159,11 @@ fn what_is_found_failed_at_the_start_is_warned_of_and_is_no_event() {
 #[test]
 fn what_is_found_when_sysfs_can_first_be_read_is_no_event() {
     let host = Host::recorded("02-net1-lost");
-    host.sysfs.rename("block", "gone");
+    let unlistable = host.sysfs.make_unlistable("block");
     // Ready by multipathd alone.
     let exporter = host.exporter(&[NVME]);
     assert_eq!(exporter.metrics().value("multipath_devices"), Some(2.0));
-    host.sysfs.rename("gone", "block");
+    drop(unlistable);
     exporter.signal(Signal::HUP);
     let page = exporter.await_values(&[("multipath_devices", 4.0)]);
     assert_eq!(events(&exporter, FIRST), []);

@@ -1,0 +1,72 @@
+//! `--capture`: writes what the exporter reads on this host, without its names.
+
+use std::fs;
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::path::Path;
+use std::task::Poll;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{Failure, host};
+use crate::capture;
+use crate::cli::Cli;
+
+/// Writes a capture, to standard output if the file is called `-`.
+pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
+    let to_stdout = file == Path::new("-");
+    let failed = |cause| match to_stdout {
+        true => Failure::fatal("cannot print")(cause),
+        false => Failure::Settings(format!("--capture: {}: {cause}", file.display())),
+    };
+    let stopped = stopped()?;
+    // Before anything is read for nothing.
+    let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
+    let system = rustix::system::uname();
+    let host_name = system.nodename().to_string_lossy();
+    let written = async {
+        let archive = capture::take(host(cli)?, &host_name, capture::PATIENCE).await;
+        let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
+        let bytes = archive.len();
+        let content = new.as_ref().map(capture::NewFile::content).transpose().map_err(failed)?;
+        // A pipe or a file server may hold up the write for good. A signal drops this future and not that thread: the new
+        // file stays here, so that it is deleted then.
+        let writing = tokio::task::spawn_blocking(move || match content {
+            Some(mut content) => content.write_all(&archive).and_then(|()| content.sync_all()),
+            None => io::stdout().write_all(&archive).and_then(|()| io::stdout().flush()),
+        });
+        writing.await.map_err(io::Error::from).flatten().map_err(failed)?;
+        Ok(bytes)
+    };
+    let bytes = tokio::select! {
+        written = written => written?,
+        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, before it was written".to_owned())),
+    };
+    if let Some(new) = new {
+        new.keep().map_err(failed)?;
+        info!(file = %file.display(), bytes, "captured");
+    }
+    Ok(())
+}
+
+/// The signals that we were started to ignore: a bit each, the lowest for signal 1 (`SigIgn` in `proc(5)`).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default()
+}
+
+/// Ends when a signal tells us to. From now on none ends us by itself, with something half done. Those that we were started
+/// to ignore, as `nohup` does it, stay ignored.
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    let ignored = ignored_signals();
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].into_iter();
+    let kinds = kinds.filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
+    let signals = kinds.map(signal).collect::<io::Result<Vec<_>>>();
+    let mut signals = signals.map_err(Failure::fatal("cannot handle signals"))?;
+    Ok(poll_fn(move |context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    }))
+}

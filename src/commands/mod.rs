@@ -1,0 +1,136 @@
+//! The commands of the program, a file for each.
+//!
+//! ```text
+//! serve.rs     the exporter: watch, read, and answer requests until SIGTERM or SIGINT
+//! oneshot.rs   --oneshot: read once, print the page
+//! capture.rs   --capture: write what is read on this host, without its names
+//! check.rs     --config.check: say whether the configuration files are correct
+//! start.rs     the limits and the checks before serve, --oneshot and --capture
+//! ```
+
+mod capture;
+mod check;
+mod oneshot;
+mod serve;
+mod start;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+
+use crate::capture::{Host, places, replies};
+use crate::cli::Cli;
+use crate::config::Config;
+use crate::metrics::own::OwnMetrics;
+use crate::monitor::{Board, Monitor, Settings};
+use crate::reload;
+use crate::source::{Places, multipathd, transports};
+use crate::web_config::WebConfig;
+
+/// Why the exporter ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The user's settings cannot be used. Nothing was served.
+    #[error("{0}")]
+    Settings(String),
+    /// It cannot go on.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl Failure {
+    fn fatal(what: &str) -> impl Fn(io::Error) -> Failure {
+        move |cause| Failure::Fatal(format!("{what}: {cause}"))
+    }
+}
+
+/// Does what the command line asks for: to serve, or one of the commands that end by themselves.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    let config = reload::read_config(cli.general.config_file.as_deref()).map_err(Failure::Settings)?;
+    let web_config = cli.web.config_file.as_deref().map_or_else(WebConfig::none, WebConfig::read);
+    let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
+    if cli.general.config_check {
+        return check::check(cli, &web_config);
+    }
+    start::raise_open_files();
+    // A capture holds only what was read, and has checks of its own.
+    if cli.sources.capture.is_none() {
+        start::check_sysfs(&cli.sources.sysfs)?;
+    }
+    let passed = cli.web.systemd_socket.then(ListenFd::from_env);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One answers while the other publishes.
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .map_err(Failure::fatal("cannot start"))?;
+    let result = runtime.block_on(async {
+        match (&cli.general.capture, cli.general.oneshot) {
+            (Some(file), _) => capture::capture(cli, file).await,
+            (None, true) => oneshot::print_once(cli, config).await,
+            (None, false) => serve::serve(cli, config, web_config, passed).await,
+        }
+    });
+    // A reader may be stuck in the kernel for good; the end does not wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// The host that is read: this one, or one that was captured.
+fn host(cli: &Cli) -> Result<Host, Failure> {
+    let timeout = cli.sources.multipathd_timeout;
+    let (places, client) = match &cli.sources.capture {
+        Some(capture) => {
+            let places = places(capture);
+            let places = places.map_err(|error| Failure::Settings(format!("--path.capture: {error}")))?;
+            (places, multipathd::Client::recorded(replies(capture), timeout))
+        }
+        None => {
+            start::warn_without_udev(&cli.sources.udev_data);
+            let places = Places {
+                sysfs: cli.sources.sysfs.clone(),
+                procfs: cli.sources.procfs.clone(),
+                udev_data: cli.sources.udev_data.clone(),
+                capture: None,
+            };
+            let sockets = match cli.sources.multipathd_sockets.as_slice() {
+                [] => multipathd::default_sockets(),
+                sockets => sockets.to_vec(),
+            };
+            (places, multipathd::Client::new(sockets, timeout))
+        }
+    };
+    Ok(Host {
+        places,
+        parts: transports::Parts {
+            nvme: cli.collectors.nvme,
+            iscsi: cli.collectors.iscsi,
+            fibre_channel: cli.collectors.fibre_channel,
+        },
+        device_mapper: cli.collectors.device_mapper,
+        multipathd: Some(client).filter(|_| cli.collectors.multipathd),
+    })
+}
+
+fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
+    let Host { places, parts, device_mapper, multipathd } = host(cli)?;
+    let settings = Settings {
+        places,
+        parts,
+        device_mapper,
+        multipathd,
+        resync: cli.sources.resync_interval,
+        reread: cli.sources.reread_interval,
+        config: Arc::new(config),
+    };
+    Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    io::stdout().write_all(text.as_bytes()).map_err(Failure::fatal("cannot print"))
+}

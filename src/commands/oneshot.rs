@@ -1,0 +1,27 @@
+//! `--oneshot`: prints the page once.
+
+use prometheus_client::registry::Registry;
+
+use super::{Failure, monitor, print};
+use crate::cli::Cli;
+use crate::config::Config;
+use crate::metrics::devices::Devices;
+use crate::metrics::exposition::{self, Format};
+use crate::metrics::own::About;
+
+/// Reads everything once and prints it. Prints nothing where a source of devices does not answer: a page without its
+/// devices would say that there are none.
+pub async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
+    let (monitor, board) = monitor(cli, config)?;
+    monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
+    let snapshot = board.snapshot.borrow().clone();
+    let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;
+    let mut registry = Registry::default();
+    let paths = cli.collectors.paths;
+    registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
+    registry.register_collector(Box::new(About { sources: board.sources }));
+    let mut text = String::new();
+    exposition::encode(&registry, Format::Text, &mut text)
+        .map_err(|_| Failure::Fatal("cannot encode the metrics".to_owned()))?;
+    print(&text)
+}

@@ -1,0 +1,101 @@
+//! The exporter itself: watches, reads, and answers requests until a signal ends it.
+
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use super::{Failure, monitor};
+use crate::cli::Cli;
+use crate::config::Config;
+use crate::listen::{from_systemd, listen};
+use crate::metrics::exposition::Exposition;
+use crate::metrics::own::{About, ConfigReloads};
+use crate::metrics::process::ThisProcess;
+use crate::reload::reload_on;
+use crate::systemd;
+use crate::tasks::Tasks;
+use crate::web::routes::Routes;
+use crate::web::server::{self, Limits};
+use crate::web_config::WebConfig;
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<ListenFd>) -> Result<(), Failure> {
+    let failed = Failure::fatal("cannot handle signals");
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
+    // Before anybody can know that we run: a SIGHUP that is not handled ends the program.
+    let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
+    let listeners = match passed {
+        Some(passed) => from_systemd(passed),
+        None => listen(&cli.web.listen_addresses).await,
+    };
+    let listeners = listeners.map_err(Failure::Settings)?;
+    web_config.log();
+    let (monitor, board) = monitor(cli, config)?;
+    let reloads = Arc::new(ConfigReloads::default());
+    reloads.succeeded();
+
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(About { sources: Arc::clone(&board.sources) }));
+    registry.register_collector(Box::new(Arc::clone(&reloads)));
+    registry.register_collector(Box::new(Arc::clone(&board.own)));
+    registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
+    let exposition = Exposition::new(registry, cli.collectors.paths);
+    let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
+    let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
+    let routes = Arc::new(routes);
+    let admission = web_config.clone();
+    let answer = move |request| {
+        let (routes, admission) = (Arc::clone(&routes), admission.clone());
+        async move {
+            // From before it is let in: what changes after that ends its stream.
+            let changed = admission.changed();
+            admission
+                .answer(request, async |request| routes.answer(&request).await.map(|body| body.until(changed)))
+                .await
+        }
+    };
+
+    let (commands, orders) = mpsc::channel(1);
+    let mut tasks = Tasks::default();
+    let reloading = reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands.clone());
+    tasks.spawn("reload", reloading);
+    tasks.spawn("systemd", systemd::inform(commands, snapshot, sources));
+    tasks.spawn("web_config", web_config.clone().follow());
+    tasks.spawn("monitor", async {
+        match monitor.run(orders).await {
+            Ok(()) => "nobody commands it any more".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    });
+
+    let mut outcome = Ok(());
+    let end = async {
+        tokio::select! {
+            _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
+            _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+            ended = tasks.ended() => {
+                // Without the task a part of what we serve would stay as it is for good. A restart is better.
+                error!(task = ended.task, cause = ended.cause, "a task has ended");
+                outcome = Err(Failure::Fatal(ended.to_string()));
+            }
+        }
+        systemd::stopping().await;
+        // Streams end now, or they would use up the time that answers under way have to finish.
+        events.close();
+    };
+    server::serve(listeners, move || web_config.transport(), answer, limits(), end).await;
+    outcome
+}
+
+/// As many connections as leave half of the open files to the readers.
+fn limits() -> Limits {
+    let limits = Limits::default();
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let half = usize::try_from(files / 2).unwrap_or(usize::MAX).max(1);
+    Limits { connections: limits.connections.min(half), ..limits }
+}

@@ -1,0 +1,61 @@
+//! Each command but the check puts the process right and looks at the host before it begins.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tracing::warn;
+
+use super::Failure;
+
+/// Raises the limit of open files as far as we may. systemd and shells start programs with 1,024, for those that call
+/// `select(2)`. A host with a thousand iSCSI sessions takes more.
+pub fn raise_open_files() {
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current == files.maximum {
+        return;
+    }
+    files.current = files.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, files) {
+        warn!(%error, "the limit of open files cannot be raised: large hosts may not be read whole");
+    }
+}
+
+/// Warns of a host without udev, as many containers are.
+pub fn warn_without_udev(directory: &Path) {
+    if !directory.is_dir() {
+        warn!(
+            path = %directory.display(),
+            "--path.udev.data is not a directory: disk identities are unknown, so unassembled disks are not found and WWID \
+             mismatches may be missed"
+        );
+    }
+}
+
+/// The directories of sysfs that every host has and that we read.
+const SYSFS: [&str; 3] = ["block", "class", "devices"];
+
+/// Looks whether this is sysfs.
+///
+/// # Errors
+/// If it is not. A reading of it would find no devices, and the page would show a healthy host.
+pub fn check_sysfs(sysfs: &Path) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    for name in SYSFS {
+        let directory = sysfs.join(name);
+        match fs::metadata(&directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => missing.push(name),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => missing.push(name),
+            Err(error) => {
+                return Err(Failure::Settings(format!("--path.sysfs: {}: {error}", directory.display())));
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(" or ");
+    Err(Failure::Settings(format!("--path.sysfs: {} is no sysfs: it has no directory {missing}", sysfs.display())))
+}

@@ -1,0 +1,94 @@
+//! Where we listen: addresses that we bind, or sockets that systemd has bound.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, TcpSocket};
+use tracing::info;
+
+use crate::cli::ListenAddress;
+
+/// Binds all of them.
+///
+/// # Errors
+/// If one of them cannot be resolved or bound: one line that names it.
+pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let failed = |cause: io::Error| format!("cannot listen on {address}: {cause}");
+        for resolved in resolve(address).await.map_err(failed)? {
+            let listener = bind(resolved).map_err(failed)?;
+            let local = listener.local_addr().map_err(failed)?;
+            listeners.push((listener, local));
+        }
+    }
+    Ok(tell(listeners))
+}
+
+/// The sockets that systemd has opened for us (`sd_listen_fds(3)`).
+///
+/// # Errors
+/// If one of them cannot be served on, or there is none: one line that says so.
+pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
+    let failed = |cause: io::Error| format!("--web.systemd-socket: {cause}");
+    let mut listeners = Vec::new();
+    for number in 0..passed.len() {
+        if let Ok(Some(_)) = passed.take_unix_listener(number) {
+            let cause = "a Unix socket was passed, and only TCP is served: ListenStream= must have a port";
+            return Err(failed(io::Error::other(cause)));
+        }
+        let Some(listener) = passed.take_tcp_listener(number).map_err(failed)? else { continue };
+        if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| failed(error.into()))? {
+            let cause = "a socket that was passed does not listen: the unit must not have Accept=yes";
+            return Err(failed(io::Error::other(cause)));
+        }
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        listeners.push((TcpListener::from_std(listener).map_err(failed)?, address));
+    }
+    match listeners.is_empty() {
+        true => Err(failed(io::Error::other("systemd has passed no socket"))),
+        false => Ok(tell(listeners)),
+    }
+}
+
+/// Tells the log, now that all are there.
+fn tell(listeners: Vec<(TcpListener, SocketAddr)>) -> Vec<TcpListener> {
+    let told = listeners.into_iter().map(|(listener, address)| {
+        info!(%address, "listening");
+        listener
+    });
+    told.collect()
+}
+
+async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {
+    let Some(host) = &address.host else { return Ok(vec![(Ipv6Addr::UNSPECIFIED, address.port).into()]) };
+    tokio::net::lookup_host((host.as_str(), address.port)).await.map(Iterator::collect)
+}
+
+/// Where all addresses are wanted that is one socket for IPv6 and IPv4; a host without IPv6 has IPv4.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let all = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match bind_one(address) {
+        Err(error) if all && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        result => result,
+    }
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // Whatever net.ipv6.bindv6only says: IPv4, too.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    // A restart must not wait for the old connections' last packets.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
