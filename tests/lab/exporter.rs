@@ -192,6 +192,13 @@ impl Exporter {
         log.lines().filter(|line| line.contains(&level) && line.contains(text)).map(str::to_owned).collect()
     }
 
+    /// The lines of the log that tell of a path and call it by its device number instead of its name.
+    pub fn log_lines_of_nameless_paths(&self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).expect("the log is there");
+        let path = |line: &str| Some(line.split_once(" path=")?.1.split(' ').next()?.trim_matches('"').contains(':'));
+        log.lines().filter(|line| path(line) == Some(true)).map(str::to_owned).collect()
+    }
+
     /// Waits until a device has so many paths in each state.
     #[track_caller]
     pub fn wait_for_counts(&self, wwid: &str, valid: u64, failed: u64) {

@@ -15,6 +15,7 @@ mod mismatches;
 mod nvme;
 mod path_failures;
 mod queueing;
+mod returned_paths;
 mod root;
 mod stages;
 mod storms;
@@ -74,6 +75,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         path_failures::ALL,
         daemon::ALL,
         lost_paths::ALL,
+        returned_paths::ALL,
         maps::ALL,
         queueing::ALL,
         iscsi::ALL,
