@@ -15,12 +15,16 @@ use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::iscsi::{self, IscsiSan, TARGET, portals};
 use crate::metrics::Metrics;
+use crate::multipathd::Conf;
 use crate::san::{Lun, San};
+use crate::scsi_debug;
 use crate::scsi_disk::Disk;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
-pub const ALL: &[Scenario] =
-    &[Scenario::new("iscsi_paths_return_with_their_names", iscsi_paths_return_with_their_names)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new("iscsi_paths_return_with_their_names", iscsi_paths_return_with_their_names),
+    Scenario::new("rescanned_paths_return_with_their_names", rescanned_paths_return_with_their_names),
+];
 
 /// How often paths go and come back.
 const ROUNDS: usize = 8;
@@ -183,6 +187,23 @@ fn iscsi_paths_return_with_their_names(lab: &Lab) {
         let network = &array.networks.0[round / 2 % 2];
         watch.lose(&[1, 1], round % 2 == 1, || array.log_out(network));
         array.log_in(network);
+        watch.wait_for_names(&format!("round {round}"));
+    }
+    watch.conclude(lab);
+}
+
+/// A disk is deleted, and its host looks for disks again.
+fn rescanned_paths_return_with_their_names(lab: &Lab) {
+    let san = San::start(lab, 4, 2, Conf::BLIND);
+    let way = |_: &Disk| Told::from([("transport", "unknown".to_owned())]);
+    let mut watch = Watch::start(lab, &san, scsi_debug::disks, &way);
+    for round in 0..ROUNDS {
+        let lun = round / 2 % 2;
+        let address = &san.luns[lun].paths[0].hctl;
+        let disk = scsi_debug::disks().into_iter().find(|disk| disk.hctl == *address).expect("the disk is there");
+        let lost = [usize::from(lun == 0), usize::from(lun == 1)];
+        watch.lose(&lost, round % 2 == 1, || disk.delete());
+        disk.rescan_host();
         watch.wait_for_names(&format!("round {round}"));
     }
     watch.conclude(lab);
