@@ -5,6 +5,7 @@ mod capture;
 mod checker_states;
 mod container;
 mod daemon;
+mod first_reading;
 mod healthy;
 mod iscsi;
 mod lab_itself;
@@ -74,6 +75,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         healthy::ALL,
         path_failures::ALL,
         daemon::ALL,
+        first_reading::ALL,
         lost_paths::ALL,
         returned_paths::ALL,
         maps::ALL,
