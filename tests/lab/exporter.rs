@@ -104,12 +104,20 @@ impl<'a> Launch<'a> {
     }
 
     /// Runs `--oneshot` to its end and gives what it prints.
-    pub fn oneshot(mut self) -> String {
+    pub fn oneshot(self) -> String {
+        let (status, printed) = self.spawn_oneshot().end(PATIENCE);
+        assert!(status.success(), "--oneshot: {status}");
+        printed
+    }
+
+    /// Starts `--oneshot`.
+    pub fn spawn_oneshot(mut self) -> Oneshot {
         self.args.push("--oneshot".to_owned());
-        let log = File::create(self.dir.join("oneshot.log")).expect("the scenario's directory is writable");
-        let output = self.command().stderr(log).output().expect("the exporter starts");
-        assert!(output.status.success(), "--oneshot: {}", output.status);
-        String::from_utf8(output.stdout).expect("an exposition is UTF-8")
+        let create = |path: &Path| File::create(path).expect("the scenario's directory is writable");
+        let printed = self.dir.join("oneshot.txt");
+        let mut command = self.command();
+        command.stdout(create(&printed)).stderr(create(&self.dir.join("oneshot.log")));
+        Oneshot { child: command.spawn().expect("the exporter starts"), printed }
     }
 
     fn command(&self) -> Command {
@@ -123,6 +131,28 @@ impl<'a> Launch<'a> {
         let mut command = Command::new("setpriv");
         command.args(setpriv).arg("--").arg(self.program).args(&self.args).stdin(Stdio::null());
         command
+    }
+}
+
+/// A running `--oneshot`; killed when dropped.
+pub struct Oneshot {
+    child: Child,
+    printed: PathBuf,
+}
+
+impl Oneshot {
+    /// Waits for its end, and gives that and what it has printed.
+    #[track_caller]
+    pub fn end(mut self, within: Duration) -> (ExitStatus, String) {
+        let status = programs::reap(&mut self.child, within);
+        let status = status.unwrap_or_else(|| panic!("--oneshot did not end within {within:?}"));
+        (status, fs::read_to_string(&self.printed).expect("an exposition is UTF-8"))
+    }
+}
+
+impl Drop for Oneshot {
+    fn drop(&mut self) {
+        kill(&mut self.child);
     }
 }
 
@@ -190,6 +220,13 @@ impl Exporter {
         let log = fs::read_to_string(&self.log).expect("the log is there");
         let level = format!("level={level}");
         log.lines().filter(|line| line.contains(&level) && line.contains(text)).map(str::to_owned).collect()
+    }
+
+    /// The lines of the log that tell of a path and call it by its device number instead of its name.
+    pub fn log_lines_of_nameless_paths(&self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).expect("the log is there");
+        let path = |line: &str| Some(line.split_once(" path=")?.1.split(' ').next()?.trim_matches('"').contains(':'));
+        log.lines().filter(|line| path(line) == Some(true)).map(str::to_owned).collect()
     }
 
     /// Waits until a device has so many paths in each state.
@@ -275,8 +312,12 @@ impl Exporter {
 
 impl Drop for Exporter {
     fn drop(&mut self) {
-        // Either may fail if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        kill(&mut self.child);
     }
+}
+
+fn kill(child: &mut Child) {
+    // Either may fail if it has ended already.
+    let _ = child.kill();
+    let _ = child.wait();
 }

@@ -77,7 +77,8 @@ pub fn portals(network: &Network) -> [String; PORTS.len()] {
     PORTS.map(|port| format!("{}:{port}", network.address))
 }
 
-fn disks() -> BTreeSet<Disk> {
+/// The disks that sessions show now.
+pub fn disks() -> BTreeSet<Disk> {
     scsi_disk::below(|device| device.to_string_lossy().contains("/session"))
 }
 

@@ -41,7 +41,8 @@ pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     usable.into_iter().collect()
 }
 
-fn disks() -> BTreeSet<Disk> {
+/// The disks that the driver shows now.
+pub fn disks() -> BTreeSet<Disk> {
     scsi_disk::below(|device| device.starts_with("/sys/devices/pseudo_0"))
 }
 

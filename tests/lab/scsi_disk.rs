@@ -55,6 +55,13 @@ impl Disk {
         fs::write(&path, address.replace(':', " ")).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 
+    /// Has its SCSI host look at every address, as an administrator does.
+    pub fn rescan_host(&self) {
+        let (host, _) = self.hctl.split_once(':').expect("an address begins with its host");
+        let path = format!("/sys/class/scsi_host/host{host}/scan");
+        fs::write(&path, "- - -").unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
     /// Writes a line into a file of the SCSI device.
     pub fn write(&self, attribute: &str, value: &str) {
         let path = self.attribute(attribute);

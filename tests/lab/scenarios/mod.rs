@@ -5,6 +5,7 @@ mod capture;
 mod checker_states;
 mod container;
 mod daemon;
+mod first_reading;
 mod healthy;
 mod iscsi;
 mod lab_itself;
@@ -15,6 +16,7 @@ mod mismatches;
 mod nvme;
 mod path_failures;
 mod queueing;
+mod returned_paths;
 mod root;
 mod stages;
 mod storms;
@@ -73,7 +75,9 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         healthy::ALL,
         path_failures::ALL,
         daemon::ALL,
+        first_reading::ALL,
         lost_paths::ALL,
+        returned_paths::ALL,
         maps::ALL,
         queueing::ALL,
         iscsi::ALL,
