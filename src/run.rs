@@ -183,22 +183,15 @@ fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     }))
 }
 
-fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
+fn monitor(cli: &Cli, config: Config, (resync, reread): (Duration, Duration)) -> Result<(Monitor, Board), Failure> {
     let capture::Host { places, parts, device_mapper, multipathd } = host(cli)?;
-    let settings = Settings {
-        places,
-        parts,
-        device_mapper,
-        multipathd,
-        resync: cli.sources.resync_interval,
-        reread: cli.sources.reread_interval,
-        config: Arc::new(config),
-    };
+    let settings = Settings { places, parts, device_mapper, multipathd, resync, reread, config: Arc::new(config) };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 
 async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
-    let (monitor, board) = monitor(cli, config)?;
+    // No timer: what has been read is not read again, and does not grow old.
+    let (monitor, board) = monitor(cli, config, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("no source says which devices there are".to_owned()))?;
@@ -227,7 +220,7 @@ async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<
         None => listen(&cli.web.listen_addresses).await?,
     };
     web_config.log();
-    let (monitor, board) = monitor(cli, config)?;
+    let (monitor, board) = monitor(cli, config, (cli.sources.resync_interval, cli.sources.reread_interval))?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
 

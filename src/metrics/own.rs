@@ -131,7 +131,7 @@ impl Collector for About {
         };
         families.gauge(
             "multipath_exporter_source_up",
-            "1 if the last read of the source worked, 0 if it did not or is not permitted",
+            "1 if the last read of the source worked and is not older than three intervals, 0 if not or not permitted",
             sources.iter().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
         )?;
         families.gauge(

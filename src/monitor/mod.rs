@@ -75,6 +75,8 @@ const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
 const CLOSE_WATCH: Duration = Duration::from_secs(60);
 /// New members wait this long for their names, which sysfs knows; then they are shown without.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// The watcher of uevents shows that it is alive at least this often: a pulse may wait behind a storm of events.
+const PULSE_INTERVAL: Duration = watchers::PULSE.saturating_mul(4);
 /// Wakes taken at a time.
 const BATCH: usize = 1024;
 
@@ -317,6 +319,19 @@ struct Timers {
     daemon: Cadence,
 }
 
+impl Timers {
+    /// Tells how often each source has to answer now. Intervals grow with what readings cost.
+    fn tell(&self, health: &SourceHealth) {
+        let Timers { resync, kernel, block, transports, daemon } = self;
+        health.expect(Part::DeviceMapper, kernel.present());
+        // While everything is read, states wait.
+        health.expect(Part::Block, block.present().max(resync.last_cost()));
+        health.expect(Part::Transports, transports.present());
+        // Where all is well, only a resync asks multipathd for its maps.
+        health.expect(Part::Multipathd, daemon.present().max(resync.present()));
+    }
+}
+
 /// What path events leave to be looked at.
 #[derive(Default)]
 struct Aftermath {
@@ -384,6 +399,7 @@ impl State {
             being_read: Vec::new(),
             waiting: Vec::new(),
         };
+        state.timers.tell(&state.health);
         (state, Board { snapshot, events, sources: health, own })
     }
 
@@ -392,6 +408,7 @@ impl State {
     /// Uevents are going to be watched.
     fn expect_events(&self) {
         self.health.enable(Part::Uevent);
+        self.health.expect(Part::Uevent, PULSE_INTERVAL);
     }
 
     /// The first full read is to be made.
@@ -704,6 +721,7 @@ impl State {
         };
         if let Some(cost) = reading.cost(now.instant).filter(|_| reading.request.all) {
             self.timers.kernel.cost(cost);
+            self.timers.tell(&self.health);
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
         self.health.succeeded(Part::DeviceMapper, now.instant - reading.asked, now.time, &unreadable);
@@ -760,6 +778,7 @@ impl State {
                 Scope::States => self.timers.block.cost(cost),
                 Scope::Devices(_) => {}
             }
+            self.timers.tell(&self.health);
         }
         self.health.succeeded(Part::Block, now.instant - under_way.asked, now.time, &reading.unreadable);
         self.timer_found = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
@@ -794,6 +813,7 @@ impl State {
             Ok(reading) => {
                 if let Some(cost) = under_way.cost(now.instant) {
                     self.timers.transports.cost(cost);
+                    self.timers.tell(&self.health);
                 }
                 self.health.succeeded(Part::Transports, now.instant - under_way.asked, now.time, &reading.unreadable);
                 self.readings.transports = Some(reading);
@@ -824,6 +844,7 @@ impl State {
         let Some(daemon) = &mut self.readings.multipathd else { return };
         if let Some(cost) = under_way.cost(now.instant).filter(|_| under_way.request.maps) {
             self.timers.daemon.cost(cost);
+            self.timers.tell(&self.health);
         }
         self.timer_found =
             under_way.reason == Reason::Timer && !self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current);

@@ -122,12 +122,13 @@ pub struct Cadence {
     /// The interval as it is now.
     present: Duration,
     last: Instant,
+    last_cost: Duration,
 }
 
 impl Cadence {
     /// The first is due an interval from now.
     pub fn new(interval: Duration, now: Instant) -> Self {
-        Cadence { interval, present: interval, last: now }
+        Cadence { interval, present: interval, last: now, last_cost: Duration::ZERO }
     }
 
     /// When the next is due; `None` if never.
@@ -146,12 +147,18 @@ impl Cadence {
 
     /// The last reading has cost this much.
     pub fn cost(&mut self, cost: Duration) {
+        self.last_cost = cost;
         self.present = self.interval.max((cost * SHARE).min(LONGEST_INTERVAL));
     }
 
     /// The interval as it is now.
     pub fn present(&self) -> Duration {
         self.present
+    }
+
+    /// The cost of the last reading.
+    pub fn last_cost(&self) -> Duration {
+        self.last_cost
     }
 }
 
