@@ -90,6 +90,8 @@ INTERFACE = {
         "multipath_exporter_uevent_overflows_total": "",
         "multipath_exporter_resyncs_total": "reason",
         "multipath_exporter_resync_corrections_total": "",
+        "multipath_exporter_resync_interval_seconds": "",
+        "multipath_exporter_reread_interval_seconds": "",
         "multipath_exporter_event_to_metric_seconds_bucket": "le",
         "multipath_exporter_event_to_metric_seconds_sum": "",
         "multipath_exporter_event_to_metric_seconds_count": "",

@@ -1,11 +1,13 @@
 //! The exporter's own numbers.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::devices::unix_seconds;
@@ -34,7 +36,10 @@ labels!(ActionLabels { action: &'a str });
 labels!(SourceLabels { source: &'a str });
 labels!(BuildInfo { version: &'a str, revision: &'a str, rustversion: &'a str });
 
-/// Counters of the running exporter, each counted where it happens.
+/// A number of seconds that goes up and down.
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Numbers of the running exporter, each counted or set where it happens.
 #[derive(Debug)]
 pub struct OwnMetrics {
     uevents: [Counter; ACTIONS.len()],
@@ -45,6 +50,10 @@ pub struct OwnMetrics {
     pub resync_corrections: Counter,
     /// Seconds from an event received to its state published.
     pub event_to_metric: Histogram,
+    /// How often everything is read now.
+    pub resync_interval: Seconds,
+    /// How often the states of block devices are read now.
+    pub reread_interval: Seconds,
     /// Scrapes answered.
     pub scrapes: Counter,
 }
@@ -58,6 +67,8 @@ impl Default for OwnMetrics {
             resync_corrections: Counter::default(),
             // From a quick ioctl to a kernel that is busy with thousands of maps.
             event_to_metric: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+            resync_interval: Seconds::default(),
+            reread_interval: Seconds::default(),
             scrapes: Counter::default(),
         }
     }
@@ -104,6 +115,16 @@ impl Collector for OwnMetrics {
             "multipath_exporter_event_to_metric_seconds",
             "Time from an event received to its state published",
             &self.event_to_metric,
+        )?;
+        families.number(
+            "multipath_exporter_resync_interval_seconds",
+            "Time between complete reads now, which grows with what they cost",
+            Some(self.resync_interval.get()),
+        )?;
+        families.number(
+            "multipath_exporter_reread_interval_seconds",
+            "Time between re-reads of block devices' states now, which grows with what they cost",
+            Some(self.reread_interval.get()),
         )?;
         families.total("multipath_exporter_scrapes", "Scrapes answered", self.scrapes.get())
     }

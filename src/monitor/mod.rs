@@ -320,8 +320,8 @@ struct Timers {
 }
 
 impl Timers {
-    /// Tells how often each source has to answer now. Intervals grow with what readings cost.
-    fn tell(&self, health: &SourceHealth) {
+    /// Tells how often each source has to answer now, and how often sysfs is read. Intervals grow with what readings cost.
+    fn tell(&self, health: &SourceHealth, own: &OwnMetrics) {
         let Timers { resync, kernel, block, transports, daemon } = self;
         health.expect(Part::DeviceMapper, kernel.present());
         // While everything is read, states wait.
@@ -329,6 +329,8 @@ impl Timers {
         health.expect(Part::Transports, transports.present());
         // Where all is well, only a resync asks multipathd for its maps.
         health.expect(Part::Multipathd, daemon.present().max(resync.present()));
+        own.resync_interval.set(resync.present().as_secs_f64());
+        own.reread_interval.set(block.present().as_secs_f64());
     }
 }
 
@@ -399,7 +401,7 @@ impl State {
             being_read: Vec::new(),
             waiting: Vec::new(),
         };
-        state.timers.tell(&state.health);
+        state.timers.tell(&state.health, &state.own);
         (state, Board { snapshot, events, sources: health, own })
     }
 
@@ -721,7 +723,7 @@ impl State {
         };
         if let Some(cost) = reading.cost(now.instant).filter(|_| reading.request.all) {
             self.timers.kernel.cost(cost);
-            self.timers.tell(&self.health);
+            self.timers.tell(&self.health, &self.own);
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
         self.health.succeeded(Part::DeviceMapper, now.instant - reading.asked, now.time, &unreadable);
@@ -778,7 +780,7 @@ impl State {
                 Scope::States => self.timers.block.cost(cost),
                 Scope::Devices(_) => {}
             }
-            self.timers.tell(&self.health);
+            self.timers.tell(&self.health, &self.own);
         }
         self.health.succeeded(Part::Block, now.instant - under_way.asked, now.time, &reading.unreadable);
         self.timer_found = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
@@ -813,7 +815,7 @@ impl State {
             Ok(reading) => {
                 if let Some(cost) = under_way.cost(now.instant) {
                     self.timers.transports.cost(cost);
-                    self.timers.tell(&self.health);
+                    self.timers.tell(&self.health, &self.own);
                 }
                 self.health.succeeded(Part::Transports, now.instant - under_way.asked, now.time, &reading.unreadable);
                 self.readings.transports = Some(reading);
@@ -844,7 +846,7 @@ impl State {
         let Some(daemon) = &mut self.readings.multipathd else { return };
         if let Some(cost) = under_way.cost(now.instant).filter(|_| under_way.request.maps) {
             self.timers.daemon.cost(cost);
-            self.timers.tell(&self.health);
+            self.timers.tell(&self.health, &self.own);
         }
         self.timer_found =
             under_way.reason == Reason::Timer && !self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current);
