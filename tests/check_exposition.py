@@ -84,6 +84,7 @@ INTERFACE = {
     "exporter": {
         "multipath_exporter_build_info": "version revision rustversion",
         "multipath_exporter_source_up": "source",
+        "multipath_exporter_kernel_status": "",
         "multipath_exporter_source_last_success_timestamp_seconds": "source",
         "multipath_exporter_source_duration_seconds": "source",
         "multipath_exporter_uevents_total": "action",

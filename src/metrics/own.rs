@@ -147,13 +147,20 @@ impl Collector for About {
         };
         families.gauge("multipath_exporter_build_info", "What this exporter was built from", [(build, 1u64)])?;
         let sources = self.sources.all();
+        let permitted = || sources.iter().filter(|(_, health)| !health.not_permitted);
         let each = |value: fn(&Health) -> Option<f64>| {
-            sources.iter().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
+            permitted().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
         };
         families.gauge(
             "multipath_exporter_source_up",
-            "1 if the last read of the source worked and is not older than three intervals, 0 if not or not permitted",
-            sources.iter().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
+            "1 if the last read of the source worked and is not older than three intervals, absent if not permitted",
+            permitted().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
+        )?;
+        let is_kernels = sources.iter().any(|(source, health)| *source == Source::Dm && health.up == Some(true));
+        families.number(
+            "multipath_exporter_kernel_status",
+            "1 if path states are the kernel's own, 0 if device mapper may not be asked or does not answer",
+            Some(u64::from(is_kernels)),
         )?;
         families.gauge(
             "multipath_exporter_source_last_success_timestamp_seconds",
@@ -210,4 +217,47 @@ impl Collector for ConfigReloads {
 
 fn labels_of(source: Source) -> SourceLabels<'static> {
     SourceLabels { source: source.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::source::Error;
+    use crate::source::health::Part;
+
+    #[test]
+    fn device_mapper_that_is_not_permitted_is_no_source_that_is_down() {
+        let sources = Arc::new(SourceHealth::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(About { sources: Arc::clone(&sources) }));
+        let read = || sources.succeeded(Part::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
+        let refused = |errno: Errno| sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+        // The values of kernel status and of `source_up`, and how many series are about device mapper.
+        let shown = || {
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            let value = |series: &str| {
+                let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+                line.map(|value| value.parse::<u8>().unwrap())
+            };
+            let status = value("multipath_exporter_kernel_status");
+            let up = value("multipath_exporter_source_up{source=\"dm\"}");
+            (status, up, page.matches("{source=\"dm\"}").count())
+        };
+        // Switched off.
+        assert_eq!(shown(), (Some(0), None, 0));
+        sources.enable(Part::DeviceMapper);
+        assert_eq!(shown(), (Some(0), Some(0), 2));
+        read();
+        assert_eq!(shown(), (Some(1), Some(1), 4));
+        refused(Errno::ACCESS);
+        assert_eq!(shown(), (Some(0), None, 1), "only its errors are shown");
+        refused(Errno::IO);
+        assert_eq!(shown(), (Some(0), Some(0), 4));
+    }
 }
