@@ -25,6 +25,16 @@ impl Source {
     /// All of them, in the order of their labels.
     pub const ALL: [Source; 4] = [Source::Dm, Source::Multipathd, Source::Sysfs, Source::Uevent];
 
+    /// Its name for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Dm => "device mapper",
+            Source::Multipathd => "multipathd",
+            Source::Sysfs => "sysfs",
+            Source::Uevent => "kernel events",
+        }
+    }
+
     /// The word of the `source` label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,6 +89,8 @@ pub struct Health {
     pub not_permitted: bool,
     /// When a read last worked.
     pub last_success: Option<SystemTime>,
+    /// The parts of it that have not answered since the start.
+    pub unanswered: Vec<Part>,
     /// How long that read took.
     pub duration: Option<Duration>,
     /// Objects that could not be read.
@@ -93,6 +105,11 @@ impl Health {
         self.up == Some(false) && !self.not_permitted
     }
 
+    /// Whether a first answer is still to come.
+    pub fn is_awaited(&self) -> bool {
+        !self.unanswered.is_empty() && !self.not_permitted
+    }
+
     /// Two parts as one: it is as well as the worse, and as old as the older.
     fn and(self, other: Health) -> Health {
         Health {
@@ -102,6 +119,7 @@ impl Health {
                 _ => None,
             },
             not_permitted: self.not_permitted || other.not_permitted,
+            unanswered: self.unanswered.into_iter().chain(other.unanswered).collect(),
             last_success: self.last_success.zip(other.last_success).map(|(one, other)| one.min(other)),
             duration: self.duration.max(other.duration),
             errors: self.errors + other.errors,
@@ -112,6 +130,12 @@ impl Health {
             },
         }
     }
+}
+
+/// The sources of devices that fail and have not answered since the start: what they would tell is unknown.
+pub fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
+    let tell_devices = sources.iter().filter(|(source, _)| matches!(source, Source::Dm | Source::Sysfs));
+    tell_devices.filter(|(_, health)| health.is_down() && health.is_awaited())
 }
 
 /// One part, as far as it is known.
@@ -126,8 +150,11 @@ struct Record {
 
 impl Record {
     /// How it fares at this moment. A read that is too old says nothing of the present.
-    fn at(&self, now: Instant) -> Health {
+    fn at(&self, part: Part, now: Instant) -> Health {
         let mut health = self.health.clone();
+        if self.read_at.is_none() {
+            health.unanswered.push(part);
+        }
         let Some((read_at, interval)) = self.read_at.zip(self.interval) else { return health };
         let limit = interval.saturating_mul(FRESH_INTERVALS).max(LEAST_FRESHNESS);
         if health.up == Some(true) && now.saturating_duration_since(read_at) > limit {
@@ -154,7 +181,7 @@ impl SourceHealth {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |source| {
             let parts = Part::ALL.into_iter().zip(parts.iter()).filter(|(part, _)| part.source() == source);
-            parts.filter_map(|(_, record)| Some(record.as_ref()?.at(now))).reduce(Health::and)
+            parts.filter_map(|(part, record)| Some(record.as_ref()?.at(part, now))).reduce(Health::and)
         };
         Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
@@ -197,6 +224,7 @@ impl SourceHealth {
                 up: Some(true),
                 not_permitted: false,
                 last_success: Some(time),
+                unanswered: Vec::new(),
                 duration: Some(took),
                 errors,
                 error,
@@ -238,9 +266,11 @@ mod tests {
         health.enable(Part::Transports);
         health.succeeded(Part::Block, Duration::from_secs(2), late, &[Error::new("dm-0", "broken")]);
         assert_eq!(sysfs().unwrap().up, None);
+        assert_eq!(sysfs().unwrap().unanswered, [Part::Transports]);
         health.succeeded(Part::Transports, Duration::from_secs(1), early, &[]);
         let both = sysfs().unwrap();
         assert_eq!((both.up, both.last_success, both.errors), (Some(true), Some(early), 1));
+        assert!(!both.is_awaited());
         assert_eq!((both.duration, both.error.as_deref()), (Some(Duration::from_secs(2)), Some("dm-0: broken")));
         health.failed(Part::Transports, &Error::new("transports", "has not answered in time"));
         let both = sysfs().unwrap();
@@ -275,6 +305,18 @@ mod tests {
         sources.expect(part, SECOND);
         sources.failed(part, &Error::new("multipathd", "refused"));
         assert_eq!(after(60), (Some(false), Some("multipathd: refused".to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_permitted_is_neither_down_nor_awaited() {
+        let sources = SourceHealth::default();
+        sources.enable(Part::DeviceMapper);
+        let health = || sources.all().remove(0).1;
+        assert!(health().is_awaited());
+        for (errno, is_down) in [(rustix::io::Errno::ACCESS, false), (rustix::io::Errno::IO, true)] {
+            sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+            assert_eq!((health().up, health().is_down(), health().is_awaited()), (Some(false), is_down, is_down));
+        }
     }
 
     #[test]
