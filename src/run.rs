@@ -194,7 +194,7 @@ async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
     let (monitor, board) = monitor(cli, config, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
-    let snapshot = snapshot.ok_or_else(|| Failure::Fatal("no source says which devices there are".to_owned()))?;
+    let snapshot = snapshot.ok_or_else(|| Failure::Fatal("not every source of devices has answered".to_owned()))?;
     let mut registry = Registry::default();
     let paths = cli.collectors.paths;
     registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
