@@ -1,12 +1,13 @@
-//! One reading of sysfs, as a resync makes it: how long, and how many files.
+//! One reading of sysfs, as a resync or a re-read makes it: how long, and how many files.
 //!
-//! A made-up host of 500 devices × 4 paths over 16 iSCSI sessions, in memory, with udev's database. A file there costs
-//! about what one of a real sysfs does, which is in memory too, so these are figures to compare with each other, and with
-//! the bare loop that opens, reads and closes the files that no reading can do without. A host without device mapper's word
-//! has everything to find out from files; with it, only what device mapper does not tell.
+//! Two made-up hosts over 16 iSCSI sessions, in memory, with udev's database: 500 devices × 4 paths, and 10,000 × 8. A file
+//! there costs about what one of a real sysfs does, which is in memory too, so these are figures to compare with each
+//! other, and with the bare loop that opens, reads and closes the files that no reading can do without. A host without
+//! device mapper's word has everything to find out from files; with it, only what device mapper does not tell.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
@@ -14,59 +15,188 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use multipath_exporter::source::sysfs::{Outline, Parts, Places, Request, Scope, Sysfs};
+use multipath_exporter::source::Places;
+use multipath_exporter::source::block::{Block, Request, Scope, Told};
+use multipath_exporter::source::transports::{self, Parts, Reader};
 use multipath_exporter::topology::DevNo;
 use rustix::time::ClockId;
 
-const DEVICES: usize = 500;
-const PATHS: usize = 4;
 const SESSIONS: usize = 16;
-const ROUNDS: usize = 21;
 
 fn main() {
-    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-    let root = directory.path();
-    make_host(root);
-    let (sysfs, udev_data) = (root.to_owned(), root.join("udev"));
-    let places = Places { sysfs, procfs: PathBuf::from("/proc"), udev_data, capture: None };
-    println!("{DEVICES} devices × {PATHS} paths over {SESSIONS} sessions; medians of {ROUNDS}\n");
-    println!("{:52} {:>10} {:>10} {:>12}", "", "time", "CPU", "files read");
-
-    let states = state_files(root);
-    let mut buffer = [0; 4096];
-    let mut read_whole = |file: &PathBuf| assert!(File::open(file).unwrap().read(&mut buffer).unwrap() > 0);
-    let mut bare = || states.iter().for_each(&mut read_whole);
-    show("bare loop over the states of all disks", (0..ROUNDS).map(|_| measure(&mut bare)).collect());
-    for (name, outlines) in [("with device mapper's word", Some(outlines())), ("by files alone", None)] {
-        let request = |scope: Scope| Request { scope, outlines: outlines.clone(), ..Request::default() };
-        let reader = || Sysfs::new(places.clone(), Parts { nvme: true, iscsi: true, fibre_channel: true });
-        let first = || {
-            let mut reader = reader();
-            move || read(&mut reader, &request(Scope::Everything))
-        };
-        show(&format!("{name}: first"), (0..ROUNDS).map(|_| measure(first())).collect());
-
-        let mut known = reader();
-        read(&mut known, &request(Scope::Everything));
-        let mut again = |what: &str, request: Request| {
-            let rounds = (0..ROUNDS).map(|_| measure(|| read(&mut known, &request))).collect();
-            show(&format!("{name}: {what}"), rounds);
-        };
-        again("resync without re-reads", request(Scope::Everything));
-        again("resync after lost events", Request { forget_all: true, ..request(Scope::Everything) });
-        again("re-read of states", request(Scope::States));
-        let mut after_states = || {
-            read(&mut known, &request(Scope::States));
-            measure(|| read(&mut known, &request(Scope::Everything)))
-        };
-        show(&format!("{name}: resync between re-reads"), (0..ROUNDS).map(|_| after_states()).collect());
+    for (devices, paths, rounds) in [(500, 4, 21), (10_000, 8, 3)] {
+        Host { devices, paths, rounds }.measure();
     }
 }
 
-fn read(reader: &mut Sysfs, request: &Request) {
+/// A made-up host, and how often it is read.
+struct Host {
+    devices: usize,
+    paths: usize,
+    rounds: usize,
+}
+
+impl Host {
+    fn measure(&self) {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let root = directory.path();
+        self.make(root);
+        let (sysfs, udev_data) = (root.to_owned(), root.join("udev"));
+        let places = Places { sysfs, procfs: PathBuf::from("/proc"), udev_data, capture: None };
+        let Host { devices, paths, rounds } = self;
+        println!("{devices} devices × {paths} paths over {SESSIONS} sessions; medians of {rounds}\n");
+        println!("{:52} {:>11} {:>11} {:>14} {:>12}", "", "time", "CPU", "CPU per disk", "files read");
+
+        let states = self.state_files(root);
+        let mut buffer = [0; 4096];
+        let mut read_whole = |file: &PathBuf| assert!(File::open(file).unwrap().read(&mut buffer).unwrap() > 0);
+        self.show("bare loop over the states of all disks", || measure(|| states.iter().for_each(&mut read_whole)));
+        for (name, told) in [("with device mapper's word", Some(self.told())), ("by files alone", None)] {
+            let request = |scope: Scope| Request { scope, told: told.clone() };
+            self.show(&format!("{name}: first"), || {
+                let mut reader = Block::new(places.clone());
+                measure(|| self.read(&mut reader, &request(Scope::Everything)))
+            });
+            let mut known = Block::new(places.clone());
+            self.read(&mut known, &request(Scope::Everything));
+            for (what, scope) in [("resync of everything", Scope::Everything), ("re-read of states", Scope::States)] {
+                let request = request(scope);
+                self.show(&format!("{name}: {what}"), || measure(|| self.read(&mut known, &request)));
+            }
+        }
+        let mut reader = Reader::new(root, Parts { nvme: true, iscsi: true, fibre_channel: true });
+        for (name, anew) in [("transports: resync", true), ("transports: re-read", false)] {
+            let request = transports::Request { anew, ..transports::Request::default() };
+            self.show(name, || measure(|| read_transports(&mut reader, &request)));
+        }
+        println!();
+    }
+
+    fn read(&self, reader: &mut Block, request: &Request) {
+        let reading = reader.read(request).unwrap();
+        assert_eq!(reading.unreadable, []);
+        assert_eq!(reading.disks.values().flatten().count(), self.disks());
+        assert_eq!(reading.inflight.len(), self.devices);
+    }
+
+    fn disks(&self) -> usize {
+        self.devices * self.paths
+    }
+
+    fn show(&self, name: &str, round: impl FnMut() -> Round) {
+        let rounds: Vec<Round> = std::iter::repeat_with(round).take(self.rounds).collect();
+        let millis = |value: fn(&Round) -> Duration| {
+            let mut values: Vec<_> = rounds.iter().map(value).collect();
+            values.sort();
+            values[self.rounds / 2].as_secs_f64() * 1e3
+        };
+        let (time, cpu) = (millis(|round| round.time), millis(|round| round.cpu));
+        let mut reads: Vec<_> = rounds.iter().map(|round| round.reads).collect();
+        reads.sort_unstable();
+        let (each, reads) = (cpu * 1e3 / self.disks() as f64, reads[self.rounds / 2]);
+        println!("{name:52} {time:>8.2} ms {cpu:>8.2} ms {each:>11.2} µs {reads:>12}");
+    }
+
+    /// A resync has to read these at the least: two files of each disk.
+    fn state_files(&self, root: &Path) -> Vec<PathBuf> {
+        let places = |device| (0..self.paths).map(move |path| self.scsi_device(device, path));
+        let disks = (0..self.devices).flat_map(places);
+        disks.flat_map(|disk| ["state", "access_state"].map(|name| root.join(&disk).join(name))).collect()
+    }
+
+    fn told(&self) -> Arc<[Told]> {
+        let members = |device| (0..self.paths).map(|path| devno(self.disk(device, path)).parse().unwrap()).collect();
+        let map = |device| Told { devno: DevNo { major: 254, minor: device as u32 }, members: members(device) };
+        (0..self.devices).map(map).collect()
+    }
+
+    /// The host's files: maps `dm-N` over disks `sdX`, each path of a device through a session of its own.
+    fn make(&self, root: &Path) {
+        let mut written: HashMap<String, PathBuf> = HashMap::new();
+        let mut write = |directory: &Path, files: &[(&str, String)]| {
+            fs::create_dir_all(directory).unwrap();
+            for (name, content) in files {
+                let file = directory.join(name);
+                // Files that hold the same are one file of many names: a page for each would take 4 GB.
+                if written.get(content).is_none_or(|same| fs::hard_link(same, &file).is_err()) {
+                    fs::write(&file, format!("{content}\n")).unwrap();
+                    written.insert(content.clone(), file);
+                }
+            }
+        };
+        let link = |link: String, target: String| {
+            let link = root.join(link);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(target, link).unwrap();
+        };
+        for session in 0..SESSIONS {
+            let host = format!("devices/platform/host{session}");
+            let place = format!("{host}/session{session}/iscsi_session/session{session}");
+            let connection =
+                format!("{host}/session{session}/connection{session}:0/iscsi_connection/connection{session}:0");
+            let iscsi_host = format!("{host}/iscsi_host/host{session}");
+            let target = format!("iqn.2024-01.org.example:array{}", session / 4);
+            write(&root.join(&place), &[("state", "LOGGED_IN".into()), ("targetname", target)]);
+            let portal = [("persistent_address", format!("10.0.{session}.2")), ("persistent_port", "3260".into())];
+            write(&root.join(&connection), &portal);
+            let ends = [("netdev", format!("eth{session}")), ("ipaddress", format!("10.0.{session}.1"))];
+            write(&root.join(&iscsi_host), &ends);
+            link(format!("class/iscsi_session/session{session}"), format!("../../{place}"));
+            link(format!("class/iscsi_connection/connection{session}:0"), format!("../../{connection}"));
+            link(format!("class/iscsi_host/host{session}"), format!("../../{iscsi_host}"));
+        }
+        for device in 0..self.devices {
+            let map = format!("devices/virtual/block/dm-{device}");
+            let directory = root.join(&map);
+            let dm = [("name", format!("mpath{device}")), ("uuid", format!("mpath-{}", wwid(device)))];
+            write(&directory.join("dm"), &dm);
+            write(&directory.join("dm"), &[("suspended", "0".into())]);
+            let files = [("dev", format!("254:{device}")), ("size", "2097152".into()), ("ro", "0".into())];
+            write(&directory, &files);
+            write(&directory, &[("inflight", "       0        0".into()), ("diskseq", (device + 10_000).to_string())]);
+            link(format!("block/dm-{device}"), format!("../{map}"));
+            let properties = format!("N:dm-{device}\nE:DM_NAME=mpath{device}\nE:ID_SERIAL={}", wwid(device));
+            write(&root.join("udev"), &[(&format!("b254:{device}"), properties)]);
+            for path in 0..self.paths {
+                let disk = self.disk(device, path);
+                let (devno, name) = (devno(disk), format!("sd{}", letters(disk)));
+                let scsi = self.scsi_device(device, path);
+                let hctl = scsi.rsplit('/').next().unwrap();
+                let place = format!("{scsi}/block/{name}");
+                let states = [("state", "running".into()), ("access_state", "active/optimized".into())];
+                write(&root.join(&scsi), &states);
+                let model =
+                    [("vendor", "LABARRAY".into()), ("model", "VDISK           ".into()), ("rev", "0001".into())];
+                write(&root.join(&scsi), &model);
+                write(&root.join(&scsi), &[("wwid", format!("naa.{}", &wwid(device)[1..]))]);
+                let files = [("dev", devno.clone()), ("size", "2097152".into()), ("ro", "0".into())];
+                write(&root.join(&place), &files);
+                link(format!("{place}/device"), format!("../../../{hctl}"));
+                link(format!("{map}/slaves/{name}"), format!("../../../../../{place}"));
+                link(format!("block/{name}"), format!("../{place}"));
+                link(format!("dev/block/{devno}"), format!("../../{place}"));
+                let serial = wwid(device);
+                let properties = format!("S:disk/by-path/x\nN:{name}\nE:ID_VENDOR=LABARRAY\nE:ID_SERIAL={serial}\nV:1");
+                write(&root.join("udev"), &[(&format!("b{devno}"), properties)]);
+            }
+        }
+    }
+
+    /// Where a path's SCSI device lies: below the session that it goes through.
+    fn scsi_device(&self, device: usize, path: usize) -> String {
+        let session = device % (SESSIONS / self.paths) * self.paths + path;
+        let hctl = format!("{session}:0:0:{device}");
+        format!("devices/platform/host{session}/session{session}/target{session}:0:0/{hctl}")
+    }
+
+    fn disk(&self, device: usize, path: usize) -> usize {
+        device * self.paths + path
+    }
+}
+
+fn read_transports(reader: &mut Reader, request: &transports::Request) {
     let reading = reader.read(request).unwrap();
     assert_eq!(reading.unreadable, []);
-    assert_eq!(reading.maps.iter().map(|map| map.members.len()).sum::<usize>(), DEVICES * PATHS);
     assert_eq!(reading.transports.iscsi_sessions.len(), SESSIONS);
 }
 
@@ -95,112 +225,8 @@ fn reads() -> u64 {
     text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
 }
 
-fn show(name: &str, rounds: Vec<Round>) {
-    let millis = |value: fn(&Round) -> Duration| {
-        let mut values: Vec<_> = rounds.iter().map(value).collect();
-        values.sort();
-        values[ROUNDS / 2].as_secs_f64() * 1e3
-    };
-    let (time, cpu) = (millis(|round| round.time), millis(|round| round.cpu));
-    let mut reads: Vec<_> = rounds.iter().map(|round| round.reads).collect();
-    reads.sort_unstable();
-    println!("{name:52} {time:>7.2} ms {cpu:>7.2} ms {:>12}", reads[ROUNDS / 2]);
-}
-
-/// What a resync has to read at the least: two files of each disk.
-fn state_files(root: &Path) -> Vec<PathBuf> {
-    let disks = (0..DEVICES).flat_map(|device| (0..PATHS).map(move |path| scsi_device(device, path)));
-    disks.flat_map(|disk| ["state", "access_state"].map(|name| root.join(&disk).join(name))).collect()
-}
-
-fn outlines() -> Arc<[Outline]> {
-    let members = |device| (0..PATHS).map(|path| devno(disk(device, path)).parse().unwrap()).collect();
-    let outline = |device| Outline {
-        wwid: wwid(device).into(),
-        devno: DevNo { major: 254, minor: device as u32 },
-        members: members(device),
-    };
-    (0..DEVICES).map(outline).collect()
-}
-
-/// The host's files: maps `dm-N` over disks `sdX`, each path of a device through a session of its own.
-fn make_host(root: &Path) {
-    let write = |directory: &Path, files: &[(&str, String)]| {
-        fs::create_dir_all(directory).unwrap();
-        for (name, content) in files {
-            fs::write(directory.join(name), format!("{content}\n")).unwrap();
-        }
-    };
-    let link = |link: String, target: String| {
-        let link = root.join(link);
-        fs::create_dir_all(link.parent().unwrap()).unwrap();
-        symlink(target, link).unwrap();
-    };
-    for session in 0..SESSIONS {
-        let host = format!("devices/platform/host{session}");
-        let place = format!("{host}/session{session}/iscsi_session/session{session}");
-        let connection =
-            format!("{host}/session{session}/connection{session}:0/iscsi_connection/connection{session}:0");
-        let iscsi_host = format!("{host}/iscsi_host/host{session}");
-        let target = format!("iqn.2024-01.org.example:array{}", session / 4);
-        write(&root.join(&place), &[("state", "LOGGED_IN".into()), ("targetname", target)]);
-        let portal = [("persistent_address", format!("10.0.{session}.2")), ("persistent_port", "3260".into())];
-        write(&root.join(&connection), &portal);
-        let ends = [("netdev", format!("eth{session}")), ("ipaddress", format!("10.0.{session}.1"))];
-        write(&root.join(&iscsi_host), &ends);
-        link(format!("class/iscsi_session/session{session}"), format!("../../{place}"));
-        link(format!("class/iscsi_connection/connection{session}:0"), format!("../../{connection}"));
-        link(format!("class/iscsi_host/host{session}"), format!("../../{iscsi_host}"));
-    }
-    for device in 0..DEVICES {
-        let map = format!("devices/virtual/block/dm-{device}");
-        let directory = root.join(&map);
-        let dm = [("name", format!("mpath{device}")), ("uuid", format!("mpath-{}", wwid(device)))];
-        write(&directory.join("dm"), &dm);
-        write(&directory.join("dm"), &[("suspended", "0".into())]);
-        let files = [("dev", format!("254:{device}")), ("size", "2097152".into()), ("ro", "0".into())];
-        write(&directory, &files);
-        write(&directory, &[("inflight", "       0        0".into()), ("diskseq", (device + 10_000).to_string())]);
-        link(format!("block/dm-{device}"), format!("../{map}"));
-        let properties = format!("N:dm-{device}\nE:DM_NAME=mpath{device}\nE:ID_SERIAL={}", wwid(device));
-        write(&root.join("udev"), &[(&format!("b254:{device}"), properties)]);
-        for path in 0..PATHS {
-            let disk = disk(device, path);
-            let (devno, name) = (devno(disk), format!("sd{}", letters(disk)));
-            let scsi = scsi_device(device, path);
-            let hctl = scsi.rsplit('/').next().unwrap();
-            let place = format!("{scsi}/block/{name}");
-            let states = [("state", "running".into()), ("access_state", "active/optimized".into())];
-            write(&root.join(&scsi), &states);
-            let model = [("vendor", "LABARRAY".into()), ("model", "VDISK           ".into()), ("rev", "0001".into())];
-            write(&root.join(&scsi), &model);
-            write(&root.join(&scsi), &[("wwid", format!("naa.{}", &wwid(device)[1..]))]);
-            let files = [("dev", devno.clone()), ("size", "2097152".into()), ("ro", "0".into())];
-            write(&root.join(&place), &files);
-            link(format!("{place}/device"), format!("../../../{hctl}"));
-            link(format!("{map}/slaves/{name}"), format!("../../../../../{place}"));
-            link(format!("block/{name}"), format!("../{place}"));
-            link(format!("dev/block/{devno}"), format!("../../{place}"));
-            let serial = wwid(device);
-            let properties = format!("S:disk/by-path/x\nN:{name}\nE:ID_VENDOR=LABARRAY\nE:ID_SERIAL={serial}\nV:1");
-            write(&root.join("udev"), &[(&format!("b{devno}"), properties)]);
-        }
-    }
-}
-
-/// Where a path's SCSI device lies: below the session that it goes through.
-fn scsi_device(device: usize, path: usize) -> String {
-    let session = (device % PATHS) * PATHS + path;
-    let hctl = format!("{session}:0:0:{device}");
-    format!("devices/platform/host{session}/session{session}/target{session}:0:0/{hctl}")
-}
-
 fn wwid(device: usize) -> String {
     format!("3600a0980{device:024x}")
-}
-
-fn disk(device: usize, path: usize) -> usize {
-    device * PATHS + path
 }
 
 /// Disks have sixteen numbers each, and 16 majors: the first 256 have the old ones, more follow above.

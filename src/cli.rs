@@ -94,7 +94,7 @@ pub struct SourceOptions {
     #[arg(long = "multipathd.timeout", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub multipathd_timeout: Duration,
 
-    /// How often to read everything, whatever events say
+    /// How often to read everything, whatever events say; less often where that takes long
     #[arg(long = "resync.interval", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub resync_interval: Duration,
 

@@ -16,13 +16,15 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::monitor::Command;
-use crate::source::health::{Health, Source, SourceHealth};
+use crate::source::health::{Health, Source, SourceHealth, unknown_sources};
 use crate::topology::{self, Counts, Snapshot};
 
 /// In a storm the status line does not change more often than this.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the sources are looked at while nothing changes: that they are lost is no change of a device.
 const SOURCES_INTERVAL: Duration = Duration::from_secs(5);
+/// The line before anything is known.
+const READING: &str = "reading for the first time";
 /// How long the end waits for systemd.
 const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -85,7 +87,7 @@ async fn follow(
     mut snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     sources: &SourceHealth,
 ) {
-    let _ = tell(&[NotifyState::Status("reading for the first time")]).await;
+    let _ = tell(&[NotifyState::Status(READING)]).await;
     // Before that end no source can be blamed: the next one may say it.
     let mut monitor_lives = answers(monitor).await;
     let mut told = String::new();
@@ -104,31 +106,38 @@ async fn follow(
 
 /// The line that `systemctl status` shows.
 fn line(snapshot: Option<&Snapshot>, sources: &[(Source, Health)]) -> String {
-    // The others that there are say which devices there are.
-    let readers = sources.iter().filter(|(source, _)| *source != Source::Uevent);
+    // The others that may be read say which devices there are.
+    let readers = || sources.iter().filter(|(source, health)| *source != Source::Uevent && !health.not_permitted);
+    let note = if sources.iter().any(|(source, health)| *source == Source::Dm && health.not_permitted) {
+        "; device mapper is not permitted, so path states are multipathd's"
+    } else {
+        ""
+    };
     let Some(snapshot) = snapshot else {
-        return format!("no source says which devices there are{}", errors(readers));
+        return match list(readers().filter(|(_, health)| health.is_awaited())).as_str() {
+            "" => READING.to_owned(),
+            awaited => format!("waiting for a first answer of: {awaited}{note}"),
+        };
     };
     let devices = summary(snapshot);
-    if readers.clone().any(|(_, health)| health.up != Some(false)) {
-        return devices;
+    if readers().all(|(_, health)| health.is_down()) {
+        return format!("last read: {devices}; no source can be read now: {}{note}", list(readers()));
     }
-    format!("last read: {devices}; no source can be read now{}", errors(readers))
+    match list(unknown_sources(sources)).as_str() {
+        "" => devices,
+        unknown => format!("{devices}; no answer since the start of: {unknown}{note}"),
+    }
 }
 
-/// What is wrong with these sources, to follow words about them.
-fn errors<'a>(sources: impl Iterator<Item = &'a (Source, Health)>) -> String {
-    let mut list = String::new();
-    let mut separator = ": ";
-    for (source, health) in sources {
+/// These sources, and what is wrong with each.
+fn list<'a>(sources: impl Iterator<Item = &'a (Source, Health)>) -> String {
+    let told = sources.map(|(source, health)| {
         let error = health.error.as_deref().unwrap_or_default();
         // What follows the end of a line systemd would take for another of its fields.
-        if let Some(error) = error.split(['\n', '\r']).find(|line| !line.is_empty()) {
-            list.extend([separator, source.as_str(), ": ", error]);
-            separator = "; ";
-        }
-    }
-    list
+        let error = error.split(['\n', '\r']).find(|line| !line.is_empty());
+        error.map_or_else(|| source.name().to_owned(), |error| format!("{}: {error}", source.name()))
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// How the devices are.
@@ -170,8 +179,60 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::source::health::Part;
 
     const PERIOD: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_line_says_what_is_not_known_and_what_is_no_fault() {
+        let health = |up, unanswered: &[Part], error: &str| Health {
+            up: Some(up),
+            unanswered: unanswered.to_vec(),
+            error: Some(error.to_owned()).filter(|error| !error.is_empty()),
+            ..Health::default()
+        };
+        let refused = || Health { not_permitted: true, ..health(false, &[Part::DeviceMapper], "EACCES") };
+        let (read, failed) = (|| health(true, &[], ""), || health(false, &[], "refused\nREADY=1"));
+        let silent = || health(false, &[Part::Block], "no directory");
+        let snapshot = Snapshot::default();
+        for (is_known, dm, multipathd, sysfs, words) in [
+            (false, read(), failed(), silent(), "waiting for a first answer of: sysfs: no directory"),
+            (
+                false,
+                refused(),
+                health(false, &[Part::Multipathd], "refused\nREADY=1"),
+                silent(),
+                "waiting for a first answer of: multipathd: refused; sysfs: no directory; \
+                 device mapper is not permitted, so path states are multipathd's",
+            ),
+            (true, refused(), read(), read(), "no multipath devices"),
+            (true, read(), read(), failed(), "no multipath devices"),
+            (
+                true,
+                refused(),
+                read(),
+                silent(),
+                "no multipath devices; no answer since the start of: sysfs: no directory; \
+                 device mapper is not permitted, so path states are multipathd's",
+            ),
+            (
+                true,
+                failed(),
+                failed(),
+                failed(),
+                "last read: no multipath devices; no source can be read now: \
+                 device mapper: refused; multipathd: refused; sysfs: refused",
+            ),
+        ] {
+            let sources = [
+                (Source::Dm, dm),
+                (Source::Multipathd, multipathd),
+                (Source::Sysfs, sysfs),
+                (Source::Uevent, health(false, &[Part::Uevent], "none")),
+            ];
+            assert_eq!(line(is_known.then_some(&snapshot), &sources), words);
+        }
+    }
 
     /// How often a monitor that takes this many commands is called alive in a day.
     async fn pings(commands: usize) -> usize {

@@ -16,6 +16,7 @@ mod start;
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 
@@ -117,17 +118,10 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
     })
 }
 
-fn monitor(cli: &Cli, config: Config) -> Result<(Monitor, Board), Failure> {
+/// A monitor that resyncs and re-reads at these intervals.
+fn monitor(cli: &Cli, config: Config, (resync, reread): (Duration, Duration)) -> Result<(Monitor, Board), Failure> {
     let Host { places, parts, device_mapper, multipathd } = host(cli)?;
-    let settings = Settings {
-        places,
-        parts,
-        device_mapper,
-        multipathd,
-        resync: cli.sources.resync_interval,
-        reread: cli.sources.reread_interval,
-        config: Arc::new(config),
-    };
+    let settings = Settings { places, parts, device_mapper, multipathd, resync, reread, config: Arc::new(config) };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 

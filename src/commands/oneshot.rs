@@ -1,5 +1,7 @@
 //! `--oneshot`: prints the page once.
 
+use std::time::Duration;
+
 use prometheus_client::registry::Registry;
 
 use super::{Failure, monitor, print};
@@ -12,7 +14,8 @@ use crate::metrics::own::About;
 /// Reads everything once and prints it. Prints nothing where a source of devices does not answer: a page without its
 /// devices would say that there are none.
 pub async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
-    let (monitor, board) = monitor(cli, config)?;
+    // No timer: what has been read is not read again, and does not grow old.
+    let (monitor, board) = monitor(cli, config, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;

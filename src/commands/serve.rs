@@ -35,7 +35,7 @@ pub async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Opt
     };
     let listeners = listeners.map_err(Failure::Settings)?;
     web_config.log();
-    let (monitor, board) = monitor(cli, config)?;
+    let (monitor, board) = monitor(cli, config, (cli.sources.resync_interval, cli.sources.reread_interval))?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
 

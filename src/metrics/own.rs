@@ -1,11 +1,13 @@
 //! The exporter's own numbers.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::devices::unix_seconds;
@@ -34,7 +36,10 @@ labels!(ActionLabels { action: &'a str });
 labels!(SourceLabels { source: &'a str });
 labels!(BuildInfo { version: &'a str, revision: &'a str, rustversion: &'a str });
 
-/// Counters of the running exporter, each counted where it happens.
+/// A number of seconds that goes up and down.
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// Numbers of the running exporter, each counted or set where it happens.
 #[derive(Debug)]
 pub struct OwnMetrics {
     uevents: [Counter; ACTIONS.len()],
@@ -45,6 +50,10 @@ pub struct OwnMetrics {
     pub resync_corrections: Counter,
     /// Seconds from an event received to its state published.
     pub event_to_metric: Histogram,
+    /// How often everything is read now.
+    pub resync_interval: Seconds,
+    /// How often the states of block devices are read now.
+    pub reread_interval: Seconds,
     /// Scrapes answered.
     pub scrapes: Counter,
 }
@@ -58,6 +67,8 @@ impl Default for OwnMetrics {
             resync_corrections: Counter::default(),
             // From a quick ioctl to a kernel that is busy with thousands of maps.
             event_to_metric: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+            resync_interval: Seconds::default(),
+            reread_interval: Seconds::default(),
             scrapes: Counter::default(),
         }
     }
@@ -105,6 +116,16 @@ impl Collector for OwnMetrics {
             "Time from an event received to its state published",
             &self.event_to_metric,
         )?;
+        families.number(
+            "multipath_exporter_resync_interval_seconds",
+            "Time between complete reads now, which grows with what they cost",
+            Some(self.resync_interval.get()),
+        )?;
+        families.number(
+            "multipath_exporter_reread_interval_seconds",
+            "Time between re-reads of block devices' states now, which grows with what they cost",
+            Some(self.reread_interval.get()),
+        )?;
         families.total("multipath_exporter_scrapes", "Scrapes answered", self.scrapes.get())
     }
 }
@@ -126,13 +147,20 @@ impl Collector for About {
         };
         families.gauge("multipath_exporter_build_info", "What this exporter was built from", [(build, 1u64)])?;
         let sources = self.sources.all();
+        let permitted = || sources.iter().filter(|(_, health)| !health.not_permitted);
         let each = |value: fn(&Health) -> Option<f64>| {
-            sources.iter().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
+            permitted().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
         };
         families.gauge(
             "multipath_exporter_source_up",
-            "1 if the last read of the source worked, 0 if it did not or is not permitted",
-            sources.iter().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
+            "1 if the last read of the source worked and is not older than three intervals, absent if not permitted",
+            permitted().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
+        )?;
+        let is_kernels = sources.iter().any(|(source, health)| *source == Source::Dm && health.up == Some(true));
+        families.number(
+            "multipath_exporter_kernel_status",
+            "1 if path states are the kernel's own, 0 if device mapper may not be asked or does not answer",
+            Some(u64::from(is_kernels)),
         )?;
         families.gauge(
             "multipath_exporter_source_last_success_timestamp_seconds",
@@ -189,4 +217,47 @@ impl Collector for ConfigReloads {
 
 fn labels_of(source: Source) -> SourceLabels<'static> {
     SourceLabels { source: source.as_str() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::source::Error;
+    use crate::source::health::Part;
+
+    #[test]
+    fn device_mapper_that_is_not_permitted_is_no_source_that_is_down() {
+        let sources = Arc::new(SourceHealth::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(About { sources: Arc::clone(&sources) }));
+        let read = || sources.succeeded(Part::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
+        let refused = |errno: Errno| sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+        // The values of kernel status and of `source_up`, and how many series are about device mapper.
+        let shown = || {
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            let value = |series: &str| {
+                let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+                line.map(|value| value.parse::<u8>().unwrap())
+            };
+            let status = value("multipath_exporter_kernel_status");
+            let up = value("multipath_exporter_source_up{source=\"dm\"}");
+            (status, up, page.matches("{source=\"dm\"}").count())
+        };
+        // Switched off.
+        assert_eq!(shown(), (Some(0), None, 0));
+        sources.enable(Part::DeviceMapper);
+        assert_eq!(shown(), (Some(0), Some(0), 2));
+        read();
+        assert_eq!(shown(), (Some(1), Some(1), 4));
+        refused(Errno::ACCESS);
+        assert_eq!(shown(), (Some(0), None, 1), "only its errors are shown");
+        refused(Errno::IO);
+        assert_eq!(shown(), (Some(0), Some(0), 4));
+    }
 }

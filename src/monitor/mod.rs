@@ -10,6 +10,7 @@
 //! An event says "look again"; the reading says what is. [`Monitor::run`] waits for whatever comes next and hands it to
 //! [`State`], which does no I/O and asks no clock: it is told what came and when. So a test can hand it any history.
 
+mod arrivals;
 mod assemble;
 mod bonds;
 mod compare;
@@ -23,9 +24,12 @@ mod nvme;
 mod readers;
 mod readings;
 mod schedule;
+mod start;
+mod told;
 mod unassembled;
+mod wants;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,23 +38,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout_at};
 
 use crate::config::Config;
-use crate::event::{Event, EventLog, EventType};
-use crate::metrics::own::{OwnMetrics, ResyncReason};
-use crate::source::block::Scope;
+use crate::event::EventLog;
+use crate::metrics::own::OwnMetrics;
 use crate::source::health::{Part, SourceHealth};
-use crate::source::{Error, Places, block, device_mapper, multipathd, transports};
-use crate::topology::{Daemon, DevNo, Device, Health, Kind, Path, PathState, Snapshot};
-use crate::watch::{self as watchers, PathAction, PathEvent, Uevent, Wake, Watcher};
-use compare::{Change, What};
+use crate::source::{Error, Places, multipathd, transports};
+use crate::topology::{DevNo, Device, Kind, Snapshot};
+use crate::watch::{self as watchers, Wake, Watcher};
+use compare::Change;
 use corrections::Corrections;
 use ledger::MapLedger;
 use log::PathLog;
 use readers::{Ask, Readers, Reply, Sources};
 use readings::{
-    BlockWant, DaemonReply, DaemonWant, InterfacesWant, Kernel, KernelWant, KnownPaths, Multipathd, Readings,
-    TransportsWant,
+    BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, KnownPaths, Multipathd, Readings, Teller, TransportsWant,
 };
 use schedule::{Cadence, Lane, Reason};
+use start::Start;
+use wants::{Aftermath, Timers};
 
 /// How long to wait for the watchers before the first read. They need milliseconds.
 const WATCHER_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,21 +64,10 @@ const IOCTL_DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// There are few sessions, ports and controllers. One of them that hangs is to be known soon.
 const TRANSPORTS_DEADLINE: Duration = Duration::from_secs(10);
-/// At the start sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for
-/// the addresses of interfaces.
-const START_ORDER: Duration = Duration::from_secs(5);
-/// Nothing is published before every source of devices has answered, but for no longer than this.
-const START_PATIENCE: Duration = Duration::from_secs(60);
-/// After a path event the sources that follow the kernel (the SCSI layer, multipathd) get this long before they are
-/// asked what they make of it.
-const AFTERMATH: Duration = Duration::from_millis(100);
-/// Path events do not have them asked more often than this.
-const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
-/// multipathd's words change without an event. While a device is not healthy, and this long after a path event, it is
-/// asked at every re-read instead of every resync.
-const CLOSE_WATCH: Duration = Duration::from_secs(60);
 /// New members wait this long for their names, which sysfs knows; then they are shown without.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// The watcher of uevents shows that it is alive at least this often: a pulse may wait behind a storm of events.
+const PULSE_INTERVAL: Duration = watchers::PULSE.saturating_mul(4);
 /// Wakes taken at a time.
 const BATCH: usize = 1024;
 
@@ -289,7 +282,8 @@ struct State {
     timer_found: bool,
     /// The first full read is done: what comes next is published.
     is_open: bool,
-    /// Some source has said which device-mapper devices there are, and sysfs which NVMe devices: what comes later is new.
+    /// The kernel has said, by device mapper or sysfs, which device-mapper devices there are, and sysfs which NVMe devices:
+    /// what comes later is new.
     dm_is_known: bool,
     nvme_is_known: bool,
     aftermath: Aftermath,
@@ -306,23 +300,6 @@ struct State {
     being_read: Vec<Instant>,
     /// Those who wait for the first full read.
     waiting: Vec<oneshot::Sender<()>>,
-}
-
-/// When timers want readings.
-struct Timers {
-    resync: Cadence,
-    kernel: Cadence,
-    block: Cadence,
-    transports: Cadence,
-    daemon: Cadence,
-}
-
-/// What path events leave to be looked at.
-#[derive(Default)]
-struct Aftermath {
-    devices: BTreeSet<Arc<str>>,
-    due: Option<Instant>,
-    last: Option<Instant>,
 }
 
 impl State {
@@ -384,14 +361,14 @@ impl State {
             being_read: Vec::new(),
             waiting: Vec::new(),
         };
+        state.timers.tell(&state.health, &state.own);
         (state, Board { snapshot, events, sources: health, own })
     }
-
-    // ---- What wakes us, and what is to be read then ----
 
     /// Uevents are going to be watched.
     fn expect_events(&self) {
         self.health.enable(Part::Uevent);
+        self.health.expect(Part::Uevent, PULSE_INTERVAL);
     }
 
     /// The first full read is to be made.
@@ -444,53 +421,6 @@ impl State {
         }
     }
 
-    fn uevent(&mut self, uevent: &Uevent) {
-        self.own.count_uevent(&uevent.action);
-        let Some(devno) = uevent.devno else { return };
-        if !uevent.sysname.starts_with("dm-") {
-            self.block.want.disk(devno);
-            // A new disk may go over a new session, and a namespace is what a head has as a path.
-            if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
-                self.transports.want.look(false, Reason::Event);
-            }
-            return;
-        }
-        // Device mapper's list tells at little cost whether an unknown device is a multipath map.
-        self.look_at_kernel(Some(devno));
-        if let Some(event) = &uevent.path {
-            self.unread.push(uevent.received);
-            self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event);
-            self.tell_path_event(uevent, event);
-            self.aftermath.follow(Some(&event.wwid), uevent.received);
-            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_is_current() {
-                self.block.want.map(devno);
-            }
-            return;
-        }
-        let wwid = self.dm_devices.iter().find(|(_, built)| built.devno() == Some(devno)).map(|(wwid, _)| wwid);
-        if !self.readings.kernel_is_current() {
-            self.block.want.map(devno);
-        }
-        // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
-        if let Some(ledger) = wwid.and_then(|wwid| self.ledgers.get_mut(wwid)) {
-            ledger.note_map(uevent);
-            self.unread.push(uevent.received);
-            self.aftermath.follow(None, uevent.received);
-        }
-    }
-
-    fn look_at_kernel(&mut self, dirty: Option<DevNo>) {
-        if let Some(kernel) = &mut self.kernel {
-            kernel.want.look(dirty);
-        }
-    }
-
-    fn events_were_lost(&mut self) {
-        if self.start.has_begun() {
-            self.want_everything(Reason::Overflow);
-        }
-    }
-
     fn obey(&mut self, command: Command) {
         match command {
             Command::Resync => self.want_everything(Reason::Signal),
@@ -509,68 +439,6 @@ impl State {
             for answer in self.waiting.drain(..) {
                 let _ = answer.send(());
             }
-        }
-    }
-
-    /// A resync: every source is read whole.
-    fn want_everything(&mut self, reason: Reason) {
-        // Several in a row that find it not yet begun, as overflows in a storm, are made as one.
-        if !self.block.want.wants_everything() {
-            self.own.count_resync(match reason {
-                Reason::Timer | Reason::Event => ResyncReason::Timer,
-                Reason::Overflow => ResyncReason::Overflow,
-                Reason::Signal => ResyncReason::Signal,
-                Reason::Start => ResyncReason::Start,
-            });
-        }
-        if let Some(kernel) = &mut self.kernel {
-            kernel.want.all(reason);
-        }
-        self.block.want.everything(reason);
-        self.transports.want.look(true, reason);
-        self.interfaces.want.0 = true;
-        if let Some(daemon) = &mut self.daemon {
-            daemon.want.maps(reason);
-            if !self.readings.block.unassembled.is_empty() {
-                // Its configuration may say by now that these are to be left alone.
-                daemon.want.paths(reason);
-            }
-        }
-    }
-
-    /// The timers: what is wanted because an interval has passed.
-    fn want_what_is_due(&mut self, now: Instant) {
-        if self.timers.resync.is_due(now) {
-            self.want_everything(Reason::Timer);
-        }
-        if let Some(kernel) = self.kernel.as_mut().filter(|_| self.timers.kernel.is_due(now)) {
-            kernel.want.all(Reason::Timer);
-        }
-        if self.timers.block.is_due(now) {
-            self.block.want.states();
-            if !self.readings.block.read_once || self.block_failed {
-                self.block.want.everything(Reason::Timer);
-            }
-        }
-        if self.timers.transports.is_due(now) {
-            self.transports.want.look(false, Reason::Timer);
-        }
-        if self.timers.daemon.is_due(now) {
-            self.want_daemon(now);
-        }
-    }
-
-    fn want_daemon(&mut self, now: Instant) {
-        let Some(daemon) = &mut self.daemon else { return };
-        let unhealthy = |built: &assemble::Built| built.device.counts().health() != Health::Healthy;
-        let close_watch = !self.readings.kernel_is_current()
-            || self.aftermath.last.is_some_and(|last| now < last + CLOSE_WATCH)
-            || self.readings.multipathd.as_ref().is_some_and(|daemon| daemon.failed)
-            || self.dm_devices.values().any(unhealthy);
-        if close_watch {
-            daemon.want.maps(Reason::Timer);
-        } else {
-            daemon.want.state(Reason::Timer);
         }
     }
 
@@ -615,41 +483,6 @@ impl State {
         }
         self.answer_those_who_wait();
     }
-
-    fn notice_late_readings(&mut self, now: Instant) {
-        let late = |place| Error::new(place, "has not answered in time");
-        if self.kernel.as_mut().is_some_and(|lane| lane.turns_late(now)) {
-            self.kernel_fails(&late("device mapper"));
-        }
-        if self.block.turns_late(now) {
-            self.health.failed(Part::Block, &late("block devices in sysfs"));
-        }
-        if self.transports.turns_late(now) {
-            self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
-        }
-        if self.interfaces.turns_late(now) {
-            log::no_interfaces(&late("network interfaces"));
-        }
-        if self.daemon.as_mut().is_some_and(|lane| lane.turns_late(now)) {
-            self.daemon_fails(&late("multipathd"));
-        }
-    }
-
-    /// What follows the kernel is asked what it makes of path events.
-    fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
-        for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
-            self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
-            if !self.readings.kernel_is_current() {
-                built.devno().into_iter().for_each(|devno| self.block.want.map(devno));
-            }
-        }
-        self.transports.want.look(false, Reason::Event);
-        if let Some(daemon) = &mut self.daemon {
-            daemon.want.maps(Reason::Event);
-        }
-    }
-
-    // ---- Readings begin and end ----
 
     /// The readings that begin now: one of each lane that is free and has something to read.
     fn due(&mut self, now: Now) -> Vec<Ask> {
@@ -696,220 +529,6 @@ impl State {
         }
     }
 
-    fn take_kernel(&mut self, reply: Result<device_mapper::Reading, Error>, now: Now) {
-        let Some(reading) = self.kernel.as_mut().and_then(Lane::end) else { return };
-        let Some(kernel) = &mut self.readings.kernel else { return };
-        self.kernel_has_answered = true;
-        let maps = match reply {
-            Ok(maps) => maps,
-            Err(error) => return self.kernel_fails(&error),
-        };
-        if let Some(cost) = reading.cost(now.instant).filter(|_| reading.request.all) {
-            self.timers.kernel.cost(cost);
-        }
-        let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
-        self.health.succeeded(Part::DeviceMapper, now.instant - reading.asked, now.time, &unreadable);
-        self.timer_found = reading.reason == Reason::Timer;
-        let was_read = |devno| !maps.unreadable.iter().any(|(unreadable, _)| *unreadable == devno);
-        for map in &maps.maps {
-            let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
-            // A map that could not be read is as old as before.
-            if was_read(map.devno) {
-                ledger.kernel_read(reading.asked, now.instant);
-            }
-            if !kernel.maps.contains_key(&map.wwid) {
-                self.block.want.map(map.devno);
-            }
-        }
-        let joined = kernel.take(&maps, reading.asked, now.instant);
-        if joined.is_empty() {
-            return;
-        }
-        for devno in joined {
-            let disk = self.readings.block.disks.get(&devno);
-            if self.readings.block.read_once && disk.is_none_or(|disk| disk.states.absent) {
-                self.nameless.insert(devno, now.instant);
-            }
-            self.block.want.disk(devno);
-        }
-        // A new member may go over a new session, and multipathd has words for it.
-        self.transports.want.look(false, Reason::Event);
-        self.aftermath.follow(None, now.instant);
-    }
-
-    /// Device mapper cannot be read now. Who could read it until now has to find out elsewhere what it told.
-    fn kernel_fails(&mut self, error: &Error) {
-        self.health.failed(Part::DeviceMapper, error);
-        self.is_outdated = true;
-        let Some(kernel) = &mut self.readings.kernel else { return };
-        kernel.not_permitted = error.is_refusal();
-        if std::mem::take(&mut kernel.current) {
-            self.block.want.everything(Reason::Event);
-        }
-    }
-
-    fn take_block(&mut self, reply: Result<block::Reading, Error>, now: Now) {
-        let Some(under_way) = self.block.end() else { return };
-        self.block_failed = reply.is_err();
-        let reading = match reply {
-            Ok(reading) => reading,
-            Err(error) => return self.health.failed(Part::Block, &error),
-        };
-        let scope = &under_way.request.scope;
-        if let Some(cost) = under_way.cost(now.instant) {
-            match scope {
-                Scope::Everything => self.timers.resync.cost(cost),
-                Scope::States => self.timers.block.cost(cost),
-                Scope::Devices(_) => {}
-            }
-        }
-        self.health.succeeded(Part::Block, now.instant - under_way.asked, now.time, &reading.unreadable);
-        self.timer_found = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
-        for map in reading.maps.values().flatten() {
-            let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
-            if let Some(diskseq) = map.diskseq {
-                ledger.note_diskseq(diskseq, under_way.asked);
-            }
-        }
-        self.ledgers.values_mut().for_each(|ledger| ledger.block_read(under_way.asked));
-        self.readings.block.take(&reading, scope, under_way.asked);
-        self.nameless.retain(|devno, _| !reading.disks.contains_key(devno));
-        let ways = self.readings.ways();
-        let leads_nowhere = |disk: &Arc<block::disks::Disk>| {
-            disk.way.as_ref().is_some_and(|way| !ways.contains_key(way)) && !disk.states.absent
-        };
-        if *scope != Scope::States && reading.disks.values().flatten().any(leads_nowhere) {
-            self.transports.want.look(false, Reason::Event);
-        }
-        if reading.host.is_some() {
-            self.forget_strangers = true;
-            // Whether multipathd leaves some of them alone is asked only where there are some.
-            if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty()) {
-                daemon.want.paths(under_way.reason);
-            }
-        }
-    }
-
-    fn take_transports(&mut self, reply: Result<transports::Reading, Error>, now: Now) {
-        let Some(under_way) = self.transports.end() else { return };
-        match reply {
-            Ok(reading) => {
-                if let Some(cost) = under_way.cost(now.instant) {
-                    self.timers.transports.cost(cost);
-                }
-                self.health.succeeded(Part::Transports, now.instant - under_way.asked, now.time, &reading.unreadable);
-                self.readings.transports = Some(reading);
-            }
-            Err(error) => self.health.failed(Part::Transports, &error),
-        }
-    }
-
-    fn take_interfaces(&mut self, reply: Result<crate::source::interfaces::Addresses, Error>) {
-        self.interfaces.end();
-        match reply {
-            Ok(addresses) if addresses == *self.readings.addresses => {}
-            Ok(addresses) => {
-                self.readings.addresses = Arc::new(addresses);
-                self.transports.want.look(true, Reason::Event);
-            }
-            Err(error) => log::no_interfaces(&error),
-        }
-    }
-
-    fn take_daemon(&mut self, reply: Result<DaemonReply, Error>, now: Now) {
-        let Some(under_way) = self.daemon.as_mut().and_then(Lane::end) else { return };
-        let DaemonReply { state, maps, paths } = match reply {
-            Ok(reply) => reply,
-            Err(error) => return self.daemon_fails(&error),
-        };
-        let Some(lane) = &mut self.daemon else { return };
-        let Some(daemon) = &mut self.readings.multipathd else { return };
-        if let Some(cost) = under_way.cost(now.instant).filter(|_| under_way.request.maps) {
-            self.timers.daemon.cost(cost);
-        }
-        self.timer_found =
-            under_way.reason == Reason::Timer && !self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current);
-        let state = Daemon::Up(state);
-        if daemon.state != state && maps.is_none() {
-            // It has just come up, or is done with its configuration.
-            lane.want.maps(Reason::Event);
-        }
-        let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
-        if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {
-            lane.want.paths(Reason::Event);
-        }
-        daemon.state = state;
-        match maps {
-            Some(Ok(maps)) => {
-                let objects = maps.unreadable.iter().map(|object| Error::new("multipathd", object));
-                let unreadable: Vec<Error> = objects.chain(paths_error).collect();
-                self.health.succeeded(Part::Multipathd, now.instant - under_way.asked, now.time, &unreadable);
-                for map in &maps.maps {
-                    self.ledgers.entry(Arc::clone(&map.wwid)).or_default().daemon_read(under_way.asked);
-                }
-                daemon.take(maps, under_way.asked);
-            }
-            Some(Err(error)) => {
-                daemon.failed = true;
-                self.health.failed(Part::Multipathd, &error);
-            }
-            None => {}
-        }
-    }
-
-    fn daemon_fails(&mut self, error: &Error) {
-        self.health.failed(Part::Multipathd, error);
-        self.is_outdated = true;
-        if let Some(daemon) = &mut self.readings.multipathd {
-            daemon.know_paths(false, None, false);
-            daemon.state = Daemon::Down;
-        }
-    }
-
-    // ---- The start ----
-
-    /// Whether each source of devices has answered.
-    fn have_answered(&self) -> bool {
-        self.silent_source().is_none()
-    }
-
-    /// A source of devices that has not answered yet, though it is switched on and permitted.
-    fn silent_source(&self) -> Option<Part> {
-        let kernel = self.readings.kernel.as_ref().filter(|kernel| kernel.read_at.is_none() && !kernel.not_permitted);
-        let block = Some(Part::Block).filter(|_| !self.readings.block.read_once);
-        let transports = Some(Part::Transports).filter(|_| self.readings.transports.is_none());
-        kernel.map(|_| Part::DeviceMapper).or(block).or(transports)
-    }
-
-    /// Whether each lane has been tried once.
-    fn was_tried(&self) -> bool {
-        self.kernel.as_ref().is_none_or(Lane::was_tried)
-            && self.block.was_tried()
-            && self.transports.was_tried()
-            && self.daemon.as_ref().is_none_or(Lane::was_tried)
-    }
-
-    /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked, too,
-    /// since path states may be its. After [`START_PATIENCE`] what the others know has to do.
-    fn may_open(&self) -> bool {
-        let knows_paths = self.readings.block.unassembled.is_empty()
-            || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
-        let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
-        self.have_answered() && daemon_was_tried && knows_paths
-            || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
-    }
-
-    /// Whether nothing is left to be read, or nobody waits any longer for what is.
-    fn is_settled(&self) -> bool {
-        let is_idle = self.kernel.as_ref().is_none_or(Lane::is_idle)
-            && self.block.is_idle()
-            && self.transports.is_idle()
-            && self.daemon.as_ref().is_none_or(Lane::is_idle);
-        self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
-    }
-
-    // ---- Publication ----
-
     /// Assembles, compares and publishes, if anything was taken since the last time.
     fn publish_if_due(&mut self, now: Now) {
         self.is_open |= self.may_open();
@@ -917,7 +536,7 @@ impl State {
             return;
         }
         let (dm_is_new, nvme_is_new) = (!self.dm_is_known, !self.nvme_is_known);
-        self.dm_is_known |= self.readings.teller().is_some();
+        self.dm_is_known |= self.readings.teller().is_some_and(|(teller, _)| teller != Teller::Multipathd);
         self.nvme_is_known |= self.readings.transports.is_some();
 
         let nameless = &self.nameless;
@@ -988,22 +607,6 @@ impl State {
         });
     }
 
-    /// Holds the members' states against those that events led to.
-    fn follow_paths(&mut self, is_found: bool, now: Instant) {
-        for (wwid, built) in self.dm_devices.iter().filter(|(_, built)| built.is_new) {
-            let ledger = self.ledgers.entry(Arc::clone(wwid)).or_default();
-            let paths = &built.device.paths;
-            ledger.forget_strangers(now, |devno| paths.iter().any(|path| path.devno == Some(devno)));
-            for path in paths {
-                let Some(devno) = path.devno else { continue };
-                let is_valid = path.state == PathState::Valid;
-                // A path is born valid; one that is found failed at the start has no event to be waited for.
-                ledger.ensure_path(devno, !is_found || is_valid);
-                self.corrections.follow((Arc::clone(wwid), devno), ledger.compare(devno, is_valid, now));
-            }
-        }
-    }
-
     fn forget_what_is_gone(&mut self, now: Instant) {
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.teller().map(|(_, asked)| asked);
@@ -1022,106 +625,6 @@ impl State {
             self.readings.block.forget_strangers(|devno| members.contains(&devno));
         }
     }
-
-    // ---- What is told ----
-
-    fn tell_change(&mut self, device: &Arc<Device>, what: What, is_found: bool, now: Now) {
-        // Path events of device mapper are counted by their ledger, which waits for the uevent.
-        let is_counted_here = device.kind == Kind::Nvme;
-        match what {
-            What::Added if is_found => log::found(device),
-            _ if is_found => {}
-            What::Added => self.tell_device(EventType::DeviceAdded, device, now),
-            What::Removed => {
-                self.forget_device(device);
-                self.tell_device(EventType::DeviceRemoved, device, now);
-            }
-            What::PathAdded(path) => {
-                self.suspect(device, now);
-                self.tell_path(EventType::PathAdded, device, &path, now);
-            }
-            What::PathRemoved(path) => {
-                self.suspect(device, now);
-                let ledger = self.ledgers.get_mut(&device.wwid).filter(|_| !is_counted_here);
-                let settled =
-                    ledger.zip(path.devno).and_then(|(ledger, devno)| ledger.forget_path(devno, now.instant, now.time));
-                if let Some(action) = settled {
-                    self.tell_path(kind_of(action), device, &path, now);
-                }
-                self.tell_path(EventType::PathRemoved, device, &path, now);
-            }
-            What::PathFailed(path) if is_counted_here => self.tell_path(EventType::PathFailed, device, &path, now),
-            What::PathReinstated(path) if is_counted_here => {
-                self.tell_path(EventType::PathReinstated, device, &path, now);
-            }
-            What::PathFailed(_) | What::PathReinstated(_) => self.suspect(device, now),
-            What::NoValidPath => log::no_valid_path(device, "by reading"),
-        }
-    }
-
-    /// A device-mapper device differs from the last snapshot: if a timer found that out, an event should have told of it.
-    fn suspect(&mut self, device: &Device, now: Now) {
-        if let Some(built) = self.dm_devices.get(&device.wwid).filter(|_| self.timer_found) {
-            self.corrections.suspect(&device.wwid, built.event_nr_moved, &self.ledgers, now.instant);
-        }
-    }
-
-    /// If it comes back it is a new one, of which events may have told already.
-    fn forget_device(&mut self, device: &Device) {
-        if device.kind == Kind::Nvme {
-            return;
-        }
-        let as_of = self.readings.teller().map(|(_, asked)| asked);
-        if !self.ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
-            self.ledgers.remove(&device.wwid);
-        }
-        if let Some(daemon) = &mut self.readings.multipathd {
-            daemon.forget(&device.wwid);
-        }
-    }
-
-    /// A path event from the kernel is told at once.
-    fn tell_path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
-        let device = self.dm_devices.get(&event.wwid).map(|built| &built.device);
-        let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
-        let disk = self.readings.block.disks.get(&event.path);
-        let name = path.map(|path| &path.name).or(disk.map(|disk| &disk.name)).cloned();
-        let paths = device.map_or(0, |device| device.paths.len());
-        let told = Event {
-            id: 0,
-            seqnum: Some(uevent.seqnum),
-            dm_seqnum: Some(event.dm_seqnum),
-            time: uevent.time,
-            kind: kind_of(event.action),
-            wwid: Arc::clone(&event.wwid),
-            name: Arc::clone(&event.name),
-            path: Some(name.unwrap_or_else(|| event.path.to_string().into())),
-            devno: Some(event.path),
-            valid_paths: event.valid_paths.or(device.map(|device| device.counts().valid as u64)),
-        };
-        self.tell(told, paths, uevent.received);
-    }
-
-    fn tell_settled(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction, now: Now) {
-        let Some(device) = self.dm_devices.get(wwid).map(|built| Arc::clone(&built.device)) else { return };
-        if let Some(path) = device.paths.iter().find(|path| path.devno == Some(devno)) {
-            self.tell_path(kind_of(action), &device, path, now);
-        }
-    }
-
-    fn tell_path(&mut self, kind: EventType, device: &Device, path: &Path, now: Now) {
-        let event = Event { path: Some(Arc::clone(&path.name)), devno: path.devno, ..read_event(kind, device, now) };
-        self.tell(event, device.paths.len(), now.instant);
-    }
-
-    fn tell_device(&mut self, kind: EventType, device: &Device, now: Now) {
-        self.tell(read_event(kind, device, now), device.paths.len(), now.instant);
-    }
-
-    fn tell(&mut self, event: Event, paths: usize, now: Instant) {
-        let event = self.events.add(event);
-        self.path_log.write(&event, paths, now);
-    }
 }
 
 /// How many paths devices should have, by WWID: those that are there, and those that the configuration names.
@@ -1137,71 +640,6 @@ fn expected_paths(config: &Config, devices: &[Arc<Device>]) -> Vec<(Arc<str>, u3
     all.into_iter().filter_map(|(wwid, paths)| Some((wwid, paths?))).collect()
 }
 
-/// An event that a reading showed.
-fn read_event(kind: EventType, device: &Device, now: Now) -> Event {
-    Event {
-        id: 0,
-        seqnum: None,
-        dm_seqnum: None,
-        time: now.time,
-        kind,
-        wwid: Arc::clone(&device.wwid),
-        name: Arc::clone(&device.name),
-        path: None,
-        devno: None,
-        valid_paths: Some(device.counts().valid as u64),
-    }
-}
-
-fn kind_of(action: PathAction) -> EventType {
-    match action {
-        PathAction::Failed => EventType::PathFailed,
-        PathAction::Reinstated => EventType::PathReinstated,
-    }
-}
-
-impl Aftermath {
-    fn follow(&mut self, device: Option<&Arc<str>>, now: Instant) {
-        self.devices.extend(device.cloned());
-        let earliest = self.last.map_or(now, |last| last + AFTERMATH_INTERVAL);
-        self.due.get_or_insert(earliest.max(now + AFTERMATH));
-    }
-
-    fn take(&mut self, now: Instant) -> Option<BTreeSet<Arc<str>>> {
-        self.due.take_if(|due| *due <= now)?;
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.devices))
-    }
-}
-
-/// How far the start has got.
-#[derive(Debug, Default)]
-struct Start {
-    began: Option<Instant>,
-    order_is_over: bool,
-    patience_is_over: bool,
-}
-
-impl Start {
-    fn has_begun(&self) -> bool {
-        self.began.is_some()
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        let began = self.began?;
-        match (self.order_is_over, self.patience_is_over) {
-            (false, _) => Some(began + START_ORDER),
-            (true, false) => Some(began + START_PATIENCE),
-            (true, true) => None,
-        }
-    }
-
-    fn look_at_clock(&mut self, now: Instant) {
-        self.order_is_over |= self.began.is_some_and(|began| began + START_ORDER <= now);
-        self.patience_is_over |= self.began.is_some_and(|began| began + START_PATIENCE <= now);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -1209,7 +647,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::watch::PathAction;
+    use crate::source::block;
+    use crate::watch::{PathAction, PathEvent, Uevent};
 
     const DM: &str = "devices/virtual/block/dm-0";
 

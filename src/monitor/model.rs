@@ -16,13 +16,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
-use crate::source::block::{Devices, Host, Told, disks, maps};
+use crate::source::block::{Devices, Host, Scope, Told, disks, maps};
 use crate::source::health::Source;
 use crate::source::interfaces::Addresses;
 use crate::source::transports::nvme::{Controller, Head, HeadPath};
 use crate::source::transports::{Way, Ways};
-use crate::topology::{Ports, Transport};
-use readings::{DaemonRequest, KernelRequest};
+use crate::source::{block, device_mapper};
+use crate::topology::{PathState, Ports, Transport};
+use crate::watch::{PathAction, PathEvent, Uevent};
+use readings::{DaemonReply, DaemonRequest, KernelRequest};
 
 /// Cases of each of the four tests.
 const CASES: u32 = 5_000;

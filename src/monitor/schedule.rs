@@ -155,6 +155,11 @@ impl Cadence {
         let cost = self.costs.into_iter().min().unwrap_or_default();
         self.interval.max((cost * SHARE).min(LONGEST_INTERVAL))
     }
+
+    /// The cost of the last reading.
+    pub fn last_cost(&self) -> Duration {
+        self.costs[0]
+    }
 }
 
 #[cfg(test)]

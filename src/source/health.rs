@@ -2,7 +2,7 @@
 //! when it is back.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
@@ -24,6 +24,16 @@ pub enum Source {
 impl Source {
     /// All of them, in the order of their labels.
     pub const ALL: [Source; 4] = [Source::Dm, Source::Multipathd, Source::Sysfs, Source::Uevent];
+
+    /// Its name for a person.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Dm => "device mapper",
+            Source::Multipathd => "multipathd",
+            Source::Sysfs => "sysfs",
+            Source::Uevent => "kernel events",
+        }
+    }
 
     /// The word of the `source` label.
     pub fn as_str(self) -> &'static str {
@@ -65,15 +75,22 @@ impl Part {
     }
 }
 
+/// A read that worked tells of the present for this many intervals.
+const FRESH_INTERVALS: u32 = 3;
+/// A thread may wait this long for a processor, however short the interval is.
+const LEAST_FRESHNESS: Duration = Duration::from_secs(1);
+
 /// How one source fares.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
-    /// Its last read worked; `None` before the first.
+    /// Its last read worked, and not too long ago; `None` before the first.
     pub up: Option<bool>,
     /// This process may not read it, which is no fault.
     pub not_permitted: bool,
     /// When a read last worked.
     pub last_success: Option<SystemTime>,
+    /// The parts of it that have not answered since the start.
+    pub unanswered: Vec<Part>,
     /// How long that read took.
     pub duration: Option<Duration>,
     /// Objects that could not be read.
@@ -83,6 +100,16 @@ pub struct Health {
 }
 
 impl Health {
+    /// Whether it cannot be read, and that is a fault.
+    pub fn is_down(&self) -> bool {
+        self.up == Some(false) && !self.not_permitted
+    }
+
+    /// Whether a first answer is still to come.
+    pub fn is_awaited(&self) -> bool {
+        !self.unanswered.is_empty() && !self.not_permitted
+    }
+
     /// Two parts as one: it is as well as the worse, and as old as the older.
     fn and(self, other: Health) -> Health {
         Health {
@@ -92,6 +119,7 @@ impl Health {
                 _ => None,
             },
             not_permitted: self.not_permitted || other.not_permitted,
+            unanswered: self.unanswered.into_iter().chain(other.unanswered).collect(),
             last_success: self.last_success.zip(other.last_success).map(|(one, other)| one.min(other)),
             duration: self.duration.max(other.duration),
             errors: self.errors + other.errors,
@@ -104,19 +132,56 @@ impl Health {
     }
 }
 
-/// How all sources fare. Written by the monitor, read by metrics and status page.
+/// The sources of devices that fail and have not answered since the start: what they would tell is unknown.
+pub fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
+    let tell_devices = sources.iter().filter(|(source, _)| matches!(source, Source::Dm | Source::Sysfs));
+    tell_devices.filter(|(_, health)| health.is_down() && health.is_awaited())
+}
+
+/// One part, as far as it is known.
+#[derive(Debug, Default)]
+struct Record {
+    health: Health,
+    /// When a read last worked, by a clock that nobody sets.
+    read_at: Option<Instant>,
+    /// How often a read has to work; `None` if it need not work again.
+    interval: Option<Duration>,
+}
+
+impl Record {
+    /// How it fares at this moment. A read that is too old says nothing of the present.
+    fn at(&self, part: Part, now: Instant) -> Health {
+        let mut health = self.health.clone();
+        if self.read_at.is_none() {
+            health.unanswered.push(part);
+        }
+        let Some((read_at, interval)) = self.read_at.zip(self.interval) else { return health };
+        let limit = interval.saturating_mul(FRESH_INTERVALS).max(LEAST_FRESHNESS);
+        if health.up == Some(true) && now.saturating_duration_since(read_at) > limit {
+            health.up = Some(false);
+            health.error = Some(format!("the last read is more than {} seconds old", limit.as_secs()));
+        }
+        health
+    }
+}
+
+/// How all sources fare. Written by the monitor, read by metrics, status page and systemd.
 #[derive(Debug, Default)]
 pub struct SourceHealth {
-    parts: Mutex<[Option<Health>; Part::ALL.len()]>,
+    parts: Mutex<[Option<Record>; Part::ALL.len()]>,
 }
 
 impl SourceHealth {
-    /// The sources that are switched on.
+    /// The sources that are switched on, as they fare now.
     pub fn all(&self) -> Vec<(Source, Health)> {
+        self.all_at(Instant::now())
+    }
+
+    fn all_at(&self, now: Instant) -> Vec<(Source, Health)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |source| {
             let parts = Part::ALL.into_iter().zip(parts.iter()).filter(|(part, _)| part.source() == source);
-            parts.filter_map(|(_, health)| health.clone()).reduce(Health::and)
+            parts.filter_map(|(part, record)| Some(record.as_ref()?.at(part, now))).reduce(Health::and)
         };
         Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
@@ -124,7 +189,7 @@ impl SourceHealth {
     /// Why this part has not been read.
     pub fn failure(&self, part: Part) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let error = parts[part as usize].as_ref().and_then(|health| health.error.clone());
+        let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
         let place = format_args!("the source {} did not answer", part.source().as_str()).to_string();
         Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
     }
@@ -134,10 +199,19 @@ impl SourceHealth {
         self.update(part, |_| {});
     }
 
+    /// From now on a read of this part has to work this often, if the part is switched on.
+    pub fn expect(&self, part: Part, interval: Duration) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = &mut parts[part as usize] {
+            record.interval = Some(interval);
+        }
+    }
+
     /// A read worked, but for these objects.
     pub fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
-        self.update(part, |health| {
+        self.update(part, |Record { health, read_at, .. }| {
+            *read_at = Some(Instant::now());
             if health.up == Some(false) {
                 info!(source, "source is back");
             }
@@ -150,6 +224,7 @@ impl SourceHealth {
                 up: Some(true),
                 not_permitted: false,
                 last_success: Some(time),
+                unanswered: Vec::new(),
                 duration: Some(took),
                 errors,
                 error,
@@ -160,7 +235,7 @@ impl SourceHealth {
     /// A read failed, and with it all objects: `up` says so. What is not permitted, or not running, fails at every read:
     /// it is logged once.
     pub fn failed(&self, part: Part, error: &Error) {
-        self.update(part, |health| {
+        self.update(part, |Record { health, .. }| {
             let not_permitted = error.is_refusal() && part == Part::DeviceMapper;
             let error = error.to_string();
             if health.up != Some(false) || health.error.as_ref() != Some(&error) {
@@ -172,7 +247,7 @@ impl SourceHealth {
         });
     }
 
-    fn update(&self, part: Part, change: impl FnOnce(&mut Health)) {
+    fn update(&self, part: Part, change: impl FnOnce(&mut Record)) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         change(parts[part as usize].get_or_insert_default());
     }
@@ -191,12 +266,64 @@ mod tests {
         health.enable(Part::Transports);
         health.succeeded(Part::Block, Duration::from_secs(2), late, &[Error::new("dm-0", "broken")]);
         assert_eq!(sysfs().unwrap().up, None);
+        assert_eq!(sysfs().unwrap().unanswered, [Part::Transports]);
         health.succeeded(Part::Transports, Duration::from_secs(1), early, &[]);
         let both = sysfs().unwrap();
         assert_eq!((both.up, both.last_success, both.errors), (Some(true), Some(early), 1));
+        assert!(!both.is_awaited());
         assert_eq!((both.duration, both.error.as_deref()), (Some(Duration::from_secs(2)), Some("dm-0: broken")));
         health.failed(Part::Transports, &Error::new("transports", "has not answered in time"));
         let both = sysfs().unwrap();
         assert_eq!((both.up, both.error.as_deref()), (Some(false), Some("transports: has not answered in time")));
+    }
+
+    #[test]
+    fn what_was_read_too_long_ago_is_down_whatever_the_time_of_day() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let sources = SourceHealth::default();
+        let (part, now) = (Part::Multipathd, Instant::now());
+        let after = |seconds| {
+            let all = sources.all_at(now + seconds * SECOND);
+            let [(Source::Multipathd, health)] = &all[..] else { panic!("{all:?}") };
+            (health.up, health.error.clone())
+        };
+        // Nobody expects a source that is switched off.
+        sources.expect(Part::Uevent, SECOND);
+        sources.enable(part);
+        sources.expect(part, 5 * SECOND);
+        assert_eq!(after(60), (None, None));
+        // Somebody has set the clock back.
+        sources.succeeded(part, SECOND, SystemTime::UNIX_EPOCH, &[]);
+        assert_eq!(after(14), (Some(true), None));
+        assert_eq!(after(60), (Some(false), Some("the last read is more than 15 seconds old".to_owned())));
+        sources.expect(part, 300 * SECOND);
+        assert_eq!(after(890), (Some(true), None));
+        assert_eq!(after(910).0, Some(false));
+        sources.expect(part, Duration::MAX);
+        assert_eq!(after(1_000_000), (Some(true), None));
+        // The cause of a failure says more than its age.
+        sources.expect(part, SECOND);
+        sources.failed(part, &Error::new("multipathd", "refused"));
+        assert_eq!(after(60), (Some(false), Some("multipathd: refused".to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_permitted_is_neither_down_nor_awaited() {
+        let sources = SourceHealth::default();
+        sources.enable(Part::DeviceMapper);
+        let health = || sources.all().remove(0).1;
+        assert!(health().is_awaited());
+        for (errno, is_down) in [(rustix::io::Errno::ACCESS, false), (rustix::io::Errno::IO, true)] {
+            sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+            assert_eq!((health().up, health().is_down(), health().is_awaited()), (Some(false), is_down, is_down));
+        }
+    }
+
+    #[test]
+    fn what_need_not_be_read_again_does_not_age() {
+        let sources = SourceHealth::default();
+        sources.succeeded(Part::Multipathd, Duration::ZERO, SystemTime::now(), &[]);
+        let all = sources.all_at(Instant::now() + Duration::from_secs(1_000_000));
+        assert_eq!(all[0].1.up, Some(true));
     }
 }

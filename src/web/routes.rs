@@ -23,6 +23,7 @@ use super::server::Body;
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
+use crate::source::health::Source;
 use crate::topology::Snapshot;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -120,12 +121,18 @@ impl Routes {
         }
     }
 
-    /// Nothing has been read yet; if that is because nothing can be read, the reasons.
+    /// Not every source of devices has answered yet: which have not, and the reasons.
     fn not_ready(&self) -> Response<Body> {
         let sources = self.board.sources.all();
-        let reasons = sources.iter().filter_map(|(source, health)| Some((source.as_str(), health.error.as_ref()?)));
-        let reasons: String = reasons.map(|(source, error)| format!("{source}: {error}\n")).collect();
-        let answer = format!("no source has said yet which devices there are\n{reasons}");
+        let awaited = sources.iter().filter(|(source, health)| *source != Source::Uevent && health.is_awaited());
+        let reasons = awaited.map(|(source, health)| {
+            let reason = health.error.as_deref().unwrap_or("it is still being read");
+            format!("{}: {reason}\n", source.name())
+        });
+        let answer = match reasons.collect::<String>() {
+            none if none.is_empty() => "the first full read is under way\n".to_owned(),
+            reasons => format!("waiting for a first answer of:\n{reasons}"),
+        };
         content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into())
     }
 

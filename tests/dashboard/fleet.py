@@ -299,6 +299,9 @@ class Fleet:
                 self.gauge('exporter_source_last_success_timestamp_seconds', self.before[host, source], source=source)
                 self.gauge('exporter_source_duration_seconds', round(0.002 + noise / 900 + len(source) / 2000, 6), source=source)
             self.counter('exporter_errors', int(max(0, minute - 40) * 2) if source in down and source == 'dm' else 0, source=source)
+        self.gauge('exporter_kernel_status', int('dm' not in down))
+        self.gauge('exporter_resync_interval_seconds', 30)
+        self.gauge('exporter_reread_interval_seconds', 5)
         for action in ('add', 'bind', 'change', 'move', 'offline', 'online', 'remove', 'unbind'):
             self.counter('exporter_uevents', 40 + 3 * events if action == 'change' else 12 if action == 'add' else 0, action=action)
         self.counter('exporter_uevent_overflows', 0)

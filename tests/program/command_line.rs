@@ -287,7 +287,7 @@ fn oneshot_ends_though_multipathd_does_not_answer() {
 #[test]
 fn oneshot_prints_nothing_though_multipathd_answers_where_sysfs_does_not() {
     let host = Host::recorded("01-healthy");
-    host.sysfs.replace("block", "");
+    let _unlistable = host.sysfs.make_unlistable("block");
     let options = [host.options(), vec!["--oneshot".to_owned()]].concat();
     for multipathd_answers in [true, false] {
         if !multipathd_answers {

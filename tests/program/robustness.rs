@@ -359,12 +359,28 @@ fn without_sysfs_the_last_state_stays() {
 }
 
 #[test]
-fn without_sysfs_from_the_start_devices_are_multipathds() {
+fn without_sysfs_from_the_start_nothing_is_claimed_though_multipathd_answers() {
     let host = Host::recorded("02-net1-lost");
-    let _unlistable = host.sysfs.make_unlistable("block");
-    let page = host.exporter(&[]).metrics();
+    let sysfs = host.sysfs.path("block").display().to_string();
+    let unlistable = host.sysfs.make_unlistable("block");
+    let exporter = host.unready_exporter(&["--reread.interval=100ms"]);
+    exporter.await_log(&["source cannot be read", "sysfs"]);
+    eventually("multipathd has answered", || (!exporter.get("/-/ready").text().contains("multipathd")).then_some(()));
+    for path in ["/metrics", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health"] {
+        let answer = exporter.get(path);
+        assert_eq!(answer.status, 503, "{path}");
+        let reason = format!("waiting for a first answer of:\nsysfs: {sysfs}");
+        assert!(answer.text().starts_with(&reason), "{}", answer.text());
+    }
+    let page = exporter.get("/");
+    assert!(page.text().contains("<title>Nothing is shown before a first answer of sysfs"), "{}", page.text());
+
+    // As soon as it can be read there is a page. A path that is found failed is warned of, and is no event.
+    drop(unlistable);
+    exporter.await_ready();
+    let page = exporter.metrics();
     for (series, value) in [
-        (SYSFS_UP, 0.0),
+        (SYSFS_UP, 1.0),
         (MULTIPATHD_UP, 1.0),
         ("multipath_devices", 2.0),
         ("multipath_paths", 4.0),
@@ -373,6 +389,9 @@ fn without_sysfs_from_the_start_devices_are_multipathds() {
     ] {
         assert_eq!(page.value(series), Some(value), "{series}");
     }
+    assert_eq!(exporter.get("/api/v1/events").json()["events"], serde_json::json!([]));
+    exporter.await_log(&["path failed", MPATHA, "level=warn"]);
+    exporter.await_log(&["path failed", MPATHB, "level=warn"]);
 }
 
 #[test]

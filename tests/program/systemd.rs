@@ -102,23 +102,30 @@ fn a_line_for_people_that_follows_the_host() {
     }
 }
 
-/// All of them that can say which devices there are, of which none can be read.
+/// All of them that can say which devices there are, of which none can be read. Then multipathd can, and sysfs last.
 #[test]
-fn the_line_says_what_is_wrong_while_nothing_can_be_read() {
+fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
     let _unlistable = host.sysfs.make_unlistable("block");
     host.multipathd.maps(Reply::closed());
     let exporter = manager.start(&host, &[]);
-    let heard = manager.hear_until("STATUS=no source says which devices there are: ");
+    let heard = manager.hear_until("STATUS=waiting for a first answer of: multipathd: ");
     assert_eq!(heard.first().unwrap(), "STATUS=reading for the first time\n");
     let line = heard.last().unwrap();
-    assert!(line.contains(": multipathd: ") && line.contains("; sysfs: ") && line.contains("block"), "{line}");
+    assert!(line.contains("; sysfs: ") && line.contains("block"), "{line}");
     assert_eq!(line.lines().count(), 1, "{line}");
     assert_eq!(exporter.get("/-/ready").status, 503);
 
     host.multipathd.maps(Reply::Text(recorded_reply("01-healthy")));
     exporter.signal(Signal::HUP);
-    manager.hear_until("STATUS=2 devices");
+    let heard = manager.hear_until("STATUS=waiting for a first answer of: sysfs: ");
+    assert!(!heard.last().unwrap().contains("multipathd"), "{heard:?}");
+    assert_eq!(exporter.get("/-/ready").status, 503);
+
+    host.sysfs.rename("away", "block");
+    exporter.signal(Signal::HUP);
+    manager.hear_until("STATUS=2 devices, no failed path\n");
+    assert_eq!(exporter.get("/-/ready").status, 200);
 }
 
 #[test]

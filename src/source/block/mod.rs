@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Each reading of [`Scope::Everything`] opens every file anew: nothing of it is older than the reading. That costs about
-//! 40 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper's own word is
-//! to be had, the files of the maps are left out: an ioctl tells it all, and a file costs as much as an ioctl.
+//! 50 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper tells of the
+//! maps, their files are left out, because an ioctl tells as much and costs no more than one file. Requests in flight are
+//! the exception: the readings of [`Scope::States`] count them.
 
 pub mod disks;
 pub mod maps;

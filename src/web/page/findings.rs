@@ -10,7 +10,7 @@ use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, are, have, it};
 use super::{Ranked, View};
 use crate::event::{Event, EventType};
-use crate::source::health::Source;
+use crate::source::health::{Part, Source, unknown_sources};
 use crate::topology::{Daemon, Device, Health, Snapshot};
 
 /// How long what was removed is missed.
@@ -154,21 +154,44 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Warning, "MultipathExporterErrors", in_part, &|_| {
         "Not all could be read, and what could not is shown as last read".to_owned()
     });
-    let unread = view.sources.iter().filter(|(_, state)| state.up == Some(false)).map(|(source, _)| *source);
+    for (source, state) in unknown_sources(view.sources) {
+        for part in &state.unanswered {
+            let unknown = match part {
+                Part::DeviceMapper => "Path states are not the kernel’s",
+                Part::Block => "States, sizes and identities of disks are unknown",
+                Part::Transports => "Native NVMe devices, sessions and ports are unknown",
+                Part::Multipathd | Part::Uevent => continue,
+            };
+            let why = vec![format!("{} has not answered since the start", source.name())];
+            add(Warning, "MultipathExporterStale", why, &|_| unknown.to_owned());
+        }
+    }
+    let is_told = |source| unknown_sources(view.sources).any(|(told, _)| *told == source);
+    let unread = view.sources.iter().filter(|(_, state)| state.is_down()).map(|(source, _)| *source);
+    let unread = unread.filter(|source| !is_told(*source));
     let unread: Vec<_> =
         unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
-    // Without privileges multipathd stands in for device mapper, and readings for events. Else all this may be of yesterday.
-    let stands_in = |source| match source {
-        Source::Dm => matches!(snapshot.daemon, Daemon::Up(_)),
-        Source::Uevent => true,
-        Source::Multipathd | Source::Sysfs => false,
-    };
-    let severity = if unread.iter().all(|source| stands_in(*source)) { Note } else { Warning };
+    // Readings stand in for events. Else all this may be of yesterday.
+    let severity = if unread.iter().all(|source| *source == Source::Uevent) { Note } else { Warning };
     add(severity, "MultipathExporterStale", unread.iter().map(|source| source.as_str().to_owned()).collect(), &|_| {
         "The exporter cannot read every source".to_owned()
     });
+    if view.sources.iter().any(|(_, state)| state.not_permitted) {
+        // multipathd mostly agrees with the kernel; the SCSI layer often calls a failed path running.
+        let severity = if matches!(snapshot.daemon, Daemon::Up(_)) { Note } else { Warning };
+        let instead = vec![format!("path states are {}", stand_in(Some(&snapshot.daemon)))];
+        add(severity, "MultipathExporterStale", instead, &|_| "Device mapper is not permitted".to_owned());
+    }
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     found
+}
+
+/// Tells whose path states are shown where device mapper is not permitted.
+pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
+    match daemon {
+        Some(Daemon::Up(_)) => "multipathd’s, corrected by events",
+        _ => "multipathd’s last or the SCSI layer’s, corrected by events",
+    }
 }
 
 /// The devices of which more paths were removed in the last day than were added, by WWID.

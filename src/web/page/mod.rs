@@ -30,7 +30,7 @@ use hyper::header::HeaderValue;
 use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
-use crate::source::health::{Health as SourceState, Source};
+use crate::source::health::{Health as SourceState, Source, unknown_sources};
 use crate::topology::{Counts, Daemon, Device, Health, Path, PathState, Snapshot};
 use escape::Escaped;
 use findings::Finding;
@@ -232,14 +232,18 @@ impl Verdict {
             _ => format!("{} of {all} devices", if dead > 0 { dead } else { degraded }),
         };
         let all_devices = if all == 1 { "the one device".to_owned() } else { format!("{all} devices") };
-        let unread = view.sources.iter().any(|(_, state)| state.up == Some(false));
+        let awaited = unknown_sources(view.sources).map(|(source, _)| source.name());
+        let awaited = awaited.collect::<Vec<_>>().join(" and ");
         let severity = worst.map_or(Severity::Well, |worst| worst.severity);
         let (severity, sentence) = match (view.snapshot, worst) {
-            (None, _) if unread => {
-                (Severity::Warning, "Nothing is known: no source says which devices there are".to_owned())
+            (None, _) if !awaited.is_empty() => {
+                (Severity::Warning, format!("Nothing is shown before a first answer of {awaited}"))
             }
             (None, _) => (Severity::Note, "The first full read is under way".to_owned()),
             (Some(_), Some(worst)) if dead == 0 && severity == Severity::Critical => (severity, worst.what.clone()),
+            (Some(_), _) if all == 0 && !awaited.is_empty() => {
+                (severity, format!("No multipath device is known before a first answer of {awaited}"))
+            }
             (Some(_), _) if all == 0 => {
                 (severity.max(Severity::Note), "There is no multipath device on this host".to_owned())
             }
@@ -394,15 +398,12 @@ fn sources(page: &mut String, view: &View<'_>) -> fmt::Result {
          <th scope=\"col\">State</th><th scope=\"col\">Last read</th></tr></thead>\n<tbody>\n",
     );
     for (source, state) in view.sources {
-        let name = match source {
-            Source::Dm => "device mapper",
-            Source::Multipathd => "multipathd",
-            Source::Sysfs => "sysfs",
-            Source::Uevent => "kernel events",
-        };
-        write!(page, "<tr><th scope=\"row\">{name}</th><td>")?;
+        write!(page, "<tr><th scope=\"row\">{}</th><td>", source.name())?;
         match (state.up, source, view.snapshot.map(|snapshot| &snapshot.daemon)) {
             (None, ..) => write!(page, "not read yet"),
+            (Some(false), _, daemon) if state.not_permitted => {
+                write!(page, "i not permitted, so path states are {}", findings::stand_in(daemon))
+            }
             (Some(false), ..) => write!(page, "<span class=\"failed\">✕ cannot be read</span>"),
             (_, Source::Multipathd, Some(Daemon::Up(word))) => write!(page, "✓ {}", Escaped(word)),
             (Some(true), ..) => write!(page, "✓ read"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 use PathState::{Failed, Standby, Valid};
 
 use super::*;
+use crate::source::health::Part;
 use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Kind, Mismatches, Ports, Transport, Transports};
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
@@ -97,6 +98,11 @@ fn verdict(snapshot: &Snapshot) -> String {
         }
     }
     words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// How a source fares that fails and of which this part has not answered since the start.
+fn silent(part: Part) -> SourceState {
+    SourceState { up: Some(false), unanswered: vec![part], ..SourceState::default() }
 }
 
 fn event() -> Event {
@@ -238,8 +244,9 @@ fn the_worst_of_all_is_said_first() {
     assert_eq!(verdict(&snapshot), "! The one device has no valid path");
     let nothing = View { snapshot: None, ..view(&snapshot) };
     assert!(html(&nothing).contains("The first full read is under way"));
-    let unread = [(Source::Sysfs, SourceState { up: Some(false), ..SourceState::default() })];
-    assert!(html(&View { sources: &unread, ..nothing }).contains("Nothing is known"));
+    let unread = [(Source::Sysfs, silent(Part::Block))];
+    let page = html(&View { sources: &unread, ..nothing });
+    assert!(page.contains("Nothing is shown before a first answer of sysfs"), "{page}");
 }
 
 #[test]
@@ -347,22 +354,50 @@ fn what_may_be_of_yesterday_is_not_called_well() {
     let well = "✓ All paths of 2 devices work";
     let not_well = "! No path of 2 devices has failed, but not all is well";
     let up = Daemon::Up("idle".into());
+    let failed = || SourceState { up: Some(false), ..SourceState::default() };
+    let not_permitted = || SourceState { not_permitted: true, ..failed() };
     for (daemon, unread, words) in [
         (up.clone(), &[][..], well),
         // As without privileges.
-        (up.clone(), &[Source::Dm, Source::Uevent], well),
-        (up, &[Source::Sysfs], not_well),
+        (up.clone(), &[(Source::Dm, not_permitted()), (Source::Uevent, failed())], well),
+        (up.clone(), &[(Source::Dm, failed())], not_well),
+        (up, &[(Source::Sysfs, failed())], not_well),
         (Daemon::Down, &[], not_well),
-        (Daemon::NotAsked, &[Source::Dm], not_well),
+        (Daemon::NotAsked, &[(Source::Dm, not_permitted())], not_well),
     ] {
         snapshot.daemon = daemon;
-        let state = SourceState { up: Some(false), ..SourceState::default() };
-        let sources: Vec<_> = unread.iter().map(|source| (*source, state.clone())).collect();
-        let page = html(&View { sources: &sources, ..view(&snapshot) });
+        let page = html(&View { sources: unread, ..view(&snapshot) });
         let (mark, sentence) = words.split_at(words.find(' ').unwrap());
         assert!(page.contains(&format!("{mark}</span> <span>{}</span></h1>", sentence.trim())), "{unread:?}: {page}");
         assert_eq!(page.contains("MultipathExporterStale.md"), !unread.is_empty());
     }
+}
+
+#[test]
+fn what_no_source_has_told_is_unknown_and_not_well() {
+    let (devices, nothing) = (host(&[("a", &[Valid]), ("b", &[Valid])]), host(&[]));
+    for (source, part, words) in [
+        (Source::Sysfs, Part::Transports, "Native NVMe devices, sessions and ports are unknown: sysfs has not"),
+        (Source::Sysfs, Part::Block, "States, sizes and identities of disks are unknown: sysfs has not"),
+        (Source::Dm, Part::DeviceMapper, "Path states are not the kernel’s: device mapper has not"),
+    ] {
+        let sources = [(source, silent(part))];
+        let said = |snapshot| {
+            let page = html(&View { sources: &sources, ..view(snapshot) });
+            let wrong = between(&page, "<section id=\"wrong\"", "</section>");
+            assert!(wrong.contains(&format!("{words} answered since the start. ")), "{wrong}");
+            assert_eq!(wrong.matches("<li class=\"warning\"").count(), 1, "{wrong}");
+            between(&page, "<h1>", "</h1>").to_owned()
+        };
+        assert!(said(&devices).contains("!</span> <span>No path of 2 devices has failed, but not all is well<"));
+        let no_device = format!("No multipath device is known before a first answer of {}<", source.name());
+        assert!(said(&nothing).contains(&no_device), "{}", said(&nothing));
+    }
+    // It may not be asked, so nobody waits for its answer.
+    let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(Part::DeviceMapper) })];
+    let page = html(&View { sources: &sources, ..view(&nothing) });
+    assert!(page.contains("There is no multipath device on this host") && !page.contains("since the start"), "{page}");
+    assert!(page.contains("<td>i not permitted, so path states are multipathd’s"), "{page}");
 }
 
 #[test]

@@ -204,7 +204,8 @@ fn a_container_sees_what_it_is_given(lab: &Lab) {
     ];
     for (name, given) in containers {
         let container = Container::start(lab, name, given);
-        assert_eq!(container.source_up("dm"), given.kernel_status, "{name}");
+        let kernel_status = container.metrics().value("multipath_exporter_kernel_status", &[]) == 1.0;
+        assert_eq!(kernel_status, given.kernel_status, "{name}");
         assert_eq!(container.metrics().value("multipath_daemon_up", &[]) == 1.0, given.network, "{name}");
         assert!(container.source_up("sysfs") && container.source_up("uevent"), "{name}");
         let metrics = container.metrics();

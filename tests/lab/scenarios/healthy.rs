@@ -38,6 +38,7 @@ fn healthy(lab: &Lab) {
     for source in ["dm", "multipathd", "sysfs", "uevent"] {
         assert_eq!(metrics.value("multipath_exporter_source_up", &[("source", source)]), 1.0, "{source}");
     }
+    assert_eq!(metrics.value("multipath_exporter_kernel_status", &[]), 1.0);
     assert_eq!(metrics.value("multipath_exporter_resyncs_total", &[("reason", "start")]), 1.0);
 
     let checked = san.daemon.ask("show paths raw format \"%d %p\"").expect("multipathd answers");

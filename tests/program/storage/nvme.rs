@@ -160,12 +160,16 @@ fn what_is_found_failed_at_the_start_is_warned_of_and_is_no_event() {
 fn what_is_found_when_sysfs_can_first_be_read_is_no_event() {
     let host = Host::recorded("02-net1-lost");
     let unlistable = host.sysfs.make_unlistable("block");
-    // Ready by multipathd alone.
-    let exporter = host.exporter(&[NVME]);
-    assert_eq!(exporter.metrics().value("multipath_devices"), Some(2.0));
+    let exporter = host.unready_exporter(&[NVME]);
+    exporter.await_log(&["source cannot be read", "sysfs"]);
+    // The controllers can be read meanwhile.
+    eventually("multipathd has answered", || (!exporter.get("/-/ready").text().contains("multipathd")).then_some(()));
+    assert_eq!(exporter.get("/-/ready").status, 503);
     drop(unlistable);
     exporter.signal(Signal::HUP);
-    let page = exporter.await_values(&[("multipath_devices", 4.0)]);
+    exporter.await_ready();
+    let page = exporter.metrics();
+    assert_eq!(page.value("multipath_devices"), Some(4.0));
     assert_eq!(events(&exporter, FIRST), []);
     assert_eq!(events_total(&page, FIRST, "path_failed"), Some(0.0));
     exporter.await_log(&["path failed", FIRST, "nvme0c0n1", "level=warn"]);

@@ -1,0 +1,209 @@
+//! Readings that arrive, fail, or are late: a new reading takes the place of the last one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::readings::DaemonReply;
+use super::schedule::{Lane, Reason};
+use super::{Now, State, log};
+use crate::source::block::{self, Scope};
+use crate::source::health::Part;
+use crate::source::interfaces::Addresses;
+use crate::source::{Error, device_mapper, transports};
+use crate::topology::Daemon;
+
+impl State {
+    pub(super) fn take_kernel(&mut self, reply: Result<device_mapper::Reading, Error>, now: Now) {
+        let Some(reading) = self.kernel.as_mut().and_then(Lane::end) else { return };
+        let Some(kernel) = &mut self.readings.kernel else { return };
+        self.kernel_has_answered = true;
+        let maps = match reply {
+            Ok(maps) => maps,
+            Err(error) => return self.kernel_fails(&error),
+        };
+        if let Some(cost) = reading.cost(now.instant).filter(|_| reading.request.all) {
+            self.timers.kernel.cost(cost);
+            self.timers.tell(&self.health, &self.own);
+        }
+        let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
+        self.health.succeeded(Part::DeviceMapper, now.instant - reading.asked, now.time, &unreadable);
+        self.timer_found = reading.reason == Reason::Timer;
+        let was_read = |devno| !maps.unreadable.iter().any(|(unreadable, _)| *unreadable == devno);
+        for map in &maps.maps {
+            let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
+            // A map that could not be read is as old as before.
+            if was_read(map.devno) {
+                ledger.kernel_read(reading.asked, now.instant);
+            }
+            if !kernel.maps.contains_key(&map.wwid) {
+                self.block.want.map(map.devno);
+            }
+        }
+        let joined = kernel.take(&maps, reading.asked, now.instant);
+        if joined.is_empty() {
+            return;
+        }
+        for devno in joined {
+            let disk = self.readings.block.disks.get(&devno);
+            if self.readings.block.read_once && disk.is_none_or(|disk| disk.states.absent) {
+                self.nameless.insert(devno, now.instant);
+            }
+            self.block.want.disk(devno);
+        }
+        // A new member may go over a new session, and multipathd has words for it.
+        self.transports.want.look(false, Reason::Event);
+        self.aftermath.follow(None, now.instant);
+    }
+
+    /// Device mapper cannot be read now. Who could read it until now has to find out elsewhere what it told.
+    pub(super) fn kernel_fails(&mut self, error: &Error) {
+        self.health.failed(Part::DeviceMapper, error);
+        self.is_outdated = true;
+        let Some(kernel) = &mut self.readings.kernel else { return };
+        kernel.not_permitted = error.is_refusal();
+        if std::mem::take(&mut kernel.current) {
+            self.block.want.everything(Reason::Event);
+        }
+    }
+
+    pub(super) fn take_block(&mut self, reply: Result<block::Reading, Error>, now: Now) {
+        let Some(under_way) = self.block.end() else { return };
+        self.block_failed = reply.is_err();
+        let reading = match reply {
+            Ok(reading) => reading,
+            Err(error) => return self.health.failed(Part::Block, &error),
+        };
+        let scope = &under_way.request.scope;
+        if let Some(cost) = under_way.cost(now.instant) {
+            match scope {
+                Scope::Everything => self.timers.resync.cost(cost),
+                Scope::States => self.timers.block.cost(cost),
+                Scope::Devices(_) => {}
+            }
+            self.timers.tell(&self.health, &self.own);
+        }
+        self.health.succeeded(Part::Block, now.instant - under_way.asked, now.time, &reading.unreadable);
+        self.timer_found = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
+        for map in reading.maps.values().flatten() {
+            let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
+            if let Some(diskseq) = map.diskseq {
+                ledger.note_diskseq(diskseq, under_way.asked);
+            }
+        }
+        self.ledgers.values_mut().for_each(|ledger| ledger.block_read(under_way.asked));
+        self.readings.block.take(&reading, scope, under_way.asked);
+        self.nameless.retain(|devno, _| !reading.disks.contains_key(devno));
+        let ways = self.readings.ways();
+        let leads_nowhere = |disk: &Arc<block::disks::Disk>| {
+            disk.way.as_ref().is_some_and(|way| !ways.contains_key(way)) && !disk.states.absent
+        };
+        let is_known = self.readings.transports.is_some();
+        if is_known && *scope != Scope::States && reading.disks.values().flatten().any(leads_nowhere) {
+            self.transports.want.look(false, Reason::Event);
+        }
+        if reading.host.is_some() {
+            self.forget_strangers = true;
+            // Whether multipathd leaves some of them alone is asked only where there are some.
+            if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty()) {
+                daemon.want.paths(under_way.reason);
+            }
+        }
+    }
+
+    pub(super) fn take_transports(&mut self, reply: Result<transports::Reading, Error>, now: Now) {
+        let Some(under_way) = self.transports.end() else { return };
+        match reply {
+            Ok(reading) => {
+                if let Some(cost) = under_way.cost(now.instant) {
+                    self.timers.transports.cost(cost);
+                    self.timers.tell(&self.health, &self.own);
+                }
+                self.health.succeeded(Part::Transports, now.instant - under_way.asked, now.time, &reading.unreadable);
+                self.readings.transports = Some(reading);
+            }
+            Err(error) => self.health.failed(Part::Transports, &error),
+        }
+    }
+
+    pub(super) fn take_interfaces(&mut self, reply: Result<Addresses, Error>) {
+        self.interfaces.end();
+        match reply {
+            Ok(addresses) if addresses == *self.readings.addresses => {}
+            Ok(addresses) => {
+                self.readings.addresses = Arc::new(addresses);
+                self.transports.want.look(true, Reason::Event);
+            }
+            Err(error) => log::no_interfaces(&error),
+        }
+    }
+
+    pub(super) fn take_daemon(&mut self, reply: Result<DaemonReply, Error>, now: Now) {
+        let Some(under_way) = self.daemon.as_mut().and_then(Lane::end) else { return };
+        let DaemonReply { state, maps, paths } = match reply {
+            Ok(reply) => reply,
+            Err(error) => return self.daemon_fails(&error),
+        };
+        let Some(lane) = &mut self.daemon else { return };
+        let Some(daemon) = &mut self.readings.multipathd else { return };
+        if let Some(cost) = under_way.cost(now.instant).filter(|_| under_way.request.maps) {
+            self.timers.daemon.cost(cost);
+            self.timers.tell(&self.health, &self.own);
+        }
+        self.timer_found =
+            under_way.reason == Reason::Timer && !self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current);
+        let state = Daemon::Up(state);
+        if daemon.state != state && maps.is_none() {
+            // It has just come up, or is done with its configuration.
+            lane.want.maps(Reason::Event);
+        }
+        let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
+        if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {
+            lane.want.paths(Reason::Event);
+        }
+        daemon.state = state;
+        match maps {
+            Some(Ok(maps)) => {
+                let objects = maps.unreadable.iter().map(|object| Error::new("multipathd", object));
+                let unreadable: Vec<Error> = objects.chain(paths_error).collect();
+                self.health.succeeded(Part::Multipathd, now.instant - under_way.asked, now.time, &unreadable);
+                for map in &maps.maps {
+                    self.ledgers.entry(Arc::clone(&map.wwid)).or_default().daemon_read(under_way.asked);
+                }
+                daemon.take(maps, under_way.asked);
+            }
+            Some(Err(error)) => {
+                daemon.failed = true;
+                self.health.failed(Part::Multipathd, &error);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn daemon_fails(&mut self, error: &Error) {
+        self.health.failed(Part::Multipathd, error);
+        self.is_outdated = true;
+        if let Some(daemon) = &mut self.readings.multipathd {
+            daemon.know_paths(false, None, false);
+            daemon.state = Daemon::Down;
+        }
+    }
+
+    pub(super) fn notice_late_readings(&mut self, now: Instant) {
+        let late = |place| Error::new(place, "has not answered in time");
+        if self.kernel.as_mut().is_some_and(|lane| lane.turns_late(now)) {
+            self.kernel_fails(&late("device mapper"));
+        }
+        if self.block.turns_late(now) {
+            self.health.failed(Part::Block, &late("block devices in sysfs"));
+        }
+        if self.transports.turns_late(now) {
+            self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
+        }
+        if self.interfaces.turns_late(now) {
+            log::no_interfaces(&late("network interfaces"));
+        }
+        if self.daemon.as_mut().is_some_and(|lane| lane.turns_late(now)) {
+            self.daemon_fails(&late("multipathd"));
+        }
+    }
+}

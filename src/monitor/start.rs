@@ -1,0 +1,84 @@
+//! The start: nothing is published before every source of devices has answered, as "unknown" is not "none".
+
+use std::time::{Duration, Instant};
+
+use super::State;
+use super::readings::KnownPaths;
+use super::schedule::Lane;
+use crate::source::health::Part;
+
+/// sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for the addresses
+/// of interfaces.
+const ORDER: Duration = Duration::from_secs(5);
+/// After this long, what the other sources know is published without the one that does not answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How far the start has got.
+#[derive(Debug, Default)]
+pub struct Start {
+    pub began: Option<Instant>,
+    pub order_is_over: bool,
+    pub patience_is_over: bool,
+}
+
+impl Start {
+    pub(super) fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let began = self.began?;
+        match (self.order_is_over, self.patience_is_over) {
+            (false, _) => Some(began + ORDER),
+            (true, false) => Some(began + PATIENCE),
+            (true, true) => None,
+        }
+    }
+
+    pub(super) fn look_at_clock(&mut self, now: Instant) {
+        self.order_is_over |= self.began.is_some_and(|began| began + ORDER <= now);
+        self.patience_is_over |= self.began.is_some_and(|began| began + PATIENCE <= now);
+    }
+}
+
+impl State {
+    /// Whether each source of devices has answered.
+    pub(super) fn have_answered(&self) -> bool {
+        self.silent_source().is_none()
+    }
+
+    /// A source of devices that has not answered yet, though it is switched on and permitted.
+    pub(super) fn silent_source(&self) -> Option<Part> {
+        let kernel = self.readings.kernel.as_ref().filter(|kernel| kernel.read_at.is_none() && !kernel.not_permitted);
+        let block = Some(Part::Block).filter(|_| !self.readings.block.read_once);
+        let transports = Some(Part::Transports).filter(|_| self.readings.transports.is_none());
+        kernel.map(|_| Part::DeviceMapper).or(block).or(transports)
+    }
+
+    /// Whether each lane has been tried once.
+    pub(super) fn was_tried(&self) -> bool {
+        self.kernel.as_ref().is_none_or(Lane::was_tried)
+            && self.block.was_tried()
+            && self.transports.was_tried()
+            && self.daemon.as_ref().is_none_or(Lane::was_tried)
+    }
+
+    /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked, too,
+    /// since path states may be its. After [`PATIENCE`] what the others know has to do.
+    pub(super) fn may_open(&self) -> bool {
+        let knows_paths = self.readings.block.unassembled.is_empty()
+            || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
+        let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
+        self.have_answered() && daemon_was_tried && knows_paths
+            || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
+    }
+
+    /// Whether nothing is left to be read, or nobody waits any longer for what is.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.kernel.as_ref().is_none_or(Lane::is_idle)
+            && self.block.is_idle()
+            && self.transports.is_idle()
+            && self.daemon.as_ref().is_none_or(Lane::is_idle);
+        self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
+    }
+}

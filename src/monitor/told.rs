@@ -1,0 +1,149 @@
+//! What is told of changes: events, log lines and counters.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::compare::What;
+use super::{Now, State, log};
+use crate::event::{Event, EventType};
+use crate::topology::{DevNo, Device, Kind, Path, PathState};
+use crate::watch::{PathAction, PathEvent, Uevent};
+
+impl State {
+    /// Holds the members' states against those that events led to.
+    pub(super) fn follow_paths(&mut self, is_found: bool, now: Instant) {
+        for (wwid, built) in self.dm_devices.iter().filter(|(_, built)| built.is_new) {
+            let ledger = self.ledgers.entry(Arc::clone(wwid)).or_default();
+            let paths = &built.device.paths;
+            ledger.forget_strangers(now, |devno| paths.iter().any(|path| path.devno == Some(devno)));
+            for path in paths {
+                let Some(devno) = path.devno else { continue };
+                let is_valid = path.state == PathState::Valid;
+                // A path is born valid; one that is found failed at the start has no event to be waited for.
+                ledger.ensure_path(devno, !is_found || is_valid);
+                self.corrections.follow((Arc::clone(wwid), devno), ledger.compare(devno, is_valid, now));
+            }
+        }
+    }
+
+    pub(super) fn tell_change(&mut self, device: &Arc<Device>, what: What, is_found: bool, now: Now) {
+        // Path events of device mapper are counted by their ledger, which waits for the uevent.
+        let is_counted_here = device.kind == Kind::Nvme;
+        match what {
+            What::Added if is_found => log::found(device),
+            _ if is_found => {}
+            What::Added => self.tell_device(EventType::DeviceAdded, device, now),
+            What::Removed => {
+                self.forget_device(device);
+                self.tell_device(EventType::DeviceRemoved, device, now);
+            }
+            What::PathAdded(path) => {
+                self.suspect(device, now);
+                self.tell_path(EventType::PathAdded, device, &path, now);
+            }
+            What::PathRemoved(path) => {
+                self.suspect(device, now);
+                let ledger = self.ledgers.get_mut(&device.wwid).filter(|_| !is_counted_here);
+                let settled =
+                    ledger.zip(path.devno).and_then(|(ledger, devno)| ledger.forget_path(devno, now.instant, now.time));
+                if let Some(action) = settled {
+                    self.tell_path(kind_of(action), device, &path, now);
+                }
+                self.tell_path(EventType::PathRemoved, device, &path, now);
+            }
+            What::PathFailed(path) if is_counted_here => self.tell_path(EventType::PathFailed, device, &path, now),
+            What::PathReinstated(path) if is_counted_here => {
+                self.tell_path(EventType::PathReinstated, device, &path, now);
+            }
+            What::PathFailed(_) | What::PathReinstated(_) => self.suspect(device, now),
+            What::NoValidPath => log::no_valid_path(device, "by reading"),
+        }
+    }
+
+    /// A device-mapper device differs from the last snapshot: if a timer found that out, an event should have told of it.
+    pub(super) fn suspect(&mut self, device: &Device, now: Now) {
+        if let Some(built) = self.dm_devices.get(&device.wwid).filter(|_| self.timer_found) {
+            self.corrections.suspect(&device.wwid, built.event_nr_moved, &self.ledgers, now.instant);
+        }
+    }
+
+    /// If it comes back it is a new one, of which events may have told already.
+    pub(super) fn forget_device(&mut self, device: &Device) {
+        if device.kind == Kind::Nvme {
+            return;
+        }
+        let as_of = self.readings.teller().map(|(_, asked)| asked);
+        if !self.ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
+            self.ledgers.remove(&device.wwid);
+        }
+        if let Some(daemon) = &mut self.readings.multipathd {
+            daemon.forget(&device.wwid);
+        }
+    }
+
+    /// A path event from the kernel is told at once.
+    pub(super) fn tell_path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
+        let device = self.dm_devices.get(&event.wwid).map(|built| &built.device);
+        let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
+        let disk = self.readings.block.disks.get(&event.path);
+        let name = path.map(|path| &path.name).or(disk.map(|disk| &disk.name)).cloned();
+        let paths = device.map_or(0, |device| device.paths.len());
+        let told = Event {
+            id: 0,
+            seqnum: Some(uevent.seqnum),
+            dm_seqnum: Some(event.dm_seqnum),
+            time: uevent.time,
+            kind: kind_of(event.action),
+            wwid: Arc::clone(&event.wwid),
+            name: Arc::clone(&event.name),
+            path: Some(name.unwrap_or_else(|| event.path.to_string().into())),
+            devno: Some(event.path),
+            valid_paths: event.valid_paths.or(device.map(|device| device.counts().valid as u64)),
+        };
+        self.tell(told, paths, uevent.received);
+    }
+
+    pub(super) fn tell_settled(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction, now: Now) {
+        let Some(device) = self.dm_devices.get(wwid).map(|built| Arc::clone(&built.device)) else { return };
+        if let Some(path) = device.paths.iter().find(|path| path.devno == Some(devno)) {
+            self.tell_path(kind_of(action), &device, path, now);
+        }
+    }
+
+    pub(super) fn tell_path(&mut self, kind: EventType, device: &Device, path: &Path, now: Now) {
+        let event = Event { path: Some(Arc::clone(&path.name)), devno: path.devno, ..read_event(kind, device, now) };
+        self.tell(event, device.paths.len(), now.instant);
+    }
+
+    pub(super) fn tell_device(&mut self, kind: EventType, device: &Device, now: Now) {
+        self.tell(read_event(kind, device, now), device.paths.len(), now.instant);
+    }
+
+    pub(super) fn tell(&mut self, event: Event, paths: usize, now: Instant) {
+        let event = self.events.add(event);
+        self.path_log.write(&event, paths, now);
+    }
+}
+
+/// An event that a reading showed.
+fn read_event(kind: EventType, device: &Device, now: Now) -> Event {
+    Event {
+        id: 0,
+        seqnum: None,
+        dm_seqnum: None,
+        time: now.time,
+        kind,
+        wwid: Arc::clone(&device.wwid),
+        name: Arc::clone(&device.name),
+        path: None,
+        devno: None,
+        valid_paths: Some(device.counts().valid as u64),
+    }
+}
+
+fn kind_of(action: PathAction) -> EventType {
+    match action {
+        PathAction::Failed => EventType::PathFailed,
+        PathAction::Reinstated => EventType::PathReinstated,
+    }
+}

@@ -1,0 +1,192 @@
+//! What is to be read: by events, by timers, and by what a path event leaves behind.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::schedule::{Cadence, Reason};
+use super::{State, assemble};
+use crate::metrics::own::{OwnMetrics, ResyncReason};
+use crate::source::health::{Part, SourceHealth};
+use crate::topology::{DevNo, Health};
+use crate::watch::Uevent;
+
+/// After a path event the sources that follow the kernel (the SCSI layer, multipathd) get this long before they are
+/// asked what they make of it.
+const AFTERMATH: Duration = Duration::from_millis(100);
+/// Path events do not have them asked more often than this.
+const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
+/// multipathd's words change without an event. While a device is not healthy, and this long after a path event, it is
+/// asked at every re-read instead of every resync.
+const CLOSE_WATCH: Duration = Duration::from_secs(60);
+
+/// When timers want readings.
+pub struct Timers {
+    pub resync: Cadence,
+    pub kernel: Cadence,
+    pub block: Cadence,
+    pub transports: Cadence,
+    pub daemon: Cadence,
+}
+
+impl Timers {
+    /// Tells how often each source has to answer now, and how often sysfs is read. Intervals grow with what readings cost.
+    pub(super) fn tell(&self, health: &SourceHealth, own: &OwnMetrics) {
+        let Timers { resync, kernel, block, transports, daemon } = self;
+        health.expect(Part::DeviceMapper, kernel.present());
+        // While everything is read, states wait.
+        health.expect(Part::Block, block.present().max(resync.last_cost()));
+        health.expect(Part::Transports, transports.present());
+        // Where all is well, only a resync asks multipathd for its maps.
+        health.expect(Part::Multipathd, daemon.present().max(resync.present()));
+        own.resync_interval.set(resync.present().as_secs_f64());
+        own.reread_interval.set(block.present().as_secs_f64());
+    }
+}
+
+/// What path events leave to be looked at.
+#[derive(Default)]
+pub struct Aftermath {
+    pub devices: BTreeSet<Arc<str>>,
+    pub due: Option<Instant>,
+    pub last: Option<Instant>,
+}
+
+impl Aftermath {
+    pub(super) fn follow(&mut self, device: Option<&Arc<str>>, now: Instant) {
+        self.devices.extend(device.cloned());
+        let earliest = self.last.map_or(now, |last| last + AFTERMATH_INTERVAL);
+        self.due.get_or_insert(earliest.max(now + AFTERMATH));
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> Option<BTreeSet<Arc<str>>> {
+        self.due.take_if(|due| *due <= now)?;
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.devices))
+    }
+}
+
+impl State {
+    pub(super) fn uevent(&mut self, uevent: &Uevent) {
+        self.own.count_uevent(&uevent.action);
+        let Some(devno) = uevent.devno else { return };
+        if !uevent.sysname.starts_with("dm-") {
+            self.block.want.disk(devno);
+            // A new disk may go over a new session, and a namespace is what a head has as a path.
+            if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
+                self.transports.want.look(false, Reason::Event);
+            }
+            return;
+        }
+        // Device mapper's list tells at little cost whether an unknown device is a multipath map.
+        self.look_at_kernel(Some(devno));
+        if let Some(event) = &uevent.path {
+            self.unread.push(uevent.received);
+            self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event);
+            self.tell_path_event(uevent, event);
+            self.aftermath.follow(Some(&event.wwid), uevent.received);
+            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_is_current() {
+                self.block.want.map(devno);
+            }
+            return;
+        }
+        let wwid = self.dm_devices.iter().find(|(_, built)| built.devno() == Some(devno)).map(|(wwid, _)| wwid);
+        if !self.readings.kernel_is_current() {
+            self.block.want.map(devno);
+        }
+        // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
+        if let Some(ledger) = wwid.and_then(|wwid| self.ledgers.get_mut(wwid)) {
+            ledger.note_map(uevent);
+            self.unread.push(uevent.received);
+            self.aftermath.follow(None, uevent.received);
+        }
+    }
+
+    pub(super) fn look_at_kernel(&mut self, dirty: Option<DevNo>) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.want.look(dirty);
+        }
+    }
+
+    pub(super) fn events_were_lost(&mut self) {
+        if self.start.has_begun() {
+            self.want_everything(Reason::Overflow);
+        }
+    }
+
+    /// A resync: every source is read whole.
+    pub(super) fn want_everything(&mut self, reason: Reason) {
+        // Several in a row that find it not yet begun, as overflows in a storm, are made as one.
+        if !self.block.want.wants_everything() {
+            self.own.count_resync(match reason {
+                Reason::Timer | Reason::Event => ResyncReason::Timer,
+                Reason::Overflow => ResyncReason::Overflow,
+                Reason::Signal => ResyncReason::Signal,
+                Reason::Start => ResyncReason::Start,
+            });
+        }
+        if let Some(kernel) = &mut self.kernel {
+            kernel.want.all(reason);
+        }
+        self.block.want.everything(reason);
+        self.transports.want.look(true, reason);
+        self.interfaces.want.0 = true;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.want.maps(reason);
+            if !self.readings.block.unassembled.is_empty() {
+                // Its configuration may say by now that these are to be left alone.
+                daemon.want.paths(reason);
+            }
+        }
+    }
+
+    /// The timers: what is wanted because an interval has passed.
+    pub(super) fn want_what_is_due(&mut self, now: Instant) {
+        if self.timers.resync.is_due(now) {
+            self.want_everything(Reason::Timer);
+        }
+        if let Some(kernel) = self.kernel.as_mut().filter(|_| self.timers.kernel.is_due(now)) {
+            kernel.want.all(Reason::Timer);
+        }
+        if self.timers.block.is_due(now) {
+            self.block.want.states();
+            if !self.readings.block.read_once || self.block_failed {
+                self.block.want.everything(Reason::Timer);
+            }
+        }
+        if self.timers.transports.is_due(now) {
+            self.transports.want.look(false, Reason::Timer);
+        }
+        if self.timers.daemon.is_due(now) {
+            self.want_daemon(now);
+        }
+    }
+
+    pub(super) fn want_daemon(&mut self, now: Instant) {
+        let Some(daemon) = &mut self.daemon else { return };
+        let unhealthy = |built: &assemble::Built| built.device.counts().health() != Health::Healthy;
+        let close_watch = !self.readings.kernel_is_current()
+            || self.aftermath.last.is_some_and(|last| now < last + CLOSE_WATCH)
+            || self.readings.multipathd.as_ref().is_some_and(|daemon| daemon.failed)
+            || self.dm_devices.values().any(unhealthy);
+        if close_watch {
+            daemon.want.maps(Reason::Timer);
+        } else {
+            daemon.want.state(Reason::Timer);
+        }
+    }
+
+    /// What follows the kernel is asked what it makes of path events.
+    pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
+        for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
+            self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
+            if !self.readings.kernel_is_current() {
+                built.devno().into_iter().for_each(|devno| self.block.want.map(devno));
+            }
+        }
+        self.transports.want.look(false, Reason::Event);
+        if let Some(daemon) = &mut self.daemon {
+            daemon.want.maps(Reason::Event);
+        }
+    }
+}
