@@ -106,7 +106,7 @@ fn a_line_for_people_that_follows_the_host() {
 #[test]
 fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
-    let _unlistable = host.sysfs.make_unlistable("block");
+    let unlistable = host.sysfs.make_unlistable("block");
     host.multipathd.maps(Reply::closed());
     let exporter = manager.start(&host, &[]);
     let heard = manager.hear_until("STATUS=waiting for a first answer of: multipathd: ");
@@ -122,7 +122,7 @@ fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
     assert!(!heard.last().unwrap().contains("multipathd"), "{heard:?}");
     assert_eq!(exporter.get("/-/ready").status, 503);
 
-    host.sysfs.rename("away", "block");
+    drop(unlistable);
     exporter.signal(Signal::HUP);
     manager.hear_until("STATUS=2 devices, no failed path\n");
     assert_eq!(exporter.get("/-/ready").status, 200);
