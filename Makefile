@@ -86,7 +86,7 @@ demo: packages test-packages $(VENV)/installed
 
 # The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
 bench: build-packages test-packages cargo $(VENV)/installed
-	cargo bench --locked --bench scrape --bench page --bench sysfs
+	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble
 	python3 benches/rules.py
 	cargo build --release --locked
 	cp $(EXPORTER) .cache/bench

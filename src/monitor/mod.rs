@@ -17,6 +17,8 @@ mod compare;
 mod corrections;
 mod ledger;
 mod log;
+#[doc(hidden)]
+pub mod measure;
 #[cfg(test)]
 mod model;
 mod names;

@@ -30,7 +30,7 @@ use readings::{DaemonReply, DaemonRequest, KernelRequest};
 const CASES: u32 = 5_000;
 const STEPS: usize = 60;
 const MAPS: u32 = 3;
-const DISKS: u32 = 6;
+const DISKS: u32 = 9;
 /// Each map is made of disks of its own.
 const DISKS_OF_A_MAP: u32 = DISKS / MAPS;
 
@@ -590,8 +590,8 @@ impl Game {
     fn take(&mut self, step: Step) -> Verdict {
         let map = |byte: u8| u32::from(byte) % MAPS;
         match step {
-            Step::Fail(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 2, false),
-            Step::Reinstate(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 2, true),
+            Step::Fail(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, false),
+            Step::Reinstate(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, true),
             Step::CreateMap(byte) => self.make_map(map(byte), u32::from(byte) / 3 % 2),
             Step::RemoveMap(byte) => self.kernel.remove_map(map(byte)),
             Step::RecreateMap(byte) => {
@@ -853,4 +853,156 @@ fn by_multipathd_and_events() {
 #[test]
 fn by_events_alone() {
     play(Terms { privileged: false, daemon: false, loses_events: false }, 4);
+}
+
+/// A host whose readers have all answered.
+fn settled(privileged: bool, daemon: bool) -> Game {
+    let mut game = Game::new(Terms { privileged, daemon, loses_events: false });
+    game.go_round().unwrap();
+    game.come_to_rest().unwrap();
+    game
+}
+
+impl Game {
+    fn answer_all(&mut self) {
+        (0..3).for_each(|_| self.take(Step::AnswerAll).unwrap());
+    }
+
+    fn device(&self, wwid: &str) -> Option<Arc<Device>> {
+        let snapshot = self.board.snapshot.borrow().clone();
+        snapshot?.devices.iter().find(|device| &*device.wwid == wwid).cloned()
+    }
+
+    /// Its paths by name, and whether they are valid.
+    fn paths(&self, wwid: &str) -> Vec<(String, bool)> {
+        let paths = self.device(wwid).map(|device| device.paths.clone()).unwrap_or_default();
+        paths.iter().map(|path| (path.name.to_string(), path.state == PathState::Valid)).collect()
+    }
+}
+
+const FIRST: &str = "3600000";
+
+fn named(paths: &[(&str, bool)]) -> Vec<(String, bool)> {
+    paths.iter().map(|(name, valid)| ((*name).to_owned(), *valid)).collect()
+}
+
+#[test]
+fn a_disk_that_returns_under_its_number_is_shown_whole() {
+    for privileged in [true, false] {
+        let mut game = settled(privileged, false);
+        for round in 0..8 {
+            for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+                game.take(step).unwrap();
+            }
+            game.answer_all();
+            assert_eq!(game.paths(FIRST), named(&[("sdb", true), ("sdc", true)]), "{round}");
+            // No timer helps: the clock stands still.
+            for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+                game.take(step).unwrap();
+            }
+            game.answer_all();
+            game.the_page_equals_the_kernel().unwrap();
+        }
+        let is_number = |name: &Arc<str>| name.contains(':');
+        let nameless = game.board.events.recent().into_iter().find(|event| event.path.as_ref().is_some_and(is_number));
+        assert_eq!(nameless, None);
+    }
+}
+
+#[test]
+fn states_of_known_members_do_not_wait_for_the_name_of_a_new_one() {
+    let mut game = settled(true, false);
+    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+        game.take(step).unwrap();
+    }
+    game.answer_all();
+    game.come_to_rest().unwrap();
+    game.wait(2 * NAME_PATIENCE);
+    game.answer_all();
+    // Block devices hang from here on.
+    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll, Step::Answer(0), Step::Answer(0)] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(game.paths(FIRST), named(&[("sdb", true), ("sdc", true)]), "sda has no name yet");
+    for step in [Step::Fail(3), Step::DeliverAll, Step::Answer(0), Step::Answer(0)] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(game.paths(FIRST), named(&[("sdb", false), ("sdc", true)]));
+    game.wait(NAME_PATIENCE);
+    game.go_round().unwrap();
+    assert_eq!(game.paths(FIRST), named(&[("8:0", true), ("sdb", false), ("sdc", true)]));
+    game.answer_all();
+    assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", false), ("sdc", true)]));
+}
+
+#[test]
+fn a_device_does_not_wait_for_a_name_where_that_would_leave_no_valid_path() {
+    let mut game = settled(true, false);
+    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+        game.take(step).unwrap();
+    }
+    game.answer_all();
+    game.come_to_rest().unwrap();
+    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::Fail(3), Step::Fail(6), Step::DeliverAll] {
+        game.take(step).unwrap();
+    }
+    (0..2).for_each(|_| game.take(Step::Answer(0)).unwrap());
+    assert_eq!(game.paths(FIRST), named(&[("8:0", true), ("sdb", false), ("sdc", false)]));
+}
+
+#[test]
+fn a_map_that_is_flushed_still_queues() {
+    let mut game = settled(true, false);
+    for suspended in [true, false] {
+        game.take(Step::SuspendMap(0)).unwrap();
+        game.come_to_rest().unwrap();
+        let device = game.device(FIRST).unwrap();
+        assert_eq!((device.suspended, device.queueing), (Some(suspended), Some(true)));
+    }
+}
+
+#[test]
+fn a_failure_whose_uevent_is_late_is_counted_once() {
+    let mut game = settled(true, false);
+    game.take(Step::Fail(0)).unwrap();
+    game.wait(Duration::from_secs(6));
+    game.take(Step::AnswerAll).unwrap();
+    game.take(Step::Wait(250)).unwrap();
+    assert_eq!(game.device(FIRST).unwrap().path_events.failed, 1, "by reading");
+    game.take(Step::DeliverAll).unwrap();
+    game.come_to_rest().unwrap();
+    assert_eq!(game.device(FIRST).unwrap().path_events.failed, 1, "the uevent has come, too");
+}
+
+#[test]
+fn controllers_fail_while_block_devices_and_interfaces_hang() {
+    let mut game = settled(true, true);
+    for step in [Step::ToggleController(0), Step::WaitLong(24), Step::Answer(2)] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(game.paths("uuid.1"), named(&[("nvme0c0n1", false), ("nvme0c1n1", true)]));
+}
+
+#[test]
+fn nothing_is_published_before_every_source_of_devices_has_answered_or_a_minute_has_passed() {
+    let mut game = Game::new(Terms { privileged: true, daemon: true, loses_events: false });
+    game.go_round().unwrap();
+    for lane in [0, 3, 4] {
+        game.take(Step::Answer(lane)).unwrap();
+    }
+    game.take(Step::Answer(1)).unwrap();
+    assert!(game.board.snapshot.borrow().is_none(), "transports hang");
+    for _ in 0..59 {
+        game.take(Step::Wait(125)).unwrap();
+        [0, 1, 3, 4].into_iter().for_each(|lane| game.take(Step::Answer(lane)).unwrap());
+        assert!(game.board.snapshot.borrow().is_none());
+    }
+    game.take(Step::Wait(125)).unwrap();
+    assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", true), ("sdc", true)]));
+    let sysfs = game.board.sources.all().into_iter().find(|(source, _)| *source == Source::Sysfs).unwrap().1;
+    assert_eq!(sysfs.up, Some(false));
+    // What comes after that is found, and has not appeared.
+    game.take(Step::Answer(2)).unwrap();
+    assert_eq!(game.paths("uuid.1").len(), 2);
+    assert_eq!(game.board.events.recent(), []);
 }

@@ -1,0 +1,91 @@
+//! What assembling devices costs, for `benches/assemble.rs`: how much is saved where nothing has changed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::readings::{Kernel, Readings};
+use super::{Ledgers, assemble};
+use crate::source::block::{self, Host, Scope, disks};
+use crate::source::device_mapper;
+use crate::source::transports::{self, Way};
+use crate::topology::{DevNo, Transport};
+
+/// The readings of a made-up host, and the devices that were assembled from them.
+#[derive(Debug)]
+pub struct Assembly {
+    readings: Readings,
+    ledgers: Ledgers,
+    devices: assemble::Devices,
+}
+
+impl Assembly {
+    /// So many devices of so many paths each, over a session for each path.
+    pub fn new(devices: u32, paths: u32) -> Self {
+        let now = Instant::now();
+        let (mut reading, mut maps) = (block::Reading::default(), Vec::new());
+        for device in 0..devices {
+            let numbers = (0..paths).map(|path| DevNo { major: 8, minor: device * paths + path });
+            for (path, devno) in numbers.clone().enumerate() {
+                reading.disks.insert(devno, Some(Arc::new(disk(devno, path))));
+            }
+            let members = numbers.map(|devno| device_mapper::Member { devno, valid: true }).collect();
+            maps.push(Arc::new(map(device, members)));
+        }
+        reading.host = Some(Host { has_maps: false, candidates: Arc::default(), root: Arc::default() });
+        let mut readings = Readings { kernel: Some(Kernel::default()), ..Readings::default() };
+        readings.block.take(&reading, &Scope::Everything, now);
+        if let Some(kernel) = &mut readings.kernel {
+            kernel.take(&device_mapper::Reading { maps, unreadable: Vec::new() }, now, now);
+        }
+        let way = |path: u32| (Way::Iscsi(format!("session{path}").into()), (Transport::Iscsi, Default::default()));
+        readings.transports =
+            Some(transports::Reading { ways: Arc::new((0..paths).map(way).collect()), ..Default::default() });
+        let mut assembly = Assembly { readings, ledgers: Ledgers::new(), devices: assemble::Devices::new() };
+        assembly.all();
+        assembly
+    }
+
+    /// Assembles all of them. Gives how many there are.
+    pub fn all(&mut self) -> usize {
+        self.devices.clear();
+        self.again()
+    }
+
+    /// Assembles those whose inputs have changed, which none have. Gives how many there are.
+    pub fn again(&mut self) -> usize {
+        let last = std::mem::take(&mut self.devices);
+        self.devices = assemble::devices(&self.readings, &self.ledgers, last, |_| false);
+        self.devices.len()
+    }
+}
+
+fn disk(devno: DevNo, path: usize) -> disks::Disk {
+    disks::Disk {
+        devno,
+        name: format!("sd{}", devno.minor).into(),
+        hctl: format!("{path}:0:0:{}", devno.minor).into(),
+        transport: Transport::Iscsi,
+        way: Some(Way::Iscsi(format!("session{path}").into())),
+        model: disks::Model { vendor: "LABARRAY".into(), product: "VDISK".into(), revision: "0001".into() },
+        identity: disks::Identity { udev: Some("3600a".into()), kernel: Some("naa.600a".into()) },
+        size_bytes: Some(1 << 30),
+        read_only: Some(false),
+        states: disks::States { device: Some("running".into()), access: None, absent: false },
+    }
+}
+
+fn map(device: u32, paths: Vec<device_mapper::Member>) -> device_mapper::Map {
+    device_mapper::Map {
+        devno: DevNo { major: 254, minor: device },
+        event_nr: Some(0),
+        name: format!("mpath{device}").into(),
+        wwid: format!("3600a{device:027x}").into(),
+        uuid: format!("mpath-3600a{device:027x}").into(),
+        open_count: 1,
+        read_only: false,
+        suspended: false,
+        queueing: true,
+        size_bytes: 1 << 30,
+        groups: vec![device_mapper::Group { letter: 'A', paths }],
+    }
+}
