@@ -58,7 +58,8 @@ impl Corrections {
     pub fn suspect(&mut self, wwid: &Arc<str>, event_nr_moved: bool, ledgers: &Ledgers, now: Instant) {
         let had_event = ledgers.get(wwid).is_some_and(|ledger| ledger.had_event_within(PATIENCE, now));
         let woke = event_nr_moved && self.device_mapper_woke.is_some_and(|woke| now < woke + PATIENCE);
-        if !had_event && !woke {
+        let is_known = self.suspicions.iter().any(|known| known.found == now && known.wwid == *wwid);
+        if !had_event && !woke && !is_known {
             self.suspicions.push(Suspicion { wwid: Arc::clone(wwid), found: now, event_nr_moved });
         }
     }

@@ -268,6 +268,8 @@ struct State {
     ledgers: Ledgers,
     // What was made of it.
     dm_devices: assemble::Devices,
+    /// By the number of the map. A udev trigger sends an event for every device of the host, so none may be searched for.
+    wwids: HashMap<DevNo, Arc<str>>,
     nvme_devices: nvme::Devices,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     // What was told of it.
@@ -340,6 +342,7 @@ impl State {
             },
             ledgers: Ledgers::new(),
             dm_devices: assemble::Devices::new(),
+            wwids: HashMap::new(),
             nvme_devices: nvme::Devices::new(),
             snapshot: sender,
             events: Arc::clone(&events),
@@ -544,6 +547,10 @@ impl State {
         let nameless = &self.nameless;
         let last = std::mem::take(&mut self.dm_devices);
         self.dm_devices = assemble::devices(&self.readings, &self.ledgers, last, |devno| nameless.contains_key(&devno));
+        if self.wwids.len() != self.dm_devices.len() || self.dm_devices.values().any(|built| built.is_new) {
+            let numbered = self.dm_devices.iter().filter_map(|(wwid, built)| Some((built.devno()?, Arc::clone(wwid))));
+            self.wwids = numbered.collect();
+        }
         let heads = self.readings.transports.as_ref().map(|reading| &*reading.heads).unwrap_or_default();
         self.nvme_devices = nvme::devices(heads, &self.readings.block.root, &self.nvme_devices, nvme_is_new, now.time);
         let snapshot = self.snapshot_of_devices();

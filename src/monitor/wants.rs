@@ -90,12 +90,11 @@ impl State {
             }
             return;
         }
-        let wwid = self.dm_devices.iter().find(|(_, built)| built.devno() == Some(devno)).map(|(wwid, _)| wwid);
         if !self.readings.kernel_is_current() {
             self.block.want.map(devno);
         }
         // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
-        if let Some(ledger) = wwid.and_then(|wwid| self.ledgers.get_mut(wwid)) {
+        if let Some(ledger) = self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
             ledger.note_map(uevent);
             self.unread.push(uevent.received);
             self.aftermath.follow(None, uevent.received);
