@@ -52,10 +52,11 @@ use ledger::MapLedger;
 use log::PathLog;
 use readers::{Ask, Readers, Reply, Sources};
 use readings::{
-    BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, KnownPaths, Multipathd, Readings, Teller, TransportsWant,
+    BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, Multipathd, Readings, Teller, TransportsWant,
 };
 use schedule::{Cadence, Lane, Reason};
 use start::Start;
+use unassembled::KnownPaths;
 use wants::{Aftermath, Timers};
 
 /// How long to wait for the watchers before the first read. They need milliseconds.

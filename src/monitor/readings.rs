@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::schedule::{Reason, Want};
-use super::unassembled::{self, Unassembled};
+use super::unassembled::{self, KnownPaths, Unassembled};
 use crate::source::block::{self, Devices, Scope, Told, disks, maps};
 use crate::source::interfaces::Addresses;
 use crate::source::transports::{self, Ways};
@@ -416,18 +416,6 @@ impl Default for Multipathd {
             known_paths: KnownPaths::default(),
         }
     }
-}
-
-/// The kernel names of the paths that multipathd knows, in a map or not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum KnownPaths {
-    /// It does not answer, or not that.
-    #[default]
-    CannotTell,
-    /// It answers, and is yet to be asked.
-    NotAsked,
-    /// These.
-    These(HashSet<String>),
 }
 
 impl Multipathd {

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::State;
-use super::readings::KnownPaths;
 use super::schedule::Lane;
+use super::unassembled::KnownPaths;
 use crate::source::health::Part;
 
 /// sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for the addresses

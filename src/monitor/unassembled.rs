@@ -4,8 +4,19 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::readings::KnownPaths;
 use crate::source::block::Candidate;
+
+/// The kernel names of the paths that multipathd knows, in a map or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KnownPaths {
+    /// It does not answer, or not that.
+    #[default]
+    CannotTell,
+    /// It answers, and is yet to be asked.
+    NotAsked,
+    /// These.
+    These(HashSet<String>),
+}
 
 /// A disk that no multipath device holds, by each of its paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
