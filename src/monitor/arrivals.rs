@@ -35,7 +35,7 @@ impl State {
             if was_read(map.devno) {
                 ledger.kernel_read(reading.asked, now.instant);
             }
-            if !kernel.maps.contains_key(&map.wwid) {
+            if !kernel.maps.contains_key(&map.wwid) && !self.block.want.wants_everything() {
                 self.block.want.map(map.devno);
             }
         }
@@ -48,7 +48,13 @@ impl State {
             if self.readings.block.read_once && disk.is_none_or(|disk| disk.states.absent) {
                 self.nameless.insert(devno, now.instant);
             }
-            self.block.want.disk(devno);
+            // A reading of everything that has not begun will find it.
+            if !self.block.want.wants_everything() {
+                self.block.want.disk(devno);
+            }
+        }
+        if !self.is_open {
+            return;
         }
         // A new member may go over a new session, and multipathd has words for it.
         self.transports.want.look(false, Reason::Event);
