@@ -1,45 +1,66 @@
 //! Readings that arrive, fail, or are late: a new reading takes the place of the last one.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::readings::DaemonReply;
-use super::schedule::{Lane, Reason};
-use super::{Now, State, log};
+use super::schedule::{Lane, Reason, UnderWay};
+use super::{Now, State};
 use crate::source::block::{self, Scope};
 use crate::source::health::Part;
 use crate::source::interfaces::Addresses;
 use crate::source::{Error, device_mapper, transports};
 use crate::topology::Daemon;
 
+/// multipathd may be kept busy ten times as long as the exporter keeps itself.
+const DAEMON_SHARE: u32 = 10;
+
 impl State {
-    pub(super) fn take_kernel(&mut self, reply: Result<device_mapper::Reading, Error>, now: Now) {
+    /// A reading has come. One that was late leaves its source down: it tells how things were when it was asked for.
+    fn note_success<R>(&self, part: Part, reading: &UnderWay<R>, unreadable: &[Error], now: Now) {
+        let took = now.instant - reading.asked;
+        if reading.is_late() {
+            self.health.came_late(part, took, now.time, unreadable);
+        } else {
+            self.health.succeeded(part, took, now.time, unreadable);
+        }
+    }
+
+    pub(super) fn take_kernel(&mut self, reply: Result<device_mapper::Reading, Error>, cost: Duration, now: Now) {
         let Some(reading) = self.kernel.as_mut().and_then(Lane::end) else { return };
-        let Some(kernel) = &mut self.readings.kernel else { return };
         self.kernel_has_answered = true;
         let maps = match reply {
             Ok(maps) => maps,
             Err(error) => return self.kernel_fails(&error),
         };
-        if let Some(cost) = reading.cost(now.instant).filter(|_| reading.request.all) {
+        if reading.request.all {
             self.timers.kernel.cost(cost);
             self.timers.tell(&self.health, &self.own);
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
-        self.health.succeeded(Part::DeviceMapper, now.instant - reading.asked, now.time, &unreadable);
-        self.timer_found = reading.reason == Reason::Timer;
+        self.note_success(Part::DeviceMapper, &reading, &unreadable, now);
+        let Some(kernel) = &mut self.readings.kernel else { return };
+        // Others may have told of newer things since a late reading was asked for. The next one is the present.
+        let (is_current, came) = if reading.is_late() { (false, reading.asked) } else { (true, now.instant) };
+        if is_current {
+            self.timer_found = Some(reading.asked).filter(|_| reading.reason == Reason::Timer);
+            self.readings.block.forget_maps();
+        } else if let Some(lane) = &mut self.kernel {
+            lane.want.all(reading.reason);
+        }
         let was_read = |devno| !maps.unreadable.iter().any(|(unreadable, _)| *unreadable == devno);
         for map in &maps.maps {
             let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
             // A map that could not be read is as old as before.
             if was_read(map.devno) {
-                ledger.kernel_read(reading.asked, now.instant);
+                ledger.kernel_read(reading.asked, came);
             }
             if !kernel.maps.contains_key(&map.wwid) && !self.block.want.wants_everything() {
                 self.block.want.map(map.devno);
             }
         }
-        let joined = kernel.take(&maps, reading.asked, now.instant);
+        let joined = kernel.take(&maps, reading.asked, came);
+        kernel.current = is_current;
         if joined.is_empty() {
             return;
         }
@@ -61,7 +82,7 @@ impl State {
         self.aftermath.follow(None, now.instant);
     }
 
-    /// Device mapper cannot be read now. Who could read it until now has to find out elsewhere what it told.
+    /// Device mapper cannot be read now. What it told until now has to be found out elsewhere.
     pub(super) fn kernel_fails(&mut self, error: &Error) {
         self.health.failed(Part::DeviceMapper, error);
         self.is_outdated = true;
@@ -72,24 +93,29 @@ impl State {
         }
     }
 
-    pub(super) fn take_block(&mut self, reply: Result<block::Reading, Error>, now: Now) {
+    pub(super) fn take_block(&mut self, reply: Result<block::Reading, Error>, cost: Duration, now: Now) {
         let Some(under_way) = self.block.end() else { return };
-        self.block_failed = reply.is_err();
         let reading = match reply {
             Ok(reading) => reading,
-            Err(error) => return self.health.failed(Part::Block, &error),
+            Err(error) => {
+                // Only a reading of everything makes up for what this one was to read.
+                self.block_failed = true;
+                return self.health.failed(Part::Block, &error);
+            }
         };
         let scope = &under_way.request.scope;
-        if let Some(cost) = under_way.cost(now.instant) {
-            match scope {
-                Scope::Everything => self.timers.resync.cost(cost),
-                Scope::States => self.timers.block.cost(cost),
-                Scope::Devices(_) => {}
+        match scope {
+            Scope::Everything => {
+                self.block_failed = false;
+                self.timers.resync.cost(cost);
             }
-            self.timers.tell(&self.health, &self.own);
+            Scope::States => self.timers.block.cost(cost),
+            Scope::Devices(_) => {}
         }
-        self.health.succeeded(Part::Block, now.instant - under_way.asked, now.time, &reading.unreadable);
-        self.timer_found = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
+        self.timers.tell(&self.health, &self.own);
+        self.note_success(Part::Block, &under_way, &reading.unreadable, now);
+        let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
+        self.timer_found = is_timed.then_some(under_way.asked);
         for map in reading.maps.values().flatten() {
             let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
             if let Some(diskseq) = map.diskseq {
@@ -116,15 +142,13 @@ impl State {
         }
     }
 
-    pub(super) fn take_transports(&mut self, reply: Result<transports::Reading, Error>, now: Now) {
+    pub(super) fn take_transports(&mut self, reply: Result<transports::Reading, Error>, cost: Duration, now: Now) {
         let Some(under_way) = self.transports.end() else { return };
         match reply {
             Ok(reading) => {
-                if let Some(cost) = under_way.cost(now.instant) {
-                    self.timers.transports.cost(cost);
-                    self.timers.tell(&self.health, &self.own);
-                }
-                self.health.succeeded(Part::Transports, now.instant - under_way.asked, now.time, &reading.unreadable);
+                self.timers.transports.cost(cost);
+                self.timers.tell(&self.health, &self.own);
+                self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
                 self.readings.transports = Some(reading);
             }
             Err(error) => self.health.failed(Part::Transports, &error),
@@ -139,24 +163,24 @@ impl State {
                 self.readings.addresses = Arc::new(addresses);
                 self.transports.want.look(true, Reason::Event);
             }
-            Err(error) => log::no_interfaces(&error),
+            Err(error) => self.told_once.interfaces(&error),
         }
     }
 
-    pub(super) fn take_daemon(&mut self, reply: Result<DaemonReply, Error>, now: Now) {
+    pub(super) fn take_daemon(&mut self, reply: Result<DaemonReply, Error>, cost: Duration, now: Now) {
         let Some(under_way) = self.daemon.as_mut().and_then(Lane::end) else { return };
         let DaemonReply { state, maps, paths } = match reply {
             Ok(reply) => reply,
             Err(error) => return self.daemon_fails(&error),
         };
-        let Some(lane) = &mut self.daemon else { return };
-        let Some(daemon) = &mut self.readings.multipathd else { return };
-        if let Some(cost) = under_way.cost(now.instant).filter(|_| under_way.request.maps) {
-            self.timers.daemon.cost(cost);
+        if under_way.request.maps {
+            self.timers.daemon.cost(cost / DAEMON_SHARE);
             self.timers.tell(&self.health, &self.own);
         }
-        self.timer_found =
-            under_way.reason == Reason::Timer && !self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current);
+        let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
+        self.timer_found = is_timed.then_some(under_way.asked);
+        let Some(lane) = &mut self.daemon else { return };
+        let Some(daemon) = &mut self.readings.multipathd else { return };
         let state = Daemon::Up(state);
         if daemon.state != state && maps.is_none() {
             // It has just come up, or is done with its configuration.
@@ -206,7 +230,7 @@ impl State {
             self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
         }
         if self.interfaces.turns_late(now) {
-            log::no_interfaces(&late("network interfaces"));
+            self.told_once.interfaces(&late("network interfaces"));
         }
         if self.daemon.as_mut().is_some_and(|lane| lane.turns_late(now)) {
             self.daemon_fails(&late("multipathd"));

@@ -56,8 +56,9 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
     for wwid in readings.wwids(teller) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
-        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways);
-        if !inputs.withhold(known.as_ref().map(|known| &*known.device), &withheld) {
+        let previous = known.as_ref().map(|known| &*known.device);
+        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways, previous);
+        if !inputs.withhold(previous, &withheld) {
             continue;
         }
         let built = match known {
@@ -178,9 +179,21 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 }
 
 impl Inputs {
-    fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, ways: &Arc<Ways>) -> Self {
-        let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
+    fn gather(
+        readings: &Readings,
+        teller: Teller,
+        wwid: &Arc<str>,
+        ledger: &MapLedger,
+        ways: &Arc<Ways>,
+        previous: Option<&Device>,
+    ) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
+        let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
+        // Where sysfs has the newer word, device mapper's may be about a map that was there before.
+        let is_it = |map: &Arc<device_mapper::Map>| {
+            teller != Teller::Block || block.as_ref().is_some_and(|block| block.devno == map.devno)
+        };
+        let kernel = kernel.filter(is_it);
         let daemon = readings.multipathd.as_ref().and_then(|daemon| daemon.map(wwid));
         let answers = readings.multipathd.as_ref().is_some_and(|daemon| daemon.is_up());
         let daemon_answers = answers && daemon.is_some_and(|(_, stands)| stands);
@@ -197,7 +210,7 @@ impl Inputs {
             ledger_version: ledger.version,
             root: false,
         };
-        inputs.members = inputs.members_by(teller, &readings.block.disks);
+        inputs.members = inputs.members_by(teller, &readings.block.disks, previous);
         if let Some(devno) = inputs.devno() {
             inputs.inflight_requests = readings.block.inflight.get(&devno).copied();
             // The number in a device-mapper device's name is its minor number.
@@ -207,7 +220,12 @@ impl Inputs {
     }
 
     /// The members, sorted by device number.
-    fn members_by(&self, teller: Teller, disks: &HashMap<DevNo, Arc<disks::Disk>>) -> Vec<Member> {
+    fn members_by(
+        &self,
+        teller: Teller,
+        disks: &HashMap<DevNo, Arc<disks::Disk>>,
+        previous: Option<&Device>,
+    ) -> Vec<Member> {
         let member = |devno: Option<DevNo>| Member {
             devno,
             group: devno.and_then(|devno| self.daemon_path(devno)).map(|path| path.group),
@@ -232,8 +250,9 @@ impl Inputs {
             Teller::Block => {
                 let slaves = self.block.iter().flat_map(|map| &map.members);
                 let slaves = slaves.map(|slave| {
-                    let known = by_kernel().find(|(_, path)| in_kernel && Some(path.devno) == slave.devno);
-                    let member = Member { name: Arc::clone(&slave.name), gone: slave.gone, ..member(slave.devno) };
+                    let devno = slave.devno.or_else(|| self.number_of(&slave.name, previous));
+                    let known = by_kernel().find(|(_, path)| in_kernel && Some(path.devno) == devno);
+                    let member = Member { name: Arc::clone(&slave.name), gone: slave.gone, ..member(devno) };
                     match known {
                         Some((index, path)) => Member { group: Some(index), kernel_valid: Some(path.valid), ..member },
                         None => member,
@@ -256,6 +275,16 @@ impl Inputs {
             same
         });
         members
+    }
+
+    /// The number of a member whose link leads nowhere: sysfs may not have seen it while it was there.
+    fn number_of(&self, name: &str, previous: Option<&Device>) -> Option<DevNo> {
+        let mut shown = previous.into_iter().flat_map(|device| &device.paths);
+        let mut known = self.daemon.iter().flat_map(|map| &map.paths);
+        shown
+            .find(|path| *path.name == *name)
+            .and_then(|path| path.devno)
+            .or_else(|| known.find(|path| *path.name == *name).and_then(|path| path.devno))
     }
 
     /// Leaves out members whose names are being looked up. `false` if the device as a whole has to wait for them.

@@ -30,6 +30,7 @@ pub struct Corrections {
 #[derive(Debug)]
 struct Suspicion {
     wwid: Arc<str>,
+    asked: Instant,
     found: Instant,
     /// Device mapper had counted an event; its poll may still wake us.
     event_nr_moved: bool,
@@ -54,13 +55,19 @@ impl Corrections {
         }
     }
 
-    /// A timed reading found this device different.
-    pub fn suspect(&mut self, wwid: &Arc<str>, event_nr_moved: bool, ledgers: &Ledgers, now: Instant) {
-        let had_event = ledgers.get(wwid).is_some_and(|ledger| ledger.had_event_within(PATIENCE, now));
-        let woke = event_nr_moved && self.device_mapper_woke.is_some_and(|woke| now < woke + PATIENCE);
+    /// A timed reading, asked for at `asked`, found this device different.
+    pub fn suspect(
+        &mut self,
+        wwid: &Arc<str>,
+        event_nr_moved: bool,
+        ledgers: &Ledgers,
+        (asked, now): (Instant, Instant),
+    ) {
+        let had_event = ledgers.get(wwid).is_some_and(|ledger| ledger.had_event_within(PATIENCE, asked));
+        let woke = event_nr_moved && self.device_mapper_woke.is_some_and(|woke| asked < woke + PATIENCE);
         let is_known = self.suspicions.iter().any(|known| known.found == now && known.wwid == *wwid);
         if !had_event && !woke && !is_known {
-            self.suspicions.push(Suspicion { wwid: Arc::clone(wwid), found: now, event_nr_moved });
+            self.suspicions.push(Suspicion { wwid: Arc::clone(wwid), asked, found: now, event_nr_moved });
         }
     }
 
@@ -95,13 +102,12 @@ impl Corrections {
 
     fn settle_suspicions(&mut self, ledgers: &Ledgers, own: &OwnMetrics, until: Instant) {
         let woke = self.device_mapper_woke;
-        for Suspicion { wwid, found, event_nr_moved } in
+        for Suspicion { wwid, asked, event_nr_moved, .. } in
             self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= until)
         {
-            let had_event =
-                |ledger: &super::MapLedger| ledger.had_event_since(found) || ledger.had_event_within(PATIENCE, found);
+            let had_event = |ledger: &super::MapLedger| ledger.had_event_within(PATIENCE, asked);
             let told =
-                ledgers.get(&wwid).is_none_or(had_event) || event_nr_moved && woke.is_some_and(|woke| woke >= found);
+                ledgers.get(&wwid).is_none_or(had_event) || event_nr_moved && woke.is_some_and(|woke| woke >= asked);
             if !told {
                 own.resync_corrections.inc();
                 warn!(wwid = &*wwid, "a resync found a change that no event told of");

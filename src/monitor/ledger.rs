@@ -77,6 +77,8 @@ struct PathLedger {
     last: Option<(u64, bool)>,
     /// Changes that were counted without their events, the oldest first.
     debts: Vec<Debt>,
+    /// A change was counted without its event since the last event came.
+    has_settled: bool,
 }
 
 /// A change that was counted by a reading, and whose uevent is still to come.
@@ -88,6 +90,7 @@ struct Debt {
     valid: bool,
     above: u64,
     below: Option<u64>,
+    since: Instant,
 }
 
 /// Events are told apart from those that came before for so many numbers back. The kernel sends them in batches of a few.
@@ -209,7 +212,7 @@ impl MapLedger {
         self.last_event.is_some_and(|last| last >= then)
     }
 
-    /// Whether an event about this map came at or after that long before `then`.
+    /// Whether an event about this map came so long before `then`, or since.
     pub fn had_event_within(&self, time: Duration, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last + time >= then)
     }
@@ -219,17 +222,18 @@ impl MapLedger {
         self.last_event.is_some_and(|last| now < last + MEMORY)
     }
 
-    /// Takes note of a path event and counts it.
-    pub fn note(&mut self, uevent: &Uevent, event: &PathEvent) {
+    /// Takes note of a path event and counts it. `false` if it has come before.
+    pub fn note(&mut self, uevent: &Uevent, event: &PathEvent) -> bool {
         self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
         let from_this_map = uevent.diskseq == self.diskseq;
         if from_this_map && !self.is_first(event.dm_seqnum) {
-            return;
+            return false;
         }
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
         path.told = Some(uevent.received);
-        let was_owed = from_this_map && path.pay(event.dm_seqnum, valid);
+        let was_owed = from_this_map && path.pay(event.dm_seqnum, valid, uevent.received);
+        path.has_settled = false;
         if from_this_map && path.last.is_none_or(|(seqnum, _)| seqnum < event.dm_seqnum) {
             path.last = Some((event.dm_seqnum, valid));
             // An event that was owed has been counted, and what came after it may have been counted, too.
@@ -246,6 +250,7 @@ impl MapLedger {
         } else {
             self.count(event.path, valid, uevent.time);
         }
+        true
     }
 
     fn is_first(&mut self, seqnum: u64) -> bool {
@@ -264,7 +269,7 @@ impl MapLedger {
     /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. A change that was still
     /// waiting for its event is counted now; that event may come yet.
     pub fn forget_path(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
-        let settled = self.settle_now(path, time);
+        let settled = self.settle_now(path, now, time);
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
             self.paths.insert(path, PathLedger { debts, told: Some(now), ..PathLedger::new(true) });
         }
@@ -300,16 +305,21 @@ impl MapLedger {
     /// Counts the change that only a reading showed, if it has waited long enough for its uevent.
     pub fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let since = self.paths.get(&path)?.differs_since?;
-        if now < since + PATIENCE { None } else { self.settle_now(path, time) }
+        if now < since + PATIENCE { None } else { self.settle_now(path, now, time) }
     }
 
-    fn settle_now(&mut self, path: DevNo, time: SystemTime) -> Option<PathAction> {
+    fn settle_now(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let ledger = self.paths.get_mut(&path)?;
         ledger.differs_since.take()?;
         ledger.counted_valid = !ledger.counted_valid;
         let valid = ledger.counted_valid;
-        let above = ledger.last.map_or(0, |(seqnum, _)| seqnum);
-        ledger.owe(Debt { valid, above, below: None });
+        // The last event may have told of this very change, and have been taken for one that was owed.
+        let has_come = ledger.last.is_some_and(|(_, last)| last == valid) && !ledger.has_settled;
+        if !has_come {
+            let above = ledger.last.map_or(0, |(seqnum, _)| seqnum);
+            ledger.owe(Debt { valid, above, below: None, since: now });
+        }
+        ledger.has_settled = true;
         self.count(path, valid, time);
         Some(if valid { PathAction::Reinstated } else { PathAction::Failed })
     }
@@ -342,19 +352,24 @@ impl PathLedger {
     }
 
     /// Whether an event of this number and kind was owed. It is so no longer.
-    fn pay(&mut self, seqnum: u64, valid: bool) -> bool {
+    fn pay(&mut self, seqnum: u64, valid: bool, now: Instant) -> bool {
+        // An event that has not come by then is lost.
+        self.debts.retain(|debt| now < debt.since + MEMORY);
         let owed = self.debts.iter().position(|debt| {
             debt.valid == valid && debt.above < seqnum && debt.below.is_none_or(|below| seqnum < below)
         });
+        // Changes of the other kind happened before this one, or after it if they were counted after it.
+        for (index, debt) in self.debts.iter_mut().enumerate().filter(|(_, debt)| debt.valid != valid) {
+            if owed.is_some_and(|owed| index > owed) {
+                debt.above = debt.above.max(seqnum);
+            } else {
+                debt.below = Some(debt.below.map_or(seqnum, |below| below.min(seqnum)));
+            }
+        }
         if let Some(owed) = owed {
             self.debts.remove(owed);
-            return true;
         }
-        // What is owed of the other kind happened before this.
-        for debt in self.debts.iter_mut().filter(|debt| debt.valid != valid) {
-            debt.below = Some(debt.below.map_or(seqnum, |below| below.min(seqnum)));
-        }
-        false
+        owed.is_some()
     }
 }
 
@@ -376,6 +391,7 @@ mod tests {
             devno: None,
             diskseq,
             synthetic,
+            is_partition: false,
             path: None,
             received: Instant::now(),
             time: SystemTime::now(),
@@ -529,6 +545,29 @@ mod tests {
         note(&mut ledger, REINSTATED, 2, None);
         note(&mut ledger, FAILED, 3, None);
         assert_eq!((ledger.counts.failed, ledger.counts.reinstated, ledger.failures(PATH)), (2, 1, 2));
+    }
+
+    #[test]
+    fn a_pair_of_lost_uevents_disturbs_no_more_than_the_next_pair() {
+        let mut ledger = ledger();
+        let mut now = Instant::now();
+        let read = |ledger: &mut MapLedger, valid, now: &mut Instant| {
+            ledger.compare(PATH, valid, *now);
+            *now += PATIENCE;
+            ledger.settle(PATH, *now, SystemTime::now());
+        };
+        for valid in [false, true] {
+            read(&mut ledger, valid, &mut now);
+        }
+        // Numbers 1 and 2 were lost.
+        for seqnum in 3..23 {
+            let valid = seqnum % 2 == 0;
+            note(&mut ledger, if valid { REINSTATED } else { FAILED }, seqnum, None);
+            read(&mut ledger, valid, &mut now);
+            let (failed, reinstated) = (seqnum.div_ceil(2), seqnum / 2);
+            assert_eq!((ledger.counts.failed, ledger.counts.reinstated), (failed, reinstated), "{seqnum}");
+            assert!(seqnum < 5 || ledger.paths[&PATH].debts.is_empty(), "{:?}", ledger.paths[&PATH]);
+        }
     }
 
     #[test]

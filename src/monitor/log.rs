@@ -86,21 +86,35 @@ pub fn no_valid_path(device: &Device, found: &str) {
     warn!(wwid, name, paths, left = left(0), found, "device without valid path");
 }
 
-/// Logs that device mapper's event poll cannot be used. Uevents and re-reads tell of changes then, later.
-pub fn no_event_poll(error: &Error) {
-    let missing = "changes of maps are known from uevents and re-reads only";
-    if error.is_refusal() {
-        // The ioctls fail for the same reason and say so.
-        debug!(%error, missing, "no device-mapper event poll");
-    } else {
-        warn!(%error, missing, "no device-mapper event poll");
-    }
+/// Troubles that are met again and again: each is logged when it changes.
+#[derive(Debug, Default)]
+pub struct ToldOnce {
+    interfaces: Option<Error>,
+    event_poll: Option<Error>,
 }
 
-/// Logs that it cannot be told now which interface has which address.
-pub fn no_interfaces(error: &Error) {
-    let missing = "initiator ports of new sessions and controllers may be missing";
-    warn!(%error, missing, "network interfaces cannot be listed");
+impl ToldOnce {
+    /// Device mapper's event poll cannot be used. Uevents and re-reads tell of changes then, later.
+    pub fn event_poll(&mut self, error: &Error) {
+        if self.event_poll.replace(error.clone()).as_ref() == Some(error) {
+            return;
+        }
+        if error.is_refusal() {
+            // The ioctls are refused for the same reason, and a warning tells that.
+            debug!(%error, "no device-mapper event poll");
+        } else {
+            let missing = "only uevents and re-reads tell of changes of maps";
+            warn!(%error, missing, "no device-mapper event poll");
+        }
+    }
+
+    /// Nobody tells now which interface has which address.
+    pub fn interfaces(&mut self, error: &Error) {
+        if self.interfaces.replace(error.clone()).as_ref() != Some(error) {
+            let missing = "initiator ports of new sessions and controllers may be missing";
+            warn!(%error, missing, "network interfaces cannot be listed");
+        }
+    }
 }
 
 /// Logs what is failed when a device is first seen, which no event tells of.

@@ -49,8 +49,8 @@ use crate::watch::{self as watchers, Wake, Watcher};
 use compare::Change;
 use corrections::Corrections;
 use ledger::MapLedger;
-use log::PathLog;
-use readers::{Ask, Readers, Reply, Sources};
+use log::{PathLog, ToldOnce};
+use readers::{Arrival, Ask, Readers, Reply, Sources};
 use readings::{
     BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, Multipathd, Readings, Teller, TransportsWant,
 };
@@ -171,7 +171,7 @@ impl Monitor {
             self.ask();
             let due = self.state.next_due(Instant::now());
             tokio::select! {
-                reply = self.readers.reply() => self.state.take(reply, Now::get()),
+                arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 () = until(due) => {}
             }
             self.state.look_at_clock(Now::get());
@@ -203,7 +203,7 @@ impl Monitor {
             // `sender` lives until the end of this function, so `wakes` is never closed.
             tokio::select! {
                 _ = wakes.recv_many(&mut batch, BATCH) => self.state.wake(batch.drain(..), Now::get()),
-                reply = self.readers.reply() => self.state.take(reply, Now::get()),
+                arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 command = commands.recv() => match command {
                     Some(command) => self.state.obey(command),
                     None => return Ok(()),
@@ -276,6 +276,7 @@ struct State {
     // What was told of it.
     events: Arc<EventLog>,
     path_log: PathLog,
+    told_once: ToldOnce,
     health: Arc<SourceHealth>,
     own: Arc<OwnMetrics>,
     corrections: Corrections,
@@ -283,8 +284,8 @@ struct State {
     start: Start,
     /// What is published may differ from what is known by now.
     is_outdated: bool,
-    /// A timer led to the reading of path states that was taken last.
-    timer_found: bool,
+    /// When the reading of path states that was taken last was asked for, if a timer led to it.
+    timer_found: Option<Instant>,
     /// The first full read is done: what comes next is published.
     is_open: bool,
     /// The kernel has said, by device mapper or sysfs, which device-mapper devices there are, and sysfs which NVMe devices:
@@ -348,13 +349,14 @@ impl State {
             snapshot: sender,
             events: Arc::clone(&events),
             path_log: PathLog::default(),
+            told_once: ToldOnce::default(),
             health: Arc::clone(&health),
             own: Arc::clone(&own),
             corrections: Corrections::default(),
             config,
             start: Start::default(),
             is_outdated: false,
-            timer_found: false,
+            timer_found: None,
             is_open: false,
             dm_is_known: false,
             nvme_is_known: false,
@@ -417,7 +419,7 @@ impl State {
                     self.health.failed(Part::Uevent, &error);
                     self.corrections.events_read_until(None);
                 }
-                Wake::Lost(Watcher::DeviceMapper, error) => log::no_event_poll(&error),
+                Wake::Lost(Watcher::DeviceMapper, error) => self.told_once.event_poll(&error),
             }
         }
         // Where the kernel's status may not be read, events themselves change the state.
@@ -524,14 +526,14 @@ impl State {
     }
 
     /// Takes a reading: it takes the place of the last one.
-    fn take(&mut self, reply: Reply, now: Now) {
+    fn take(&mut self, (reply, cost): Arrival, now: Now) {
         self.is_outdated = true;
         match reply {
-            Reply::Kernel(reply) => self.take_kernel(reply, now),
-            Reply::Block(reply) => self.take_block(reply, now),
-            Reply::Transports(reply) => self.take_transports(reply, now),
+            Reply::Kernel(reply) => self.take_kernel(reply, cost, now),
+            Reply::Block(reply) => self.take_block(reply, cost, now),
+            Reply::Transports(reply) => self.take_transports(reply, cost, now),
             Reply::Interfaces(reply) => self.take_interfaces(reply),
-            Reply::Daemon(reply) => self.take_daemon(reply, now),
+            Reply::Daemon(reply) => self.take_daemon(reply, cost, now),
         }
     }
 
@@ -565,7 +567,7 @@ impl State {
         self.follow_paths(dm_is_new, now.instant);
         self.forget_what_is_gone(now.instant);
         self.send(snapshot);
-        self.timer_found = false;
+        self.timer_found = None;
         if std::mem::take(&mut self.kernel_has_answered) || !self.readings.kernel_is_current() {
             // The state that these uevents told of is published.
             for received in self.being_read.drain(..) {
@@ -618,6 +620,10 @@ impl State {
     }
 
     fn forget_what_is_gone(&mut self, now: Instant) {
+        if let Some(daemon) = &mut self.readings.multipathd {
+            // A reply that was under way when its map was removed may have brought it back.
+            daemon.left_out.retain(|wwid, _| self.dm_devices.contains_key(wwid));
+        }
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.teller().map(|(_, asked)| asked);
         self.ledgers.retain(|wwid, ledger| {
@@ -690,6 +696,7 @@ mod tests {
             devno: Some("254:0".parse().unwrap()),
             diskseq: Some(diskseq),
             synthetic: false,
+            is_partition: false,
             path,
             received: Instant::now(),
             time: SystemTime::now(),
@@ -721,15 +728,19 @@ mod tests {
             for ask in state.due(Now::get()) {
                 match ask {
                     Ask::Block(request) => block = Some(Reply::Block(reader.read(&request))),
-                    Ask::Interfaces => state.take(Reply::Interfaces(Ok(Default::default())), Now::get()),
-                    Ask::Transports(_) => state.take(Reply::Transports(Ok(Default::default())), Now::get()),
+                    Ask::Interfaces => {
+                        state.take((Reply::Interfaces(Ok(Default::default())), Duration::ZERO), Now::get());
+                    }
+                    Ask::Transports(_) => {
+                        state.take((Reply::Transports(Ok(Default::default())), Duration::ZERO), Now::get());
+                    }
                     ask => panic!("{ask:?} is switched off"),
                 }
             }
             block
         };
         let end = |state: &mut State, reply: Option<Reply>| {
-            state.take(reply.unwrap(), Now::get());
+            state.take((reply.unwrap(), Duration::ZERO), Now::get());
             state.publish_if_due(Now::get());
         };
         state.begin(Now::get());

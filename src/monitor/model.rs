@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
+use crate::event::EventType;
 use crate::source::block::{Devices, Host, Scope, Told, disks, maps};
 use crate::source::health::Source;
 use crate::source::interfaces::Addresses;
@@ -138,6 +139,8 @@ struct Kernel {
     daemon: bool,
     /// Events that were raised and have not arrived.
     raised: Vec<Uevent>,
+    /// When an event is raised.
+    now: Instant,
 }
 
 fn disk_number(disk: u32) -> DevNo {
@@ -176,6 +179,7 @@ impl Kernel {
             permitted: terms.privileged,
             daemon: terms.daemon,
             raised: Vec::new(),
+            now: Instant::now(),
         };
         (0..DISKS).for_each(|disk| kernel.return_disk(disk));
         (0..MAPS - 1).for_each(|minor| kernel.create_map(minor, 0));
@@ -193,8 +197,9 @@ impl Kernel {
             devno: Some(devno),
             diskseq,
             synthetic: false,
+            is_partition: false,
             path,
-            received: Instant::now(),
+            received: self.now,
             time: SystemTime::now(),
         });
     }
@@ -553,6 +558,8 @@ struct Game {
     board: Board,
     now: Now,
     lost_events: bool,
+    /// An event came so late that it is taken for another one.
+    was_very_late: bool,
     /// Device mapper could not be asked at some time.
     was_refused: bool,
     last: Option<Arc<Snapshot>>,
@@ -582,6 +589,7 @@ impl Game {
             board,
             now,
             lost_events: false,
+            was_very_late: false,
             was_refused: !terms.privileged,
             last: None,
         }
@@ -617,7 +625,12 @@ impl Game {
             Step::Lose(byte) => self.lose(byte.into()),
             Step::Look(byte) => self.readers.look(LANES[usize::from(byte) % LANES.len()], &self.kernel),
             Step::Answer(byte) => self.answer(LANES[usize::from(byte) % LANES.len()]),
-            Step::AnswerAll => LANES.into_iter().for_each(|lane| self.answer(lane)),
+            Step::AnswerAll => {
+                for lane in LANES {
+                    self.answer(lane);
+                    self.go_round()?;
+                }
+            }
             Step::FailToRead(byte) => self.fail_to_read(LANES[usize::from(byte) % LANES.len()]),
             Step::ToggleDaemon => self.kernel.daemon = !self.kernel.daemon,
             Step::TogglePermission => self.kernel.permitted = !self.kernel.permitted && self.terms.privileged,
@@ -632,6 +645,7 @@ impl Game {
         let Some(last) = self.kernel.raised.len().checked_sub(1) else { return };
         let index = index.min(last);
         let uevent = if once { self.kernel.raised.remove(index) } else { self.kernel.raised[index].clone() };
+        self.was_very_late |= uevent.received + Duration::from_secs(60) < self.now.instant;
         let uevent = Uevent { received: self.now.instant, time: self.now.time, ..uevent };
         // Device mapper's own poll tells of the same.
         let woke = uevent.sysname.starts_with("dm-").then_some(Wake::DeviceMapper);
@@ -656,7 +670,7 @@ impl Game {
     fn answer(&mut self, lane: &'static str) {
         self.readers.look(lane, &self.kernel);
         if let Some(reply) = self.readers.asked.remove(lane).and_then(|asked| asked.seen) {
-            self.state.take(reply, self.now);
+            self.state.take((reply, Duration::ZERO), self.now);
         }
     }
 
@@ -670,11 +684,12 @@ impl Game {
             Some(Ask::Daemon(_)) => Reply::Daemon(Err(broken())),
             None => return,
         };
-        self.state.take(reply, self.now);
+        self.state.take((reply, Duration::ZERO), self.now);
     }
 
     fn wait(&mut self, time: Duration) {
         self.now = Now { instant: self.now.instant + time, time: self.now.time + time };
+        self.kernel.now = self.now.instant;
         let drained = Wake::Drained { at: self.now.instant, took: Duration::ZERO };
         self.state.wake([drained].into_iter(), self.now);
     }
@@ -749,8 +764,10 @@ impl Game {
             self.deliver_all();
             self.go_round()?;
             for _ in 0..3 {
-                LANES.into_iter().for_each(|lane| self.answer(lane));
-                self.go_round()?;
+                for lane in LANES {
+                    self.answer(lane);
+                    self.go_round()?;
+                }
             }
             self.wait(Duration::from_secs(6));
             self.go_round()?;
@@ -791,13 +808,14 @@ impl Game {
                 prop_assert_ne!(device.queueing, Some(false));
             }
             // Where others stand in for device mapper, what they make of a silent change counts as one.
-            if map.is_first && !(map.has_silent_change && self.was_refused) {
+            if map.is_first && !(map.has_silent_change && self.was_refused) && !self.was_very_late {
                 let counted = device.path_events.failed;
                 let expected = map.failures;
                 prop_assert!(counted <= expected, "{} counted {counted} failures of {expected}", map.wwid);
                 prop_assert!(self.lost_events || counted == expected, "{}: {counted} of {expected}", map.wwid);
             }
         }
+        self.each_event_is_told_once()?;
         let head = shown["uuid.1"];
         let live: Vec<bool> = head.paths.iter().map(|path| path.state == PathState::Valid).collect();
         prop_assert_eq!(live, self.kernel.controllers);
@@ -808,6 +826,23 @@ impl Game {
                 Source::Sysfs | Source::Uevent => true,
             };
             prop_assert_eq!(health.up, Some(expected), "{:?}", source);
+        }
+        Ok(())
+    }
+}
+
+impl Game {
+    fn each_event_is_told_once(&self) -> Verdict {
+        let events = self.board.events.recent();
+        let mut seqnums = BTreeSet::new();
+        prop_assert!(events.iter().filter_map(|event| event.seqnum).all(|seqnum| seqnums.insert(seqnum)));
+        // A map that was never away has neither gone nor come.
+        for map in self.kernel.maps.values().filter(|map| map.is_first) {
+            let is_it = |event: &Arc<crate::event::Event>| {
+                event.wwid == map.wwid && matches!(event.kind, EventType::DeviceAdded | EventType::DeviceRemoved)
+            };
+            let told = events.iter().find(|event| is_it(event));
+            prop_assert!(told.is_none(), "{told:?}");
         }
         Ok(())
     }

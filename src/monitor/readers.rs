@@ -6,8 +6,10 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::readings::{DaemonReply, DaemonRequest, KernelRequest};
@@ -64,8 +66,11 @@ pub struct Readers {
     transports: HandOver<transports::Request>,
     interfaces: HandOver<()>,
     daemon: Option<HandOver<DaemonRequest>>,
-    replies: mpsc::UnboundedReceiver<Reply>,
+    replies: mpsc::UnboundedReceiver<Arrival>,
 }
+
+/// A reading, and what it has cost: a thread's processor time, or how long multipathd was kept busy.
+pub type Arrival = (Reply, Duration);
 
 type HandOver<Request> = Box<dyn Fn(Request) + Send>;
 
@@ -116,10 +121,10 @@ impl Readers {
         }
     }
 
-    /// The next reading that comes. Cancel safe.
-    pub async fn reply(&mut self) -> Reply {
+    /// The next reading that comes, and what it has cost. Cancel safe.
+    pub async fn reply(&mut self) -> Arrival {
         match self.replies.recv().await {
-            Some(reply) => reply,
+            Some(arrival) => arrival,
             // The block reader's thread holds a sender for as long as this exists.
             None => std::future::pending().await,
         }
@@ -129,7 +134,7 @@ impl Readers {
 /// Reads that block, on a thread of their own.
 fn on_thread<Request: Send + 'static, Reading: 'static>(
     name: &'static str,
-    outbox: &mpsc::UnboundedSender<Reply>,
+    outbox: &mpsc::UnboundedSender<Arrival>,
     wrap: fn(Result<Reading, Error>) -> Reply,
     mut read: impl FnMut(Request) -> Result<Reading, Error> + Send + 'static,
 ) -> io::Result<HandOver<Request>> {
@@ -138,8 +143,9 @@ fn on_thread<Request: Send + 'static, Reading: 'static>(
     let work = move || {
         for request in inbox {
             // A reader that panics has a bug; the others must not go down with it.
+            let before = processor_time();
             let reading = catch_unwind(AssertUnwindSafe(|| read(request))).unwrap_or_else(|_| Err(panicked(name)));
-            if outbox.send(wrap(reading)).is_err() {
+            if outbox.send((wrap(reading), processor_time().saturating_sub(before))).is_err() {
                 return;
             }
         }
@@ -152,7 +158,7 @@ fn on_thread<Request: Send + 'static, Reading: 'static>(
 /// Reads that wait for a peer, each in a task.
 fn on_tasks<Request: 'static, Reading: Send + 'static, F>(
     name: &'static str,
-    outbox: &mpsc::UnboundedSender<Reply>,
+    outbox: &mpsc::UnboundedSender<Arrival>,
     wrap: fn(Result<Reading, Error>) -> Reply,
     read: impl Fn(Request) -> F + Send + 'static,
 ) -> HandOver<Request>
@@ -164,10 +170,17 @@ where
         let (outbox, reading) = (outbox.clone(), tokio::spawn(read(request)));
         // A task that panics sends nothing, and the source would be awaited for good.
         tokio::spawn(async move {
+            let start = Instant::now();
             let reading = reading.await.unwrap_or_else(|_| Err(panicked(name)));
-            drop(outbox.send(wrap(reading)));
+            drop(outbox.send((wrap(reading), start.elapsed())));
         });
     })
+}
+
+/// Time that this thread has spent on a processor: a reading that has to wait costs nothing by that.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn panicked(name: &str) -> Error {
@@ -195,7 +208,7 @@ mod tests {
             [(&|| thread(()), false), (&|| thread(()), true), (&|| task(true), false), (&|| task(false), true)];
         for (ask, reads) in asks {
             ask();
-            let Some(Reply::Interfaces(reading)) = replies.recv().await else { panic!("no reply") };
+            let Some((Reply::Interfaces(reading), _)) = replies.recv().await else { panic!("no reply") };
             assert_eq!(reading.is_ok(), reads);
         }
     }

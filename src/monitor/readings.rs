@@ -114,7 +114,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Takes a reading. Gives the members that a map did not have before.
-    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, now: Instant) -> Vec<DevNo> {
+    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
         let mut joined = Vec::new();
         for map in &reading.maps {
@@ -130,8 +130,8 @@ impl Kernel {
             let told = |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: map.members().collect() };
             self.told = self.maps.values().map(told).collect();
         }
-        (self.current, self.not_permitted) = (true, false);
-        (self.read_at, self.came) = (Some(asked), Some(now));
+        self.not_permitted = false;
+        (self.read_at, self.came) = (Some(asked), Some(came));
         joined
     }
 }
@@ -207,8 +207,7 @@ impl Block {
             self.read_once = true;
             self.root = Arc::clone(&host.root);
             self.unassembled = unassembled::with_several_paths(&host.candidates);
-            self.maps.clear();
-            self.wwids.clear();
+            self.forget_maps();
             self.maps_read_at = host.has_maps.then_some(asked);
         }
         // Where device mapper tells of the maps, some of them are nothing without the others.
@@ -243,10 +242,17 @@ impl Block {
                 self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
             }
         }
-        // Nobody looks for maps that are new or gone when only their states are read.
+        // A reading of states does not look for maps that are new or gone.
         if *scope != Scope::States && !reading.maps.is_empty() {
             self.maps_read_at = Some(asked);
         }
+    }
+
+    /// Forgets the maps: device mapper tells them again.
+    pub fn forget_maps(&mut self) {
+        self.maps.clear();
+        self.wwids.clear();
+        self.maps_read_at = None;
     }
 
     /// The disk at this SCSI address.
@@ -325,7 +331,8 @@ impl Want for BlockWant {
     fn next(&mut self) -> Option<(block::Request, Reason)> {
         let has_devices = self.devices != Devices::default();
         let (scope, reason) = if let Some(reason) = self.everything.take() {
-            self.states = false;
+            // What is wanted of members besides is in it. Whatever else was wanted is no member, or will be asked for again.
+            (self.states, self.devices) = (false, Devices::default());
             (Scope::Everything, reason)
         } else if self.states && (self.devices_were_last || !has_devices) {
             self.states = false;

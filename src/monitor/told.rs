@@ -62,8 +62,8 @@ impl State {
 
     /// A device-mapper device differs from the last snapshot: if a timer found that out, an event should have told of it.
     pub(super) fn suspect(&mut self, device: &Device, now: Now) {
-        if let Some(built) = self.dm_devices.get(&device.wwid).filter(|_| self.timer_found) {
-            self.corrections.suspect(&device.wwid, built.event_nr_moved, &self.ledgers, now.instant);
+        if let Some((built, asked)) = self.dm_devices.get(&device.wwid).zip(self.timer_found) {
+            self.corrections.suspect(&device.wwid, built.event_nr_moved, &self.ledgers, (asked, now.instant));
         }
     }
 

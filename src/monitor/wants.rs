@@ -71,6 +71,10 @@ impl State {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
         if !uevent.sysname.starts_with("dm-") {
+            // A partition lies below its disk, and is read as a part of nothing.
+            if uevent.is_partition {
+                return;
+            }
             self.block.want.disk(devno);
             // A new disk may go over a new session, and a namespace is what a head has as a path.
             if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
@@ -82,8 +86,9 @@ impl State {
         self.look_at_kernel(Some(devno));
         if let Some(event) = &uevent.path {
             self.unread.push(uevent.received);
-            self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event);
-            self.tell_path_event(uevent, event);
+            if self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event) {
+                self.tell_path_event(uevent, event);
+            }
             self.aftermath.follow(Some(&event.wwid), uevent.received);
             if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_is_current() {
                 self.block.want.map(devno);

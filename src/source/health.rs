@@ -207,11 +207,11 @@ impl SourceHealth {
         }
     }
 
-    /// A read worked, but for these objects.
+    /// A read worked that was asked for `took` ago, but for these objects. What it tells is as old as that.
     pub fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
         self.update(part, |Record { health, read_at, .. }| {
-            *read_at = Some(Instant::now());
+            *read_at = Instant::now().checked_sub(took);
             if health.up == Some(false) {
                 info!(source, "source is back");
             }
@@ -229,6 +229,16 @@ impl SourceHealth {
                 errors,
                 error,
             };
+        });
+    }
+
+    /// The same, but it took longer than it may: its source stays down.
+    pub fn came_late(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
+        self.update(part, |Record { health, read_at, .. }| {
+            *read_at = Instant::now().checked_sub(took);
+            (health.last_success, health.duration) = (Some(time), Some(took));
+            health.unanswered.clear();
+            health.errors += unreadable.len() as u64;
         });
     }
 
@@ -293,7 +303,7 @@ mod tests {
         sources.expect(part, 5 * SECOND);
         assert_eq!(after(60), (None, None));
         // Somebody has set the clock back.
-        sources.succeeded(part, SECOND, SystemTime::UNIX_EPOCH, &[]);
+        sources.succeeded(part, Duration::ZERO, SystemTime::UNIX_EPOCH, &[]);
         assert_eq!(after(14), (Some(true), None));
         assert_eq!(after(60), (Some(false), Some("the last read is more than 15 seconds old".to_owned())));
         sources.expect(part, 300 * SECOND);

@@ -22,7 +22,7 @@ pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
 }
 
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
-    let failed = |cause| Error::new(CONTROL, cause);
+    let failed = |cause: io::Error| Error::io(CONTROL, &cause);
     let mut control = Control::open().map_err(failed)?;
     control.arm_poll().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::DeviceMapper)).is_err() {

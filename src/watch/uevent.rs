@@ -47,6 +47,8 @@ pub struct Uevent {
     pub diskseq: Option<u64>,
     /// Somebody wrote to the device's `uevent` file (`udevadm trigger`): nothing has happened to it.
     pub synthetic: bool,
+    /// The device is a part of a disk.
+    pub is_partition: bool,
     /// Set if the event is about a path of a multipath map.
     pub path: Option<PathEvent>,
     /// When it was read, for measuring.
@@ -241,6 +243,7 @@ fn translate(event: &udev::Event) -> Uevent {
         devno,
         diskseq: number("DISKSEQ"),
         synthetic: text("SYNTH_UUID").is_some(),
+        is_partition: text("DEVTYPE").is_some_and(|kind| kind == "partition"),
         path: path_event(&text),
         received: Instant::now(),
         time: SystemTime::now(),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use crate::source::files::{Attribute, essence, exists, follow, list};
+use crate::source::files::{Attribute, Entry, essence, exists, follow, list};
 use crate::source::{Error, Places, dm_name, recorded, witness};
 use crate::topology::DevNo;
 
@@ -29,7 +29,7 @@ pub fn devices(places: &Places) -> Result<HashSet<String>, Error> {
     let mut found = HashSet::new();
     let table = mounts(&places.procfs)?;
     let root = mounted_on_root(&table).find_map(|(devno, source)| place_of(places, devno, source));
-    let mut open = root.map(|place| whole_file_system(sysfs, place)).unwrap_or_default();
+    let mut open = root.map_or_else(|| Ok(Vec::new()), |place| whole_file_system(sysfs, place))?;
     while let Some(place) = open.pop() {
         let Some(name) = place.file_name().and_then(|name| name.to_str()) else { continue };
         if !found.insert(name.to_owned()) {
@@ -39,7 +39,7 @@ pub fn devices(places: &Places) -> Result<HashSet<String>, Error> {
         if exists(&directory.join("partition")) {
             open.extend(place.parent().map(Path::to_owned));
         }
-        open.extend(links(sysfs, &place.join("slaves")));
+        open.extend(links(sysfs, &place.join("slaves"))?);
     }
     Ok(found)
 }
@@ -126,18 +126,27 @@ fn mapped(sysfs: &Path, name: &str) -> Option<String> {
 }
 
 /// The devices of the file system that stands on this one.
-fn whole_file_system(sysfs: &Path, place: PathBuf) -> Vec<PathBuf> {
+fn whole_file_system(sysfs: &Path, place: PathBuf) -> Result<Vec<PathBuf>, Error> {
     let file_systems = Path::new("fs/btrfs");
-    let entries = list(&sysfs.join(file_systems)).unwrap_or_default().into_iter();
-    let mut devices = entries.map(|entry| links(sysfs, &file_systems.join(entry.name).join("devices")));
-    devices.find(|devices| devices.contains(&place)).unwrap_or_else(|| vec![place])
+    for entry in unless_exhausted(list(&sysfs.join(file_systems)))? {
+        let devices = links(sysfs, &file_systems.join(entry.name).join("devices"))?;
+        if devices.contains(&place) {
+            return Ok(devices);
+        }
+    }
+    Ok(vec![place])
 }
 
 /// Where the links in a directory point. What cannot be listed is not looked through: the alert is for what is known to
 /// carry the root.
-fn links(sysfs: &Path, directory: &Path) -> Vec<PathBuf> {
-    let entries = list(&sysfs.join(directory)).unwrap_or_default().into_iter();
-    entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect()
+fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = unless_exhausted(list(&sysfs.join(directory)))?.into_iter();
+    Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())
+}
+
+/// What cannot be listed has nothing in it, unless this process has no files left to list it with.
+fn unless_exhausted(listed: Result<Vec<Entry>, Error>) -> Result<Vec<Entry>, Error> {
+    listed.or_else(|error| if error.is_exhaustion() { Err(error) } else { Ok(Vec::new()) })
 }
 
 #[cfg(test)]
