@@ -38,7 +38,7 @@ pub struct MapLedger {
     diskseq: Option<u64>,
     /// The highest `DM_SEQNUM` seen.
     highest: u64,
-    /// The highest numbers of the events that were taken note of: one that comes again is not counted again.
+    /// The highest `SEQNUM` of the events that were taken note of: one that comes again is not counted again.
     noted: BTreeSet<u64>,
     kernel: Floor,
     /// When device mapper's last reading came.
@@ -188,7 +188,6 @@ impl MapLedger {
     fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
-        self.noted.clear();
         (self.kernel, self.daemon, self.block) = (Floor::default(), Floor::default(), Floor::default());
         self.kernel_came = None;
         self.version += 1;
@@ -227,7 +226,7 @@ impl MapLedger {
         self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
         let from_this_map = uevent.diskseq == self.diskseq;
-        if from_this_map && !self.is_first(event.dm_seqnum) {
+        if !self.is_first(uevent.seqnum) {
             return false;
         }
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
@@ -407,7 +406,7 @@ mod tests {
             dm_seqnum,
             valid_paths: None,
         };
-        let uevent = uevent("change", diskseq, false);
+        let uevent = Uevent { seqnum: dm_seqnum, ..uevent("change", diskseq, false) };
         ledger.note(&uevent, &event);
     }
 

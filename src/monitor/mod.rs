@@ -690,7 +690,8 @@ mod tests {
 
     fn uevent(action: &str, diskseq: u64, path: Option<PathEvent>) -> Wake {
         Wake::Uevent(Box::new(Uevent {
-            seqnum: 1,
+            // Each is another event.
+            seqnum: diskseq * 1000 + path.as_ref().map_or(0, |path| path.dm_seqnum),
             action: Arc::from(action),
             sysname: Arc::from("dm-0"),
             devno: Some("254:0".parse().unwrap()),

@@ -69,7 +69,8 @@ impl State {
         let knows_paths = self.readings.block.unassembled.is_empty()
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
         let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
-        self.have_answered() && daemon_was_tried && knows_paths
+        // A device that waits for a name is found, and does not appear later.
+        self.have_answered() && daemon_was_tried && knows_paths && self.nameless.is_empty()
             || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
     }
 
