@@ -229,7 +229,7 @@ fn told(reading: &device_mapper::Reading) -> Arc<[Told]> {
     reading.maps.iter().map(|map| Told { devno: map.devno, members: map.members().collect() }).collect()
 }
 
-/// What of block devices cannot be read.
+/// Reads block devices, and gives what cannot be read of them.
 fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Error> {
     let mut block = Block::new(host.places.clone());
     let request = |scope| block::Request { scope, told: told.clone() };
@@ -238,7 +238,7 @@ fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Erro
     Ok(reading.unreadable)
 }
 
-/// What of sessions, ports and controllers cannot be read.
+/// Reads sessions, ports and controllers, and gives what cannot be read of them.
 fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
     let addresses = Addresses::read(host.places.capture.as_deref()).unwrap_or_default();
     let request = transports::Request { anew: true, addresses: addresses.into() };

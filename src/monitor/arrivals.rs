@@ -82,7 +82,7 @@ impl State {
         self.aftermath.follow(None, now.instant);
     }
 
-    /// Device mapper cannot be read now. What it told until now has to be found out elsewhere.
+    /// Device mapper cannot be read now. Files have to tell what it told until now.
     pub(super) fn kernel_fails(&mut self, error: &Error) {
         self.health.failed(Part::DeviceMapper, error);
         self.is_outdated = true;

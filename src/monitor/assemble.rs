@@ -71,7 +71,7 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
                 let device = inputs.assemble(&wwid, ledger, &carried, previous);
                 let event_nr = inputs.kernel.as_ref().and_then(|map| map.event_nr);
                 let event_nr_moved = known.as_ref().is_some_and(|known| known.event_nr() != event_nr);
-                // What reads the same is not published again.
+                // A device that reads the same is not published again.
                 let device = match known {
                     Some(known) if *known.device == device => known.device,
                     _ => Arc::new(device),
@@ -84,10 +84,10 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
     devices
 }
 
-/// What is known of a device from the rounds before.
+/// Knowledge of a device that stays from round to round.
 #[derive(Clone, Debug, Default)]
 struct Carried {
-    /// Whose names of members can be held against the map's.
+    /// The sources whose names of members can be held against the map's.
     speakers: Speakers,
     /// Where SCSI states serve: up to which event the state of each disk includes all. A state that stays the same says
     /// nothing new, since a failed path often still says `running`; one that changes is newer than every event before it.
@@ -115,7 +115,7 @@ impl Carried {
     }
 }
 
-/// What a device is assembled from.
+/// All that a device is assembled from.
 #[derive(Debug)]
 struct Inputs {
     /// Device mapper's word.
@@ -519,7 +519,7 @@ impl Inputs {
     }
 }
 
-/// Whose reading the path states are taken from: device mapper's if it is the present one, otherwise the last.
+/// Chooses the reading that path states are taken from: device mapper's if it is the present one, otherwise the last.
 fn base(readings: &Readings, kernel_has_it: bool, daemon_has_it: bool, ledger: &MapLedger) -> Base {
     let kernel = Base::Kernel { floor: ledger.kernel_floor() };
     if kernel_has_it && readings.kernel_is_current() {

@@ -1,4 +1,4 @@
-//! What differs between two snapshots: a pure comparison.
+//! The differences between two snapshots: a pure comparison.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::topology::{Device, Path, PathState};
 pub struct Change {
     /// The device as it is now; one that is gone as it was.
     pub device: Arc<Device>,
-    /// What has happened to it.
+    /// The change.
     pub what: What,
 }
 
-/// What has happened to a device.
+/// A change of a device.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// It is new. Its paths are born valid: those that are failed have a change of their own.

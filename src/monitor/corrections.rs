@@ -1,4 +1,4 @@
-//! What a reading showed and no event has told of yet: it waits for its event, and is counted if none comes.
+//! Changes that a reading showed before any event told of them. Each waits for its event, and is counted if none comes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::watch::PathAction;
 /// A member of a device.
 pub type Member = (Arc<str>, DevNo);
 
-/// What waits for events.
+/// The changes that wait for events.
 #[derive(Debug, Default)]
 pub struct Corrections {
     /// Members whose state no event has told of yet, and when that is to be counted.
@@ -77,7 +77,7 @@ impl Corrections {
         self.events_read_until.map_or(now, |read| read.min(now))
     }
 
-    /// The next moment at which something is due. What waits for events is due with them.
+    /// The next moment at which something is due. A change that waits for events is due with them.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
         let until = self.until(now);

@@ -108,7 +108,7 @@ impl ToldOnce {
         }
     }
 
-    /// Nobody tells now which interface has which address.
+    /// The kernel does not tell now which interface has which address.
     pub fn interfaces(&mut self, error: &Error) {
         if self.interfaces.replace(error.clone()).as_ref() != Some(error) {
             let missing = "initiator ports of new sessions and controllers may be missing";

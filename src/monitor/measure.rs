@@ -1,4 +1,4 @@
-//! What assembling devices costs, for `benches/assemble.rs`: how much is saved where nothing has changed.
+//! The cost of assembling devices, for `benches/assemble.rs`, and how much is saved where nothing has changed.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,14 +1,19 @@
-//! The loop: wake, read, assemble, compare, publish.
+//! The loop: ask, wait, look at the clock, publish.
 //!
 //! ```text
-//!            ┌─► wake       events, timers, SIGHUP: what is to be read, and why       (schedule.rs, readings.rs)
-//! Monitor ───┼─► ask        each lane that is free begins its next reading            (readers.rs)
-//!            ├─► take       a new reading takes the place of the old one              (readings.rs, ledger.rs)
-//!            └─► publish    assemble devices, compare with the last snapshot, tell    (assemble.rs, nvme.rs, compare.rs)
+//! ┌─► ask        each lane that is free begins its next reading     schedule.rs (lanes, timers), readers.rs (threads)
+//! │   wait for ─┬─ wakes      events say what to read               wants.rs, ledger.rs (events against readings)
+//! │             ├─ an arrival replaces the last reading             arrivals.rs, readings.rs
+//! │             ├─ a command  SIGHUP, a new configuration
+//! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
+//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
+//!                the differences from the last snapshot             compare.rs
+//!                events, log lines, counters, then the snapshot     told.rs, log.rs
 //! ```
 //!
 //! An event says "look again"; the reading says what is. [`Monitor::run`] waits for whatever comes next and hands it to
-//! [`State`], which does no I/O and asks no clock: it is told what came and when. So a test can hand it any history.
+//! [`State`]. That does no I/O and asks no clock: it is told what came and when, so a test can hand it any history
+//! (model.rs). Its methods that are not here are in `wants`, `arrivals`, `start` and `told`.
 
 mod arrivals;
 mod assemble;
@@ -244,7 +249,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// What [`State`] has to know of the settings.
+/// The settings that [`State`] has to know.
 #[derive(Clone, Debug)]
 struct Options {
     device_mapper: bool,
@@ -257,23 +262,23 @@ struct Options {
 
 /// All that the monitor knows between one wake and the next.
 struct State {
-    // What is to be read, and what is being read.
+    // Readings: wanted, and under way.
     kernel: Option<Lane<KernelWant>>,
     block: Lane<BlockWant>,
     transports: Lane<TransportsWant>,
     interfaces: Lane<InterfacesWant>,
     daemon: Option<Lane<DaemonWant>>,
     timers: Timers,
-    // What was read.
+    // The last readings.
     readings: Readings,
     ledgers: Ledgers,
-    // What was made of it.
+    // The devices that were made of them.
     dm_devices: assemble::Devices,
     /// By the number of the map. A udev trigger sends an event for every device of the host, so none may be searched for.
     wwids: HashMap<DevNo, Arc<str>>,
     nvme_devices: nvme::Devices,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
-    // What was told of it.
+    // The words about them.
     events: Arc<EventLog>,
     path_log: PathLog,
     told_once: ToldOnce,
@@ -282,7 +287,7 @@ struct State {
     corrections: Corrections,
     config: Arc<Config>,
     start: Start,
-    /// What is published may differ from what is known by now.
+    /// The snapshot may differ from what is known by now.
     is_outdated: bool,
     /// When the reading of path states that was taken last was asked for, if a timer led to it.
     timer_found: Option<Instant>,

@@ -35,7 +35,7 @@ const DISKS: u32 = 9;
 /// Each map is made of disks of its own.
 const DISKS_OF_A_MAP: u32 = DISKS / MAPS;
 
-/// What can happen. The byte says to what.
+/// A step of a history. The byte chooses the object.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Fail(u8),
@@ -706,7 +706,7 @@ impl Game {
         }
     }
 
-    /// What the loop does after each step, and what must hold then.
+    /// Does what the loop does after each step, and checks what must hold then.
     fn go_round(&mut self) -> Verdict {
         self.was_refused |= !self.kernel.permitted || !self.state.readings.kernel_is_current() && self.state.is_open;
         self.state.look_at_clock(self.now);
@@ -808,7 +808,7 @@ impl Game {
             }
             if self.kernel.permitted {
                 prop_assert_eq!(device.suspended, Some(map.suspended));
-                // What a map does that was never seen but suspended is not known.
+                // Nothing tells whether a map queues that was never seen but suspended.
                 prop_assert_ne!(device.queueing, Some(false));
             }
             // Where others stand in for device mapper, what they make of a silent change counts as one.
@@ -1039,7 +1039,7 @@ fn nothing_is_published_before_every_source_of_devices_has_answered_or_a_minute_
     assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", true), ("sdc", true)]));
     let sysfs = game.board.sources.all().into_iter().find(|(source, _)| *source == Source::Sysfs).unwrap().1;
     assert_eq!(sysfs.up, Some(false));
-    // What comes after that is found, and has not appeared.
+    // Devices that a late source tells of are found, and have not appeared.
     game.take(Step::Answer(2)).unwrap();
     assert_eq!(game.paths("uuid.1").len(), 2);
     assert_eq!(game.board.events.recent(), []);

@@ -16,7 +16,7 @@ use super::readings::{DaemonReply, DaemonRequest, KernelRequest};
 use crate::source::interfaces::Addresses;
 use crate::source::{Error, Places, block, device_mapper, multipathd, transports};
 
-/// What to read.
+/// A request.
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// Device mapper's maps.
@@ -31,7 +31,7 @@ pub enum Ask {
     Daemon(DaemonRequest),
 }
 
-/// What was read.
+/// The last readings.
 #[derive(Debug)]
 pub enum Reply {
     /// Device mapper's maps.
@@ -46,7 +46,7 @@ pub enum Reply {
     Daemon(Result<DaemonReply, Error>),
 }
 
-/// What the readers read.
+/// The sources of the readers.
 #[derive(Debug)]
 pub struct Sources {
     /// Where files are read.

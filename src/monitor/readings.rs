@@ -1,7 +1,7 @@
 //! The last reading of each source, and what can be wanted of it.
 //!
-//! A new reading takes the place of the old one: whole, or for the devices that were looked at. What a source could not
-//! read stands as last read.
+//! A new reading takes the place of the old one: whole, or for the devices that were looked at. An object that a source
+//! could not read stands as last read.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Readings {
     pub kernel: Option<Kernel>,
     /// Block devices in sysfs.
     pub block: Block,
-    /// What paths go over, in sysfs; `None` before the first reading.
+    /// Sessions, ports and controllers in sysfs; `None` before the first reading.
     pub transports: Option<transports::Reading>,
     /// Which interface has which address.
     pub addresses: Arc<Addresses>,
@@ -42,7 +42,7 @@ pub enum Teller {
 }
 
 impl Readings {
-    /// Who says which device-mapper devices there are, and when that was asked: the kernel itself, otherwise the newest
+    /// The source that says which device-mapper devices there are, and when it was asked: the kernel itself, otherwise the newest
     /// reading. `None` if nobody has said so yet: "no devices" would be a lie.
     pub fn teller(&self) -> Option<(Teller, Instant)> {
         let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.read_at?, kernel)));
@@ -136,7 +136,7 @@ impl Kernel {
     }
 }
 
-/// What device mapper is asked for: its list, the maps whose event number has moved, and these.
+/// A request to device mapper: its list, the maps whose event number has moved, and these.
 #[derive(Clone, Debug, Default)]
 pub struct KernelRequest {
     /// All maps.
@@ -145,7 +145,7 @@ pub struct KernelRequest {
     pub dirty: HashSet<DevNo>,
 }
 
-/// What is wanted of device mapper.
+/// The wants of device mapper, added up.
 #[derive(Debug, Default)]
 pub struct KernelWant {
     request: KernelRequest,
@@ -268,7 +268,7 @@ impl Block {
     }
 }
 
-/// A disk that a map may still hold though it is gone. What it was called stays.
+/// A disk that a map may still hold though it is gone. Its name stays.
 fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
     let states = disks::States { absent: true, ..disks::States::default() };
     if disk.states == states {
@@ -277,7 +277,7 @@ fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
     Arc::new(disks::Disk { states, ..(**disk).clone() })
 }
 
-/// What is wanted of block devices in sysfs.
+/// The wants of block devices in sysfs, added up.
 #[derive(Debug, Default)]
 pub struct BlockWant {
     everything: Option<Reason>,
@@ -300,7 +300,7 @@ impl BlockWant {
         self.everything.is_some()
     }
 
-    /// What changes without an event.
+    /// All that changes without an event.
     pub fn states(&mut self) {
         self.states = true;
     }
@@ -331,7 +331,7 @@ impl Want for BlockWant {
     fn next(&mut self) -> Option<(block::Request, Reason)> {
         let has_devices = self.devices != Devices::default();
         let (scope, reason) = if let Some(reason) = self.everything.take() {
-            // What is wanted of members besides is in it. Whatever else was wanted is no member, or will be asked for again.
+            // It holds all that is wanted of members. Other disks are asked for again when they become members.
             (self.states, self.devices) = (false, Devices::default());
             (Scope::Everything, reason)
         } else if self.states && (self.devices_were_last || !has_devices) {
@@ -347,7 +347,7 @@ impl Want for BlockWant {
     }
 }
 
-/// What is wanted of sessions, ports and controllers.
+/// The wants of sessions, ports and controllers, added up.
 #[derive(Debug, Default)]
 pub struct TransportsWant {
     anew: bool,
@@ -378,7 +378,7 @@ impl Want for TransportsWant {
     }
 }
 
-/// That the interfaces are to be read.
+/// Whether the interfaces are to be read.
 #[derive(Debug, Default)]
 pub struct InterfacesWant(pub bool);
 
@@ -478,7 +478,7 @@ impl Multipathd {
     }
 }
 
-/// What multipathd is asked, besides its own state.
+/// A request to multipathd, besides its own state.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DaemonRequest {
     /// The maps.
@@ -502,7 +502,7 @@ impl DaemonRequest {
     /// Asks it.
     ///
     /// # Errors
-    /// If it does not tell its state. What else it does not tell is in the reply.
+    /// If it does not tell its state. The reply says what else it does not tell.
     pub async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
         let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
         let maps = if self.maps || self.paths { Some(show_maps(client).await) } else { None };
@@ -523,7 +523,7 @@ async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Erro
     parsed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
-/// What is wanted of multipathd.
+/// The wants of multipathd, added up.
 #[derive(Debug, Default)]
 pub struct DaemonWant {
     request: DaemonRequest,

@@ -21,9 +21,9 @@ pub enum Reason {
     Start,
 }
 
-/// What is wanted of one source, added up.
+/// The wants of one source, added up.
 pub trait Want: Default {
-    /// What one reading is asked for.
+    /// The request for one reading.
     type Request: Clone;
 
     /// Whether nothing is wanted.
@@ -36,7 +36,7 @@ pub trait Want: Default {
 /// One source's readings: what is wanted, and what is under way.
 #[derive(Debug)]
 pub struct Lane<W: Want> {
-    /// What the next reading is to serve.
+    /// The wants that the next reading is to serve.
     pub want: W,
     under_way: Option<UnderWay<W::Request>>,
     deadline: Duration,
@@ -47,7 +47,7 @@ pub struct Lane<W: Want> {
 /// A reading that is being made.
 #[derive(Clone, Debug)]
 pub struct UnderWay<Request> {
-    /// What was asked for.
+    /// The request.
     pub request: Request,
     /// Why.
     pub reason: Reason,
@@ -119,7 +119,7 @@ pub const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Cadence {
     interval: Duration,
-    /// What the last readings cost. The least of them counts: one that had to wait says nothing of the next.
+    /// The costs of the last readings. The least of them counts: one costly reading says little of the next.
     costs: [Duration; 3],
     last: Instant,
 }

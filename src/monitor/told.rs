@@ -1,4 +1,4 @@
-//! What is told of changes: events, log lines and counters.
+//! Words about changes: events, log lines and counters.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What is to be read: by events, by timers, and by what a path event leaves behind.
+//! Wants: events and timers say what is to be read, and so does the aftermath of a path event.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Timers {
     }
 }
 
-/// What path events leave to be looked at.
+/// The devices that path events leave to be looked at.
 #[derive(Default)]
 pub struct Aftermath {
     pub devices: BTreeSet<Arc<str>>,
@@ -180,7 +180,7 @@ impl State {
         }
     }
 
-    /// What follows the kernel is asked what it makes of path events.
+    /// Sources that follow the kernel are asked what they make of path events.
     pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
         for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
             self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));

@@ -46,7 +46,7 @@ impl Source {
     }
 }
 
-/// What is read by itself. Block devices and transports are two readings of one source, sysfs.
+/// A part of a source that is read by itself. Block devices and transports are two parts of sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// Device mapper's ioctls.
@@ -124,7 +124,7 @@ impl Health {
             duration: self.duration.max(other.duration),
             errors: self.errors + other.errors,
             error: match (self.up, other.up) {
-                // What failed as a whole matters more than what could be read in part.
+                // A part that failed as a whole matters more than one that could be read in part.
                 (_, Some(false)) if self.up != Some(false) => other.error.or(self.error),
                 _ => self.error.or(other.error),
             },
@@ -207,7 +207,7 @@ impl SourceHealth {
         }
     }
 
-    /// A read worked that was asked for `took` ago, but for these objects. What it tells is as old as that.
+    /// A read worked that was asked for `took` ago, but for these objects. Its facts are as old as that.
     pub fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
         self.update(part, |Record { health, read_at, .. }| {
@@ -242,7 +242,7 @@ impl SourceHealth {
         });
     }
 
-    /// A read failed, and with it all objects: `up` says so. What is not permitted, or not running, fails at every read:
+    /// A read failed, and with it all objects: `up` says so. A source that is not permitted, or not running, fails at every read:
     /// it is logged once.
     pub fn failed(&self, part: Part, error: &Error) {
         self.update(part, |Record { health, .. }| {
@@ -297,7 +297,7 @@ mod tests {
             let [(Source::Multipathd, health)] = &all[..] else { panic!("{all:?}") };
             (health.up, health.error.clone())
         };
-        // Nobody expects a source that is switched off.
+        // A source that is switched off has no interval.
         sources.expect(Part::Uevent, SECOND);
         sources.enable(part);
         sources.expect(part, 5 * SECOND);

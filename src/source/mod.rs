@@ -57,7 +57,7 @@ pub struct Error {
     trouble: Trouble,
 }
 
-/// Whose trouble an error is, where that decides what the reader does.
+/// The owner of the trouble, where that decides what the reader does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     /// The object that was read.
@@ -74,7 +74,7 @@ impl Error {
         Error { place: place.to_string(), cause: cause.to_string(), trouble: Trouble::Object }
     }
 
-    /// What the kernel said of a file or device.
+    /// The kernel's error for a file or device.
     pub fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
         let trouble = match cause.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Trouble::Exhausted,

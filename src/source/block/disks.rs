@@ -36,13 +36,13 @@ pub struct Disk {
     pub name: Arc<str>,
     /// SCSI host, channel, target and LUN, `6:0:0:1`; empty where it is no SCSI device.
     pub hctl: Arc<str>,
-    /// What carries its I/O, as far as its directory tells.
+    /// The transport of its I/O, as far as its directory tells.
     pub transport: Transport,
     /// The session, port or controller that its I/O goes through, if it is one that we read.
     pub way: Option<Way>,
-    /// What it says it is.
+    /// Its model, in its own words.
     pub model: Model,
-    /// Who it says it is, as udev and the SCSI layer know it.
+    /// Its identity, as udev and the SCSI layer know it.
     pub identity: Identity,
     /// Size in bytes.
     pub size_bytes: Option<u64>,
@@ -52,7 +52,7 @@ pub struct Disk {
     pub states: States,
 }
 
-/// Who a disk says it is. Neither source is always ahead of the other.
+/// The identity of a disk, in its own words. Neither source is always ahead of the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// udev's word, which is how multipath names maps.

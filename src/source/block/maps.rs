@@ -70,7 +70,7 @@ impl Maps {
     /// Reads a device-mapper device; `None` if it is no multipath map. `last` is the map of this name as last read.
     ///
     /// # Errors
-    /// If it cannot be told which map it is. What else cannot be read is noted, and stays as last read.
+    /// If it cannot be told which map it is. Other values that cannot be read are noted, and stay as last read.
     pub fn read(
         &mut self,
         minor: u32,

@@ -29,7 +29,7 @@ use disks::{Disk, Disks};
 use maps::{Map, Maps, kernel_name};
 use udev_db::UdevDb;
 
-/// What to read.
+/// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// How much.
@@ -43,7 +43,7 @@ pub struct Request {
 pub enum Scope {
     /// Everything of every device.
     Everything,
-    /// What changes without an event, of the devices that are known.
+    /// All that changes without an event, of the devices that are known.
     States,
     /// These devices.
     Devices(Devices),
@@ -75,7 +75,7 @@ pub struct Told {
     pub members: Arc<[DevNo]>,
 }
 
-/// What was read. What reads the same as last time is the same allocation.
+/// A reading. An object that reads the same as last time is the same allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// The devices that were looked at. `None` for one that is gone, or that is no multipath map.
@@ -84,13 +84,13 @@ pub struct Reading {
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
     /// Requests sent down to maps and not completed.
     pub inflight: BTreeMap<DevNo, u64>,
-    /// What only a reading of everything tells.
+    /// Facts that only a reading of everything tells.
     pub host: Option<Host>,
-    /// What exists and could not be read. What was known of it stands as last read.
+    /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }
 
-/// What a reading of everything tells besides maps and their members.
+/// Facts that a reading of everything tells besides maps and their members.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// Every map is in the reading. `false` where device mapper tells them.
@@ -108,7 +108,7 @@ pub struct Candidate {
     pub name: Arc<str>,
     /// Its device number.
     pub devno: DevNo,
-    /// Who udev says it is.
+    /// Its identity in udev's words.
     pub wwid: Arc<str>,
 }
 
@@ -258,7 +258,7 @@ impl Block {
         reading.maps.insert(map.devno, Some(map));
     }
 
-    /// Reads the disk of this number. What is known of it stands if nobody can tell where it is.
+    /// Reads the disk of this number. It stands as last read if sysfs does not tell where it is.
     fn read_disk_numbered(&mut self, devno: DevNo, reading: &mut Reading) {
         if reading.disks.contains_key(&devno) {
             return;
@@ -475,7 +475,7 @@ mod tests {
         let Slave { devno: number, gone, .. } = &map(&reading).members[0];
         assert_eq!((*number, *gone, disk(&reading)), (Some(devno("8:16")), true, None));
         assert_eq!(disk(&read(&mut reader, Scope::Everything, true)), None);
-        // Nobody has seen the disk that a reader finds gone at its start.
+        // A reader that finds a disk gone at its start has never seen it.
         let mut new = Block::new(reader.places.clone());
         let Slave { devno: number, gone, name, .. } = &map(&read(&mut new, Scope::Everything, false)).members[0];
         assert_eq!((*number, *gone, &**name), (None, true, "sdb"));

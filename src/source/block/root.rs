@@ -144,7 +144,7 @@ fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())
 }
 
-/// What cannot be listed has nothing in it, unless this process has no files left to list it with.
+/// A directory that cannot be listed counts as empty, unless this process has no files left to list it with.
 fn unless_exhausted(listed: Result<Vec<Entry>, Error>) -> Result<Vec<Entry>, Error> {
     listed.or_else(|error| if error.is_exhaustion() { Err(error) } else { Ok(Vec::new()) })
 }

@@ -158,7 +158,7 @@ impl Origin {
                 let failed =
                     |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE).display(), cause);
                 let said = recorded::read(directory)?.device_mapper;
-                // What was not asked then, or gave nothing, will not be told later.
+                // A source that was not captured then will not tell anything later.
                 let said = said.ok_or_else(|| failed(&"device mapper was not captured").not_permitted())?;
                 if let Some(error) = said.error {
                     return Err(failed(&error).not_permitted());

@@ -1,4 +1,4 @@
-//! What paths go over, in sysfs: little to read, and without any event.
+//! Sessions, ports and controllers in sysfs: paths go over them. They are little to read, and have no events.
 //!
 //! ```text
 //! iscsi.rs            sessions
@@ -35,7 +35,7 @@ pub struct Parts {
     pub fibre_channel: bool,
 }
 
-/// What to read.
+/// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// Find out again, too, between which ports each of them goes. Otherwise only where that is unknown, or its state
@@ -56,10 +56,10 @@ pub enum Way {
     Nvme(Arc<str>),
 }
 
-/// What carries I/O each way, and between which ports.
+/// The transport of each way, and the ports between which it goes.
 pub type Ways = HashMap<Way, (Transport, Ports)>;
 
-/// What was read. What reads the same as last time is the same allocation.
+/// A reading. An object that reads the same as last time is the same allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Sessions and ports.
@@ -68,7 +68,7 @@ pub struct Reading {
     pub ways: Arc<Ways>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<Head>>,
-    /// What exists and could not be read. What was known of it stands as last read.
+    /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }
 
@@ -97,7 +97,7 @@ impl Reader {
     /// Reads all of it.
     ///
     /// # Errors
-    /// If this process has no files or memory left to read with. What else cannot be read is in the reading.
+    /// If this process has no files or memory left to read with. The reading lists other failures.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let Request { anew, addresses } = request;
         let mut unreadable = Vec::new();
