@@ -35,6 +35,11 @@ impl Built {
         self.inputs.devno()
     }
 
+    /// The same device in the next round.
+    fn again(self) -> Self {
+        Built { is_new: false, event_nr_moved: false, ..self }
+    }
+
     fn event_nr(&self) -> Option<u32> {
         self.inputs.kernel.as_ref()?.event_nr
     }
@@ -56,15 +61,22 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
     for wwid in readings.wwids(teller) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
+        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways);
+        let known = match known {
+            Some(known) if known.inputs.have_the_same_sources(&inputs) => {
+                devices.insert(wwid, known.again());
+                continue;
+            }
+            known => known,
+        };
         let previous = known.as_ref().map(|known| &*known.device);
-        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways, previous);
+        inputs.find_members(&readings.block.disks, previous);
         if !inputs.withhold(previous, &withheld) {
             continue;
         }
         let built = match known {
-            Some(known) if known.inputs.are_the_same(&inputs) => {
-                Built { is_new: false, event_nr_moved: false, ..known }
-            }
+            // Disks of other devices have changed.
+            Some(known) if known.inputs.are_the_same(&inputs) => Built { inputs, ..known.again() },
             known => {
                 let carried = Carried::after(known.as_ref(), &wwid, &inputs, ledger);
                 let previous = known.as_ref().map(|known| &*known.device);
@@ -118,6 +130,8 @@ impl Carried {
 /// All that a device is assembled from.
 #[derive(Debug)]
 struct Inputs {
+    /// The source of the members.
+    teller: Teller,
     /// Device mapper's word.
     kernel: Option<Arc<device_mapper::Map>>,
     /// sysfs's word.
@@ -129,6 +143,10 @@ struct Inputs {
     /// Where the path states come from.
     base: Base,
     members: Vec<Member>,
+    /// Some members wait for their names and are left out.
+    withholds: bool,
+    /// [`readings::Block::disks_version`](super::readings::Block::disks_version).
+    disks_version: u64,
     inflight_requests: Option<u64>,
     ways: Arc<Ways>,
     /// [`MapLedger::version`].
@@ -179,14 +197,7 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 }
 
 impl Inputs {
-    fn gather(
-        readings: &Readings,
-        teller: Teller,
-        wwid: &Arc<str>,
-        ledger: &MapLedger,
-        ways: &Arc<Ways>,
-        previous: Option<&Device>,
-    ) -> Self {
+    fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, ways: &Arc<Ways>) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
         let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
         // Where sysfs has the newer word, device mapper's may be about a map that was there before.
@@ -199,18 +210,20 @@ impl Inputs {
         let daemon_answers = answers && daemon.is_some_and(|(_, stands)| stands);
         let daemon = daemon.map(|(map, _)| Arc::clone(map));
         let mut inputs = Inputs {
+            teller,
             base: base(readings, kernel.is_some(), daemon.is_some(), ledger),
             kernel,
             block,
             daemon,
             daemon_answers,
             members: Vec::new(),
+            withholds: false,
+            disks_version: readings.block.disks_version,
             inflight_requests: None,
             ways: Arc::clone(ways),
             ledger_version: ledger.version,
             root: false,
         };
-        inputs.members = inputs.members_by(teller, &readings.block.disks, previous);
         if let Some(devno) = inputs.devno() {
             inputs.inflight_requests = readings.block.inflight.get(&devno).copied();
             // The number in a device-mapper device's name is its minor number.
@@ -219,13 +232,8 @@ impl Inputs {
         inputs
     }
 
-    /// The members, sorted by device number.
-    fn members_by(
-        &self,
-        teller: Teller,
-        disks: &HashMap<DevNo, Arc<disks::Disk>>,
-        previous: Option<&Device>,
-    ) -> Vec<Member> {
+    /// Finds the members, sorted by device number.
+    fn find_members(&mut self, disks: &HashMap<DevNo, Arc<disks::Disk>>, previous: Option<&Device>) {
         let member = |devno: Option<DevNo>| Member {
             devno,
             group: devno.and_then(|devno| self.daemon_path(devno)).map(|path| path.group),
@@ -239,7 +247,7 @@ impl Inputs {
             groups.flat_map(|(index, group)| group.paths.iter().map(move |path| (index, path)))
         };
         let in_kernel = matches!(self.base, Base::Kernel { .. });
-        let mut members: Vec<Member> = match teller {
+        let mut members: Vec<Member> = match self.teller {
             Teller::Kernel => by_kernel()
                 .map(|(index, path)| Member {
                     group: Some(index),
@@ -274,7 +282,7 @@ impl Inputs {
             }
             same
         });
-        members
+        self.members = members;
     }
 
     /// The number of a member whose link leads nowhere: sysfs may not have seen it while it was there.
@@ -304,12 +312,26 @@ impl Inputs {
         let is_valid = |member: &&Member| member.kernel_valid != Some(false);
         if self.members.iter().filter(|member| !waits(member)).any(|member| is_valid(&member)) {
             self.members.retain(|member| !waits(member));
+            self.withholds = true;
         }
         true
     }
 
-    /// Whether these are the very same readings, so that the device built from them is the same too.
+    /// Whether these are the very same readings, so that the device built from them is the same too. `other` has not found
+    /// its members yet. 10,000 devices with 8 paths are compared in a third of the time that their members take.
+    fn have_the_same_sources(&self, other: &Inputs) -> bool {
+        !self.withholds && self.disks_version == other.disks_version && self.have_the_same_words(other)
+    }
+
+    /// Whether these are the same, though other disks may have changed.
     fn are_the_same(&self, other: &Inputs) -> bool {
+        self.have_the_same_words(other)
+            && self.withholds == other.withholds
+            && self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(|(one, other)| one.is_the_same(other))
+    }
+
+    fn have_the_same_words(&self, other: &Inputs) -> bool {
         same(&self.kernel, &other.kernel)
             && same(&self.block, &other.block)
             && same(&self.daemon, &other.daemon)
@@ -318,8 +340,7 @@ impl Inputs {
             && self.base == other.base
             && self.ledger_version == other.ledger_version
             && (self.root, self.inflight_requests) == (other.root, other.inflight_requests)
-            && self.members.len() == other.members.len()
-            && self.members.iter().zip(&other.members).all(|(one, other)| one.is_the_same(other))
+            && self.teller == other.teller
     }
 
     fn devno(&self) -> Option<DevNo> {

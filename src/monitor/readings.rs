@@ -186,6 +186,8 @@ pub struct Block {
     pub maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
     /// Disks, by number.
     pub disks: HashMap<DevNo, Arc<disks::Disk>>,
+    /// Grows with each change of a disk.
+    pub disks_version: u64,
     /// Requests sent down to maps and not completed.
     pub inflight: BTreeMap<DevNo, u64>,
     /// Disks with several paths that are members of no map.
@@ -216,13 +218,18 @@ impl Block {
         }
         for (devno, disk) in &reading.disks {
             match (disk, self.disks.get_mut(devno)) {
+                (Some(disk), Some(known)) if Arc::ptr_eq(disk, known) => {}
                 (Some(disk), _) => {
+                    self.disks_version += 1;
                     if !disk.hctl.is_empty() {
                         self.by_address.insert(Arc::clone(&disk.hctl), *devno);
                     }
                     self.disks.insert(*devno, Arc::clone(disk));
                 }
-                (None, Some(known)) => *known = gone(known),
+                (None, Some(known)) => {
+                    self.disks_version += 1;
+                    *known = gone(known);
+                }
                 (None, None) => {}
             }
         }
