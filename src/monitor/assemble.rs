@@ -318,7 +318,7 @@ impl Inputs {
     }
 
     /// Whether these are the very same readings, so that the device built from them is the same too. `other` has not found
-    /// its members yet. 10,000 devices with 8 paths are compared in a third of the time that their members take.
+    /// its members yet: on a large host that spares the look-up of many thousand disks in each round.
     fn have_the_same_sources(&self, other: &Inputs) -> bool {
         !self.withholds && self.disks_version == other.disks_version && self.have_the_same_words(other)
     }
