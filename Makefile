@@ -7,19 +7,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run packages test demo bench build tools test-notifications test-fleet build-packages \
-	test-packages cargo
+.PHONY: run packages test demo bench build tools install-for-build install-for-tests cargo
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
-# The lab: a kernel with every module of a server, an emulator, and the real programs of the field.
-TEST_PACKAGES := $(RUN_PACKAGES) bsdutils btrfs-progs busybox-static cryptsetup-bin curl dmsetup e2fsprogs gcc \
-	iproute2 kmod libc6-dev linux-image-amd64 lvm2 multipath-tools open-iscsi openssl procps prometheus \
-	prometheus-alertmanager python3 python3-venv qemu-system-x86 sg3-utils tgt udev util-linux
+# The virtual machines: a kernel with every module of a server, an emulator, and what makes their disk.
+TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
+	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
-# The container image, a container in the lab, and packages in a machine of their own.
-TEST_PACKAGES += buildah crun mmdebstrap rpm uidmap
+# The container image, and the packages.
+TEST_PACKAGES += buildah rpm uidmap
 TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 # A node that came from elsewhere brings its own npm, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
@@ -44,7 +42,7 @@ run: build
 	$(call install,$(RUN_PACKAGES))
 	exec $(SUDO) target/release/multipath_exporter $(ARGS)
 
-build: build-packages cargo
+build: install-for-build cargo
 	cargo build --release --locked
 
 packages: build tools
@@ -52,50 +50,85 @@ packages: build tools
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
 
-# One after the other, as most use every processor, and timing is judged by some. But two of them only wait, and the end of a
-# release build is work for one processor.
-test: build-packages test-packages cargo $(VENV)/installed
-	cargo test --locked
-	promtool check metrics < tests/golden/metrics.txt
-	$(VENV)/bin/python tests/check_exposition.py
-	$(VENV)/bin/python tests/check_alerts.py
-	promtool check rules --lint=all --lint-fatal alerts/multipath.rules.yml deploy/*/*.rules.yml
-	promtool test rules tests/alerts/rules/*.yml
-	tests/alerts/routes.sh
-	$(MAKE) --no-print-directory --jobs=2 --output-sync test-notifications test-fleet
-	tests/dashboard/run
-	$(MAKE) --no-print-directory --jobs=2 --output-sync build tools
-	tests/page/run
-	tests/web/run $(EXPORTER)
-	tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
-	$(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
-	$(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
-	$(MAKE) --no-print-directory demo </dev/null
-	LAB_EXPORTER=$(EXPORTER) cargo lab
+# What only needs Debian's programs runs while the compiler works. Then the virtual machines run beside the other tests, of
+# which each mostly waits. What a test prints is shown when it is over; how long each took, at the end.
+test: install-for-tests cargo $(VENV)/installed
+	rm -rf .cache/times
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(EARLY_TESTS)
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(LATE_TESTS)
+	@echo 'Seconds that each took:'
+	@cd .cache/times; for name in *; do printf '%6s %s\n' "$$(cat "$$name")" "$$name"; done | sort -rn
+
+EARLY_TESTS := compile-tests compile-release test-rules test-notifications test-fleet test-dashboard compile-tools machine
+# The longest first.
+LATE_TESTS := test-lab test-packages test-cargo test-page test-demo test-kubernetes test-container test-web
+.PHONY: $(EARLY_TESTS) $(LATE_TESTS)
+
+compile-tests:
+	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
+
+compile-release:
+	tests/timed $@ cargo build --release --locked
+
+compile-tools:
+	tests/timed $@ $(MAKE) --no-print-directory tools
+
+machine:
+	tests/timed $@ $(SUDO) tests/machine/image
+
+test-rules:
+	tests/timed $@ tests/alerts/run $(VENV)/bin/python
 
 test-notifications:
-	$(VENV)/bin/python tests/alerts/notifications.py
+	tests/timed $@ $(VENV)/bin/python tests/alerts/notifications.py
 
 test-fleet:
-	$(VENV)/bin/python tests/check_fleet.py
+	tests/timed $@ $(VENV)/bin/python tests/check_fleet.py
 
-demo: packages test-packages $(VENV)/installed
+test-dashboard:
+	tests/timed $@ tests/dashboard/run
+
+test-cargo:
+	tests/timed $@ cargo test --locked
+
+test-web:
+	tests/timed $@ tests/web/run $(EXPORTER)
+
+test-kubernetes:
+	tests/timed $@ tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python
+
+test-container:
+	tests/timed $@ $(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
+
+test-packages:
+	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
+
+test-page:
+	tests/timed $@ tests/page/run
+
+test-demo:
+	tests/timed $@ $(MAKE) --no-print-directory demo </dev/null
+
+test-lab:
+	LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab
+
+demo: packages install-for-tests $(VENV)/installed
 	rm -rf .cache/demo
 	dpkg-deb --extract "$${CARGO_TARGET_DIR:-target}"/packages/multipath-exporter_*.deb .cache/demo
 	deploy/demo/run --program .cache/demo/usr/bin/multipath_exporter
 
 # The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
-bench: build-packages test-packages cargo $(VENV)/installed
+bench: install-for-tests cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble
 	python3 benches/rules.py
 	cargo build --release --locked
 	cp $(EXPORTER) .cache/bench
-	LAB_EXPORTER=.cache/bench LAB_VMS=1 cargo test --release --locked --features lab --test lab -- --bench
+	LAB_EXPORTER=.cache/bench LAB_VMS=1 cargo test --release --locked --test lab -- --bench
 
-build-packages:
+install-for-build:
 	@$(call install,$(BUILD_PACKAGES))
 
-test-packages:
+install-for-tests: install-for-build
 	@$(call install,$(TEST_PACKAGES))
 
 cargo:

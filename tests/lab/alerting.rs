@@ -31,7 +31,7 @@ const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
 
 /// Of scrapes and evaluations: as short as an emulated processor bears that is shared.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(2500);
 
 /// How long the routes wait for an alert that silences another.
 const TWO_SCRAPES: &str = "30s";
@@ -40,7 +40,7 @@ const TWO_SCRAPES: &str = "30s";
 const QUIET: u64 = 3;
 
 /// How long a minute of the rules lasts.
-const MINUTE: Duration = Duration::from_secs(3);
+const MINUTE: Duration = Duration::from_millis(1500);
 
 /// The groups of rules that tell of devices in trouble: enough where there are many devices, as the machine has one
 /// processor.

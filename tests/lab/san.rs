@@ -49,8 +49,8 @@ impl San {
         let dm = Dm::open();
         let luns = eventually("multipathd makes its maps", PATIENCE, || {
             let found = lun_list(&dm, disks);
-            let checked = daemon.ask("show paths raw format \"%d %t %T\"").map_err(|e| e.to_string())?;
-            let ready = checked.lines().filter(|line| line.ends_with(" active ready")).count();
+            let checked = daemon.ask("show paths raw format \"%d %t %T %C\"").map_err(|e| e.to_string())?;
+            let ready = checked.lines().filter(|line| line.contains(" active ready ") && was_checked(line)).count();
             match found.len() == luns
                 && found.iter().all(|lun| luns * lun.paths.len() == disks.len())
                 && ready == disks.len()
@@ -62,6 +62,13 @@ impl San {
         udevd::settle().expect("udevd keeps up");
         San { daemon, dm, luns }
     }
+}
+
+/// Whether the checker has looked at this path: the first look comes within a second, whatever the polling interval, and
+/// would undo a `fail_path`. The line ends with the seconds until the next look, a slash and the seconds between two.
+fn was_checked(line: &str) -> bool {
+    let seconds = line.rsplit(' ').next().and_then(|last| last.split_once('/'));
+    seconds.is_some_and(|(left, between)| left != "1" || between == "1")
 }
 
 fn lun_list(dm: &Dm, disks: &BTreeSet<Disk>) -> Vec<Lun> {

@@ -30,13 +30,13 @@ impl FromStr for Forward {
 
 /// QEMU's options for a machine with these ports, none without any. It reaches nothing through them: neither the host nor
 /// what is beyond.
-pub fn qemu_options(forwards: &[Forward]) -> String {
+pub fn qemu_options(forwards: &[Forward]) -> Vec<String> {
     if forwards.is_empty() {
-        return String::new();
+        return Vec::new();
     }
     let rules = forwards.iter().map(|Forward { host, guest }| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
-    let rules: String = rules.collect();
-    format!(" -device virtio-net-pci,netdev=uplink -netdev user,id=uplink,restrict=on{rules}")
+    let network = format!("user,id=uplink,restrict=on{}", rules.collect::<String>());
+    ["-device", "virtio-net-pci,netdev=uplink", "-netdev", &network].map(str::to_owned).into()
 }
 
 /// In the machine: brings the interface up.

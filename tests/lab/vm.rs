@@ -1,16 +1,14 @@
-//! On the host: boots a machine with virtme-ng and watches it.
+//! On the host: boots a machine and watches it.
 
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::share::{MOUNT_POINT, Report, Share, Verdict};
+use crate::share::{Report, Share, Verdict};
 use crate::uplink::{self, Forward};
 use crate::wait::pause;
 
@@ -23,22 +21,9 @@ pub const IDLE_SECONDS: &str = "LAB_IDLE_SECONDS";
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
-/// Plain emulation, which needs nothing of the host; one processor boots fastest. What the kernel complains about goes to
-/// the console.
-const MACHINE: [&str; 12] = [
-    "--disable-kvm",
-    "--disable-microvm",
-    "--force-9p",
-    "--cpus",
-    "1",
-    "--memory",
-    "1G",
-    "--user",
-    "root",
-    "--verbose",
-    "--append",
-    "loglevel=4",
-];
+/// What makes and boots machines, beside this program's source.
+const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/image");
+const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/boot");
 
 /// A machine that has said nothing for so long hangs.
 const SILENCE: Duration = Duration::from_secs(900);
@@ -50,84 +35,42 @@ const CONSOLE_TAIL: usize = 40;
 #[derive(Clone)]
 pub struct Host {
     pub share: Share,
-    vng: PathBuf,
-    kernel: PathBuf,
+    image: PathBuf,
 }
 
 impl Host {
     /// Looks for all that the lab needs here, and gives the whole list of what is missing.
     pub fn find(share: Share) -> Result<Self, Vec<String>> {
-        let vng = find_vng();
-        let kernel = find_kernel();
-        let missing_programs = [
-            ("qemu-system-x86_64", "qemu-system-x86"),
-            ("script", "bsdutils"),
-            ("setpriv", "util-linux"),
-            ("busybox", "busybox-static"),
-            ("crun", "crun"),
-            ("multipathd", "multipath-tools"),
-            ("dmsetup", "dmsetup"),
-            ("ip", "iproute2"),
-            ("iscsiadm", "open-iscsi"),
-            ("tgtd", "tgt"),
-            ("udevadm", "udev"),
-            ("modprobe", "kmod"),
-            ("lvm", "lvm2"),
-            ("cryptsetup", "cryptsetup-bin"),
-            ("mkfs.ext4", "e2fsprogs"),
-            ("mkfs.btrfs", "btrfs-progs"),
-            ("prometheus", "prometheus"),
-            ("prometheus-alertmanager", "prometheus-alertmanager"),
-        ]
-        .into_iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(program, package)| format!("no {program} (Debian package {package})"));
-        let missing: Vec<_> = [vng.as_ref().err(), kernel.as_ref().err()]
+        let missing = [("qemu-system-x86_64", "qemu-system-x86"), ("setpriv", "util-linux")]
             .into_iter()
-            .flatten()
-            .cloned()
-            .chain(missing_programs)
-            .collect();
-        match (vng, kernel) {
-            (Ok(vng), Ok(kernel)) if missing.is_empty() => Ok(Host { share, vng, kernel }),
+            .filter(|(program, _)| find_program(program).is_none())
+            .map(|(program, package)| format!("no {program} (Debian package {package})"));
+        let image = find_image();
+        let missing: Vec<_> = missing.chain(image.as_ref().err().cloned()).collect();
+        match image {
+            Ok(image) if missing.is_empty() => Ok(Host { share, image }),
             _ => Err(missing),
         }
     }
 
     /// One line about what machines run.
     pub fn describe(&self) -> String {
-        format!("{} booted by {}", self.kernel.display(), self.vng.display())
+        self.image.file_name().unwrap_or_default().display().to_string()
     }
 }
 
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file())
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-fn find_vng() -> Result<PathBuf, String> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/venv/bin/vng");
-    let found = if own.is_file() { Some(own) } else { find_program("vng") };
-    found.ok_or_else(|| "no vng (virtme-ng of PyPI, in .cache/venv or on PATH)".to_owned())
-}
-
-fn find_kernel() -> Result<PathBuf, String> {
-    if let Some(kernel) = env::var_os("LAB_KERNEL") {
-        return Ok(kernel.into());
+/// The directory of what machines boot from, which may first have to be made.
+fn find_image() -> Result<PathBuf, String> {
+    let output = Command::new(IMAGE).stdin(Stdio::null()).output().map_err(|e| format!("{IMAGE}: {e}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().into()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
     }
-    let kernels = fs::read_dir("/boot").into_iter().flatten().flatten().filter_map(|entry| {
-        let release = entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned();
-        let modules = Path::new("/lib/modules").join(&release).join("kernel/drivers/md/dm-multipath.ko");
-        modules.exists().then(|| (version_key(&release), entry.path()))
-    });
-    let newest = kernels.max().map(|(_, path)| path);
-    newest.ok_or_else(|| "no kernel in /boot with dm-multipath (Debian package linux-image-amd64)".to_owned())
-}
-
-/// The numbers of a release, so that 6.10 comes after 6.9.
-fn version_key(release: &str) -> Vec<u32> {
-    release.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
 /// One machine, booted as often as the queue needs.
@@ -141,7 +84,7 @@ pub struct Vm {
 
 /// One boot.
 struct Boot {
-    script: Child,
+    machine: Child,
     /// The scenario it has started and not finished.
     running: Option<String>,
     /// It is a stage, which waits for commands and may be silent.
@@ -176,18 +119,18 @@ impl Vm {
 
     /// Runs it once and gives the number of scenarios that came to a verdict.
     fn boot(&mut self, verdicts: &Sender<Verdict>) -> io::Result<usize> {
-        let mut boot = Boot { script: self.spawn()?, running: None, stands: false, verdicts: 0 };
+        let mut boot = Boot { machine: self.spawn()?, running: None, stands: false, verdicts: 0 };
         let mut last_word = Instant::now();
         loop {
-            let ended = boot.script.try_wait()?;
+            let ended = boot.machine.try_wait()?;
             for report in self.host.share.new_reports(&self.name, &mut self.seen)? {
                 last_word = Instant::now();
                 boot.take(report, &self.name, verdicts);
             }
             let hangs = !boot.stands && last_word.elapsed() > SILENCE;
             if hangs {
-                self.kill()?;
-                boot.script.wait()?;
+                boot.machine.kill()?;
+                boot.machine.wait()?;
             }
             if hangs || ended.is_some() {
                 if let Some(scenario) = boot.running.take() {
@@ -203,51 +146,26 @@ impl Vm {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        let beside_vng = self.host.vng.parent().into_iter().map(PathBuf::from);
-        let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths(beside_vng.chain(env::split_paths(&path))).map_err(io::Error::other)?;
-        let console = OpenOptions::new().append(true).create(true).open(self.console())?;
-        let command: Vec<_> = self.command_line().iter().map(|word| quote(word)).collect();
-        // vng wants a terminal, which script(1) gives it; the machine goes when the lab goes.
-        Command::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--", "script", "--quiet", "--return", "--command"])
-            .args([&command.join(" "), "/dev/null"])
-            .env("PATH", path)
-            .stdin(Stdio::null())
-            .stdout(console.try_clone()?)
-            .stderr(console)
-            .spawn()
-    }
-
-    fn command_line(&self) -> Vec<String> {
-        let Host { share, vng, kernel } = &self.host;
-        let booted = [vng, Path::new("--run"), kernel].map(|word| word.display().to_string());
-        let machine = MACHINE.map(str::to_owned);
-        let places = [
-            format!("--rwdir={MOUNT_POINT}={}", share.path().display()),
-            format!("--qemu-opts=-pidfile {}{}", self.pid_file().display(), uplink::qemu_options(&self.forwards)),
-        ];
-        let environment = ["--", "env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned);
         let handed_in =
-            [KEEP, IDLE_SECONDS].into_iter().filter_map(|name| Some(format!("{name}={}", env::var(name).ok()?)));
-        let program = Share::at(MOUNT_POINT).lab_program().display().to_string();
-        let program = [program, GUEST_FLAG.to_owned(), self.name.clone()];
-        booted.into_iter().chain(machine).chain(places).chain(environment).chain(handed_in).chain(program).collect()
-    }
-
-    /// Ends the emulator, and so all that waits for it.
-    fn kill(&self) -> io::Result<()> {
-        let pid = fs::read_to_string(self.pid_file())?;
-        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no pid of QEMU"))?;
-        Ok(kill_process(pid, Signal::KILL)?)
+            [KEEP, IDLE_SECONDS].into_iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
+        let kernel = format!("first=/usr/local/sbin/lab {}-- {}", handed_in.collect::<String>(), self.name);
+        let share = format!("local,id=share,path={},security_model=none", self.host.share.path().display());
+        let console = format!("file,id=console,append=on,path={}", self.console().display());
+        let complaints = OpenOptions::new().append(true).create(true).open(self.console())?;
+        // The machine goes when the lab goes.
+        Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--", BOOT, &kernel, "-smp", "1"])
+            .args(["-fsdev", &share, "-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])
+            .args(["-chardev", &console, "-serial", "chardev:console"])
+            .args(uplink::qemu_options(&self.forwards))
+            .stdin(Stdio::null())
+            .stdout(complaints.try_clone()?)
+            .stderr(complaints)
+            .spawn()
     }
 
     fn console(&self) -> PathBuf {
         self.dir.join("console.log")
-    }
-
-    fn pid_file(&self) -> PathBuf {
-        self.dir.join("qemu.pid")
     }
 
     fn console_tail(&self) -> String {
@@ -279,9 +197,4 @@ impl Boot {
         self.verdicts += 1;
         verdicts.send(verdict).expect("the host listens until all machines are done");
     }
-}
-
-/// A word for the shell that script(1) starts.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
