@@ -46,23 +46,26 @@ build: install-for-build cargo
 	cargo build --release --locked
 
 packages: build tools
+	$(call install,rpm)
 	rm -rf "$${CARGO_TARGET_DIR:-target}/packages"
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
 
-# What only needs Debian's programs runs while the compiler works. Then the virtual machines run beside the other tests, of
-# which each mostly waits. What a test prints is shown when it is over; how long each took, at the end.
+# What only needs Debian's programs runs while the compiler works. `cargo test` then has the machine to itself, as some of its
+# tests tell a second from two. The virtual machines run beside the rest, of which each mostly waits. What a test prints is
+# shown when it is over; how long each took, at the end.
 test: install-for-tests cargo $(VENV)/installed
 	rm -rf .cache/times
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(EARLY_TESTS)
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(LATE_TESTS)
+	$(MAKE) --no-print-directory test-cargo
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(LATE_TESTS)
 	@echo 'Seconds that each took:'
 	@cd .cache/times; for name in *; do printf '%6s %s\n' "$$(cat "$$name")" "$$name"; done | sort -rn
 
 EARLY_TESTS := compile-tests compile-release test-rules test-notifications test-fleet test-dashboard compile-tools machine
 # The longest first.
-LATE_TESTS := test-lab test-packages test-cargo test-page test-demo test-kubernetes test-container test-web
-.PHONY: $(EARLY_TESTS) $(LATE_TESTS)
+LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web
+.PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
 	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
@@ -141,10 +144,10 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-tools: $(TOOLS)/bin/cargo-deb $(TOOLS)/bin/cargo-generate-rpm
+tools: $(TOOLS)/bin/cargo-deb
 
-# Of these versions are the maintainer scripts. Not optimised: they are compiled for minutes, and run for seconds.
-$(TOOLS)/bin/cargo-deb $(TOOLS)/bin/cargo-generate-rpm &:
+# The maintainer scripts are of this version. Not optimised: it is compiled for minutes, and runs for seconds.
+$(TOOLS)/bin/cargo-deb:
 	cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build --config profile.release.opt-level=0 \
-		cargo-deb@3.8.0 cargo-generate-rpm@0.21.1
+		cargo-deb@3.8.0
 	rm -rf $(TOOLS)/build
