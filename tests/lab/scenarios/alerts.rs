@@ -140,7 +140,8 @@ fn notifications_of_a_host(lab: &Lab) {
 /// Paths of a hundred devices fail and come back, faster than anyone can read: one message names all devices.
 fn one_notification_of_a_storm(lab: &Lab) {
     const DEVICES: usize = 100;
-    const LONGER_THAN_THE_STORM: Duration = Duration::from_secs(15);
+    // Until Prometheus has seen the end of it, too, beside other machines on the same processors.
+    const LONGER_THAN_THE_STORM: Duration = Duration::from_secs(45);
     udevd::stop();
     let disks = memory_disks::null_blk(4);
     let dm = Dm::open();

@@ -17,6 +17,7 @@ use crate::memory_disks;
 use crate::multipathd::Conf;
 use crate::network::{self, Network};
 use crate::programs::{run, try_run};
+use crate::udevd;
 use crate::wait::{PATIENCE, eventually};
 
 /// Of the NVMe target the lab takes nothing away again.
@@ -94,6 +95,8 @@ fn capture<'a>(name: &str, launch: impl Fn() -> Launch<'a>) -> (PathBuf, u64, BT
     let (file, tree) = (directory.join("capture.tar.gz"), directory.join("tree"));
     // A controller that tries to connect is in one state now and in another then.
     let (page, size, replayed) = eventually("the host stays as it is for so long", 2 * PATIENCE, || {
+        // udevd opens a device for a moment when an event came, and that is counted.
+        udevd::settle()?;
         // There is none at first.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&tree).expect("/run is writable");
