@@ -51,9 +51,8 @@ packages: build tools
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
 
-# What only needs Debian's programs runs while the compiler works. `cargo test` then has the machine to itself, as some of its
-# tests tell a second from two. The virtual machines run beside the rest, of which each mostly waits. What a test prints is
-# shown when it is over; how long each took, at the end.
+# Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the machine to itself: some of its
+# tests tell a second from two. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
 test: install-for-tests cargo $(VENV)/installed
 	rm -rf .cache/times
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(EARLY_TESTS)

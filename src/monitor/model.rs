@@ -5,6 +5,8 @@
 //! between its request and its arrival, or fails, or hangs; privileges and multipathd go and come back. After each step
 //! what is published must be possible. After each history everything is delivered, and the page must equal the kernel.
 //!
+//! Only tests compile this module, so each panic in it is a failed test.
+//!
 //! The readers here are fakes: they make readings of the model as the real ones make them of a host.
 //!
 //! `MODEL_CASES=1000000 MODEL_SEED=7 cargo test --lib model` runs more of them, and others.
@@ -852,7 +854,9 @@ impl Game {
 }
 
 fn play(terms: Terms, seed: u8) {
-    let number = |name: &str, default: u32| env::var(name).ok().map_or(default, |text| text.parse().unwrap());
+    let number = |name: &str, default: u32| {
+        env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+    };
     let config =
         ProptestConfig { cases: number("MODEL_CASES", CASES), failure_persistence: None, ..Default::default() };
     let mut bytes = [seed; 16];

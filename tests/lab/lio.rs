@@ -38,9 +38,6 @@ impl Lio {
     /// Every path is optimized and in order.
     pub fn start(lab: &Lab, paths: usize, conf: Conf) -> Self {
         ["target_core_mod", "tcm_loop"].into_iter().for_each(|module| drop(run("modprobe", [module])));
-        if !Path::new(TARGET).exists() {
-            run("mount", ["-t", "configfs", "none", "/sys/kernel/config"]);
-        }
         let ports = Ports(paths);
         make(&disk());
         write(&disk(), "control", "rd_pages=2048");

@@ -41,7 +41,6 @@ impl Networks {
             },
         ]);
         run("ip", ["netns", "add", NAMESPACE]);
-        run("ip", ["link", "set", "lo", "up"]);
         for Network { interface, own_address, address, .. } in &networks.0 {
             let peer = format!("{interface}a");
             run("ip", ["link", "add", interface, "type", "veth", "peer", "name", &peer, "netns", NAMESPACE]);

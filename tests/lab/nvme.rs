@@ -40,9 +40,6 @@ impl Array {
     /// The same over networks that others use, too.
     pub fn over(networks: Rc<Networks>) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
-        if !Path::new(CONFIGFS).join("nvmet").exists() {
-            run("mount", ["-t", "configfs", "none", CONFIGFS]);
-        }
         memory_disks::null_blk(2);
         let namespaces = [1, 2].map(|number| {
             let uuid = format!("00000000-0000-4000-8000-00000000000{number}");

@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use crate::programs::{run, try_run};
 use crate::wait::{PATIENCE, eventually};
 
-/// Rules of sg3-utils, which a host may have or not: they give disks another WWID, and take half of a disk's time.
+/// Rules of sg3-utils: they give disks another WWID, and take half of a disk's time.
 const MASKED_RULES: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
 
-/// Makes udevd treat disks alike on every host that the lab runs on.
+/// Makes udevd name disks by the identifiers that the scenarios expect.
 pub fn mask_rules() -> io::Result<()> {
     fs::create_dir_all("/etc/udev/rules.d")?;
     MASKED_RULES.iter().try_for_each(|rules| symlink("/dev/null", format!("/etc/udev/rules.d/{rules}")))?;

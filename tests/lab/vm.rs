@@ -21,7 +21,7 @@ pub const IDLE_SECONDS: &str = "LAB_IDLE_SECONDS";
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
-/// What makes and boots machines, beside this program's source.
+/// The script that makes what machines boot, and the one that boots them.
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/image");
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/boot");
 

@@ -187,10 +187,6 @@ impl Drop for Network {
 }
 
 fn a_container_sees_what_it_is_given(lab: &Lab) {
-    // Which devices a container may use is for the control group to say.
-    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        run("mount", ["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]);
-    }
     let _network = Network::start();
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
