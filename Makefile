@@ -58,8 +58,8 @@ test: install-for-tests cargo $(VENV)/installed
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(EARLY_TESTS)
 	$(MAKE) --no-print-directory test-cargo
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(LATE_TESTS)
-	@echo 'Seconds that each took:'
-	@cd .cache/times; for name in *; do printf '%6s %s\n' "$$(cat "$$name")" "$$name"; done | sort -rn
+	@echo 'Seconds that each took, and seconds of processors:'
+	@cd .cache/times; awk '{ printf "%6d %6d %s\n", $$1, $$2 + $$3, FILENAME }' * | sort -rn
 
 EARLY_TESTS := compile-tests compile-release test-rules test-notifications test-fleet test-dashboard compile-tools machine
 # The longest first.

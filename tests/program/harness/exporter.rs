@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -133,19 +133,29 @@ impl Exporter {
     }
 
     /// Has everything read anew and waits until sysfs and multipathd have been, well or not, unless they are switched off.
+    ///
+    /// The page may tell the time of a reading a moment before it shows what was read. Once a second reading has come, the first
+    /// one has been published.
     pub fn reread(&self) -> Page {
-        let signalled = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        self.read_once_more();
+        self.read_once_more();
+        self.metrics()
+    }
+
+    fn read_once_more(&self) {
+        // The page tells milliseconds. What was read before the signal must not be of the same one as what is read after it.
+        thread::sleep(Duration::from_millis(2));
+        let signalled = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 / 1000.0;
         self.signal(Signal::HUP);
         eventually("everything is read", || {
             let page = self.metrics();
             let of = |name, source| page.value(&format!("multipath_exporter_{name}{{source=\"{source}\"}}"));
-            let all = ["sysfs", "multipathd"].into_iter().all(|source| {
+            let is_read = |source| {
                 of("source_up", source) != Some(1.0)
-                    || of("source_last_success_timestamp_seconds", source) > Some(signalled)
-            });
-            // What was published with the last of these readings is on the next page, if it is not on this one.
-            all.then(|| self.metrics())
-        })
+                    || of("source_last_success_timestamp_seconds", source) >= Some(signalled)
+            };
+            ["sysfs", "multipathd"].into_iter().all(is_read).then_some(())
+        });
     }
 
     pub fn pid(&self) -> Pid {
