@@ -2,7 +2,7 @@
 //!
 //! udev and the kernel choose among the names that a LUN has, each in its own way, and a map may be called by a third
 //! (`uid_attribute` in `multipath.conf(5)`). So a source's word counts against a member if that source has ever called a
-//! member of the map by the map's own name, or if both sources agree.
+//! member of the map by the map's own name, if both sources agree, or if it is a name of the same kind by the same vendor.
 
 use crate::source::block::disks::Disk;
 
@@ -26,8 +26,13 @@ impl Speakers {
     pub fn call_another(self, wwid: &str, disk: &Disk) -> bool {
         let (udev, kernel) = (udev_name(disk), kernel_name(disk));
         let agree = is_naa(wwid) && udev == kernel.as_deref();
-        let another = |name: Option<&str>| name.is_some_and(|name| name != wwid && is_naa(name) == is_naa(wwid));
-        another(udev) && (self.udev || agree) || another(kernel.as_deref()) && (self.kernel || agree)
+        let another = |name: Option<&str>, is_heard: bool| {
+            name.is_some_and(|name| {
+                let are_alike = is_heard || agree || are_of_one_vendor(name, wwid);
+                name != wwid && is_naa(name) == is_naa(wwid) && are_alike
+            })
+        };
+        another(udev, self.udev) || another(kernel.as_deref(), self.kernel)
     }
 }
 
@@ -45,6 +50,18 @@ fn kernel_name(disk: &Disk) -> Option<String> {
     let wwid = |kind, digits: &str| format!("{kind}{}", digits.to_ascii_lowercase());
     let naa = name.strip_prefix("naa.").map(|digits| wwid('3', digits));
     naa.or_else(|| name.strip_prefix("eui.").map(|digits| wwid('2', digits)))
+}
+
+/// Whether both are NAA names of one type that one vendor gave. A LUN has one such name, so two of them are two LUNs, whoever
+/// says so. The vendor is in digits 2 to 7 (types 5 and 6) or 5 to 10 (type 2), see SPC-4, 7.8.6.6.
+fn are_of_one_vendor(one: &str, other: &str) -> bool {
+    let vendor = |wwid: &str| match wwid.as_bytes().get(1)? {
+        b'5' | b'6' => Some(wwid.get(2..8)?.to_owned()),
+        b'2' => Some(wwid.get(5..11)?.to_owned()),
+        _ => None,
+    };
+    let are_alike = one.len() == other.len() && one.as_bytes().get(1) == other.as_bytes().get(1);
+    is_naa(one) && is_naa(other) && are_alike && vendor(one).is_some() && vendor(one) == vendor(other)
 }
 
 /// Whether this is a WWID as udev makes it of a SCSI name of type NAA: `3`, then 16 or 32 hexadecimal digits.

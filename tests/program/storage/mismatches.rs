@@ -115,6 +115,30 @@ fn when_all_paths_are_another_lun_all_are_counted() {
     assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0, 0.0, 2.0]);
 }
 
+/// A LUN number was given to another volume, the disks were scanned anew, and udev was told nothing. Then the exporter starts.
+#[test]
+fn what_the_kernel_alone_knows_is_seen_after_a_restart() {
+    let host = Host::recorded("01-healthy");
+    for devno in ["8:16", "8:48"] {
+        host.sysfs.udev(devno, &format!("ID_SERIAL={MPATHA}"));
+    }
+    assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0; 3]);
+    for (disk, mismatched) in [(SDB, 1.0), (SDD, 2.0)] {
+        scsi_says(&host, disk, "naa.60000000000000000e00000000010003");
+        assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0, 0.0, mismatched]);
+    }
+}
+
+#[test]
+fn a_name_that_another_vendor_gave_may_be_another_name_of_the_same_lun() {
+    let host = Host::recorded("01-healthy");
+    for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+        scsi_says(&host, disk, "naa.600a0980000000000e00000000010002");
+        host.sysfs.udev(devno, &format!("ID_SERIAL={MPATHA}"));
+    }
+    assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0; 3]);
+}
+
 /// One after the other, so that in the end nobody calls the map by its name any more.
 #[test]
 fn all_paths_that_become_another_lun_one_by_one_are_counted() {
