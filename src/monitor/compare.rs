@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::nvme;
 use crate::topology::{Device, Path, PathState};
 
 /// One difference.
@@ -71,6 +72,8 @@ fn compare(before: Option<&Device>, now: &Arc<Device>, changes: &mut Vec<Change>
     for path in &now.paths {
         let was_failed = find(old_paths, path).is_some_and(|old| old.state == PathState::Failed);
         match (was_failed, path.state == PathState::Failed) {
+            // It goes by order, and its removal is told.
+            (false, true) if nvme::is_leaving(path) => has_failed = true,
             (false, true) => {
                 has_failed = true;
                 add(What::PathFailed(path.clone()));

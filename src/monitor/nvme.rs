@@ -69,9 +69,10 @@ fn state_before(previous: Option<&Device>, name: &str) -> PathState {
     path.map_or(PathState::Valid, |path| path.state)
 }
 
-/// What the kernel will do with I/O for a path (`nvme_find_path` in `drivers/nvme/host/multipath.c`).
-fn state(path: &HeadPath) -> PathState {
-    if !path.controller.is_live() {
+/// What the kernel will do with I/O for a path (`nvme_find_path` and `nvme_path_is_disabled` in
+/// `drivers/nvme/host/multipath.c`).
+fn state(path: &HeadPath, head: &Head) -> PathState {
+    if !path.controller.is_live() || has_another_size(path, head) {
         return PathState::Failed;
     }
     match path.ana_state.as_deref() {
@@ -81,14 +82,31 @@ fn state(path: &HeadPath) -> PathState {
     }
 }
 
+/// Whether the path goes because its controller is being deleted, as `nvme disconnect` does it. That is no failure.
+pub fn is_leaving(path: &Path) -> bool {
+    path.devno.is_none() && path.device_state.as_deref().is_some_and(is_deleted)
+}
+
+/// The kernel says `deleting` and `deleting (no IO)`.
+fn is_deleted(state: &str) -> bool {
+    state.starts_with("deleting")
+}
+
+/// The kernel sends no I/O to such a path (`nvme_mpath_revalidate_paths`). One that has no size any more is going away.
+fn has_another_size(path: &HeadPath, head: &Head) -> bool {
+    let sizes = path.size_bytes.zip(head.size_bytes);
+    sizes.is_some_and(|(size, whole)| size > 0 && size != whole)
+}
+
 fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now: SystemTime) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
     let mut paths = Vec::with_capacity(head.paths.len());
     for path in &head.paths {
         let last = previous.and_then(|device| device.paths.iter().find(|last| last.name == path.name));
         let mut failures = last.map_or(0, |last| last.failures);
-        let state = state(path);
+        let state = state(path, head);
         match change(state_before(previous, &path.name), state).filter(|_| !first) {
+            Some(Change::Failed) if is_deleted(&path.controller.state) => {}
             Some(Change::Failed) => {
                 failures += 1;
                 path_events.failed += 1;
@@ -139,11 +157,7 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now
         inflight_requests: head.inflight_requests,
         root,
         mismatches: Mismatches {
-            // A path that has no size any more is going away.
-            size: differ(&|path| match (path.size_bytes, head.size_bytes) {
-                (Some(size), Some(whole)) => size > 0 && size != whole,
-                _ => false,
-            }),
+            size: differ(&|path| has_another_size(path, head)),
             read_only: differ(&|path| match (path.read_only, head.read_only) {
                 (Some(read_only), Some(whole)) => read_only != whole,
                 _ => false,
@@ -235,7 +249,7 @@ mod tests {
             ("deleting", Some("inaccessible"), Failed),
         ] {
             let head = head(&[("nvme0c0n1", controller, ana)]);
-            assert_eq!(state(&head.paths[0]), expected, "{controller} {ana:?}");
+            assert_eq!(state(&head.paths[0], &head), expected, "{controller} {ana:?}");
         }
     }
 

@@ -10,8 +10,8 @@
 //! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
 //! no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays `optimized` while its
 //! controller reconnects, so both count. `src_addr` goes with the connection, so what a controller is called is kept from
-//! when it was known, and read again when it is live again, and now and then while it is. Paths are named after the
-//! controller's number since Linux 5.3; before, after another one.
+//! when it was known, and read again when it is live again, and now and then while it is. A path
+//! has the number of its controller in its name since Linux 5.3; before, that of its controller ID (`cntlid`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -97,6 +97,13 @@ pub struct Nvme {
     file: Attribute,
 }
 
+/// A controller, and the names of the paths below it.
+struct Way {
+    controller: Arc<Controller>,
+    directory: PathBuf,
+    paths: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Known {
     /// Of its entry: a new head of an old name is a new one.
@@ -169,6 +176,8 @@ impl Nvme {
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
+            let ways: Vec<Way> =
+                controllers.iter().map(|controller| self.way(controller, &before, unreadable)).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
@@ -177,14 +186,14 @@ impl Nvme {
                     // A head that has lost controllers is what it was.
                     Some(Some(_)) => true,
                     Some(None) => is_shared,
-                    None => is_shared || has_none,
+                    None => is_shared || has_none && !self.waits_for_removal(&directory.join(&name), unreadable),
                 };
                 if !is_device {
                     self.heads.insert(name.into(), Known { inode, head: None });
                     continue;
                 }
                 let known = last.flatten();
-                let head = match self.head(&directory, &name, &controllers, known.as_deref(), unreadable) {
+                let head = match self.head(&directory, &name, &ways, known.as_deref(), unreadable) {
                     Ok(head) => head.map(|head| match known {
                         Some(known) if *known == head => known,
                         _ => Arc::new(head),
@@ -200,13 +209,36 @@ impl Nvme {
         Ok(())
     }
 
+    /// A controller, and the paths that lie below it. If these cannot be listed, they are those that were known.
+    fn way(&self, controller: &Arc<Controller>, known: &BTreeMap<Arc<str>, Known>, unreadable: &mut Vec<Error>) -> Way {
+        let directory = self.root.join("class/nvme").join(&*controller.name);
+        let names = match list(&directory) {
+            Ok(entries) => {
+                entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("nvme")).collect()
+            }
+            Err(error) => {
+                unreadable.push(error);
+                let heads = known.values().filter_map(|known| known.head.as_ref());
+                let paths = heads.flat_map(|head| &head.paths).filter(|path| path.controller.name == controller.name);
+                paths.map(|path| path.name.to_string()).collect()
+            }
+        };
+        Way { controller: Arc::clone(controller), directory, paths: names }
+    }
+
+    /// Whether the kernel keeps the head for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.15).
+    /// A local disk that was pulled looks like this, too.
+    fn waits_for_removal(&mut self, head: &Path, unreadable: &mut Vec<Error>) -> bool {
+        or_note(self.file.parsed::<u64>(head, "delayed_removal_secs"), unreadable).is_some_and(|seconds| seconds > 0)
+    }
+
     /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: what else cannot be read
     /// stays as it was.
     fn head(
         &mut self,
         subsystem: &Path,
         name: &str,
-        controllers: &[Arc<Controller>],
+        ways: &[Way],
         last: Option<&Head>,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Head>, Error> {
@@ -222,11 +254,11 @@ impl Nvme {
         };
         let known = last.filter(|last| last.wwid == wwid);
         let mut paths = Vec::new();
-        for controller in controllers {
-            let path_name = path_name(name, &controller.name);
-            let directory = self.root.join("class/nvme").join(&*controller.name).join(&path_name);
-            let last = known.and_then(|head| head.paths.iter().find(|path| *path.name == *path_name));
-            paths.extend(self.path(&directory, path_name, controller, last, unreadable));
+        for Way { controller, directory, paths: names } in ways {
+            for path_name in names.iter().filter(|path| is_path_of(path, name)) {
+                let last = known.and_then(|head| head.paths.iter().find(|path| *path.name == **path_name));
+                paths.extend(self.path(&directory.join(path_name), path_name, controller, last, unreadable));
+            }
         }
         paths.sort_by(|one, other| one.name.cmp(&other.name));
         let mut word = |directory: &Path, name, last: Option<&Arc<str>>| match last {
@@ -258,7 +290,7 @@ impl Nvme {
     fn path(
         &mut self,
         directory: &Path,
-        name: String,
+        name: &str,
         controller: &Arc<Controller>,
         last: Option<&HeadPath>,
         unreadable: &mut Vec<Error>,
@@ -375,10 +407,11 @@ fn is_head(name: &str) -> bool {
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
 }
 
-/// The path of `nvme0n1` through `nvme3` is `nvme0c3n1`.
-fn path_name(head: &str, controller: &str) -> String {
+/// Whether this is a path of this head: those of `nvme0n1` are `nvme0c3n1` and the like.
+fn is_path_of(path: &str, head: &str) -> bool {
     let (subsystem, namespace) = head.split_at(head.rfind('n').unwrap_or(head.len()));
-    format!("{subsystem}c{}{namespace}", controller.trim_start_matches("nvme"))
+    let rest = path.strip_prefix(subsystem).and_then(|rest| rest.strip_prefix('c'));
+    rest.and_then(|rest| rest.strip_suffix(namespace)).is_some_and(is_number)
 }
 
 #[cfg(test)]
@@ -401,8 +434,17 @@ mod tests {
         ] {
             assert_eq!(is_head(name), head, "{name}");
         }
-        assert_eq!(path_name("nvme0n1", "nvme3"), "nvme0c3n1");
-        assert_eq!(path_name("nvme12n34", "nvme56"), "nvme12c56n34");
+        for (path, head, is_path) in [
+            ("nvme0c3n1", "nvme0n1", true),
+            ("nvme12c56n34", "nvme12n34", true),
+            ("nvme0c3n11", "nvme0n1", false),
+            ("nvme0c3n1", "nvme0n11", false),
+            ("nvme1c3n1", "nvme0n1", false),
+            ("nvme0n1", "nvme0n1", false),
+            ("nvme0c3n1p1", "nvme0n1", false),
+        ] {
+            assert_eq!(is_path_of(path, head), is_path, "{path} {head}");
+        }
     }
 
     #[test]

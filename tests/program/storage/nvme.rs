@@ -619,3 +619,67 @@ fn without_nvme_there_is_nothing_and_no_error() {
     assert_eq!(page.value("multipath_devices"), Some(2.0));
     assert_no_errors(&page);
 }
+
+/// The head of a local disk that was pulled, while the kernel waits for it to come back.
+#[test]
+fn a_pulled_local_disk_is_no_device_while_its_removal_is_delayed() {
+    let host = local_disk(1);
+    let head = "devices/virtual/nvme-subsystem/nvme-subsys7/nvme7n1";
+    host.sysfs.write(&format!("{head}/delayed_removal_secs"), "3600\n");
+    for controller in ["class/nvme/nvme0", "devices/virtual/nvme-subsystem/nvme-subsys7/nvme0"] {
+        host.sysfs.remove(controller);
+    }
+    let page = host.exporter(&[NVME]).metrics();
+    assert_eq!(page.value("multipath_devices"), Some(0.0));
+    assert_no_errors(&page);
+}
+
+/// Before Linux 5.3 the name of a path has the controller's ID, which is not the controller's number.
+#[test]
+fn paths_are_found_by_whatever_number_is_in_their_names() {
+    let host = Host::recorded("01-healthy");
+    for (controller, number, id) in [("nvme0", 0, 257), ("nvme1", 1, 513)] {
+        for namespace in [1, 2] {
+            let path = |number| format!("{CONTROLLERS}/{controller}/nvme0c{number}n{namespace}");
+            host.sysfs.rename(&path(number), &path(id));
+        }
+    }
+    let page = host.exporter(&[NVME]).metrics();
+    assert_eq!(counts(&page, FIRST), some([2.0, 2.0, 0.0, 0.0]));
+    assert_eq!(page.ports("nvme0c513n2"), ["nvme-tcp", "e2", NQN, "10.10.2.2:4420"]);
+    assert_no_errors(&page);
+}
+
+#[test]
+fn a_path_of_another_size_than_its_head_is_failed() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[NVME]);
+    let size = format!("{CONTROLLERS}/nvme0/nvme0c0n1/size");
+    host.sysfs.write(&size, "262144\n");
+    let page = exporter.reread();
+    assert_eq!(counts(&page, FIRST), some([2.0, 1.0, 0.0, 1.0]));
+    assert_eq!(page.device("size_mismatched_paths", FIRST), Some(1.0));
+    // Its namespace is being removed.
+    host.sysfs.write(&size, "0\n");
+    assert_eq!(counts(&exporter.reread(), FIRST), some([2.0, 2.0, 0.0, 0.0]));
+}
+
+#[test]
+fn a_controller_that_is_deleted_by_order_is_no_failure() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[NVME]);
+    for controller in ["nvme0", "nvme1"] {
+        host.sysfs.write(&format!("{CONTROLLERS}/{controller}/state"), "deleting\n");
+        exporter.reread();
+    }
+    for controller in ["nvme0", "nvme1"] {
+        remove_controller(&host, controller);
+    }
+    host.sysfs.remove("class/nvme-subsystem/nvme-subsys0");
+    let page = exporter.reread();
+    assert!(page.of_device(FIRST).is_empty());
+    let told: Vec<_> = events(&exporter, FIRST).into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(told, ["device_removed"]);
+    let log = exporter.log();
+    assert!(!log.iter().any(|line| line.contains("level=warn") && line.contains(FIRST)), "{log:?}");
+}
