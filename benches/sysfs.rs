@@ -105,8 +105,11 @@ impl Host {
     }
 
     fn told(&self) -> Arc<[Told]> {
-        let members = |device| (0..self.paths).map(|path| devno(self.disk(device, path)).parse().unwrap()).collect();
-        let map = |device| Told { devno: DevNo { major: 254, minor: device as u32 }, members: members(device) };
+        let member = |device, path| devno(self.disk(device, path)).parse().unwrap();
+        let map = |device| Told {
+            devno: DevNo { major: 254, minor: device as u32 },
+            members: Some((0..self.paths).map(|path| member(device, path)).collect()),
+        };
         (0..self.devices).map(map).collect()
     }
 

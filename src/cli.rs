@@ -90,7 +90,7 @@ pub struct SourceOptions {
     #[arg(long = "multipathd.socket", value_name = "SOCKET")]
     pub multipathd_sockets: Vec<SocketName>,
 
-    /// How long to wait for multipathd
+    /// How long to wait for an answer of multipathd. For all its maps it has five times as long
     #[arg(long = "multipathd.timeout", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub multipathd_timeout: Duration,
 

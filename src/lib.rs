@@ -5,6 +5,7 @@
 //! - `tasks`: notices the end of a task that has to run for as long as the program does
 //! - `small_file`: reads the files that somebody else writes
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak
+//! - [`privileges`]: which threads have capabilities
 //! - [`source`]: how we read: device mapper, multipathd, sysfs
 //! - [`config`], [`cli`], [`logging`]: what the user sets
 //! - [`capture`]: what the sources read on a host, without its names, to be run from elsewhere
@@ -32,6 +33,7 @@ pub mod event;
 pub mod logging;
 pub mod metrics;
 pub mod monitor;
+pub mod privileges;
 pub mod source;
 pub mod topology;
 pub mod watch;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use multipath_exporter::cli::{Cli, Leave};
+use multipath_exporter::privileges::Privileged;
 use multipath_exporter::{Failure, logging, run};
 
 /// The command line, an address or a configuration is wrong; nothing was served.
@@ -20,8 +21,14 @@ fn main() -> ExitCode {
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
+    // The thread that writes the log is the first that needs none. A capture is made by one that asks device mapper itself.
+    let confined = if cli.general.capture.is_some() { Ok(Privileged::default()) } else { Privileged::confine() };
     let log = logging::start(cli.general.log_level, cli.general.log_format);
-    let result = run(&cli);
+    let privileged = confined.unwrap_or_else(|(privileged, error)| {
+        tracing::warn!(%error, "all threads keep the capabilities that two of them need");
+        privileged
+    });
+    let result = run(&cli, privileged);
     drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,

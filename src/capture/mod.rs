@@ -16,7 +16,6 @@ mod check;
 mod names;
 mod scrub;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -194,8 +193,9 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let places = &host.places;
     let roots =
         vec![(places.sysfs.clone(), SYSFS), (places.procfs.clone(), PROCFS), (places.udev_data.clone(), UDEV_DATA)];
+    let everything = device_mapper::Request { all: true, ..device_mapper::Request::default() };
     let ((maps, block, transports), mut findings) = witness::record(roots, last, || {
-        let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&HashSet::new(), true));
+        let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&everything));
         let told = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(told);
         // With the kernel's word on the maps, and without.
         let ways = told.into_iter().map(Some).chain([None]);
@@ -218,7 +218,11 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
         }
         Some(Err(error)) => {
             missing(Source::Dm, &error);
-            findings.kernel.device_mapper.get_or_insert_default().error = Some(error.cause().to_owned());
+            let said = findings.kernel.device_mapper.get_or_insert_default();
+            // The words that could not be understood are what a reader of the capture wants to see.
+            if said.maps.is_empty() {
+                said.error = Some(error.cause().to_owned());
+            }
         }
         None => {}
     }
@@ -226,7 +230,7 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
 }
 
 fn told(reading: &device_mapper::Reading) -> Arc<[Told]> {
-    reading.maps.iter().map(|map| Told { devno: map.devno, members: map.members().collect() }).collect()
+    reading.maps.iter().map(|map| Told { devno: map.devno, members: Some(map.members().collect()) }).collect()
 }
 
 /// Reads block devices, and gives what cannot be read of them.

@@ -25,6 +25,7 @@ use crate::cli::Cli;
 use crate::config::Config;
 use crate::metrics::own::OwnMetrics;
 use crate::monitor::{Board, Monitor, Settings};
+use crate::privileges::Privileged;
 use crate::reload;
 use crate::source::{Places, multipathd, transports};
 use crate::web_config::WebConfig;
@@ -48,9 +49,11 @@ impl Failure {
 
 /// Does what the command line asks for: to serve, or one of the commands that end by themselves.
 ///
+/// `privileged` starts the threads that ask device mapper.
+///
 /// # Errors
 /// See [`Failure`].
-pub fn run(cli: &Cli) -> Result<(), Failure> {
+pub fn run(cli: &Cli, privileged: Privileged) -> Result<(), Failure> {
     let config = reload::read_config(cli.general.config_file.as_deref()).map_err(Failure::Settings)?;
     let web_config = cli.web.config_file.as_deref().map_or_else(WebConfig::none, WebConfig::read);
     let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
@@ -73,8 +76,8 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         match (&cli.general.capture, cli.general.oneshot) {
             (Some(file), _) => capture::capture(cli, file).await,
-            (None, true) => oneshot::print_once(cli, config).await,
-            (None, false) => serve::serve(cli, config, web_config, passed).await,
+            (None, true) => oneshot::print_once(cli, config, privileged).await,
+            (None, false) => serve::serve(cli, config, web_config, privileged, passed).await,
         }
     });
     // A reader may be stuck in the kernel for good; the end does not wait for it.
@@ -119,9 +122,15 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
 }
 
 /// A monitor that resyncs and re-reads at these intervals.
-fn monitor(cli: &Cli, config: Config, (resync, reread): (Duration, Duration)) -> Result<(Monitor, Board), Failure> {
+fn monitor(
+    cli: &Cli,
+    config: Config,
+    privileged: Privileged,
+    (resync, reread): (Duration, Duration),
+) -> Result<(Monitor, Board), Failure> {
     let Host { places, parts, device_mapper, multipathd } = host(cli)?;
-    let settings = Settings { places, parts, device_mapper, multipathd, resync, reread, config: Arc::new(config) };
+    let config = Arc::new(config);
+    let settings = Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 

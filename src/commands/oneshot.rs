@@ -10,12 +10,13 @@ use crate::config::Config;
 use crate::metrics::devices::Devices;
 use crate::metrics::exposition::{self, Format};
 use crate::metrics::own::About;
+use crate::privileges::Privileged;
 
 /// Reads everything once and prints it. Prints nothing where a source of devices does not answer: a page without its
 /// devices would say that there are none.
-pub async fn print_once(cli: &Cli, config: Config) -> Result<(), Failure> {
+pub async fn print_once(cli: &Cli, config: Config, privileged: Privileged) -> Result<(), Failure> {
     // No timer: what has been read is not read again, and does not grow old.
-    let (monitor, board) = monitor(cli, config, (Duration::MAX, Duration::MAX))?;
+    let (monitor, board) = monitor(cli, config, privileged, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;

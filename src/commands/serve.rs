@@ -15,6 +15,7 @@ use crate::listen::{from_systemd, listen};
 use crate::metrics::exposition::Exposition;
 use crate::metrics::own::{About, ConfigReloads};
 use crate::metrics::process::ThisProcess;
+use crate::privileges::Privileged;
 use crate::reload::reload_on;
 use crate::systemd;
 use crate::tasks::Tasks;
@@ -23,7 +24,13 @@ use crate::web::server::{self, Limits};
 use crate::web_config::WebConfig;
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Option<ListenFd>) -> Result<(), Failure> {
+pub async fn serve(
+    cli: &Cli,
+    config: Config,
+    web_config: WebConfig,
+    privileged: Privileged,
+    passed: Option<ListenFd>,
+) -> Result<(), Failure> {
     let failed = Failure::fatal("cannot handle signals");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
@@ -35,7 +42,8 @@ pub async fn serve(cli: &Cli, config: Config, web_config: WebConfig, passed: Opt
     };
     let listeners = listeners.map_err(Failure::Settings)?;
     web_config.log();
-    let (monitor, board) = monitor(cli, config, (cli.sources.resync_interval, cli.sources.reread_interval))?;
+    let (monitor, board) =
+        monitor(cli, config, privileged, (cli.sources.resync_interval, cli.sources.reread_interval))?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
 

@@ -1,5 +1,6 @@
 //! Readings that arrive, fail, or are late: a new reading takes the place of the last one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use super::{Now, State};
 use crate::source::block::{self, Scope};
 use crate::source::health::Part;
 use crate::source::interfaces::Addresses;
-use crate::source::{Error, device_mapper, transports};
+use crate::source::transports::{self, Way};
+use crate::source::{Error, device_mapper};
 use crate::topology::Daemon;
 
 /// multipathd may be kept busy ten times as long as the exporter keeps itself.
@@ -44,7 +46,6 @@ impl State {
         let (is_current, came) = if reading.is_late() { (false, reading.asked) } else { (true, now.instant) };
         if is_current {
             self.timer_found = Some(reading.asked).filter(|_| reading.reason == Reason::Timer);
-            self.readings.block.forget_maps();
         } else if let Some(lane) = &mut self.kernel {
             lane.want.all(reading.reason);
         }
@@ -61,6 +62,13 @@ impl State {
         }
         let joined = kernel.take(&maps, reading.asked, came);
         kernel.current = is_current;
+        if is_current {
+            self.readings.block.forget_maps_but(&kernel.untold);
+            let unread = kernel.untold.iter().filter(|devno| self.readings.block.wwid(**devno).is_none());
+            if !self.block.want.wants_everything() {
+                unread.for_each(|devno| self.block.want.map(*devno));
+            }
+        }
         if joined.is_empty() {
             return;
         }
@@ -123,7 +131,7 @@ impl State {
             }
         }
         self.ledgers.values_mut().for_each(|ledger| ledger.block_read(under_way.asked));
-        self.readings.block.take(&reading, scope, under_way.asked);
+        self.readings.block.take(&reading, &under_way.request, under_way.asked);
         self.nameless.retain(|devno, _| !reading.disks.contains_key(devno));
         let ways = self.readings.ways();
         let leads_nowhere = |disk: &Arc<block::disks::Disk>| {
@@ -136,7 +144,9 @@ impl State {
         if reading.host.is_some() {
             self.forget_strangers = true;
             // Whether multipathd leaves some of them alone is asked only where there are some.
-            if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty()) {
+            if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty())
+                && (under_way.reason != Reason::Timer || self.timers.daemon_maps.is_due(now.instant))
+            {
                 daemon.want.paths(under_way.reason);
             }
         }
@@ -149,10 +159,24 @@ impl State {
                 self.timers.transports.cost(cost);
                 self.timers.tell(&self.health, &self.own);
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
-                self.readings.transports = Some(reading);
+                let before = self.readings.transports.replace(reading);
+                self.want_states_beyond_closed_ways(before.as_ref());
             }
             Err(error) => self.health.failed(Part::Transports, &error),
         }
+    }
+
+    /// The re-read leaves the SCSI states to us where device mapper tells of the maps. A disk's state may lag behind its port's, so
+    /// it is read once more after the port has opened.
+    fn want_states_beyond_closed_ways(&mut self, before: Option<&transports::Reading>) {
+        let now = self.readings.transports.as_ref();
+        let closed = [before, now].into_iter().flatten().map(|reading| &reading.closed);
+        if !self.readings.kernel_is_current() || closed.clone().all(HashSet::is_empty) {
+            return;
+        }
+        let is_closed = |way: &Way| closed.clone().any(|ways| ways.contains(way));
+        let disks = self.readings.block.disks.values().filter(|disk| disk.way.as_ref().is_some_and(is_closed));
+        self.block.want.states_of(disks.map(|disk| disk.devno));
     }
 
     pub(super) fn take_interfaces(&mut self, reply: Result<Addresses, Error>) {
@@ -174,7 +198,7 @@ impl State {
             Err(error) => return self.daemon_fails(&error),
         };
         if under_way.request.maps {
-            self.timers.daemon.cost(cost / DAEMON_SHARE);
+            self.timers.daemon_maps.cost(cost / DAEMON_SHARE);
             self.timers.tell(&self.health, &self.own);
         }
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();

@@ -58,7 +58,7 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
     let empty = MapLedger::default();
     let ways = readings.ways();
     let mut devices = Devices::new();
-    for wwid in readings.wwids(teller) {
+    for (wwid, teller) in readings.wwids(teller) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
         let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways);
@@ -266,7 +266,17 @@ impl Inputs {
                         None => member,
                     }
                 });
-                slaves.collect()
+                let mut members: Vec<Member> = slaves.collect();
+                // sysfs may no longer link to a member whose disk is gone, though the map still holds it. Of valid paths
+                // multipathd's word may be older than sysfs's: they may have left by order since. So may any, once it is down.
+                let words = self.daemon.iter().filter(|_| self.daemon_answers);
+                let held = words.flat_map(|map| &map.paths).filter(|path| path.valid == Some(false));
+                for devno in held.filter_map(|path| path.devno) {
+                    if members.iter().all(|member| member.devno != Some(devno)) {
+                        members.push(member(Some(devno)));
+                    }
+                }
+                members
             }
             Teller::Multipathd => {
                 let paths = self.daemon.iter().flat_map(|map| &map.paths);

@@ -38,15 +38,18 @@ mod wants;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout_at};
+use tracing::warn;
 
 use crate::config::Config;
 use crate::event::EventLog;
 use crate::metrics::own::OwnMetrics;
+use crate::privileges::Privileged;
 use crate::source::health::{Part, SourceHealth};
 use crate::source::{Error, Places, multipathd, transports};
 use crate::topology::{DevNo, Device, Kind, Snapshot};
@@ -96,6 +99,8 @@ pub struct Settings {
     pub reread: Duration,
     /// What is expected of the host.
     pub config: Arc<Config>,
+    /// Starts the threads that ask device mapper.
+    pub privileged: Privileged,
 }
 
 /// What the monitor shares with those who show it.
@@ -144,6 +149,8 @@ pub struct Monitor {
     readers: Readers,
     /// A capture has no events, and this host's events are about other devices.
     has_events: bool,
+    procfs: PathBuf,
+    privileged: Privileged,
 }
 
 impl Monitor {
@@ -152,18 +159,19 @@ impl Monitor {
     /// # Errors
     /// If a thread cannot be started.
     pub fn new(settings: Settings, own: Arc<OwnMetrics>) -> io::Result<(Self, Board)> {
-        let Settings { places, parts, device_mapper, multipathd, resync, reread, config } = settings;
+        let Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged } = settings;
         let has_events = places.capture.is_none();
+        let procfs = places.procfs.clone();
         let options = Options {
             device_mapper,
-            multipathd: multipathd.as_ref().map(multipathd::Client::timeout),
+            multipathd: multipathd.as_ref().map(multipathd::Client::longest),
             resync,
             reread,
             config,
         };
         let (state, board) = State::new(options, own, Now::get());
-        let readers = Readers::start(Sources { places, parts, device_mapper, multipathd })?;
-        Ok((Monitor { state, readers, has_events }, board))
+        let readers = Readers::start(Sources { places, parts, device_mapper, multipathd }, &privileged)?;
+        Ok((Monitor { state, readers, has_events, procfs, privileged }, board))
     }
 
     /// Reads everything once and publishes it, unless a source of devices does not answer.
@@ -194,12 +202,15 @@ impl Monitor {
         if self.has_events {
             self.state.expect_events();
             watchers::uevent::watch(sender.clone())?;
+            watchers::path_events::look(sender.clone(), &self.procfs)?;
             if self.state.kernel.is_some() {
-                watchers::dm_event::watch(sender.clone())?;
+                watchers::dm_event::watch(sender.clone(), &self.privileged)?;
             }
             // Subscribed first, read then: an event tells what happens in between, and waits.
             self.await_watchers(&mut wakes).await;
         }
+        // Its last thread is started, and the one that starts them may end.
+        self.privileged = Privileged::default();
         self.state.begin(Now::get());
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -210,7 +221,7 @@ impl Monitor {
                 _ = wakes.recv_many(&mut batch, BATCH) => self.state.wake(batch.drain(..), Now::get()),
                 arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 command = commands.recv() => match command {
-                    Some(command) => self.state.obey(command),
+                    Some(command) => self.state.obey(command, Now::get()),
                     None => return Ok(()),
                 },
                 () = until(due) => {}
@@ -253,7 +264,7 @@ async fn until(due: Option<Instant>) {
 #[derive(Clone, Debug)]
 struct Options {
     device_mapper: bool,
-    /// How long each of multipathd's answers may take, if it is asked.
+    /// How long multipathd's answers may take, if it is asked.
     multipathd: Option<Duration>,
     resync: Duration,
     reread: Duration,
@@ -333,14 +344,15 @@ impl State {
             block: Lane::new(BLOCK_DEADLINE),
             transports: Lane::new(TRANSPORTS_DEADLINE),
             interfaces: Lane::new(TRANSPORTS_DEADLINE),
-            // Three exchanges, each of them bounded.
-            daemon: multipathd.map(|timeout| Lane::new(timeout * 3 + Duration::from_secs(1))),
+            // Each exchange is bounded.
+            daemon: multipathd.map(|longest| Lane::new(longest + Duration::from_secs(1))),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
                 kernel: reread(),
                 block: reread(),
                 transports: reread(),
                 daemon: reread(),
+                daemon_maps: Cadence::new(Duration::ZERO, now.instant),
             },
             readings: Readings {
                 kernel: device_mapper.then(Kernel::default),
@@ -387,7 +399,7 @@ impl State {
     /// The first full read is to be made.
     fn begin(&mut self, now: Now) {
         self.start.began = Some(now.instant);
-        self.want_everything(Reason::Start);
+        self.want_everything(Reason::Start, now.instant);
     }
 
     fn wake(&mut self, wakes: impl Iterator<Item = Wake>, now: Now) {
@@ -401,7 +413,15 @@ impl State {
                 }
                 Wake::Overflow => {
                     self.own.uevent_overflows.inc();
-                    self.events_were_lost();
+                    self.events_were_lost(now.instant);
+                }
+                Wake::NoPathEvents(file) => {
+                    warn!(
+                        file = %file.display(),
+                        "this kernel is built without CONFIG_DM_UEVENT: without the kernel's status, a path that fails is seen at \
+                         the next re-read"
+                    );
+                    self.health.remark(Part::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");
                 }
                 Wake::DeviceMapper => {
                     self.corrections.device_mapper_woke(now.instant);
@@ -416,7 +436,7 @@ impl State {
                     self.corrections.events_read_until(Some(now.instant));
                     if self.start.has_begun() {
                         // The watcher was lost before, and events with it.
-                        self.events_were_lost();
+                        self.events_were_lost(now.instant);
                     }
                 }
                 Wake::Watching(Watcher::DeviceMapper) => self.look_at_kernel(None),
@@ -434,9 +454,9 @@ impl State {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: Command, now: Now) {
         match command {
-            Command::Resync => self.want_everything(Reason::Signal),
+            Command::Resync => self.want_everything(Reason::Signal, now.instant),
             Command::Configure(config) => {
                 self.config = config;
                 self.is_outdated = true;
@@ -484,7 +504,7 @@ impl State {
             self.want_what_is_due(now.instant);
         }
         if let Some(wwids) = self.aftermath.take(now.instant) {
-            self.want_aftermath(wwids);
+            self.want_aftermath(wwids, now.instant);
         }
         let nameless = self.nameless.len();
         self.nameless.retain(|_, since| now.instant < *since + NAME_PATIENCE);
@@ -520,6 +540,10 @@ impl State {
         if self.interfaces.was_tried() || self.start.order_is_over {
             self.transports.want.addresses = Arc::clone(&self.readings.addresses);
             asks.extend(self.transports.begin(now.instant).map(Ask::Transports));
+        }
+        let known_maps = self.readings.number_of_maps();
+        if let Some(lane) = &mut self.daemon {
+            lane.want.known = known_maps;
         }
         if let Some(lane) = &mut self.daemon
             && let Some(request) = lane.begin(now.instant)
@@ -625,10 +649,7 @@ impl State {
     }
 
     fn forget_what_is_gone(&mut self, now: Instant) {
-        if let Some(daemon) = &mut self.readings.multipathd {
-            // A reply that was under way when its map was removed may have brought it back.
-            daemon.left_out.retain(|wwid, _| self.dm_devices.contains_key(wwid));
-        }
+        self.readings.forget_words_about_no_map();
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.teller().map(|(_, asked)| asked);
         self.ledgers.retain(|wwid, ledger| {

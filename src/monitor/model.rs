@@ -27,7 +27,7 @@ use crate::source::transports::{Way, Ways};
 use crate::source::{block, device_mapper};
 use crate::topology::{PathState, Ports, Transport};
 use crate::watch::{PathAction, PathEvent, Uevent};
-use readings::{DaemonReply, DaemonRequest, KernelRequest};
+use readings::{DaemonReply, DaemonRequest};
 
 /// Cases of each of the four tests.
 const CASES: u32 = 5_000;
@@ -423,7 +423,11 @@ impl FakeReaders {
         }
     }
 
-    fn look_at_kernel(&mut self, request: &KernelRequest, kernel: &Kernel) -> Result<device_mapper::Reading, Error> {
+    fn look_at_kernel(
+        &mut self,
+        request: &device_mapper::Request,
+        kernel: &Kernel,
+    ) -> Result<device_mapper::Reading, Error> {
         if !kernel.permitted {
             return Err(Error::io("control", &rustix::io::Errno::ACCESS.into()));
         }
@@ -445,7 +449,8 @@ impl FakeReaders {
             (Scope::Everything, told) => {
                 match told {
                     Some(told) => {
-                        let members = told.iter().flat_map(|Told { members, .. }| members.iter());
+                        let members =
+                            told.iter().flat_map(|Told { members, .. }| members.iter().flat_map(|all| &**all));
                         members.for_each(|devno| self.look_at_disk(*devno, kernel, &mut reading));
                         self.maps.clear();
                     }

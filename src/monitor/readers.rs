@@ -4,15 +4,16 @@
 //! when it comes.
 
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
-use super::readings::{DaemonReply, DaemonRequest, KernelRequest};
+use super::readings::{DaemonReply, DaemonRequest};
+use crate::privileges::Privileged;
 use crate::source::interfaces::Addresses;
 use crate::source::{Error, Places, block, device_mapper, multipathd, transports};
 
@@ -20,7 +21,7 @@ use crate::source::{Error, Places, block, device_mapper, multipathd, transports}
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// Device mapper's maps.
-    Kernel(KernelRequest),
+    Kernel(device_mapper::Request),
     /// Block devices in sysfs.
     Block(block::Request),
     /// Sessions, ports and controllers in sysfs.
@@ -61,7 +62,7 @@ pub struct Sources {
 
 /// All readers.
 pub struct Readers {
-    kernel: Option<HandOver<KernelRequest>>,
+    kernel: Option<HandOver<device_mapper::Request>>,
     block: HandOver<block::Request>,
     transports: HandOver<transports::Request>,
     interfaces: HandOver<()>,
@@ -79,24 +80,27 @@ impl Readers {
     ///
     /// # Errors
     /// If one cannot be started.
-    pub fn start(sources: Sources) -> io::Result<Self> {
+    pub fn start(sources: Sources, privileged: &Privileged) -> io::Result<Self> {
         let Sources { places, parts, device_mapper, multipathd } = sources;
         let (outbox, replies) = mpsc::unbounded_channel();
         let kernel = if device_mapper {
             let mut reader = device_mapper::DeviceMapper::new(&places);
-            let read = move |wanted: KernelRequest| reader.read(&wanted.dirty, wanted.all);
-            Some(on_thread("device-mapper", &outbox, Reply::Kernel, read)?)
+            let read = move |request: device_mapper::Request| reader.read(&request);
+            Some(on_thread(privileged, "device-mapper", &outbox, Reply::Kernel, read)?)
         } else {
             None
         };
+        let plain = Privileged::default();
         let mut transports = transports::Reader::new(&places.sysfs, parts);
         let capture = places.capture.clone();
         let mut block = block::Block::new(places);
         Ok(Readers {
             kernel,
-            block: on_thread("block", &outbox, Reply::Block, move |request| block.read(&request))?,
-            transports: on_thread("transports", &outbox, Reply::Transports, move |request| transports.read(&request))?,
-            interfaces: on_thread("interfaces", &outbox, Reply::Interfaces, move |()| {
+            block: on_thread(&plain, "block", &outbox, Reply::Block, move |request| block.read(&request))?,
+            transports: on_thread(&plain, "transports", &outbox, Reply::Transports, move |request| {
+                transports.read(&request)
+            })?,
+            interfaces: on_thread(&plain, "interfaces", &outbox, Reply::Interfaces, move |()| {
                 Addresses::read(capture.as_deref())
             })?,
             daemon: multipathd.map(|client| {
@@ -133,6 +137,7 @@ impl Readers {
 
 /// Reads that block, on a thread of their own.
 fn on_thread<Request: Send + 'static, Reading: 'static>(
+    threads: &Privileged,
     name: &'static str,
     outbox: &mpsc::UnboundedSender<Arrival>,
     wrap: fn(Result<Reading, Error>) -> Reply,
@@ -150,7 +155,7 @@ fn on_thread<Request: Send + 'static, Reading: 'static>(
             }
         }
     };
-    thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    threads.spawn(name, work)?;
     // The thread ends only after its requests do, so it is there to take this one.
     Ok(Box::new(move |request| drop(requests.send(request))))
 }
@@ -199,7 +204,7 @@ mod tests {
             assert!(!std::mem::take(&mut first), "a bug");
             Ok(Addresses::default())
         };
-        let thread = on_thread("interfaces", &outbox, Reply::Interfaces, panic_once).unwrap();
+        let thread = on_thread(&Privileged::default(), "interfaces", &outbox, Reply::Interfaces, panic_once).unwrap();
         let task = on_tasks("multipathd", &outbox, Reply::Interfaces, |panics: bool| async move {
             assert!(!panics, "a bug");
             Ok(Addresses::default())

@@ -3,7 +3,7 @@
 //! A new reading takes the place of the old one: whole, or for the devices that were looked at. An object that a source
 //! could not read stands as last read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,12 +58,36 @@ impl Readings {
         }
     }
 
-    /// The device-mapper devices that there are, sorted.
-    pub fn wwids(&self, teller: Teller) -> Vec<Arc<str>> {
+    /// The device-mapper devices that there are, sorted, and the source of each one's members. A map that device mapper has and
+    /// could never read is sysfs's.
+    pub fn wwids(&self, teller: Teller) -> BTreeMap<Arc<str>, Teller> {
+        let all = |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), teller)).collect();
         match teller {
-            Teller::Kernel => self.kernel.iter().flat_map(|kernel| kernel.maps.keys()).cloned().collect(),
-            Teller::Block => self.block.maps.keys().cloned().collect(),
-            Teller::Multipathd => self.multipathd.iter().flat_map(|daemon| daemon.maps.keys()).cloned().collect(),
+            Teller::Kernel => {
+                let untold = self.kernel.iter().flat_map(|kernel| &kernel.untold);
+                let of_block = untold.filter_map(|devno| Some((self.block.wwid(*devno)?, Teller::Block)));
+                let mut wwids: BTreeMap<_, _> = of_block.collect();
+                wwids.append(&mut all(&mut self.kernel.iter().flat_map(|kernel| kernel.maps.keys())));
+                wwids
+            }
+            Teller::Block => all(&mut self.block.maps.keys()),
+            Teller::Multipathd => all(&mut self.multipathd.iter().flat_map(|daemon| daemon.maps.keys())),
+        }
+    }
+
+    /// How many device-mapper devices the kernel has, by its own word or by sysfs's.
+    pub fn number_of_maps(&self) -> Option<usize> {
+        let (teller, _) = self.teller()?;
+        (teller != Teller::Multipathd).then(|| self.wwids(teller).len())
+    }
+
+    /// Forgets multipathd's words on maps that the kernel does not have.
+    pub fn forget_words_about_no_map(&mut self) {
+        let Some((teller, _)) = self.teller().filter(|(teller, _)| *teller != Teller::Multipathd) else { return };
+        let wwids = self.wwids(teller);
+        if let Some(daemon) = &mut self.multipathd {
+            daemon.maps.retain(|wwid, _| wwids.contains_key(wwid));
+            daemon.left_out.retain(|wwid, _| wwids.contains_key(wwid));
         }
     }
 
@@ -77,6 +101,11 @@ impl Readings {
     /// Whether device mapper's last reading is the present state.
     pub fn kernel_is_current(&self) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.current)
+    }
+
+    /// Whether device mapper tells the present state of the device of this number, or that it is none.
+    pub fn kernel_tells_of(&self, devno: DevNo) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.current && !kernel.untold.contains(&devno))
     }
 
     /// multipathd, as it is shown.
@@ -108,6 +137,8 @@ pub struct Kernel {
     pub read_at: Option<Instant>,
     /// When it came.
     came: Option<Instant>,
+    /// Maps that it has and could never read. sysfs and multipathd tell of them.
+    pub untold: BTreeSet<DevNo>,
     /// The maps for those who read their files.
     pub told: Arc<[Told]>,
 }
@@ -125,10 +156,18 @@ impl Kernel {
             }
             self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
         }
+        let is_told = |devno: &DevNo| reading.maps.iter().any(|map| map.devno == *devno);
+        let untold = reading.unreadable.iter().map(|(devno, _)| *devno).filter(|devno| !is_told(devno)).collect();
+        let untold_before = std::mem::replace(&mut self.untold, untold);
         let same = |(one, other): (&Arc<device_mapper::Map>, &Arc<device_mapper::Map>)| Arc::ptr_eq(one, other);
-        if before.len() != self.maps.len() || !before.values().zip(self.maps.values()).all(same) {
-            let told = |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: map.members().collect() };
-            self.told = self.maps.values().map(told).collect();
+        if before.len() != self.maps.len()
+            || untold_before != self.untold
+            || !before.values().zip(self.maps.values()).all(same)
+        {
+            let told =
+                |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: Some(map.members().collect()) };
+            let untold = self.untold.iter().map(|devno| Told { devno: *devno, members: None });
+            self.told = self.maps.values().map(told).chain(untold).collect();
         }
         self.not_permitted = false;
         (self.read_at, self.came) = (Some(asked), Some(came));
@@ -136,19 +175,10 @@ impl Kernel {
     }
 }
 
-/// A request to device mapper: its list, the maps whose event number has moved, and these.
-#[derive(Clone, Debug, Default)]
-pub struct KernelRequest {
-    /// All maps.
-    pub all: bool,
-    /// These maps.
-    pub dirty: HashSet<DevNo>,
-}
-
 /// The wants of device mapper, added up.
 #[derive(Debug, Default)]
 pub struct KernelWant {
-    request: KernelRequest,
+    request: device_mapper::Request,
     reason: Option<Reason>,
 }
 
@@ -159,21 +189,22 @@ impl KernelWant {
         self.reason = self.reason.max(Some(Reason::Event));
     }
 
-    /// All maps.
+    /// All maps. Where events may have been lost, it is asked again which devices are maps.
     pub fn all(&mut self, reason: Reason) {
         self.request.all = true;
+        self.request.anew |= matches!(reason, Reason::Overflow | Reason::Signal | Reason::Start);
         self.reason = self.reason.max(Some(reason));
     }
 }
 
 impl Want for KernelWant {
-    type Request = KernelRequest;
+    type Request = device_mapper::Request;
 
     fn is_empty(&self) -> bool {
         self.reason.is_none()
     }
 
-    fn next(&mut self) -> Option<(KernelRequest, Reason)> {
+    fn next(&mut self) -> Option<(device_mapper::Request, Reason)> {
         let reason = self.reason.take()?;
         Some((std::mem::take(&mut self.request), reason))
     }
@@ -204,17 +235,27 @@ pub struct Block {
 
 impl Block {
     /// Takes a reading.
-    pub fn take(&mut self, reading: &block::Reading, scope: &Scope, asked: Instant) {
+    pub fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
+        let scope = &request.scope;
         if let Some(host) = &reading.host {
             self.read_once = true;
             self.root = Arc::clone(&host.root);
             self.unassembled = unassembled::with_several_paths(&host.candidates);
-            self.forget_maps();
+            self.forget_maps_but(&BTreeSet::new());
             self.maps_read_at = host.has_maps.then_some(asked);
         }
-        // Where device mapper tells of the maps, some of them are nothing without the others.
         if self.maps_read_at.is_some() {
-            self.take_maps(reading, scope, asked);
+            self.take_maps(&reading.maps);
+            // A reading of states does not look for maps that are new or gone.
+            if *scope != Scope::States && !reading.maps.is_empty() {
+                self.maps_read_at = Some(asked);
+            }
+        } else {
+            // Device mapper tells of the maps, but for some.
+            let told = request.told.iter().flat_map(|told| told.iter());
+            let untold = told.filter(|told| told.members.is_none());
+            let read = untold.filter_map(|told| Some((told.devno, reading.maps.get(&told.devno)?.clone())));
+            self.take_maps(&read.collect());
         }
         for (devno, disk) in &reading.disks {
             match (disk, self.disks.get_mut(devno)) {
@@ -239,8 +280,8 @@ impl Block {
         }
     }
 
-    fn take_maps(&mut self, reading: &block::Reading, scope: &Scope, asked: Instant) {
-        for (devno, map) in &reading.maps {
+    fn take_maps(&mut self, maps: &BTreeMap<DevNo, Option<Arc<maps::Map>>>) {
+        for (devno, map) in maps {
             if let Some(wwid) = self.wwids.remove(devno) {
                 self.maps.remove(&wwid);
             }
@@ -249,16 +290,18 @@ impl Block {
                 self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
             }
         }
-        // A reading of states does not look for maps that are new or gone.
-        if *scope != Scope::States && !reading.maps.is_empty() {
-            self.maps_read_at = Some(asked);
-        }
     }
 
-    /// Forgets the maps: device mapper tells them again.
-    pub fn forget_maps(&mut self) {
-        self.maps.clear();
-        self.wwids.clear();
+    /// The WWID of this map.
+    pub fn wwid(&self, devno: DevNo) -> Option<Arc<str>> {
+        self.wwids.get(&devno).cloned()
+    }
+
+    /// Forgets the maps: device mapper tells of them again, but for these.
+    pub fn forget_maps_but(&mut self, untold: &BTreeSet<DevNo>) {
+        self.wwids.retain(|devno, _| untold.contains(devno));
+        let wwids = &self.wwids;
+        self.maps.retain(|_, map| wwids.contains_key(&map.devno));
         self.maps_read_at = None;
     }
 
@@ -492,6 +535,8 @@ pub struct DaemonRequest {
     pub maps: bool,
     /// The maps, and the names of all paths that it knows.
     pub paths: bool,
+    /// How many maps there are, if that is known.
+    pub known: Option<usize>,
 }
 
 /// multipathd's answer: its state, and the rest if it was asked for.
@@ -512,7 +557,7 @@ impl DaemonRequest {
     /// If it does not tell its state. The reply says what else it does not tell.
     pub async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
         let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
-        let maps = if self.maps || self.paths { Some(show_maps(client).await) } else { None };
+        let maps = if self.maps || self.paths { Some(show_maps(client, self.known).await) } else { None };
         let paths = if self.paths {
             Some(client.show_path_names().await.map_err(|error| Error::new("multipathd, show paths", error)))
         } else {
@@ -522,9 +567,9 @@ impl DaemonRequest {
     }
 }
 
-async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Error> {
+async fn show_maps(client: &multipathd::Client, known: Option<usize>) -> Result<multipathd::Maps, Error> {
     let failed = |cause: &dyn std::error::Error| Error::new("multipathd, show maps json", cause);
-    let reply = client.show_maps().await.map_err(|error| failed(&error))?;
+    let reply = client.show_maps(known).await.map_err(|error| failed(&error))?;
     // Milliseconds for a large host: off the threads that answer scrapes.
     let parsed = tokio::task::spawn_blocking(move || multipathd::parse_maps(&reply)).await;
     parsed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
@@ -535,6 +580,8 @@ async fn show_maps(client: &multipathd::Client) -> Result<multipathd::Maps, Erro
 pub struct DaemonWant {
     request: DaemonRequest,
     reason: Option<Reason>,
+    /// How many maps there are, if that is known.
+    pub known: Option<usize>,
 }
 
 impl DaemonWant {
@@ -565,6 +612,7 @@ impl Want for DaemonWant {
 
     fn next(&mut self) -> Option<(DaemonRequest, Reason)> {
         let reason = self.reason.take()?;
-        Some((std::mem::take(&mut self.request), reason))
+        let request = std::mem::take(&mut self.request);
+        Some((DaemonRequest { known: self.known, ..request }, reason))
     }
 }

@@ -27,18 +27,20 @@ pub struct Timers {
     pub block: Cadence,
     pub transports: Cadence,
     pub daemon: Cadence,
+    /// multipathd's maps: a daemon that needs long for them is asked less often. The other timers say when.
+    pub daemon_maps: Cadence,
 }
 
 impl Timers {
     /// Tells how often each source has to answer now, and how often sysfs is read. Intervals grow with what readings cost.
     pub(super) fn tell(&self, health: &SourceHealth, own: &OwnMetrics) {
-        let Timers { resync, kernel, block, transports, daemon } = self;
+        let Timers { resync, kernel, block, transports, daemon, daemon_maps } = self;
         health.expect(Part::DeviceMapper, kernel.present());
         // While everything is read, states wait.
         health.expect(Part::Block, block.present().max(resync.last_cost()));
         health.expect(Part::Transports, transports.present());
         // Where all is well, only a resync asks multipathd for its maps.
-        health.expect(Part::Multipathd, daemon.present().max(resync.present()));
+        health.expect(Part::Multipathd, daemon.present().max(resync.present()).max(daemon_maps.present()));
         own.resync_interval.set(resync.present().as_secs_f64());
         own.reread_interval.set(block.present().as_secs_f64());
     }
@@ -90,12 +92,12 @@ impl State {
                 self.tell_path_event(uevent, event);
             }
             self.aftermath.follow(Some(&event.wwid), uevent.received);
-            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_is_current() {
+            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_tells_of(devno) {
                 self.block.want.map(devno);
             }
             return;
         }
-        if !self.readings.kernel_is_current() {
+        if !self.readings.kernel_tells_of(devno) {
             self.block.want.map(devno);
         }
         // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
@@ -112,14 +114,14 @@ impl State {
         }
     }
 
-    pub(super) fn events_were_lost(&mut self) {
+    pub(super) fn events_were_lost(&mut self, now: Instant) {
         if self.start.has_begun() {
-            self.want_everything(Reason::Overflow);
+            self.want_everything(Reason::Overflow, now);
         }
     }
 
     /// A resync: every source is read whole.
-    pub(super) fn want_everything(&mut self, reason: Reason) {
+    pub(super) fn want_everything(&mut self, reason: Reason, now: Instant) {
         // Several in a row that find it not yet begun, as overflows in a storm, are made as one.
         if !self.block.want.wants_everything() {
             self.own.count_resync(match reason {
@@ -135,7 +137,9 @@ impl State {
         self.block.want.everything(reason);
         self.transports.want.look(true, reason);
         self.interfaces.want.0 = true;
-        if let Some(daemon) = &mut self.daemon {
+        if let Some(daemon) = &mut self.daemon
+            && (reason != Reason::Timer || self.timers.daemon_maps.is_due(now))
+        {
             daemon.want.maps(reason);
             if !self.readings.block.unassembled.is_empty() {
                 // Its configuration may say by now that these are to be left alone.
@@ -147,7 +151,7 @@ impl State {
     /// The timers: what is wanted because an interval has passed.
     pub(super) fn want_what_is_due(&mut self, now: Instant) {
         if self.timers.resync.is_due(now) {
-            self.want_everything(Reason::Timer);
+            self.want_everything(Reason::Timer, now);
         }
         if let Some(kernel) = self.kernel.as_mut().filter(|_| self.timers.kernel.is_due(now)) {
             kernel.want.all(Reason::Timer);
@@ -169,11 +173,13 @@ impl State {
     pub(super) fn want_daemon(&mut self, now: Instant) {
         let Some(daemon) = &mut self.daemon else { return };
         let unhealthy = |built: &assemble::Built| built.device.counts().health() != Health::Healthy;
-        let close_watch = !self.readings.kernel_is_current()
+        let kernel_tells_all =
+            self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current && kernel.untold.is_empty());
+        let close_watch = !kernel_tells_all
             || self.aftermath.last.is_some_and(|last| now < last + CLOSE_WATCH)
             || self.readings.multipathd.as_ref().is_some_and(|daemon| daemon.failed)
             || self.dm_devices.values().any(unhealthy);
-        if close_watch {
+        if close_watch && self.timers.daemon_maps.is_due(now) {
             daemon.want.maps(Reason::Timer);
         } else {
             daemon.want.state(Reason::Timer);
@@ -181,16 +187,71 @@ impl State {
     }
 
     /// Sources that follow the kernel are asked what they make of path events.
-    pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
+    pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>, now: Instant) {
         for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
             self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
-            if !self.readings.kernel_is_current() {
-                built.devno().into_iter().for_each(|devno| self.block.want.map(devno));
-            }
+            let untold = built.devno().into_iter().filter(|devno| !self.readings.kernel_tells_of(*devno));
+            untold.for_each(|devno| self.block.want.map(devno));
         }
         self.transports.want.look(false, Reason::Event);
-        if let Some(daemon) = &mut self.daemon {
+        if let Some(daemon) = self.daemon.as_mut().filter(|_| self.timers.daemon_maps.is_due(now)) {
             daemon.want.maps(Reason::Event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::readers::{Ask, Reply};
+    use super::super::readings::DaemonReply;
+    use super::super::{Now, Options};
+    use super::*;
+
+    /// How often multipathd is asked anything and asked for its maps in the last five of ten minutes, if these take it so long.
+    fn asked(cost: Duration) -> (usize, usize) {
+        let start = Instant::now();
+        let options = Options {
+            device_mapper: false,
+            multipathd: Some(Duration::from_secs(60)),
+            resync: Duration::from_secs(30),
+            reread: Duration::from_secs(5),
+            config: Arc::default(),
+        };
+        let (mut state, _board) = State::new(options, Arc::default(), Now { instant: start, time: SystemTime::now() });
+        let mut asked = (0, 0);
+        for second in 0..600 {
+            let now = Now { instant: start + Duration::from_secs(second), time: SystemTime::now() };
+            if second == 0 {
+                state.begin(now);
+            }
+            state.look_at_clock(now);
+            for ask in state.due(now) {
+                let cost = if matches!(ask, Ask::Daemon(_)) { cost } else { Duration::ZERO };
+                let reply = match ask {
+                    Ask::Block(_) => Reply::Block(Ok(Default::default())),
+                    Ask::Transports(_) => Reply::Transports(Ok(Default::default())),
+                    Ask::Interfaces => Reply::Interfaces(Ok(Default::default())),
+                    Ask::Kernel(_) => panic!("it is switched off"),
+                    Ask::Daemon(request) => {
+                        if second >= 300 {
+                            asked = (asked.0 + 1, asked.1 + usize::from(request.maps));
+                        }
+                        let maps = request.maps.then(|| Ok(Default::default()));
+                        Reply::Daemon(Ok(DaemonReply { state: "idle".into(), maps, paths: None }))
+                    }
+                };
+                state.take((reply, cost), now);
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn a_daemon_that_needs_long_for_its_maps_is_asked_for_them_less_often() {
+        assert_eq!(asked(Duration::from_millis(1)), (60, 60));
+        // A tenth of its time.
+        assert_eq!(asked(Duration::from_secs(2)), (60, 15));
     }
 }

@@ -97,6 +97,8 @@ pub struct Health {
     pub errors: u64,
     /// What was wrong with the last read, if anything was.
     pub error: Option<String>,
+    /// A property of this host that makes it tell less than elsewhere.
+    pub remark: Option<&'static str>,
 }
 
 impl Health {
@@ -123,6 +125,7 @@ impl Health {
             last_success: self.last_success.zip(other.last_success).map(|(one, other)| one.min(other)),
             duration: self.duration.max(other.duration),
             errors: self.errors + other.errors,
+            remark: self.remark.or(other.remark),
             error: match (self.up, other.up) {
                 // A part that failed as a whole matters more than one that could be read in part.
                 (_, Some(false)) if self.up != Some(false) => other.error.or(self.error),
@@ -228,6 +231,7 @@ impl SourceHealth {
                 duration: Some(took),
                 errors,
                 error,
+                remark: health.remark,
             };
         });
     }
@@ -255,6 +259,11 @@ impl SourceHealth {
             health.not_permitted = not_permitted;
             health.error = Some(error);
         });
+    }
+
+    /// Says what makes this part tell less on this host than elsewhere.
+    pub fn remark(&self, part: Part, remark: &'static str) {
+        self.update(part, |record| record.health.remark = Some(remark));
     }
 
     fn update(&self, part: Part, change: impl FnOnce(&mut Record)) {

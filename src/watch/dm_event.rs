@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::poll::readable;
 use super::{Closed, PULSE, Wake, Watcher, send, spawn};
+use crate::privileges::Privileged;
 use crate::source::Error;
 use crate::source::device_mapper::{CONTROL, Control};
 
@@ -17,8 +18,8 @@ use crate::source::device_mapper::{CONTROL, Control};
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
-    spawn(Watcher::DeviceMapper, "dm-event", wakes, run)
+pub fn watch(wakes: mpsc::Sender<Wake>, privileged: &Privileged) -> io::Result<()> {
+    spawn(privileged, Watcher::DeviceMapper, "dm-event", wakes, run)
 }
 
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {

@@ -9,15 +9,18 @@
 //! The two are independent: netlink can overflow, the event poll cannot lose the fact that something changed.
 
 pub mod dm_event;
+pub mod path_events;
 mod poll;
 pub mod uevent;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::privileges::Privileged;
 use crate::source::Error;
 pub use uevent::{PathAction, PathEvent, Uevent};
 
@@ -39,6 +42,8 @@ pub enum Wake {
     ScsiDevice(Arc<str>),
     /// The kernel dropped uevents because they were not read fast enough.
     Overflow,
+    /// The kernel is built without path events, by this file.
+    NoPathEvents(PathBuf),
     /// Some device-mapper device changed.
     DeviceMapper,
     /// The watcher cannot do its work, or has ended.
@@ -74,6 +79,7 @@ struct Closed;
 /// Runs a watcher until nobody listens any more. It starts anew after an error, and even after a panic: an event reader
 /// that dies in silence is the worst failure an event-driven exporter can have.
 fn spawn(
+    threads: &Privileged,
     watcher: Watcher,
     name: &str,
     wakes: mpsc::Sender<Wake>,
@@ -92,7 +98,7 @@ fn spawn(
             thread::sleep(RETRY);
         }
     };
-    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+    threads.spawn(name, run)
 }
 
 fn send(wakes: &mpsc::Sender<Wake>, wake: Wake) -> Result<(), Closed> {

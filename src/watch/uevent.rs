@@ -25,6 +25,7 @@ use udev::MonitorSocket;
 
 use super::poll::readable;
 use super::{Closed, PULSE, Wake, Watcher, send, spawn};
+use crate::privileges::Privileged;
 use crate::source::{Error, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
@@ -88,7 +89,7 @@ pub enum PathAction {
 /// # Errors
 /// If the thread cannot be started.
 pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
-    spawn(Watcher::Uevent, "uevent", wakes, run)
+    spawn(&Privileged::default(), Watcher::Uevent, "uevent", wakes, run)
 }
 
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {

@@ -3,9 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -89,8 +92,7 @@ impl Multipathd {
 
     /// Sends a command and gives the answer.
     pub fn ask(&self, command: &str) -> io::Result<String> {
-        let address = SocketAddr::from_abstract_name("/org/kernel/linux/storage/multipathd")?;
-        let mut socket = UnixStream::connect_addr(&address)?;
+        let mut socket = UnixStream::connect_addr(&address()?)?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
         socket.write_all(&(command.len() + 1).to_ne_bytes())?;
         socket.write_all(format!("{command}\0").as_bytes())?;
@@ -117,6 +119,61 @@ impl Multipathd {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).expect("our own child can be signalled");
     }
+}
+
+/// The abstract socket, which any user may take while the daemon does not hold it.
+fn address() -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name("/org/kernel/linux/storage/multipathd")
+}
+
+/// A program of user 65533 that listens where multipathd does, and would answer as the daemon did.
+pub struct Impostor {
+    ended: Arc<AtomicBool>,
+    /// Ends with the number of requests that came.
+    thread: JoinHandle<usize>,
+}
+
+impl Impostor {
+    /// Starts it; it says this to `show maps json`.
+    pub fn start(maps: &str) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let (maps, is_ended) = (maps.to_owned(), Arc::clone(&ended));
+        let (listens, listening) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            // The kernel keeps the user of the thread that begins to listen.
+            let user = rustix::thread::Uid::from_raw(65533);
+            rustix::thread::set_thread_res_uid(user, user, user).expect("root may become anybody");
+            let listener = UnixListener::bind_addr(&address().expect("a name")).expect("the daemon has gone");
+            listens.send(()).expect("the scenario waits");
+            let mut asked = 0;
+            for stream in listener.incoming() {
+                if is_ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                asked += usize::from(stream.and_then(|stream| answer(stream, &maps)).is_ok());
+            }
+            asked
+        });
+        listening.recv().expect("the impostor listens");
+        Impostor { ended, thread }
+    }
+
+    /// Ends it and gives how often it was asked something.
+    pub fn end(self) -> usize {
+        self.ended.store(true, Ordering::Relaxed);
+        drop(UnixStream::connect_addr(&address().expect("a name")));
+        self.thread.join().expect("the impostor ends")
+    }
+}
+
+fn answer(mut stream: UnixStream, maps: &str) -> io::Result<()> {
+    let mut length = [0; size_of::<usize>()];
+    stream.read_exact(&mut length)?;
+    let mut request = vec![0; usize::from_ne_bytes(length)];
+    stream.read_exact(&mut request)?;
+    let reply = if request == b"show maps json\0" { maps } else { "pid 1 idle\n" };
+    stream.write_all(&(reply.len() + 1).to_ne_bytes())?;
+    stream.write_all(format!("{reply}\0").as_bytes())
 }
 
 impl Drop for Multipathd {

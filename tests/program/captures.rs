@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::golden::assert_file;
 use super::harness::{
-    Exporter, Host, MPATHA, PROGRAM, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
+    Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
     start_command,
 };
 use super::storage::{fibre_channel, nvme, root, unassembled};
@@ -664,4 +664,49 @@ fn those_that_were_donated() {
         // What it was made of is in it whole: another capture of it shows the same.
         assert_captured(&[capture.option()]);
     }
+}
+
+/// Makes device mapper of this recorded host print the status of these maps in words that nobody knows.
+fn make_status_unknown(capture: &Capture, maps: &[usize]) {
+    let file = capture.path("kernel.json");
+    let mut kernel: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    for map in maps {
+        let status = &mut kernel["device_mapper"]["maps"][map]["status"];
+        assert!(status.is_string());
+        *status = "two 0 0 0".into();
+    }
+    fs::write(&file, kernel.to_string()).unwrap();
+}
+
+/// The devices, their paths and states, of a page.
+fn devices(page: &Page) -> Vec<&str> {
+    let wanted = ["multipath_device_info{", "multipath_device_valid_paths{", "multipath_path_valid{"];
+    page.text().lines().filter(|line| wanted.iter().any(|wanted| line.starts_with(wanted))).collect()
+}
+
+#[test]
+fn a_map_whose_status_is_not_understood_is_told_by_sysfs_and_multipathd() {
+    let capture = Capture::unpacked(Path::new("tests/fixtures/captures/6.1-tgt-iscsi-nvme-tcp.tar.gz"));
+    let page = || Page::new(&oneshot(&[capture.option()]));
+    let understood = page();
+    make_status_unknown(&capture, &[1]);
+    let page = page();
+    assert_eq!(devices(&page), devices(&understood));
+    let errors = "multipath_exporter_errors_total{source=\"dm\"}";
+    assert_eq!((understood.value(errors), page.value(errors)), (Some(0.0), Some(1.0)));
+    assert_eq!(page.value("multipath_exporter_source_up{source=\"dm\"}"), Some(1.0));
+}
+
+#[test]
+fn device_mapper_is_down_if_no_status_is_understood() {
+    let capture = Capture::unpacked(Path::new("tests/fixtures/captures/6.1-tgt-iscsi-nvme-tcp.tar.gz"));
+    let exporter = Exporter::start(&[capture.option()]);
+    exporter.await_ready();
+    let understood = exporter.metrics();
+    make_status_unknown(&capture, &[0, 1]);
+    let page = exporter.reread();
+    assert_eq!(devices(&page), devices(&understood));
+    assert_eq!(page.value("multipath_exporter_source_up{source=\"dm\"}"), Some(0.0));
+    assert_eq!(page.value("multipath_exporter_kernel_status"), Some(0.0));
+    exporter.await_log(&["device-mapper device 254:0", "two"]);
 }

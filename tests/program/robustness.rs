@@ -1,8 +1,11 @@
 //! A daemon that misbehaves, a sysfs with holes, names meant to do harm: what one device or source does wrong is that
 //! one's loss, and is counted.
 
+use std::io::Write;
 use std::time::SystemTime;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -538,4 +541,20 @@ fn a_page_of_a_hostile_host_has_no_series_twice() {
     let series: Vec<_> = page.samples().map(|(series, _)| series).collect();
     let once: std::collections::BTreeSet<_> = series.iter().collect();
     assert_eq!(series.len(), once.len());
+}
+
+/// A configuration as a kernel without path events has it in itself. The kernel that runs here has them.
+#[test]
+fn a_kernel_without_path_events_is_told_once_in_the_log_and_on_the_page() {
+    let host = Host::recorded("01-healthy");
+    let mut configuration = GzEncoder::new(Vec::new(), Compression::fast());
+    configuration.write_all(b"CONFIG_BLK_DEV_DM=y\n# CONFIG_DM_UEVENT is not set\n").unwrap();
+    host.sysfs.write("proc/config.gz", configuration.finish().unwrap());
+    let exporter = host.exporter(&[&format!("--path.procfs={}", host.sysfs.path("proc").display())]);
+    exporter.await_log(&["level=warn", "proc/config.gz", "CONFIG_DM_UEVENT"]);
+    exporter.reread();
+    assert_eq!(exporter.log().iter().filter(|line| line.contains("CONFIG_DM_UEVENT")).count(), 1);
+    eventually("the page says so", || {
+        exporter.get("/").text().contains("this kernel sends no path events (CONFIG_DM_UEVENT)").then_some(())
+    });
 }

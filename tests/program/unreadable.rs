@@ -62,3 +62,15 @@ fn an_unknown_map_is_told_of_and_found_when_it_can_be_read() {
         assert_eq!(page.of_device(MPATHA), healthy.of_device(MPATHA));
     }
 }
+
+/// The disk of a failed path is gone, with what linked to it. The map still holds it, as multipathd says.
+#[test]
+fn a_failed_member_that_only_multipathd_tells_of_is_one_after_a_restart() {
+    let host = Host::recorded("02-net1-lost");
+    for gone in ["devices/virtual/block/dm-0/slaves/sdb", "block/sdb"] {
+        host.sysfs.remove(gone);
+    }
+    let page = host.exporter(&[]).metrics();
+    assert_eq!((page.device("paths", MPATHA), page.device("failed_paths", MPATHA)), (Some(2.0), Some(1.0)));
+    assert_eq!(page.value(&format!("multipath_path_valid{{wwid=\"{MPATHA}\",path=\"sdb\"}}")), Some(0.0));
+}

@@ -164,6 +164,17 @@ impl Disks {
         }
     }
 
+    /// Reads the ALUA state of a known disk, which changes without an event, and looks up who udev says it is. If there is no ALUA
+    /// state any more, reads its other state, too.
+    pub fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+        let last = &known.disk.states;
+        let access = or_last(self.files(known).text("access_state", &last.access), Some(&last.access), unreadable);
+        let disk = &*known.disk;
+        if access != disk.states.access || identities.wwid(disk.devno, &disk.name) != disk.identity.udev.as_ref() {
+            self.read_states(known, identities, unreadable);
+        }
+    }
+
     fn files<'a>(&'a mut self, known: &'a Known) -> ScsiFiles<'a> {
         ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known }
     }

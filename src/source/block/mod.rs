@@ -43,7 +43,8 @@ pub struct Request {
 pub enum Scope {
     /// Everything of every device.
     Everything,
-    /// All that changes without an event, of the devices that are known.
+    /// All that changes without an event, of the devices that are known. Where device mapper tells of the maps, the SCSI state is
+    /// left out: the port that a disk is reached through tells when it may have changed.
     States,
     /// These devices.
     Devices(Devices),
@@ -71,8 +72,8 @@ impl Default for Scope {
 pub struct Told {
     /// Its device number.
     pub devno: DevNo,
-    /// Its members.
-    pub members: Arc<[DevNo]>,
+    /// Its members; `None` if device mapper cannot tell them, so that the map has to be found here.
+    pub members: Option<Arc<[DevNo]>>,
 }
 
 /// A reading. An object that reads the same as last time is the same allocation.
@@ -177,14 +178,20 @@ impl Block {
         let entries = list_if_there(&block)?.ok_or_else(no_directory)?;
         match told {
             Some(told) => {
+                let mut untold = BTreeMap::new();
                 for Told { devno, members } in told {
+                    let Some(members) = members else {
+                        self.discover(devno.minor, reading);
+                        untold.extend(self.known_maps.remove_entry(&devno.minor));
+                        continue;
+                    };
                     members.iter().for_each(|member| self.read_disk_numbered(*member, reading));
                     match self.known_inflight.get(devno) {
                         Some(inflight) => drop(reading.inflight.insert(*devno, *inflight)),
                         None => self.read_inflight(*devno, reading),
                     }
                 }
-                self.known_maps.clear();
+                self.known_maps = untold;
             }
             None => {
                 let minors: BTreeSet<u32> = entries.iter().filter_map(|entry| minor_of(&entry.name)).collect();
@@ -212,8 +219,17 @@ impl Block {
     }
 
     fn read_states(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
+        let found_here: HashSet<DevNo> =
+            self.known_maps.values().flat_map(|map| &map.members).filter_map(|member| member.devno).collect();
         for (devno, known) in &mut self.known_disks {
-            self.disks.read_states(known, &self.identities, &mut reading.unreadable);
+            let (identities, unreadable) = (&self.identities, &mut reading.unreadable);
+            // Where device mapper tells which paths are valid, the SCSI state decides nothing. The port that the disk is reached
+            // through tells when it changes.
+            if told.is_some() && known.disk.way.is_some() && !found_here.contains(devno) {
+                self.disks.read_access(known, identities, unreadable);
+            } else {
+                self.disks.read_states(known, identities, unreadable);
+            }
             reading.disks.insert(*devno, Some(Arc::clone(&known.disk)));
         }
         for (minor, map) in &mut self.known_maps {
@@ -402,7 +418,7 @@ mod tests {
     }
 
     fn read(reader: &mut Block, scope: Scope, told: bool) -> Reading {
-        let told = told.then(|| [Told { devno: devno("254:0"), members: [devno("8:16")].into() }].into());
+        let told = told.then(|| [Told { devno: devno("254:0"), members: Some([devno("8:16")].into()) }].into());
         let reading = reader.read(&Request { scope, told }).unwrap();
         assert_eq!(reading.unreadable, []);
         reading

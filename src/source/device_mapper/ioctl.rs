@@ -1,4 +1,4 @@
-//! The device-mapper control file: the five ioctls that only look.
+//! The device-mapper control file: the ioctls that only look.
 //!
 //! Layout and numbers are those of `include/uapi/linux/dm-ioctl.h`; `Documentation/admin-guide/device-mapper/` tells
 //! what the targets print. Every ioctl takes one buffer: a fixed header, then variable data, both in the machine's own
@@ -37,16 +37,23 @@ const LARGEST_BUFFER: usize = 64 << 20;
 enum Command {
     Version = 0,
     ListDevices = 2,
+    DeviceStatus = 7,
     TableStatus = 12,
     ArmPoll = 16,
 }
+
+/// From this minor version on the list has event numbers. libdevmapper asks for the same one, and asks no kernel before it.
+const MINOR_WITH_EVENT_NR: u32 = 38;
 
 /// One device of `DM_LIST_DEVICES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// Its number.
     pub devno: DevNo,
-    /// Counts the device's events; a change says that something about it changed. `None` before Linux 4.13.
+    /// Its name, as [`Shown::name`].
+    pub name: Vec<u8>,
+    /// Counts the device's events; a change says that something about it changed. `None` before version 4.38 of the ioctls
+    /// (Linux 4.15).
     pub event_nr: Option<u32>,
     /// Its UUID: `None` where the kernel does not list UUIDs, empty where the device has none.
     pub uuid: Option<Vec<u8>>,
@@ -85,6 +92,8 @@ pub enum Ask {
 #[derive(Debug)]
 pub struct Control {
     file: OwnedFd,
+    /// The minor version of the kernel's ioctls.
+    minor: u32,
     /// For the list, which grows with the host.
     list: Vec<u64>,
     /// For all else. The kernel copies the whole buffer in at every call, so this one stays as small as one device.
@@ -98,15 +107,26 @@ impl Control {
     /// `NotFound` without the `dm_mod` module, `PermissionDenied` without the rights named in the module's head.
     pub fn open() -> io::Result<Self> {
         let file = rustix::fs::open(CONTROL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut control = Control { file, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
-        control.call(Command::Version, 0, None)?;
+        let mut control = Control { file, minor: 0, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
+        control.minor = u32_at(control.call(Command::Version, 0, None)?, 4).unwrap_or_default();
         Ok(control)
     }
 
     /// All device-mapper devices of this host.
     pub fn list(&mut self) -> io::Result<Vec<Listed>> {
+        let minor = self.minor;
         let data = self.call(Command::ListDevices, FLAG_UUID, None)?;
-        parse_list(data).ok_or_else(|| malformed("DM_LIST_DEVICES"))
+        parse_list(data, minor).ok_or_else(|| malformed("DM_LIST_DEVICES"))
+    }
+
+    /// The UUID of one device. The kernel looks it up and asks none of its targets, which may wait for I/O.
+    ///
+    /// # Errors
+    /// `ENXIO` if there is no such device (any more).
+    pub fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
+        let reply = self.call(Command::DeviceStatus, 0, Some(devno))?;
+        let shown = parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))?;
+        Ok(shown.uuid.to_vec())
     }
 
     /// One device, with its targets' state or configuration.
@@ -208,20 +228,22 @@ fn parse_shown(reply: &[u8]) -> Option<Shown<'_>> {
     })
 }
 
-fn parse_list(reply: &[u8]) -> Option<Vec<Listed>> {
+fn parse_list(reply: &[u8], minor: u32) -> Option<Vec<Listed>> {
     let mut entries = Vec::new();
     let mut entry = reply.get(u32_at(reply, 16)? as usize..)?;
     // An empty list is one entry with device number 0, or nothing at all.
     while let Some(dev) = u64_at(entry, 0).filter(|&dev| dev != 0) {
         let next = u32_at(entry, 8)? as usize;
         let name = until_nul(entry.get(12..)?);
-        let after_name = (12 + name.len() + 1).next_multiple_of(8);
-        let uuid = match u32_at(entry, after_name + 4) {
-            Some(flags) if flags & LIST_HAS_UUID != 0 => Some(until_nul(entry.get(after_name + 8..)?).to_vec()),
+        // What an older kernel has there is the next entry.
+        let tail = entry.get((12 + name.len() + 1).next_multiple_of(8)..).filter(|_| minor >= MINOR_WITH_EVENT_NR);
+        let tail = tail.unwrap_or_default();
+        let uuid = match u32_at(tail, 4) {
+            Some(flags) if flags & LIST_HAS_UUID != 0 => Some(until_nul(tail.get(8..)?).to_vec()),
             Some(flags) if flags & LIST_HAS_NO_UUID != 0 => Some(Vec::new()),
             _ => None,
         };
-        entries.push(Listed { devno: decode_dev(dev), event_nr: u32_at(entry, after_name), uuid });
+        entries.push(Listed { devno: decode_dev(dev), name: name.to_vec(), event_nr: u32_at(tail, 0), uuid });
         if next == 0 {
             break;
         }
@@ -333,10 +355,15 @@ mod tests {
         let next = first.len() as u32;
         let data = [list_entry(devno(0), next, "données", &with), list_entry(devno(1), 0, "root", &without)].concat();
         assert_eq!(
-            parse_list(&reply(&data)).unwrap(),
+            parse_list(&reply(&data), 45).unwrap(),
             [
-                Listed { devno: devno(0), event_nr: Some(7), uuid: Some(b"mpath-3600".to_vec()) },
-                Listed { devno: devno(1), event_nr: Some(3), uuid: Some(vec![]) },
+                Listed {
+                    devno: devno(0),
+                    name: "données".into(),
+                    event_nr: Some(7),
+                    uuid: Some(b"mpath-3600".to_vec())
+                },
+                Listed { devno: devno(1), name: b"root".to_vec(), event_nr: Some(3), uuid: Some(vec![]) },
             ]
         );
     }
@@ -345,13 +372,24 @@ mod tests {
     fn a_list_from_before_uuids_were_listed() {
         let devno = DevNo { major: 253, minor: 4 };
         let data = list_entry(devno, 0, "mpatha", &9u32.to_ne_bytes());
-        assert_eq!(parse_list(&reply(&data)).unwrap(), [Listed { devno, event_nr: Some(9), uuid: None }]);
+        let listed = |event_nr| Listed { devno, name: b"mpatha".to_vec(), event_nr, uuid: None };
+        assert_eq!(parse_list(&reply(&data), 43).unwrap(), [listed(Some(9))]);
+    }
+
+    #[test]
+    fn a_list_from_before_event_numbers_were_listed() {
+        let devno = |minor| DevNo { major: 253, minor };
+        // The next entry begins where a newer kernel has the event number.
+        let next = list_entry(devno(0), 0, "mpatha", &[]).len() as u32;
+        let data = [list_entry(devno(0), next, "mpatha", &[]), list_entry(devno(1), 0, "mpathb", &[])].concat();
+        let listed = |minor, name: &str| Listed { devno: devno(minor), name: name.into(), event_nr: None, uuid: None };
+        assert_eq!(parse_list(&reply(&data), 35).unwrap(), [listed(0, "mpatha"), listed(1, "mpathb")]);
     }
 
     #[test]
     fn an_empty_list() {
-        assert_eq!(parse_list(&reply(&[])).unwrap(), []);
-        assert_eq!(parse_list(&reply(&[0; 16])).unwrap(), []);
+        assert_eq!(parse_list(&reply(&[]), 45).unwrap(), []);
+        assert_eq!(parse_list(&reply(&[0; 16]), 45).unwrap(), []);
     }
 
     proptest! {
@@ -360,11 +398,11 @@ mod tests {
             let mut reply = reply(&data);
             reply[16..20].copy_from_slice(&start.to_ne_bytes());
             reply[20..24].copy_from_slice(&5u32.to_ne_bytes());
-            let _ = parse_list(&reply);
+            let _ = parse_list(&reply, start);
             if let Some(shown) = parse_shown(&reply) {
                 let _ = shown.targets().count();
             }
-            let _ = parse_list(&data);
+            let _ = parse_list(&data, start);
             let _ = parse_shown(&data);
         }
     }

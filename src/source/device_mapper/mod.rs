@@ -1,15 +1,16 @@
 //! Device mapper: the kernel's own word on every multipath map.
 //!
 //! ```text
-//! DeviceMapper::read ─► list: which maps are there, whose event number moved    ioctl.rs
-//!                    ─► status and table of those                               ioctl.rs, status.rs
+//! DeviceMapper::read ─► list: which devices are there, whose event number moved    ioctl.rs
+//!                    ─► the UUID of new ones, where the list has none              ioctl.rs
+//!                    ─► status and table of maps                                   ioctl.rs, status.rs
 //!                    ─► Reading: all maps, the unchanged ones shared with the reading before
 //! ```
 
 mod ioctl;
 mod status;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,38 +56,72 @@ impl Map {
     }
 }
 
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Look at every map. Otherwise only at those that are new, or whose event number moved.
+    pub all: bool,
+    /// Ask again which devices are multipath maps, where the list does not tell. Otherwise a device is asked once.
+    pub anew: bool,
+    /// Look at these too, and ask them again.
+    pub dirty: HashSet<DevNo>,
+}
+
 /// All multipath maps of the host.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// A map that did not change since the last reading is the same allocation.
     pub maps: Vec<Arc<Map>>,
-    /// Maps that exist and could not be read; those seen before stand in `maps` as last read.
+    /// Maps that exist and could not be read. Those read before stand in `maps` as last read.
     pub unreadable: Vec<(DevNo, Error)>,
 }
 
 /// Reads the maps and remembers them, so that one that did not change costs two ioctls and a comparison.
 #[derive(Debug)]
-pub struct DeviceMapper {
-    origin: Origin,
+pub struct DeviceMapper<O = Origin> {
+    origin: O,
     known: BTreeMap<DevNo, Known>,
+    /// Devices that are no multipath maps, by their names, where the list has no UUIDs.
+    strangers: HashMap<DevNo, Vec<u8>>,
     scratch: Raw,
 }
 
-/// Who tells of the maps.
+/// Device mapper's answers, wherever they come from.
+trait Answers {
+    /// All device-mapper devices; none where there is no device mapper.
+    fn list(&mut self) -> Result<Vec<Listed>, Error>;
+
+    /// The UUID of a device.
+    fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>>;
+
+    /// Fills `raw` with the words of a multipath map; `false` if the device has no live table, or is no multipath map any more.
+    fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool>;
+}
+
+/// Device mapper of this host or of another one.
 #[derive(Debug)]
-enum Origin {
+pub enum Origin {
     /// The kernel of this host. `sysfs` tells one without device mapper from one where it may not be asked.
-    Kernel { sysfs: PathBuf, control: Option<Control> },
-    /// What that of another host said, in a capture.
-    Capture { directory: PathBuf, maps: BTreeMap<DevNo, recorded::Map> },
+    Kernel {
+        /// Where sysfs is mounted.
+        sysfs: PathBuf,
+        /// The control file, once it is open.
+        control: Option<Control>,
+    },
+    /// The words of another host's kernel, in a capture.
+    Capture {
+        /// The capture.
+        directory: PathBuf,
+        /// Its maps, once the capture is read.
+        maps: BTreeMap<DevNo, recorded::Map>,
+    },
 }
 
 #[derive(Debug)]
 struct Known {
     event_nr: Option<u32>,
     raw: Raw,
-    /// `None` for a device that is no multipath map.
-    map: Option<Arc<Map>>,
+    map: Arc<Map>,
 }
 
 /// What the ioctls said, as they said it.
@@ -105,43 +140,114 @@ struct Raw {
 impl DeviceMapper {
     /// That of these places.
     pub fn new(places: &Places) -> Self {
-        let origin = match &places.capture {
+        DeviceMapper::of(match &places.capture {
             Some(capture) => Origin::Capture { directory: capture.clone(), maps: BTreeMap::new() },
             None => Origin::Kernel { sysfs: places.sysfs.clone(), control: None },
-        };
-        DeviceMapper { origin, known: BTreeMap::new(), scratch: Raw::default() }
-    }
-
-    /// Reads the list, and of it the maps that are `dirty`, new, or whose event number moved; every map if `all`.
-    ///
-    /// # Errors
-    /// If the control file cannot be opened or the list not be read. A single map's trouble is in the reading.
-    pub fn read(&mut self, dirty: &HashSet<DevNo>, all: bool) -> Result<Reading, Error> {
-        let listed = self.origin.list()?;
-        let mut before = std::mem::take(&mut self.known);
-        let mut reading = Reading::default();
-        for entry in listed.iter().filter(|entry| may_be_multipath(entry)) {
-            let mut known = before.remove(&entry.devno);
-            let moved = known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
-            if all || moved || dirty.contains(&entry.devno) {
-                match look(&mut self.origin, entry, &mut known, &mut self.scratch) {
-                    Ok(true) => {}
-                    Ok(false) => continue,
-                    Err(error) => reading.unreadable.push((entry.devno, error)),
-                }
-            }
-            let Some(known) = known else { continue };
-            if let Some(map) = &known.map {
-                reading.maps.push(Arc::clone(map));
-            }
-            self.known.insert(entry.devno, known);
-        }
-        Ok(reading)
+        })
     }
 }
 
-impl Origin {
-    /// All device-mapper devices; none where there is no device mapper.
+#[expect(private_bounds, reason = "outside of this module there is one origin")]
+impl<O: Answers> DeviceMapper<O> {
+    fn of(origin: O) -> Self {
+        DeviceMapper { origin, known: BTreeMap::new(), strangers: HashMap::new(), scratch: Raw::default() }
+    }
+
+    /// Reads the list, and of it the maps that the request means.
+    ///
+    /// # Errors
+    /// If the control file cannot be opened, the list not be read, or none of the maps be read. The trouble of some of them is
+    /// in the reading.
+    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+        let listed = self.origin.list()?;
+        let mut before = std::mem::take(&mut self.known);
+        let mut reading = Reading::default();
+        let mut maps = 0;
+        let strangers = std::mem::take(&mut self.strangers);
+        for entry in &listed {
+            let mut known = before.remove(&entry.devno);
+            let is_dirty = request.anew || request.dirty.contains(&entry.devno);
+            let told = (!is_dirty).then_some((known.as_ref(), strangers.get(&entry.devno)));
+            let looked = match self.is_map(entry, told) {
+                Ok(false) => continue,
+                Ok(true) => {
+                    let moved =
+                        known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
+                    if request.all || moved || is_dirty { self.look(entry, &mut known) } else { Ok(true) }
+                }
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => reading.unreadable.push((entry.devno, error)),
+            }
+            maps += 1;
+            if let Some(known) = known {
+                reading.maps.push(Arc::clone(&known.map));
+                self.known.insert(entry.devno, known);
+            }
+        }
+        match reading.unreadable.first() {
+            Some((_, error)) if reading.unreadable.len() == maps => Err(error.clone()),
+            _ => Ok(reading),
+        }
+    }
+
+    /// Whether the device is a multipath map. Kernels before 5.12 list no UUIDs, and status and table are asked of maps only: to
+    /// ask a thin pool on a dead LUN waits for the LUN, and the table of a LUKS device has its key. `told` is what this number was
+    /// the last time, if that still stands: a map, or the name of a stranger.
+    fn is_map(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Vec<u8>>)>) -> Result<bool, Error> {
+        let is_map = |uuid: &[u8]| uuid.starts_with(UUID_PREFIX.as_bytes());
+        if let Some(uuid) = &entry.uuid {
+            return Ok(is_map(uuid));
+        }
+        let (map, stranger) = told.unwrap_or_default();
+        if map.is_some_and(|map| map.raw.name == entry.name) {
+            return Ok(true);
+        }
+        if stranger != Some(&entry.name) {
+            match self.origin.uuid(entry.devno) {
+                Ok(uuid) if is_map(&uuid) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(unread(entry, &error)),
+            }
+        }
+        self.strangers.insert(entry.devno, entry.name.clone());
+        Ok(false)
+    }
+
+    /// Brings what is known of one map up to date. `false` if the map is gone again, or has no table yet: either has an event of
+    /// its own to come. After an error what was known stands.
+    fn look(&mut self, entry: &Listed, known: &mut Option<Known>) -> Result<bool, Error> {
+        let raw = &mut self.scratch;
+        match self.origin.fill(entry.devno, raw) {
+            Ok(true) => witness::map(|| raw.say(entry)),
+            Ok(false) => return Ok(false),
+            Err(error) if is_gone(&error) => return Ok(false),
+            Err(error) => {
+                let error_text = Some(error.to_string());
+                witness::map(|| recorded::Map { error: error_text, ..Raw::default().say(entry) });
+                return Err(unread(entry, &error));
+            }
+        }
+        match known {
+            Some(known) if known.raw == *raw => known.event_nr = entry.event_nr,
+            _ => {
+                let map = Arc::new(raw.parse(entry).map_err(|error| unread(entry, &error))?);
+                *known = Some(Known { event_nr: entry.event_nr, raw: raw.clone(), map });
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn unread(entry: &Listed, cause: &dyn std::error::Error) -> Error {
+    Error::new(format_args!("device-mapper device {}", entry.devno), cause)
+}
+
+impl Answers for Origin {
     fn list(&mut self) -> Result<Vec<Listed>, Error> {
         let control = match self {
             Origin::Kernel { control: Some(control), .. } => control,
@@ -167,8 +273,10 @@ impl Origin {
                 *maps = said.maps.into_iter().map(numbered).collect::<Result<_, _>>()?;
                 let listed = |(devno, map): (&DevNo, &recorded::Map)| Listed {
                     devno: *devno,
+                    name: map.name.clone().into(),
                     event_nr: map.event_nr,
-                    uuid: None,
+                    // A capture has maps only, of which some could not be read.
+                    uuid: Some(UUID_PREFIX.into()),
                 };
                 return Ok(maps.iter().map(listed).collect());
             }
@@ -176,7 +284,13 @@ impl Origin {
         control.list().map_err(|cause| Error::io(CONTROL, &cause))
     }
 
-    /// Fills `raw`; `false` if the device has no live table.
+    fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
+        match self {
+            Origin::Kernel { control: Some(control), .. } => control.uuid(devno),
+            Origin::Kernel { control: None, .. } | Origin::Capture { .. } => Ok(Vec::new()),
+        }
+    }
+
     fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
         match self {
             Origin::Kernel { control: Some(control), .. } => read_raw(control, devno, raw),
@@ -198,40 +312,10 @@ fn loaded(sysfs: &Path) -> bool {
     sysfs.join("class/misc/device-mapper").exists()
 }
 
-fn may_be_multipath(entry: &Listed) -> bool {
-    entry.uuid.as_ref().is_none_or(|uuid| uuid.starts_with(UUID_PREFIX.as_bytes()))
-}
-
-/// Brings what is known of one device up to date. `false` if the device is gone again, or has no table yet: either has
-/// an event of its own to come. After an error what was known stands.
-fn look(origin: &mut Origin, entry: &Listed, known: &mut Option<Known>, raw: &mut Raw) -> Result<bool, Error> {
-    let devno = entry.devno;
-    let failed = |cause: &dyn std::error::Error| Error::new(format_args!("device-mapper device {devno}"), cause);
-    match origin.fill(devno, raw) {
-        Ok(true) if raw.uuid.starts_with(UUID_PREFIX.as_bytes()) => witness::map(|| raw.say(entry)),
-        Ok(true) => {}
-        Ok(false) => return Ok(false),
-        Err(error) if is_gone(&error) => return Ok(false),
-        Err(error) => {
-            let error_text = Some(error.to_string());
-            witness::map(|| recorded::Map { error: error_text, ..Raw::default().say(entry) });
-            return Err(failed(&error));
-        }
-    }
-    match known {
-        Some(known) if known.raw == *raw => known.event_nr = entry.event_nr,
-        _ => {
-            let map = raw.parse(entry).map_err(|error| failed(&error))?.map(Arc::new);
-            *known = Some(Known { event_nr: entry.event_nr, raw: raw.clone(), map });
-        }
-    }
-    Ok(true)
-}
-
-/// Fills `raw`; `false` if the device has no live table.
 fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
     let shown = control.show(devno, Ask::Status)?;
-    if !shown.live {
+    // Another device may have the number by now.
+    if !shown.live || !shown.uuid.starts_with(UUID_PREFIX.as_bytes()) {
         return Ok(false);
     }
     replace(&mut raw.name, shown.name);
@@ -288,17 +372,15 @@ impl Raw {
         }
     }
 
-    /// `None` if the device is no multipath map.
-    fn parse(&self, entry: &Listed) -> Result<Option<Map>, ParseError> {
+    fn parse(&self, entry: &Listed) -> Result<Map, ParseError> {
         let lossy = |bytes| String::from_utf8_lossy(bytes);
         let uuid = lossy(&self.uuid);
-        let Some(wwid) = uuid.strip_prefix(UUID_PREFIX) else { return Ok(None) };
         let has_target = !self.table.is_empty();
-        Ok(Some(Map {
+        Ok(Map {
             devno: entry.devno,
             event_nr: entry.event_nr,
             name: dm_name(&self.name).into(),
-            wwid: wwid.into(),
+            wwid: uuid.strip_prefix(UUID_PREFIX).unwrap_or_default().into(),
             uuid: uuid.as_ref().into(),
             open_count: self.open_count,
             read_only: self.read_only,
@@ -306,7 +388,7 @@ impl Raw {
             size_bytes: self.sectors.saturating_mul(SECTOR),
             queueing: has_target && status::parse_queueing(&lossy(&self.table))?,
             groups: if has_target { status::parse_status(&lossy(&self.status))? } else { Vec::new() },
-        }))
+        })
     }
 }
 
@@ -326,13 +408,13 @@ mod tests {
     }
 
     fn entry() -> Listed {
-        Listed { devno: DevNo { major: 254, minor: 0 }, event_nr: Some(0), uuid: None }
+        Listed { devno: DevNo { major: 254, minor: 0 }, name: b"mpatha".to_vec(), event_nr: Some(0), uuid: None }
     }
 
     #[test]
     fn a_map_is_its_status_and_its_table() {
         let map = raw("2 0 0 0 1 1 A 0 1 2 8:0 F 1 0 1 ", "1 queue_if_no_path 0 1 1 service-time 0 1 2 8:0 1 1 ");
-        let map = map.parse(&entry()).unwrap().unwrap();
+        let map = map.parse(&entry()).unwrap();
         assert!(map.queueing);
         assert_eq!((&*map.name, &*map.uuid), ("mpatha", "mpath-3600"));
         let paths = vec![Member { devno: "8:0".parse().unwrap(), valid: false }];
@@ -341,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_map_whose_multipath_target_is_gone_has_no_paths() {
-        let map = raw("", "").parse(&entry()).unwrap().unwrap();
+        let map = raw("", "").parse(&entry()).unwrap();
         assert!(map.groups.is_empty() && !map.queueing);
     }
 
@@ -349,5 +431,97 @@ mod tests {
     fn a_truncated_status_is_an_error() {
         let cut = raw("2 0 0 0 1 1 A 0 1 2 8:0", "0 0 1 1 service-time 0 1 2 8:0 1 1");
         assert!(cut.parse(&entry()).is_err());
+    }
+
+    /// A kernel, and what it was asked. Each device has a minor number, a name, a UUID and a status.
+    #[derive(Default)]
+    struct Fake {
+        lists_uuids: bool,
+        devices: Vec<(u32, &'static str, &'static str, &'static str)>,
+        asked: Vec<(&'static str, u32)>,
+    }
+
+    const GOOD: &str = "2 0 0 0 1 1 A 0 1 2 8:0 A 0 0 1 ";
+
+    impl Fake {
+        fn device(&self, devno: DevNo) -> io::Result<(u32, &'static str, &'static str, &'static str)> {
+            let found = self.devices.iter().find(|(minor, ..)| *minor == devno.minor);
+            found.copied().ok_or_else(|| rustix::io::Errno::NXIO.into())
+        }
+    }
+
+    impl Answers for Fake {
+        fn list(&mut self) -> Result<Vec<Listed>, Error> {
+            let listed = |(minor, name, uuid, _): &(u32, &str, &str, &str)| Listed {
+                devno: DevNo { major: 254, minor: *minor },
+                name: (*name).into(),
+                event_nr: Some(0),
+                uuid: self.lists_uuids.then(|| (*uuid).into()),
+            };
+            Ok(self.devices.iter().map(listed).collect())
+        }
+
+        fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
+            self.asked.push(("uuid", devno.minor));
+            Ok(self.device(devno)?.2.into())
+        }
+
+        fn fill(&mut self, devno: DevNo, out: &mut Raw) -> io::Result<bool> {
+            self.asked.push(("status", devno.minor));
+            let (_, name, uuid, status) = self.device(devno)?;
+            let table = "0 0 1 1 service-time 0 1 2 8:0 1 1 ";
+            *out = Raw { name: name.into(), uuid: uuid.into(), ..raw(status, table) };
+            Ok(true)
+        }
+    }
+
+    fn asked(reader: &mut DeviceMapper<Fake>, request: &Request) -> Vec<(&'static str, u32)> {
+        reader.read(request).unwrap();
+        std::mem::take(&mut reader.origin.asked)
+    }
+
+    #[test]
+    fn only_maps_are_asked_for_their_status_on_a_kernel_that_lists_no_uuids() {
+        let devices = vec![(0, "mpatha", "mpath-3600", GOOD), (1, "data-pool", "LVM-pool", ""), (2, "home", "", "")];
+        let mut reader = DeviceMapper::of(Fake { devices, ..Fake::default() });
+        let all = Request { all: true, ..Request::default() };
+        assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("status", 0), ("uuid", 1), ("uuid", 2)]);
+        assert_eq!(asked(&mut reader, &all), [("status", 0)]);
+        assert_eq!(asked(&mut reader, &Request::default()), []);
+        let dirty = [DevNo { major: 254, minor: 1 }].into();
+        assert_eq!(asked(&mut reader, &Request { dirty, ..Request::default() }), [("uuid", 1)]);
+        // Events were lost.
+        let anew = Request { all: true, anew: true, ..Request::default() };
+        assert_eq!(asked(&mut reader, &anew), [("uuid", 0), ("status", 0), ("uuid", 1), ("uuid", 2)]);
+        // Another device has the number, and its event is yet to come.
+        reader.origin.devices[1] = (1, "mpathb", "mpath-3601", GOOD);
+        reader.origin.devices[0] = (0, "root", "LVM-root", "");
+        assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("uuid", 1), ("status", 1)]);
+        assert_eq!(asked(&mut reader, &all), [("status", 1)]);
+    }
+
+    #[test]
+    fn a_kernel_that_lists_uuids_is_not_asked_for_them() {
+        let devices = vec![(0, "mpatha", "mpath-3600", GOOD), (1, "data-pool", "LVM-pool", "")];
+        let mut reader = DeviceMapper::of(Fake { lists_uuids: true, devices, ..Fake::default() });
+        let all = Request { all: true, ..Request::default() };
+        assert_eq!(asked(&mut reader, &all), [("status", 0)]);
+    }
+
+    #[test]
+    fn the_source_fails_if_no_map_can_be_read() {
+        let devices =
+            vec![(0, "mpatha", "mpath-3600", GOOD), (1, "mpathb", "mpath-3601", "two 0 0 0"), (2, "root", "", "")];
+        let mut reader = DeviceMapper::of(Fake { devices, ..Fake::default() });
+        let all = Request { all: true, ..Request::default() };
+        let reading = reader.read(&all).unwrap();
+        assert_eq!(reading.maps.iter().map(|map| &*map.wwid).collect::<Vec<_>>(), ["3600"]);
+        assert_eq!(reading.unreadable.iter().map(|(devno, _)| devno.minor).collect::<Vec<_>>(), [1]);
+        reader.origin.devices[0].3 = "two 0 0 0";
+        let error = reader.read(&all).unwrap_err().to_string();
+        assert!(error.starts_with("device-mapper device 254:0: "), "{error}");
+        // A host without maps has none that cannot be read.
+        reader.origin.devices.truncate(0);
+        assert!(reader.read(&all).unwrap().maps.is_empty());
     }
 }

@@ -21,13 +21,14 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 pub use json::{Group, Map, Maps, NotMaps, ObjectError, Path, parse_maps};
 
@@ -121,6 +122,14 @@ pub enum Error {
         /// Each socket and what connecting to it gave.
         tried: String,
     },
+    /// Another user's program listens there, and any user may take an abstract name that is free.
+    #[error("a program of user {uid} listens at {socket}, and multipathd runs as root: nothing is asked there")]
+    Impostor {
+        /// The socket that was connected.
+        socket: SocketName,
+        /// The user.
+        uid: u32,
+    },
     /// It accepted the connection, and hangs or waits for its lock.
     #[error("multipathd at {socket} did not answer `{request}` within {timeout:?}")]
     Timeout {
@@ -170,6 +179,15 @@ const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 /// to be 10,000 maps or 60,000 paths; twice that still fits in the memory of any host that has them. Without a bound a
 /// wrong socket in the configuration could make us hold whatever it sends.
 const MAX_REPLY: usize = 64 << 20;
+/// Where it is known how many maps there are, a reply may be as long as this for each. multipathd needs about 3 KiB for a map
+/// and 600 bytes for a path, so this is a map of 100 paths.
+const MAX_OF_MAP: usize = 64 << 10;
+/// A reply may always be as long as this: some maps may be so new that nobody has counted them.
+const MAX_OF_FEW: usize = 1 << 20;
+
+/// multipathd reads every map from the kernel for `show maps json`, after it has waited for its lock for 4 s or more. So that
+/// answer may take this many times as long as another one.
+const MAPS_PATIENCE: u32 = 5;
 
 /// Asks multipathd.
 ///
@@ -179,6 +197,8 @@ const MAX_REPLY: usize = 64 << 20;
 pub struct Client {
     sockets: Vec<SocketName>,
     timeout: Duration,
+    /// The user that all unknown ones are shown as, if this process is in a user namespace.
+    unknown_user: Option<u32>,
     /// The directory whose files answer instead, read by one thread: who waits in the kernel for a file may do so for good.
     recorded: Option<(PathBuf, Arc<Semaphore>)>,
 }
@@ -190,7 +210,7 @@ const REQUESTS: [(&str, &str); 3] =
 impl Client {
     /// A client that tries the sockets in this order, and gives a whole exchange this long.
     pub fn new(sockets: Vec<SocketName>, timeout: Duration) -> Self {
-        Client { sockets, timeout, recorded: None }
+        Client { sockets, timeout, unknown_user: unknown_user(), recorded: None }
     }
 
     /// One that gives the replies which [`Client::record`] gave, from files in this directory.
@@ -198,6 +218,7 @@ impl Client {
         Client {
             sockets: vec![SocketName::Path(directory.clone())],
             timeout,
+            unknown_user: None,
             recorded: Some((directory, Arc::new(Semaphore::new(1)))),
         }
     }
@@ -206,11 +227,11 @@ impl Client {
     pub async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
         let (mut replies, mut errors) = (Vec::new(), Vec::new());
         for (request, file) in REQUESTS {
-            let deadline = Instant::now() + self.timeout;
-            let mut reply = self.reply(request, deadline).await;
+            let patience = self.patience(request);
+            let mut reply = self.reply(request, patience, MAX_REPLY).await;
             // As `show_maps` does it.
             if request == SHOW_MAPS && reply.as_ref().is_ok_and(|(_, reply)| reply.trim_ascii_end() == b"fail") {
-                reply = self.reply(request, deadline).await;
+                reply = self.reply(request, patience, MAX_REPLY).await;
             }
             match reply {
                 Ok((_, reply)) => replies.push((file, reply)),
@@ -226,14 +247,19 @@ impl Client {
         (replies, errors)
     }
 
-    /// The deadline of one exchange.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
+    /// How long all exchanges together may take: one of each.
+    pub fn longest(&self) -> Duration {
+        REQUESTS.iter().map(|(request, _)| self.patience(request).timeout).sum()
+    }
+
+    /// How long an answer may take.
+    fn patience(&self, request: &str) -> Patience {
+        Patience::of(if request == SHOW_MAPS { self.timeout * MAPS_PATIENCE } else { self.timeout })
     }
 
     /// The daemon's state, `show daemon`.
     pub async fn show_daemon(&self) -> Result<DaemonState, Error> {
-        let (socket, reply) = self.request(SHOW_DAEMON, Instant::now() + self.timeout).await?;
+        let (socket, reply) = self.request(SHOW_DAEMON, self.patience(SHOW_DAEMON), MAX_OF_FEW).await?;
         parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
             socket: socket.to_string(),
             request: SHOW_DAEMON,
@@ -245,10 +271,13 @@ impl Client {
     ///
     /// A map that vanishes while the daemon reads them makes it answer a bare `fail`, but it forgets the map too, so a
     /// second request gives the others. There is no third: by then something else is wrong.
-    pub async fn show_maps(&self) -> Result<Vec<u8>, Error> {
-        let deadline = Instant::now() + self.timeout;
-        let reply = match self.request(SHOW_MAPS, deadline).await {
-            Err(Error::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, deadline).await,
+    ///
+    /// `known` is how many maps there are, if that is known: a reply that is far too long for them is not read.
+    pub async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
+        let most = known.map_or(MAX_REPLY, |maps| maps.saturating_mul(MAX_OF_MAP).saturating_add(MAX_OF_FEW));
+        let (patience, most) = (self.patience(SHOW_MAPS), most.min(MAX_REPLY));
+        let reply = match self.request(SHOW_MAPS, patience, most).await {
+            Err(Error::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, patience, most).await,
             other => other,
         };
         reply.map(|(_, reply)| reply)
@@ -256,20 +285,30 @@ impl Client {
 
     /// The kernel names of all paths that it knows, `show paths`: what its configuration blacklists is not among them.
     pub async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
-        let (_, reply) = self.request(SHOW_PATH_NAMES, Instant::now() + self.timeout).await?;
+        let (_, reply) = self.request(SHOW_PATH_NAMES, self.patience(SHOW_PATH_NAMES), MAX_REPLY).await?;
         Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
     }
 
-    async fn request(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {
-        let (socket, reply) = self.reply(request, deadline).await?;
+    async fn request(
+        &self,
+        request: &'static str,
+        patience: Patience,
+        most: usize,
+    ) -> Result<(&SocketName, Vec<u8>), Error> {
+        let (socket, reply) = self.reply(request, patience, most).await?;
         match is_refusal(&reply) {
             true => Err(Error::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) }),
             false => Ok((socket, reply)),
         }
     }
 
-    /// What it says, be it a refusal.
-    async fn reply(&self, request: &'static str, deadline: Instant) -> Result<(&SocketName, Vec<u8>), Error> {
+    /// Its words, be they a refusal.
+    async fn reply(
+        &self,
+        request: &'static str,
+        Patience { timeout, deadline }: Patience,
+        most: usize,
+    ) -> Result<(&SocketName, Vec<u8>), Error> {
         if let (Some((directory, one)), [socket]) = (&self.recorded, self.sockets.as_slice()) {
             let names = REQUESTS.iter().filter(|(recorded, _)| *recorded == request);
             let file = names.map(|(_, file)| directory.join(file)).collect::<PathBuf>();
@@ -281,26 +320,47 @@ impl Client {
                 tokio::task::spawn_blocking(read).await?
             };
             return match timeout_at(deadline, reading).await {
-                Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
+                Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
                 Ok(read) => Ok((socket, read.map_err(tried)?)),
             };
         }
         let (socket, stream) = self.connect(request).await?;
         let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
-        match timeout_at(deadline, exchange(stream, request)).await {
-            Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout: self.timeout }),
+        match timeout_at(deadline, exchange(stream, request, most)).await {
+            Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
             Ok(reply) => Ok((socket, reply.map_err(broken)?)),
         }
+    }
+
+    /// Whether a program of this user may be multipathd: it is root's. A test's own is ours. The kernel tells the user that began to
+    /// listen, `SO_PEERCRED` in `unix(7)`.
+    fn may_be_multipathd(&self, uid: u32) -> bool {
+        static TOLD: Once = Once::new();
+        let is_unknown = self.unknown_user == Some(uid);
+        if is_unknown {
+            TOLD.call_once(|| {
+                warn!(
+                    "multipathd is believed unchecked: this process is in a user namespace, where its user is unknown"
+                );
+            });
+        }
+        is_unknown || uid == 0 || uid == rustix::process::geteuid().as_raw()
     }
 
     /// Needs no timeout: connecting a Unix socket never waits, a full backlog is an error at once.
     async fn connect(&self, request: &'static str) -> Result<(&SocketName, UnixStream), Error> {
         let mut errors = Vec::new();
+        let mut impostor = None;
         for socket in &self.sockets {
-            match socket.connect().await {
-                Ok(stream) => return Ok((socket, stream)),
+            let connected = socket.connect().await;
+            match connected.and_then(|stream| Ok((stream.peer_cred()?.uid(), stream))) {
+                Ok((uid, stream)) if self.may_be_multipathd(uid) => return Ok((socket, stream)),
+                Ok((uid, _)) => impostor = Some(Error::Impostor { socket: socket.clone(), uid }),
                 Err(error) => errors.push((socket, error)),
             }
+        }
+        if let Some(impostor) = impostor {
+            return Err(impostor);
         }
         let absent =
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
@@ -314,10 +374,34 @@ impl Client {
     }
 }
 
+/// How long an answer may take, and until when that is.
+#[derive(Clone, Copy)]
+struct Patience {
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl Patience {
+    fn of(timeout: Duration) -> Self {
+        Patience { timeout, deadline: Instant::now() + timeout }
+    }
+}
+
+/// The user that the kernel shows in place of all that this user namespace does not know, root of the host among them. `None`
+/// outside of user namespaces, see `user_namespaces(7)`.
+fn unknown_user() -> Option<u32> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
+    if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
+        return None;
+    }
+    let user = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    Some(user.and_then(|user| user.trim_end().parse().ok()).unwrap_or(65534))
+}
+
 /// Sends the request and reads the reply, both a length followed by text that ends with a NUL.
 ///
 /// The length is a C `size_t`, hence `usize`: 8 bytes, but 4 on a 32-bit host.
-async fn exchange(mut stream: UnixStream, request: &str) -> Result<Vec<u8>, String> {
+async fn exchange(mut stream: UnixStream, request: &str, most: usize) -> Result<Vec<u8>, String> {
     // In one piece: the daemon takes for granted that the first read gives the whole length.
     let mut message = (request.len() + 1).to_ne_bytes().to_vec();
     message.extend_from_slice(request.as_bytes());
@@ -335,8 +419,8 @@ async fn exchange(mut stream: UnixStream, request: &str) -> Result<Vec<u8>, Stri
     if length == 0 {
         return Err("a reply of no length".to_owned());
     }
-    if length > MAX_REPLY {
-        return Err(format!("a reply of {length} bytes, more than {MAX_REPLY}"));
+    if length > most {
+        return Err(format!("a reply of {length} bytes, more than {most}"));
     }
     let mut reply = read_up_to(&mut stream, length).await?;
     if reply.len() < length {
@@ -564,14 +648,14 @@ mod tests {
             (vec![], "it closed the connection"),
             (vec![1, 2, 3], "the length of the reply is cut short: 3 of 8 bytes"),
             (announced(0, ""), "a reply of no length"),
-            (announced(usize::MAX, "x"), "a reply of 18446744073709551615 bytes, more than 67108864"),
-            (announced(MAX_REPLY + 1, "x"), "a reply of 67108865 bytes, more than 67108864"),
+            (announced(usize::MAX, "x"), "a reply of 18446744073709551615 bytes, more than 1048576"),
+            (announced(MAX_OF_FEW + 1, "x"), "a reply of 1048577 bytes, more than 1048576"),
             (announced(20, "pid 1 id"), r#"the reply is cut short: 8 of 20 bytes, "pid 1 id""#),
-            (announced(MAX_REPLY, "pid"), r#"the reply is cut short: 3 of 67108864 bytes, "pid""#),
+            (announced(MAX_OF_FEW, "pid"), r#"the reply is cut short: 3 of 1048576 bytes, "pid""#),
             (reply("pid many idle"), r#"not the state of a daemon: "pid many idle""#),
             (reply("pid 1"), r#"not the state of a daemon: "pid 1""#),
             (reply(""), r#"not the state of a daemon: """#),
-            (b"HTTP/1.1 400 Bad Request".to_vec(), "a reply of 3543824036068086856 bytes, more than 67108864"),
+            (b"HTTP/1.1 400 Bad Request".to_vec(), "a reply of 3543824036068086856 bytes, more than 1048576"),
         ] {
             assert_eq!(daemon(answer).await, Err(nothing(problem)));
         }
@@ -583,7 +667,7 @@ mod tests {
         let client = fake.client();
         let text = "{}\n".repeat(1 << 20);
         let answered = fake.answer(vec![reply(&text)]);
-        assert!(client.show_maps().await.unwrap() == text.as_bytes());
+        assert!(client.show_maps(None).await.unwrap() == text.as_bytes());
         assert_eq!(answered.await.unwrap(), [b"show maps json\0"]);
     }
 
@@ -593,9 +677,9 @@ mod tests {
         let client = fake.client();
         let answered =
             fake.answer(vec![reply("fail\n"), reply("{}"), reply("fail\n"), reply("fail\n"), reply("timeout\n")]);
-        assert_eq!(client.show_maps().await.unwrap(), b"{}");
-        assert!(matches!(client.show_maps().await, Err(Error::Refused { .. })));
-        assert!(matches!(client.show_maps().await, Err(Error::Refused { .. })));
+        assert_eq!(client.show_maps(None).await.unwrap(), b"{}");
+        assert!(matches!(client.show_maps(None).await, Err(Error::Refused { .. })));
+        assert!(matches!(client.show_maps(None).await, Err(Error::Refused { .. })));
         assert_eq!(answered.await.unwrap().len(), 5);
     }
 
@@ -615,7 +699,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn asking_once_more_has_no_time_of_its_own() {
         let fake = Fake::start();
-        let client = Client::new(vec![fake.socket()], Duration::from_secs(2));
+        let client = Client::new(vec![fake.socket()], Duration::from_secs(2) / MAPS_PATIENCE);
         let start = Instant::now();
         let fail_late_then_hang = async {
             let (mut stream, _) = fake.accept().await;
@@ -623,9 +707,47 @@ mod tests {
             stream.write_all(&reply("fail\n")).await.unwrap();
             fake.accept().await
         };
-        let (maps, _) = tokio::join!(client.show_maps(), fail_late_then_hang);
+        let (maps, _) = tokio::join!(client.show_maps(None), fail_late_then_hang);
         assert!(matches!(maps, Err(Error::Timeout { .. })));
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_maps_may_take_longer_than_the_state() {
+        let fake = Fake::start();
+        let client = Client::new(vec![fake.socket()], Duration::from_secs(2));
+        let answer_late = async {
+            let (mut stream, _) = fake.accept().await;
+            tokio::time::advance(Duration::from_secs(9)).await;
+            stream.write_all(&reply("{}")).await.unwrap();
+        };
+        let (maps, ()) = tokio::join!(client.show_maps(None), answer_late);
+        assert_eq!(maps.unwrap(), b"{}");
+        assert_eq!(client.longest(), Duration::from_secs(14));
+    }
+
+    #[tokio::test]
+    async fn a_reply_far_too_long_for_the_maps_that_there_are_is_not_read() {
+        for (known, most) in [(Some(0), MAX_OF_FEW), (Some(3), MAX_OF_FEW + 3 * MAX_OF_MAP), (None, MAX_REPLY)] {
+            let fake = Fake::start();
+            let client = fake.client();
+            let daemon = fake.answer(vec![announced(most + 1, "{")]);
+            let error = client.show_maps(known).await.unwrap_err().to_string();
+            assert!(error.ends_with(&format!("a reply of {} bytes, more than {most}", most + 1)), "{error}");
+            daemon.await.unwrap();
+        }
+    }
+
+    #[test]
+    fn only_root_and_ourselves_may_be_multipathd() {
+        let client = Client::new(Vec::new(), LONG);
+        let ours = rustix::process::geteuid().as_raw();
+        for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
+            assert_eq!(client.may_be_multipathd(uid), may_be, "{uid}");
+        }
+        // In a user namespace root of the host is shown as this one, as is everybody else.
+        let inside = Client { unknown_user: Some(ours + 1), ..client };
+        assert!(inside.may_be_multipathd(ours + 1));
     }
 
     /// A byte every tenth of a second, on the paused clock.
@@ -703,7 +825,7 @@ mod tests {
         );
 
         let inside = left.join("x");
-        let error = Client::new(vec![SocketName::Path(inside.clone())], LONG).show_maps().await.unwrap_err();
+        let error = Client::new(vec![SocketName::Path(inside.clone())], LONG).show_maps(None).await.unwrap_err();
         assert!(matches!(error, Error::Broken { .. }));
         let inside = inside.display();
         assert_eq!(

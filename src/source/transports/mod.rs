@@ -13,7 +13,7 @@ pub mod fibre_channel;
 pub mod iscsi;
 pub mod nvme;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,6 +66,8 @@ pub struct Reading {
     pub transports: Arc<Transports>,
     /// Where the I/O of disks goes.
     pub ways: Arc<Ways>,
+    /// Those of them that carry no I/O now, so that the state of a disk beyond may change.
+    pub closed: HashSet<Way>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<Head>>,
     /// Objects that exist and could not be read. They stand as last read.
@@ -121,6 +123,7 @@ impl Reader {
         Ok(Reading {
             transports: Arc::clone(&self.transports),
             ways: Arc::clone(&self.ways),
+            closed: self.closed(),
             heads: self.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
             unreadable,
         })
@@ -132,6 +135,20 @@ impl Reader {
             fc_host_ports: fibre_channel.map(|ports| ports.hosts().all()).unwrap_or_default(),
             fc_remote_ports: fibre_channel.map(|ports| ports.remote_ports().all()).unwrap_or_default(),
         }
+    }
+
+    fn closed(&self) -> HashSet<Way> {
+        let sessions = self.iscsi.iter().flat_map(|iscsi| iscsi.sessions().named());
+        let sessions = sessions.filter(|(_, session)| !session.is_logged_in());
+        let ports = self.fibre_channel.iter().flat_map(|ports| ports.remote_ports().named());
+        let ports = ports.filter(|(_, port)| !port.is_up());
+        let controllers = self.nvme.iter().flat_map(|nvme| nvme.controllers().named());
+        let controllers = controllers.filter(|(_, controller)| !controller.is_live());
+        sessions
+            .map(|(name, _)| Way::Iscsi(Arc::clone(name)))
+            .chain(ports.map(|(name, _)| Way::FibreChannel(Arc::clone(name))))
+            .chain(controllers.map(|(name, _)| Way::Nvme(Arc::clone(name))))
+            .collect()
     }
 
     fn ways(&self) -> Ways {

@@ -411,6 +411,9 @@ fn sources(page: &mut String, view: &View<'_>) -> fmt::Result {
         if let Some(error) = &state.error {
             write!(page, ": {}", Escaped(error))?;
         }
+        if let Some(remark) = state.remark {
+            write!(page, "; {}", Escaped(remark))?;
+        }
         page.push_str("</td><td>");
         match state.last_success {
             Some(time) => write!(page, "{}", Ago(time, view.now)),

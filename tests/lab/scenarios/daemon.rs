@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::Scenario;
 use crate::guest::Lab;
-use crate::multipathd::{Conf, Multipathd};
+use crate::multipathd::{Conf, Impostor, Multipathd};
 use crate::san::San;
-use crate::wait::eventually_eq;
+use crate::wait::{PATIENCE, eventually, eventually_eq};
 
-pub const ALL: &[Scenario] =
-    &[Scenario::new("daemon_frozen", daemon_frozen), Scenario::new("daemon_stopped", daemon_stopped)];
+pub const ALL: &[Scenario] = &[
+    Scenario::new("daemon_frozen", daemon_frozen),
+    Scenario::new("daemon_stopped", daemon_stopped),
+    Scenario::new("another_users_daemon_is_not_believed", another_users_daemon_is_not_believed),
+];
 
 /// A scrape takes some hundredths of a second here, and never waits for the daemon's own timeout.
 const SCRAPE: Duration = Duration::from_secs(2);
@@ -67,4 +70,29 @@ fn daemon_stopped(lab: &Lab) {
     let _daemon = Multipathd::start(lab.dir(), Conf::BLIND);
     eventually_eq("the daemon is back", 1.0, daemon_up);
     eventually_eq("everything is as the kernel says", Vec::new(), || exporter.differences(&dm));
+}
+
+/// multipathd is gone, and another user listens at its abstract socket and says that no path has failed.
+fn another_users_daemon_is_not_believed(lab: &Lab) {
+    let San { daemon, dm, luns } = San::start(lab, 4, 2, Conf::BLIND);
+    let lun = &luns[0];
+    let all_well = daemon.ask("show maps json").expect("multipathd answers");
+    let exporter = lab.exporter().unprivileged().start();
+    dm.fail_path(lun.name(), &lun.paths[0].devno);
+    exporter.wait_for_counts(&lun.wwid, 3, 1);
+
+    daemon.stop();
+    let impostor = Impostor::start(&all_well);
+    eventually("the exporter names the user", PATIENCE, || {
+        let lines = exporter.log_lines("warn", "a program of user 65533 listens at @/org/kernel");
+        if lines.is_empty() { Err("no such line".to_owned()) } else { Ok(()) }
+    });
+    let metrics = exporter.metrics();
+    assert_eq!(metrics.value("multipath_daemon_up", &[]), 0.0);
+    assert_eq!(metrics.value("multipath_exporter_source_up", &[("source", "multipathd")]), 0.0);
+    exporter.wait_for_counts(&lun.wwid, 3, 1);
+    assert_eq!(impostor.end(), 0, "nothing is asked there");
+
+    let _daemon = Multipathd::start(lab.dir(), Conf::BLIND);
+    eventually_eq("root's daemon is believed", 1.0, || exporter.metrics().value("multipath_daemon_up", &[]));
 }
