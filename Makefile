@@ -63,7 +63,7 @@ test: install-for-tests cargo $(VENV)/installed
 
 EARLY_TESTS := compile-tests compile-release test-rules test-notifications test-fleet test-dashboard compile-tools machine
 # The longest first.
-LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web
+LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel
 .PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
@@ -113,6 +113,13 @@ test-demo:
 
 test-lab:
 	LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab
+
+# Both use one directory.
+test-old-kernel: test-lab
+	SUITE=bullseye LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact healthy $(OLD_KERNEL_SCENARIOS)
+
+# They depend on device mapper's list, which has no UUIDs there.
+OLD_KERNEL_SCENARIOS := one_path_failed map_renamed all_paths_deleted thin_pool_waits_for_a_queueing_map
 
 demo: packages install-for-tests $(VENV)/installed
 	rm -rf .cache/demo

@@ -98,7 +98,7 @@ pub struct SourceOptions {
     #[arg(long = "resync.interval", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub resync_interval: Duration,
 
-    /// How often to read what has no event: SCSI and ALUA states, suspended, queueing
+    /// How often to read what has no event: sessions, ports and controllers, ALUA states, suspended, queueing
     #[arg(long = "reread.interval", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub reread_interval: Duration,
 }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
-    // The thread that writes the log is the first that needs none. A capture is made by one that asks device mapper itself.
+    // Before the thread that writes the log, which needs no capabilities. A capture is made by a thread that asks device mapper.
     let confined = if cli.general.capture.is_some() { Ok(Privileged::default()) } else { Privileged::confine() };
     let log = logging::start(cli.general.log_level, cli.general.log_format);
     let privileged = confined.unwrap_or_else(|(privileged, error)| {

@@ -13,7 +13,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 const DEVICE_MAPPER: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Starts threads that keep the capabilities of the process.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Privileged {
     /// `None` if the calling thread has them, too.
     keeper: Option<Sender<Job>>,

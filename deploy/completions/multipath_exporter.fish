@@ -9,7 +9,7 @@ complete -c multipath_exporter -l path.capture -d 'Run on the host that a captur
 complete -c multipath_exporter -l multipathd.socket -d 'Socket of multipathd, @NAME for an abstract one. Repeatable; the first that answers is used [default: both of multipathd\'s own]' -r
 complete -c multipath_exporter -l multipathd.timeout -d 'How long to wait for an answer of multipathd. For all its maps it has five times as long' -r
 complete -c multipath_exporter -l resync.interval -d 'How often to read everything, whatever events say; less often where that takes long' -r
-complete -c multipath_exporter -l reread.interval -d 'How often to read what has no event: SCSI and ALUA states, suspended, queueing' -r
+complete -c multipath_exporter -l reread.interval -d 'How often to read what has no event: sessions, ports and controllers, ALUA states, suspended, queueing' -r
 complete -c multipath_exporter -l config.file -d 'Configuration file (YAML). SIGHUP re-reads it' -r -F
 complete -c multipath_exporter -l capture -d 'Write what is read on this host, its names replaced, to a file (tar.gz) that is not there yet, or - for standard output, and leave' -r -F
 complete -c multipath_exporter -l log.level -d 'Least severe level to log' -r -f -a "debug\t''

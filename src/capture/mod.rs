@@ -236,7 +236,7 @@ fn told(reading: &device_mapper::Reading) -> Arc<[Told]> {
 /// Reads block devices, and gives what cannot be read of them.
 fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Error> {
     let mut block = Block::new(host.places.clone());
-    let request = |scope| block::Request { scope, told: told.clone() };
+    let request = |scope| block::Request { scope, told: told.clone(), ..block::Request::default() };
     let reading = block.read(&request(Scope::Everything))?;
     block.read(&request(Scope::States))?;
     Ok(reading.unreadable)

@@ -102,11 +102,11 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
                 udev_data: cli.sources.udev_data.clone(),
                 capture: None,
             };
-            let sockets = match cli.sources.multipathd_sockets.as_slice() {
-                [] => multipathd::default_sockets(),
-                sockets => sockets.to_vec(),
+            let client = match cli.sources.multipathd_sockets.as_slice() {
+                [] => multipathd::Client::new(timeout),
+                sockets => multipathd::Client::at(sockets.to_vec(), timeout),
             };
-            (places, multipathd::Client::new(sockets, timeout))
+            (places, client)
         }
     };
     Ok(Host {

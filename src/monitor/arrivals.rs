@@ -14,9 +14,6 @@ use crate::source::transports::{self, Way};
 use crate::source::{Error, device_mapper};
 use crate::topology::Daemon;
 
-/// multipathd may be kept busy ten times as long as the exporter keeps itself.
-const DAEMON_SHARE: u32 = 10;
-
 impl State {
     /// A reading has come. One that was late leaves its source down: it tells how things were when it was asked for.
     fn note_success<R>(&self, part: Part, reading: &UnderWay<R>, unreadable: &[Error], now: Now) {
@@ -37,7 +34,7 @@ impl State {
         };
         if reading.request.all {
             self.timers.kernel.cost(cost);
-            self.timers.tell(&self.health, &self.own);
+            self.tell_intervals();
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
         self.note_success(Part::DeviceMapper, &reading, &unreadable, now);
@@ -120,7 +117,7 @@ impl State {
             Scope::States => self.timers.block.cost(cost),
             Scope::Devices(_) => {}
         }
-        self.timers.tell(&self.health, &self.own);
+        self.tell_intervals();
         self.note_success(Part::Block, &under_way, &reading.unreadable, now);
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
@@ -145,7 +142,7 @@ impl State {
             self.forget_strangers = true;
             // Whether multipathd leaves some of them alone is asked only where there are some.
             if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty())
-                && (under_way.reason != Reason::Timer || self.timers.daemon_maps.is_due(now.instant))
+                && self.daemon_pace.allows(under_way.reason, now.instant)
             {
                 daemon.want.paths(under_way.reason);
             }
@@ -157,26 +154,28 @@ impl State {
         match reply {
             Ok(reading) => {
                 self.timers.transports.cost(cost);
-                self.timers.tell(&self.health, &self.own);
+                self.tell_intervals();
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
-                let before = self.readings.transports.replace(reading);
-                self.want_states_beyond_closed_ways(before.as_ref());
+                self.note_open_ways(Arc::clone(&reading.open));
+                self.readings.transports = Some(reading);
             }
             Err(error) => self.health.failed(Part::Transports, &error),
         }
     }
 
-    /// The re-read leaves the SCSI states to us where device mapper tells of the maps. A disk's state may lag behind its port's, so
-    /// it is read once more after the port has opened.
-    fn want_states_beyond_closed_ways(&mut self, before: Option<&transports::Reading>) {
-        let now = self.readings.transports.as_ref();
-        let closed = [before, now].into_iter().flatten().map(|reading| &reading.closed);
-        if !self.readings.kernel_is_current() || closed.clone().all(HashSet::is_empty) {
-            return;
+    /// A disk's state may lag behind its port's, so a way counts as open once it has been for three readings.
+    fn note_open_ways(&mut self, open: Arc<HashSet<Way>>) {
+        if open != self.open_ways[0] && self.readings.block.read_once {
+            self.block.want.states();
         }
-        let is_closed = |way: &Way| closed.clone().any(|ways| ways.contains(way));
-        let disks = self.readings.block.disks.values().filter(|disk| disk.way.as_ref().is_some_and(is_closed));
-        self.block.want.states_of(disks.map(|disk| disk.devno));
+        self.open_ways.rotate_right(1);
+        self.open_ways[0] = open;
+        let [now, before, at_first] = &self.open_ways;
+        self.block.want.open = if now == before && before == at_first {
+            Arc::clone(now)
+        } else {
+            Arc::new(now.iter().filter(|way| before.contains(*way) && at_first.contains(*way)).cloned().collect())
+        };
     }
 
     pub(super) fn take_interfaces(&mut self, reply: Result<Addresses, Error>) {
@@ -197,18 +196,19 @@ impl State {
             Ok(reply) => reply,
             Err(error) => return self.daemon_fails(&error),
         };
-        if under_way.request.maps {
-            self.timers.daemon_maps.cost(cost / DAEMON_SHARE);
-            self.timers.tell(&self.health, &self.own);
+        if maps.is_some() {
+            self.daemon_pace.answered(cost, now.instant);
+            self.tell_intervals();
         }
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
         let Some(lane) = &mut self.daemon else { return };
         let Some(daemon) = &mut self.readings.multipathd else { return };
+        // It has just come up, or is done with its configuration. Between its other words it goes to and fro all the time.
+        let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
-        if daemon.state != state && maps.is_none() {
-            // It has just come up, or is done with its configuration.
-            lane.want.maps(Reason::Event);
+        if was_busy && daemon.state != state && maps.is_none() {
+            self.daemon_pace.want(Reason::Event);
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
         if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {

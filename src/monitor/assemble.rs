@@ -267,8 +267,8 @@ impl Inputs {
                     }
                 });
                 let mut members: Vec<Member> = slaves.collect();
-                // sysfs may no longer link to a member whose disk is gone, though the map still holds it. Of valid paths
-                // multipathd's word may be older than sysfs's: they may have left by order since. So may any, once it is down.
+                // sysfs may no longer link to a member whose disk is gone, though the map still holds it. A valid path may have
+                // left by order since multipathd told of it, and any path once multipathd is down.
                 let words = self.daemon.iter().filter(|_| self.daemon_answers);
                 let held = words.flat_map(|map| &map.paths).filter(|path| path.valid == Some(false));
                 for devno in held.filter_map(|path| path.devno) {

@@ -33,7 +33,7 @@ impl Assembly {
         }
         reading.host = Some(Host { has_maps: false, candidates: Arc::default(), root: Arc::default() });
         let mut readings = Readings { kernel: Some(Kernel::default()), ..Readings::default() };
-        readings.block.take(&reading, &block::Request { scope: Scope::Everything, told: None }, now);
+        readings.block.take(&reading, &block::Request { scope: Scope::Everything, ..block::Request::default() }, now);
         if let Some(kernel) = &mut readings.kernel {
             kernel.take(&device_mapper::Reading { maps, unreadable: Vec::new() }, now, now);
         }

@@ -51,6 +51,7 @@ use crate::event::EventLog;
 use crate::metrics::own::OwnMetrics;
 use crate::privileges::Privileged;
 use crate::source::health::{Part, SourceHealth};
+use crate::source::transports::Way;
 use crate::source::{Error, Places, multipathd, transports};
 use crate::topology::{DevNo, Device, Kind, Snapshot};
 use crate::watch::{self as watchers, Wake, Watcher};
@@ -62,7 +63,7 @@ use readers::{Arrival, Ask, Readers, Reply, Sources};
 use readings::{
     BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, Multipathd, Readings, Teller, TransportsWant,
 };
-use schedule::{Cadence, Lane, Reason};
+use schedule::{Cadence, DaemonPace, Lane, Reason};
 use start::Start;
 use unassembled::KnownPaths;
 use wants::{Aftermath, Timers};
@@ -83,7 +84,7 @@ const PULSE_INTERVAL: Duration = watchers::PULSE.saturating_mul(4);
 const BATCH: usize = 1024;
 
 /// What the monitor is to do.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// Where files are read.
     pub places: Places,
@@ -279,7 +280,10 @@ struct State {
     transports: Lane<TransportsWant>,
     interfaces: Lane<InterfacesWant>,
     daemon: Option<Lane<DaemonWant>>,
+    daemon_pace: DaemonPace,
     timers: Timers,
+    /// The ways that were open in the last three readings, the newest first.
+    open_ways: [Arc<HashSet<Way>>; 3],
     // The last readings.
     readings: Readings,
     ledgers: Ledgers,
@@ -346,13 +350,14 @@ impl State {
             interfaces: Lane::new(TRANSPORTS_DEADLINE),
             // Each exchange is bounded.
             daemon: multipathd.map(|longest| Lane::new(longest + Duration::from_secs(1))),
+            daemon_pace: DaemonPace::default(),
+            open_ways: Default::default(),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
                 kernel: reread(),
                 block: reread(),
                 transports: reread(),
                 daemon: reread(),
-                daemon_maps: Cadence::new(Duration::ZERO, now.instant),
             },
             readings: Readings {
                 kernel: device_mapper.then(Kernel::default),
@@ -386,7 +391,7 @@ impl State {
             being_read: Vec::new(),
             waiting: Vec::new(),
         };
-        state.timers.tell(&state.health, &state.own);
+        state.tell_intervals();
         (state, Board { snapshot, events, sources: health, own })
     }
 
@@ -421,6 +426,7 @@ impl State {
                         "this kernel is built without CONFIG_DM_UEVENT: without the kernel's status, a path that fails is seen at \
                          the next re-read"
                     );
+                    self.daemon_pace.is_only_source();
                     self.health.remark(Part::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");
                 }
                 Wake::DeviceMapper => {
@@ -492,6 +498,7 @@ impl State {
             self.path_log.due(),
             self.nameless.values().min().map(|since| *since + NAME_PATIENCE),
             self.start.next_due(),
+            self.daemon.as_ref().filter(|lane| lane.is_free()).and_then(|_| self.daemon_pace.due()),
         ];
         kernel.chain(daemon).chain(others).flatten().min()
     }
@@ -504,7 +511,7 @@ impl State {
             self.want_what_is_due(now.instant);
         }
         if let Some(wwids) = self.aftermath.take(now.instant) {
-            self.want_aftermath(wwids, now.instant);
+            self.want_aftermath(wwids);
         }
         let nameless = self.nameless.len();
         self.nameless.retain(|_, since| now.instant < *since + NAME_PATIENCE);
@@ -541,11 +548,18 @@ impl State {
             self.transports.want.addresses = Arc::clone(&self.readings.addresses);
             asks.extend(self.transports.begin(now.instant).map(Ask::Transports));
         }
-        let known_maps = self.readings.number_of_maps();
-        if let Some(lane) = &mut self.daemon {
-            lane.want.known = known_maps;
+        if let Some(lane) = self.daemon.as_mut().filter(|lane| lane.is_free())
+            && let Some(reason) = self.daemon_pace.take(now.instant)
+        {
+            lane.want.maps(reason);
         }
+        // How long its reply may be depends on how many maps there are.
         if let Some(lane) = &mut self.daemon
+            && (self.block.was_tried() || self.start.order_is_over)
+        {
+            lane.want.known = self.readings.number_of_maps();
+        }
+        if let Some(lane) = self.daemon.as_mut().filter(|_| self.block.was_tried() || self.start.order_is_over)
             && let Some(request) = lane.begin(now.instant)
         {
             self.ledgers.values_mut().for_each(MapLedger::daemon_asked);

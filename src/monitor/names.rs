@@ -1,8 +1,8 @@
 //! Who members say they are, held against the name of their map: another name means another LUN, and data at risk.
 //!
 //! udev and the kernel choose among the names that a LUN has, each in its own way, and a map may be called by a third
-//! (`uid_attribute` in `multipath.conf(5)`). So a source's word counts against a member if that source has ever called a
-//! member of the map by the map's own name, if both sources agree, or if it is a name of the same kind by the same vendor.
+//! (`uid_attribute` in `multipath.conf(5)`). So a source's word counts against a member in three cases: that source has called a
+//! member of the map by the map's own name, both sources agree, or both names are of one kind and one vendor.
 
 use crate::source::block::disks::Disk;
 

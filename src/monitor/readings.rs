@@ -11,7 +11,7 @@ use super::schedule::{Reason, Want};
 use super::unassembled::{self, KnownPaths, Unassembled};
 use crate::source::block::{self, Devices, Scope, Told, disks, maps};
 use crate::source::interfaces::Addresses;
-use crate::source::transports::{self, Ways};
+use crate::source::transports::{self, Way, Ways};
 use crate::source::{Error, device_mapper, multipathd};
 use crate::topology::{Daemon, DevNo, Transports};
 
@@ -77,15 +77,23 @@ impl Readings {
 
     /// How many device-mapper devices the kernel has, by its own word or by sysfs's.
     pub fn number_of_maps(&self) -> Option<usize> {
-        let (teller, _) = self.teller()?;
-        (teller != Teller::Multipathd).then(|| self.wwids(teller).len())
+        match self.teller()?.0 {
+            Teller::Kernel => self.kernel.as_ref().map(|kernel| kernel.told.len()),
+            Teller::Block => Some(self.block.maps.len()),
+            Teller::Multipathd => None,
+        }
     }
 
-    /// Forgets multipathd's words on maps that the kernel does not have.
+    /// Forgets the words of multipathd's last reply on maps that the kernel does not have, as soon as that is known. A reply that was
+    /// under way when its map was removed may have brought it back.
     pub fn forget_words_about_no_map(&mut self) {
         let Some((teller, _)) = self.teller().filter(|(teller, _)| *teller != Teller::Multipathd) else { return };
+        if !self.multipathd.as_ref().is_some_and(|daemon| daemon.is_unsifted) {
+            return;
+        }
         let wwids = self.wwids(teller);
         if let Some(daemon) = &mut self.multipathd {
+            daemon.is_unsifted = false;
             daemon.maps.retain(|wwid, _| wwids.contains_key(wwid));
             daemon.left_out.retain(|wwid, _| wwids.contains_key(wwid));
         }
@@ -337,6 +345,8 @@ pub struct BlockWant {
     devices_were_last: bool,
     /// The maps as device mapper tells them, if it does.
     pub told: Option<Arc<[Told]>>,
+    /// [`block::Request::open`].
+    pub open: Arc<HashSet<Way>>,
 }
 
 impl BlockWant {
@@ -393,7 +403,7 @@ impl Want for BlockWant {
             return None;
         };
         self.devices_were_last = matches!(scope, Scope::Devices(_));
-        Some((block::Request { scope, told: self.told.clone() }, reason))
+        Some((block::Request { scope, told: self.told.clone(), open: Arc::clone(&self.open) }, reason))
     }
 }
 
@@ -460,6 +470,8 @@ pub struct Multipathd {
     pub read_at: Option<Instant>,
     /// The paths that it knows, for telling what it leaves alone.
     pub known_paths: KnownPaths,
+    /// Its last reply may have words on maps that the kernel does not have.
+    is_unsifted: bool,
 }
 
 impl Default for Multipathd {
@@ -471,6 +483,7 @@ impl Default for Multipathd {
             failed: false,
             read_at: None,
             known_paths: KnownPaths::default(),
+            is_unsifted: false,
         }
     }
 }
@@ -490,7 +503,7 @@ impl Multipathd {
         } else {
             self.maps.append(&mut before);
         }
-        (self.failed, self.read_at) = (false, Some(asked));
+        (self.failed, self.read_at, self.is_unsifted) = (false, Some(asked), true);
     }
 
     /// Takes note of the paths that it knows. `paths` is `None` if it was not asked for them; `needed` says whether there

@@ -85,6 +85,11 @@ impl<W: Want> Lane<W> {
         self.under_way.take()
     }
 
+    /// Whether no reading is under way.
+    pub fn is_free(&self) -> bool {
+        self.under_way.is_none()
+    }
+
     /// Whether nothing is being read, nor is to be.
     pub fn is_idle(&self) -> bool {
         self.under_way.is_none() && self.want.is_empty()
@@ -159,6 +164,64 @@ impl Cadence {
     /// The cost of the last reading.
     pub fn last_cost(&self) -> Duration {
         self.costs[0]
+    }
+}
+
+/// When multipathd may be asked for its maps: it reads each of them from the kernel, under its lock.
+#[derive(Debug, Default)]
+pub struct DaemonPace {
+    wanted: Option<Reason>,
+    /// When the last answer, or none, had come, and how long it had taken.
+    last: Option<(Instant, Duration)>,
+    /// Nothing else tells of a path that fails.
+    is_only_source: bool,
+}
+
+/// multipathd rests for this many times as long as its last answer took.
+const REST: u32 = 10;
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+impl DaemonPace {
+    /// It is to be asked as soon as it may.
+    pub fn want(&mut self, reason: Reason) {
+        self.wanted = self.wanted.max(Some(reason));
+    }
+
+    /// Takes the want, if it may be asked now.
+    pub fn take(&mut self, now: Instant) -> Option<Reason> {
+        let reason = self.wanted.filter(|reason| self.allows(*reason, now))?;
+        self.wanted = None;
+        Some(reason)
+    }
+
+    /// When the want can be taken.
+    pub fn due(&self) -> Option<Instant> {
+        self.wanted.and(self.last).map(|_| self.rested())?
+    }
+
+    /// Whether it may be asked now. At the start, on a signal and where events were lost it is asked at once.
+    pub fn allows(&self, reason: Reason, now: Instant) -> bool {
+        matches!(reason, Reason::Start | Reason::Signal | Reason::Overflow) || self.rested().is_none_or(|at| at <= now)
+    }
+
+    /// It has answered, or has not, and took this long.
+    pub fn answered(&mut self, took: Duration, now: Instant) {
+        self.last = Some((now, took));
+    }
+
+    /// It rests no longer than its answers take: the kernel sends no path events, and path states are its own.
+    pub fn is_only_source(&mut self) {
+        self.is_only_source = true;
+    }
+
+    /// How long it may rest now.
+    pub fn rest(&self) -> Duration {
+        let times = if self.is_only_source { 1 } else { REST };
+        self.last.map_or(Duration::ZERO, |(_, took)| (took * times).min(LONGEST_REST))
+    }
+
+    fn rested(&self) -> Option<Instant> {
+        self.last.map(|(at, _)| at + self.rest())
     }
 }
 

@@ -27,20 +27,18 @@ pub struct Timers {
     pub block: Cadence,
     pub transports: Cadence,
     pub daemon: Cadence,
-    /// multipathd's maps: a daemon that needs long for them is asked less often. The other timers say when.
-    pub daemon_maps: Cadence,
 }
 
 impl Timers {
     /// Tells how often each source has to answer now, and how often sysfs is read. Intervals grow with what readings cost.
-    pub(super) fn tell(&self, health: &SourceHealth, own: &OwnMetrics) {
-        let Timers { resync, kernel, block, transports, daemon, daemon_maps } = self;
+    pub(super) fn tell(&self, daemon_rest: Duration, health: &SourceHealth, own: &OwnMetrics) {
+        let Timers { resync, kernel, block, transports, daemon } = self;
         health.expect(Part::DeviceMapper, kernel.present());
         // While everything is read, states wait.
         health.expect(Part::Block, block.present().max(resync.last_cost()));
         health.expect(Part::Transports, transports.present());
         // Where all is well, only a resync asks multipathd for its maps.
-        health.expect(Part::Multipathd, daemon.present().max(resync.present()).max(daemon_maps.present()));
+        health.expect(Part::Multipathd, daemon.present().max(resync.present()).max(daemon_rest));
         own.resync_interval.set(resync.present().as_secs_f64());
         own.reread_interval.set(block.present().as_secs_f64());
     }
@@ -69,6 +67,11 @@ impl Aftermath {
 }
 
 impl State {
+    /// Tells how often each source is read now.
+    pub(super) fn tell_intervals(&self) {
+        self.timers.tell(self.daemon_pace.rest(), &self.health, &self.own);
+    }
+
     pub(super) fn uevent(&mut self, uevent: &Uevent) {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
@@ -137,14 +140,13 @@ impl State {
         self.block.want.everything(reason);
         self.transports.want.look(true, reason);
         self.interfaces.want.0 = true;
+        self.daemon_pace.want(reason);
         if let Some(daemon) = &mut self.daemon
-            && (reason != Reason::Timer || self.timers.daemon_maps.is_due(now))
+            && !self.readings.block.unassembled.is_empty()
+            && self.daemon_pace.allows(reason, now)
         {
-            daemon.want.maps(reason);
-            if !self.readings.block.unassembled.is_empty() {
-                // Its configuration may say by now that these are to be left alone.
-                daemon.want.paths(reason);
-            }
+            // Its configuration may say by now that these are to be left alone.
+            daemon.want.paths(reason);
         }
     }
 
@@ -179,24 +181,21 @@ impl State {
             || self.aftermath.last.is_some_and(|last| now < last + CLOSE_WATCH)
             || self.readings.multipathd.as_ref().is_some_and(|daemon| daemon.failed)
             || self.dm_devices.values().any(unhealthy);
-        if close_watch && self.timers.daemon_maps.is_due(now) {
-            daemon.want.maps(Reason::Timer);
-        } else {
-            daemon.want.state(Reason::Timer);
+        daemon.want.state(Reason::Timer);
+        if close_watch {
+            self.daemon_pace.want(Reason::Timer);
         }
     }
 
     /// Sources that follow the kernel are asked what they make of path events.
-    pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>, now: Instant) {
+    pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
         for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
             self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
             let untold = built.devno().into_iter().filter(|devno| !self.readings.kernel_tells_of(*devno));
             untold.for_each(|devno| self.block.want.map(devno));
         }
         self.transports.want.look(false, Reason::Event);
-        if let Some(daemon) = self.daemon.as_mut().filter(|_| self.timers.daemon_maps.is_due(now)) {
-            daemon.want.maps(Reason::Event);
-        }
+        self.daemon_pace.want(Reason::Event);
     }
 }
 
@@ -252,6 +251,6 @@ mod tests {
     fn a_daemon_that_needs_long_for_its_maps_is_asked_for_them_less_often() {
         assert_eq!(asked(Duration::from_millis(1)), (60, 60));
         // A tenth of its time.
-        assert_eq!(asked(Duration::from_secs(2)), (60, 15));
+        assert_eq!(asked(Duration::from_secs(2)).1, 15);
     }
 }

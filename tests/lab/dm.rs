@@ -24,6 +24,7 @@ const DEV_CREATE: u8 = 3;
 const DEV_REMOVE: u8 = 4;
 const DEV_RENAME: u8 = 5;
 const DEV_SUSPEND: u8 = 6;
+const DEV_STATUS: u8 = 7;
 const TABLE_LOAD: u8 = 9;
 const TABLE_STATUS: u8 = 12;
 const TARGET_MSG: u8 = 14;
@@ -213,7 +214,11 @@ impl Dm {
         while let Some(dev @ 1..) = u64_at(entry, 0) {
             let name = text_at(entry, 12);
             let after_name = (12 + name.len() + 1).next_multiple_of(8);
-            let uuid = String::from_utf8_lossy(text_at(entry, after_name + 8)).into_owned();
+            let uuid = match u32_at(entry, after_name + 4) {
+                // Before Linux 5.12.
+                Some(0) => self.uuid(name),
+                _ => String::from_utf8_lossy(text_at(entry, after_name + 8)).into_owned(),
+            };
             maps.push(Map { name: name.to_vec(), uuid, minor: decode_minor(dev) });
             match u32_at(entry, 8) {
                 Some(next @ 1..) => entry = &entry[next as usize..],
@@ -221,6 +226,15 @@ impl Dm {
             }
         }
         maps
+    }
+
+    /// Empty for a device that has none, or that has gone.
+    fn uuid(&self, name: &[u8]) -> String {
+        let mut request = Request::new(name);
+        match self.call(DEV_STATUS, &mut request) {
+            Ok(()) => String::from_utf8_lossy(text_at(&request.0, 176)).into_owned(),
+            Err(_) => String::new(),
+        }
     }
 
     /// Every multipath device, by its WWID.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
@@ -130,7 +132,12 @@ fn next_file(pid: Pid) -> u64 {
             entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
         (0..).find(|number| !open.contains(number)).unwrap()
     };
-    (0..100).map(|_| next()).min().unwrap()
+    // Its start may have one open for some hundredths of a second.
+    let later = || {
+        sleep(Duration::from_millis(3));
+        next()
+    };
+    (0..100).map(|_| later()).min().unwrap()
 }
 
 /// Gives the series of devices, paths and sessions, as the page writes them.

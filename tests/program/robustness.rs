@@ -369,7 +369,10 @@ fn without_sysfs_from_the_start_nothing_is_claimed_though_multipathd_answers() {
     let unlistable = host.sysfs.make_unlistable("block");
     let exporter = host.unready_exporter(&["--reread.interval=100ms"]);
     exporter.await_log(&["source cannot be read", "sysfs"]);
-    eventually("multipathd has answered", || (!exporter.get("/-/ready").text().contains("multipathd")).then_some(()));
+    eventually("multipathd has answered", || {
+        let text = exporter.get("/-/ready").text().to_owned();
+        (text.contains("sysfs") && !text.contains("multipathd")).then_some(())
+    });
     for path in ["/metrics", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health"] {
         let answer = exporter.get(path);
         assert_eq!(answer.status, 503, "{path}");

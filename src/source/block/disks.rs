@@ -7,12 +7,15 @@
 //!
 //! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-class-scsi_device` of the kernel.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::udev_db::UdevDb;
 use crate::source::Error;
-use crate::source::files::{Anchors, Attribute, or_last};
+use crate::source::files::{Anchors, Attribute, open_in_sysfs, or_last};
 use crate::source::transports::{Way, nvme};
 use crate::topology::{DevNo, Transport};
 
@@ -78,9 +81,15 @@ pub struct Known {
     /// Its directory, relative to the root.
     place: PathBuf,
     scsi: Option<ScsiDevice>,
+    /// The file of its ALUA state.
+    alua: Option<Alua>,
     /// Its files.
     pub disk: Arc<Disk>,
 }
+
+/// The open file of an ALUA state, and its share of those that may be open.
+#[derive(Debug)]
+struct Alua(OwnedFd, #[expect(dead_code, reason = "it is counted by those that hold it")] Arc<()>);
 
 /// Where a SCSI disk's own device lies: neither by way of a link nor all the way down, as it is read all the time.
 #[derive(Debug)]
@@ -97,12 +106,26 @@ pub struct Disks {
     root: PathBuf,
     anchors: Anchors,
     file: Attribute,
+    /// Held by each open file of an ALUA state.
+    open: Arc<()>,
+    most_open: usize,
 }
+
+/// The kernel needs about 5 KiB for each open file of sysfs.
+const MOST_OPEN: u64 = 4096;
 
 impl Disks {
     /// `root` is where sysfs is mounted.
     pub fn new(root: &Path) -> Self {
-        Disks { root: root.to_owned(), anchors: Anchors::default(), file: Attribute::default() }
+        // Clients and other readers need files, too.
+        let files = getrlimit(Resource::Nofile).current.map_or(MOST_OPEN, |files| files / 8);
+        Disks {
+            root: root.to_owned(),
+            anchors: Anchors::default(),
+            file: Attribute::default(),
+            open: Arc::default(),
+            most_open: files.min(MOST_OPEN) as usize,
+        }
     }
 
     /// Closes what is held open for the files of many disks.
@@ -122,6 +145,7 @@ impl Disks {
     ) -> Known {
         let mut known = last.filter(|known| known.place == place).unwrap_or_else(|| Known {
             scsi: scsi_device(&self.root, place),
+            alua: None,
             disk: Arc::new(Disk::at(devno, place)),
             place: place.to_owned(),
         });
@@ -164,14 +188,23 @@ impl Disks {
         }
     }
 
-    /// Reads the ALUA state of a known disk, which changes without an event, and looks up who udev says it is. If there is no ALUA
-    /// state any more, reads its other state, too.
+    /// Looks whether the ALUA state of a known disk, which changes without an event, and who udev says it is are as before, and reads
+    /// its states if not.
     pub fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
-        let last = &known.disk.states;
-        let access = or_last(self.files(known).text("access_state", &last.access), Some(&last.access), unreadable);
         let disk = &*known.disk;
-        if access != disk.states.access || identities.wwid(disk.devno, &disk.name) != disk.identity.udev.as_ref() {
-            self.read_states(known, identities, unreadable);
+        let is_same =
+            disk.states.access.as_deref().is_none_or(|access| {
+                known.alua.as_ref().is_some_and(|Alua(open, _)| self.file.still_says(open, access))
+            });
+        if is_same && identities.wwid(disk.devno, &disk.name) == disk.identity.udev.as_ref() {
+            return;
+        }
+        known.alua = None;
+        self.read_states(known, identities, unreadable);
+        if known.disk.states.access.is_some() && Arc::strong_count(&self.open) <= self.most_open {
+            let open =
+                known.scsi.as_ref().and_then(|scsi| open_in_sysfs(&scsi.anchor.join(&scsi.below).join("access_state")));
+            known.alua = open.map(|open| Alua(open, Arc::clone(&self.open)));
         }
     }
 

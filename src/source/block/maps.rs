@@ -118,7 +118,7 @@ impl Maps {
     }
 
     fn directory(&self, minor: u32) -> PathBuf {
-        self.root.join("block").join(kernel_name(minor))
+        self.root.join(VIRTUAL).join(kernel_name(minor))
     }
 
     /// The members by their links; `None` if the map is gone.

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{Attribute, Entry, follow, list_if_there, or_note};
+use super::transports::Way;
 use super::{Error, Places, unless_exhausted};
 use crate::topology::DevNo;
 use disks::{Disk, Disks};
@@ -36,6 +37,9 @@ pub struct Request {
     pub scope: Scope,
     /// The maps and their members as device mapper tells them; `None` to find them here.
     pub told: Option<Arc<[Told]>>,
+    /// The ways that have been open for a while. Where device mapper tells which paths are valid, a reading of states leaves out
+    /// the SCSI states of disks beyond them.
+    pub open: Arc<HashSet<Way>>,
 }
 
 /// How much to read.
@@ -43,8 +47,7 @@ pub struct Request {
 pub enum Scope {
     /// Everything of every device.
     Everything,
-    /// All that changes without an event, of the devices that are known. Where device mapper tells of the maps, the SCSI state is
-    /// left out: the port that a disk is reached through tells when it may have changed.
+    /// All that changes without an event, of the devices that are known.
     States,
     /// These devices.
     Devices(Devices),
@@ -157,7 +160,7 @@ impl Block {
         reading.unreadable.extend(identities.err());
         let read = match &request.scope {
             Scope::Everything => self.read_everything(request.told.as_deref(), &mut reading),
-            Scope::States => self.read_states(request.told.as_deref(), &mut reading),
+            Scope::States => self.read_states(request, &mut reading),
             Scope::Devices(devices) => {
                 devices.maps.iter().for_each(|devno| self.read_map(*devno, &mut reading));
                 devices.disks.iter().for_each(|devno| self.read_disk_numbered(*devno, &mut reading));
@@ -218,14 +221,13 @@ impl Block {
         Ok(())
     }
 
-    fn read_states(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
+    fn read_states(&mut self, Request { told, open, .. }: &Request, reading: &mut Reading) -> Result<(), Error> {
         let found_here: HashSet<DevNo> =
             self.known_maps.values().flat_map(|map| &map.members).filter_map(|member| member.devno).collect();
         for (devno, known) in &mut self.known_disks {
             let (identities, unreadable) = (&self.identities, &mut reading.unreadable);
-            // Where device mapper tells which paths are valid, the SCSI state decides nothing. The port that the disk is reached
-            // through tells when it changes.
-            if told.is_some() && known.disk.way.is_some() && !found_here.contains(devno) {
+            let is_open = known.disk.way.as_ref().is_some_and(|way| open.contains(way));
+            if told.is_some() && is_open && !found_here.contains(devno) {
                 self.disks.read_access(known, identities, unreadable);
             } else {
                 self.disks.read_states(known, identities, unreadable);
@@ -419,7 +421,7 @@ mod tests {
 
     fn read(reader: &mut Block, scope: Scope, told: bool) -> Reading {
         let told = told.then(|| [Told { devno: devno("254:0"), members: Some([devno("8:16")].into()) }].into());
-        let reading = reader.read(&Request { scope, told }).unwrap();
+        let reading = reader.read(&Request { scope, told, ..Request::default() }).unwrap();
         assert_eq!(reading.unreadable, []);
         reading
     }
@@ -519,7 +521,7 @@ mod tests {
         let uuid = tree.path().join(DM).join("dm/uuid");
         fs::remove_file(&uuid).unwrap();
         for round in 0..2 {
-            let reading = reader.read(&Request { scope: Scope::Everything, told: None }).unwrap();
+            let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
             assert_eq!(&*map(&reading).wwid, "3600a", "{round}");
             assert!(reading.unreadable[0].to_string().contains("dm/uuid"), "{:?}", reading.unreadable);
             if round == 0 {

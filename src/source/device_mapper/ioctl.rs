@@ -235,7 +235,7 @@ fn parse_list(reply: &[u8], minor: u32) -> Option<Vec<Listed>> {
     while let Some(dev) = u64_at(entry, 0).filter(|&dev| dev != 0) {
         let next = u32_at(entry, 8)? as usize;
         let name = until_nul(entry.get(12..)?);
-        // What an older kernel has there is the next entry.
+        // An older kernel has the next entry there.
         let tail = entry.get((12 + name.len() + 1).next_multiple_of(8)..).filter(|_| minor >= MINOR_WITH_EVENT_NR);
         let tail = tail.unwrap_or_default();
         let uuid = match u32_at(tail, 4) {

@@ -165,7 +165,9 @@ impl<O: Answers> DeviceMapper<O> {
         let mut maps = 0;
         let strangers = std::mem::take(&mut self.strangers);
         for entry in &listed {
-            let mut known = before.remove(&entry.devno);
+            // Another map may have got the number.
+            let is_it = |known: &Known| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
+            let mut known = before.remove(&entry.devno).filter(is_it);
             let is_dirty = request.anew || request.dirty.contains(&entry.devno);
             let told = (!is_dirty).then_some((known.as_ref(), strangers.get(&entry.devno)));
             let looked = match self.is_map(entry, told) {
@@ -194,9 +196,10 @@ impl<O: Answers> DeviceMapper<O> {
         }
     }
 
-    /// Whether the device is a multipath map. Kernels before 5.12 list no UUIDs, and status and table are asked of maps only: to
-    /// ask a thin pool on a dead LUN waits for the LUN, and the table of a LUKS device has its key. `told` is what this number was
-    /// the last time, if that still stands: a map, or the name of a stranger.
+    /// Whether the device is a multipath map. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for
+    /// status and table. A thin pool on a dead LUN would answer when the LUN is back, and the table of a LUKS device has its key.
+    ///
+    /// `told` is what this number was the last time, if that still stands: a map, or the name of a stranger.
     fn is_map(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Vec<u8>>)>) -> Result<bool, Error> {
         let is_map = |uuid: &[u8]| uuid.starts_with(UUID_PREFIX.as_bytes());
         if let Some(uuid) = &entry.uuid {
@@ -275,8 +278,7 @@ impl Answers for Origin {
                     devno: *devno,
                     name: map.name.clone().into(),
                     event_nr: map.event_nr,
-                    // A capture has maps only, of which some could not be read.
-                    uuid: Some(UUID_PREFIX.into()),
+                    uuid: Some(map.uuid.clone().into()).filter(|uuid: &Vec<u8>| !uuid.is_empty()),
                 };
                 return Ok(maps.iter().map(listed).collect());
             }
@@ -287,7 +289,9 @@ impl Answers for Origin {
     fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
         match self {
             Origin::Kernel { control: Some(control), .. } => control.uuid(devno),
-            Origin::Kernel { control: None, .. } | Origin::Capture { .. } => Ok(Vec::new()),
+            Origin::Kernel { control: None, .. } => Ok(Vec::new()),
+            // It has maps only, and no words of those that could not be read.
+            Origin::Capture { .. } => Ok(UUID_PREFIX.into()),
         }
     }
 

@@ -106,7 +106,7 @@ impl SocketName {
 /// The path came with 0.12 and goes first, because it alone reaches the daemon from a container. Where systemd's
 /// `multipathd.socket` is enabled, which upstream stopped doing in 0.9.8, systemd holds the abstract one, and
 /// connecting to it starts a daemon that was stopped.
-pub fn default_sockets() -> Vec<SocketName> {
+fn default_sockets() -> Vec<SocketName> {
     vec![
         SocketName::Path("/run/multipathd.socket".into()),
         SocketName::Abstract("/org/kernel/linux/storage/multipathd".to_owned()),
@@ -123,7 +123,7 @@ pub enum Error {
         tried: String,
     },
     /// Another user's program listens there, and any user may take an abstract name that is free.
-    #[error("a program of user {uid} listens at {socket}, and multipathd runs as root: nothing is asked there")]
+    #[error("a program of user {uid} listens at {socket}, and multipathd runs as root: the exporter does not ask it")]
     Impostor {
         /// The socket that was connected.
         socket: SocketName,
@@ -180,8 +180,8 @@ const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 /// wrong socket in the configuration could make us hold whatever it sends.
 const MAX_REPLY: usize = 64 << 20;
 /// Where it is known how many maps there are, a reply may be as long as this for each. multipathd needs about 3 KiB for a map
-/// and 600 bytes for a path, so this is a map of 100 paths.
-const MAX_OF_MAP: usize = 64 << 10;
+/// and 600 bytes for a path, so this is a map of 48 paths.
+const MAX_OF_MAP: usize = 32 << 10;
 /// A reply may always be as long as this: some maps may be so new that nobody has counted them.
 const MAX_OF_FEW: usize = 1 << 20;
 
@@ -197,6 +197,8 @@ const MAPS_PATIENCE: u32 = 5;
 pub struct Client {
     sockets: Vec<SocketName>,
     timeout: Duration,
+    /// The user besides root whose program may be multipathd.
+    user: Option<u32>,
     /// The user that all unknown ones are shown as, if this process is in a user namespace.
     unknown_user: Option<u32>,
     /// The directory whose files answer instead, read by one thread: who waits in the kernel for a file may do so for good.
@@ -208,9 +210,15 @@ const REQUESTS: [(&str, &str); 3] =
     [(SHOW_DAEMON, "show-daemon.txt"), (SHOW_MAPS, "show-maps.json"), (SHOW_PATH_NAMES, "show-paths.txt")];
 
 impl Client {
-    /// A client that tries the sockets in this order, and gives a whole exchange this long.
-    pub fn new(sockets: Vec<SocketName>, timeout: Duration) -> Self {
-        Client { sockets, timeout, unknown_user: unknown_user(), recorded: None }
+    /// A client that tries multipathd's own sockets, and gives a whole exchange this long. Only root's program is believed there.
+    pub fn new(timeout: Duration) -> Self {
+        Client { sockets: default_sockets(), timeout, user: None, unknown_user: unknown_user(), recorded: None }
+    }
+
+    /// The same for these sockets, in this order. A program of our own user is believed there, too.
+    pub fn at(sockets: Vec<SocketName>, timeout: Duration) -> Self {
+        let user = Some(rustix::process::geteuid().as_raw());
+        Client { sockets, user, ..Client::new(timeout) }
     }
 
     /// One that gives the replies which [`Client::record`] gave, from files in this directory.
@@ -218,6 +226,7 @@ impl Client {
         Client {
             sockets: vec![SocketName::Path(directory.clone())],
             timeout,
+            user: None,
             unknown_user: None,
             recorded: Some((directory, Arc::new(Semaphore::new(1)))),
         }
@@ -332,19 +341,17 @@ impl Client {
         }
     }
 
-    /// Whether a program of this user may be multipathd: it is root's. A test's own is ours. The kernel tells the user that began to
-    /// listen, `SO_PEERCRED` in `unix(7)`.
+    /// Whether a program of this user may be multipathd, which is root's. The kernel tells the user that began to listen,
+    /// `SO_PEERCRED` in `unix(7)`.
     fn may_be_multipathd(&self, uid: u32) -> bool {
         static TOLD: Once = Once::new();
         let is_unknown = self.unknown_user == Some(uid);
         if is_unknown {
             TOLD.call_once(|| {
-                warn!(
-                    "multipathd is believed unchecked: this process is in a user namespace, where its user is unknown"
-                );
+                warn!("the exporter cannot check whose program multipathd is: it runs in a user namespace");
             });
         }
-        is_unknown || uid == 0 || uid == rustix::process::geteuid().as_raw()
+        is_unknown || uid == 0 || Some(uid) == self.user
     }
 
     /// Needs no timeout: connecting a Unix socket never waits, a full backlog is an error at once.
@@ -503,7 +510,7 @@ mod tests {
         }
 
         fn client(&self) -> Client {
-            Client::new(vec![self.socket()], LONG)
+            Client::at(vec![self.socket()], LONG)
         }
 
         /// Takes a connection and reads its request.
@@ -688,7 +695,7 @@ mod tests {
     async fn a_daemon_that_hangs_is_not_waited_for() {
         let fake = Fake::start();
         let timeout = Duration::from_secs(2);
-        let client = Client::new(vec![fake.socket()], timeout);
+        let client = Client::at(vec![fake.socket()], timeout);
         let start = Instant::now();
         let error = client.show_daemon().await.unwrap_err();
         assert!((timeout..timeout * 2).contains(&start.elapsed()));
@@ -699,7 +706,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn asking_once_more_has_no_time_of_its_own() {
         let fake = Fake::start();
-        let client = Client::new(vec![fake.socket()], Duration::from_secs(2) / MAPS_PATIENCE);
+        let client = Client::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_PATIENCE);
         let start = Instant::now();
         let fail_late_then_hang = async {
             let (mut stream, _) = fake.accept().await;
@@ -715,7 +722,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_maps_may_take_longer_than_the_state() {
         let fake = Fake::start();
-        let client = Client::new(vec![fake.socket()], Duration::from_secs(2));
+        let client = Client::at(vec![fake.socket()], Duration::from_secs(2));
         let answer_late = async {
             let (mut stream, _) = fake.accept().await;
             tokio::time::advance(Duration::from_secs(9)).await;
@@ -740,11 +747,14 @@ mod tests {
 
     #[test]
     fn only_root_and_ourselves_may_be_multipathd() {
-        let client = Client::new(Vec::new(), LONG);
+        let client = Client::at(Vec::new(), LONG);
         let ours = rustix::process::geteuid().as_raw();
         for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
             assert_eq!(client.may_be_multipathd(uid), may_be, "{uid}");
         }
+        // Others of our user may listen where nobody has been named.
+        let anywhere = Client { user: None, ..client.clone() };
+        assert_eq!(anywhere.may_be_multipathd(ours), ours == 0);
         // In a user namespace root of the host is shown as this one, as is everybody else.
         let inside = Client { unknown_user: Some(ours + 1), ..client };
         assert!(inside.may_be_multipathd(ours + 1));
@@ -753,7 +763,7 @@ mod tests {
     /// A byte every tenth of a second, on the paused clock.
     async fn one_byte_at_a_time(timeout: Duration) -> Result<DaemonState, Error> {
         let fake = Fake::start();
-        let client = Client::new(vec![fake.socket()], timeout);
+        let client = Client::at(vec![fake.socket()], timeout);
         tokio::spawn(async move {
             let (mut stream, _) = fake.accept().await;
             let mut clock = tokio::time::interval(Duration::from_millis(100));
@@ -796,7 +806,7 @@ mod tests {
         let listener = UnixListener::bind(format!("\0{name}")).unwrap();
         let gone = fake.directory.path().join("gone");
         let sockets = vec![SocketName::Path(gone), SocketName::Abstract(name), fake.socket()];
-        let client = Client::new(sockets, LONG);
+        let client = Client::at(sockets, LONG);
         let answered = tokio::spawn(async move {
             let (mut stream, _) = accept(&listener).await;
             stream.write_all(&reply("pid 3 idle")).await.unwrap();
@@ -812,7 +822,7 @@ mod tests {
         let (left, gone, name) = (directory.path().join("socket"), directory.path().join("gone"), unique_name());
         let sockets =
             vec![SocketName::Path(left.clone()), SocketName::Path(gone.clone()), SocketName::Abstract(name.clone())];
-        let error = Client::new(sockets, LONG).show_daemon().await.unwrap_err();
+        let error = Client::at(sockets, LONG).show_daemon().await.unwrap_err();
         assert!(matches!(error, Error::NotRunning { .. }));
         assert_eq!(
             error.to_string(),
@@ -825,7 +835,7 @@ mod tests {
         );
 
         let inside = left.join("x");
-        let error = Client::new(vec![SocketName::Path(inside.clone())], LONG).show_maps(None).await.unwrap_err();
+        let error = Client::at(vec![SocketName::Path(inside.clone())], LONG).show_maps(None).await.unwrap_err();
         assert!(matches!(error, Error::Broken { .. }));
         let inside = inside.display();
         assert_eq!(

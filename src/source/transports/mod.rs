@@ -66,8 +66,8 @@ pub struct Reading {
     pub transports: Arc<Transports>,
     /// Where the I/O of disks goes.
     pub ways: Arc<Ways>,
-    /// Those of them that carry no I/O now, so that the state of a disk beyond may change.
-    pub closed: HashSet<Way>,
+    /// Those of them that carry I/O now. The state of a disk beyond changes with them.
+    pub open: Arc<HashSet<Way>>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<Head>>,
     /// Objects that exist and could not be read. They stand as last read.
@@ -82,6 +82,7 @@ pub struct Reader {
     nvme: Option<Nvme>,
     transports: Arc<Transports>,
     ways: Arc<Ways>,
+    open: Arc<HashSet<Way>>,
 }
 
 impl Reader {
@@ -93,6 +94,7 @@ impl Reader {
             nvme: parts.nvme.then(|| Nvme::new(sysfs)),
             transports: Arc::default(),
             ways: Arc::default(),
+            open: Arc::default(),
         }
     }
 
@@ -120,10 +122,14 @@ impl Reader {
         if *self.ways != ways {
             self.ways = Arc::new(ways);
         }
+        let open = self.open();
+        if *self.open != open {
+            self.open = Arc::new(open);
+        }
         Ok(Reading {
             transports: Arc::clone(&self.transports),
             ways: Arc::clone(&self.ways),
-            closed: self.closed(),
+            open: Arc::clone(&self.open),
             heads: self.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
             unreadable,
         })
@@ -137,13 +143,13 @@ impl Reader {
         }
     }
 
-    fn closed(&self) -> HashSet<Way> {
+    fn open(&self) -> HashSet<Way> {
         let sessions = self.iscsi.iter().flat_map(|iscsi| iscsi.sessions().named());
-        let sessions = sessions.filter(|(_, session)| !session.is_logged_in());
+        let sessions = sessions.filter(|(_, session)| session.is_logged_in());
         let ports = self.fibre_channel.iter().flat_map(|ports| ports.remote_ports().named());
-        let ports = ports.filter(|(_, port)| !port.is_up());
+        let ports = ports.filter(|(_, port)| port.is_used());
         let controllers = self.nvme.iter().flat_map(|nvme| nvme.controllers().named());
-        let controllers = controllers.filter(|(_, controller)| !controller.is_live());
+        let controllers = controllers.filter(|(_, controller)| controller.is_live());
         sessions
             .map(|(name, _)| Way::Iscsi(Arc::clone(name)))
             .chain(ports.map(|(name, _)| Way::FibreChannel(Arc::clone(name))))

@@ -13,7 +13,7 @@
 //! when it was known, and read again when it is live again, and now and then while it is. A path
 //! has the number of its controller in its name since Linux 5.3; before, that of its controller ID (`cntlid`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,11 +97,11 @@ pub struct Nvme {
     file: Attribute,
 }
 
-/// A controller, and the names of the paths below it.
-struct Way {
+/// A controller, and the names of the paths below it by the names of their heads.
+struct PathsOf {
     controller: Arc<Controller>,
     directory: PathBuf,
-    paths: Vec<String>,
+    names: HashMap<String, Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -176,8 +176,8 @@ impl Nvme {
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
-            let ways: Vec<Way> =
-                controllers.iter().map(|controller| self.way(controller, &before, unreadable)).collect();
+            let ways: Vec<PathsOf> =
+                controllers.iter().map(|controller| self.paths_of(controller, &before, unreadable)).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
@@ -209,13 +209,16 @@ impl Nvme {
         Ok(())
     }
 
-    /// A controller, and the paths that lie below it. If these cannot be listed, they are those that were known.
-    fn way(&self, controller: &Arc<Controller>, known: &BTreeMap<Arc<str>, Known>, unreadable: &mut Vec<Error>) -> Way {
+    /// The paths that lie below a controller. If these cannot be listed, they are those that were known.
+    fn paths_of(
+        &self,
+        controller: &Arc<Controller>,
+        known: &BTreeMap<Arc<str>, Known>,
+        unreadable: &mut Vec<Error>,
+    ) -> PathsOf {
         let directory = self.root.join("class/nvme").join(&*controller.name);
-        let names = match list(&directory) {
-            Ok(entries) => {
-                entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("nvme")).collect()
-            }
+        let listed: Vec<String> = match list(&directory) {
+            Ok(entries) => entries.into_iter().map(|entry| entry.name).collect(),
             Err(error) => {
                 unreadable.push(error);
                 let heads = known.values().filter_map(|known| known.head.as_ref());
@@ -223,7 +226,13 @@ impl Nvme {
                 paths.map(|path| path.name.to_string()).collect()
             }
         };
-        Way { controller: Arc::clone(controller), directory, paths: names }
+        let mut names: HashMap<String, Vec<String>> = HashMap::new();
+        for name in listed {
+            if let Some(head) = head_of(&name) {
+                names.entry(head).or_default().push(name);
+            }
+        }
+        PathsOf { controller: Arc::clone(controller), directory, names }
     }
 
     /// Whether the kernel keeps the head for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.15).
@@ -238,7 +247,7 @@ impl Nvme {
         &mut self,
         subsystem: &Path,
         name: &str,
-        ways: &[Way],
+        ways: &[PathsOf],
         last: Option<&Head>,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Head>, Error> {
@@ -254,8 +263,8 @@ impl Nvme {
         };
         let known = last.filter(|last| last.wwid == wwid);
         let mut paths = Vec::new();
-        for Way { controller, directory, paths: names } in ways {
-            for path_name in names.iter().filter(|path| is_path_of(path, name)) {
+        for PathsOf { controller, directory, names } in ways {
+            for path_name in names.get(name).into_iter().flatten() {
                 let last = known.and_then(|head| head.paths.iter().find(|path| *path.name == **path_name));
                 paths.extend(self.path(&directory.join(path_name), path_name, controller, last, unreadable));
             }
@@ -407,11 +416,12 @@ fn is_head(name: &str) -> bool {
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
 }
 
-/// Whether this is a path of this head: those of `nvme0n1` are `nvme0c3n1` and the like.
-fn is_path_of(path: &str, head: &str) -> bool {
-    let (subsystem, namespace) = head.split_at(head.rfind('n').unwrap_or(head.len()));
-    let rest = path.strip_prefix(subsystem).and_then(|rest| rest.strip_prefix('c'));
-    rest.and_then(|rest| rest.strip_suffix(namespace)).is_some_and(is_number)
+/// The head of a path: that of `nvme0c3n1` is `nvme0n1`. `None` if it is no path.
+fn head_of(path: &str) -> Option<String> {
+    let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
+    let (controller, namespace) = rest.split_once('n')?;
+    let are_numbers = [subsystem, controller, namespace].into_iter().all(is_number);
+    are_numbers.then(|| format!("nvme{subsystem}n{namespace}"))
 }
 
 #[cfg(test)]
@@ -434,16 +444,14 @@ mod tests {
         ] {
             assert_eq!(is_head(name), head, "{name}");
         }
-        for (path, head, is_path) in [
-            ("nvme0c3n1", "nvme0n1", true),
-            ("nvme12c56n34", "nvme12n34", true),
-            ("nvme0c3n11", "nvme0n1", false),
-            ("nvme0c3n1", "nvme0n11", false),
-            ("nvme1c3n1", "nvme0n1", false),
-            ("nvme0n1", "nvme0n1", false),
-            ("nvme0c3n1p1", "nvme0n1", false),
+        for (path, head) in [
+            ("nvme0c3n1", Some("nvme0n1")),
+            ("nvme12c56n34", Some("nvme12n34")),
+            ("nvme0n1", None),
+            ("nvme0c3n1p1", None),
+            ("nvme0c3", None),
         ] {
-            assert_eq!(is_path_of(path, head), is_path, "{path} {head}");
+            assert_eq!(head_of(path).as_deref(), head, "{path}");
         }
     }
 

@@ -1,17 +1,23 @@
 //! What happens to I/O when no path is left: the option `no_path_retry`, over paths whose checker fails.
 
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::multipathd::Conf;
+use crate::programs::{reap, run};
 use crate::san::{Lun, San};
-use crate::wait::eventually_eq;
+use crate::wait::{PATIENCE, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("queueing_for_ever", queueing_for_ever),
     Scenario::new("queueing_until_retries_run_out", queueing_until_retries_run_out),
     Scenario::new("queueing_never", queueing_never),
     Scenario::new("queueing_through_a_flush", queueing_through_a_flush),
+    Scenario::new("thin_pool_waits_for_a_queueing_map", thin_pool_waits_for_a_queueing_map),
 ];
 
 struct Queueing {
@@ -120,5 +126,61 @@ fn queueing_through_a_flush(lab: &Lab) {
         wait_for("both are suspended", 1.0);
         [queueing, failing].into_iter().for_each(|lun| san.dm.resume(lun.name()));
         wait_for("both are resumed", 0.0);
+    }
+}
+
+fn start(program: &str, args: &[&str]) -> Child {
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
+/// A thin pool that commits its metadata waits for the LUN below, and who asks it for its status waits with it. Kernels before
+/// 5.12 (`SUITE=bullseye`) list no UUIDs, so that a reader has to find out which devices are maps without asking the pool.
+fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
+    let queueing = Queueing::start(lab, "queue");
+    let node = format!("/dev/{}", queueing.san.luns[0].map.sysfs_name());
+    run("modprobe", ["dm_thin_pool"]);
+    let create = |name: &str, table: &str| drop(run("dmsetup", ["create", name, "--table", table]));
+    create("metadata", &format!("0 8192 linear {node} 0"));
+    create("data", &format!("0 32768 linear {node} 8192"));
+    run("dd", ["if=/dev/zero", "of=/dev/mapper/metadata", "bs=4096", "count=1"]);
+    create("pool", "0 32768 thin-pool /dev/mapper/metadata /dev/mapper/data 128 0");
+    run("dmsetup", ["message", "pool", "0", "create_thin 0"]);
+    create("thin", "0 32768 thin /dev/mapper/pool 0");
+
+    queueing.lose_all_paths();
+    // It takes a new block, so that the pool has something to commit within a second.
+    let mut writer = start("dd", &["if=/dev/zero", "of=/dev/mapper/thin", "bs=64K", "count=1", "oflag=direct"]);
+    sleep(Duration::from_secs(4));
+    let mut asked = start("dmsetup", &["status", "--noflush", "pool"]);
+    sleep(Duration::from_secs(2));
+    assert!(asked.try_wait().expect("our own child can be waited for").is_none(), "the pool does not wait");
+
+    let newcomer = lab.exporter().start();
+    for exporter in [&queueing.exporter, &newcomer] {
+        exporter.hang_up();
+    }
+    // Longer than a reading of device mapper may take.
+    for _ in 0..15 {
+        sleep(Duration::from_secs(1));
+        for exporter in [&queueing.exporter, &newcomer] {
+            let metrics = exporter.metrics();
+            assert_eq!(metrics.value("multipath_exporter_source_up", &[("source", "dm")]), 1.0);
+            assert_eq!(metrics.value("multipath_exporter_kernel_status", &[]), 1.0);
+            assert_eq!(metrics.all_paths(), queueing.san.dm.all_paths());
+        }
+    }
+    assert!(asked.try_wait().expect("our own child can be waited for").is_none(), "the pool waited to the end");
+    queueing.regain_all_paths();
+    for child in [&mut writer, &mut asked] {
+        assert!(reap(child, PATIENCE).is_some_and(|status| status.success()));
+    }
+    for name in ["thin", "pool", "data", "metadata"] {
+        run("dmsetup", ["remove", "--retry", name]);
     }
 }
