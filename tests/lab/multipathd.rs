@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -129,15 +129,16 @@ fn address() -> io::Result<SocketAddr> {
 /// A program of user 65533 that listens where multipathd does, and would answer as the daemon did.
 pub struct Impostor {
     ended: Arc<AtomicBool>,
-    /// Ends with the number of requests that came.
-    thread: JoinHandle<usize>,
+    asked: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Impostor {
     /// Starts it; it says this to `show maps json`.
     pub fn start(maps: &str) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
-        let (maps, is_ended) = (maps.to_owned(), Arc::clone(&ended));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (maps, is_ended, requests) = (maps.to_owned(), Arc::clone(&ended), Arc::clone(&asked));
         let (listens, listening) = mpsc::channel();
         let thread = thread::spawn(move || {
             // The kernel keeps the user of the thread that begins to listen.
@@ -145,24 +146,30 @@ impl Impostor {
             rustix::thread::set_thread_res_uid(user, user, user).expect("root may become anybody");
             let listener = UnixListener::bind_addr(&address().expect("a name")).expect("the daemon has gone");
             listens.send(()).expect("the scenario waits");
-            let mut asked = 0;
             for stream in listener.incoming() {
                 if is_ended.load(Ordering::Relaxed) {
                     break;
                 }
-                asked += usize::from(stream.and_then(|stream| answer(stream, &maps)).is_ok());
+                if stream.and_then(|stream| answer(stream, &maps)).is_ok() {
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
             }
-            asked
         });
         listening.recv().expect("the impostor listens");
-        Impostor { ended, thread }
+        Impostor { ended, asked, thread: Some(thread) }
     }
 
-    /// Ends it and gives how often it was asked something.
-    pub fn end(self) -> usize {
+    /// How often it was asked something.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Impostor {
+    fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        drop(UnixStream::connect_addr(&address().expect("a name")));
-        self.thread.join().expect("the impostor ends")
+        drop(address().and_then(|address| UnixStream::connect_addr(&address)));
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 

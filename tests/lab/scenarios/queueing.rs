@@ -139,44 +139,63 @@ fn start(program: &str, args: &[&str]) -> Child {
         .unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
-/// A thin pool that commits its metadata waits for the LUN below, and who asks it for its status waits with it. Kernels before
-/// 5.12 (`SUITE=bullseye`) list no UUIDs, so that a reader has to find out which devices are maps without asking the pool.
+/// A LUN without paths, until dropped: if the scenario fails, nobody waits for it for good.
+struct Cut<'a>(&'a Lun);
+
+impl<'a> Cut<'a> {
+    fn off(lun: &'a Lun) -> Self {
+        lun.paths.iter().for_each(|disk| disk.set_offline());
+        Cut(lun)
+    }
+}
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        self.0.paths.iter().for_each(|disk| disk.set_running());
+    }
+}
+
+/// A thin pool that commits its metadata waits for the LUN below, and a program that asks it for its status waits with it. Kernels
+/// before 5.12 (`SUITE=bullseye`) list no UUIDs, so that a reader has to find out which devices are maps without asking the pool.
 fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
-    let queueing = Queueing::start(lab, "queue");
-    let node = format!("/dev/{}", queueing.san.luns[0].map.sysfs_name());
+    let san = San::start(lab, 2, 2, Conf { no_path_retry: "queue", ..Conf::WATCHFUL });
+    let [metadata, data] = san.luns.as_slice() else { panic!("there are two LUNs") };
+    let exporter = lab.exporter().start();
     run("modprobe", ["dm_thin_pool"]);
     let create = |name: &str, table: &str| drop(run("dmsetup", ["create", name, "--table", table]));
-    create("metadata", &format!("0 8192 linear {node} 0"));
-    create("data", &format!("0 32768 linear {node} 8192"));
+    // What is written to one LUN is on the other one too, so each has its own part of their size.
+    create("metadata", &format!("0 8192 linear /dev/{} 0", metadata.map.sysfs_name()));
+    create("data", &format!("0 32768 linear /dev/{} 8192", data.map.sysfs_name()));
     run("dd", ["if=/dev/zero", "of=/dev/mapper/metadata", "bs=4096", "count=1"]);
     create("pool", "0 32768 thin-pool /dev/mapper/metadata /dev/mapper/data 128 0");
     run("dmsetup", ["message", "pool", "0", "create_thin 0"]);
     create("thin", "0 32768 thin /dev/mapper/pool 0");
 
-    queueing.lose_all_paths();
+    let cut = Cut::off(metadata);
+    exporter.wait_for_counts(&metadata.wwid, 0, 2);
     // It takes a new block, so that the pool has something to commit within a second.
     let mut writer = start("dd", &["if=/dev/zero", "of=/dev/mapper/thin", "bs=64K", "count=1", "oflag=direct"]);
     sleep(Duration::from_secs(4));
     let mut asked = start("dmsetup", &["status", "--noflush", "pool"]);
     sleep(Duration::from_secs(2));
-    assert!(asked.try_wait().expect("our own child can be waited for").is_none(), "the pool does not wait");
+    let waits = |asked: &mut Child| asked.try_wait().expect("our own child can be waited for").is_none();
+    assert!(waits(&mut asked), "the pool does not wait");
 
     let newcomer = lab.exporter().start();
-    for exporter in [&queueing.exporter, &newcomer] {
-        exporter.hang_up();
-    }
+    exporter.hang_up();
     // Longer than a reading of device mapper may take.
     for _ in 0..15 {
         sleep(Duration::from_secs(1));
-        for exporter in [&queueing.exporter, &newcomer] {
+        for exporter in [&exporter, &newcomer] {
             let metrics = exporter.metrics();
             assert_eq!(metrics.value("multipath_exporter_source_up", &[("source", "dm")]), 1.0);
             assert_eq!(metrics.value("multipath_exporter_kernel_status", &[]), 1.0);
-            assert_eq!(metrics.all_paths(), queueing.san.dm.all_paths());
+            assert_eq!(metrics.all_paths(), san.dm.all_paths());
         }
     }
-    assert!(asked.try_wait().expect("our own child can be waited for").is_none(), "the pool waited to the end");
-    queueing.regain_all_paths();
+    assert!(waits(&mut asked), "the pool waited to the end");
+    drop(cut);
+    exporter.wait_for_counts(&metadata.wwid, 2, 0);
     for child in [&mut writer, &mut asked] {
         assert!(reap(child, PATIENCE).is_some_and(|status| status.success()));
     }
