@@ -141,10 +141,8 @@ impl State {
         if reading.host.is_some() {
             self.forget_strangers = true;
             // Whether multipathd leaves some of them alone is asked only where there are some.
-            if let Some(daemon) = self.daemon.as_mut().filter(|_| !self.readings.block.unassembled.is_empty())
-                && self.daemon_pace.allows(under_way.reason, now.instant)
-            {
-                daemon.want.paths(under_way.reason);
+            if !self.readings.block.unassembled.is_empty() {
+                self.daemon_pace.want_paths(under_way.reason);
             }
         }
     }
@@ -159,7 +157,10 @@ impl State {
                 self.note_open_ways(Arc::clone(&reading.open));
                 self.readings.transports = Some(reading);
             }
-            Err(error) => self.health.failed(Part::Transports, &error),
+            Err(error) => {
+                self.forget_open_ways();
+                self.health.failed(Part::Transports, &error);
+            }
         }
     }
 
@@ -176,6 +177,12 @@ impl State {
         } else {
             Arc::new(now.iter().filter(|way| before.contains(*way) && at_first.contains(*way)).cloned().collect())
         };
+    }
+
+    /// Nobody tells of ports now, so disks have to tell of themselves.
+    fn forget_open_ways(&mut self) {
+        self.open_ways = Default::default();
+        self.block.want.open = Arc::default();
     }
 
     pub(super) fn take_interfaces(&mut self, reply: Result<Addresses, Error>) {
@@ -202,7 +209,6 @@ impl State {
         }
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
-        let Some(lane) = &mut self.daemon else { return };
         let Some(daemon) = &mut self.readings.multipathd else { return };
         // It has just come up, or is done with its configuration. Between its other words it goes to and fro all the time.
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
@@ -212,7 +218,8 @@ impl State {
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
         if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {
-            lane.want.paths(Reason::Event);
+            // Nothing is shown before that is known.
+            self.daemon_pace.want_paths(if self.is_open { Reason::Event } else { Reason::Start });
         }
         daemon.state = state;
         match maps {
@@ -251,6 +258,7 @@ impl State {
             self.health.failed(Part::Block, &late("block devices in sysfs"));
         }
         if self.transports.turns_late(now) {
+            self.forget_open_ways();
             self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
         }
         if self.interfaces.turns_late(now) {

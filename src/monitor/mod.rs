@@ -222,7 +222,7 @@ impl Monitor {
                 _ = wakes.recv_many(&mut batch, BATCH) => self.state.wake(batch.drain(..), Now::get()),
                 arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 command = commands.recv() => match command {
-                    Some(command) => self.state.obey(command, Now::get()),
+                    Some(command) => self.state.obey(command),
                     None => return Ok(()),
                 },
                 () = until(due) => {}
@@ -281,6 +281,8 @@ struct State {
     interfaces: Lane<InterfacesWant>,
     daemon: Option<Lane<DaemonWant>>,
     daemon_pace: DaemonPace,
+    /// The kernel sends no event when a path fails.
+    lacks_path_events: bool,
     timers: Timers,
     /// The ways that were open in the last three readings, the newest first.
     open_ways: [Arc<HashSet<Way>>; 3],
@@ -351,6 +353,7 @@ impl State {
             // Each exchange is bounded.
             daemon: multipathd.map(|longest| Lane::new(longest + Duration::from_secs(1))),
             daemon_pace: DaemonPace::default(),
+            lacks_path_events: false,
             open_ways: Default::default(),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
@@ -404,7 +407,7 @@ impl State {
     /// The first full read is to be made.
     fn begin(&mut self, now: Now) {
         self.start.began = Some(now.instant);
-        self.want_everything(Reason::Start, now.instant);
+        self.want_everything(Reason::Start);
     }
 
     fn wake(&mut self, wakes: impl Iterator<Item = Wake>, now: Now) {
@@ -418,7 +421,7 @@ impl State {
                 }
                 Wake::Overflow => {
                     self.own.uevent_overflows.inc();
-                    self.events_were_lost(now.instant);
+                    self.events_were_lost();
                 }
                 Wake::NoPathEvents(file) => {
                     warn!(
@@ -426,7 +429,7 @@ impl State {
                         "this kernel is built without CONFIG_DM_UEVENT: without the kernel's status, a path that fails is seen at \
                          the next re-read"
                     );
-                    self.daemon_pace.is_only_source();
+                    self.lacks_path_events = true;
                     self.health.remark(Part::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");
                 }
                 Wake::DeviceMapper => {
@@ -442,7 +445,7 @@ impl State {
                     self.corrections.events_read_until(Some(now.instant));
                     if self.start.has_begun() {
                         // The watcher was lost before, and events with it.
-                        self.events_were_lost(now.instant);
+                        self.events_were_lost();
                     }
                 }
                 Wake::Watching(Watcher::DeviceMapper) => self.look_at_kernel(None),
@@ -460,9 +463,9 @@ impl State {
         }
     }
 
-    fn obey(&mut self, command: Command, now: Now) {
+    fn obey(&mut self, command: Command) {
         match command {
-            Command::Resync => self.want_everything(Reason::Signal, now.instant),
+            Command::Resync => self.want_everything(Reason::Signal),
             Command::Configure(config) => {
                 self.config = config;
                 self.is_outdated = true;
@@ -548,10 +551,15 @@ impl State {
             self.transports.want.addresses = Arc::clone(&self.readings.addresses);
             asks.extend(self.transports.begin(now.instant).map(Ask::Transports));
         }
+        self.daemon_pace.is_only_source = self.lacks_path_events && !self.readings.kernel_is_current();
         if let Some(lane) = self.daemon.as_mut().filter(|lane| lane.is_free())
-            && let Some(reason) = self.daemon_pace.take(now.instant)
+            && let Some((reason, paths)) = self.daemon_pace.take(now.instant)
         {
-            lane.want.maps(reason);
+            if paths {
+                lane.want.paths(reason);
+            } else {
+                lane.want.maps(reason);
+            }
         }
         // How long its reply may be depends on how many maps there are.
         if let Some(lane) = &mut self.daemon

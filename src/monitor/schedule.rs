@@ -171,10 +171,12 @@ impl Cadence {
 #[derive(Debug, Default)]
 pub struct DaemonPace {
     wanted: Option<Reason>,
-    /// When the last answer, or none, had come, and how long it had taken.
+    /// The names of the paths that it knows are wanted, too.
+    wants_paths: bool,
+    /// When the last answer had come, or none had, and how long that had taken.
     last: Option<(Instant, Duration)>,
     /// Nothing else tells of a path that fails.
-    is_only_source: bool,
+    pub is_only_source: bool,
 }
 
 /// multipathd rests for this many times as long as its last answer took.
@@ -182,26 +184,38 @@ const REST: u32 = 10;
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl DaemonPace {
-    /// It is to be asked as soon as it may.
+    /// It is to be asked for its maps as soon as it may.
     pub fn want(&mut self, reason: Reason) {
         self.wanted = self.wanted.max(Some(reason));
     }
 
-    /// Takes the want, if it may be asked now.
-    pub fn take(&mut self, now: Instant) -> Option<Reason> {
-        let reason = self.wanted.filter(|reason| self.allows(*reason, now))?;
+    /// It is to be asked for its maps, and for the names of the paths that it knows.
+    pub fn want_paths(&mut self, reason: Reason) {
+        self.wants_paths = true;
+        self.want(reason);
+    }
+
+    /// Takes the want, if it may be asked now: why, and whether for paths, too.
+    pub fn take(&mut self, now: Instant) -> Option<(Reason, bool)> {
+        let reason = self.wanted.filter(|_| self.due().is_none_or(|due| due <= now))?;
         self.wanted = None;
-        Some(reason)
+        Some((reason, std::mem::take(&mut self.wants_paths)))
     }
 
-    /// When the want can be taken.
+    /// Whether the first reading waits for it.
+    pub fn is_awaited(&self) -> bool {
+        self.wanted == Some(Reason::Start)
+    }
+
+    /// When the want can be taken. `None` if there is none, or it has never answered.
     pub fn due(&self) -> Option<Instant> {
-        self.wanted.and(self.last).map(|_| self.rested())?
-    }
-
-    /// Whether it may be asked now. At the start, on a signal and where events were lost it is asked at once.
-    pub fn allows(&self, reason: Reason, now: Instant) -> bool {
-        matches!(reason, Reason::Start | Reason::Signal | Reason::Overflow) || self.rested().is_none_or(|at| at <= now)
+        let ((at, took), reason) = self.last.zip(self.wanted)?;
+        let rest = match reason {
+            Reason::Start | Reason::Signal => Duration::ZERO,
+            Reason::Overflow => took,
+            Reason::Event | Reason::Timer => self.rest(),
+        };
+        Some(at + rest.min(LONGEST_REST))
     }
 
     /// It has answered, or has not, and took this long.
@@ -209,19 +223,10 @@ impl DaemonPace {
         self.last = Some((now, took));
     }
 
-    /// It rests no longer than its answers take: the kernel sends no path events, and path states are its own.
-    pub fn is_only_source(&mut self) {
-        self.is_only_source = true;
-    }
-
     /// How long it may rest now.
     pub fn rest(&self) -> Duration {
         let times = if self.is_only_source { 1 } else { REST };
         self.last.map_or(Duration::ZERO, |(_, took)| (took * times).min(LONGEST_REST))
-    }
-
-    fn rested(&self) -> Option<Instant> {
-        self.last.map(|(at, _)| at + self.rest())
     }
 }
 
@@ -286,5 +291,31 @@ mod tests {
         assert!(!cadence.is_due(now + 299 * SECOND) && cadence.is_due(now + 300 * SECOND));
         assert_eq!(cadence.due(), Some(now + 600 * SECOND));
         assert_eq!(Cadence::new(Duration::MAX, now).due(), None);
+    }
+
+    #[test]
+    fn multipathd_rests_after_it_has_answered() {
+        let now = Instant::now();
+        let mut pace = DaemonPace::default();
+        assert_eq!((pace.take(now), pace.due()), (None, None));
+        pace.want(Reason::Timer);
+        assert_eq!(pace.take(now), Some((Reason::Timer, false)));
+        pace.answered(2 * SECOND, now);
+        pace.want_paths(Reason::Event);
+        pace.want(Reason::Timer);
+        assert_eq!((pace.take(now + 19 * SECOND), pace.due()), (None, Some(now + 20 * SECOND)));
+        assert_eq!(pace.take(now + 20 * SECOND), Some((Reason::Event, true)));
+        assert_eq!(pace.take(now + 60 * SECOND), None);
+        for (reason, rest) in [(Reason::Overflow, 2), (Reason::Signal, 0), (Reason::Start, 0)] {
+            pace.want(reason);
+            assert_eq!(pace.due(), Some(now + rest * SECOND), "{reason:?}");
+        }
+        assert!(pace.take(now).is_some());
+        pace.answered(60 * SECOND, now);
+        pace.want(Reason::Timer);
+        assert_eq!(pace.due(), Some(now + LONGEST_REST));
+        pace.answered(2 * SECOND, now);
+        pace.is_only_source = true;
+        assert_eq!((pace.due(), pace.rest()), (Some(now + 2 * SECOND), 2 * SECOND));
     }
 }

@@ -79,7 +79,7 @@ impl State {
         let is_idle = self.kernel.as_ref().is_none_or(Lane::is_idle)
             && self.block.is_idle()
             && self.transports.is_idle()
-            && self.daemon.as_ref().is_none_or(Lane::is_idle);
+            && self.daemon.as_ref().is_none_or(|lane| lane.is_idle() && !self.daemon_pace.is_awaited());
         self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
     }
 }

@@ -117,14 +117,14 @@ impl State {
         }
     }
 
-    pub(super) fn events_were_lost(&mut self, now: Instant) {
+    pub(super) fn events_were_lost(&mut self) {
         if self.start.has_begun() {
-            self.want_everything(Reason::Overflow, now);
+            self.want_everything(Reason::Overflow);
         }
     }
 
     /// A resync: every source is read whole.
-    pub(super) fn want_everything(&mut self, reason: Reason, now: Instant) {
+    pub(super) fn want_everything(&mut self, reason: Reason) {
         // Several in a row that find it not yet begun, as overflows in a storm, are made as one.
         if !self.block.want.wants_everything() {
             self.own.count_resync(match reason {
@@ -141,19 +141,16 @@ impl State {
         self.transports.want.look(true, reason);
         self.interfaces.want.0 = true;
         self.daemon_pace.want(reason);
-        if let Some(daemon) = &mut self.daemon
-            && !self.readings.block.unassembled.is_empty()
-            && self.daemon_pace.allows(reason, now)
-        {
+        if !self.readings.block.unassembled.is_empty() {
             // Its configuration may say by now that these are to be left alone.
-            daemon.want.paths(reason);
+            self.daemon_pace.want_paths(reason);
         }
     }
 
     /// The timers: what is wanted because an interval has passed.
     pub(super) fn want_what_is_due(&mut self, now: Instant) {
         if self.timers.resync.is_due(now) {
-            self.want_everything(Reason::Timer, now);
+            self.want_everything(Reason::Timer);
         }
         if let Some(kernel) = self.kernel.as_mut().filter(|_| self.timers.kernel.is_due(now)) {
             kernel.want.all(Reason::Timer);

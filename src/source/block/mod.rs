@@ -226,8 +226,9 @@ impl Block {
             self.known_maps.values().flat_map(|map| &map.members).filter_map(|member| member.devno).collect();
         for (devno, known) in &mut self.known_disks {
             let (identities, unreadable) = (&self.identities, &mut reading.unreadable);
+            let is_well = matches!(known.disk.states.device.as_deref(), Some("running" | "live"));
             let is_open = known.disk.way.as_ref().is_some_and(|way| open.contains(way));
-            if told.is_some() && is_open && !found_here.contains(devno) {
+            if told.is_some() && is_well && is_open && !found_here.contains(devno) {
                 self.disks.read_access(known, identities, unreadable);
             } else {
                 self.disks.read_states(known, identities, unreadable);

@@ -180,8 +180,8 @@ const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 /// wrong socket in the configuration could make us hold whatever it sends.
 const MAX_REPLY: usize = 64 << 20;
 /// Where it is known how many maps there are, a reply may be as long as this for each. multipathd needs about 3 KiB for a map
-/// and 600 bytes for a path, so this is a map of 48 paths.
-const MAX_OF_MAP: usize = 32 << 10;
+/// and 600 bytes for a path, so this is a map of 100 paths.
+const MAX_OF_MAP: usize = 64 << 10;
 /// A reply may always be as long as this: some maps may be so new that nobody has counted them.
 const MAX_OF_FEW: usize = 1 << 20;
 

@@ -185,7 +185,7 @@ fn a_disk_on_one_path_is_none() {
     let host = unassembled();
     let exporter = host.exporter(&["--no-collector.multipathd"]);
     host.sysfs.remove("block/sdd");
-    let page = exporter_reread(&exporter);
+    let page = exporter.reread();
     assert_eq!((page.value(WWIDS), page.value(&paths(MPATHA))), (Some(1.0), None));
 }
 
@@ -194,7 +194,7 @@ fn udevs_latest_word_counts() {
     let host = unassembled();
     let exporter = host.exporter(&["--no-collector.multipathd"]);
     host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHB}"));
-    let page = exporter_reread(&exporter);
+    let page = exporter.reread();
     assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(3.0)));
 }
 
@@ -214,15 +214,15 @@ fn what_cannot_be_read_stays_as_last_read() {
     for devno in ["8:0", "8:16"] {
         host.sysfs.make_unreadable(&format!("udev/b{devno}"));
     }
-    let page = exporter_reread(&exporter);
+    let page = exporter.reread();
     assert_both(&page);
     assert_errors("udev's entries", &page);
 
     host.sysfs.replace("udev", "");
-    assert_both(&exporter_reread(&exporter));
+    assert_both(&exporter.reread());
     host.sysfs.replace("block/sda", "");
     let errors = page.value(SYSFS_ERRORS);
-    let page = exporter_reread(&exporter);
+    let page = exporter.reread();
     assert!(page.value(SYSFS_ERRORS) > errors);
 }
 
@@ -236,12 +236,4 @@ fn entries_that_make_no_sense_are_nobodys() {
     let page = host.exporter(&["--no-collector.multipathd"]).metrics();
     assert_none(&page);
     assert_no_errors(&page);
-}
-
-/// Has everything read anew where nobody asks multipathd.
-fn exporter_reread(exporter: &Exporter) -> Page {
-    let read = |page: &Page| page.value("multipath_exporter_source_last_success_timestamp_seconds{source=\"sysfs\"}");
-    let before = read(&exporter.metrics());
-    exporter.signal(Signal::HUP);
-    eventually("everything is read", || (read(&exporter.metrics()) != before).then(|| exporter.metrics()))
 }
