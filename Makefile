@@ -55,13 +55,14 @@ packages: build tools
 # tests tell a second from two. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
 test: install-for-tests cargo $(VENV)/installed
 	rm -rf .cache/times
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(EARLY_TESTS)
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(EARLY_TESTS)
 	$(MAKE) --no-print-directory test-cargo
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(LATE_TESTS)
 	@echo 'Seconds that each took, and seconds of processors:'
 	@cd .cache/times; awk '{ printf "%6d %6d %s\n", $$1, $$2 + $$3, FILENAME }' * | sort -rn
 
-EARLY_TESTS := compile-tests compile-release test-rules test-notifications test-fleet test-dashboard compile-tools machine
+# Some of them mostly wait, so that there is one more than processors.
+EARLY_TESTS := compile-release compile-tests machine test-rules compile-tools test-dashboard test-fleet test-notifications
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel
 .PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)

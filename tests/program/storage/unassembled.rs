@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
-use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page, Reply, eventually, run};
+use crate::harness::{Host, MPATHA, MPATHB, Page, Reply, eventually, run};
 
 const WWIDS: &str = "multipath_unassembled_wwids";
 /// As multipathd prints them.
