@@ -214,12 +214,12 @@ impl State {
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
         if was_busy && daemon.state != state && maps.is_none() {
-            self.daemon_pace.want(Reason::Event);
+            self.daemon_pace.want(Reason::Overflow);
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
         if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {
-            // Nothing is shown before that is known.
-            self.daemon_pace.want_paths(if self.is_open { Reason::Event } else { Reason::Start });
+            // No unassembled disk is shown before that is known, so it waits no longer than after lost events.
+            self.daemon_pace.want_paths(if self.is_open { Reason::Overflow } else { Reason::Start });
         }
         daemon.state = state;
         match maps {
