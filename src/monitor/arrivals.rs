@@ -179,7 +179,7 @@ impl State {
         };
     }
 
-    /// Nobody tells of ports now, so disks have to tell of themselves.
+    /// Ports cannot be read now, so the states of disks are read instead.
     fn forget_open_ways(&mut self) {
         self.open_ways = Default::default();
         self.block.want.open = Arc::default();

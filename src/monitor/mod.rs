@@ -552,26 +552,19 @@ impl State {
             asks.extend(self.transports.begin(now.instant).map(Ask::Transports));
         }
         self.daemon_pace.is_only_source = self.lacks_path_events && !self.readings.kernel_is_current();
-        if let Some(lane) = self.daemon.as_mut().filter(|lane| lane.is_free())
-            && let Some((reason, paths)) = self.daemon_pace.take(now.instant)
-        {
-            if paths {
-                lane.want.paths(reason);
-            } else {
-                lane.want.maps(reason);
-            }
-        }
         // How long its reply may be depends on how many maps there are.
-        if let Some(lane) = &mut self.daemon
-            && (self.block.was_tried() || self.start.order_is_over)
-        {
+        let maps_are_counted = self.block.was_tried() || self.start.order_is_over;
+        if let Some(lane) = self.daemon.as_mut().filter(|lane| maps_are_counted && lane.is_free()) {
+            match self.daemon_pace.take(now.instant) {
+                Some((reason, true)) => lane.want.paths(reason),
+                Some((reason, false)) => lane.want.maps(reason),
+                None => {}
+            }
             lane.want.known = self.readings.number_of_maps();
-        }
-        if let Some(lane) = self.daemon.as_mut().filter(|_| self.block.was_tried() || self.start.order_is_over)
-            && let Some(request) = lane.begin(now.instant)
-        {
-            self.ledgers.values_mut().for_each(MapLedger::daemon_asked);
-            asks.push(Ask::Daemon(request));
+            if let Some(request) = lane.begin(now.instant) {
+                self.ledgers.values_mut().for_each(MapLedger::daemon_asked);
+                asks.push(Ask::Daemon(request));
+            }
         }
         asks
     }

@@ -27,10 +27,8 @@ impl Speakers {
         let (udev, kernel) = (udev_name(disk), kernel_name(disk));
         let agree = is_naa(wwid) && udev == kernel.as_deref();
         let another = |name: Option<&str>, is_heard: bool| {
-            name.is_some_and(|name| {
-                let are_alike = is_heard || agree || are_of_one_vendor(name, wwid);
-                name != wwid && is_naa(name) == is_naa(wwid) && are_alike
-            })
+            let another = name.filter(|name| *name != wwid && is_naa(name) == is_naa(wwid));
+            another.is_some_and(|name| is_heard || agree || are_of_one_vendor(name, wwid))
         };
         another(udev, self.udev) || another(kernel.as_deref(), self.kernel)
     }
@@ -55,13 +53,13 @@ fn kernel_name(disk: &Disk) -> Option<String> {
 /// Whether both are NAA names of one type that one vendor gave. A LUN has one such name, so two of them are two LUNs, whoever
 /// says so. The vendor is in digits 2 to 7 (types 5 and 6) or 5 to 10 (type 2), see SPC-4, 7.8.6.6.
 fn are_of_one_vendor(one: &str, other: &str) -> bool {
-    let vendor = |wwid: &str| match wwid.as_bytes().get(1)? {
-        b'5' | b'6' => Some(wwid.get(2..8)?.to_owned()),
-        b'2' => Some(wwid.get(5..11)?.to_owned()),
-        _ => None,
+    let vendor = match one.as_bytes().get(1) {
+        Some(b'5' | b'6') => 2..8,
+        Some(b'2') => 5..11,
+        _ => return false,
     };
-    let are_alike = one.len() == other.len() && one.as_bytes().get(1) == other.as_bytes().get(1);
-    is_naa(one) && is_naa(other) && are_alike && vendor(one).is_some() && vendor(one) == vendor(other)
+    let is_same = |digits: std::ops::Range<usize>| one.get(digits.clone()) == other.get(digits);
+    is_naa(one) && is_naa(other) && one.len() == other.len() && is_same(1..2) && is_same(vendor)
 }
 
 /// Whether this is a WWID as udev makes it of a SCSI name of type NAA: `3`, then 16 or 32 hexadecimal digits.

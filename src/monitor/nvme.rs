@@ -69,8 +69,8 @@ fn state_before(previous: Option<&Device>, name: &str) -> PathState {
     path.map_or(PathState::Valid, |path| path.state)
 }
 
-/// What the kernel will do with I/O for a path (`nvme_find_path` and `nvme_path_is_disabled` in
-/// `drivers/nvme/host/multipath.c`).
+/// The kernel decides so whether a path gets I/O: `nvme_find_path` and `nvme_path_is_disabled` in
+/// `drivers/nvme/host/multipath.c`.
 fn state(path: &HeadPath, head: &Head) -> PathState {
     if !path.controller.is_live() || has_another_size(path, head) {
         return PathState::Failed;

@@ -140,8 +140,9 @@ impl State {
         self.block.want.everything(reason);
         self.transports.want.look(true, reason);
         self.interfaces.want.0 = true;
-        self.daemon_pace.want(reason);
-        if !self.readings.block.unassembled.is_empty() {
+        if self.readings.block.unassembled.is_empty() {
+            self.daemon_pace.want(reason);
+        } else {
             // Its configuration may say by now that these are to be left alone.
             self.daemon_pace.want_paths(reason);
         }

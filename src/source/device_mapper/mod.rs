@@ -3,7 +3,7 @@
 //! ```text
 //! DeviceMapper::read ─► list: which devices are there, whose event number moved    ioctl.rs
 //!                    ─► the UUID of new ones, where the list has none              ioctl.rs
-//!                    ─► status and table of maps                                   ioctl.rs, status.rs
+//!                    ─► the status and the table of each map                       ioctl.rs, status.rs
 //!                    ─► Reading: all maps, the unchanged ones shared with the reading before
 //! ```
 

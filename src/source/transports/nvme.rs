@@ -10,8 +10,8 @@
 //! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
 //! no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays `optimized` while its
 //! controller reconnects, so both count. `src_addr` goes with the connection, so what a controller is called is kept from
-//! when it was known, and read again when it is live again, and now and then while it is. A path
-//! has the number of its controller in its name since Linux 5.3; before, that of its controller ID (`cntlid`).
+//! when it was known, and read again when it is live again, and now and then while it is. The name
+//! of a path has the number of its controller since Linux 5.3, and had its controller ID (`cntlid`) before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -163,7 +163,7 @@ fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
     let exporter = lab.exporter().start();
     run("modprobe", ["dm_thin_pool"]);
     let create = |name: &str, table: &str| drop(run("dmsetup", ["create", name, "--table", table]));
-    // What is written to one LUN is on the other one too, so each has its own part of their size.
+    // All LUNs of scsi_debug share one memory, so each has its own part of it.
     create("metadata", &format!("0 8192 linear /dev/{} 0", metadata.map.sysfs_name()));
     create("data", &format!("0 32768 linear /dev/{} 8192", data.map.sysfs_name()));
     run("dd", ["if=/dev/zero", "of=/dev/mapper/metadata", "bs=4096", "count=1"]);

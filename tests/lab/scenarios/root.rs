@@ -45,7 +45,7 @@ fn volume(device: &str) -> String {
 fn root_on_stacked_devices(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf::BLIND);
     let [one, other] = san.luns.as_slice() else { panic!("there are two LUNs") };
-    // What is written to one LUN is on the other one too, so each has its own part of their size.
+    // All LUNs of scsi_debug share one memory, so each has its own part of it.
     let volume = volume(&encrypt(&partition(one, 1, 1, 15), lab.dir()));
     let halves = [partition(one, 2, 15, 31), partition(other, 1, 31, 47)];
     run("mkfs.ext4", ["-q", &volume]);
