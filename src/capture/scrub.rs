@@ -90,7 +90,7 @@ const PLAIN: &str = "access action active adapter address affinity alua an ana a
 const NAMED_BY_ADMINISTRATORS: [&[u8]; 2] = [b"LIO-ORG", b"SCST_"];
 
 /// What is printed for a name that is not known.
-const NO_NAMES: [&str; 6] = ["", "(null)", "<null>", "[undef]", "-", "none"];
+const NO_NAMES: [&str; 7] = ["", "0x0", "(null)", "<null>", "[undef]", "-", "none"];
 
 /// Replaces names, and knows what it has left as it was.
 #[derive(Debug)]

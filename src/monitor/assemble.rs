@@ -524,7 +524,7 @@ impl Inputs {
         ]);
         let way = disk.and_then(|disk| self.ways.get(disk.way.as_ref()?));
         let last = previous.filter(|previous| disk.is_none_or(|disk| disk.hctl == previous.hctl));
-        let ports = way.map(|(_, ports)| ports.clone()).unwrap_or_default();
+        let ports = way.map(|(_, ports)| ports).or(disk.map(|disk| &disk.ports)).cloned().unwrap_or_default();
         Path {
             name,
             devno: *devno,

@@ -66,6 +66,7 @@ fn disk(devno: DevNo, path: usize) -> disks::Disk {
         hctl: format!("{path}:0:0:{}", devno.minor).into(),
         transport: Transport::Iscsi,
         way: Some(Way::Iscsi(format!("session{path}").into())),
+        ports: Default::default(),
         model: disks::Model { vendor: "LABARRAY".into(), product: "VDISK".into(), revision: "0001".into() },
         identity: disks::Identity { udev: Some("3600a".into()), kernel: Some("naa.600a".into()) },
         size_bytes: Some(1 << 30),

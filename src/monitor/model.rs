@@ -306,6 +306,7 @@ impl Kernel {
             hctl: format!("{}:0:0:{}", disk.session, index_of(devno)).into(),
             transport: Transport::Iscsi,
             way: Some(Way::Iscsi(format!("session{}", disk.session).into())),
+            ports: Default::default(),
             model: disks::Model::default(),
             identity: disks::Identity::default(),
             size_bytes: Some(1),

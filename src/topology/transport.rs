@@ -20,6 +20,8 @@ pub enum Transport {
     NvmeRdma,
     /// NVMe over PCI Express.
     NvmePcie,
+    /// virtio-scsi, the adapter of a virtual machine. The `transport` label has no word for it.
+    VirtioScsi,
     /// Not known.
     #[default]
     Unknown,
@@ -36,7 +38,7 @@ impl Transport {
             Transport::NvmeFc => "nvme-fc",
             Transport::NvmeRdma => "nvme-rdma",
             Transport::NvmePcie => "nvme-pcie",
-            Transport::Unknown => "unknown",
+            Transport::VirtioScsi | Transport::Unknown => "unknown",
         }
     }
 }
@@ -44,11 +46,14 @@ impl Transport {
 /// What a path shares with others when a part breaks. What is not known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
-    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface.
+    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface. SAS: the host
+    /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address.
     pub initiator_port: Arc<str>,
-    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN.
+    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the enclosure's identifier, else
+    /// the expander's SAS address, else its name.
     pub target: Arc<str>,
-    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address.
+    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address. SAS: the
+    /// SAS address of the disk's port.
     pub target_port: Arc<str>,
 }
 

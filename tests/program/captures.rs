@@ -25,7 +25,7 @@ use super::harness::{
     Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
     start_command,
 };
-use super::storage::{fibre_channel, nvme, root, unassembled};
+use super::storage::{fibre_channel, nvme, root, sas, unassembled};
 
 /// A capture, unpacked.
 struct Capture(TempDir);
@@ -209,6 +209,12 @@ fn fibre_channel_ports() {
     let (_, names) = assert_captured(&all_of(&fibre_channel::fabric()));
     let ports = names.keys().filter(|name| name.starts_with("0x")).count();
     assert_eq!(ports, 5, "{names:?}");
+}
+
+#[test]
+fn sas_addresses() {
+    let (_, names) = assert_captured(&all_of(&sas::shelf_of_a_driver_that_tells()));
+    assert_eq!(names.keys().filter(|name| name.starts_with("0x")).count(), 5, "{names:?}");
 }
 
 #[test]

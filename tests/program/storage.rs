@@ -8,6 +8,7 @@ mod iscsi;
 mod mismatches;
 pub mod nvme;
 pub mod root;
+pub mod sas;
 pub mod unassembled;
 
 use super::harness::Page;

@@ -1,7 +1,7 @@
 //! Disks in sysfs: the members of multipath maps.
 //!
 //! ```text
-//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way; dev, size, ro
+//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way, or ports; dev, size, ro
 //! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid
 //! ```
 //!
@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::ports;
 use super::udev_db::UdevDb;
 use crate::source::Error;
 use crate::source::files::{Anchors, Attribute, open_in_sysfs, or_last};
 use crate::source::transports::{Way, nvme};
-use crate::topology::{DevNo, Transport};
+use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Disk {
     pub transport: Transport,
     /// The session, port or controller that its I/O goes through, if it is one that we read.
     pub way: Option<Way>,
+    /// Between which ports its I/O goes, where its own directory tells that and no way does.
+    pub ports: Ports,
     /// Its model, in its own words.
     pub model: Model,
     /// Its identity, as udev and the SCSI layer know it.
@@ -166,6 +169,7 @@ impl Disks {
         let size_bytes = self.file.size_bytes(&directory);
         let read_only = self.file.flag(&directory, "ro");
         let disk = Disk {
+            ports: ports::read(&self.root, place, &last.ports, &mut self.file, unreadable),
             model,
             identity: Identity { udev: identities.wwid(devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
@@ -272,6 +276,7 @@ impl Disk {
             hctl: hctl_of(place).into(),
             transport: transport_of(place),
             way: way_of(place),
+            ports: Ports::default(),
             model: Model::default(),
             identity: Identity::default(),
             size_bytes: None,
@@ -301,7 +306,8 @@ fn hctl_of(place: &Path) -> &str {
     lineage(place).filter(is_address).last().unwrap_or_default()
 }
 
-fn is_numbered(part: &str, prefix: &str) -> bool {
+/// Whether this is a name of this kind as the kernel gives it: `rport-6:0-1`, `end_device-0:2:139`.
+pub fn is_numbered(part: &str, prefix: &str) -> bool {
     part.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
@@ -320,7 +326,6 @@ fn transport_of(place: &Path) -> Transport {
         Some(Way::FibreChannel(_)) => Transport::Fc,
         // Its controller tells.
         Some(Way::Nvme(_)) => Transport::Unknown,
-        None if lineage(place).any(|part| is_numbered(part, "end_device-")) => Transport::Sas,
-        None => Transport::Unknown,
+        None => ports::transport(place),
     }
 }

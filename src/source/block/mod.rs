@@ -3,6 +3,7 @@
 //! ```text
 //! maps.rs      multipath maps and which members they have      where device mapper does not tell that
 //! disks.rs     members: states, model, size, identity
+//! ports.rs     ports of those whose own place tells them: SAS, virtio-scsi
 //! udev_db.rs   who udev says a disk is
 //! root.rs      the devices below the root file system
 //! ```
@@ -14,6 +15,7 @@
 
 pub mod disks;
 pub mod maps;
+mod ports;
 mod root;
 pub mod udev_db;
 

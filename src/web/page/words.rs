@@ -78,7 +78,7 @@ pub fn state_word(state: PathState) -> &'static str {
 pub fn group_word(transport: Transport) -> &'static str {
     match transport {
         Transport::NvmeTcp | Transport::NvmeFc | Transport::NvmeRdma | Transport::NvmePcie => "ANA group",
-        Transport::Fc | Transport::Iscsi | Transport::Sas | Transport::Unknown => "group",
+        Transport::Fc | Transport::Iscsi | Transport::Sas | Transport::VirtioScsi | Transport::Unknown => "group",
     }
 }
 
