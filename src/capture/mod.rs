@@ -267,7 +267,7 @@ fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) 
         place: scrub.path(place),
         content: match node {
             Node::File(content) => Content::File(scrub.file(place, content)),
-            Node::Link(target) => Content::Link(scrub.path(target)),
+            Node::Link(target) => Content::Link(scrub.target(place.parent().unwrap_or(place), target)),
             Node::Directory => Content::Directory,
         },
     }));

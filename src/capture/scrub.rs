@@ -16,13 +16,15 @@ use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::recorded::{self, Kernel};
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 15] = [
+const PLAIN_FILES: [&str; 17] = [
     "access_state",
     "ana_grpid",
     "ana_state",
+    "carrier",
     "dev",
     "diskseq",
     "inflight",
+    "operstate",
     "partition",
     "persistent_port",
     "port_state",
@@ -225,17 +227,38 @@ impl Scrub {
         PLAIN.split(' ').any(|plain| plain == word) || names.into_iter().any(|names| names.is_match(word))
     }
 
-    /// A place in the tree, or where a link points.
+    /// A place in the tree.
     pub fn path(&mut self, path: &Path) -> PathBuf {
-        path.iter().map(|part| self.part(part)).collect()
+        self.target(Path::new(""), path)
     }
 
-    /// A part of it: the kernel's own names, but an array of disks may be given one, and some have a name in them.
-    fn part(&mut self, part: &OsStr) -> String {
+    /// Where a link in this directory points: `../eth1` is an interface among others.
+    pub fn target(&mut self, directory: &Path, target: &Path) -> PathBuf {
+        let (mut here, mut scrubbed) = (directory.to_owned(), PathBuf::new());
+        for part in target {
+            if part == ".." {
+                here.pop();
+                scrubbed.push(part);
+            } else {
+                scrubbed.push(self.part(part, here.ends_with("net")));
+                here.push(part);
+            }
+        }
+        scrubbed
+    }
+
+    /// A part of it: the kernel's own names, but an array of disks or an interface may be given one, and some have a name in
+    /// them.
+    fn part(&mut self, part: &OsStr, is_interface: bool) -> String {
         let part = part.to_string_lossy();
-        match part.strip_prefix("md_") {
-            Some(name) => format!("md_{}", self.name(name)),
-            None => self.replace(&self.component.clone(), &part),
+        if is_interface {
+            self.interface(&part)
+        } else if let Some(interface) = part.strip_prefix("lower_") {
+            format!("lower_{}", self.interface(interface))
+        } else if let Some(name) = part.strip_prefix("md_") {
+            format!("md_{}", self.name(name))
+        } else {
+            self.replace(&self.component.clone(), &part)
         }
     }
 
@@ -612,7 +635,7 @@ mod tests {
         ] {
             assert_becomes(form, line, Scrub::mount);
         }
-        let part = |names: &mut Scrub, text: &str| names.part(OsStr::new(text));
+        let part = |names: &mut Scrub, text: &str| names.part(OsStr::new(text), false);
         assert_becomes("md_[a-z]{6}", "md_ledger", part);
         assert_becomes("6:0:0:1[ ]?", "6:0:0:1", part);
         assert_becomes("0x5[0-9a-f]{15}", "0x500507630300c562", part);

@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use transport::{FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal};
+pub use transport::{
+    Adapter, Adapters, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal,
+};
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,5 +1,6 @@
 //! What paths go over.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ impl Transport {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports {
     /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface. SAS: the host
-    /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address.
+    /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address. [`Adapters`] has what lies
+    /// below.
     pub initiator_port: Arc<str>,
     /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the enclosure's identifier, else
     /// the expander's SAS address, else its name.
@@ -157,6 +159,20 @@ impl FcRemotePort {
     }
 }
 
+/// The parts that an initiator port stands on: it breaks with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapter {
+    /// The physical ports that carry it, sorted: those below a bond, team or bridge that are up, otherwise itself.
+    pub ports: Vec<Arc<str>>,
+    /// A hypervisor made it. The ports behind it are not known.
+    pub is_virtual: bool,
+    /// The name of the FC fabric that it is connected to; empty if there is none, or the kernel does not know it.
+    pub fabric: Arc<str>,
+}
+
+/// The adapters by the names that paths have for them, [`Ports::initiator_port`]. A port that is not there stands on itself.
+pub type Adapters = BTreeMap<Arc<str>, Adapter>;
+
 /// All that paths go over, on one host at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transports {
@@ -166,6 +182,8 @@ pub struct Transports {
     pub fc_host_ports: Vec<Arc<FcHostPort>>,
     /// Remote ports that are, or have been, SCSI targets, by the kernel's name for them.
     pub fc_remote_ports: Vec<Arc<FcRemotePort>>,
+    /// The parts that initiator ports stand on.
+    pub adapters: Arc<Adapters>,
 }
 
 /// Networks over which some targets must be reached: oVirt's iSCSI bond, watched.

@@ -218,6 +218,40 @@ fn sas_addresses() {
 }
 
 #[test]
+fn interfaces_below_the_one_that_a_session_leaves_by() {
+    let host = Host::recorded("01-healthy");
+    let tree = &host.sysfs;
+    let (device, driver) = ("devices/pci0000:00/0000:01:00.0", "bus/pci/drivers/mlx5_core");
+    tree.write(&format!("{driver}/bind"), "");
+    tree.link(&format!("{device}/driver"), &format!("../../../{driver}"));
+    for (name, place) in [
+        ("e1", "devices/virtual/net/e1"),
+        ("acme-ledger", "devices/pci0000:00/0000:01:00.0/net/acme-ledger"),
+        ("vnet0", "devices/virtual/net/vnet0"),
+    ] {
+        tree.write(&format!("{place}/operstate"), "up\n");
+        tree.write(&format!("{place}/address"), "52:54:00:aa:bb:cc\n");
+        tree.link(&format!("class/net/{name}"), &format!("../../{place}"));
+    }
+    tree.write("devices/virtual/net/vnet0/tun_flags", "0x1002\n");
+    tree.link(&format!("{device}/net/acme-ledger/device"), "../../../0000:01:00.0");
+    tree.link("devices/virtual/net/e1/lower_acme-ledger", &format!("../../../../{device}/net/acme-ledger"));
+    tree.link("devices/virtual/net/e1/lower_vnet0", "../vnet0");
+    tree.link("devices/virtual/net/e1/upper_acme-vlan", "../acme-vlan");
+    let (capture, _) = assert_captured(&all_of(&host));
+    ["ledger", "vlan", "52:54:00"].iter().for_each(|name| capture.assert_without(name));
+    let entries = capture.entries();
+    let text = |content: &[u8]| String::from_utf8_lossy(content).into_owned();
+    let below: Vec<_> =
+        entries.iter().filter_map(|(name, to)| Some((name.split_once("/lower_")?.1, text(to)))).collect();
+    assert!(below.len() == 2 && below.iter().all(|(name, to)| to.ends_with(&format!("/{name}"))), "{below:?}");
+    let ports: Vec<_> = entries.iter().filter(|(name, _)| name.ends_with("/operstate")).collect();
+    let [(port, state)] = ports.as_slice() else { panic!("{ports:?}") };
+    assert_eq!((port.starts_with(&format!("sys/{device}/net/")), &**state), (true, &b"up\n"[..]), "{port}");
+    assert!(fs::read_link(capture.path(&format!("sys/{device}/driver"))).unwrap().ends_with("mlx5_core"));
+}
+
+#[test]
 fn disks_never_assembled() {
     let (_, names) = assert_captured(&all_of(&unassembled::unassembled()));
     assert!(!names.is_empty());

@@ -107,6 +107,7 @@ fn snapshot() -> Snapshot {
         })],
         fc_host_ports: vec![Arc::new(FcHostPort { port_name: "0x1".into(), state: "Online".into() })],
         fc_remote_ports: vec![Arc::new(FcRemotePort { ports: ports(), state: "Online".into() })],
+        adapters: Arc::default(),
     };
     Snapshot {
         devices: vec![Arc::new(device)],

@@ -4,16 +4,18 @@
 //! iscsi.rs            sessions
 //! fibre_channel.rs    ports of host and array
 //! nvme.rs             controllers, and the namespace heads whose paths go through them
+//! adapters.rs         what the host's ends of all these stand on
 //! ```
 //!
 //! They are read apart from block devices, by a thread of their own: a driver that hangs may hold up either, and then the
 //! other still tells what it knows.
 
+mod adapters;
 pub mod fibre_channel;
 pub mod iscsi;
 pub mod nvme;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,6 +82,7 @@ pub struct Reader {
     iscsi: Option<Iscsi>,
     fibre_channel: Option<FibreChannel>,
     nvme: Option<Nvme>,
+    adapters: adapters::Reader,
     transports: Arc<Transports>,
     ways: Arc<Ways>,
     open: Arc<HashSet<Way>>,
@@ -92,6 +95,7 @@ impl Reader {
             iscsi: parts.iscsi.then(|| Iscsi::new(sysfs)),
             fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(sysfs)),
             nvme: parts.nvme.then(|| Nvme::new(sysfs)),
+            adapters: adapters::Reader::new(sysfs),
             transports: Arc::default(),
             ways: Arc::default(),
             open: Arc::default(),
@@ -113,16 +117,18 @@ impl Reader {
             controllers
         });
         unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
+        let (mut transports, ways, open) = (self.transports(), self.ways(), self.open());
+        if *anew || *self.transports != transports || *self.ways != ways || *self.open != open {
+            self.adapters.read(&interfaces(&ways), self.fibre_channel.as_ref(), &mut unreadable);
+            transports.adapters = Arc::clone(self.adapters.known());
+        }
         unless_exhausted((), &unreadable)?;
-        let transports = self.transports();
         if *self.transports != transports {
             self.transports = Arc::new(transports);
         }
-        let ways = self.ways();
         if *self.ways != ways {
             self.ways = Arc::new(ways);
         }
-        let open = self.open();
         if *self.open != open {
             self.open = Arc::new(open);
         }
@@ -134,12 +140,14 @@ impl Reader {
             unreadable,
         })
     }
+
     fn transports(&self) -> Transports {
         let (iscsi, fibre_channel) = (self.iscsi.as_ref(), self.fibre_channel.as_ref());
         Transports {
             iscsi_sessions: iscsi.map(|iscsi| iscsi.sessions().all()).unwrap_or_default(),
             fc_host_ports: fibre_channel.map(|ports| ports.hosts().all()).unwrap_or_default(),
             fc_remote_ports: fibre_channel.map(|ports| ports.remote_ports().all()).unwrap_or_default(),
+            adapters: Arc::clone(self.adapters.known()),
         }
     }
 
@@ -179,5 +187,63 @@ impl Reader {
             }));
         }
         ways
+    }
+}
+
+/// The network interfaces that ways leave by.
+fn interfaces(ways: &Ways) -> BTreeSet<Arc<str>> {
+    let by_network =
+        |transport: &Transport| matches!(transport, Transport::Iscsi | Transport::NvmeTcp | Transport::NvmeRdma);
+    let ways = ways.values().filter(|(transport, _)| by_network(transport));
+    ways.map(|(_, ports)| Arc::clone(&ports.initiator_port)).filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn adapters_are_read_again_at_each_resync_and_when_a_session_has_changed() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, content: &str| {
+            let file = root.path().join("class").join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, format!("{content}\n")).unwrap();
+        };
+        let session = root.path().join("devices/platform/host6/session1/iscsi_session/session1");
+        fs::create_dir_all(&session).unwrap();
+        let state = |state: &str| fs::write(session.join("state"), state).unwrap();
+        fs::create_dir_all(root.path().join("class/iscsi_session")).unwrap();
+        let link = root.path().join("class/iscsi_session/session1");
+        std::os::unix::fs::symlink("../../devices/platform/host6/session1/iscsi_session/session1", link).unwrap();
+        write("iscsi_host/host6/netdev", "bond0");
+        write("net/bond0/lower_eth1/operstate", "up");
+        write("net/bond0/lower_eth2/operstate", "up");
+        let parts = Parts { nvme: false, iscsi: true, fibre_channel: true };
+        let mut reader = Reader::new(root.path(), parts);
+        let mut ports = |anew| {
+            let reading = reader.read(&Request { anew, ..Request::default() }).unwrap();
+            let adapters = &reading.transports.adapters;
+            adapters.iter().map(|(name, adapter)| format!("{name}: {}", adapter.ports.join(" "))).collect::<String>()
+        };
+        let both = |first: &str, second: &str| {
+            write("net/eth1/operstate", first);
+            write("net/eth2/operstate", second);
+        };
+        state("LOGGED_IN");
+        both("up", "up");
+        assert_eq!(ports(false), "bond0: eth1 eth2");
+        both("down", "up");
+        assert_eq!(ports(false), "bond0: eth1 eth2");
+        assert_eq!(ports(true), "bond0: eth2");
+        both("down", "down");
+        state("FAILED");
+        assert_eq!(ports(false), "bond0: ");
+        both("up", "up");
+        assert_eq!(ports(false), "bond0: ");
+        fs::remove_dir_all(root.path().join("class/iscsi_session")).unwrap();
+        assert_eq!(ports(false), "");
     }
 }

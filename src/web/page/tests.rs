@@ -311,6 +311,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         iscsi_sessions: vec![session("192.0.2.1:3260", "FAILED"), session("192.0.2.2:3260", "LOGGED_IN")],
         fc_host_ports: [("h0", "Linkdown"), ("0x11", "Linkdown"), ("h1", "Marginal")].map(fc_host_port).into(),
         fc_remote_ports: vec![Arc::default()],
+        ..Transports::default()
     });
     let unread = SourceState { up: Some(false), ..SourceState::default() };
     let in_part = SourceState { up: Some(true), error: Some("size: what?".to_owned()), ..SourceState::default() };
