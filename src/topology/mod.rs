@@ -3,6 +3,7 @@
 //! Everything else in the program speaks in these. A [`Device`] is one multipath device, identified by its WWID; a
 //! [`Path`] is one of its members. A [`Snapshot`] is all of them at one moment, immutable once published.
 
+mod redundancy;
 mod transport;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use redundancy::{PortCounts, is_redundant, ports};
 pub use transport::{
     Adapter, Adapters, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal,
 };
