@@ -231,6 +231,22 @@ mod tests {
     use crate::source::health::Part;
 
     #[test]
+    fn a_source_is_up_by_the_age_that_its_last_read_has_at_the_scrape() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let sources = Arc::new(SourceHealth::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(About { sources: Arc::clone(&sources) }));
+        sources.enable(Part::Multipathd);
+        sources.succeeded(Part::Multipathd, 14 * SECOND, SystemTime::now(), &[]);
+        for (interval, up) in [(5 * SECOND, 1), (4 * SECOND, 0), (5 * SECOND, 1)] {
+            sources.expect(Part::Multipathd, interval);
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            assert!(page.contains(&format!("multipath_exporter_source_up{{source=\"multipathd\"}} {up}\n")), "{page}");
+        }
+    }
+
+    #[test]
     fn device_mapper_that_is_not_permitted_is_no_source_that_is_down() {
         let sources = Arc::new(SourceHealth::default());
         let mut registry = Registry::default();
