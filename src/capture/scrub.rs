@@ -16,7 +16,7 @@ use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::recorded::{self, Kernel};
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 17] = [
+const PLAIN_FILES: [&str; 19] = [
     "access_state",
     "ana_grpid",
     "ana_state",
@@ -24,6 +24,8 @@ const PLAIN_FILES: [&str; 17] = [
     "dev",
     "diskseq",
     "inflight",
+    "ioerr_cnt",
+    "iotmo_cnt",
     "operstate",
     "partition",
     "persistent_port",

@@ -143,6 +143,7 @@ impl Devices {
             self.device_events(families)?;
         }
         self.device_daemon(families)?;
+        self.device_quality(families)?;
         families.gauge(
             "multipath_path_group_state",
             "State of a path group",
@@ -172,7 +173,9 @@ impl Devices {
         gauge("multipath_device_queueing", "1 if I/O waits instead of failing when no path is valid", |device| {
             device.queueing.map(u64::from)
         })?;
-        gauge("multipath_device_suspended", "1 if suspended", |device| device.suspended.map(u64::from))?;
+        gauge("multipath_device_suspended", "1 if suspended, otherwise absent", |device| {
+            fault(usize::from(device.suspended == Some(true)))
+        })?;
         gauge("multipath_device_read_only", "1 if write-protected", |device| device.read_only.map(u64::from))?;
         gauge("multipath_device_size_bytes", "Size", |device| device.size_bytes)?;
         gauge("multipath_device_open_count", "Holders of the device", |device| device.open_count)?;
@@ -182,15 +185,21 @@ impl Devices {
         gauge("multipath_device_inflight_requests", "Requests sent down and not completed", |device| {
             device.inflight_requests
         })?;
-        gauge("multipath_device_size_mismatched_paths", "Paths whose size differs from the device's", |device| {
-            Some(device.mismatches.size as u64)
-        })?;
-        gauge("multipath_device_read_only_mismatched_paths", "Paths whose write protection differs", |device| {
-            Some(device.mismatches.read_only as u64)
-        })?;
-        gauge("multipath_device_wwid_mismatched_paths", "Paths that now report another WWID", |device| {
-            Some(device.mismatches.wwid as u64)
-        })
+        gauge(
+            "multipath_device_size_mismatched_paths",
+            "Paths whose size differs from the device's, absent if none",
+            |device| fault(device.mismatches.size),
+        )?;
+        gauge(
+            "multipath_device_read_only_mismatched_paths",
+            "Paths whose write protection differs, absent if none",
+            |device| fault(device.mismatches.read_only),
+        )?;
+        gauge(
+            "multipath_device_wwid_mismatched_paths",
+            "Paths that now report another WWID, absent if none",
+            |device| fault(device.mismatches.wwid),
+        )
     }
 
     fn device_events(&self, families: &mut Families) -> fmt::Result {
@@ -255,6 +264,38 @@ impl Devices {
         )
     }
 
+    fn device_quality(&self, families: &mut Families) -> fmt::Result {
+        let mut gauge = |name, help, value: fn(&Device) -> Option<u64>| families.gauge(name, help, self.each(value));
+        gauge(
+            "multipath_device_marginal_paths",
+            "Paths that multipathd holds marginal or delays, absent if none",
+            |device| fault(device.marginal_paths()),
+        )?;
+        gauge(
+            "multipath_device_disagreeing_paths",
+            "Paths on which the kernel disagrees with the checker or the SCSI layer, absent if none",
+            |device| fault(device.disagreeing_paths()),
+        )?;
+        gauge(
+            "multipath_device_non_optimized",
+            "1 if a better group has a valid path or the array calls no valid path optimized, otherwise absent",
+            |device| fault(usize::from(device.is_non_optimized())),
+        )?;
+        families.counter(
+            "multipath_device_path_io_errors",
+            "I/O errors and timeouts of all paths that the device has had",
+            self.each(|device| Some(device.path_io_errors)),
+        )?;
+        if self.events {
+            families.counter(
+                "multipath_device_repeated_path_failures",
+                "Failures and disorderly removals of a path within 15 minutes after its last one",
+                self.each(|device| Some(device.repeated_path_failures)),
+            )?;
+        }
+        Ok(())
+    }
+
     fn paths(&self, families: &mut Families) -> fmt::Result {
         families.gauge(
             "multipath_path_info",
@@ -297,6 +338,16 @@ impl Devices {
             "multipath_path_marginal",
             "1 if multipathd holds the path marginal",
             self.each_path(|device, path| Some((path_labels(device, path), u64::from(path.marginal?)))),
+        )?;
+        families.counter(
+            "multipath_path_io_errors",
+            "Requests to the path that ended with an error, as the kernel counts",
+            self.each_path(|device, path| Some((path_labels(device, path), path.io_errors?))),
+        )?;
+        families.counter(
+            "multipath_path_io_timeouts",
+            "Requests to the path that ran out of time, as the kernel counts",
+            self.each_path(|device, path| Some((path_labels(device, path), path.io_timeouts?))),
         )
     }
 
@@ -316,6 +367,11 @@ impl Devices {
             .iter()
             .flat_map(move |device| device.paths.iter().filter_map(move |path| sample(device, path)))
     }
+}
+
+/// The value of a gauge that exists only while it is above 0: it is 0 nearly always and everywhere.
+fn fault(value: usize) -> Option<u64> {
+    Some(value as u64).filter(|value| *value > 0)
 }
 
 fn device_info(device: &Device) -> DeviceInfo<'_> {

@@ -300,6 +300,8 @@ mod tests {
             active_group_priority: None,
             best_group_priority: None,
             path_events: PathEventCounts::default(),
+            repeated_path_failures: 0,
+            path_io_errors: 0,
         })
     }
 

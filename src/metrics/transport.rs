@@ -75,6 +75,14 @@ fn iscsi(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
             let SessionLabels { session: name, target, target_port, initiator_port } = labels_of(session);
             (SessionState { session: name, target, target_port, initiator_port, state: &session.state }, 1u64)
         }),
+    )?;
+    families.gauge(
+        "multipath_iscsi_session_paths",
+        "Paths of multipath devices that use the iSCSI session",
+        sessions().map(|session| {
+            let paths = snapshot.iscsi_session_paths.get(&session.name).copied().unwrap_or_default();
+            (labels_of(session), paths as u64)
+        }),
     )
 }
 

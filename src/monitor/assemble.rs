@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Ledgers;
+use super::io_errors::IoErrors;
 use super::ledger::MapLedger;
 use super::names::Speakers;
 use super::readings::{Readings, Teller};
@@ -106,12 +107,15 @@ struct Carried {
     floors: HashMap<DevNo, u64>,
     /// [`MapLedger::instance`].
     instance: u64,
+    /// What its disks had of I/O errors.
+    io_errors: IoErrors,
 }
 
 impl Carried {
     fn after(known: Option<&Built>, wwid: &str, inputs: &Inputs, ledger: &MapLedger) -> Self {
         let mut carried = known.map(|known| known.carried.clone()).unwrap_or_default();
         carried.speakers.hear(wwid, inputs.disks());
+        carried.io_errors.follow(inputs.disks());
         if carried.instance != ledger.instance {
             carried.floors.clear();
             carried.instance = ledger.instance;
@@ -425,6 +429,8 @@ impl Inputs {
             active_group_priority,
             best_group_priority,
             path_events: ledger.counts,
+            repeated_path_failures: ledger.repeated_failures(),
+            path_io_errors: carried.io_errors.total(),
             groups,
             paths,
         }
@@ -483,17 +489,19 @@ impl Inputs {
         self.daemon.as_ref()?.paths.iter().find(|path| path.devno == Some(devno))
     }
 
-    fn valid(&self, member: &Member, ledger: &MapLedger, carried: &Carried) -> bool {
-        let Some(devno) = member.devno else { return !member.gone };
+    /// Whether the member is valid, and whether that is the kernel's own word: multipathd, too, tells what it reads in the
+    /// kernel's status, beside the word of its checker.
+    fn valid(&self, member: &Member, ledger: &MapLedger, carried: &Carried) -> (bool, bool) {
+        let Some(devno) = member.devno else { return (!member.gone, false) };
         let daemon_valid = self.daemon_path(devno).and_then(|path| path.valid);
         match (self.base, member.kernel_valid, daemon_valid) {
             (Base::Kernel { floor }, Some(valid), _) | (Base::Daemon { floor }, _, Some(valid)) => {
-                ledger.correction(devno, floor).unwrap_or(valid)
+                (ledger.correction(devno, floor).unwrap_or(valid), true)
             }
             _ => {
                 let fails = member.disk.as_deref().map_or(member.gone, scsi_fails);
                 let floor = carried.floors.get(&devno).copied().unwrap_or_default();
-                ledger.correction(devno, floor).unwrap_or(!fails)
+                ledger.correction(devno, floor).map_or((!fails, false), |valid| (valid, true))
             }
         }
     }
@@ -525,6 +533,7 @@ impl Inputs {
         let way = disk.and_then(|disk| self.ways.get(disk.way.as_ref()?));
         let last = previous.filter(|previous| disk.is_none_or(|disk| disk.hctl == previous.hctl));
         let ports = way.map(|(_, ports)| ports).or(disk.map(|disk| &disk.ports)).cloned().unwrap_or_default();
+        let (is_valid, is_told) = self.valid(member, ledger, carried);
         Path {
             name,
             devno: *devno,
@@ -538,7 +547,8 @@ impl Inputs {
                 None => ports,
             },
             group: member.group,
-            state: if self.valid(member, ledger, carried) { PathState::Valid } else { PathState::Failed },
+            state: if is_valid { PathState::Valid } else { PathState::Failed },
+            is_told,
             failures: devno.map_or(0, |devno| ledger.failures(devno)),
             priority: words.and_then(|path| path.priority),
             checker_state: words.and_then(|path| path.checker_state.clone()),
@@ -546,6 +556,8 @@ impl Inputs {
             access_state: disk.and_then(|disk| disk.states.access.clone()),
             ana_state: None,
             marginal: words.and_then(|path| path.marginal),
+            io_errors: disk.and_then(|disk| disk.io.errors),
+            io_timeouts: disk.and_then(|disk| disk.io.timeouts),
         }
     }
 }

@@ -8,11 +8,14 @@
 //! Where the kernel's status may not be read, the ledger also corrects the last reading: by the event with the highest
 //! `DM_SEQNUM` of each path, if it is newer than the reading. A reading that was asked for after an event had been
 //! received includes that event, and every event of a lower number, even one that is received later.
+//!
+//! What is counted as a failure here is counted by [`Repeats`], too, if it is a repeated one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::topology::{DevNo, PathEventCounts};
+use super::repeats::Repeats;
+use crate::topology::{DevNo, Path, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 /// How long a reading's disagreement waits for its uevent.
@@ -46,6 +49,7 @@ pub struct MapLedger {
     daemon: Floor,
     block: Floor,
     paths: HashMap<DevNo, PathLedger>,
+    repeats: Repeats<DevNo>,
 }
 
 /// Up to which event number a source's reading includes all events.
@@ -247,7 +251,7 @@ impl MapLedger {
         if was_owed {
             self.version += 1;
         } else {
-            self.count(event.path, valid, uevent.time);
+            self.count(event.path, valid, uevent.received, uevent.time);
         }
         true
     }
@@ -260,19 +264,55 @@ impl MapLedger {
         is_first
     }
 
+    /// A path becomes a member.
+    pub fn join(&mut self, path: DevNo) {
+        self.repeats.join(path);
+    }
+
+    /// A member, as it is known by now.
+    pub fn identify(&mut self, devno: DevNo, path: &Path) {
+        let before = self.repeats.count();
+        self.repeats.identify(&devno, path);
+        self.version += self.repeats.count() - before;
+    }
+
+    /// A member leaves. `disk_is_gone`: the map has lost it. Then its removal is what its failure would have been, unless it
+    /// had failed already. Gives the change that was still waiting for its event, and is counted now.
+    pub fn leave(
+        &mut self,
+        devno: DevNo,
+        path: &Path,
+        disk_is_gone: bool,
+        now: Instant,
+        time: SystemTime,
+    ) -> Option<PathAction> {
+        let settled = self.settle_now(devno, now, time);
+        if disk_is_gone && self.paths.get(&devno).is_some_and(|path| path.counted_valid) {
+            self.repeats.lose(devno, path, now);
+            self.version += 1;
+        } else {
+            self.repeats.leave(&devno, path);
+        }
+        self.forget_path(devno, now);
+        settled
+    }
+
+    /// Failures and disorderly removals of a path soon after its last one.
+    pub fn repeated_failures(&self) -> u64 {
+        self.repeats.count()
+    }
+
     /// A member seen for the first time. It starts as counted `valid`, so that one which is not gets an event.
     pub fn ensure_path(&mut self, path: DevNo, counted_valid: bool) {
         self.paths.entry(path).or_insert_with(|| PathLedger::new(counted_valid));
     }
 
-    /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. A change that was still
-    /// waiting for its event is counted now; that event may come yet.
-    pub fn forget_path(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
-        let settled = self.settle_now(path, now, time);
+    /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. The event of a change that
+    /// was counted now may come yet.
+    fn forget_path(&mut self, path: DevNo, now: Instant) {
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
             self.paths.insert(path, PathLedger { debts, told: Some(now), ..PathLedger::new(true) });
         }
-        settled
     }
 
     /// Forgets what is no member, except what an event has just told of: the reading that shows it is yet to come.
@@ -319,11 +359,11 @@ impl MapLedger {
             ledger.owe(Debt { valid, above, below: None, since: now });
         }
         ledger.has_settled = true;
-        self.count(path, valid, time);
+        self.count(path, valid, now, time);
         Some(if valid { PathAction::Reinstated } else { PathAction::Failed })
     }
 
-    fn count(&mut self, path: DevNo, valid: bool, time: SystemTime) {
+    fn count(&mut self, path: DevNo, valid: bool, now: Instant, time: SystemTime) {
         self.version += 1;
         if valid {
             self.counts.reinstated += 1;
@@ -331,6 +371,7 @@ impl MapLedger {
         } else {
             self.counts.failed += 1;
             self.counts.last_failed = Some(time);
+            self.repeats.fail(path, now);
             if let Some(path) = self.paths.get_mut(&path) {
                 path.failures += 1;
             }
@@ -376,6 +417,7 @@ impl PathLedger {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::repeats::tests::path;
     use super::*;
 
     const PATH: DevNo = DevNo { major: 8, minor: 16 };
@@ -510,7 +552,10 @@ mod tests {
     fn a_failure_that_waits_is_counted_when_the_path_goes() {
         let mut ledger = ledger();
         ledger.compare(PATH, false, Instant::now());
-        assert_eq!(ledger.forget_path(PATH, Instant::now(), SystemTime::now()), Some(FAILED));
+        assert_eq!(
+            ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, Instant::now(), SystemTime::now()),
+            Some(FAILED)
+        );
         assert_eq!(ledger.counts.failed, 1);
     }
 
@@ -595,7 +640,66 @@ mod tests {
         note(&mut ledger, FAILED, 1, None);
         ledger.forget_strangers(Instant::now(), |_| false);
         assert_eq!(ledger.failures(PATH), 1);
-        ledger.forget_path(PATH, Instant::now(), SystemTime::now());
+        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, Instant::now(), SystemTime::now());
         assert_eq!(ledger.failures(PATH), 0);
+    }
+
+    #[test]
+    fn a_failure_is_repeated_once_whoever_tells_of_it_first() {
+        let mut ledger = ledger();
+        let now = Instant::now();
+        // The last two of three events come first, and the first one last.
+        note(&mut ledger, REINSTATED, 2, Some(7));
+        note(&mut ledger, FAILED, 3, Some(7));
+        note(&mut ledger, FAILED, 1, Some(7));
+        assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (2, 1));
+        note(&mut ledger, REINSTATED, 4, Some(7));
+        // By reading, then by its event.
+        ledger.compare(PATH, false, now);
+        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
+        assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (3, 2));
+        note(&mut ledger, FAILED, 5, Some(7));
+        note(&mut ledger, FAILED, 5, Some(7));
+        assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (3, 2));
+    }
+
+    /// How many repeated failures there are when a path that has failed before leaves, by what happens before that.
+    fn repeated_after_removal(disk_is_gone: bool, before: impl FnOnce(&mut MapLedger)) -> (u64, u64) {
+        let mut ledger = ledger();
+        note(&mut ledger, FAILED, 1, Some(7));
+        note(&mut ledger, REINSTATED, 2, Some(7));
+        before(&mut ledger);
+        let version = ledger.version;
+        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), disk_is_gone, Instant::now(), SystemTime::now());
+        assert_eq!(ledger.repeated_failures() > 0, ledger.version > version || ledger.counts.failed > 1);
+        (ledger.counts.failed, ledger.repeated_failures())
+    }
+
+    #[test]
+    fn a_path_that_works_and_leaves_because_its_disk_is_gone_has_failed() {
+        assert_eq!(repeated_after_removal(true, |_| ()), (1, 1));
+        assert_eq!(repeated_after_removal(false, |_| ()), (1, 0));
+        // It had failed before: by its event, or by a reading that still waits for the event.
+        for disk_is_gone in [false, true] {
+            assert_eq!(repeated_after_removal(disk_is_gone, |ledger| note(ledger, FAILED, 3, Some(7))), (2, 1));
+            let by_reading = |ledger: &mut MapLedger| {
+                assert!(ledger.compare(PATH, false, Instant::now()).is_some());
+            };
+            assert_eq!(repeated_after_removal(disk_is_gone, by_reading), (2, 1));
+        }
+    }
+
+    #[test]
+    fn the_event_of_a_path_that_was_lost_is_of_the_same_outage() {
+        let mut ledger = ledger();
+        let path = path("sdb", "eth1", "1:0:0:1");
+        ledger.leave(PATH, &path, true, Instant::now(), SystemTime::now());
+        note(&mut ledger, FAILED, 1, Some(7));
+        ledger.join(PATH);
+        ledger.ensure_path(PATH, true);
+        ledger.identify(PATH, &path);
+        assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (1, 0));
+        note(&mut ledger, FAILED, 3, Some(7));
+        assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (2, 1));
     }
 }

@@ -71,6 +71,7 @@ fn disk(devno: DevNo, path: usize) -> disks::Disk {
         identity: disks::Identity { udev: Some("3600a".into()), kernel: Some("naa.600a".into()) },
         size_bytes: Some(1 << 30),
         read_only: Some(false),
+        io: disks::IoCounts::default(),
         states: disks::States { device: Some("running".into()), access: None, absent: false },
     }
 }

@@ -20,6 +20,7 @@ mod assemble;
 mod bonds;
 mod compare;
 mod corrections;
+mod io_errors;
 mod ledger;
 mod log;
 #[doc(hidden)]
@@ -30,6 +31,7 @@ mod names;
 mod nvme;
 mod readers;
 mod readings;
+mod repeats;
 mod schedule;
 mod start;
 mod told;
@@ -50,6 +52,7 @@ use crate::config::Config;
 use crate::event::EventLog;
 use crate::metrics::own::OwnMetrics;
 use crate::privileges::Privileged;
+use crate::source::block::disks::Disk;
 use crate::source::health::{Part, SourceHealth};
 use crate::source::transports::Way;
 use crate::source::{Error, Places, multipathd, transports};
@@ -599,7 +602,7 @@ impl State {
             self.wwids = numbered.collect();
         }
         let heads = self.readings.transports.as_ref().map(|reading| &*reading.heads).unwrap_or_default();
-        self.nvme_devices = nvme::devices(heads, &self.readings.block.root, &self.nvme_devices, nvme_is_new, now.time);
+        self.nvme_devices = nvme::devices(heads, &self.readings.block.root, &self.nvme_devices, nvme_is_new, now);
         let snapshot = self.snapshot_of_devices();
         let before = self.snapshot.borrow().clone().unwrap_or_default();
         let changes = compare::changes(&before.devices, &snapshot.devices);
@@ -632,6 +635,10 @@ impl State {
             let disk = path.devno.and_then(|devno| disks.get(&devno));
             (&*path.name, disk.and_then(|disk| disk.identity.udev.as_deref()))
         });
+        let iscsi_session_paths = match transports.iscsi_sessions.is_empty() {
+            true => BTreeMap::new(),
+            false => session_paths(&devices, disks),
+        };
         let known_paths =
             self.readings.multipathd.as_ref().map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
         Snapshot {
@@ -639,6 +646,7 @@ impl State {
             iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
             unassembled: unassembled::count(&self.readings.block.unassembled, known_paths, members),
             expected_paths: expected_paths(&self.config, &devices),
+            iscsi_session_paths,
             transports,
             devices,
         }
@@ -650,6 +658,7 @@ impl State {
             let same = published.as_ref().is_some_and(|last| {
                 last.daemon == now.daemon
                     && Arc::ptr_eq(&last.transports, &now.transports)
+                    && last.iscsi_session_paths == now.iscsi_session_paths
                     && last.iscsi_bonds == now.iscsi_bonds
                     && last.unassembled == now.unassembled
                     && last.expected_paths == now.expected_paths
@@ -682,6 +691,18 @@ impl State {
             self.readings.block.forget_strangers(|devno| members.contains(&devno));
         }
     }
+}
+
+/// How many members of devices use each iSCSI session. A member whose disk is gone uses none.
+fn session_paths(devices: &[Arc<Device>], disks: &HashMap<DevNo, Arc<Disk>>) -> BTreeMap<Arc<str>, usize> {
+    let mut sessions = BTreeMap::new();
+    let members = devices.iter().flat_map(|device| &device.paths).filter_map(|path| disks.get(&path.devno?));
+    for disk in members.filter(|disk| !disk.states.absent) {
+        if let Some(Way::Iscsi(session)) = &disk.way {
+            *sessions.entry(Arc::clone(session)).or_default() += 1;
+        }
+    }
+    sessions
 }
 
 /// How many paths devices should have, by WWID: those that are there, and those that the configuration names.

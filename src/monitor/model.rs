@@ -127,6 +127,8 @@ struct KernelMap {
 #[derive(Clone, Debug)]
 struct KernelDisk {
     session: u32,
+    /// Of its I/O, since it came.
+    errors: u64,
 }
 
 /// The host.
@@ -262,6 +264,9 @@ impl Kernel {
         map.dm_seqnum += 1;
         map.event_nr += 1;
         map.failures += u64::from(!valid);
+        if let Some(disk) = self.disks.get_mut(&index_of(*devno)).filter(|_| !valid) {
+            disk.errors += 1;
+        }
         let (action, valid_paths) =
             if valid { (PathAction::Reinstated, valid_paths + 1) } else { (PathAction::Failed, valid_paths - 1) };
         let event = PathEvent {
@@ -289,7 +294,7 @@ impl Kernel {
 
     fn return_disk(&mut self, disk: u32) {
         if !self.disks.contains_key(&disk) {
-            self.disks.insert(disk, KernelDisk { session: self.next_session });
+            self.disks.insert(disk, KernelDisk { session: self.next_session, errors: 0 });
             if let Some(map) = self.maps.get_mut(&(disk / DISKS_OF_A_MAP)) {
                 map.has_silent_change |= map.members.contains(&(disk_number(disk), false));
             }
@@ -311,6 +316,7 @@ impl Kernel {
             identity: disks::Identity::default(),
             size_bytes: Some(1),
             read_only: Some(false),
+            io: disks::IoCounts { errors: Some(self.disks[&index_of(devno)].errors), timeouts: None },
             states: disks::States { device: Some("running".into()), access: None, absent: false },
         })
     }
@@ -761,6 +767,9 @@ impl Game {
             let counts = |device: &Device| (device.path_events.failed, device.path_events.reinstated);
             let ((old_failed, old_reinstated), (failed, reinstated)) = (counts(last), counts(device));
             prop_assert!(old_failed <= failed && old_reinstated <= reinstated, "a counter of {} fell", device.wwid);
+            let others = |device: &Device| (device.path_io_errors, device.repeated_path_failures);
+            let ((old_errors, old_repeated), (errors, repeated)) = (others(last), others(device));
+            prop_assert!(old_errors <= errors && old_repeated <= repeated, "a counter of {} fell", device.wwid);
             for path in &device.paths {
                 let old = last.paths.iter().find(|old| old.name == path.name).map_or(0, |old| old.failures);
                 prop_assert!(old <= path.failures, "failures of {} fell", path.name);
@@ -1053,4 +1062,87 @@ fn nothing_is_published_before_every_source_of_devices_has_answered_or_a_minute_
     game.take(Step::Answer(2)).unwrap();
     assert_eq!(game.paths("uuid.1").len(), 2);
     assert_eq!(game.board.events.recent(), []);
+}
+
+impl Game {
+    fn repeated_failures(&mut self) -> u64 {
+        self.come_to_rest().unwrap();
+        self.device(FIRST).unwrap().repeated_path_failures
+    }
+
+    /// The disk of the first map's first path is gone, and the kernel has not noticed by its I/O.
+    fn lose_disk(&mut self) {
+        self.kernel.disks.remove(&0);
+        self.kernel.raise(disk_name(0).to_string(), disk_number(0), "remove", None, None);
+    }
+}
+
+#[test]
+fn a_path_that_goes_with_its_disk_has_failed_and_one_that_is_taken_out_has_not() {
+    for privileged in [true, false] {
+        let mut game = settled(privileged, true);
+        for (round, repeated) in [(0, 0), (1, 1)] {
+            game.lose_disk();
+            game.take(Step::ReloadMap(0)).unwrap();
+            assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
+            // The model gives each disk that comes another session, and so other ports.
+            game.kernel.next_session = 1;
+            game.take(Step::ReturnDisk(0)).unwrap();
+            game.take(Step::ReloadMap(0)).unwrap();
+            assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
+        }
+        // Its disk goes when it is no member any more.
+        game.kernel.maps.get_mut(&0).unwrap().members.remove(0);
+        game.kernel.maps.get_mut(&0).unwrap().event_nr += 1;
+        game.kernel.raise_of_map(0, "change");
+        assert_eq!(game.repeated_failures(), 1, "{privileged}");
+        game.lose_disk();
+        assert_eq!(game.repeated_failures(), 1, "{privileged}");
+    }
+}
+
+#[test]
+fn a_path_whose_disk_goes_and_whose_io_fails_has_failed_once() {
+    for privileged in [true, false] {
+        let mut game = settled(privileged, true);
+        for (round, repeated) in [(0, 0), (1, 1)] {
+            game.take(Step::RemoveDisk(0)).unwrap();
+            game.take(Step::ReloadMap(0)).unwrap();
+            assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
+            game.kernel.next_session = 1;
+            game.take(Step::ReturnDisk(0)).unwrap();
+            game.take(Step::ReloadMap(0)).unwrap();
+            assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
+        }
+        // After a quarter of an hour nobody remembers.
+        game.wait(Duration::from_secs(16 * 60));
+        game.take(Step::Fail(0)).unwrap();
+        assert_eq!(game.repeated_failures(), 1, "{privileged}");
+        game.take(Step::Reinstate(0)).unwrap();
+        game.take(Step::Fail(0)).unwrap();
+        assert_eq!(game.repeated_failures(), 2, "{privileged}");
+    }
+}
+
+#[test]
+fn errors_of_disks_that_are_gone_stay_counted() {
+    let mut game = settled(true, false);
+    let errors = |game: &mut Game| {
+        game.wait(Duration::from_secs(30));
+        game.come_to_rest().unwrap();
+        game.device(FIRST).unwrap().path_io_errors
+    };
+    assert_eq!(errors(&mut game), 0);
+    for step in [Step::Fail(0), Step::Reinstate(0), Step::Fail(0)] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(errors(&mut game), 2);
+    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(errors(&mut game), 2);
+    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll, Step::Fail(0)] {
+        game.take(step).unwrap();
+    }
+    assert_eq!(errors(&mut game), 3);
 }

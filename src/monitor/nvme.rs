@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use super::Now;
+use super::repeats::Repeats;
 use crate::source::transports::nvme::{Head, HeadPath};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 
@@ -14,6 +15,8 @@ use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 #[derive(Clone, Debug)]
 pub struct Built {
     head: Arc<Head>,
+    /// By the paths' names.
+    repeats: Repeats<Arc<str>>,
     /// The device.
     pub device: Arc<Device>,
 }
@@ -23,7 +26,7 @@ pub type Devices = BTreeMap<Arc<str>, Built>;
 
 /// Assembles all devices. `root` names what the root file system stands on. `first`: what is found failed now is no
 /// failure that was seen.
-pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, first: bool, now: SystemTime) -> Devices {
+pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, first: bool, now: Now) -> Devices {
     // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
     // loses them, too, it is still the one.
     let rank = |head: &Head| {
@@ -40,11 +43,14 @@ pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, firs
     let build = |head: &Arc<Head>| {
         let known = last.get(&head.wwid);
         let root = root.contains(&*head.name);
-        let device = match known {
-            Some(known) if Arc::ptr_eq(&known.head, head) && known.device.root == root => Arc::clone(&known.device),
-            known => Arc::new(assemble(head, known.map(|known| &*known.device), root, first, now)),
-        };
-        Built { head: Arc::clone(head), device }
+        match known {
+            Some(known) if Arc::ptr_eq(&known.head, head) && known.device.root == root => known.clone(),
+            known => {
+                let mut repeats = known.map(|known| known.repeats.clone()).unwrap_or_default();
+                let device = assemble(head, known.map(|known| &*known.device), &mut repeats, root, first, now);
+                Built { head: Arc::clone(head), repeats, device: Arc::new(device) }
+            }
+        }
     };
     chosen.into_iter().map(|(wwid, head)| (Arc::clone(wwid), build(head))).collect()
 }
@@ -98,8 +104,33 @@ fn has_another_size(path: &HeadPath, head: &Head) -> bool {
     sizes.is_some_and(|(size, whole)| size > 0 && size != whole)
 }
 
-fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now: SystemTime) -> Device {
+/// Counts the members that have left, and looks up those that have come.
+fn follow_members(repeats: &mut Repeats<Arc<str>>, before: &[Path], paths: &[Path], now: Now) {
+    let is_among = |paths: &[Path], name: &Arc<str>| paths.iter().any(|path| path.name == *name);
+    for path in before.iter().filter(|path| !is_among(paths, &path.name)) {
+        match path.state {
+            PathState::Valid | PathState::Standby if !is_leaving(path) => {
+                repeats.lose(Arc::clone(&path.name), path, now.instant);
+            }
+            _ => repeats.leave(&path.name, path),
+        }
+    }
+    for path in paths.iter().filter(|path| !is_among(before, &path.name)) {
+        repeats.join(Arc::clone(&path.name));
+    }
+    paths.iter().for_each(|path| repeats.identify(&path.name, path));
+}
+
+fn assemble(
+    head: &Head,
+    previous: Option<&Device>,
+    repeats: &mut Repeats<Arc<str>>,
+    root: bool,
+    first: bool,
+    now: Now,
+) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
+    let mut has_failed = Vec::new();
     let mut paths = Vec::with_capacity(head.paths.len());
     for path in &head.paths {
         let last = previous.and_then(|device| device.paths.iter().find(|last| last.name == path.name));
@@ -110,11 +141,12 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now
             Some(Change::Failed) => {
                 failures += 1;
                 path_events.failed += 1;
-                path_events.last_failed = Some(now);
+                path_events.last_failed = Some(now.time);
+                has_failed.push(Arc::clone(&path.name));
             }
             Some(Change::Reinstated) => {
                 path_events.reinstated += 1;
-                path_events.last_reinstated = Some(now);
+                path_events.last_reinstated = Some(now.time);
             }
             None => {}
         }
@@ -126,6 +158,7 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now
             ports: path.controller.ports.clone(),
             group: path.ana_group,
             state,
+            is_told: true,
             failures,
             priority: None,
             checker_state: None,
@@ -133,8 +166,12 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now
             access_state: None,
             ana_state: path.ana_state.clone(),
             marginal: None,
+            io_errors: None,
+            io_timeouts: None,
         });
     }
+    follow_members(repeats, previous.map(|device| &*device.paths).unwrap_or_default(), &paths, now);
+    has_failed.into_iter().for_each(|path| repeats.fail(path, now.instant));
     let differ = |differs: &dyn Fn(&HeadPath) -> bool| head.paths.iter().filter(|path| differs(path)).count();
     Device {
         wwid: Arc::clone(&head.wwid),
@@ -169,6 +206,8 @@ fn assemble(head: &Head, previous: Option<&Device>, root: bool, first: bool, now
         active_group_priority: None,
         best_group_priority: None,
         path_events,
+        repeated_path_failures: repeats.count(),
+        path_io_errors: 0,
     }
 }
 
@@ -177,6 +216,7 @@ mod tests {
     use super::*;
     use crate::monitor::compare::{What as Changed, changes};
     use crate::source::transports::nvme::Controller;
+    use crate::topology::Ports;
 
     fn head(paths: &[(&str, &str, Option<&str>)]) -> Arc<Head> {
         let path = |(name, controller, ana): &(&str, &str, Option<&str>)| HeadPath {
@@ -198,7 +238,7 @@ mod tests {
     impl Followed {
         fn read(&mut self, heads: &[Arc<Head>]) -> Vec<(What, String)> {
             let before: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
-            self.devices = devices(heads, &HashSet::new(), &self.devices, !self.is_known, SystemTime::now());
+            self.devices = devices(heads, &HashSet::new(), &self.devices, !self.is_known, Now::get());
             let now: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
             let is_found = !std::mem::replace(&mut self.is_known, true);
             let changes = changes(&before, &now).into_iter().filter(|_| !is_found);
@@ -272,6 +312,45 @@ mod tests {
         assert_eq!(followed.read(&active), []);
         let standby = [head(&[("a", "live", Some("inaccessible")), ("b", "live", Some("change"))])];
         assert_eq!(followed.read(&standby), [(What::NoValidPath, String::new())]);
+    }
+
+    #[test]
+    fn a_path_fails_again_also_under_another_name() {
+        let path = |name: &str, controller: &str| HeadPath {
+            name: name.into(),
+            controller: Arc::new(Controller {
+                state: controller.into(),
+                ports: Ports {
+                    initiator_port: "eth1".into(),
+                    target: "nqn".into(),
+                    target_port: "1.2.3.4:4420".into(),
+                },
+                ..Controller::default()
+            }),
+            ..HeadPath::default()
+        };
+        let head =
+            |paths: &[HeadPath]| Arc::new(Head { wwid: "uuid.1".into(), paths: paths.to_vec(), ..Head::default() });
+        let mut followed = Followed::default();
+        let mut repeated = |paths: &[HeadPath]| {
+            followed.read(&[head(paths)]);
+            followed.device().repeated_path_failures
+        };
+        assert_eq!(repeated(&[path("a", "live")]), 0);
+        assert_eq!(repeated(&[path("a", "connecting")]), 0);
+        assert_eq!(repeated(&[path("a", "live")]), 0);
+        assert_eq!(repeated(&[path("a", "connecting")]), 1);
+        // The kernel gives it up, and it comes back.
+        assert_eq!(repeated(&[path("a", "deleting")]), 1);
+        assert_eq!(repeated(&[]), 1);
+        assert_eq!(repeated(&[path("b", "live")]), 1);
+        assert_eq!(repeated(&[path("b", "connecting")]), 2);
+        // By order, and without.
+        assert_eq!(repeated(&[path("b", "live")]), 2);
+        assert_eq!(repeated(&[path("b", "deleting (no IO)")]), 2);
+        assert_eq!(repeated(&[]), 2);
+        assert_eq!(repeated(&[path("c", "live")]), 2);
+        assert_eq!(repeated(&[]), 3);
     }
 
     #[test]

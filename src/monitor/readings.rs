@@ -239,6 +239,8 @@ pub struct Block {
     pub read_once: bool,
     wwids: HashMap<DevNo, Arc<str>>,
     by_address: HashMap<Arc<str>, DevNo>,
+    /// Disks that are gone, by their last event: the reading that shows it may be yet to come.
+    removed: HashSet<DevNo>,
 }
 
 impl Block {
@@ -318,10 +320,30 @@ impl Block {
         self.by_address.get(address).copied()
     }
 
+    /// Whether a disk that was there is gone: by its event, or by the last reading.
+    pub fn is_gone(&self, devno: DevNo) -> bool {
+        self.removed.contains(&devno) || self.disks.get(&devno).is_some_and(|disk| disk.states.absent)
+    }
+
+    /// An event tells that a disk comes or goes.
+    pub fn note_event(&mut self, devno: DevNo, action: &str) {
+        match action {
+            "remove" if self.disks.contains_key(&devno) => drop(self.removed.insert(devno)),
+            "add" => drop(self.removed.remove(&devno)),
+            _ => {}
+        }
+    }
+
+    /// Events were lost, so the last one of a disk may not be the last that there was.
+    pub fn forget_events(&mut self) {
+        self.removed.clear();
+    }
+
     /// Forgets the disks that are no members.
     pub fn forget_strangers(&mut self, is_member: impl Fn(DevNo) -> bool) {
         self.disks.retain(|devno, _| is_member(*devno));
         let disks = &self.disks;
+        self.removed.retain(|devno| disks.contains_key(devno));
         self.by_address.retain(|address, devno| disks.get(devno).is_some_and(|disk| disk.hctl == *address));
     }
 }

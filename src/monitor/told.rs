@@ -21,6 +21,7 @@ impl State {
                 let is_valid = path.state == PathState::Valid;
                 // A path is born valid; one that is found failed at the start has no event to be waited for.
                 ledger.ensure_path(devno, !is_found || is_valid);
+                ledger.identify(devno, path);
                 self.corrections.follow((Arc::clone(wwid), devno), ledger.compare(devno, is_valid, now));
             }
         }
@@ -39,13 +40,17 @@ impl State {
             }
             What::PathAdded(path) => {
                 self.suspect(device, now);
+                if let Some((ledger, devno)) = self.ledgers.get_mut(&device.wwid).zip(path.devno) {
+                    ledger.join(devno);
+                }
                 self.tell_path(EventType::PathAdded, device, &path, now);
             }
             What::PathRemoved(path) => {
                 self.suspect(device, now);
-                let ledger = self.ledgers.get_mut(&device.wwid).filter(|_| !is_counted_here);
-                let settled =
-                    ledger.zip(path.devno).and_then(|(ledger, devno)| ledger.forget_path(devno, now.instant, now.time));
+                let settled = path.devno.filter(|_| !is_counted_here).and_then(|devno| {
+                    let disk_is_gone = self.readings.block.is_gone(devno);
+                    self.ledgers.get_mut(&device.wwid)?.leave(devno, &path, disk_is_gone, now.instant, now.time)
+                });
                 if let Some(action) = settled {
                     self.tell_path(kind_of(action), device, &path, now);
                 }

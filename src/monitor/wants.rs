@@ -81,6 +81,9 @@ impl State {
                 return;
             }
             self.block.want.disk(devno);
+            if !uevent.synthetic {
+                self.readings.block.note_event(devno, &uevent.action);
+            }
             // A new disk may go over a new session, and a namespace is what a head has as a path.
             if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
                 self.transports.want.look(false, Reason::Event);
@@ -118,6 +121,7 @@ impl State {
     }
 
     pub(super) fn events_were_lost(&mut self) {
+        self.readings.block.forget_events();
         if self.start.has_begun() {
             self.want_everything(Reason::Overflow);
         }

@@ -3,9 +3,11 @@
 //! Everything else in the program speaks in these. A [`Device`] is one multipath device, identified by its WWID; a
 //! [`Path`] is one of its members. A [`Snapshot`] is all of them at one moment, immutable once published.
 
+mod facts;
 mod redundancy;
 mod transport;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -169,6 +171,9 @@ pub struct Path {
     pub group: Option<u32>,
     /// Whether the kernel sends I/O to it.
     pub state: PathState,
+    /// Whether `state` is the kernel's own word: of its status, read here or by multipathd, or of an event. Otherwise it was
+    /// concluded from the SCSI state, or assumed.
+    pub is_told: bool,
     /// Times it failed since the exporter started.
     pub failures: u64,
     /// multipathd's priority.
@@ -183,6 +188,10 @@ pub struct Path {
     pub ana_state: Option<Arc<str>>,
     /// Whether multipathd holds it marginal.
     pub marginal: Option<bool>,
+    /// Requests that ended with an error, as the SCSI layer counts since the disk came.
+    pub io_errors: Option<u64>,
+    /// Requests that ran out of time, likewise.
+    pub io_timeouts: Option<u64>,
 }
 
 /// multipathd's own counters of a device. They return to 0 when it is reconfigured.
@@ -271,6 +280,10 @@ pub struct Device {
     pub best_group_priority: Option<i64>,
     /// Path events since the exporter started.
     pub path_events: PathEventCounts,
+    /// Failures and disorderly removals of a path within 15 minutes after its last one, since the exporter started.
+    pub repeated_path_failures: u64,
+    /// I/O errors and timeouts of all paths that it has had since the exporter knows it. It never falls.
+    pub path_io_errors: u64,
 }
 
 impl Device {
@@ -301,6 +314,8 @@ pub struct Snapshot {
     pub daemon: Daemon,
     /// What the paths go over.
     pub transports: Arc<Transports>,
+    /// How many members of devices use each iSCSI session, by its name. One that is not in here is used by none.
+    pub iscsi_session_paths: BTreeMap<Arc<str>, usize>,
     /// The configured iSCSI bonds, in the order of the configuration.
     pub iscsi_bonds: Vec<IscsiBond>,
     /// Disks that are there on several paths and that no multipath device holds, by WWID and sorted by it: how many paths.

@@ -99,6 +99,7 @@ mod tests {
             ports,
             group: None,
             state,
+            is_told: true,
             failures: 0,
             priority: None,
             checker_state: None,
@@ -106,6 +107,8 @@ mod tests {
             access_state: None,
             ana_state: None,
             marginal: None,
+            io_errors: None,
+            io_timeouts: None,
         }
     }
 

@@ -88,6 +88,11 @@ struct DeviceDocument<'a> {
     queueing_timeouts_total: Option<u64>,
     active_group_priority: Option<i64>,
     best_group_priority: Option<i64>,
+    marginal_paths: usize,
+    disagreeing_paths: usize,
+    non_optimized: bool,
+    path_io_errors_total: u64,
+    repeated_path_failures_total: u64,
     path_groups: Vec<GroupDocument<'a>>,
     paths: Vec<PathDocument<'a>>,
 }
@@ -122,6 +127,8 @@ struct PathDocument<'a> {
     access_state: Option<&'a str>,
     ana_state: Option<&'a str>,
     marginal: Option<bool>,
+    io_errors_total: Option<u64>,
+    io_timeouts_total: Option<u64>,
 }
 
 impl<'a> From<&'a Device> for DeviceDocument<'a> {
@@ -165,6 +172,11 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             queueing_timeouts_total: daemon.map(|counters| counters.queueing_timeouts),
             active_group_priority: device.active_group_priority,
             best_group_priority: device.best_group_priority,
+            marginal_paths: device.marginal_paths(),
+            disagreeing_paths: device.disagreeing_paths(),
+            non_optimized: device.is_non_optimized(),
+            path_io_errors_total: device.path_io_errors,
+            repeated_path_failures_total: device.repeated_path_failures,
             path_groups: device
                 .groups
                 .iter()
@@ -194,6 +206,8 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
             access_state: path.access_state.as_deref(),
             ana_state: path.ana_state.as_deref(),
             marginal: path.marginal,
+            io_errors_total: path.io_errors,
+            io_timeouts_total: path.io_timeouts,
         }
     }
 }

@@ -201,10 +201,11 @@ class Fleet:
         wrong = self.has(host, 'wrong-group', minute, device.name)
         for name, value in (('paths', len(states)), ('valid_paths', tally['valid']), ('standby_paths', tally['standby']),
                             ('failed_paths', tally['failed']), ('queueing', int(host.kind != 'iscsi' or minute < 45)),
-                            ('suspended', 0), ('read_only', 0), ('size_bytes', device.size), ('open_count', 0 if device.name == 'backup' else 1),
-                            ('root', int(device.root)), ('inflight_requests', 0 if not tally['valid'] else int(minute * 7 + device.size / GIB) % 5),
-                            ('size_mismatched_paths', 0), ('read_only_mismatched_paths', read_only), ('wwid_mismatched_paths', 0)):
+                            ('read_only', 0), ('size_bytes', device.size), ('open_count', 0 if device.name == 'backup' else 1),
+                            ('root', int(device.root)), ('inflight_requests', 0 if not tally['valid'] else int(minute * 7 + device.size / GIB) % 5)):
             self.gauge('device_' + name, value, **on)
+        if read_only:
+            self.gauge('device_read_only_mismatched_paths', read_only, **on)
         if device.kind == 'dm':
             self.gauge('device_active_group_priority', 10 if wrong else best, **on)
             self.gauge('device_best_group_priority', best, **on)
@@ -219,6 +220,8 @@ class Fleet:
             if not tally['valid']:
                 self.counters[host, device, 'queueing_seconds'] += STEP if host.kind != 'iscsi' or minute < 45 else 0
                 self.counters[host, device, 'queueing_timeouts'] += host.kind == 'iscsi' and minute == 45
+        if wrong:
+            self.gauge('device_non_optimized', 1, **on)
         if host.kind == 'fc':
             self.gauge('device_expected_paths', 4, **on)
         for path, state in states.items():
@@ -227,6 +230,8 @@ class Fleet:
             self.counter('device_path_events', self.counters[host, device, action], **on, action=action)
             if (host, device, action) in self.events:
                 self.gauge('device_last_path_event_timestamp_seconds', self.events[host, device, action], **on, action=action)
+        self.counter('device_path_io_errors', self.counters[host, device, 'path_failed'], **on)
+        self.counter('device_repeated_path_failures', 0, **on)
         if device.kind == 'dm':
             self.counter('device_path_faults', self.counters[host, device, 'path_failed'], **on)
             self.counter('device_group_switches', self.counters[host, device, 'group_switches'], **on)
@@ -270,6 +275,8 @@ class Fleet:
             for number, (initiator, target, port) in enumerate(parts, 1):
                 on = {'session': f'session{number}', 'target': target, 'target_port': port, 'initiator_port': initiator}
                 self.gauge('iscsi_session_up', int(up[initiator, port]), **on)
+                members = sum((p.initiator, p.target, p.target_port) == (initiator, target, port) for d in host.devices for p in d.paths)
+                self.gauge('iscsi_session_paths', members, **on)
                 self.gauge('iscsi_session_state', 1, **on, state='LOGGED_IN' if up[initiator, port] else 'FAILED')
             reached = {i: any(u for (j, _), u in up.items() if j == i) for i, _ in up}
             for network, ok in sorted(reached.items()):

@@ -58,6 +58,14 @@ impl Metrics {
         self.get(name, labels).unwrap_or_else(|| panic!("no {name}{labels:?} in {:?}", self.0.get(name)))
     }
 
+    /// The value of a series that exists only while it is above 0.
+    #[track_caller]
+    pub fn fault(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let value = self.get(name, labels);
+        assert_ne!(value, Some(0.0), "{name}{labels:?} is 0 and there");
+        value.unwrap_or(0.0)
+    }
+
     /// The labels of the one series among several that has these.
     #[track_caller]
     pub fn labels(&self, name: &str, matching: &[(&str, &str)]) -> Labels {

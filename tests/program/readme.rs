@@ -1,5 +1,6 @@
 //! The README's tables are what the program says of itself: `ACCEPT=1 cargo test --test program readme` writes them anew.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -55,7 +56,7 @@ fn families(page: &str) -> Vec<Family> {
     families
 }
 
-/// A host that has one of everything.
+/// A host that has one of everything, and every fault.
 fn snapshot() -> Snapshot {
     let ports = || Ports { initiator_port: "i".into(), target: "t".into(), target_port: "p".into() };
     let path = Path {
@@ -66,13 +67,16 @@ fn snapshot() -> Snapshot {
         ports: ports(),
         group: Some(1),
         state: PathState::Valid,
+        is_told: true,
         failures: 0,
         priority: Some(50),
-        checker_state: Some("ready".into()),
+        checker_state: Some("faulty".into()),
         device_state: Some("running".into()),
         access_state: Some("active/optimized".into()),
         ana_state: Some("optimized".into()),
-        marginal: Some(false),
+        marginal: Some(true),
+        io_errors: Some(0),
+        io_timeouts: Some(0),
     };
     let device = Device {
         wwid: "3600".into(),
@@ -86,17 +90,19 @@ fn snapshot() -> Snapshot {
         paths: vec![path],
         groups: vec![Group { index: 1, state: "active".into() }],
         queueing: Some(false),
-        suspended: Some(false),
+        suspended: Some(true),
         read_only: Some(false),
         size_bytes: Some(1),
         open_count: Some(1),
         inflight_requests: Some(0),
         root: false,
-        mismatches: Mismatches::default(),
+        mismatches: Mismatches { size: 1, read_only: 1, wwid: 1 },
         daemon_counters: Some(DaemonCounters::default()),
-        active_group_priority: Some(50),
+        active_group_priority: Some(10),
         best_group_priority: Some(50),
         path_events: PathEventCounts { last_failed: Some(SystemTime::UNIX_EPOCH), ..PathEventCounts::default() },
+        repeated_path_failures: 0,
+        path_io_errors: 0,
     };
     let transports = Transports {
         iscsi_sessions: vec![Arc::new(IscsiSession {
@@ -113,6 +119,7 @@ fn snapshot() -> Snapshot {
         devices: vec![Arc::new(device)],
         daemon: Daemon::Up("idle".into()),
         transports: Arc::new(transports),
+        iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
         unassembled: vec![("3600".into(), 2)],
         expected_paths: vec![("3600".into(), 1)],

@@ -4,6 +4,7 @@
 //! and what a host does not have is no error.
 
 pub mod fibre_channel;
+mod io_errors;
 mod iscsi;
 mod mismatches;
 pub mod nvme;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way, or ports; dev, size, ro
-//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid
+//! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid, ioerr_cnt, iotmo_cnt
 //! ```
 //!
 //! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-class-scsi_device` of the kernel.
@@ -54,6 +54,8 @@ pub struct Disk {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
+    /// What went wrong with its I/O.
+    pub io: IoCounts,
     /// How it fares.
     pub states: States,
 }
@@ -65,6 +67,15 @@ pub struct Identity {
     pub udev: Option<Arc<str>>,
     /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
     pub kernel: Option<Arc<str>>,
+}
+
+/// What a SCSI device counts of its I/O since it came; `None` where the kernel does not count that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounts {
+    /// Requests that ended with an error.
+    pub errors: Option<u64>,
+    /// Requests that ran out of time. Kernels before 6.0 do not count them.
+    pub timeouts: Option<u64>,
 }
 
 /// States of a SCSI device, in the kernel's words.
@@ -156,6 +167,10 @@ impl Disks {
         let mut device = self.files(&known);
         let states = or_last(device.states(), Some(&last.states), unreadable);
         let kernel = or_last(device.wwid(), Some(&last.identity.kernel), unreadable);
+        let io = IoCounts {
+            errors: or_last(device.count("ioerr_cnt"), Some(&last.io.errors), unreadable),
+            timeouts: or_last(device.count("iotmo_cnt"), Some(&last.io.timeouts), unreadable),
+        };
         let mut word = |name, last: &Arc<str>| {
             let word = device.text(name, &Some(Arc::clone(last))).map(Option::unwrap_or_default);
             or_last(word, Some(last), unreadable)
@@ -174,6 +189,7 @@ impl Disks {
             identity: Identity { udev: identities.wwid(devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
+            io,
             states,
             ..last.clone()
         };
@@ -251,6 +267,15 @@ impl ScsiFiles<'_> {
         }
     }
 
+    /// A number that the kernel prints as `0x1a`.
+    fn count(&mut self, name: &str) -> Result<Option<u64>, Error> {
+        let Some(text) = self.text(name, &None)? else { return Ok(None) };
+        let file = || self.root.join(&self.known.place).join("device").join(name);
+        let count =
+            counter(&text).ok_or_else(|| Error::new(file().display(), format!("cannot make sense of {text:?}")));
+        count.map(Some)
+    }
+
     /// A file's text; the same allocation where it is what it was, as it mostly is.
     fn text(&mut self, name: &str, last: &Option<Arc<str>>) -> Result<Option<Arc<str>>, Error> {
         let text = match &self.known.scsi {
@@ -281,9 +306,17 @@ impl Disk {
             identity: Identity::default(),
             size_bytes: None,
             read_only: None,
+            io: IoCounts::default(),
             states: States::default(),
         }
     }
+}
+
+/// A counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. It has 32 bits and a sign there: what is larger has passed the
+/// end, and is printed as the negative number that it has become.
+fn counter(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    u32::from_str_radix(digits, 16).ok().map(u64::from)
 }
 
 /// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
@@ -327,5 +360,28 @@ fn transport_of(place: &Path) -> Transport {
         // Its controller tells.
         Some(Way::Nvme(_)) => Transport::Unknown,
         None => ports::transport(place),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_hexadecimal_and_have_32_bits() {
+        for (text, expected) in [
+            ("0x0", Some(0)),
+            ("0x1a", Some(26)),
+            ("0x7fffffff", Some(0x7fff_ffff)),
+            ("0xffffffff80000000", None),
+            ("0x", None),
+            ("0x-1", None),
+            ("0x+1", None),
+            ("-1", None),
+            ("26", None),
+            ("", None),
+        ] {
+            assert_eq!(counter(text), expected, "{text:?}");
+        }
     }
 }

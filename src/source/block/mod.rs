@@ -382,6 +382,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use super::disks::IoCounts;
     use super::maps::Slave;
     use super::*;
 
@@ -472,6 +473,24 @@ mod tests {
         assert_eq!((disk.states.device.as_deref(), &*disk.model.revision), (Some("blocked"), ""));
         assert_eq!((map(&reading).suspended, &*map(&reading).name), (Some(true), "mpatha"));
         assert_eq!(reading.inflight[&devno("254:0")], 5);
+    }
+
+    #[test]
+    fn errors_are_counted_by_readings_of_everything_and_one_that_makes_no_sense_stands_as_before() {
+        let (tree, mut reader) = host();
+        let io = |reading: &Reading| disk(reading).unwrap().io;
+        assert_eq!(io(&read(&mut reader, Scope::Everything, false)), IoCounts::default());
+        write(tree.path(), SCSI, &[("ioerr_cnt", "0x1a\n"), ("iotmo_cnt", "0x2\n")]);
+        assert_eq!(io(&read(&mut reader, Scope::States, false)), IoCounts::default());
+        let counted = IoCounts { errors: Some(26), timeouts: Some(2) };
+        assert_eq!(io(&read(&mut reader, Scope::Everything, false)), counted);
+        for nonsense in ["-1", "0xffffffffffffffff", "many", ""] {
+            write(tree.path(), SCSI, &[("ioerr_cnt", nonsense), ("iotmo_cnt", "0x3")]);
+            let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
+            assert_eq!(io(&reading), IoCounts { timeouts: Some(3), ..counted });
+            let [error] = &reading.unreadable[..] else { panic!("{:?}", reading.unreadable) };
+            assert!(error.to_string().contains("sdb/device/ioerr_cnt"), "{error}");
+        }
     }
 
     #[test]

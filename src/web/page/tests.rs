@@ -16,6 +16,7 @@ fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
         ports: Ports { initiator_port: from.into(), target: "".into(), target_port: to.into() },
         group: Some(1),
         state,
+        is_told: true,
         failures: 0,
         priority: None,
         checker_state: None,
@@ -23,6 +24,8 @@ fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
         access_state: None,
         ana_state: None,
         marginal: None,
+        io_errors: None,
+        io_timeouts: None,
     }
 }
 
@@ -50,6 +53,8 @@ fn device(name: &str, paths: Vec<Path>) -> Device {
         active_group_priority: None,
         best_group_priority: None,
         path_events: Default::default(),
+        repeated_path_failures: 0,
+        path_io_errors: 0,
     }
 }
 

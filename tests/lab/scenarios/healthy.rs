@@ -63,18 +63,25 @@ fn healthy(lab: &Lab) {
         for zero in [
             "standby_paths",
             "queueing",
-            "suspended",
             "read_only",
             "open_count",
             "root",
             "inflight_requests",
+            "path_faults_total",
+            "queueing_timeouts_total",
+            "repeated_path_failures_total",
+        ] {
+            assert_eq!(metrics.value(&format!("multipath_device_{zero}"), &wwid), 0.0, "{zero}");
+        }
+        for fault in [
+            "suspended",
             "size_mismatched_paths",
             "read_only_mismatched_paths",
             "wwid_mismatched_paths",
-            "path_faults_total",
-            "queueing_timeouts_total",
+            "marginal_paths",
+            "disagreeing_paths",
         ] {
-            assert_eq!(metrics.value(&format!("multipath_device_{zero}"), &wwid), 0.0, "{zero}");
+            assert_eq!(metrics.fault(&format!("multipath_device_{fault}"), &wwid), 0.0, "{fault}");
         }
         assert_eq!(metrics.path_events(&lun.wwid), (0, 0));
         assert_eq!(metrics.get("multipath_device_expected_paths", &wwid), None);

@@ -136,7 +136,7 @@ fn map_suspended_and_resumed(lab: &Lab) {
     dm.create("data", "mpath-data", &multipath_table("2 queue_mode bio", &[&disks]));
     dm.create("other", "mpath-other", &multipath_table("2 queue_mode bio", &[&disks]));
     let exporter = lab.exporter().start();
-    let suspended = |wwid| exporter.metrics().value("multipath_device_suspended", &[("wwid", wwid)]);
+    let suspended = |wwid| exporter.metrics().fault("multipath_device_suspended", &[("wwid", wwid)]);
     assert_eq!(suspended("data"), 0.0);
 
     dm.suspend("data");

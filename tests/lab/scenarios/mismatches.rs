@@ -41,7 +41,7 @@ impl Host {
                 let metrics = exporter.metrics();
                 ["size", "read_only", "wwid"].map(|what| {
                     let name = format!("multipath_device_{what}_mismatched_paths");
-                    metrics.value(&name, &[("wwid", &lun.wwid)])
+                    metrics.fault(&name, &[("wwid", &lun.wwid)])
                 })
             };
             let want = ["size", "read_only", "wwid"].map(|what| if what == differing { paths as f64 } else { 0.0 });

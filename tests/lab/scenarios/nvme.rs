@@ -91,8 +91,11 @@ fn nvme_ana_states(lab: &Lab) {
             assert_eq!(metrics.value("multipath_device_size_bytes", &wwid), f64::from(1 << 30));
             assert_eq!(metrics.value("multipath_device_queueing", &wwid), 1.0);
             assert_eq!(metrics.get("multipath_device_open_count", &wwid), None);
-            for zero in ["suspended", "read_only", "root", "size_mismatched_paths", "read_only_mismatched_paths"] {
+            for zero in ["read_only", "root", "path_io_errors_total", "repeated_path_failures_total"] {
                 assert_eq!(metrics.value(&format!("multipath_device_{zero}"), &wwid), 0.0, "{zero}");
+            }
+            for fault in ["suspended", "size_mismatched_paths", "read_only_mismatched_paths", "non_optimized"] {
+                assert_eq!(metrics.fault(&format!("multipath_device_{fault}"), &wwid), 0.0, "{fault}");
             }
             for network in host.networks() {
                 let info = path_over(exporter, namespace, network);

@@ -106,7 +106,8 @@ fn queueing_through_a_flush(lab: &Lab) {
         let metrics = exporter.metrics();
         let value = |name, lun: &Lun| metrics.value(name, &[("wwid", &lun.wwid)]);
         let queues = [queueing, failing].map(|lun| value("multipath_device_queueing", lun));
-        let suspended = [queueing, failing].map(|lun| value("multipath_device_suspended", lun));
+        let suspended =
+            [queueing, failing].map(|lun| metrics.fault("multipath_device_suspended", &[("wwid", &lun.wwid)]));
         let tables = [queueing, failing].map(by_table);
         assert_eq!(queues, [1.0, 0.0], "queueing, while suspended: {suspended:?}; by the tables: {tables:?}");
         let read = [("source", "dm")];

@@ -80,6 +80,13 @@ impl Page {
         self.value(&format!("multipath_device_{metric}{{wwid=\"{wwid}\"}}"))
     }
 
+    /// The value of a metric that exists only while it is above 0, and whose only label is `wwid`.
+    pub fn fault(&self, metric: &str, wwid: &str) -> f64 {
+        let value = self.device(metric, wwid);
+        assert_ne!(value, Some(0.0), "{metric} of {wwid} is 0 and there");
+        value.unwrap_or(0.0)
+    }
+
     /// The value of a label of the one series of this metric that has these other labels, all as the page writes them.
     pub fn label(&self, metric: &str, others: &str, label: &str) -> Option<&str> {
         let mut found = self.samples().filter_map(|(series, _)| {

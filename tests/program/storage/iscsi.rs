@@ -87,6 +87,23 @@ fn the_states_of_sessions_are_the_kernels() {
 }
 
 #[test]
+fn members_are_counted_by_the_session_that_they_use() {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&["--no-collector.paths"]);
+    let paths = |page: &Page| -> Vec<f64> {
+        let series = page.of_metric("multipath_iscsi_session_paths");
+        assert!(series.iter().all(|(series, _)| series.contains(&format!(",target=\"{TARGET}\""))), "{series:?}");
+        series.into_iter().map(|(_, value)| value.parse().unwrap()).collect()
+    };
+    // A path that has failed is one, too.
+    assert_eq!(paths(&exporter.metrics()), [2.0, 2.0]);
+    host.sysfs.remove("devices/platform/host7/session2/target7:0:0/7:0:0:2");
+    assert_eq!(paths(&exporter.reread()), [2.0, 1.0]);
+    host.sysfs.remove("devices/virtual/block/dm-1/slaves/sdc");
+    assert_eq!(paths(&exporter.reread()), [2.0, 0.0]);
+}
+
+#[test]
 fn a_network_that_is_down_at_the_start_is_named_all_the_same() {
     let host = Host::recorded("03-both-lost");
     let exporter = host.exporter(&[]);

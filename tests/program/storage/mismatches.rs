@@ -1,7 +1,7 @@
 //! Paths that differ from their device: all of them should be the same LUN.
 
 use super::{assert_errors, assert_no_errors};
-use crate::harness::{Host, MPATHA, MPATHB, Page, Reply};
+use crate::harness::{Host, MPATHA, MPATHB, Page, Reply, eventually};
 
 const DM_0: &str = "devices/virtual/block/dm-0";
 /// The paths of `mpatha`.
@@ -10,9 +10,9 @@ const SDD: &str = "devices/platform/host7/session2/target7:0:0/7:0:0:2";
 
 /// Of `mpatha`: paths that differ in size, write protection and WWID.
 fn mismatches(page: &Page) -> [f64; 3] {
-    let of = |wwid| ["size", "read_only", "wwid"].map(|what| page.device(&format!("{what}_mismatched_paths"), wwid));
-    assert_eq!(of(MPATHB), [Some(0.0); 3]);
-    of(MPATHA).map(Option::unwrap)
+    let of = |wwid| ["size", "read_only", "wwid"].map(|what| page.fault(&format!("{what}_mismatched_paths"), wwid));
+    assert_eq!(of(MPATHB), [0.0; 3]);
+    of(MPATHA)
 }
 
 fn scsi_says(host: &Host, disk: &str, wwid: &str) {
@@ -95,14 +95,19 @@ fn another_lun_is_seen_by_what_udev_says() {
 fn a_timer_notices_another_lun_without_an_event() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&["--resync.interval=100ms"]);
-    let mismatched = format!("multipath_device_wwid_mismatched_paths{{wwid=\"{MPATHA}\"}}");
+    let mismatched = |paths| {
+        eventually("the number of paths to another LUN", || {
+            let page = exporter.metrics();
+            (page.fault("wwid_mismatched_paths", MPATHA) == paths).then_some(())
+        });
+    };
     host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHA}"));
     host.sysfs.udev("8:16", "ID_SERIAL=360000000000000000e00000000010003");
-    exporter.await_values(&[(&mismatched, 1.0)]);
+    mismatched(1.0);
     host.sysfs.udev("8:16", &format!("ID_SERIAL={MPATHA}"));
-    exporter.await_values(&[(&mismatched, 0.0)]);
+    mismatched(0.0);
     scsi_says(&host, SDD, "naa.60000000000000000e00000000010003");
-    exporter.await_values(&[(&mismatched, 1.0)]);
+    mismatched(1.0);
 }
 
 #[test]
@@ -189,7 +194,7 @@ fn names_of_other_kinds_are_not_taken_for_other_luns() {
             scsi_says(&host, SDD, if wwid.starts_with('2') { "eui.0123456789abcdef" } else { scsi });
         }
         let page = host.exporter(&[]).metrics();
-        assert_eq!(page.device("wwid_mismatched_paths", wwid), Some(mismatched), "{wwid} {serial}");
+        assert_eq!(page.fault("wwid_mismatched_paths", wwid), mismatched, "{wwid} {serial}");
     }
 }
 

@@ -76,9 +76,13 @@ fn heads_are_devices_and_controllers_their_paths() {
     let uuid = "6ba2c62e-71c1-41c8-b9f6-d2e788c59000";
     assert_eq!(info, ["nvme0n1", "nvme0n1", uuid, "nvme", "", "LABNVME", "6.1.0-56"]);
     assert_eq!(counts(&page, FIRST), some([2.0, 2.0, 0.0, 0.0]));
-    for (metric, value) in
-        [("queueing", 1.0), ("suspended", 0.0), ("read_only", 0.0), ("size_bytes", 67_108_864.0), ("root", 0.0)]
-    {
+    for (metric, value) in [
+        ("queueing", 1.0),
+        ("read_only", 0.0),
+        ("size_bytes", 67_108_864.0),
+        ("root", 0.0),
+        ("path_io_errors_total", 0.0),
+    ] {
         assert_eq!(page.device(metric, FIRST), Some(value), "{metric}");
     }
     assert_eq!(page.ports("nvme0c0n1"), ["nvme-tcp", "e1", NQN, "10.10.1.2:4420"]);
@@ -392,7 +396,7 @@ fn a_map_over_namespaces_goes_over_their_controllers() {
     let page = exporter.metrics();
     assert_eq!(page.ports("nvme0n1"), ["nvme-tcp", "e1", NQN, "10.10.1.2:4420"]);
     assert_eq!(page.label("multipath_path_device_state", "path=\"nvme0n1\"", ",state"), Some("live"));
-    assert_eq!(page.device("wwid_mismatched_paths", "uuid.1"), Some(0.0));
+    assert_eq!(page.fault("wwid_mismatched_paths", "uuid.1"), 0.0);
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/state"), "connecting\n");
     let page = exporter.reread();
     assert_eq!(page.ports("nvme0n1"), ["nvme-tcp", "e1", NQN, "10.10.1.2:4420"]);
@@ -576,14 +580,14 @@ fn paths_that_differ_from_their_head_are_counted() {
     host.sysfs.write(&format!("{CONTROLLERS}/nvme1/nvme0c1n1/ro"), "1\n");
     let page = host.exporter(&[NVME]).metrics();
     let mismatches = |page: &Page, wwid| {
-        ["size", "read_only", "wwid"].map(|what| page.device(&format!("{what}_mismatched_paths"), wwid))
+        ["size", "read_only", "wwid"].map(|what| page.fault(&format!("{what}_mismatched_paths"), wwid))
     };
-    assert_eq!(mismatches(&page, FIRST), [Some(1.0), Some(1.0), Some(0.0)]);
-    assert_eq!(mismatches(&page, SECOND), [Some(0.0); 3]);
+    assert_eq!(mismatches(&page, FIRST), [1.0, 1.0, 0.0]);
+    assert_eq!(mismatches(&page, SECOND), [0.0; 3]);
 
     // The kernel takes the size from what it is about to remove.
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n1/size"), "0\n");
-    assert_eq!(mismatches(&host.exporter(&[NVME]).metrics(), FIRST), [Some(0.0), Some(1.0), Some(0.0)]);
+    assert_eq!(mismatches(&host.exporter(&[NVME]).metrics(), FIRST), [0.0, 1.0, 0.0]);
 }
 
 #[test]

@@ -1,0 +1,210 @@
+//! What is true of a device as a whole because of its paths: rules need it also where the series of each path are left out.
+
+use super::{Device, Path, PathState};
+
+/// Words of SCSI ALUA and NVMe ANA for a path that is not the shortest way. A path in ALUA's `lba-dependent` is the shortest
+/// for a part of the LUN. (`sdev_access_states` in `drivers/scsi/scsi_sysfs.c`, `nvme_ana_state_names` in
+/// `drivers/nvme/host/multipath.c`.)
+const NOT_OPTIMIZED: [&str; 9] = [
+    "active/non-optimized",
+    "standby",
+    "unavailable",
+    "offline",
+    "transitioning",
+    "non-optimized",
+    "inaccessible",
+    "persistent-loss",
+    "change",
+];
+
+impl Device {
+    /// How many paths multipathd holds marginal, or its checker leaves alone for a while because they failed too often
+    /// (`delayed`).
+    pub fn marginal_paths(&self) -> usize {
+        self.paths.iter().filter(|path| path.is_marginal()).count()
+    }
+
+    /// On how many paths the kernel and those who should know disagree.
+    pub fn disagreeing_paths(&self) -> usize {
+        self.paths.iter().filter(|path| path.is_disputed()).count()
+    }
+
+    /// Whether I/O takes a longer way than it could: the path group in use is not the best that has a valid path, or the
+    /// array calls no valid path optimized. Paths without a word of the array say nothing; one with a word that is not known
+    /// may be optimized.
+    pub fn is_non_optimized(&self) -> bool {
+        let priorities = self.active_group_priority.zip(self.best_group_priority);
+        let valid = self.paths.iter().filter(|path| path.state == PathState::Valid);
+        let mut words = valid.filter_map(|path| path.access_state.as_ref().or(path.ana_state.as_ref())).peekable();
+        priorities.is_some_and(|(active, best)| active < best)
+            || words.peek().is_some() && words.all(|word| NOT_OPTIMIZED.contains(&&**word))
+    }
+}
+
+impl Path {
+    fn is_marginal(&self) -> bool {
+        self.marginal == Some(true) || self.checker_state.as_deref() == Some("delayed")
+    }
+
+    /// Whether the kernel uses it though its checker or the SCSI layer calls it broken, or does not though its checker calls
+    /// it well. A state that is not the kernel's own word was concluded from the SCSI state, or assumed, and contradicts
+    /// nobody.
+    fn is_disputed(&self) -> bool {
+        let checker = self.checker_state.as_deref();
+        let is_disputed = match self.state {
+            PathState::Valid => checker == Some("faulty") || self.device_state.as_deref() == Some("offline"),
+            PathState::Failed => matches!(checker, Some("ready" | "ghost")),
+            PathState::Standby => false,
+        };
+        self.is_told && is_disputed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use PathState::*;
+
+    use super::*;
+    use crate::topology::{Kind, Mismatches, PathEventCounts, Ports, Transport};
+
+    fn path(state: PathState) -> Path {
+        Path {
+            name: "sda".into(),
+            devno: None,
+            hctl: Arc::default(),
+            transport: Transport::Fc,
+            ports: Ports::default(),
+            group: Some(1),
+            state,
+            is_told: true,
+            failures: 0,
+            priority: None,
+            checker_state: None,
+            device_state: None,
+            access_state: None,
+            ana_state: None,
+            marginal: None,
+            io_errors: None,
+            io_timeouts: None,
+        }
+    }
+
+    fn device(paths: Vec<Path>) -> Device {
+        Device {
+            wwid: "3600".into(),
+            name: "mpatha".into(),
+            sysfs_name: "dm-0".into(),
+            uuid: "mpath-3600".into(),
+            kind: Kind::DeviceMapper,
+            vendor: Arc::default(),
+            product: Arc::default(),
+            revision: Arc::default(),
+            paths,
+            groups: Vec::new(),
+            queueing: None,
+            suspended: None,
+            read_only: None,
+            size_bytes: None,
+            open_count: None,
+            inflight_requests: None,
+            root: false,
+            mismatches: Mismatches::default(),
+            daemon_counters: None,
+            active_group_priority: None,
+            best_group_priority: None,
+            path_events: PathEventCounts::default(),
+            repeated_path_failures: 0,
+            path_io_errors: 0,
+        }
+    }
+
+    #[test]
+    fn marginal_is_what_multipathd_holds_so_or_delays() {
+        for (marginal, checker, expected) in [
+            (None, None, 0),
+            (Some(false), Some("ready"), 0),
+            (Some(true), Some("ready"), 1),
+            (Some(true), Some("delayed"), 1),
+            (Some(false), Some("delayed"), 1),
+            (None, Some("delayed"), 1),
+            (Some(false), Some("shaky"), 0),
+        ] {
+            let path = Path { marginal, checker_state: checker.map(Arc::from), ..path(Failed) };
+            assert_eq!(device(vec![path]).marginal_paths(), expected, "{marginal:?} {checker:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_those_who_should_know_disagree() {
+        for (state, checker, scsi, expected) in [
+            (Valid, Some("ready"), Some("running"), 0),
+            (Valid, Some("ghost"), Some("running"), 0),
+            (Valid, Some("faulty"), Some("running"), 1),
+            (Valid, Some("ready"), Some("offline"), 1),
+            (Valid, None, Some("offline"), 1),
+            (Valid, Some("faulty"), Some("offline"), 1),
+            (Valid, Some("i/o pending"), Some("blocked"), 0),
+            (Failed, Some("ready"), Some("running"), 1),
+            (Failed, Some("ghost"), Some("running"), 1),
+            // The ordinary failures.
+            (Failed, Some("faulty"), Some("running"), 0),
+            (Failed, None, Some("offline"), 0),
+            (Failed, Some("shaky"), Some("running"), 0),
+            (Standby, None, Some("live"), 0),
+        ] {
+            let words =
+                Path { checker_state: checker.map(Arc::from), device_state: scsi.map(Arc::from), ..path(state) };
+            let assumed = Path { is_told: false, ..words.clone() };
+            let what = format!("{state:?} {checker:?} {scsi:?}");
+            assert_eq!(device(vec![words]).disagreeing_paths(), expected, "{what}");
+            assert_eq!(device(vec![assumed]).disagreeing_paths(), 0, "{what}, assumed");
+        }
+    }
+
+    #[test]
+    fn io_takes_a_longer_way_if_no_valid_path_is_optimized() {
+        let far = "active/non-optimized";
+        for (paths, expected) in [
+            (&[][..], false),
+            (&[(Valid, None)], false),
+            (&[(Valid, Some("active/optimized"))], false),
+            (&[(Valid, Some(far))], true),
+            (&[(Valid, Some(far)), (Valid, Some("active/optimized"))], false),
+            (&[(Valid, Some(far)), (Failed, Some("active/optimized"))], true),
+            (&[(Failed, Some(far))], false),
+            (&[(Valid, None), (Failed, Some(far))], false),
+            (&[(Valid, Some(far)), (Valid, None)], true),
+            (&[(Valid, Some("standby")), (Valid, Some("transitioning"))], true),
+            (&[(Valid, Some("lba-dependent"))], false),
+            (&[(Valid, Some("warp"))], false),
+            (&[(Valid, Some(far)), (Valid, Some("warp"))], false),
+        ] {
+            let alua =
+                |&(state, word): &(PathState, Option<&str>)| Path { access_state: word.map(Arc::from), ..path(state) };
+            let ana = |path: &(PathState, Option<&str>)| {
+                let word = alua(path).access_state.map(|word| word.trim_start_matches("active/").into());
+                Path { access_state: None, ana_state: word, ..alua(path) }
+            };
+            assert_eq!(device(paths.iter().map(alua).collect()).is_non_optimized(), expected, "{paths:?}");
+            assert_eq!(device(paths.iter().map(ana).collect()).is_non_optimized(), expected, "ANA: {paths:?}");
+        }
+    }
+
+    #[test]
+    fn io_takes_a_longer_way_if_a_better_group_has_a_valid_path() {
+        for (active, best, expected) in [
+            (Some(50), Some(50), false),
+            (Some(10), Some(50), true),
+            (Some(-1), Some(0), true),
+            (Some(50), Some(10), false),
+            (None, Some(50), false),
+            (Some(10), None, false),
+        ] {
+            let optimized = Path { access_state: Some("active/optimized".into()), ..path(Valid) };
+            let device = Device { active_group_priority: active, best_group_priority: best, ..device(vec![optimized]) };
+            assert_eq!(device.is_non_optimized(), expected, "{active:?} {best:?}");
+        }
+    }
+}
