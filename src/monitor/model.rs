@@ -1146,3 +1146,17 @@ fn errors_of_disks_that_are_gone_stay_counted() {
     }
     assert_eq!(errors(&mut game), 3);
 }
+
+#[test]
+fn a_state_is_told_by_the_kernels_status_and_by_events_and_otherwise_concluded() {
+    for (privileged, daemon, is_told) in [(true, false, true), (false, true, true), (false, false, false)] {
+        let mut game = settled(privileged, daemon);
+        let told =
+            |game: &Game| game.device(FIRST).unwrap().paths.iter().map(|path| path.is_told).collect::<Vec<bool>>();
+        assert_eq!(told(&game), [is_told; 3], "{privileged} {daemon}");
+        for step in [Step::Fail(0), Step::DeliverAll] {
+            game.take(step).unwrap();
+        }
+        assert_eq!(told(&game), [true, is_told, is_told], "{privileged} {daemon}");
+    }
+}
