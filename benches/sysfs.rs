@@ -22,6 +22,8 @@ use multipath_exporter::topology::DevNo;
 use rustix::time::ClockId;
 
 const SESSIONS: usize = 16;
+/// Of a device at rest.
+const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
 fn main() {
     for (devices, paths, rounds) in [(500, 4, 21), (10_000, 8, 3)] {
@@ -84,7 +86,7 @@ impl Host {
         let reading = reader.read(request).unwrap();
         assert_eq!(reading.unreadable, []);
         assert_eq!(reading.disks.values().flatten().count(), self.disks());
-        assert_eq!(reading.inflight.len(), self.devices);
+        assert_eq!(reading.io.len(), self.devices);
     }
 
     fn disks(&self) -> usize {
@@ -164,7 +166,7 @@ impl Host {
             write(&directory.join("dm"), &[("suspended", "0".into())]);
             let files = [("dev", format!("254:{device}")), ("size", "2097152".into()), ("ro", "0".into())];
             write(&directory, &files);
-            write(&directory, &[("inflight", "       0        0".into()), ("diskseq", (device + 10_000).to_string())]);
+            write(&directory, &[("stat", STAT.into()), ("diskseq", (device + 10_000).to_string())]);
             link(format!("block/dm-{device}"), format!("../{map}"));
             let properties = format!("N:dm-{device}\nE:DM_NAME=mpath{device}\nE:ID_SERIAL={}", wwid(device));
             write(&root.join("udev"), &[(&format!("b254:{device}"), properties)]);

@@ -110,6 +110,14 @@ pub struct GeneralOptions {
     #[arg(long = "config.file", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 
+    /// File in which the exporter keeps what it remembers through restarts [default: it remembers only while it runs]
+    #[arg(long = "memory.file", value_name = "FILE", overrides_with = "memory_file")]
+    pub memory_file: Option<PathBuf>,
+
+    /// How long it remembers what is gone
+    #[arg(long = "memory.window", value_name = "DURATION", default_value = "7d", value_parser = window)]
+    pub memory_window: Duration,
+
     /// Check the configuration files and leave
     #[arg(long = "config.check")]
     pub config_check: bool,
@@ -267,6 +275,18 @@ fn telemetry_path(text: &str) -> Result<String, String> {
             Err("no request could have this path".to_owned())
         }
         _ => Ok(text.to_owned()),
+    }
+}
+
+/// A memory shorter than the longest alert's `for` would forget before it is told, and years serve nobody.
+fn window(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_secs(60 * 60);
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    match humantime::parse_duration(text) {
+        Ok(window) if window < SHORTEST => Err("must be an hour at least".to_owned()),
+        Ok(window) if window > LONGEST => Err("must be 366 days at most".to_owned()),
+        Ok(window) => Ok(window),
+        Err(error) => Err(format!("{error}, wanted is a duration such as 7d, 36h")),
     }
 }
 

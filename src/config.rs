@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use globset::{GlobBuilder, GlobMatcher};
 use ipnet::IpNet;
@@ -21,6 +22,8 @@ use crate::source::Error;
 pub struct Config {
     /// How many paths devices should have; the first that matches counts.
     pub expected_paths: Vec<ExpectedPaths>,
+    /// What the exporter is to forget.
+    pub forget: Vec<Forget>,
     /// The networks over which iSCSI targets must be reached.
     pub iscsi_bonds: Vec<IscsiBond>,
 }
@@ -33,6 +36,42 @@ pub struct ExpectedPaths {
     pub devices: Devices,
     /// How many.
     pub paths: u32,
+    /// Whether they should be redundant.
+    pub redundant: bool,
+}
+
+/// A device of which older facts are to be forgotten.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "ForgetText")]
+pub struct Forget {
+    /// The device.
+    pub wwid: String,
+    /// What is remembered from before this time is dropped.
+    pub before: SystemTime,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForgetText {
+    wwid: Wwid,
+    before: Time,
+}
+
+impl From<ForgetText> for Forget {
+    fn from(text: ForgetText) -> Self {
+        Forget { wwid: text.wwid.0, before: text.before.0 }
+    }
+}
+
+struct Time(SystemTime);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let time = humantime::parse_rfc3339(text);
+        time.map(Time).map_err(|_| format!("no time such as 2026-11-29T10:00:00Z: {text:?}"))
+    }
 }
 
 /// What an expectation is about.
@@ -56,6 +95,7 @@ struct ExpectedPathsText {
     vendor: Option<Pattern>,
     product: Option<Pattern>,
     paths: Number,
+    redundant: Option<bool>,
 }
 
 struct Wwid(String);
@@ -93,7 +133,10 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
             (None, None, None) => return Err("wwid, or vendor and product, must say for which devices"),
             (None, vendor, product) => Devices::Model { vendor, product },
         };
-        Ok(ExpectedPaths { devices, paths: text.paths.0 })
+        let paths = text.paths.0;
+        // One path has nothing to be redundant with.
+        let redundant = text.redundant.unwrap_or(paths > 1);
+        Ok(ExpectedPaths { devices, paths, redundant })
     }
 }
 
@@ -271,13 +314,21 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Glob, Network, Number, Pattern, Wwid);
+deserialize_from_text!(Glob, Network, Number, Pattern, Time, Wwid);
 
 impl Config {
     /// How many paths this device should have, if the file says so.
     pub fn expected_paths_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<u32> {
-        let rule = self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product));
-        rule.map(|rule| rule.paths)
+        self.expectation_of(wwid, vendor, product).map(|rule| rule.paths)
+    }
+
+    /// Whether the paths of this device should be redundant.
+    pub fn expects_redundancy_of(&self, wwid: &str, vendor: &str, product: &str) -> bool {
+        self.expectation_of(wwid, vendor, product).is_none_or(|rule| rule.redundant)
+    }
+
+    fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
+        self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product))
     }
 
     /// The devices that the file names.
@@ -302,7 +353,7 @@ impl Config {
     /// One line that names line and word.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
-        let File { expected_paths, iscsi_bonds } = file.unwrap_or_default();
+        let File { expected_paths, forget, iscsi_bonds } = file.unwrap_or_default();
         let mut names = HashSet::new();
         for Spanned { value: bond, referenced, .. } in &iscsi_bonds {
             if !names.insert(&bond.name) {
@@ -310,7 +361,7 @@ impl Config {
             }
         }
         let iscsi_bonds = iscsi_bonds.into_iter().map(|bond| bond.value).collect();
-        Ok(Config { expected_paths, iscsi_bonds })
+        Ok(Config { expected_paths, forget, iscsi_bonds })
     }
 }
 
@@ -319,6 +370,7 @@ impl Config {
 #[serde(deny_unknown_fields, default)]
 struct File {
     expected_paths: Vec<ExpectedPaths>,
+    forget: Vec<Forget>,
     iscsi_bonds: Vec<Spanned<IscsiBond>>,
 }
 

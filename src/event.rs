@@ -31,6 +31,10 @@ pub enum EventType {
     PathAdded,
     /// A device lost a member.
     PathRemoved,
+    /// A device is gone that nobody took away in order.
+    DeviceLost,
+    /// All devices of the host are well again.
+    Recovered,
 }
 
 /// Something that happened. What does not apply is `None`, `null` in JSON.
@@ -49,9 +53,9 @@ pub struct Event {
     #[serde(rename = "type")]
     pub kind: EventType,
     /// The device.
-    pub wwid: Arc<str>,
+    pub wwid: Option<Arc<str>>,
     /// The device's name.
-    pub name: Arc<str>,
+    pub name: Option<Arc<str>>,
     /// The path's kernel name.
     pub path: Option<Arc<str>>,
     /// The path's device number.
@@ -201,8 +205,8 @@ mod tests {
             dm_seqnum: None,
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_168_800_123),
             kind: EventType::PathFailed,
-            wwid: "3600".into(),
-            name: "mpatha".into(),
+            wwid: Some("3600".into()),
+            name: Some("mpatha".into()),
             path: Some("sdb".into()),
             devno: Some(DevNo { major: 8, minor: 16 }),
             valid_paths: Some(1),

@@ -11,6 +11,7 @@
 //! - [`capture`]: what the sources read on a host, without its names, to be run from elsewhere
 //! - [`watch`]: what wakes us: kernel uevents, device mapper's event poll
 //! - [`event`]: what happened to paths: the feed
+//! - [`memory`]: what was, and what that means: missing paths, lost devices, trouble and recovery
 //! - [`metrics`]: the devices, and the exporter's own numbers, as Prometheus reads them
 //! - [`monitor`]: the loop: wake, read, compare, publish
 //! - [`web_config`]: the web configuration file: TLS, users, rate limit; it knows nothing of multipath
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod monitor;
 pub mod privileges;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use multipath_exporter::cli::{Cli, Leave};
+use multipath_exporter::memory::file::MemoryFile;
 use multipath_exporter::privileges::Privileged;
 use multipath_exporter::{Failure, logging, run};
 
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
+    // A process of its own, which is made before there are threads.
+    let remembers = cli.general.capture.is_none() && !cli.general.config_check;
+    let memory_file = cli.general.memory_file.as_deref().filter(|_| remembers).map(MemoryFile::open);
     // Before the thread that writes the log, which needs no capabilities. A capture is made by a thread that asks device mapper.
     let confined = if cli.general.capture.is_some() { Ok(Privileged::default()) } else { Privileged::confine() };
     let log = logging::start(cli.general.log_level, cli.general.log_format);
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
         tracing::warn!(%error, "all threads keep the capabilities that two of them need");
         privileged
     });
-    let result = run(&cli, privileged);
+    let result = run(&cli, privileged, memory_file);
     drop(log);
     match result {
         Ok(()) => ExitCode::SUCCESS,

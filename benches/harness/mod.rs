@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// Rounds of which the median is told.
 pub const ROUNDS: usize = 9;
+/// What a device at rest has in its `stat`.
+const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
 /// One request's share of a round.
 #[derive(Clone, Copy)]
@@ -242,7 +244,7 @@ impl Host {
             write(&map.join("dm"), &dm);
             let files = [("dev", format!("254:{device}")), ("size", "2097152".into()), ("ro", "0".into())];
             write(&map, &files);
-            write(&map, &[("inflight", "       0        0".into()), ("diskseq", (device + 10_000).to_string())]);
+            write(&map, &[("stat", STAT.into()), ("diskseq", (device + 10_000).to_string())]);
             fs::create_dir_all(map.join("slaves")).unwrap();
             symlink(format!("../devices/virtual/block/dm-{device}"), root.join(format!("block/dm-{device}"))).unwrap();
             for path in 0..self.paths {

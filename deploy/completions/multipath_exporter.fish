@@ -11,6 +11,8 @@ complete -c multipath_exporter -l multipathd.timeout -d 'How long to wait for an
 complete -c multipath_exporter -l resync.interval -d 'How often to read everything, whatever events say; less often where that takes long' -r
 complete -c multipath_exporter -l reread.interval -d 'How often to read what has no event: sessions, ports and controllers, ALUA states, suspended, queueing' -r
 complete -c multipath_exporter -l config.file -d 'Configuration file (YAML). SIGHUP re-reads it' -r -F
+complete -c multipath_exporter -l memory.file -d 'File in which the exporter keeps what it remembers through restarts [default: it remembers only while it runs]' -r -F
+complete -c multipath_exporter -l memory.window -d 'How long it remembers what is gone' -r
 complete -c multipath_exporter -l capture -d 'Write what is read on this host, its names replaced, to a file (tar.gz) that is not there yet, or - for standard output, and leave' -r -F
 complete -c multipath_exporter -l log.level -d 'Least severe level to log' -r -f -a "debug\t''
 info\t''

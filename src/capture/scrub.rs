@@ -13,10 +13,12 @@ use regex::{Captures, Regex};
 use super::check::{Check, is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
+use crate::source::block::mounts::{ROOTS, swap, unescaped};
 use crate::source::recorded::{self, Kernel};
+use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 19] = [
+const PLAIN_FILES: [&str; 20] = [
     "access_state",
     "ana_grpid",
     "ana_state",
@@ -33,6 +35,7 @@ const PLAIN_FILES: [&str; 19] = [
     "ro",
     "scsi_target_id",
     "size",
+    "stat",
     "state",
     "suspended",
     "transport",
@@ -74,21 +77,21 @@ const NUMBERS: [&str; 10] = [
 
 /// Words of the kernel's, multipathd's and our own that stand in captures, whatever the host is called: of paths, keys,
 /// states and errors. What a vendor chose is not among them: a model would hide the alias that it is part of.
-const PLAIN: &str = "access action active adapter address affinity alua an ana argument attached available \
-    block blocked bus checker class common configure connected connecting connection count created ctl current data \
-    dead deleting denied dev device devices directio directory disabled disk diskseq dm e emc enabled endpoint error \
-    errors event fabrics fail failback failed false faults faulty fc features file files firmware format free fs \
-    ghost group grpid handler hardware hba historical holders host hosts hw hwhandler id idle if immediate \
-    inaccessible inflight init initiator input interfaces invalid io ipaddress is iscsi json kernel length linux \
-    live loads localdomain localhost logged lost lun major manual map mapper maps marginal minor mismatch mode model \
-    mountinfo mpath multipath multipathd name netdev new no node nodes none nonoptimized normal not null nvme off \
-    offline on online open operation ops optimized or output partition partitions path paths pci pending permission \
-    persistent pid platform port portal ports power preferred pri proc prod prot queue queued queueing rdac read \
-    readme ready recovery reload remote removed reset resetting retain rev ro robin role root round roundrobin rport \
-    running rw scsi sectors selector serial service session shaky show shutdown size slaves standby start startup \
-    state status subsysnqn subsystem suspended switch sys sysfs sysroot system table target targetname tcp \
-    temporarily time timeout transitioning transport true tur txt uid unavailable undef unread up uuid vend vendor \
-    version virtual weight word write wwid wwn wwnn wwpn yes";
+const PLAIN: &str = "access action active adapter address affinity alua an ana argument attached available bdi block \
+    blocked btrfs bus checker class closed common configure connected connecting connection count created ctl current \
+    data dead deleting denied dev device devices directio directory disabled disk diskseq dm e emc enabled endpoint \
+    error errors event fabrics fail failback failed false faults faulty fc features file files firmware format free \
+    fs ghost group grpid handler hardware hba historical holders host hosts hw hwhandler id idle if immediate \
+    inaccessible inflight init initiator input integrity interfaces invalid io ipaddress is iscsi json kernel length \
+    linux live loads localdomain localhost logged lost lun major manual map mapper maps marginal minor mismatch mode \
+    model mountinfo mpath mq multipath multipathd name netdev new no node nodes none nonoptimized normal not null \
+    nvme off offline on online open operation ops optimized or output partition partitions path paths pci pending \
+    permission persistent pid platform port portal ports power preferred pri proc prod prot queue queued queueing \
+    rdac read readme ready recovery reload remote removed reset resetting retain rev ro robin role root round \
+    roundrobin rport running rw scsi sectors selector serial service session shaky show shutdown size slaves standby \
+    start startup stat state status subsysnqn subsystem suspended swaps switch sys sysfs sysroot system table target \
+    targetname tcp temporarily time timeout trace transitioning transport true tur txt uid unavailable undef unread \
+    up uuid vend vendor version virtual weight word write wwid wwn wwnn wwpn yes";
 
 /// Vendors, by their beginnings, whose models are what the administrator of the target called the disk: LIO and SCST.
 const NAMED_BY_ADMINISTRATORS: [&[u8]; 2] = [b"LIO-ORG", b"SCST_"];
@@ -138,7 +141,7 @@ const WORD: &str = r"(?<word>[0-9A-Za-z]+|[^\x00-\x7f]+)";
 const LONG: &str = r"(?<word>(?-u:\b)(?:0x[0-9a-fA-F]{12,}|[0-9a-fA-F]{16,})(?-u:\b)|[0-9]{12,})";
 const PCI: &str = r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$";
 /// The kernel's own names of block devices.
-const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop)[0-9]+(?:p[0-9]+)?|root)$";
+const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop|zram|ram|pmem|nbd|rbd|drbd|bcache|sr|fd)[0-9]+(?:p[0-9]+)?|root)$";
 /// Of what else it numbers.
 const KERNEL_NAME: &str =
     r"^(?:host|session|connection|target|rport|nvme|subsys|dm|pci|port|expander|ata|usb|cpu)[0-9]{1,4}$";
@@ -242,23 +245,26 @@ impl Scrub {
                 here.pop();
                 scrubbed.push(part);
             } else {
-                scrubbed.push(self.part(part, here.ends_with("net")));
+                scrubbed.push(self.part(here.file_name().unwrap_or_default(), part));
                 here.push(part);
             }
         }
         scrubbed
     }
 
-    /// A part of it: the kernel's own names, but an array of disks or an interface may be given one, and some have a name in
-    /// them.
-    fn part(&mut self, part: &OsStr, is_interface: bool) -> String {
+    /// A part of it: the kernel's own names, but an array of disks or an interface may be given one, some have a name in
+    /// them, and a vendor may have put anything into those of his block devices.
+    fn part(&mut self, above: &OsStr, part: &OsStr) -> String {
         let part = part.to_string_lossy();
-        if is_interface {
+        let is_kernels = || self.disk.is_match(&part) || part.parse::<DevNo>().is_ok();
+        if above == "net" {
             self.interface(&part)
         } else if let Some(interface) = part.strip_prefix("lower_") {
             format!("lower_{}", self.interface(interface))
         } else if let Some(name) = part.strip_prefix("md_") {
             format!("md_{}", self.name(name))
+        } else if above == "block" && !is_kernels() {
+            self.name(&part)
         } else {
             self.replace(&self.component.clone(), &part)
         }
@@ -272,6 +278,7 @@ impl Scrub {
             text.split_inclusive('\n').map(|text| line(scrub, text)).collect::<String>()
         };
         let text = match name {
+            "swaps" if place.starts_with(PROCFS) => lines(self, Self::swap),
             _ if place.starts_with(PROCFS) => lines(self, Self::mount),
             _ if place.starts_with(UDEV_DATA) => lines(self, Self::property),
             _ if !place.starts_with(SYSFS) => self.name(&text),
@@ -446,7 +453,8 @@ impl Scrub {
         fields.collect::<Vec<_>>().join(",")
     }
 
-    /// A line of mountinfo. Of its fields those are left out that nobody reads.
+    /// A line of mountinfo. Of its fields those are left out that nobody reads: of what is not mounted on the root, also where that is,
+    /// of what kind, and by what name if it has the number of a block device.
     fn mount(&mut self, line: &str) -> String {
         let halves = line.trim_end().split_once(" - ");
         let Some((mount, file_system)) = halves else { return String::new() };
@@ -454,8 +462,28 @@ impl Scrub {
         let ([_, _, devno, _, mount_point, ..], [kind, source, ..]) = (&*mount, &*file_system) else {
             return String::new();
         };
-        let source = if kind == source { (*source).to_owned() } else { self.mounted(source) };
-        format!("1 0 {devno} / {mount_point} rw - {kind} {source} rw\n")
+        let is_root = ROOTS.contains(mount_point);
+        let [mount_point, shown_kind] = [mount_point, kind].map(|field| if is_root { field } else { "none" });
+        let source = match *source {
+            _ if !is_root && !devno.starts_with("0:") => "none".to_owned(),
+            source if source == *kind => source.to_owned(),
+            source => self.escaped_node(&unescaped(source)),
+        };
+        format!("1 0 {devno} / {mount_point} rw - {shown_kind} {source} rw\n")
+    }
+
+    /// A line of `/proc/swaps`.
+    fn swap(&mut self, line: &str) -> String {
+        swap(line).map(|node| format!("{} partition 0 0 0\n", self.escaped_node(&node))).unwrap_or_default()
+    }
+
+    /// What is mounted or swapped to, with blanks and backslashes as the kernel writes them there.
+    fn escaped_node(&mut self, node: &str) -> String {
+        let escape = |character| match character {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(character)),
+            other => other.to_string(),
+        };
+        self.mounted(node).chars().map(escape).collect()
     }
 
     /// What is mounted: a device node by the kernel's name of it, or by another.
@@ -634,10 +662,33 @@ mod tests {
             ("22 1 254:2 / / rw - xfs /dev/nvme0n1p2 rw\n", "1 0 254:2 / / rw - xfs /dev/nvme0n1p2 rw\n"),
             ("22 1 0:9 / / rw - nfs4 filer:/vol/db rw\n", "1 0 0:9 / / rw - nfs4 [a-z]{5}:/[a-z]{3}/[a-z]{2} rw\n"),
             ("22 1 0:9 / / rw - overlay overlay rw,lowerdir=/srv/secret\n", "1 0 0:9 / / rw - overlay overlay rw\n"),
+            ("22 1 254:2 /secret /srv/ledger rw - xfs /dev/mapper/vg-db rw\n", "1 0 254:2 / none rw - none none rw\n"),
+            (
+                "22 1 0:40 /secret /srv/ledger rw - btrfs /dev/mapper/vg-db rw\n",
+                "1 0 0:40 / none rw - none /dev/mapper/[a-z]{2}-[a-z]{2} rw\n",
+            ),
+            (
+                "22 1 0:40 / /sysroot rw - btrfs /dev/mapper/a\\134x20b rw\n",
+                r"1 0 0:40 / /sysroot rw - btrfs /dev/mapper/[a-z]\\134x20[a-z] rw\n",
+            ),
         ] {
             assert_becomes(form, line, Scrub::mount);
         }
-        let part = |names: &mut Scrub, text: &str| names.part(OsStr::new(text), false);
+        for (line, form) in [
+            ("/dev/dm-3\\040(deleted) partition 8388604 0 -2\n", "/dev/dm-3 partition 0 0 0\n"),
+            ("/dev/mapper/vg-swap partition\t8\t0\t-2\n", "/dev/mapper/[a-z]{2}-[a-z]{4} partition 0 0 0\n"),
+        ] {
+            assert_becomes(form, line, Scrub::swap);
+        }
+        for (path, form) in [
+            ("dev/block/252:1", "dev/block/252:1[ ]?"),
+            ("../../devices/virtual/block/zram0", "../../devices/virtual/block/zram0[ ]?"),
+            ("devices/virtual/block/acme!ledger", "devices/virtual/block/[a-z]{4}![a-z]{6}"),
+            ("class/block/nvme0n1p2", "class/block/nvme0n1p2[ ]?"),
+        ] {
+            assert_becomes(form, path, |names, path| names.path(Path::new(path)).display().to_string());
+        }
+        let part = |names: &mut Scrub, text: &str| names.part(OsStr::new("virtual"), OsStr::new(text));
         assert_becomes("md_[a-z]{6}", "md_ledger", part);
         assert_becomes("6:0:0:1[ ]?", "6:0:0:1", part);
         assert_becomes("0x5[0-9a-f]{15}", "0x500507630300c562", part);

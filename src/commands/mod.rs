@@ -16,13 +16,15 @@ mod start;
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
 
 use crate::capture::{Host, places, replies};
 use crate::cli::Cli;
 use crate::config::Config;
+use crate::memory::file::MemoryFile;
+use crate::memory::{self, Boot, Memory};
 use crate::metrics::own::OwnMetrics;
 use crate::monitor::{Board, Monitor, Settings};
 use crate::privileges::Privileged;
@@ -49,11 +51,11 @@ impl Failure {
 
 /// Does what the command line asks for: to serve, or one of the commands that end by themselves.
 ///
-/// `privileged` starts the threads that ask device mapper.
+/// `privileged` starts the threads that ask device mapper. `memory_file` has been opened before there were any threads.
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn run(cli: &Cli, privileged: Privileged) -> Result<(), Failure> {
+pub fn run(cli: &Cli, privileged: Privileged, memory_file: Option<io::Result<MemoryFile>>) -> Result<(), Failure> {
     let config = reload::read_config(cli.general.config_file.as_deref()).map_err(Failure::Settings)?;
     let web_config = cli.web.config_file.as_deref().map_or_else(WebConfig::none, WebConfig::read);
     let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
@@ -76,8 +78,8 @@ pub fn run(cli: &Cli, privileged: Privileged) -> Result<(), Failure> {
     let result = runtime.block_on(async {
         match (&cli.general.capture, cli.general.oneshot) {
             (Some(file), _) => capture::capture(cli, file).await,
-            (None, true) => oneshot::print_once(cli, config, privileged).await,
-            (None, false) => serve::serve(cli, config, web_config, privileged, passed).await,
+            (None, true) => oneshot::print_once(cli, config, privileged, memory_file).await,
+            (None, false) => serve::serve(cli, config, web_config, privileged, memory_file, passed).await,
         }
     });
     // A reader may be stuck in the kernel for good; the end does not wait for it.
@@ -126,11 +128,18 @@ fn monitor(
     cli: &Cli,
     config: Config,
     privileged: Privileged,
+    memory_file: Option<io::Result<MemoryFile>>,
     (resync, reread): (Duration, Duration),
 ) -> Result<(Monitor, Board), Failure> {
     let Host { places, parts, device_mapper, multipathd } = host(cli)?;
     let config = Arc::new(config);
-    let settings = Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged };
+    let machine = memory_file.iter().flatten().map(MemoryFile::machine).next().unwrap_or_default();
+    let boot = Boot::read(&places.procfs);
+    let memory = Memory::new(boot, machine, cli.general.memory_window, Instant::now());
+    let memory_file = memory_file.map(|file| file.and_then(MemoryFile::start));
+    let memory_file = memory_file.map(|file| file.unwrap_or_else(|error| memory::file::Handle::broken(&error)));
+    let settings =
+        Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged, memory, memory_file };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 

@@ -1,5 +1,6 @@
 //! `--oneshot`: prints the page once.
 
+use std::io;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -7,6 +8,7 @@ use prometheus_client::registry::Registry;
 use super::{Failure, monitor, print};
 use crate::cli::Cli;
 use crate::config::Config;
+use crate::memory::file::MemoryFile;
 use crate::metrics::devices::Devices;
 use crate::metrics::exposition::{self, Format};
 use crate::metrics::own::About;
@@ -14,16 +16,21 @@ use crate::privileges::Privileged;
 
 /// Reads everything once and prints it. Prints nothing where a source of devices does not answer: a page without its
 /// devices would say that there are none.
-pub async fn print_once(cli: &Cli, config: Config, privileged: Privileged) -> Result<(), Failure> {
+pub async fn print_once(
+    cli: &Cli,
+    config: Config,
+    privileged: Privileged,
+    memory_file: Option<io::Result<MemoryFile>>,
+) -> Result<(), Failure> {
     // No timer: what has been read is not read again, and does not grow old.
-    let (monitor, board) = monitor(cli, config, privileged, (Duration::MAX, Duration::MAX))?;
+    let (monitor, board) = monitor(cli, config, privileged, memory_file, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;
     let mut registry = Registry::default();
     let paths = cli.collectors.paths;
     registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
-    registry.register_collector(Box::new(About { sources: board.sources }));
+    registry.register_collector(Box::new(About { sources: board.sources, memory: board.memory }));
     let mut text = String::new();
     exposition::encode(&registry, Format::Text, &mut text)
         .map_err(|_| Failure::Fatal("cannot encode the metrics".to_owned()))?;

@@ -1,20 +1,25 @@
 //! The exporter itself: watches, reads, and answers requests until a signal ends it.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::{Failure, monitor};
 use crate::cli::Cli;
 use crate::config::Config;
 use crate::listen::{from_systemd, listen};
+use crate::memory::file::MemoryFile;
 use crate::metrics::exposition::Exposition;
 use crate::metrics::own::{About, ConfigReloads};
 use crate::metrics::process::ThisProcess;
+use crate::monitor::Command;
 use crate::privileges::Privileged;
 use crate::reload::reload_on;
 use crate::systemd;
@@ -23,12 +28,16 @@ use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
 use crate::web_config::WebConfig;
 
+/// How long the end waits for the memory to be written. A disk that works needs a tenth of it.
+const LAST_WRITE: Duration = Duration::from_millis(500);
+
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(
     cli: &Cli,
     config: Config,
     web_config: WebConfig,
     privileged: Privileged,
+    memory_file: Option<io::Result<MemoryFile>>,
     passed: Option<ListenFd>,
 ) -> Result<(), Failure> {
     let failed = Failure::fatal("cannot handle signals");
@@ -43,12 +52,12 @@ pub async fn serve(
     let listeners = listeners.map_err(Failure::Settings)?;
     web_config.log();
     let (monitor, board) =
-        monitor(cli, config, privileged, (cli.sources.resync_interval, cli.sources.reread_interval))?;
+        monitor(cli, config, privileged, memory_file, (cli.sources.resync_interval, cli.sources.reread_interval))?;
     let reloads = Arc::new(ConfigReloads::default());
     reloads.succeeded();
 
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(About { sources: Arc::clone(&board.sources) }));
+    registry.register_collector(Box::new(About { sources: Arc::clone(&board.sources), memory: board.memory.clone() }));
     registry.register_collector(Box::new(Arc::clone(&reloads)));
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
@@ -69,6 +78,7 @@ pub async fn serve(
     };
 
     let (commands, orders) = mpsc::channel(1);
+    let at_end = commands.clone();
     let mut tasks = Tasks::default();
     let reloading = reload_on(hangup, cli.general.config_file.clone(), web_config.clone(), reloads, commands.clone());
     tasks.spawn("reload", reloading);
@@ -93,11 +103,23 @@ pub async fn serve(
             }
         }
         systemd::stopping().await;
+        write_memory(at_end).await;
         // Streams end now, or they would use up the time that answers under way have to finish.
         events.close();
     };
     server::serve(listeners, move || web_config.transport(), answer, limits(), end).await;
     outcome
+}
+
+/// Has all that is remembered written. The disk may be dead, so the end waits for a moment only.
+async fn write_memory(commands: mpsc::Sender<Command>) {
+    let written = async {
+        let (done, written) = oneshot::channel();
+        if commands.send(Command::Write(done)).await.is_ok() {
+            let _ = written.await;
+        }
+    };
+    let _ = timeout(LAST_WRITE, written).await;
 }
 
 /// As many connections as leave half of the open files to the readers.

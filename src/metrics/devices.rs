@@ -9,7 +9,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValueEncoder};
 
 use super::{Families, labels, transport};
-use crate::topology::{Counts, Daemon, DaemonCounters, DevNo, Device, Health, Path, PathState, Snapshot};
+use crate::topology::{
+    Counts, Daemon, DaemonCounters, DevNo, Device, Health, History, LostDevice, Path, PathState, Snapshot, ports,
+};
 
 /// Encodes one snapshot.
 #[derive(Debug)]
@@ -71,6 +73,15 @@ labels!(PathInfo {
     target_port: &'a str,
 });
 
+labels!(LostInfo {
+    wwid: &'a str,
+    name: &'a str,
+    kind: &'static str,
+    vendor: &'a str,
+    product: &'a str,
+    reason: &'static str,
+});
+
 labels!(DaemonState {
     state: &'a str,
 });
@@ -118,6 +129,27 @@ impl Devices {
             "Disks seen on two or more paths that no multipath device holds",
             Some(self.snapshot.unassembled.len() as u64),
         )?;
+        let remembered = &self.snapshot.remembered;
+        families.number(
+            "multipath_lost_devices",
+            "Multipath devices that are gone though nobody took them away in order",
+            Some(remembered.lost.len() as u64),
+        )?;
+        families.number(
+            "multipath_missing_paths",
+            "Missing paths of all multipath devices",
+            Some(remembered.missing_paths()),
+        )?;
+        families.number(
+            "multipath_in_trouble",
+            "1 while a device is degraded, without valid paths, lost or misses paths, until all are seen well",
+            Some(u64::from(remembered.in_trouble)),
+        )?;
+        families.number(
+            "multipath_last_recovery_timestamp_seconds",
+            "When all devices of this host were last seen well again after trouble",
+            remembered.last_recovery.map(unix_seconds),
+        )?;
         let (up, state) = match &self.snapshot.daemon {
             Daemon::NotAsked => (None, None),
             Daemon::Down => (Some(0u64), None),
@@ -144,6 +176,7 @@ impl Devices {
         }
         self.device_daemon(families)?;
         self.device_quality(families)?;
+        self.device_past(families)?;
         families.gauge(
             "multipath_path_group_state",
             "State of a path group",
@@ -165,7 +198,17 @@ impl Devices {
         gauge("multipath_device_standby_paths", "Paths that wait for their ANA state to change", |counts| {
             counts.standby
         })?;
-        gauge("multipath_device_failed_paths", "Paths that are neither valid nor standby", |counts| counts.failed)
+        gauge("multipath_device_failed_paths", "Paths that are neither valid nor standby", |counts| counts.failed)?;
+        families.gauge(
+            "multipath_device_initiator_ports",
+            "Ports of this host that its valid and standby paths use",
+            self.each(|device| Some(ports(&device.paths).initiator as u64)),
+        )?;
+        families.gauge(
+            "multipath_device_target_ports",
+            "Ports of the storage that its valid and standby paths use",
+            self.each(|device| Some(ports(&device.paths).target as u64)),
+        )
     }
 
     fn device_state(&self, families: &mut Families) -> fmt::Result {
@@ -179,6 +222,9 @@ impl Devices {
         gauge("multipath_device_read_only", "1 if write-protected", |device| device.read_only.map(u64::from))?;
         gauge("multipath_device_size_bytes", "Size", |device| device.size_bytes)?;
         gauge("multipath_device_open_count", "Holders of the device", |device| device.open_count)?;
+        gauge("multipath_device_in_use", "1 if something uses the device, absent if unknown", |device| {
+            device.in_use.map(u64::from)
+        })?;
         gauge("multipath_device_root", "1 where the root file system stands on it", |device| {
             Some(u64::from(device.root))
         })?;
@@ -255,12 +301,41 @@ impl Devices {
             "multipath_device_best_group_priority",
             "Priority of the best path group with a valid path",
             self.each(|device| device.best_group_priority),
-        )?;
-        let expected = self.snapshot.expected_paths.iter();
-        families.gauge(
+        )
+    }
+
+    fn device_past(&self, families: &mut Families) -> fmt::Result {
+        let mut gauge = |name, help, value: fn(&History) -> Option<u32>| {
+            let histories = self.snapshot.remembered.devices.iter();
+            let values = histories.filter_map(|(wwid, history)| Some((DeviceLabels { wwid }, value(history)?)));
+            families.gauge(name, help, values.map(|(labels, value)| (labels, u64::from(value))))
+        };
+        gauge(
             "multipath_device_expected_paths",
-            "Paths that the device should have by the configuration",
-            expected.map(|(wwid, paths)| (DeviceLabels { wwid }, u64::from(*paths))),
+            "Paths that the device should have, by the configuration or as it had them for six hours",
+            |history| Some(history.expected_paths),
+        )?;
+        gauge("multipath_device_missing_paths", "Expected paths that are not there", |history| {
+            Some(history.missing_paths)
+        })?;
+        gauge(
+            "multipath_device_redundant",
+            "1 if it keeps a path no matter which single port or fabric fails",
+            |history| history.is_redundant.map(u32::from),
+        )?;
+        gauge("multipath_device_redundancy_lost", "1 if it is not redundant now and was for six hours", |history| {
+            history.has_lost_redundancy.map(u32::from)
+        })?;
+        let lost = || self.snapshot.remembered.lost.iter();
+        families.gauge(
+            "multipath_lost_device_info",
+            "What a lost multipath device was, and why it counts as lost",
+            lost().map(|device| (lost_info(device), 1u64)),
+        )?;
+        families.gauge(
+            "multipath_lost_device_timestamp_seconds",
+            "When the multipath device was lost",
+            lost().map(|device| (DeviceLabels { wwid: &device.wwid }, unix_seconds(device.time))),
         )
     }
 
@@ -384,6 +459,17 @@ fn device_info(device: &Device) -> DeviceInfo<'_> {
         vendor: &device.vendor,
         product: &device.product,
         revision: &device.revision,
+    }
+}
+
+fn lost_info(device: &LostDevice) -> LostInfo<'_> {
+    LostInfo {
+        wwid: &device.wwid,
+        name: &device.name,
+        kind: device.kind.as_str(),
+        vendor: &device.vendor,
+        product: &device.product,
+        reason: device.reason.as_str(),
     }
 }
 

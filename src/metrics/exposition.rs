@@ -293,6 +293,7 @@ mod tests {
             read_only: Some(false),
             size_bytes: Some(1 << 40),
             open_count: Some(1),
+            in_use: Some(true),
             inflight_requests: Some(0),
             root: false,
             mismatches: Mismatches::default(),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::devices::unix_seconds;
 use super::{Families, labels};
+use crate::memory::file::FileHealth;
 use crate::source::health::{Health, Source, SourceHealth};
 
 /// Uevent actions of the kernel (`lib/kobject_uevent.c`): a closed set, so each has its series from the start.
@@ -135,6 +136,8 @@ impl Collector for OwnMetrics {
 pub struct About {
     /// The sources.
     pub sources: Arc<SourceHealth>,
+    /// The memory's file, if there is one.
+    pub memory: Option<Arc<FileHealth>>,
 }
 
 impl Collector for About {
@@ -176,6 +179,12 @@ impl Collector for About {
             "multipath_exporter_errors",
             "Objects that could not be read",
             sources.iter().map(|(source, health)| (labels_of(*source), health.errors)),
+        )?;
+        let Some(memory) = &self.memory else { return Ok(()) };
+        families.number(
+            "multipath_exporter_memory_last_write_successful",
+            "1 if what is remembered is on disk, absent without a memory file",
+            Some(u64::from(memory.is_written())),
         )
     }
 }
@@ -235,7 +244,7 @@ mod tests {
         const SECOND: Duration = Duration::from_secs(1);
         let sources = Arc::new(SourceHealth::default());
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(About { sources: Arc::clone(&sources) }));
+        registry.register_collector(Box::new(About { sources: Arc::clone(&sources), memory: None }));
         sources.enable(Part::Multipathd);
         sources.succeeded(Part::Multipathd, 14 * SECOND, SystemTime::now(), &[]);
         for (interval, up) in [(5 * SECOND, 1), (4 * SECOND, 0), (5 * SECOND, 1)] {
@@ -250,7 +259,7 @@ mod tests {
     fn device_mapper_that_is_not_permitted_is_no_source_that_is_down() {
         let sources = Arc::new(SourceHealth::default());
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(About { sources: Arc::clone(&sources) }));
+        registry.register_collector(Box::new(About { sources: Arc::clone(&sources), memory: None }));
         let read = || sources.succeeded(Part::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
         let refused = |errno: Errno| sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
         // The values of kernel status and of `source_up`, and how many series are about device mapper.

@@ -12,6 +12,7 @@ use super::io_errors::IoErrors;
 use super::ledger::MapLedger;
 use super::names::Speakers;
 use super::readings::{Readings, Teller};
+use super::usage::Written;
 use crate::source::block::{disks, maps};
 use crate::source::transports::Ways;
 use crate::source::{UUID_PREFIX, device_mapper, multipathd};
@@ -24,6 +25,8 @@ pub struct Built {
     carried: Carried,
     /// The device.
     pub device: Arc<Device>,
+    /// When it was written to.
+    pub written: Written,
     /// It was assembled in the last round: its inputs differ from those of the round before.
     pub is_new: bool,
     /// Device mapper counted events of the map between the two readings that it and the one before were assembled from.
@@ -34,6 +37,12 @@ impl Built {
     /// Its device number.
     pub fn devno(&self) -> Option<DevNo> {
         self.inputs.devno()
+    }
+
+    /// Whether more hold it than its partition mappings that nobody holds; `None` if device mapper does not tell.
+    pub fn is_held(&self) -> Option<bool> {
+        let closed = self.inputs.kernel.as_ref()?.closed_partitions;
+        self.device.open_count.map(|open| open > closed.into())
     }
 
     /// The same device in the next round.
@@ -84,12 +93,13 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
                 let device = inputs.assemble(&wwid, ledger, &carried, previous);
                 let event_nr = inputs.kernel.as_ref().and_then(|map| map.event_nr);
                 let event_nr_moved = known.as_ref().is_some_and(|known| known.event_nr() != event_nr);
+                let written = known.as_ref().map(|known| known.written).unwrap_or_default();
                 // A device that reads the same is not published again.
                 let device = match known {
                     Some(known) if *known.device == device => known.device,
                     _ => Arc::new(device),
                 };
-                Built { inputs, carried, device, is_new: true, event_nr_moved }
+                Built { inputs, carried, device, written, is_new: true, event_nr_moved }
             }
         };
         devices.insert(wwid, built);
@@ -229,7 +239,7 @@ impl Inputs {
             root: false,
         };
         if let Some(devno) = inputs.devno() {
-            inputs.inflight_requests = readings.block.inflight.get(&devno).copied();
+            inputs.inflight_requests = readings.block.io.get(&devno).map(|io| io.in_flight);
             // The number in a device-mapper device's name is its minor number.
             inputs.root = readings.block.root.contains(&*maps::kernel_name(devno.minor));
         }
@@ -422,6 +432,8 @@ impl Inputs {
             read_only,
             size_bytes,
             open_count: kernel.map(|map| map.open_count.into()),
+            // Decided when all that may use it is known.
+            in_use: previous.and_then(|device| device.in_use),
             inflight_requests: self.inflight_requests,
             root: self.root,
             mismatches: self.mismatches(wwid, &paths, carried.speakers, read_only, size_bytes),

@@ -47,6 +47,11 @@ impl Corrections {
         self.events_read_until = moment;
     }
 
+    /// Whether a change of a member is yet to be told.
+    pub fn wait(&self) -> bool {
+        !self.unexplained.is_empty()
+    }
+
     /// A member's state differs from the one that its events led to until `due`; `None` if it does not.
     pub fn follow(&mut self, member: Member, due: Option<Instant>) {
         match due {

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use crate::event::{Event, EventType};
 use crate::source::Error;
-use crate::topology::{Device, PathState};
+use crate::topology::{Device, LossReason, LostDevice, PathState};
 
 /// Lines of one map in one [`WINDOW`]. A map of eight paths that fails and comes back needs sixteen; a storm of ten
 /// thousand events per second would drown the log that has to tell of it.
@@ -34,8 +34,9 @@ struct Window {
 impl PathLog {
     /// Logs an event. `paths` is the number of the device's members.
     pub fn write(&mut self, event: &Event, paths: usize, now: Instant) {
-        let window = self.windows.entry(Arc::clone(&event.wwid)).or_insert_with(|| Window {
-            name: Arc::clone(&event.name),
+        let (wwid, name) = (event.wwid.clone().unwrap_or_default(), event.name.clone().unwrap_or_default());
+        let window = self.windows.entry(wwid).or_insert_with(|| Window {
+            name,
             ends: now + WINDOW,
             lines: 0,
             left_out: 0,
@@ -86,6 +87,23 @@ pub fn no_valid_path(device: &Device, found: &str) {
     warn!(wwid, name, paths, left = left(0), found, "device without valid path");
 }
 
+/// Logs that a device is lost.
+pub fn lost(device: &LostDevice) {
+    let (wwid, name, reason) = (&*device.wwid, &*device.name, device.reason.as_str());
+    match device.reason {
+        LossReason::NoValidPath => warn!(wwid, name, reason, "device lost: its paths failed, and its disks went"),
+        LossReason::InUse => warn!(wwid, name, reason, "device lost: it went while it was in use"),
+        LossReason::NotBackAfterBoot => {
+            warn!(wwid, name, reason, "device lost: it was in use before this boot and did not come back");
+        }
+    }
+}
+
+/// Logs that all is well again.
+pub fn recovered() {
+    info!("recovered: all multipath devices are well again");
+}
+
 /// Troubles that are met again and again: each is logged when it changes.
 #[derive(Debug, Default)]
 pub struct ToldOnce {
@@ -132,7 +150,7 @@ pub fn found(device: &Device) {
 }
 
 fn write(event: &Event, paths: usize) {
-    let (wwid, name) = (&*event.wwid, &*event.name);
+    let (wwid, name) = (event.wwid.as_deref().unwrap_or_default(), event.name.as_deref().unwrap_or_default());
     let path = event.path.as_deref().unwrap_or_default();
     let devno = event.devno.map(|devno| devno.to_string()).unwrap_or_default();
     let Some(valid_paths) = event.valid_paths else {
@@ -156,5 +174,7 @@ fn write(event: &Event, paths: usize) {
         EventType::DeviceRemoved => info!(wwid, name, valid_paths, "device removed"),
         EventType::PathAdded => info!(wwid, name, path, devno, valid_paths, "path added"),
         EventType::PathRemoved => info!(wwid, name, path, devno, valid_paths, "path removed"),
+        // They have lines of their own.
+        EventType::DeviceLost | EventType::Recovered => {}
     }
 }

@@ -31,7 +31,8 @@ impl Assembly {
             let members = numbers.map(|devno| device_mapper::Member { devno, valid: true }).collect();
             maps.push(Arc::new(map(device, members)));
         }
-        reading.host = Some(Host { has_maps: false, candidates: Arc::default(), root: Arc::default() });
+        reading.host =
+            Some(Host { has_maps: false, candidates: Arc::default(), root: Arc::default(), usage: Arc::default() });
         let mut readings = Readings { kernel: Some(Kernel::default()), ..Readings::default() };
         readings.block.take(&reading, &block::Request { scope: Scope::Everything, ..block::Request::default() }, now);
         if let Some(kernel) = &mut readings.kernel {
@@ -84,6 +85,7 @@ fn map(device: u32, paths: Vec<device_mapper::Member>) -> device_mapper::Map {
         wwid: format!("3600a{device:027x}").into(),
         uuid: format!("mpath-3600a{device:027x}").into(),
         open_count: 1,
+        closed_partitions: 0,
         read_only: false,
         suspended: false,
         queueing: true,

@@ -7,8 +7,10 @@
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
 //! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
+//!                whether they are in use                            usage.rs
 //!                the differences from the last snapshot             compare.rs
 //!                events, log lines, counters, then the snapshot     told.rs, log.rs
+//!                what that means beside the past                    past.rs, departures.rs
 //! ```
 //!
 //! An event says "look again"; the reading says what is. [`Monitor::run`] waits for whatever comes next and hands it to
@@ -20,6 +22,7 @@ mod assemble;
 mod bonds;
 mod compare;
 mod corrections;
+mod departures;
 mod io_errors;
 mod ledger;
 mod log;
@@ -29,6 +32,7 @@ pub mod measure;
 mod model;
 mod names;
 mod nvme;
+mod past;
 mod readers;
 mod readings;
 mod repeats;
@@ -36,30 +40,33 @@ mod schedule;
 mod start;
 mod told;
 mod unassembled;
+mod usage;
 mod wants;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::warn;
 
 use crate::config::Config;
 use crate::event::EventLog;
+use crate::memory::{self, Memory, Now};
 use crate::metrics::own::OwnMetrics;
 use crate::privileges::Privileged;
 use crate::source::block::disks::Disk;
 use crate::source::health::{Part, SourceHealth};
 use crate::source::transports::Way;
-use crate::source::{Error, Places, multipathd, transports};
+use crate::source::{Error, Io, Places, multipathd, transports};
 use crate::topology::{DevNo, Device, Kind, Snapshot};
 use crate::watch::{self as watchers, Wake, Watcher};
 use compare::Change;
 use corrections::Corrections;
+use departures::Departures;
 use ledger::MapLedger;
 use log::{PathLog, ToldOnce};
 use readers::{Arrival, Ask, Readers, Reply, Sources};
@@ -69,6 +76,7 @@ use readings::{
 use schedule::{Cadence, DaemonPace, Lane, Reason};
 use start::Start;
 use unassembled::KnownPaths;
+use usage::Written;
 use wants::{Aftermath, Timers};
 
 /// How long to wait for the watchers before the first read. They need milliseconds.
@@ -105,6 +113,10 @@ pub struct Settings {
     pub config: Arc<Config>,
     /// Starts the threads that ask device mapper.
     pub privileged: Privileged,
+    /// What is remembered.
+    pub memory: Memory,
+    /// Where that is kept, if it is.
+    pub memory_file: Option<memory::file::Handle>,
 }
 
 /// What the monitor shares with those who show it.
@@ -118,6 +130,8 @@ pub struct Board {
     pub sources: Arc<SourceHealth>,
     /// The exporter's own counters.
     pub own: Arc<OwnMetrics>,
+    /// The memory's file, if there is one.
+    pub memory: Option<Arc<memory::file::FileHealth>>,
 }
 
 /// A request from outside the loop.
@@ -129,23 +143,12 @@ pub enum Command {
     Configure(Arc<Config>),
     /// Say that the loop goes round. Before each source has been tried once, it says so only then.
     Answer(oneshot::Sender<()>),
+    /// Have all that is remembered written, and say when that is done or cannot be.
+    Write(oneshot::Sender<()>),
 }
 
 /// The ledgers of all device-mapper devices, by WWID.
 pub type Ledgers = HashMap<Arc<str>, MapLedger>;
-
-/// A moment, for measuring and for showing.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    instant: Instant,
-    time: SystemTime,
-}
-
-impl Now {
-    fn get() -> Self {
-        Now { instant: Instant::now(), time: SystemTime::now() }
-    }
-}
 
 /// The loop: [`State`], and all that wakes it.
 pub struct Monitor {
@@ -155,6 +158,7 @@ pub struct Monitor {
     has_events: bool,
     procfs: PathBuf,
     privileged: Privileged,
+    memory_file: Option<memory::file::Handle>,
 }
 
 impl Monitor {
@@ -163,19 +167,32 @@ impl Monitor {
     /// # Errors
     /// If a thread cannot be started.
     pub fn new(settings: Settings, own: Arc<OwnMetrics>) -> io::Result<(Self, Board)> {
-        let Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged } = settings;
+        let Settings {
+            places,
+            parts,
+            device_mapper,
+            multipathd,
+            resync,
+            reread,
+            config,
+            privileged,
+            memory,
+            memory_file,
+        } = settings;
         let has_events = places.capture.is_none();
         let procfs = places.procfs.clone();
         let options = Options {
             device_mapper,
             multipathd: multipathd.as_ref().map(multipathd::Client::longest),
+            nvme: parts.nvme,
             resync,
             reread,
             config,
         };
-        let (state, board) = State::new(options, own, Now::get());
+        let (state, mut board) = State::new(options, memory, own, Now::get());
+        board.memory = memory_file.as_ref().map(|file| Arc::clone(&file.health));
         let readers = Readers::start(Sources { places, parts, device_mapper, multipathd }, &privileged)?;
-        Ok((Monitor { state, readers, has_events, procfs, privileged }, board))
+        Ok((Monitor { state, readers, has_events, procfs, privileged, memory_file }, board))
     }
 
     /// Reads everything once and publishes it, unless a source of devices does not answer.
@@ -183,6 +200,7 @@ impl Monitor {
     /// # Errors
     /// If one does not, with its own words.
     pub async fn run_once(mut self) -> Result<(), Error> {
+        self.await_memory().await;
         self.state.begin(Now::get());
         while !self.state.is_settled() {
             self.ask();
@@ -194,6 +212,9 @@ impl Monitor {
             self.state.look_at_clock(Now::get());
             self.state.publish_if_due(Now::get());
         }
+        let (done, written) = oneshot::channel();
+        self.write(done);
+        let _ = timeout(memory::file::DEADLINE, written).await;
         self.state.silent_source().map_or(Ok(()), |part| Err(self.state.health.failure(part)))
     }
 
@@ -215,6 +236,7 @@ impl Monitor {
         }
         // Its last thread is started, and the one that starts them may end.
         self.privileged = Privileged::default();
+        self.await_memory().await;
         self.state.begin(Now::get());
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -224,7 +246,9 @@ impl Monitor {
             tokio::select! {
                 _ = wakes.recv_many(&mut batch, BATCH) => self.state.wake(batch.drain(..), Now::get()),
                 arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
+                image = loaded(self.memory_file.as_mut()) => self.resume(image),
                 command = commands.recv() => match command {
+                    Some(Command::Write(done)) => self.write(done),
                     Some(command) => self.state.obey(command),
                     None => return Ok(()),
                 },
@@ -232,6 +256,36 @@ impl Monitor {
             }
             self.state.look_at_clock(Now::get());
             self.state.publish_if_due(Now::get());
+            self.write_what_is_due();
+        }
+    }
+
+    /// Waits for what an earlier life remembered. It is taken up later, too, since its disk may be slow.
+    async fn await_memory(&mut self) {
+        let Some(file) = &mut self.memory_file else { return };
+        if let Ok(image) = timeout(memory::file::DEADLINE, file.loaded()).await {
+            self.resume(image);
+        }
+    }
+
+    fn resume(&mut self, image: Option<memory::Image>) {
+        if let Some(image) = image {
+            self.state.resume(image, Now::get());
+        }
+    }
+
+    fn write_what_is_due(&mut self) {
+        let Some(file) = self.memory_file.as_ref().filter(|file| file.is_loaded()) else { return };
+        if let Some(image) = self.state.memory.to_write(Now::get()) {
+            file.write(image, None);
+        }
+    }
+
+    /// Has all that is remembered written now. `done` is dropped where there is nothing to write, or no place for it.
+    fn write(&mut self, done: oneshot::Sender<()>) {
+        let Some(file) = self.memory_file.as_ref().filter(|file| file.is_loaded()) else { return };
+        if let Some(image) = self.state.memory.last_image(Now::get()) {
+            file.write(image, Some(done));
         }
     }
 
@@ -257,6 +311,14 @@ impl Monitor {
     }
 }
 
+/// What an earlier life remembered, once it has been read. Where nothing is kept it never comes. Cancel safe.
+async fn loaded(file: Option<&mut memory::file::Handle>) -> Option<memory::Image> {
+    match file {
+        Some(file) => file.loaded().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
@@ -270,6 +332,8 @@ struct Options {
     device_mapper: bool,
     /// How long multipathd's answers may take, if it is asked.
     multipathd: Option<Duration>,
+    /// NVMe devices are read.
+    nvme: bool,
     resync: Duration,
     reread: Duration,
     config: Arc<Config>,
@@ -305,6 +369,8 @@ struct State {
     health: Arc<SourceHealth>,
     own: Arc<OwnMetrics>,
     corrections: Corrections,
+    departures: Departures,
+    memory: Memory,
     config: Arc<Config>,
     start: Start,
     /// The snapshot may differ from what is known by now.
@@ -317,6 +383,8 @@ struct State {
     /// what comes later is new.
     dm_is_known: bool,
     nvme_is_known: bool,
+    /// NVMe devices are read.
+    reads_nvme: bool,
     aftermath: Aftermath,
     /// The last reading of block devices failed.
     block_failed: bool,
@@ -334,8 +402,8 @@ struct State {
 }
 
 impl State {
-    fn new(options: Options, own: Arc<OwnMetrics>, now: Now) -> (Self, Board) {
-        let Options { device_mapper, multipathd, resync, reread, config } = options;
+    fn new(options: Options, memory: Memory, own: Arc<OwnMetrics>, now: Now) -> (Self, Board) {
+        let Options { device_mapper, multipathd, nvme, resync, reread, config } = options;
         let health = Arc::new(SourceHealth::default());
         let events = Arc::new(EventLog::default());
         let (sender, snapshot) = watch::channel(None);
@@ -381,6 +449,8 @@ impl State {
             health: Arc::clone(&health),
             own: Arc::clone(&own),
             corrections: Corrections::default(),
+            departures: Departures::default(),
+            memory,
             config,
             start: Start::default(),
             is_outdated: false,
@@ -388,6 +458,7 @@ impl State {
             is_open: false,
             dm_is_known: false,
             nvme_is_known: false,
+            reads_nvme: nvme,
             aftermath: Aftermath::default(),
             block_failed: false,
             kernel_has_answered: false,
@@ -398,7 +469,7 @@ impl State {
             waiting: Vec::new(),
         };
         state.tell_intervals();
-        (state, Board { snapshot, events, sources: health, own })
+        (state, Board { snapshot, events, sources: health, own, memory: None })
     }
 
     /// Uevents are going to be watched.
@@ -411,6 +482,20 @@ impl State {
     fn begin(&mut self, now: Now) {
         self.start.began = Some(now.instant);
         self.want_everything(Reason::Start);
+    }
+
+    /// From now on with this configuration.
+    fn configure(&mut self, config: Arc<Config>, now: Now) {
+        self.config = config;
+        self.memory.forget(&self.config, now);
+        self.is_outdated = true;
+    }
+
+    /// Takes up what was remembered before. It may come late.
+    fn resume(&mut self, image: memory::Image, now: Now) {
+        self.memory.resume(image, now.time);
+        self.memory.forget(&self.config, now);
+        self.is_outdated = true;
     }
 
     fn wake(&mut self, wakes: impl Iterator<Item = Wake>, now: Now) {
@@ -469,10 +554,9 @@ impl State {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Resync => self.want_everything(Reason::Signal),
-            Command::Configure(config) => {
-                self.config = config;
-                self.is_outdated = true;
-            }
+            Command::Configure(config) => self.configure(config, Now::get()),
+            // It is the loop's, which knows the file.
+            Command::Write(_) => {}
             Command::Answer(answer) => self.waiting.push(answer),
         }
         self.answer_those_who_wait();
@@ -504,6 +588,7 @@ impl State {
             self.path_log.due(),
             self.nameless.values().min().map(|since| *since + NAME_PATIENCE),
             self.start.next_due(),
+            self.memory.due(),
             self.daemon.as_ref().filter(|lane| lane.is_free()).and_then(|_| self.daemon_pace.due()),
         ];
         kernel.chain(daemon).chain(others).flatten().min()
@@ -523,6 +608,7 @@ impl State {
         self.nameless.retain(|_, since| now.instant < *since + NAME_PATIENCE);
         self.is_outdated |= self.nameless.len() < nameless;
         self.path_log.look_at_clock(now.instant);
+        self.is_outdated |= self.memory.due().is_some_and(|due| due <= now.instant);
         for ((wwid, devno), action) in self.corrections.settle(&mut self.ledgers, &self.own, now) {
             self.is_outdated = true;
             self.tell_settled(&wwid, devno, action, now);
@@ -601,9 +687,12 @@ impl State {
             let numbered = self.dm_devices.iter().filter_map(|(wwid, built)| Some((built.devno()?, Arc::clone(wwid))));
             self.wwids = numbered.collect();
         }
-        let heads = self.readings.transports.as_ref().map(|reading| &*reading.heads).unwrap_or_default();
-        self.nvme_devices = nvme::devices(heads, &self.readings.block.root, &self.nvme_devices, nvme_is_new, now);
-        let snapshot = self.snapshot_of_devices();
+        if let Some(transports::Reading { heads, io, .. }) = &self.readings.transports {
+            let (root, last) = (&self.readings.block.root, &self.nvme_devices);
+            self.nvme_devices = nvme::devices(heads, io, root, last, nvme_is_new, now);
+        }
+        self.find_use(now.instant);
+        let mut snapshot = self.snapshot_of_devices();
         let before = self.snapshot.borrow().clone().unwrap_or_default();
         let changes = compare::changes(&before.devices, &snapshot.devices);
 
@@ -612,6 +701,7 @@ impl State {
             self.tell_change(&device, what, is_found, now);
         }
         self.follow_paths(dm_is_new, now.instant);
+        self.look_back(&mut snapshot, &before.devices, now);
         self.forget_what_is_gone(now.instant);
         self.send(snapshot);
         self.timer_found = None;
@@ -620,6 +710,26 @@ impl State {
             for received in self.being_read.drain(..) {
                 self.own.event_to_metric.observe((now.instant - received).as_secs_f64());
             }
+        }
+    }
+
+    /// Finds out which devices are in use. One whose use is as before stays the same allocation.
+    fn find_use(&mut self, now: Instant) {
+        let block = &self.readings.block;
+        let find = |device: &mut Arc<Device>, written: &mut Written, is_held, io: Option<&Io>| {
+            written.follow(io.and_then(|io| io.writes_completed), device.counts().valid > 0, now);
+            let in_use = usage::in_use(is_held, &device.sysfs_name, &block.usage, written.is_recent(now));
+            if device.in_use != in_use {
+                Arc::make_mut(device).in_use = in_use;
+            }
+        };
+        for built in self.dm_devices.values_mut() {
+            let (is_held, devno) = (built.is_held(), built.devno());
+            find(&mut built.device, &mut built.written, is_held, devno.and_then(|devno| block.io.get(&devno)));
+        }
+        for built in self.nvme_devices.values_mut() {
+            let io = self.readings.transports.as_ref().and_then(|reading| reading.io.get(&built.device.sysfs_name));
+            find(&mut built.device, &mut built.written, None, io);
         }
     }
 
@@ -645,8 +755,8 @@ impl State {
             daemon: self.readings.daemon(),
             iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
             unassembled: unassembled::count(&self.readings.block.unassembled, known_paths, members),
-            expected_paths: expected_paths(&self.config, &devices),
             iscsi_session_paths,
+            remembered: self.memory.remembered(),
             transports,
             devices,
         }
@@ -661,7 +771,7 @@ impl State {
                     && last.iscsi_session_paths == now.iscsi_session_paths
                     && last.iscsi_bonds == now.iscsi_bonds
                     && last.unassembled == now.unassembled
-                    && last.expected_paths == now.expected_paths
+                    && Arc::ptr_eq(&last.remembered, &now.remembered)
                     && last.devices.len() == now.devices.len()
                     && last.devices.iter().zip(&now.devices).all(|(one, other)| Arc::ptr_eq(one, other))
             });
@@ -703,19 +813,6 @@ fn session_paths(devices: &[Arc<Device>], disks: &HashMap<DevNo, Arc<Disk>>) -> 
         }
     }
     sessions
-}
-
-/// How many paths devices should have, by WWID: those that are there, and those that the configuration names.
-fn expected_paths(config: &Config, devices: &[Arc<Device>]) -> Vec<(Arc<str>, u32)> {
-    if config.expected_paths.is_empty() {
-        return Vec::new();
-    }
-    let absent = config.expected_wwids().map(|wwid| (Arc::from(wwid), config.expected_paths_of(wwid, "", "")));
-    let present = devices.iter().map(|device| {
-        (Arc::clone(&device.wwid), config.expected_paths_of(&device.wwid, &device.vendor, &device.product))
-    });
-    let all: BTreeMap<Arc<str>, Option<u32>> = absent.chain(present).collect();
-    all.into_iter().filter_map(|(wwid, paths)| Some((wwid, paths?))).collect()
 }
 
 #[cfg(test)]
@@ -777,11 +874,12 @@ mod tests {
         let options = Options {
             device_mapper: false,
             multipathd: None,
+            nvme: true,
             resync: Duration::MAX,
             reread: Duration::MAX,
             config: Arc::default(),
         };
-        let (mut state, board) = State::new(options, Arc::default(), Now::get());
+        let (mut state, board) = State::new(options, Memory::default(), Arc::default(), Now::get());
         let wake = |state: &mut State, wakes: Vec<Wake>| {
             state.wake(wakes.into_iter(), Now::get());
             state.publish_if_due(Now::get());

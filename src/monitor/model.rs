@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
@@ -25,7 +26,7 @@ use crate::source::interfaces::Addresses;
 use crate::source::transports::nvme::{Controller, Head, HeadPath};
 use crate::source::transports::{Way, Ways};
 use crate::source::{block, device_mapper};
-use crate::topology::{PathState, Ports, Transport};
+use crate::topology::{Device, PathState, Ports, Transport};
 use crate::watch::{PathAction, PathEvent, Uevent};
 use readings::{DaemonReply, DaemonRequest};
 
@@ -330,7 +331,8 @@ impl Kernel {
             name: "mpath".into(),
             wwid: Arc::clone(&map.wwid),
             uuid: format!("mpath-{}", map.wwid).into(),
-            open_count: 0,
+            open_count: 1,
+            closed_partitions: 1,
             read_only: false,
             suspended: map.suspended,
             // A suspend that flushes.
@@ -468,8 +470,12 @@ impl FakeReaders {
                     }
                 }
                 self.disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
-                reading.host =
-                    Some(Host { has_maps: told.is_none(), candidates: Arc::default(), root: Arc::default() });
+                reading.host = Some(Host {
+                    has_maps: told.is_none(),
+                    candidates: Arc::default(),
+                    root: Arc::default(),
+                    usage: Arc::default(),
+                });
             }
             (Scope::States, _) => {
                 let known: Vec<DevNo> = self.disks.keys().copied().collect();
@@ -586,12 +592,13 @@ impl Game {
         let options = Options {
             device_mapper: true,
             multipathd: Some(Duration::from_secs(2)),
+            nvme: true,
             resync: Duration::from_secs(30),
             reread: Duration::from_secs(5),
             config: Arc::default(),
         };
         let now = Now::get();
-        let (mut state, board) = State::new(options, Arc::default(), now);
+        let (mut state, board) = State::new(options, Memory::default(), Arc::default(), now);
         state.expect_events();
         state.wake([Wake::Watching(Watcher::Uevent)].into_iter(), now);
         state.begin(now);
@@ -825,6 +832,7 @@ impl Game {
             }
             if self.kernel.permitted {
                 prop_assert_eq!(device.suspended, Some(map.suspended));
+                prop_assert_eq!(device.in_use, Some(false), "but for a closed partition nothing holds it");
                 // Nothing tells whether a map queues that was never seen but suspended.
                 prop_assert_ne!(device.queueing, Some(false));
             }
@@ -857,7 +865,7 @@ impl Game {
         let events = self.board.events.recent();
         for map in self.kernel.maps.values().filter(|map| map.is_first) {
             let mut seqnums = BTreeSet::new();
-            for event in events.iter().filter(|event| event.wwid == map.wwid) {
+            for event in events.iter().filter(|event| event.wwid.as_ref() == Some(&map.wwid)) {
                 prop_assert!(event.seqnum.is_none_or(|seqnum| seqnums.insert(seqnum)), "told twice: {event:?}");
                 // A map that was never away has neither gone nor come.
                 let is_wrong = matches!(event.kind, EventType::DeviceAdded | EventType::DeviceRemoved);

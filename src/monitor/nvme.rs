@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use super::Now;
 use super::repeats::Repeats;
+use super::usage::Written;
+use crate::source::Io;
 use crate::source::transports::nvme::{Head, HeadPath};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 
@@ -19,14 +21,23 @@ pub struct Built {
     repeats: Repeats<Arc<str>>,
     /// The device.
     pub device: Arc<Device>,
+    /// When it was written to.
+    pub written: Written,
 }
 
 /// The NVMe devices by WWID.
 pub type Devices = BTreeMap<Arc<str>, Built>;
 
-/// Assembles all devices. `root` names what the root file system stands on. `first`: what is found failed now is no
-/// failure that was seen.
-pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, first: bool, now: Now) -> Devices {
+/// Assembles all devices. `io` is the I/O of heads by their names. `root` names what the root file system stands on. `first`: what is
+/// found failed now is no failure that was seen.
+pub fn devices(
+    heads: &[Arc<Head>],
+    io: &BTreeMap<Arc<str>, Io>,
+    root: &HashSet<String>,
+    last: &Devices,
+    first: bool,
+    now: Now,
+) -> Devices {
     // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
     // loses them, too, it is still the one.
     let rank = |head: &Head| {
@@ -43,12 +54,16 @@ pub fn devices(heads: &[Arc<Head>], root: &HashSet<String>, last: &Devices, firs
     let build = |head: &Arc<Head>| {
         let known = last.get(&head.wwid);
         let root = root.contains(&*head.name);
+        let inflight_requests = io.get(&head.name).map(|io| io.in_flight);
+        let is_same = |device: &Device| (device.root, device.inflight_requests) == (root, inflight_requests);
         match known {
-            Some(known) if Arc::ptr_eq(&known.head, head) && known.device.root == root => known.clone(),
+            Some(known) if Arc::ptr_eq(&known.head, head) && is_same(&known.device) => known.clone(),
             known => {
                 let mut repeats = known.map(|known| known.repeats.clone()).unwrap_or_default();
-                let device = assemble(head, known.map(|known| &*known.device), &mut repeats, root, first, now);
-                Built { head: Arc::clone(head), repeats, device: Arc::new(device) }
+                let device = assemble(head, known.map(|known| &*known.device), &mut repeats, first, now);
+                let device = Arc::new(Device { root, inflight_requests, ..device });
+                let written = known.map(|known| known.written).unwrap_or_default();
+                Built { head: Arc::clone(head), repeats, device, written }
             }
         }
     };
@@ -121,14 +136,7 @@ fn follow_members(repeats: &mut Repeats<Arc<str>>, before: &[Path], paths: &[Pat
     paths.iter().for_each(|path| repeats.identify(&path.name, path));
 }
 
-fn assemble(
-    head: &Head,
-    previous: Option<&Device>,
-    repeats: &mut Repeats<Arc<str>>,
-    root: bool,
-    first: bool,
-    now: Now,
-) -> Device {
+fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<str>>, first: bool, now: Now) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
     let mut has_failed = Vec::new();
     let mut paths = Vec::with_capacity(head.paths.len());
@@ -191,8 +199,9 @@ fn assemble(
         read_only: head.read_only,
         size_bytes: head.size_bytes,
         open_count: None,
-        inflight_requests: head.inflight_requests,
-        root,
+        in_use: previous.and_then(|device| device.in_use),
+        inflight_requests: None,
+        root: false,
         mismatches: Mismatches {
             size: differ(&|path| has_another_size(path, head)),
             read_only: differ(&|path| match (path.read_only, head.read_only) {
@@ -238,7 +247,7 @@ mod tests {
     impl Followed {
         fn read(&mut self, heads: &[Arc<Head>]) -> Vec<(What, String)> {
             let before: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
-            self.devices = devices(heads, &HashSet::new(), &self.devices, !self.is_known, Now::get());
+            self.devices = devices(heads, &BTreeMap::new(), &HashSet::new(), &self.devices, !self.is_known, Now::get());
             let now: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
             let is_found = !std::mem::replace(&mut self.is_known, true);
             let changes = changes(&before, &now).into_iter().filter(|_| !is_found);

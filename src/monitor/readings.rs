@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use super::schedule::{Reason, Want};
 use super::unassembled::{self, KnownPaths, Unassembled};
+use crate::source::block::usage::Usage;
 use crate::source::block::{self, Devices, Scope, Told, disks, maps};
 use crate::source::interfaces::Addresses;
 use crate::source::transports::{self, Way, Ways};
-use crate::source::{Error, device_mapper, multipathd};
+use crate::source::{Error, Io, device_mapper, multipathd};
 use crate::topology::{Daemon, DevNo, Transports};
 
 /// The last readings.
@@ -227,12 +228,16 @@ pub struct Block {
     pub disks: HashMap<DevNo, Arc<disks::Disk>>,
     /// Grows with each change of a disk.
     pub disks_version: u64,
-    /// Requests sent down to maps and not completed.
-    pub inflight: BTreeMap<DevNo, u64>,
+    /// The I/O of maps.
+    pub io: BTreeMap<DevNo, Io>,
     /// Disks with several paths that are members of no map.
     pub unassembled: Vec<Unassembled>,
+    /// The disks that are members of no map.
+    pub candidates: Arc<[block::Candidate]>,
     /// Kernel names of what the root file system stands on.
     pub root: Arc<HashSet<String>>,
+    /// What uses block devices.
+    pub usage: Arc<Usage>,
     /// When the last reading was asked for that told which maps there are.
     pub maps_read_at: Option<Instant>,
     /// Everything has been read once.
@@ -250,6 +255,8 @@ impl Block {
         if let Some(host) = &reading.host {
             self.read_once = true;
             self.root = Arc::clone(&host.root);
+            self.candidates = Arc::clone(&host.candidates);
+            self.usage = Arc::clone(&host.usage);
             self.unassembled = unassembled::with_several_paths(&host.candidates);
             self.forget_maps_but(&BTreeSet::new());
             self.maps_read_at = host.has_maps.then_some(asked);
@@ -285,8 +292,8 @@ impl Block {
             }
         }
         match (scope, &reading.host) {
-            (Scope::Devices(_), _) => self.inflight.extend(&reading.inflight),
-            _ => self.inflight.clone_from(&reading.inflight),
+            (Scope::Devices(_), _) => self.io.extend(&reading.io),
+            _ => self.io.clone_from(&reading.io),
         }
     }
 
@@ -315,6 +322,11 @@ impl Block {
         self.maps_read_at = None;
     }
 
+    /// Whether a disk of this identity is there that is a member of no map.
+    pub fn has_loose_disk(&self, wwid: &str) -> bool {
+        self.candidates.iter().any(|candidate| *candidate.wwid == *wwid)
+    }
+
     /// The disk at this SCSI address.
     pub fn disk_at(&self, address: &str) -> Option<DevNo> {
         self.by_address.get(address).copied()
@@ -322,7 +334,8 @@ impl Block {
 
     /// Whether a disk that was there is gone: by its event, or by the last reading.
     pub fn is_gone(&self, devno: DevNo) -> bool {
-        self.removed.contains(&devno) || self.disks.get(&devno).is_some_and(|disk| disk.states.absent)
+        self.removed.contains(&devno)
+            || self.disks.get(&devno).is_some_and(|disk| disk.states.absent && !disk.hctl.is_empty())
     }
 
     /// An event tells that a disk comes or goes.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::compare::What;
 use super::{Now, State, log};
 use crate::event::{Event, EventType};
-use crate::topology::{DevNo, Device, Kind, Path, PathState};
+use crate::topology::{DevNo, Device, Kind, LostDevice, Path, PathState};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 impl State {
@@ -33,7 +33,10 @@ impl State {
         match what {
             What::Added if is_found => log::found(device),
             _ if is_found => {}
-            What::Added => self.tell_device(EventType::DeviceAdded, device, now),
+            What::Added => {
+                self.departures.map_came(&device.wwid);
+                self.tell_device(EventType::DeviceAdded, device, now);
+            }
             What::Removed => {
                 self.forget_device(device);
                 self.tell_device(EventType::DeviceRemoved, device, now);
@@ -99,8 +102,8 @@ impl State {
             dm_seqnum: Some(event.dm_seqnum),
             time: uevent.time,
             kind: kind_of(event.action),
-            wwid: Arc::clone(&event.wwid),
-            name: Arc::clone(&event.name),
+            wwid: Some(Arc::clone(&event.wwid)),
+            name: Some(Arc::clone(&event.name)),
             path: Some(name.unwrap_or_else(|| event.path.to_string().into())),
             devno: Some(event.path),
             valid_paths: event.valid_paths.or(device.map(|device| device.counts().valid as u64)),
@@ -124,6 +127,17 @@ impl State {
         self.tell(read_event(kind, device, now), device.paths.len(), now.instant);
     }
 
+    pub(super) fn tell_loss(&mut self, device: &LostDevice, now: Now) {
+        let (wwid, name) = (Some(Arc::clone(&device.wwid)), Some(Arc::clone(&device.name)));
+        log::lost(device);
+        self.events.add(Event { wwid, name, ..event_of_host(EventType::DeviceLost, now) });
+    }
+
+    pub(super) fn tell_recovery(&mut self, now: Now) {
+        log::recovered();
+        self.events.add(event_of_host(EventType::Recovered, now));
+    }
+
     pub(super) fn tell(&mut self, event: Event, paths: usize, now: Instant) {
         let event = self.events.add(event);
         self.path_log.write(&event, paths, now);
@@ -133,16 +147,26 @@ impl State {
 /// An event that a reading showed.
 fn read_event(kind: EventType, device: &Device, now: Now) -> Event {
     Event {
+        wwid: Some(Arc::clone(&device.wwid)),
+        name: Some(Arc::clone(&device.name)),
+        valid_paths: Some(device.counts().valid as u64),
+        ..event_of_host(kind, now)
+    }
+}
+
+/// An event that is about no device that is there.
+fn event_of_host(kind: EventType, now: Now) -> Event {
+    Event {
         id: 0,
         seqnum: None,
         dm_seqnum: None,
         time: now.time,
         kind,
-        wwid: Arc::clone(&device.wwid),
-        name: Arc::clone(&device.name),
+        wwid: None,
+        name: None,
         path: None,
         devno: None,
-        valid_paths: Some(device.counts().valid as u64),
+        valid_paths: None,
     }
 }
 

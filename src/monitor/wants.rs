@@ -83,6 +83,7 @@ impl State {
             self.block.want.disk(devno);
             if !uevent.synthetic {
                 self.readings.block.note_event(devno, &uevent.action);
+                self.departures.note_disk(devno, uevent);
             }
             // A new disk may go over a new session, and a namespace is what a head has as a path.
             if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
@@ -105,6 +106,9 @@ impl State {
         }
         if !self.readings.kernel_tells_of(devno) {
             self.block.want.map(devno);
+        }
+        if let Some(wwid) = self.wwids.get(&devno) {
+            self.departures.note_map(wwid, uevent);
         }
         // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
         if let Some(ledger) = self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
@@ -209,6 +213,7 @@ mod tests {
     use super::super::readings::DaemonReply;
     use super::super::{Now, Options};
     use super::*;
+    use crate::memory::Memory;
 
     /// How often multipathd is asked anything and asked for its maps in the last five of ten minutes, if these take it so long.
     fn asked(cost: Duration) -> (usize, usize) {
@@ -216,11 +221,13 @@ mod tests {
         let options = Options {
             device_mapper: false,
             multipathd: Some(Duration::from_secs(60)),
+            nvme: true,
             resync: Duration::from_secs(30),
             reread: Duration::from_secs(5),
             config: Arc::default(),
         };
-        let (mut state, _board) = State::new(options, Arc::default(), Now { instant: start, time: SystemTime::now() });
+        let (mut state, _board) =
+            State::new(options, Memory::default(), Arc::default(), Now { instant: start, time: SystemTime::now() });
         let mut asked = (0, 0);
         for second in 0..600 {
             let now = Now { instant: start + Duration::from_secs(second), time: SystemTime::now() };

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{Error, SECTOR, is_gone, is_unknown, witness};
+use super::{Error, Io, SECTOR, is_gone, is_unknown, witness};
 
 /// No attribute is larger: sysfs hands out one page.
 const PAGE: usize = 4096;
@@ -266,11 +266,21 @@ impl Attribute {
         Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
     }
 
-    /// The requests sent down to a block device and not completed: `inflight` holds two numbers, reads and writes.
-    pub fn inflight(&mut self, device: &Path) -> Result<Option<u64>, Error> {
+    /// The I/O of a block device (`Documentation/admin-guide/iostats.rst` of the kernel). Its `stat` holds 11, 15 or 17 numbers. Where
+    /// there is none, `inflight` tells the requests in flight by two, reads and writes.
+    pub fn io(&mut self, device: &Path) -> Result<Option<Io>, Error> {
+        const FIELDS: usize = 11;
+        let stat = self.made_of(device, "stat", |text| {
+            let fields = text.split_ascii_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>().ok()?;
+            fields.get(..FIELDS).map(|fields| Io { in_flight: fields[8], writes_completed: Some(fields[4]) })
+        })?;
+        if stat.is_some() {
+            return Ok(stat);
+        }
         self.made_of(device, "inflight", |text| {
             let (reads, writes) = text.split_once(char::is_whitespace)?;
-            Some(reads.parse::<u64>().ok()?.saturating_add(writes.trim_start().parse().ok()?))
+            let in_flight = reads.parse::<u64>().ok()?.saturating_add(writes.trim_start().parse().ok()?);
+            Some(Io { in_flight, writes_completed: None })
         })
     }
 
@@ -283,6 +293,25 @@ impl Attribute {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_io_of_a_device() {
+        let device = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(device.path().join(name), text).unwrap();
+        let io = || Attribute::default().io(device.path());
+        assert_eq!(io(), Ok(None));
+        write("inflight", "       2        3\n");
+        assert_eq!(io(), Ok(Some(Io { in_flight: 5, writes_completed: None })));
+        for fields in [11, 15, 17] {
+            let numbers = (1..=fields).map(|field| format!("{field:>8}")).collect::<Vec<_>>().join(" ");
+            write("stat", &(numbers + "\n"));
+            assert_eq!(io(), Ok(Some(Io { in_flight: 9, writes_completed: Some(5) })), "{fields}");
+        }
+        for text in ["1 2 3 4 5 6 7 8 9 10", "1 2 3 4 x 6 7 8 9 10 11", ""] {
+            write("stat", text);
+            assert!(io().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn only_a_file_of_sysfs_stays_open() {

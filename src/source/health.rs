@@ -189,6 +189,12 @@ impl SourceHealth {
         Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
 
+    /// Whether the last read of this part worked.
+    pub fn answers(&self, part: Part) -> bool {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts[part as usize].as_ref().is_some_and(|record| record.at(part, Instant::now()).up == Some(true))
+    }
+
     /// Why this part has not been read.
     pub fn failure(&self, part: Part) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! device_mapper/   the kernel's own word on every map: ioctls
-//! block/           maps and disks in sysfs, udev's database, what the root file system stands on
+//! block/           maps and disks in sysfs, udev's database, what uses them
 //! transports/      what paths go over, in sysfs: iSCSI sessions, Fibre Channel ports, NVMe controllers and heads
 //! interfaces       which network interface has which address
 //! multipathd/      the daemon's socket
@@ -35,6 +35,15 @@ const SECTOR: u64 = 512;
 /// The UUID of every multipath map starts with this: multipath-tools sets it, and the WWID follows.
 pub const UUID_PREFIX: &str = "mpath-";
 
+/// The I/O of a block device, as the kernel counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// Requests sent down and not completed.
+    pub in_flight: u64,
+    /// Writes completed since there is the device; `None` where that is not told.
+    pub writes_completed: Option<u64>,
+}
+
 /// Where to read.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -46,6 +55,15 @@ pub struct Places {
     pub udev_data: PathBuf,
     /// The capture that all of these lie in, if they do: it also tells what else is asked of the kernel.
     pub capture: Option<PathBuf>,
+}
+
+/// The UUID of the map that a partition mapping stands on: kpartx and parted put `part1-` before it. `None` if this is the UUID
+/// of no such mapping.
+fn partitioned(uuid: &[u8]) -> Option<&[u8]> {
+    let numbered = uuid.strip_prefix(b"part")?;
+    let digits = numbered.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let map = numbered.get(digits..)?.strip_prefix(b"-")?;
+    (digits > 0 && map.starts_with(UUID_PREFIX.as_bytes())).then_some(map)
 }
 
 /// Something could not be read. The text names the place and the cause.
@@ -170,6 +188,21 @@ mod tests {
         ] {
             let error = Error::io("file", &errno.into());
             assert_eq!((error.is_exhaustion(), error.is_refusal()), (exhaustion, refusal), "{errno}");
+        }
+    }
+
+    #[test]
+    fn partition_mappings_by_their_uuids() {
+        for (uuid, map) in [
+            ("part1-mpath-3600a", Some("mpath-3600a")),
+            ("part12-mpath-3600a", Some("mpath-3600a")),
+            ("part-mpath-3600a", None),
+            ("part1-LVM-x", None),
+            ("partx-mpath-3600a", None),
+            ("mpath-3600a", None),
+            ("", None),
+        ] {
+            assert_eq!(partitioned(uuid.as_bytes()), map.map(str::as_bytes), "{uuid}");
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Map {
     pub uuid: String,
     /// Holders of the device.
     pub open_count: u32,
+    /// Those of them that are partition mappings which nobody holds; none in a capture that does not say so.
+    pub closed_partitions: u32,
     /// Write-protected.
     pub read_only: bool,
     /// I/O is suspended.

@@ -110,6 +110,7 @@ mod tests {
             open_count: None,
             inflight_requests: None,
             root: false,
+            in_use: None,
             mismatches: Mismatches::default(),
             daemon_counters: None,
             active_group_priority: None,

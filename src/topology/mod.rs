@@ -5,6 +5,7 @@
 
 mod facts;
 mod redundancy;
+mod remembered;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -14,12 +15,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use redundancy::{PortCounts, is_redundant, ports};
+pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
     Adapter, Adapters, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal,
 };
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct DevNo {
     /// The driver's number.
     pub major: u32,
@@ -30,6 +33,20 @@ pub struct DevNo {
 impl fmt::Display for DevNo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl From<DevNo> for String {
+    fn from(devno: DevNo) -> Self {
+        devno.to_string()
+    }
+}
+
+impl TryFrom<String> for DevNo {
+    type Error = InvalidDevNo;
+
+    fn try_from(text: String) -> Result<Self, InvalidDevNo> {
+        text.parse()
     }
 }
 
@@ -53,15 +70,20 @@ impl FromStr for DevNo {
 }
 
 /// Which part of the kernel assembles the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub enum Kind {
     /// A device-mapper device with a `multipath` target.
+    #[serde(rename = "dm")]
     DeviceMapper,
     /// A native NVMe multipath namespace head.
+    #[serde(rename = "nvme")]
     Nvme,
 }
 
 impl Kind {
+    /// Both of them.
+    pub const ALL: [Kind; 2] = [Kind::DeviceMapper, Kind::Nvme];
+
     /// The word of the `kind` label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -266,6 +288,8 @@ pub struct Device {
     pub size_bytes: Option<u64>,
     /// Holders of the device.
     pub open_count: Option<u64>,
+    /// Whether something uses it; `None` if that is unknown.
+    pub in_use: Option<bool>,
     /// Requests sent down and not completed.
     pub inflight_requests: Option<u64>,
     /// Whether the root file system stands on it.
@@ -320,16 +344,8 @@ pub struct Snapshot {
     pub iscsi_bonds: Vec<IscsiBond>,
     /// Disks that are there on several paths and that no multipath device holds, by WWID and sorted by it: how many paths.
     pub unassembled: Vec<(Arc<str>, usize)>,
-    /// How many paths devices should have, by WWID and sorted by it: those that the configuration speaks of, there or not.
-    pub expected_paths: Vec<(Arc<str>, u32)>,
-}
-
-impl Snapshot {
-    /// How many paths this device should have, if the configuration says so.
-    pub fn expected_paths_of(&self, wwid: &str) -> Option<u32> {
-        let found = self.expected_paths.binary_search_by(|(named, _)| (**named).cmp(wwid)).ok()?;
-        self.expected_paths.get(found).map(|(_, paths)| *paths)
-    }
+    /// Facts about the past.
+    pub remembered: Arc<Remembered>,
 }
 
 #[cfg(test)]

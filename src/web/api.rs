@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::event::Event;
-use crate::topology::{Counts, Device, Path, PathState, Snapshot};
+use crate::topology::{Counts, Device, LostDevice, Path, PathState, Snapshot, ports};
 
 /// `/api/v1/multipath-health`: oVirt's shape.
 #[derive(Serialize)]
@@ -42,15 +42,59 @@ impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
 #[derive(Serialize)]
 pub struct Devices<'a> {
     devices: Vec<DeviceDocument<'a>>,
+    lost_devices: Vec<LostDocument<'a>>,
+    in_trouble: bool,
+    last_recovery_timestamp_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct LostDocument<'a> {
+    wwid: &'a str,
+    name: &'a str,
+    kind: &'static str,
+    vendor: &'a str,
+    product: &'a str,
+    reason: &'static str,
+    timestamp_seconds: f64,
+}
+
+impl<'a> From<&'a LostDevice> for LostDocument<'a> {
+    fn from(device: &'a LostDevice) -> Self {
+        LostDocument {
+            wwid: &device.wwid,
+            name: &device.name,
+            kind: device.kind.as_str(),
+            vendor: &device.vendor,
+            product: &device.product,
+            reason: device.reason.as_str(),
+            timestamp_seconds: seconds(device.time),
+        }
+    }
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl<'a> From<&'a Snapshot> for Devices<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
-        let document = |device: &'a Arc<Device>| DeviceDocument {
-            expected_paths: snapshot.expected_paths_of(&device.wwid),
-            ..DeviceDocument::from(&**device)
+        let remembered = &snapshot.remembered;
+        let document = |device: &'a Arc<Device>| {
+            let history = remembered.of(&device.wwid).copied().unwrap_or_default();
+            DeviceDocument {
+                expected_paths: history.expected_paths,
+                missing_paths: history.missing_paths,
+                redundant: history.is_redundant,
+                redundancy_lost: history.has_lost_redundancy,
+                ..DeviceDocument::from(&**device)
+            }
         };
-        Devices { devices: snapshot.devices.iter().map(document).collect() }
+        Devices {
+            devices: snapshot.devices.iter().map(document).collect(),
+            lost_devices: remembered.lost.iter().map(LostDocument::from).collect(),
+            in_trouble: remembered.in_trouble,
+            last_recovery_timestamp_seconds: remembered.last_recovery.map(seconds),
+        }
     }
 }
 
@@ -68,12 +112,18 @@ struct DeviceDocument<'a> {
     valid_paths: usize,
     standby_paths: usize,
     failed_paths: usize,
-    expected_paths: Option<u32>,
+    initiator_ports: usize,
+    target_ports: usize,
+    expected_paths: u32,
+    missing_paths: u32,
+    redundant: Option<bool>,
+    redundancy_lost: Option<bool>,
     queueing: Option<bool>,
     suspended: Option<bool>,
     read_only: Option<bool>,
     size_bytes: Option<u64>,
     open_count: Option<u64>,
+    in_use: Option<bool>,
     root: bool,
     inflight_requests: Option<u64>,
     size_mismatched_paths: usize,
@@ -134,7 +184,7 @@ struct PathDocument<'a> {
 impl<'a> From<&'a Device> for DeviceDocument<'a> {
     fn from(device: &'a Device) -> Self {
         let counts @ Counts { valid, standby, failed } = device.counts();
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let ports = ports(&device.paths);
         let (daemon, events) = (device.daemon_counters, device.path_events);
         DeviceDocument {
             wwid: &device.wwid,
@@ -149,12 +199,18 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             valid_paths: valid,
             standby_paths: standby,
             failed_paths: failed,
-            expected_paths: None,
+            initiator_ports: ports.initiator,
+            target_ports: ports.target,
+            expected_paths: 0,
+            missing_paths: 0,
+            redundant: None,
+            redundancy_lost: None,
             queueing: device.queueing,
             suspended: device.suspended,
             read_only: device.read_only,
             size_bytes: device.size_bytes,
             open_count: device.open_count,
+            in_use: device.in_use,
             root: device.root,
             inflight_requests: device.inflight_requests,
             size_mismatched_paths: device.mismatches.size,

@@ -9,18 +9,20 @@ use multipath_exporter::cli::Cli;
 use multipath_exporter::metrics::devices::Devices;
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
-    Daemon, DaemonCounters, Device, FcHostPort, FcRemotePort, Group, IscsiBond, IscsiSession, Kind, Mismatches, Path,
-    PathEventCounts, PathState, Ports, Snapshot, Transport, Transports,
+    Daemon, DaemonCounters, Device, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
+    LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered, Snapshot, Transport,
+    Transports,
 };
 use prometheus_client::registry::Registry;
 
 use super::golden::assert_file;
 
 /// How metrics begin, and what such are about; the first that fits counts.
-const SUBJECTS: [(&str, &str); 5] = [
+const SUBJECTS: [(&str, &str); 6] = [
     ("multipath_exporter_", "The exporter"),
     ("process_", "Its process"),
     ("multipath_device_", "A device"),
+    ("multipath_lost_device_", "A device"),
     ("multipath_path_", "A path, or a group of paths"),
     ("multipath_", "The host"),
 ];
@@ -94,6 +96,7 @@ fn snapshot() -> Snapshot {
         read_only: Some(false),
         size_bytes: Some(1),
         open_count: Some(1),
+        in_use: Some(true),
         inflight_requests: Some(0),
         root: false,
         mismatches: Mismatches { size: 1, read_only: 1, wwid: 1 },
@@ -115,6 +118,7 @@ fn snapshot() -> Snapshot {
         fc_remote_ports: vec![Arc::new(FcRemotePort { ports: ports(), state: "Online".into() })],
         adapters: Arc::default(),
     };
+    let history = History { is_redundant: Some(true), has_lost_redundancy: Some(false), ..History::default() };
     Snapshot {
         devices: vec![Arc::new(device)],
         daemon: Daemon::Up("idle".into()),
@@ -122,7 +126,20 @@ fn snapshot() -> Snapshot {
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
         unassembled: vec![("3600".into(), 2)],
-        expected_paths: vec![("3600".into(), 1)],
+        remembered: Arc::new(Remembered {
+            devices: vec![("3600".into(), history)],
+            lost: vec![LostDevice {
+                wwid: "3600".into(),
+                name: "mpatha".into(),
+                kind: Kind::DeviceMapper,
+                vendor: "v".into(),
+                product: "p".into(),
+                reason: LossReason::InUse,
+                time: SystemTime::UNIX_EPOCH,
+            }],
+            in_trouble: true,
+            last_recovery: Some(SystemTime::UNIX_EPOCH),
+        }),
     }
 }
 

@@ -423,11 +423,12 @@ fn without_any_source_nothing_is_claimed_and_the_reasons_are_told() {
 }
 
 #[test]
-fn without_procfs_only_the_process_is_not_shown() {
+fn without_procfs_neither_the_process_nor_whether_a_device_is_in_use_is_shown() {
     let (host, _, before) = degraded();
     let nothing = host.sysfs.path("no-proc");
     let page = host.exporter(&[&format!("--path.procfs={}", nothing.display())]).metrics();
-    let rest = before.names().into_iter().filter(|name| !name.starts_with("process_")).collect();
+    let is_of_procfs = |name: &str| name.starts_with("process_") || name == "multipath_device_in_use";
+    let rest = before.names().into_iter().filter(|name| !is_of_procfs(name)).collect();
     assert_eq!(page.names(), rest);
 }
 

@@ -11,6 +11,7 @@ pub mod nvme;
 pub mod root;
 pub mod sas;
 pub mod unassembled;
+mod usage;
 
 use super::harness::Page;
 

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::source::files::{Attribute, follow, list_if_there, or_last, or_note};
-use crate::source::{Error, UUID_PREFIX, dm_name};
+use crate::source::{Error, Io, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
 /// Where the kernel keeps all device-mapper devices, and `block` links to.
-const VIRTUAL: &str = "devices/virtual/block";
+pub const VIRTUAL: &str = "devices/virtual/block";
 
 /// A multipath map's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,12 +109,12 @@ impl Maps {
         self.file.flag(&self.directory(minor), "dm/suspended")
     }
 
-    /// Requests sent down to the map and not completed.
+    /// The I/O of the map.
     ///
     /// # Errors
-    /// If the file cannot be read.
-    pub fn inflight(&mut self, minor: u32) -> Result<Option<u64>, Error> {
-        self.file.inflight(&self.directory(minor))
+    /// If its file cannot be read.
+    pub fn io(&mut self, minor: u32) -> Result<Option<Io>, Error> {
+        self.file.io(&self.directory(minor))
     }
 
     fn directory(&self, minor: u32) -> PathBuf {

@@ -1,23 +1,27 @@
-//! Block devices in sysfs: maps, their members, and what the root file system stands on.
+//! Block devices in sysfs: maps, their members, and what uses them.
 //!
 //! ```text
 //! maps.rs      multipath maps and which members they have      where device mapper does not tell that
 //! disks.rs     members: states, model, size, identity
 //! ports.rs     ports of those whose own place tells them: SAS, virtio-scsi
 //! udev_db.rs   who udev says a disk is
+//! mounts.rs    what is mounted and swapped to
+//! usage.rs     what uses a device: mounts, swaps, other devices
 //! root.rs      the devices below the root file system
 //! ```
 //!
 //! Each reading of [`Scope::Everything`] opens every file anew: nothing of it is older than the reading. That costs about
 //! 50 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper tells of the
-//! maps, their files are left out, because an ioctl tells as much and costs no more than one file. Requests in flight are
-//! the exception: the readings of [`Scope::States`] count them.
+//! maps, their files are left out, because an ioctl tells as much and costs no more than one file. Their I/O is
+//! the exception: the readings of [`Scope::States`] count it.
 
 pub mod disks;
 pub mod maps;
+pub mod mounts;
 mod ports;
 mod root;
 pub mod udev_db;
+pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -25,12 +29,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{Attribute, Entry, follow, list_if_there, or_note};
-use super::transports::Way;
-use super::{Error, Places, unless_exhausted};
+use super::transports::{Way, nvme};
+use super::{Error, Io, Places, unless_exhausted};
 use crate::topology::DevNo;
 use disks::{Disk, Disks};
 use maps::{Map, Maps, kernel_name};
 use udev_db::UdevDb;
+use usage::{Mounted, Usage, Users};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,8 +93,8 @@ pub struct Reading {
     pub maps: BTreeMap<DevNo, Option<Arc<Map>>>,
     /// The disks that were looked at; `None` for one that is gone.
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
-    /// Requests sent down to maps and not completed.
-    pub inflight: BTreeMap<DevNo, u64>,
+    /// The I/O of maps.
+    pub io: BTreeMap<DevNo, Io>,
     /// Facts that only a reading of everything tells.
     pub host: Option<Host>,
     /// Objects that exist and could not be read. They stand as last read.
@@ -105,6 +110,8 @@ pub struct Host {
     pub candidates: Arc<[Candidate]>,
     /// Kernel names of the block devices that the root file system stands on.
     pub root: Arc<HashSet<String>>,
+    /// What uses block devices. Of those that device mapper tells of, holders are left out: it tells their open counts, too.
+    pub usage: Arc<Usage>,
 }
 
 /// A disk that a multipath map could be made of.
@@ -128,9 +135,12 @@ pub struct Block {
     /// By the number in their name, which is the minor number.
     known_maps: BTreeMap<u32, Arc<Map>>,
     known_disks: BTreeMap<DevNo, disks::Known>,
-    known_inflight: BTreeMap<DevNo, u64>,
+    known_io: BTreeMap<DevNo, Io>,
     candidates: Arc<[Candidate]>,
+    mounted: Mounted,
+    holders: Users,
     root: Arc<HashSet<String>>,
+    usage: Arc<Usage>,
     file: Attribute,
 }
 
@@ -143,9 +153,12 @@ impl Block {
             identities: UdevDb::new(&places.udev_data),
             known_maps: BTreeMap::new(),
             known_disks: BTreeMap::new(),
-            known_inflight: BTreeMap::new(),
+            known_io: BTreeMap::new(),
             candidates: Arc::default(),
+            mounted: Mounted::default(),
+            holders: Users::new(),
             root: Arc::default(),
+            usage: Arc::default(),
             file: Attribute::default(),
             places,
         }
@@ -191,9 +204,9 @@ impl Block {
                         continue;
                     };
                     members.iter().for_each(|member| self.read_disk_numbered(*member, reading));
-                    match self.known_inflight.get(devno) {
-                        Some(inflight) => drop(reading.inflight.insert(*devno, *inflight)),
-                        None => self.read_inflight(*devno, reading),
+                    match self.known_io.get(devno) {
+                        Some(io) => drop(reading.io.insert(*devno, *io)),
+                        None => self.read_io(*devno, reading),
                     }
                 }
                 self.known_maps = untold;
@@ -205,22 +218,47 @@ impl Block {
             }
         }
         self.known_disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
-        self.known_inflight.clone_from(&reading.inflight);
+        self.known_io.clone_from(&reading.io);
         let candidates = self.candidates(&entries, reading);
         if *candidates != *self.candidates {
             self.candidates = candidates.into();
         }
-        match root::devices(&self.places) {
-            Ok(root) if root == *self.root => {}
-            Ok(root) => self.root = Arc::new(root),
-            Err(error) => reading.unreadable.push(error),
-        }
+        self.read_usage(&entries, reading);
         reading.host = Some(Host {
             has_maps: told.is_none(),
             candidates: Arc::clone(&self.candidates),
             root: Arc::clone(&self.root),
+            usage: Arc::clone(&self.usage),
         });
         Ok(())
+    }
+
+    /// What uses the devices, and what the root stands on. What cannot be read stays as last read.
+    fn read_usage(&mut self, block: &[Entry], reading: &mut Reading) {
+        match Mounted::read(&self.places, &self.mounted) {
+            Ok(mounted) => self.mounted = mounted,
+            Err(error) => reading.unreadable.push(error),
+        }
+        let (sysfs, file) = (&self.places.sysfs, &mut self.file);
+        let maps = self.known_maps.values();
+        let maps = maps.map(|map| (map.sysfs_name.to_string(), usage::holders_of_map(sysfs, map, file)));
+        let heads = block.iter().map(|entry| &entry.name).filter(|name| nvme::is_head(name));
+        let heads = heads.map(|name| (name.clone(), usage::holders_of_namespace(sysfs, name)));
+        let last = std::mem::take(&mut self.holders);
+        for (name, holders) in maps.chain(heads) {
+            let holders = holders.map(Some).unwrap_or_else(|error| {
+                reading.unreadable.push(error);
+                last.get(&name).cloned()
+            });
+            self.holders.extend(holders.map(|holders| (name, holders)));
+        }
+        let usage = Usage::new(&self.mounted, &self.holders);
+        if usage != *self.usage {
+            self.usage = Arc::new(usage);
+        }
+        if self.mounted.root != *self.root {
+            self.root = Arc::new(self.mounted.root.clone());
+        }
     }
 
     fn read_states(&mut self, Request { told, open, .. }: &Request, reading: &mut Reading) -> Result<(), Error> {
@@ -248,8 +286,8 @@ impl Block {
             Some(told) => told.iter().map(|map| map.devno).collect(),
             None => self.known_maps.values().map(|map| map.devno).collect(),
         };
-        maps.into_iter().for_each(|devno| self.read_inflight(devno, reading));
-        self.known_inflight.clone_from(&reading.inflight);
+        maps.into_iter().for_each(|devno| self.read_io(devno, reading));
+        self.known_io.clone_from(&reading.io);
         Ok(())
     }
 
@@ -275,7 +313,7 @@ impl Block {
             }
         }
         self.known_maps.insert(minor, Arc::clone(&map));
-        self.read_inflight(map.devno, reading);
+        self.read_io(map.devno, reading);
         reading.maps.insert(map.devno, Some(map));
     }
 
@@ -322,10 +360,10 @@ impl Block {
         }
     }
 
-    fn read_inflight(&mut self, devno: DevNo, reading: &mut Reading) {
-        let last = self.known_inflight.get(&devno).copied();
-        let inflight = or_note(self.maps.inflight(devno.minor), &mut reading.unreadable).or(last);
-        reading.inflight.extend(inflight.map(|inflight| (devno, inflight)));
+    fn read_io(&mut self, devno: DevNo, reading: &mut Reading) {
+        let last = self.known_io.get(&devno).copied();
+        let io = or_note(self.maps.io(devno.minor), &mut reading.unreadable).or(last);
+        reading.io.extend(io.map(|io| (devno, io)));
     }
 
     /// The device's directory, relative to the root; `None` if it is gone.
@@ -384,6 +422,7 @@ mod tests {
 
     use super::disks::IoCounts;
     use super::maps::Slave;
+    use super::usage::User;
     use super::*;
 
     const DM: &str = "devices/virtual/block/dm-0";
@@ -418,8 +457,9 @@ mod tests {
         link(root, &format!("{SCSI}/block/sdb/device"), "../../../6:0:0:1");
         link(root, "dev/block/8:16", &format!("../../{SCSI}/block/sdb"));
         link(root, &format!("{DM}/slaves/sdb"), &format!("../../../../../{SCSI}/block/sdb"));
+        write(root, "proc", &[("1/mountinfo", "")]);
         let places =
-            Places { sysfs: root.to_owned(), procfs: "/proc".into(), udev_data: root.join("udev"), capture: None };
+            Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev"), capture: None };
         (tree, Block::new(places))
     }
 
@@ -472,7 +512,7 @@ mod tests {
         let disk = disk(&reading).unwrap();
         assert_eq!((disk.states.device.as_deref(), &*disk.model.revision), (Some("blocked"), ""));
         assert_eq!((map(&reading).suspended, &*map(&reading).name), (Some(true), "mpatha"));
-        assert_eq!(reading.inflight[&devno("254:0")], 5);
+        assert_eq!(reading.io[&devno("254:0")], Io { in_flight: 5, writes_completed: None });
     }
 
     #[test]
@@ -519,6 +559,28 @@ mod tests {
         let mut new = Block::new(reader.places.clone());
         let Slave { devno: number, gone, name, .. } = &map(&read(&mut new, Scope::Everything, false)).members[0];
         assert_eq!((*number, *gone, &**name), (None, true, "sdb"));
+    }
+
+    #[test]
+    fn holders_are_looked_for_where_device_mapper_does_not_tell_the_open_count() {
+        let (tree, mut reader) = host();
+        link(tree.path(), &format!("{DM}/holders/dm-4"), "../../dm-4");
+        let head = "devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";
+        write(tree.path(), head, &[("dev", "259:0")]);
+        link(tree.path(), "block/nvme0n1", &format!("../{head}"));
+        let users = |reading: Reading| reading.host.unwrap().usage.users.clone();
+        let of = |name: &str| User::Holder(name.to_owned());
+        let with_map = users(read(&mut reader, Scope::Everything, false));
+        assert_eq!((&with_map["dm-0"], &with_map["nvme0n1"]), (&[of("dm-4")].into(), &[].into()));
+        let told = users(read(&mut reader, Scope::Everything, true));
+        assert_eq!((told.get("dm-0"), told.get("nvme0n1")), (None, Some(&[].into())));
+        // What cannot be listed stays as last read.
+        read(&mut reader, Scope::Everything, false);
+        fs::remove_dir_all(tree.path().join(DM).join("holders")).unwrap();
+        write(tree.path(), DM, &[("holders", "")]);
+        let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
+        assert!(reading.unreadable[0].to_string().contains("dm-0/holders"), "{:?}", reading.unreadable);
+        assert_eq!(users(reading), with_map);
     }
 
     #[test]

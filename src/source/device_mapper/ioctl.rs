@@ -59,7 +59,7 @@ pub struct Listed {
     pub uuid: Option<Vec<u8>>,
 }
 
-/// One device as `DM_TABLE_STATUS` shows it: the header, and each target's type and text.
+/// One device as `DM_TABLE_STATUS` shows it: the header, and each target's type and text. `DM_DEV_STATUS` shows the header alone.
 #[derive(Debug)]
 pub struct Shown<'a> {
     /// Name as the kernel holds it, mangled by libdevmapper where it has odd characters.
@@ -119,14 +119,13 @@ impl Control {
         parse_list(data, minor).ok_or_else(|| malformed("DM_LIST_DEVICES"))
     }
 
-    /// The UUID of one device. The kernel looks it up and asks none of its targets, which may wait for I/O.
+    /// One device without its targets. The kernel looks it up and asks none of them, which may wait for I/O.
     ///
     /// # Errors
     /// `ENXIO` if there is no such device (any more).
-    pub fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
+    pub fn glance(&mut self, devno: DevNo) -> io::Result<Shown<'_>> {
         let reply = self.call(Command::DeviceStatus, 0, Some(devno))?;
-        let shown = parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))?;
-        Ok(shown.uuid.to_vec())
+        parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))
     }
 
     /// One device, with its targets' state or configuration.

@@ -4,6 +4,7 @@
 //! DeviceMapper::read ─► list: which devices are there, whose event number moved    ioctl.rs
 //!                    ─► the UUID of new ones, where the list has none              ioctl.rs
 //!                    ─► the status and the table of each map                       ioctl.rs, status.rs
+//!                    ─► whether each of its partition mappings is open             ioctl.rs
 //!                    ─► Reading: all maps, the unchanged ones shared with the reading before
 //! ```
 
@@ -18,7 +19,7 @@ use std::sync::Arc;
 pub use ioctl::{CONTROL, Control};
 pub use status::{Group, Member, ParseError};
 
-use super::{Error, Places, SECTOR, UUID_PREFIX, dm_name, is_gone, recorded, witness};
+use super::{Error, Places, SECTOR, UUID_PREFIX, dm_name, is_gone, partitioned, recorded, witness};
 use crate::topology::DevNo;
 use ioctl::{Ask, Listed, Shown};
 
@@ -37,6 +38,9 @@ pub struct Map {
     pub uuid: Arc<str>,
     /// Holders of the device.
     pub open_count: u32,
+    /// Those of them that are partition mappings of it which nobody holds. A mapping is opened without an event, so both counts are
+    /// as of the last look at the map.
+    pub closed_partitions: u32,
     /// Write-protected.
     pub read_only: bool,
     /// I/O is suspended.
@@ -81,8 +85,8 @@ pub struct Reading {
 pub struct DeviceMapper<O = Origin> {
     origin: O,
     known: BTreeMap<DevNo, Known>,
-    /// Devices that are no multipath maps, by their names, where the list has no UUIDs.
-    strangers: HashMap<DevNo, Vec<u8>>,
+    /// Devices that are no multipath maps, where the list has no UUIDs.
+    strangers: HashMap<DevNo, Stranger>,
     scratch: Raw,
 }
 
@@ -93,6 +97,9 @@ trait Answers {
 
     /// The UUID of a device.
     fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>>;
+
+    /// Whether a device is a partition mapping on the map of this UUID, and nobody holds it.
+    fn is_closed_partition(&mut self, devno: DevNo, map: &[u8]) -> io::Result<bool>;
 
     /// Fills `raw` with the words of a multipath map; `false` if the device has no live table, or is no multipath map any more.
     fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool>;
@@ -124,12 +131,39 @@ struct Known {
     map: Arc<Map>,
 }
 
+/// A device that is no multipath map.
+#[derive(Debug)]
+struct Stranger {
+    name: Vec<u8>,
+    /// The UUID of the map that it is a partition mapping of.
+    partitioned: Option<Vec<u8>>,
+}
+
+/// What a device is to us.
+enum Kind {
+    Map,
+    /// A partition mapping on the map of this UUID.
+    Partition(Vec<u8>),
+    Other,
+}
+
+impl Kind {
+    fn of(uuid: &[u8]) -> Self {
+        match partitioned(uuid) {
+            Some(map) => Kind::Partition(map.to_owned()),
+            None if uuid.starts_with(UUID_PREFIX.as_bytes()) => Kind::Map,
+            None => Kind::Other,
+        }
+    }
+}
+
 /// What the ioctls said, as they said it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Raw {
     name: Vec<u8>,
     uuid: Vec<u8>,
     open_count: u32,
+    closed_partitions: u32,
     read_only: bool,
     suspended: bool,
     sectors: u64,
@@ -161,72 +195,88 @@ impl<O: Answers> DeviceMapper<O> {
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
-        let mut reading = Reading::default();
-        let mut maps = 0;
         let strangers = std::mem::take(&mut self.strangers);
+        let (mut maps, mut partitions) = (Vec::new(), Partitions::new());
         for entry in &listed {
             // Another map may have got the number.
             let is_it = |known: &Known| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
-            let mut known = before.remove(&entry.devno).filter(is_it);
+            let known = before.remove(&entry.devno).filter(is_it);
             let is_dirty = request.anew || request.dirty.contains(&entry.devno);
             let told = (!is_dirty).then_some((known.as_ref(), strangers.get(&entry.devno)));
-            let looked = match self.is_map(entry, told) {
-                Ok(false) => continue,
-                Ok(true) => {
-                    let moved =
-                        known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
-                    if request.all || moved || is_dirty { self.look(entry, &mut known) } else { Ok(true) }
-                }
-                Err(error) => Err(error),
+            match self.kind(entry, told) {
+                Ok(Kind::Other) => {}
+                Ok(Kind::Partition(map)) => partitions.entry(map).or_default().push(entry.devno),
+                Ok(Kind::Map) => maps.push((entry, known, is_dirty, None)),
+                Err(error) => maps.push((entry, known, is_dirty, Some(error))),
+            }
+        }
+        let mut reading = Reading::default();
+        let mut number = 0;
+        for (entry, mut known, is_dirty, error) in maps {
+            let moved = known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
+            let looked = match error {
+                Some(error) => Err(error),
+                None if request.all || moved || is_dirty => self.look(entry, &partitions, &mut known),
+                None => Ok(true),
             };
             match looked {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(error) => reading.unreadable.push((entry.devno, error)),
             }
-            maps += 1;
+            number += 1;
             if let Some(known) = known {
                 reading.maps.push(Arc::clone(&known.map));
                 self.known.insert(entry.devno, known);
             }
         }
         match reading.unreadable.first() {
-            Some((_, error)) if reading.unreadable.len() == maps => Err(error.clone()),
+            Some((_, error)) if reading.unreadable.len() == number => Err(error.clone()),
             _ => Ok(reading),
         }
     }
 
-    /// Whether the device is a multipath map. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for
-    /// status and table. A thin pool on a dead LUN would answer when the LUN is back, and the table of a LUKS device has its key.
+    /// What the device is. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for status and table. A
+    /// thin pool on a dead LUN would answer when the LUN is back, and the table of a LUKS device has its key.
     ///
-    /// `told` is what this number was the last time, if that still stands: a map, or the name of a stranger.
-    fn is_map(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Vec<u8>>)>) -> Result<bool, Error> {
-        let is_map = |uuid: &[u8]| uuid.starts_with(UUID_PREFIX.as_bytes());
+    /// `told` is what this number was the last time, if that still stands: a map or a stranger.
+    fn kind(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Stranger>)>) -> Result<Kind, Error> {
         if let Some(uuid) = &entry.uuid {
-            return Ok(is_map(uuid));
+            return Ok(Kind::of(uuid));
         }
         let (map, stranger) = told.unwrap_or_default();
         if map.is_some_and(|map| map.raw.name == entry.name) {
-            return Ok(true);
+            return Ok(Kind::Map);
         }
-        if stranger != Some(&entry.name) {
-            match self.origin.uuid(entry.devno) {
-                Ok(uuid) if is_map(&uuid) => return Ok(true),
-                Ok(_) => {}
-                Err(error) if is_gone(&error) => return Ok(false),
+        let partitioned = match stranger.filter(|stranger| stranger.name == entry.name) {
+            Some(stranger) => stranger.partitioned.clone(),
+            None => match self.origin.uuid(entry.devno).map(|uuid| Kind::of(&uuid)) {
+                Ok(Kind::Map) => return Ok(Kind::Map),
+                Ok(Kind::Partition(map)) => Some(map),
+                Ok(Kind::Other) => None,
+                Err(error) if is_gone(&error) => return Ok(Kind::Other),
                 Err(error) => return Err(unread(entry, &error)),
-            }
-        }
-        self.strangers.insert(entry.devno, entry.name.clone());
-        Ok(false)
+            },
+        };
+        let kind = partitioned.clone().map_or(Kind::Other, Kind::Partition);
+        self.strangers.insert(entry.devno, Stranger { name: entry.name.clone(), partitioned });
+        Ok(kind)
     }
 
     /// Brings what is known of one map up to date. `false` if the map is gone again, or has no table yet: either has an event of
     /// its own to come. After an error what was known stands.
-    fn look(&mut self, entry: &Listed, known: &mut Option<Known>) -> Result<bool, Error> {
+    fn look(&mut self, entry: &Listed, partitions: &Partitions, known: &mut Option<Known>) -> Result<bool, Error> {
         let raw = &mut self.scratch;
         match self.origin.fill(entry.devno, raw) {
-            Ok(true) => witness::map(|| raw.say(entry)),
+            Ok(true) => {
+                // The map was asked first: a mapping that is opened or removed since makes it look used, and none makes it look unused.
+                // For the same reason one that cannot be asked counts as open.
+                let mut closed = |devno: DevNo| self.origin.is_closed_partition(devno, &raw.uuid).unwrap_or(false);
+                let mappings = partitions.get(&raw.uuid).into_iter().flatten();
+                let number = mappings.filter(|devno| closed(**devno)).count() as u32;
+                raw.closed_partitions = raw.closed_partitions.saturating_add(number);
+                witness::map(|| raw.say(entry));
+            }
             Ok(false) => return Ok(false),
             Err(error) if is_gone(&error) => return Ok(false),
             Err(error) => {
@@ -245,6 +295,9 @@ impl<O: Answers> DeviceMapper<O> {
         Ok(true)
     }
 }
+
+/// Partition mappings by the UUIDs of their maps.
+type Partitions = HashMap<Vec<u8>, Vec<DevNo>>;
 
 fn unread(entry: &Listed, cause: &dyn std::error::Error) -> Error {
     Error::new(format_args!("device-mapper device {}", entry.devno), cause)
@@ -288,11 +341,18 @@ impl Answers for Origin {
 
     fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
         match self {
-            Origin::Kernel { control: Some(control), .. } => control.uuid(devno),
+            Origin::Kernel { control: Some(control), .. } => Ok(control.glance(devno)?.uuid.to_vec()),
             Origin::Kernel { control: None, .. } => Ok(Vec::new()),
             // It has maps only, and no words of those that could not be read.
             Origin::Capture { .. } => Ok(UUID_PREFIX.into()),
         }
+    }
+
+    fn is_closed_partition(&mut self, devno: DevNo, map: &[u8]) -> io::Result<bool> {
+        let Origin::Kernel { control: Some(control), .. } = self else { return Ok(false) };
+        let shown = control.glance(devno)?;
+        // One without a table holds nothing.
+        Ok(shown.live && shown.open_count == 0 && partitioned(shown.uuid) == Some(map))
     }
 
     fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
@@ -325,6 +385,7 @@ fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bo
     replace(&mut raw.name, shown.name);
     replace(&mut raw.uuid, shown.uuid);
     raw.open_count = shown.open_count;
+    raw.closed_partitions = 0;
     raw.read_only = shown.read_only;
     raw.suspended = shown.suspended;
     raw.sectors = shown.targets().map(|(sectors, ..)| sectors).fold(0, u64::saturating_add);
@@ -354,6 +415,7 @@ impl Raw {
             name: text(&self.name),
             uuid: text(&self.uuid),
             open_count: self.open_count,
+            closed_partitions: self.closed_partitions,
             read_only: self.read_only,
             suspended: self.suspended,
             sectors: self.sectors,
@@ -368,6 +430,7 @@ impl Raw {
             name: map.name.clone().into(),
             uuid: map.uuid.clone().into(),
             open_count: map.open_count,
+            closed_partitions: map.closed_partitions,
             read_only: map.read_only,
             suspended: map.suspended,
             sectors: map.sectors,
@@ -387,6 +450,7 @@ impl Raw {
             wwid: uuid.strip_prefix(UUID_PREFIX).unwrap_or_default().into(),
             uuid: uuid.as_ref().into(),
             open_count: self.open_count,
+            closed_partitions: self.closed_partitions,
             read_only: self.read_only,
             suspended: self.suspended,
             size_bytes: self.sectors.saturating_mul(SECTOR),
@@ -441,6 +505,9 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         lists_uuids: bool,
+        /// Devices that somebody holds, and those that do not tell.
+        open: HashSet<u32>,
+        silent: HashSet<u32>,
         devices: Vec<(u32, &'static str, &'static str, &'static str)>,
         asked: Vec<(&'static str, u32)>,
     }
@@ -470,6 +537,15 @@ mod tests {
             Ok(self.device(devno)?.2.into())
         }
 
+        fn is_closed_partition(&mut self, devno: DevNo, map: &[u8]) -> io::Result<bool> {
+            self.asked.push(("partition", devno.minor));
+            if self.silent.contains(&devno.minor) {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            let (minor, _, uuid, _) = self.device(devno)?;
+            Ok(partitioned(uuid.as_bytes()) == Some(map) && !self.open.contains(&minor))
+        }
+
         fn fill(&mut self, devno: DevNo, out: &mut Raw) -> io::Result<bool> {
             self.asked.push(("status", devno.minor));
             let (_, name, uuid, status) = self.device(devno)?;
@@ -489,14 +565,14 @@ mod tests {
         let devices = vec![(0, "mpatha", "mpath-3600", GOOD), (1, "data-pool", "LVM-pool", ""), (2, "home", "", "")];
         let mut reader = DeviceMapper::of(Fake { devices, ..Fake::default() });
         let all = Request { all: true, ..Request::default() };
-        assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("status", 0), ("uuid", 1), ("uuid", 2)]);
+        assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("uuid", 1), ("uuid", 2), ("status", 0)]);
         assert_eq!(asked(&mut reader, &all), [("status", 0)]);
         assert_eq!(asked(&mut reader, &Request::default()), []);
         let dirty = [DevNo { major: 254, minor: 1 }].into();
         assert_eq!(asked(&mut reader, &Request { dirty, ..Request::default() }), [("uuid", 1)]);
         // Events were lost.
         let anew = Request { all: true, anew: true, ..Request::default() };
-        assert_eq!(asked(&mut reader, &anew), [("uuid", 0), ("status", 0), ("uuid", 1), ("uuid", 2)]);
+        assert_eq!(asked(&mut reader, &anew), [("uuid", 0), ("uuid", 1), ("uuid", 2), ("status", 0)]);
         // Another device has the number, and its event is yet to come.
         reader.origin.devices[1] = (1, "mpathb", "mpath-3601", GOOD);
         reader.origin.devices[0] = (0, "root", "LVM-root", "");
@@ -510,6 +586,37 @@ mod tests {
         let mut reader = DeviceMapper::of(Fake { lists_uuids: true, devices, ..Fake::default() });
         let all = Request { all: true, ..Request::default() };
         assert_eq!(asked(&mut reader, &all), [("status", 0)]);
+    }
+
+    #[test]
+    fn partition_mappings_that_nobody_holds_are_counted_at_each_look() {
+        for lists_uuids in [true, false] {
+            let devices = vec![
+                (0, "mpatha-part1", "part1-mpath-3600", ""),
+                (1, "mpatha", "mpath-3600", GOOD),
+                (2, "mpatha-part2", "part2-mpath-3600", ""),
+                (3, "mpathb", "mpath-3601", GOOD),
+                (4, "mpathb-part1", "part1-mpath-3601", ""),
+            ];
+            let mut reader = DeviceMapper::of(Fake { lists_uuids, devices, ..Fake::default() });
+            let closed = |reader: &mut DeviceMapper<Fake>, request: &Request| {
+                let maps = reader.read(request).unwrap().maps;
+                maps.iter().map(|map| map.closed_partitions).collect::<Vec<_>>()
+            };
+            let all = Request { all: true, ..Request::default() };
+            assert_eq!(closed(&mut reader, &all), [2, 1]);
+            reader.origin.open = [2].into();
+            assert_eq!(closed(&mut reader, &Request::default()), [2, 1], "it has no event");
+            assert_eq!(closed(&mut reader, &all), [1, 1]);
+            reader.origin.silent = [0].into();
+            assert_eq!(closed(&mut reader, &all), [0, 1], "what does not tell may be open");
+            reader.origin.silent.clear();
+            reader.origin.asked.clear();
+            let expected = [("status", 1), ("partition", 0), ("partition", 2), ("status", 3), ("partition", 4)];
+            assert_eq!(asked(&mut reader, &all), expected);
+            reader.origin.devices.remove(4);
+            assert_eq!(closed(&mut reader, &all), [1, 0]);
+        }
     }
 
     #[test]

@@ -15,12 +15,12 @@ pub mod fibre_channel;
 pub mod iscsi;
 pub mod nvme;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::interfaces::Addresses;
-use super::{Error, unless_exhausted};
+use super::{Error, Io, unless_exhausted};
 use crate::topology::{Ports, Transport, Transports};
 use fibre_channel::FibreChannel;
 use iscsi::Iscsi;
@@ -72,6 +72,8 @@ pub struct Reading {
     pub open: Arc<HashSet<Way>>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<Head>>,
+    /// Their I/O, by their kernel names.
+    pub io: BTreeMap<Arc<str>, Io>,
     /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }
@@ -137,6 +139,7 @@ impl Reader {
             ways: Arc::clone(&self.ways),
             open: Arc::clone(&self.open),
             heads: self.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
+            io: self.nvme.as_ref().map(Nvme::io).unwrap_or_default(),
             unreadable,
         })
     }

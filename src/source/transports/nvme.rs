@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev; nvme0n1: its heads; nvme0: its controllers
-//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, inflight: a head, which is what is used as a disk
+//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, stat: a head, which is what is used as a disk
 //! class/nvme/nvme3/                      state, transport, address, subsysnqn: a controller
 //! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, wwid: the hidden path of nvme0n1 through nvme3
 //! ```
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::source::files::{Attribute, Entry, list, or_note};
 use crate::source::interfaces::Addresses;
 use crate::source::inventory::Inventory;
-use crate::source::{Error, is_number};
+use crate::source::{Error, Io, is_number};
 use crate::topology::{Ports, Transport, portal};
 
 /// The state of a controller that carries I/O.
@@ -43,8 +43,6 @@ pub struct Head {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
-    /// Requests sent down and not completed.
-    pub inflight_requests: Option<u64>,
     /// Its paths, sorted by name.
     pub paths: Vec<HeadPath>,
 }
@@ -110,6 +108,8 @@ struct Known {
     inode: u64,
     /// `None` for a lone local disk, which is none when it loses its controller, either.
     head: Option<Arc<Head>>,
+    /// Its I/O, which is another one in nearly every reading.
+    io: Option<Io>,
 }
 
 impl Nvme {
@@ -157,6 +157,11 @@ impl Nvme {
         self.heads.values().filter_map(|known| known.head.clone()).collect()
     }
 
+    /// The I/O of each head, by its name.
+    pub fn io(&self) -> BTreeMap<Arc<str>, Io> {
+        self.heads.iter().filter_map(|(name, known)| Some((Arc::clone(name), known.io?))).collect()
+    }
+
     fn look_for_heads(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
@@ -181,18 +186,18 @@ impl Nvme {
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
-                let last = before.remove(name.as_str()).filter(|known| known.inode == inode).map(|known| known.head);
+                let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
                 let is_device = match &last {
                     // A head that has lost controllers is what it was.
-                    Some(Some(_)) => true,
-                    Some(None) => is_shared,
+                    Some(Known { head: Some(_), .. }) => true,
+                    Some(Known { head: None, .. }) => is_shared,
                     None => is_shared || has_none && !self.waits_for_removal(&directory.join(&name), unreadable),
                 };
                 if !is_device {
-                    self.heads.insert(name.into(), Known { inode, head: None });
+                    self.heads.insert(name.into(), Known { inode, head: None, io: None });
                     continue;
                 }
-                let known = last.flatten();
+                let (known, io) = last.map(|last| (last.head, last.io)).unwrap_or_default();
                 let head = match self.head(&directory, &name, &ways, known.as_deref(), unreadable) {
                     Ok(head) => head.map(|head| match known {
                         Some(known) if *known == head => known,
@@ -203,7 +208,9 @@ impl Nvme {
                         known
                     }
                 };
-                self.heads.extend(head.map(|head| (name.into(), Known { inode, head: Some(head) })));
+                let Some(head) = head else { continue };
+                let io = or_note(self.file.io(&directory.join(&name)), unreadable).or(io);
+                self.heads.insert(name.into(), Known { inode, head: Some(head), io });
             }
         }
         Ok(())
@@ -289,8 +296,6 @@ impl Nvme {
             size_bytes: or_note(self.file.size_bytes(&directory), unreadable)
                 .or(known.and_then(|head| head.size_bytes)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
-            inflight_requests: or_note(self.file.inflight(&directory), unreadable)
-                .or(known.and_then(|head| head.inflight_requests)),
             paths,
         }))
     }
@@ -411,9 +416,14 @@ pub fn is_controller(name: &str) -> bool {
 }
 
 /// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
-fn is_head(name: &str) -> bool {
+pub fn is_head(name: &str) -> bool {
     let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
+}
+
+/// Whether this names a partition of that head, `nvme0n1p2`.
+pub fn is_partition(name: &str, head: &str) -> bool {
+    name.strip_prefix(head).and_then(|rest| rest.strip_prefix('p')).is_some_and(is_number)
 }
 
 /// The head of a path: that of `nvme0c3n1` is `nvme0n1`. `None` if it is no path.
@@ -443,6 +453,10 @@ mod tests {
             ("n1", false),
         ] {
             assert_eq!(is_head(name), head, "{name}");
+        }
+        for (name, partition) in [("nvme0n1p2", true), ("nvme0n1", false), ("nvme0n12p1", false), ("nvme0n1px", false)]
+        {
+            assert_eq!(is_partition(name, "nvme0n1"), partition, "{name}");
         }
         for (path, head) in [
             ("nvme0c3n1", Some("nvme0n1")),

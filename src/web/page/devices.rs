@@ -6,7 +6,7 @@ use super::escape::Escaped;
 use super::query::Query;
 use super::words::{Count, Severity, Size, state_word};
 use super::{Ranked, broken_port, diagram};
-use crate::topology::{Device, Path, PathState};
+use crate::topology::{Device, History, Path, PathState};
 
 /// Devices on one page: what a phone scrolls through, and a server writes in a moment.
 const PER_PAGE: usize = 50;
@@ -120,8 +120,13 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     if device.read_only == Some(true) {
         fact(&"read-only")?;
     }
-    if let Some(expected) = one.expected {
-        fact(&format_args!("{} expected", Count(expected as usize, "path")))?;
+    if let Some(since) = one.history.missing_since {
+        let History { expected_paths, missing_paths, .. } = one.history;
+        let (there, since) = (one.counts.paths(), super::clock(since));
+        fact(&format_args!("{there} of {expected_paths} paths, {missing_paths} missing since {since} UTC"))?;
+    }
+    if one.history.has_lost_redundancy == Some(true) {
+        fact(&"no longer redundant")?;
     }
     let mismatches = device.mismatches;
     for (number, what) in [

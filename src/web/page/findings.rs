@@ -1,20 +1,14 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use super::escape::Escaped;
 use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, are, have, it};
-use super::{Ranked, View};
-use crate::event::{Event, EventType};
+use super::{Ranked, View, clock};
 use crate::source::health::{Part, Source, unknown_sources};
-use crate::topology::{Daemon, Device, Health, Snapshot};
-
-/// How long what was removed is missed.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::topology::{Daemon, Device, Health, LossReason, Snapshot};
 
 /// Those named in one line; of more, the number.
 const NAMED: usize = 5;
@@ -57,10 +51,19 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         format!("{} {} no valid path", devices(number), have(number))
     });
     add(Warning, "MultipathNoValidPaths", with(&|one| dead(one) && one.is_unused()), &|number| {
-        format!("{} {} no valid path, and nothing holds {} open", devices(number), have(number), it(number))
+        format!("{} {} no valid path, and nothing uses {}", devices(number), have(number), it(number))
     });
     add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), &|number| {
         format!("Another LUN is behind a path of {}: stop using it", devices(number))
+    });
+    add(Critical, "MultipathDeviceLost", lost(snapshot, LossReason::InUse), &|number| {
+        format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
+    });
+    add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NotBackAfterBoot), &|number| {
+        format!("{} did not come back after the boot", devices(number))
+    });
+    add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NoValidPath), &|number| {
+        format!("{} had no valid path and {} gone", devices(number), are(number))
     });
     let bond = |up: fn(usize, usize) -> bool| {
         let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
@@ -84,7 +87,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), &|number| {
         format!("{} {} suspended: I/O waits", devices(number), are(number))
     });
-    add(Warning, "MultipathExpectedPathsMissing", missing(snapshot, ranked), &|number| {
+    add(Warning, "MultipathPathsMissing", missing(snapshot, ranked), &|number| {
         format!("{} {} fewer paths than expected", devices(number), have(number))
     });
     let transports = &snapshot.transports;
@@ -142,13 +145,6 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), &|number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))
     });
-    let removed = removed(view);
-    add(Warning, "MultipathPathsMissing", with(&|one| removed.contains(&*one.device.wwid)), &|number| {
-        format!("{} {} fewer paths than in the last day", devices(number), have(number))
-    });
-    add(Warning, "MultipathDeviceLost", lost(snapshot, view), &|number| {
-        format!("{} had no valid path and {} gone", devices(number), are(number))
-    });
     let in_part = view.sources.iter().filter(|(_, state)| state.up == Some(true) && state.error.is_some());
     let in_part = in_part.map(|(source, _)| source.as_str().to_owned()).collect();
     add(Warning, "MultipathExporterErrors", in_part, &|_| {
@@ -194,40 +190,18 @@ pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
     }
 }
 
-/// The devices of which more paths were removed in the last day than were added, by WWID.
-fn removed<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
-    let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
-    for event in recent(view) {
-        let missing = missing.entry(&event.wwid).or_default();
-        *missing = match event.kind {
-            EventType::PathRemoved => *missing + 1,
-            EventType::PathAdded => missing.saturating_sub(1),
-            EventType::DeviceAdded => 0,
-            _ => *missing,
-        };
-    }
-    missing.into_iter().filter(|(_, paths)| *paths > 0).map(|(wwid, _)| wwid).collect()
-}
-
-/// Devices that were removed in the last day when they had no valid path, and are not there.
-fn lost(snapshot: &Snapshot, view: &View<'_>) -> Vec<String> {
-    let lost = recent(view).filter(|event| event.kind == EventType::DeviceRemoved && event.valid_paths == Some(0));
-    let gone = lost.filter(|event| !snapshot.devices.iter().any(|device| device.wwid == event.wwid));
-    let names: BTreeSet<_> = gone.map(|event| Escaped(&event.name).to_string()).collect();
-    names.into_iter().collect()
-}
-
-fn recent<'a>(view: &View<'a>) -> impl Iterator<Item = &'a Event> {
-    let (events, now) = (view.events.iter().map(|event| &**event), view.now);
-    events.filter(move |event| now.duration_since(event.time).is_ok_and(|ago| ago < DAY))
+/// Devices that were lost for this reason, and since when.
+fn lost(snapshot: &Snapshot, reason: LossReason) -> Vec<String> {
+    let lost = snapshot.remembered.lost.iter().filter(|device| device.reason == reason);
+    lost.map(|device| format!("{}, lost since {} UTC", Escaped(&device.name), clock(device.time))).collect()
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
     let of = |wwid: &str| ranked.iter().find(|ranked| *ranked.device.wwid == *wwid);
-    let short = snapshot.expected_paths.iter().filter_map(|(wwid, expected)| match of(wwid) {
-        None => Some(format!("{} (is not there)", Escaped(wwid))),
-        Some(one) if one.misses_paths() => Some(format!("{} ({} of {expected})", link(one.device), one.counts.paths())),
-        Some(_) => None,
+    let short = snapshot.remembered.devices.iter().filter(|(_, history)| history.missing_paths > 0);
+    let short = short.map(|(wwid, history)| match of(wwid) {
+        None => format!("{} (is not there)", Escaped(wwid)),
+        Some(one) => format!("{} ({} of {})", link(one.device), one.counts.paths(), history.expected_paths),
     });
     short.collect()
 }

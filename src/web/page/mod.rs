@@ -31,7 +31,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
-use crate::topology::{Counts, Daemon, Device, Health, Path, PathState, Snapshot};
+use crate::topology::{Counts, Daemon, Device, Health, History, Path, PathState, Snapshot};
 use escape::Escaped;
 use findings::Finding;
 pub use query::Query;
@@ -129,15 +129,15 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
 pub struct Ranked<'a> {
     device: &'a Device,
     counts: Counts,
-    /// How many paths it should have, if the configuration says so.
-    expected: Option<u32>,
+    /// What is remembered of it.
+    history: History,
 }
 
 /// The devices, worst first.
 fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
     let ranked = snapshot.devices.iter().map(|device| {
-        let expected = snapshot.expected_paths_of(&device.wwid);
-        Ranked { device, counts: device.counts(), expected }
+        let history = snapshot.remembered.of(&device.wwid).copied().unwrap_or_default();
+        Ranked { device, counts: device.counts(), history }
     });
     let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by_key(|one| (Reverse(one.rank()), !one.device.root, &one.device.name, &one.device.wwid));
@@ -187,7 +187,7 @@ impl Ranked<'_> {
     }
 
     fn misses_paths(&self) -> bool {
-        self.expected.is_some_and(|expected| self.counts.paths() < expected as usize)
+        self.history.missing_paths > 0
     }
 
     /// Who uses it reads and writes another LUN through one of its paths.
@@ -204,9 +204,9 @@ impl Ranked<'_> {
         self.device.paths.iter().any(|path| path.marginal == Some(true))
     }
 
-    /// Nothing holds it open, as far as that is known.
+    /// Nothing uses it. One of which that is unknown counts as used.
     fn is_unused(&self) -> bool {
-        self.device.open_count == Some(0)
+        self.device.in_use == Some(false)
     }
 
     fn is_suspended(&self) -> bool {
@@ -241,6 +241,10 @@ impl Verdict {
             }
             (None, _) => (Severity::Note, "The first full read is under way".to_owned()),
             (Some(_), Some(worst)) if dead == 0 && severity == Severity::Critical => (severity, worst.what.clone()),
+            (Some(snapshot), Some(_)) if dead + degraded == 0 && !snapshot.remembered.lost.is_empty() => {
+                let lost = snapshot.remembered.lost.len();
+                (severity, format!("{} {} lost", Count(lost, "device"), words::are(lost)))
+            }
             (Some(_), _) if all == 0 && !awaited.is_empty() => {
                 (severity, format!("No multipath device is known before a first answer of {awaited}"))
             }
@@ -263,6 +267,10 @@ impl Verdict {
         let well = ranked.iter().filter(|one| one.severity() == Severity::Well).count();
         if dead + degraded > 0 && well > 0 {
             more.push(format!("All paths of {well} {} work.", if well == 1 { "other" } else { "others" }));
+        }
+        let recovery = view.snapshot.and_then(|snapshot| snapshot.remembered.last_recovery);
+        if let Some(recovery) = recovery.filter(|_| severity == Severity::Well) {
+            more.push(format!("All well again since {} UTC.", clock(recovery)));
         }
         more.extend(broken_port(ranked.iter().flat_map(|one| &one.device.paths)));
         Verdict { severity, sentence, more }
@@ -376,7 +384,9 @@ fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result 
 
 fn happened(page: &mut String, event: &Event) -> fmt::Result {
     let path = Escaped(event.path.as_deref().unwrap_or_default());
-    write!(page, "<b><bdi>{}</bdi></b>: ", Escaped(&event.name))?;
+    if let Some(name) = &event.name {
+        write!(page, "<b><bdi>{}</bdi></b>: ", Escaped(name))?;
+    }
     match event.kind {
         EventType::PathFailed => write!(page, "<span class=\"failed\">✕ path {path} failed</span>"),
         EventType::PathReinstated => write!(page, "✓ path {path} is back"),
@@ -384,6 +394,8 @@ fn happened(page: &mut String, event: &Event) -> fmt::Result {
         EventType::DeviceRemoved => write!(page, "device removed"),
         EventType::PathAdded => write!(page, "path {path} added"),
         EventType::PathRemoved => write!(page, "path {path} removed"),
+        EventType::DeviceLost => write!(page, "<span class=\"failed\">✕ device lost</span>"),
+        EventType::Recovered => write!(page, "✓ all devices are well again"),
     }?;
     match event.valid_paths {
         Some(0) => write!(page, ", no valid path left"),

@@ -5,7 +5,10 @@ use PathState::{Failed, Standby, Valid};
 
 use super::*;
 use crate::source::health::Part;
-use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Kind, Mismatches, Ports, Transport, Transports};
+use crate::topology::{
+    FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered, Transport,
+    Transports,
+};
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
     Path {
@@ -46,6 +49,7 @@ fn device(name: &str, paths: Vec<Path>) -> Device {
         read_only: None,
         size_bytes: None,
         open_count: None,
+        in_use: None,
         inflight_requests: None,
         root: false,
         mismatches: Mismatches::default(),
@@ -117,8 +121,8 @@ fn event() -> Event {
         dm_seqnum: None,
         time: SystemTime::UNIX_EPOCH,
         kind: EventType::PathFailed,
-        wwid: "3600".into(),
-        name: "mpatha".into(),
+        wwid: Some("3600".into()),
+        name: Some("mpatha".into()),
         path: Some("sdb".into()),
         devno: None,
         valid_paths: None,
@@ -245,7 +249,7 @@ fn the_worst_of_all_is_said_first() {
     Arc::make_mut(&mut snapshot.devices[0]).mismatches.wwid = 1;
     assert_eq!(verdict(&snapshot), "✕ Another LUN is behind a path of 1 device: stop using it 1 has failed paths.");
     let mut snapshot = host(&[("a", &[Failed])]);
-    Arc::make_mut(&mut snapshot.devices[0]).open_count = Some(0);
+    Arc::make_mut(&mut snapshot.devices[0]).in_use = Some(false);
     assert_eq!(verdict(&snapshot), "! The one device has no valid path");
     let nothing = View { snapshot: None, ..view(&snapshot) };
     assert!(html(&nothing).contains("The first full read is under way"));
@@ -255,32 +259,21 @@ fn the_worst_of_all_is_said_first() {
 }
 
 #[test]
-fn what_was_removed_is_missed_for_a_day() {
-    let snapshot = host(&[("a", &[Valid, Valid])]);
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-    let event = |kind, wwid: &str, valid_paths| {
-        let time = now - Duration::from_secs(3600);
-        Arc::new(Event { kind, wwid: wwid.into(), name: wwid.into(), time, valid_paths: Some(valid_paths), ..event() })
-    };
-    let (removed, added, gone) = (EventType::PathRemoved, EventType::PathAdded, EventType::DeviceRemoved);
-    for (events, words) in [
-        (vec![event(removed, "3600a", 2)], Some("1 device has fewer paths than in the last day")),
-        (vec![event(removed, "3600a", 2), event(added, "3600a", 2)], None),
-        (vec![event(gone, "3600b", 0)], Some("1 device had no valid path and is gone: 3600b.")),
-        // Removed in order, or back.
-        (vec![event(gone, "3600b", 4)], None),
-        (vec![event(gone, "3600a", 0)], None),
-    ] {
-        let says = |now| {
-            let page = html(&View { events: &events, now, ..view(&snapshot) });
-            between(&page, "<section id=\"wrong\"", "</section>").to_owned()
-        };
-        match words {
-            Some(words) => assert!(says(now).contains(words), "{}", says(now)),
-            None => assert!(!says(now).contains("<li"), "{}", says(now)),
-        }
-        assert!(!says(now + Duration::from_secs(86_400)).contains("<li"));
-    }
+fn the_past_has_its_words() {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_480_000);
+    let mut snapshot = host(&[("a", &[Valid, Valid])]);
+    let remember = |snapshot: &mut Snapshot, remembered| snapshot.remembered = Arc::new(remembered);
+    remember(&mut snapshot, Remembered { last_recovery: Some(time), ..Remembered::default() });
+    let page = html(&view(&snapshot));
+    assert!(
+        between(&page, "<section id=\"verdict\"", "</section>")
+            .contains("All well again since 2025-11-30 05:20:00 UTC.")
+    );
+
+    let history = History { expected_paths: 4, missing_paths: 2, missing_since: Some(time), ..History::default() };
+    remember(&mut snapshot, Remembered { devices: vec![("3600a".into(), history)], ..Remembered::default() });
+    let page = html(&view(&snapshot));
+    assert!(page.contains("2 of 4 paths, 2 missing since 2025-11-30 05:20:00 UTC"), "{page}");
 }
 
 #[test]
@@ -301,7 +294,32 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         vec![path("sda", Failed, "h0", "t"), path("sdb", Valid, "h1", "t"), path("sdc", Valid, "h1", "t")],
     )));
     snapshot.daemon = Daemon::Down;
-    snapshot.expected_paths = vec![("3600degraded".into(), 4), ("3600nowhere".into(), 2)];
+    let since = Some(SystemTime::UNIX_EPOCH);
+    let missing = |expected_paths, missing_paths| History {
+        expected_paths,
+        missing_paths,
+        missing_since: since,
+        ..History::default()
+    };
+    let lost = |name: &str, reason| LostDevice {
+        wwid: format!("3600{name}").into(),
+        name: name.into(),
+        kind: Kind::Nvme,
+        vendor: Arc::default(),
+        product: Arc::default(),
+        reason,
+        time: SystemTime::UNIX_EPOCH,
+    };
+    snapshot.remembered = Arc::new(Remembered {
+        devices: vec![("3600degraded".into(), missing(4, 1)), ("3600nowhere".into(), missing(2, 2))],
+        lost: vec![
+            lost("gone", LossReason::NoValidPath),
+            lost("mounted", LossReason::InUse),
+            lost("other", LossReason::NotBackAfterBoot),
+        ],
+        in_trouble: true,
+        last_recovery: None,
+    });
     snapshot.unassembled = vec![("3600<lone>".into(), 2)];
     let networks = |up: [bool; 2]| vec![("eth1".into(), up[0]), ("eth2".into(), up[1])];
     snapshot.iscsi_bonds = vec![
@@ -328,11 +346,14 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathQueueingWithoutPaths", "programs hang: <a href=\"/?q=3600queueing\">queueing</a>."),
         ("MultipathNoValidPaths", "1 device has no valid path: I/O fails: <a href=\"/?q=3600dead\">dead</a>."),
         ("MultipathWwidMismatch", "Another LUN is behind a path of 1 device"),
+        ("MultipathDeviceLost", "1 device went while it was in use: mounted, lost since 1970-01-01 00:00:00 UTC"),
         ("MultipathIscsiBondDown", "bond0 (eth1, eth2)"),
+        ("MultipathDeviceLost", "1 device did not come back after the boot: other"),
+        ("MultipathDeviceLost", "1 device had no valid path and is gone: gone"),
         ("MultipathSinglePath", "1 device has one valid path left"),
         ("MultipathFaultyPaths", "degraded"),
         ("MultipathDeviceSuspended", "1 device is suspended"),
-        ("MultipathExpectedPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
+        ("MultipathPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
         ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (FAILED)"),
         ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
         ("MultipathFcRemotePortDown", "1 Fibre Channel port of this host is down: h0 (Linkdown)"),
@@ -351,7 +372,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         let file = format!("alerts/runbooks/{alert}.md");
         assert!(FilePath::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{file}");
     }
-    assert_eq!(lines.len(), 20);
+    assert_eq!(lines.len(), 23);
 }
 
 #[test]
@@ -444,7 +465,15 @@ fn the_newest_event_is_told_before_the_devices() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
         let path = Some(path.into());
         let valid_paths = Some(valid_paths);
-        Arc::new(Event { time, dm_seqnum, wwid: name.into(), name: name.into(), path, valid_paths, ..event() })
+        Arc::new(Event {
+            time,
+            dm_seqnum,
+            wwid: Some(name.into()),
+            name: Some(name.into()),
+            path,
+            valid_paths,
+            ..event()
+        })
     };
     let told = |events: &[Arc<Event>]| {
         let page = html(&View { now: time, events, ..view(&host(&[("m", &[Failed])])) });

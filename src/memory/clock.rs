@@ -1,0 +1,184 @@
+//! The memory's own clock: it runs on through restarts, and nobody sets it.
+//!
+//! Within one boot of the host it follows the kernel's uptime. Only between two boots it has to believe the clock on the wall,
+//! which may be wrong by years until a time server is reached. So that gap counts as a day at most, and at least as the uptime.
+
+use std::fs;
+use std::ops::Add;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// The most that the time between two boots counts for.
+const LONGEST_GAP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A moment by the memory's clock, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// How long ago `earlier` was; nothing if it is yet to come.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment so long ago; the clock's first one if that is longer.
+    pub fn before(self, ago: Duration) -> Moment {
+        Moment(self.0.saturating_sub(millis(ago)))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Moment;
+
+    fn add(self, later: Duration) -> Moment {
+        Moment(self.0.saturating_add(millis(later)))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The present, for measuring and for showing.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For measuring.
+    pub instant: Instant,
+    /// For showing.
+    pub time: SystemTime,
+}
+
+impl Now {
+    /// The present.
+    pub fn get() -> Self {
+        Now { instant: Instant::now(), time: SystemTime::now() }
+    }
+}
+
+/// One boot of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The kernel's `boot_id`; empty if it cannot be read.
+    pub id: String,
+    /// How long the host had been up when this was read.
+    pub uptime: Duration,
+}
+
+/// How long a host is taken to have been up that does not say it.
+const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Boot {
+    fn default() -> Self {
+        Boot { id: String::new(), uptime: LONG }
+    }
+}
+
+impl Boot {
+    /// The present boot: `sys/kernel/random/boot_id` and `uptime` (`proc(5)`).
+    pub fn read(procfs: &Path) -> Self {
+        let read = |file| fs::read_to_string(procfs.join(file)).unwrap_or_default();
+        let seconds = read("uptime").split_whitespace().next().and_then(|seconds| seconds.parse().ok());
+        let uptime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Boot { id: read("sys/kernel/random/boot_id").trim().to_owned(), uptime: uptime.unwrap_or(LONG) }
+    }
+}
+
+/// What a memory says of the time at which it was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// By its own clock.
+    pub clock: Moment,
+    /// By the clock on the wall.
+    pub time: SystemTime,
+    /// The boot, with the uptime of that time.
+    pub boot: Boot,
+}
+
+/// The clock.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    started: Instant,
+    at_start: Moment,
+    boot: Boot,
+}
+
+impl Clock {
+    /// A clock that began with this boot of the host.
+    pub fn new(boot: Boot, now: Instant) -> Self {
+        Clock { started: now, at_start: Moment::default() + boot.uptime, boot }
+    }
+
+    /// The clock of a memory that was written earlier.
+    pub fn resumed(&self, written: &Written, time: SystemTime) -> Self {
+        let gap = if self.is_of_boot(&written.boot.id) {
+            self.boot.uptime.saturating_sub(written.boot.uptime)
+        } else {
+            let gap = time.duration_since(written.time).unwrap_or_default();
+            gap.min(LONGEST_GAP).max(self.boot.uptime)
+        };
+        Clock { at_start: written.clock + gap, ..self.clone() }
+    }
+
+    /// Whether the host has not booted since.
+    pub fn is_of_boot(&self, id: &str) -> bool {
+        !id.is_empty() && self.boot.id == id
+    }
+
+    /// The present boot's `boot_id`.
+    pub fn boot_id(&self) -> &str {
+        &self.boot.id
+    }
+
+    /// The moment of this instant.
+    pub fn at(&self, now: Instant) -> Moment {
+        self.at_start + now.saturating_duration_since(self.started)
+    }
+
+    /// How long the host had been up at this moment of its present boot.
+    pub fn uptime_at(&self, moment: Moment) -> Duration {
+        self.boot.uptime + moment.since(self.at_start)
+    }
+
+    /// How long the host has been up.
+    pub fn uptime(&self, now: Instant) -> Duration {
+        self.boot.uptime + now.saturating_duration_since(self.started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn boot(id: &str, uptime: Duration) -> Boot {
+        Boot { id: id.to_owned(), uptime }
+    }
+
+    #[test]
+    fn the_gap_between_two_lives() {
+        let (instant, time) = (Instant::now(), SystemTime::UNIX_EPOCH + 1_000_000 * HOUR);
+        let written = Written { clock: Moment::default() + HOUR, time, boot: boot("a", 5 * HOUR) };
+        for (now, wall, gap) in [
+            // The same boot: the clock on the wall says nothing.
+            (boot("a", 7 * HOUR), time, 2 * HOUR),
+            (boot("a", 7 * HOUR), time - 900_000 * HOUR, 2 * HOUR),
+            (boot("a", 7 * HOUR), time + 900_000 * HOUR, 2 * HOUR),
+            (boot("a", 4 * HOUR), time, Duration::ZERO),
+            // Another boot.
+            (boot("b", HOUR), time + 3 * HOUR, 3 * HOUR),
+            (boot("b", HOUR), time - 3 * HOUR, HOUR),
+            (boot("b", HOUR), time + 900_000 * HOUR, 24 * HOUR),
+            (boot("b", 48 * HOUR), time + 3 * HOUR, 48 * HOUR),
+            // A kernel that does not say which boot this is.
+            (boot("", 7 * HOUR), time + 8 * HOUR, 8 * HOUR),
+        ] {
+            let clock = Clock::new(now.clone(), instant).resumed(&written, wall);
+            assert_eq!(clock.at(instant).since(written.clock), gap, "{now:?}");
+            assert_eq!(clock.at(instant + HOUR).since(written.clock), gap + HOUR, "{now:?}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The keeper: a process with one thread that may wait in the kernel for as long as the storage wants.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream as Socket;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
+use nix::unistd::close;
+use ring::hmac;
+use rustix::fs::{FlockOperation, flock};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
+
+use super::{LONGEST, Report};
+use crate::memory::image::{Image, Machine};
+
+/// How long an exporter that ends may hold the file of the one that begins.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// No memory is larger.
+const LARGEST: u64 = 256 << 20;
+/// Names this program where it derives a number from the machine's own.
+const PURPOSE: &[u8] = b"multipath_exporter memory";
+
+/// This machine.
+pub fn this_machine() -> Machine {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let id = match id.trim() {
+        "" => String::new(),
+        id => {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, id.as_bytes());
+            hmac::sign(&key, PURPOSE).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        }
+    };
+    Machine { host, id }
+}
+
+/// Serves the exporter until its end of the socket is closed.
+pub fn run(mut socket: Socket, path: &Path, machine: &Machine) {
+    leave_the_exporter(&socket);
+    let mut files = Files::of(path);
+    let report = files.read(machine);
+    if send(&mut socket, &report).is_err() {
+        return;
+    }
+    drop(report);
+    while let Ok(text) = receive(&mut socket) {
+        let written = files.write(&text).map_err(|error| error.to_string());
+        if send(&mut socket, &Report::Written(written)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives up all that it has of the exporter: a name, signals, files and capabilities. The exporter may end before it.
+fn leave_the_exporter(socket: &Socket) {
+    let _ = set_name(c"memory-keeper");
+    // A service's end is told to all of its processes. This one still has to write the last image.
+    let _ = SigSet::all().thread_block();
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    let ours = socket.as_fd().as_raw_fd();
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for other in open.into_iter().filter(|other| *other > 2 && *other != ours) {
+        let _ = close(other);
+    }
+    if capabilities(None).is_ok_and(|held| held.permitted.intersects(CapabilitySet::SYS_ADMIN)) {
+        let none = CapabilitySet::empty();
+        let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+        let held = capabilities(None).map_or(none, |held| held.permitted) & kept;
+        let _ = set_capabilities(None, CapabilitySets { effective: held, permitted: held, inheritable: none });
+    }
+}
+
+fn send(socket: &mut Socket, report: &Report) -> io::Result<()> {
+    let text = serde_json::to_vec(report)?;
+    socket.write_all(&(text.len() as u64).to_le_bytes())?;
+    socket.write_all(&text)
+}
+
+fn receive(socket: &mut Socket) -> io::Result<Vec<u8>> {
+    let mut length = [0; 8];
+    socket.read_exact(&mut length)?;
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST);
+    let mut text = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+    socket.read_exact(&mut text)?;
+    Ok(text)
+}
+
+/// The memory's file and those beside it.
+struct Files {
+    path: PathBuf,
+    /// Held while this exporter may write.
+    lock: Option<File>,
+    /// Why nothing may be written, though the file is not held by another.
+    obstacle: Option<String>,
+}
+
+impl Files {
+    fn of(path: &Path) -> Self {
+        Files { path: path.to_owned(), lock: None, obstacle: None }
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(suffix);
+        name.into()
+    }
+
+    fn read(&mut self, machine: &Machine) -> Report {
+        let is_held = self.is_held();
+        let read = File::open(&self.path).and_then(|file| {
+            let mut text = Vec::new();
+            file.take(LARGEST).read_to_end(&mut text)?;
+            Ok(text)
+        });
+        let understood = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Report::Read { text: None, warning: None, is_held };
+            }
+            Err(error) => Err(format!("it cannot be read: {error}")),
+            Ok(text) => Image::read(&text, machine)
+                .and_then(|_| String::from_utf8(text).map_err(|error| format!("it is damaged: {error}"))),
+        };
+        match understood {
+            Ok(text) => Report::Read { text: Some(text), warning: None, is_held },
+            Err(cause) if is_held => {
+                Report::Read { text: None, warning: Some(format!("{cause}; it is left to its holder")), is_held }
+            }
+            Err(cause) => Report::Read { text: None, warning: Some(self.set_aside(&cause)), is_held },
+        }
+    }
+
+    /// Renames a file that is of no use, so that a person can look at it. Gives what is to be told.
+    fn set_aside(&mut self, cause: &str) -> String {
+        let aside = self.beside(".unusable");
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => format!("{cause}; it is {} now, and the exporter begins without it", aside.display()),
+            Err(error) => {
+                let told = format!("{cause}; it cannot be set aside: {error}");
+                self.obstacle = Some(told.clone());
+                told
+            }
+        }
+    }
+
+    /// Whether another exporter holds the file. One that has just ended gets a moment to let go.
+    fn is_held(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < HAND_OVER {
+            match self.hold() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(20)),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes the lock. One that cannot be made is told when the file is to be written.
+    fn hold(&mut self) -> io::Result<()> {
+        if self.lock.is_none() {
+            let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(self.beside(".lock"))?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            self.lock = Some(lock);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        if let Some(obstacle) = &self.obstacle {
+            return Err(io::Error::other(obstacle.clone()));
+        }
+        self.hold().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::other("another exporter holds it"),
+            _ => error,
+        })?;
+        let new = self.beside(".new");
+        let written = write_whole(&new, text).and_then(|()| fs::rename(&new, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        // The name is on disk only when its directory is.
+        File::open(self.path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // A service's umask may leave nobody anything.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text)?;
+    file.sync_all()
+}

@@ -1,0 +1,167 @@
+//! The memory as text: versioned JSON.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::LIMIT;
+use super::clock::{Boot, Moment, Written};
+use super::record::Record;
+use super::times;
+
+/// The version of the text. A change that an older program would misread gets the next number.
+const VERSION: u32 = 1;
+
+/// All that is remembered, at one moment.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Image {
+    version: u32,
+    /// The machine that it is about.
+    pub machine: Machine,
+    /// When it was made, by the clock on the wall.
+    #[serde(with = "times")]
+    pub time: SystemTime,
+    /// The same by the memory's clock.
+    pub clock: Moment,
+    /// The kernel's `boot_id` then.
+    pub boot_id: String,
+    /// How long the host had been up then, in milliseconds.
+    pub uptime: u64,
+    /// How long it had been up when all sources of devices had first answered in this boot, in milliseconds.
+    pub complete: Option<u64>,
+    /// The host was in trouble.
+    pub in_trouble: bool,
+    /// The host's last recovery.
+    #[serde(with = "times::optional")]
+    pub last_recovery: Option<SystemTime>,
+    /// Those whose trouble is to end in a recovery.
+    pub troubled: BTreeSet<Arc<str>>,
+    /// Those that were there in an earlier boot, and that nobody has seen in this one.
+    pub awaited: BTreeSet<Arc<str>>,
+    /// The devices, by WWID.
+    pub devices: BTreeMap<Arc<str>, Record>,
+}
+
+/// What tells one machine from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Machine {
+    /// Its host name.
+    pub host: String,
+    /// A number derived from its `machine-id`, which is confidential (`machine-id(5)`); empty if it has none.
+    pub id: String,
+}
+
+impl Machine {
+    /// Whether both are one machine. A host may be renamed, and an installation anew gets another id.
+    fn is(&self, other: &Machine) -> bool {
+        if self.id.is_empty() || other.id.is_empty() { self.host == other.host } else { self.id == other.id }
+    }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+impl Image {
+    /// An image of nothing yet.
+    pub fn new(machine: Machine, time: SystemTime, clock: Moment, boot: Boot) -> Self {
+        Image {
+            version: VERSION,
+            machine,
+            time,
+            clock,
+            boot_id: boot.id,
+            uptime: u64::try_from(boot.uptime.as_millis()).unwrap_or(u64::MAX),
+            complete: None,
+            in_trouble: false,
+            last_recovery: None,
+            troubled: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            devices: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the text that this machine wrote.
+    ///
+    /// # Errors
+    /// If it is damaged, of a newer version, or of another machine.
+    pub fn read(text: &[u8], machine: &Machine) -> Result<Self, String> {
+        let damaged = |error| format!("it is damaged: {error}");
+        let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
+        if version != VERSION {
+            return Err(format!("its version is {version}, and this program knows version {VERSION}"));
+        }
+        let image: Image = serde_json::from_slice(text).map_err(damaged)?;
+        if image.devices.len() > LIMIT {
+            return Err(format!("it has {} devices, and {LIMIT} is the limit", image.devices.len()));
+        }
+        match image.machine.is(machine) {
+            true => Ok(image),
+            false => Err(format!("it is of another machine, {:?}", image.machine.host)),
+        }
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// If a time lies outside of the years that the text has room for.
+    pub fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut text = serde_json::to_vec(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// When it was made.
+    pub fn written(&self) -> Written {
+        let boot = Boot { id: self.boot_id.clone(), uptime: Duration::from_millis(self.uptime) };
+        Written { clock: self.clock, time: self.time, boot }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(host: &str, id: &str) -> Machine {
+        Machine { host: host.to_owned(), id: id.to_owned() }
+    }
+
+    fn text(of: Machine) -> String {
+        let image = Image::new(of, SystemTime::UNIX_EPOCH, Moment::default(), Boot::default());
+        String::from_utf8(image.write().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_memory_of_another_machine_is_none_of_ours() {
+        for (written, read, is_ours) in [
+            (machine("a", "1"), machine("a", "1"), true),
+            (machine("a", "1"), machine("b", "1"), true),
+            (machine("a", "1"), machine("a", "2"), false),
+            (machine("a", "1"), machine("b", "2"), false),
+            (machine("a", ""), machine("a", "2"), true),
+            (machine("a", ""), machine("b", "2"), false),
+        ] {
+            assert_eq!(Image::read(text(written.clone()).as_bytes(), &read).is_ok(), is_ours, "{written:?} {read:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_says_why() {
+        let good = text(machine("a", "1"));
+        for (text, why) in [
+            (String::new(), "damaged"),
+            (good[..good.len() / 2].to_owned(), "damaged"),
+            (good.replace("\"clock\":0", "\"clock\":-1"), "damaged"),
+            (good.replace("1970-", "197-"), "damaged"),
+            (good.replace("\"version\":1", "\"version\":2"), "version is 2"),
+            ("{\"version\":7,\"devices\":[]}".to_owned(), "version is 7"),
+            (good.replace("\"1\"", "\"2\""), "another machine"),
+        ] {
+            let error = Image::read(text.as_bytes(), &machine("a", "1")).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

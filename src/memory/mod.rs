@@ -1,0 +1,529 @@
+//! What the exporter remembers: how many paths a device should have, what was lost, whether the host recovered.
+//!
+//! ```text
+//! mod.rs       the rules: a device appears, changes, goes; the host is in trouble, and recovers
+//! record.rs    one device                      history.rs   its paths and its redundancy over time
+//! clock.rs     a clock that nobody sets
+//! image.rs     all of it as text               file.rs      a process of its own that reads and writes the file
+//! ```
+//!
+//! The monitor tells the memory what it sees each time that it publishes. The memory reads nothing and asks no clock. So a
+//! test can hand it any history (model.rs).
+
+mod clock;
+pub mod file;
+mod history;
+mod image;
+#[cfg(test)]
+mod model;
+mod record;
+mod times;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::Config;
+use crate::topology::{DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered};
+pub use clock::{Boot, Now};
+use clock::{Clock, Moment};
+pub use image::{Image, Machine};
+use record::{ARRIVAL, Loss, Record};
+
+/// Devices beyond this number push out those that have been gone for longest.
+const LIMIT: usize = 100_000;
+/// A device that had no valid path for this long when it went is lost, if its disks went first.
+const PATHLESS: Duration = Duration::from_secs(10);
+/// Devices may come back for this long after a boot.
+const RETURN: Duration = Duration::from_secs(10 * 60);
+/// Facts that come with time alone are looked at this often.
+const TURN: Duration = Duration::from_secs(60);
+
+/// How often a memory that changed is written. One is also written at once after a loss or a recovery.
+const WRITE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a memory is written in which only times changed.
+const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// A device as it is now.
+#[derive(Clone, Debug)]
+pub struct Sighting<'a> {
+    /// The device.
+    pub device: &'a Arc<Device>,
+    /// It keeps a valid or standby path no matter which single port or fabric fails.
+    pub is_redundant: bool,
+    /// None of its disks is there any more.
+    pub has_no_disk: bool,
+    /// The device numbers by which mounts and swaps name it or its partitions, if it is a native NVMe device.
+    pub numbers: BTreeSet<DevNo>,
+}
+
+/// A look at the host.
+pub struct View<'a> {
+    /// All devices, sorted by WWID.
+    pub devices: Vec<Sighting<'a>>,
+    /// The kinds of devices whose source has answered. Nothing is known of the others.
+    pub listed: &'a [Kind],
+    /// Every source of devices that is switched on and permitted has answered once.
+    pub is_complete: bool,
+    /// All sources answer.
+    pub all_answer: bool,
+    /// What is expected of the host.
+    pub config: &'a Config,
+    /// Whether disks of a device that is not there still are.
+    pub has_disks: &'a dyn Fn(&str) -> bool,
+    /// Whether the disks of a device that has just gone went before it.
+    pub disks_went_first: &'a dyn Fn(&str) -> bool,
+    /// Whether a mount or swap names a device number.
+    pub is_named: &'a dyn Fn(DevNo) -> bool,
+}
+
+/// A fact to be told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// A device is lost.
+    Lost(LostDevice),
+    /// The host has recovered.
+    Recovered,
+}
+
+/// How much a change hurries to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Unsaved {
+    /// Only times have changed.
+    #[default]
+    Times,
+    /// Facts have changed.
+    Facts,
+    /// A loss or a recovery.
+    News,
+}
+
+/// The memory.
+#[derive(Debug)]
+pub struct Memory {
+    clock: Clock,
+    window: Duration,
+    machine: Machine,
+    records: HashMap<Arc<str>, Record>,
+    /// The devices that are there, those that are lost, and those whose trouble is to end in a recovery.
+    present: BTreeSet<Arc<str>>,
+    lost: BTreeSet<Arc<str>>,
+    troubled: BTreeSet<Arc<str>>,
+    /// Devices that were there in an earlier boot, and that nobody has seen in this one.
+    awaited: BTreeSet<Arc<str>>,
+    /// Configured devices that have not been there since.
+    absent: BTreeMap<Arc<str>, (Moment, SystemTime)>,
+    /// How long the host had been up when all sources of devices had first answered in this boot.
+    complete: Option<Duration>,
+    /// All sources have answered since the start.
+    is_settled: bool,
+    has_looked: bool,
+    was_in_trouble: bool,
+    last_recovery: Option<SystemTime>,
+    remembered: Arc<Remembered>,
+    due: Option<Instant>,
+    swept: Moment,
+    unsaved: Unsaved,
+    saved: Option<Instant>,
+}
+
+/// The window of `--memory.window`, if that is not given.
+pub const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::new(Boot::default(), Machine::default(), WINDOW, Instant::now())
+    }
+}
+
+impl Memory {
+    /// An empty memory.
+    pub fn new(boot: Boot, machine: Machine, window: Duration, now: Instant) -> Self {
+        Memory {
+            clock: Clock::new(boot, now),
+            window,
+            machine,
+            records: HashMap::new(),
+            present: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            troubled: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            absent: BTreeMap::new(),
+            complete: None,
+            is_settled: false,
+            has_looked: false,
+            was_in_trouble: false,
+            last_recovery: None,
+            remembered: Arc::default(),
+            due: None,
+            swept: Moment::default(),
+            unsaved: Unsaved::default(),
+            saved: None,
+        }
+    }
+
+    /// Takes up what an earlier life has written. It may come late: then what was lost since stays.
+    pub fn resume(&mut self, image: Image, time: SystemTime) {
+        let written = image.written();
+        self.clock = self.clock.resumed(&written, time);
+        let is_same_boot = self.clock.is_of_boot(&image.boot_id);
+        self.complete = image.complete.filter(|_| is_same_boot).map(Duration::from_millis);
+        self.was_in_trouble = image.in_trouble;
+        self.last_recovery = self.last_recovery.or(image.last_recovery);
+        self.troubled.extend(image.troubled);
+        self.awaited.extend(image.awaited);
+        for (wwid, mut record) in image.devices {
+            if !is_same_boot && record.is_present {
+                record.is_present = false;
+                self.awaited.insert(Arc::clone(&wwid));
+                record.paths.note(0, written.clock);
+                record.redundancy.note(false, written.clock);
+            }
+            if self.records.get(&wwid).is_some_and(|known| known.loss.is_some()) {
+                continue;
+            }
+            if record.is_present {
+                self.present.insert(Arc::clone(&wwid));
+            }
+            if record.loss.is_some() {
+                self.lost.insert(Arc::clone(&wwid));
+            }
+            self.records.insert(wwid, record);
+        }
+        self.has_looked = false;
+    }
+
+    /// Takes a look at the host. Gives what is to be told.
+    pub fn look(&mut self, view: &View<'_>, now: Now) -> Vec<News> {
+        let moment = self.clock.at(now.instant);
+        let mut news = Vec::new();
+        if view.is_complete {
+            self.complete.get_or_insert(self.clock.uptime(now.instant));
+        }
+        self.is_settled |= view.all_answer;
+        for sighting in &view.devices {
+            self.see(sighting, view, moment);
+        }
+        self.notice_gone(view, now, moment, &mut news);
+        self.notice_not_back(view, now, moment, &mut news);
+        if moment.since(self.swept) >= TURN {
+            self.sweep(view, moment);
+        }
+        let devices = self.histories(view, now, moment);
+        let is_troubled = !self.lost.is_empty() || devices.iter().any(|(_, _, is_well)| !is_well);
+        if view.all_answer && !is_troubled && !self.troubled.is_empty() {
+            self.troubled.clear();
+            self.last_recovery = Some(now.time);
+            news.push(News::Recovered);
+        }
+        if !news.is_empty() {
+            self.unsaved = Unsaved::News;
+        }
+        let in_trouble = is_troubled || !self.troubled.is_empty() || self.was_in_trouble && !self.is_settled;
+        let lost = self.lost.iter().filter_map(|wwid| self.records.get(wwid)?.lost(wwid)).collect();
+        let devices = devices.into_iter().map(|(wwid, history, _)| (wwid, history)).collect();
+        let remembered = Remembered { devices, lost, in_trouble, last_recovery: self.last_recovery };
+        if *self.remembered != remembered {
+            self.unsaved = self.unsaved.max(Unsaved::Facts);
+            self.remembered = Arc::new(remembered);
+        }
+        self.has_looked = true;
+        self.set_due(now.instant, moment);
+        news
+    }
+
+    /// Facts about the past, as of the last look. The same allocation until something changes.
+    pub fn remembered(&self) -> Arc<Remembered> {
+        Arc::clone(&self.remembered)
+    }
+
+    /// When the next look is due, if nothing happens before.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Drops what is remembered of these devices from before those times. That is no recovery.
+    pub fn forget(&mut self, config: &Config, now: Now) {
+        let moment = self.clock.at(now.instant);
+        for forget in &config.forget {
+            let Some((wwid, record)) = self.records.get_key_value(&*forget.wwid) else { continue };
+            let wwid = Arc::clone(wwid);
+            let before = moment.before(now.time.duration_since(forget.before).unwrap_or_default());
+            let is_old = record.loss.as_ref().is_none_or(|loss| loss.time < forget.before);
+            if !record.is_present && record.seen < before && is_old {
+                self.drop_record(&wwid);
+            } else if self
+                .records
+                .get_mut(&wwid)
+                .is_some_and(|record| record.forget(before, is_old, (moment, self.window)))
+            {
+                self.lost.remove(&wwid);
+                self.troubled.remove(&wwid);
+                self.unsaved = self.unsaved.max(Unsaved::Facts);
+            }
+        }
+        self.was_in_trouble &= !self.troubled.is_empty();
+    }
+
+    /// The image to be written by now, if one is.
+    pub fn to_write(&mut self, now: Now) -> Option<Image> {
+        let interval = match self.unsaved {
+            Unsaved::News => Duration::ZERO,
+            Unsaved::Facts => WRITE_INTERVAL,
+            Unsaved::Times => IDLE_WRITE_INTERVAL,
+        };
+        if self.saved.is_some_and(|saved| now.instant < saved + interval) {
+            return None;
+        }
+        self.last_image(now)
+    }
+
+    /// All that is remembered, before the end. `None` if nothing has been seen yet.
+    pub fn last_image(&mut self, now: Now) -> Option<Image> {
+        self.has_looked.then(|| self.image(now))
+    }
+
+    /// All that is remembered. It counts as written.
+    fn image(&mut self, now: Now) -> Image {
+        (self.unsaved, self.saved) = (Unsaved::Times, Some(now.instant));
+        let boot = Boot { id: self.clock.boot_id().to_owned(), uptime: self.clock.uptime(now.instant) };
+        let mut image = Image::new(self.machine.clone(), now.time, self.clock.at(now.instant), boot);
+        image.complete = self.complete.map(|complete| u64::try_from(complete.as_millis()).unwrap_or(u64::MAX));
+        image.in_trouble = self.remembered.in_trouble;
+        image.last_recovery = self.last_recovery;
+        image.troubled.clone_from(&self.troubled);
+        image.awaited.clone_from(&self.awaited);
+        image.devices = self.records.iter().map(|(wwid, record)| (Arc::clone(wwid), record.clone())).collect();
+        image
+    }
+
+    /// Takes note of a device that is there.
+    fn see(&mut self, sighting: &Sighting<'_>, view: &View<'_>, now: Moment) {
+        let device = sighting.device;
+        // A device that was there before the exporter first looked has not appeared now, but since the host booted.
+        let is_found = !self.has_looked;
+        let record = self.records.entry(Arc::clone(&device.wwid)).or_insert_with(|| {
+            let appeared = if is_found { now.before(self.clock.uptime_at(now)) } else { now };
+            Record { is_present: is_found, was_well: is_found, ..Record::new(device, appeared) }
+        });
+        let before = (record.is_present, record.in_use, record.pathless_since.is_some());
+        if !record.is_present {
+            record.is_present = true;
+            self.awaited.remove(&device.wwid);
+            (record.appeared, record.was_well) = (now, false);
+            (record.pathless_since, record.missing_since) = (None, None);
+        }
+        self.present.insert(Arc::clone(&device.wwid));
+        record.name_as(device);
+        let counts = device.counts();
+        record.paths.note(u32::try_from(counts.paths()).unwrap_or(u32::MAX), now);
+        record.redundancy.note(sighting.is_redundant && counts.valid > 0, now);
+        record.seen = now;
+        record.in_use = device.in_use;
+        record.has_no_disk = sighting.has_no_disk;
+        if counts.valid == 0 {
+            record.pathless_since.get_or_insert(now);
+        } else {
+            record.pathless_since = None;
+            if record.loss.is_some() && !record.is_still_named(view.is_named) {
+                record.loss = None;
+                self.lost.remove(&device.wwid);
+            }
+        }
+        // A lost device keeps the numbers that mounts still name.
+        if record.loss.is_none() {
+            record.numbers.clone_from(&sighting.numbers);
+        }
+        if before != (record.is_present, record.in_use, record.pathless_since.is_some()) {
+            self.unsaved = self.unsaved.max(Unsaved::Facts);
+        }
+    }
+
+    /// Devices that their source does not list any more.
+    fn notice_gone(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
+        if self.present.len() == view.devices.len() {
+            return;
+        }
+        let is_there = |wwid: &str| view.devices.binary_search_by(|seen| (*seen.device.wwid).cmp(wwid)).is_ok();
+        let gone: Vec<_> = self.present.iter().filter(|wwid| !is_there(wwid)).cloned().collect();
+        for wwid in gone {
+            let Some(record) = self.records.get_mut(&wwid).filter(|record| view.listed.contains(&record.kind)) else {
+                continue;
+            };
+            self.present.remove(&wwid);
+            record.is_present = false;
+            record.paths.note(0, moment);
+            record.redundancy.note(false, moment);
+            self.unsaved = self.unsaved.max(Unsaved::Facts);
+            let was_pathless = record.pathless_since.is_some_and(|since| moment.since(since) >= PATHLESS);
+            let reason = match record.kind {
+                Kind::Nvme => Some(LossReason::InUse).filter(|_| record.in_use == Some(true)),
+                // It went while nobody looked, so what is left of it has to tell.
+                Kind::DeviceMapper if !self.has_looked => {
+                    Some(LossReason::NoValidPath).filter(|_| was_pathless && !(view.has_disks)(&wwid))
+                }
+                Kind::DeviceMapper => {
+                    let went_first = record.has_no_disk || was_pathless && (view.disks_went_first)(&wwid);
+                    Some(LossReason::NoValidPath).filter(|_| was_pathless && went_first)
+                }
+            };
+            if let Some(reason) = reason {
+                self.lose(&wwid, reason, now, moment, news);
+            }
+        }
+    }
+
+    /// Devices that were in use before the host booted, and have had the time to come back.
+    fn notice_not_back(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
+        if self.complete.is_none_or(|complete| self.clock.uptime(now.instant) < complete + RETURN) {
+            return;
+        }
+        let is_listed =
+            |wwid: &Arc<str>| self.records.get(wwid).is_none_or(|record| view.listed.contains(&record.kind));
+        let (not_back, awaited) = std::mem::take(&mut self.awaited).into_iter().partition(is_listed);
+        self.awaited = awaited;
+        let was_in_use = |wwid: &Arc<str>| self.records.get(wwid).is_some_and(|record| record.in_use == Some(true));
+        let lost: Vec<_> = BTreeSet::into_iter(not_back).filter(was_in_use).collect();
+        lost.iter().for_each(|wwid| self.lose(wwid, LossReason::NotBackAfterBoot, now, moment, news));
+    }
+
+    fn lose(&mut self, wwid: &Arc<str>, reason: LossReason, now: Now, moment: Moment, news: &mut Vec<News>) {
+        let Some(record) = self.records.get_mut(wwid) else { return };
+        if record.loss.is_none() {
+            record.loss = Some(Loss { reason, time: now.time, at: moment });
+            news.extend(record.lost(wwid).map(News::Lost));
+        }
+        self.lost.insert(Arc::clone(wwid));
+        self.troubled.insert(Arc::clone(wwid));
+    }
+
+    /// The history of each device that is there or configured, sorted by WWID, and whether it is well.
+    fn histories(&mut self, view: &View<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, bool)> {
+        let mut histories = Vec::with_capacity(view.devices.len());
+        for sighting in &view.devices {
+            let device = sighting.device;
+            let Some(record) = self.records.get_mut(&device.wwid) else { continue };
+            let (history, is_well) = history(record, sighting, view.config, (now.time, moment), self.window);
+            record.was_well |= is_well;
+            if !is_well && (record.was_well || !record.is_arriving(moment)) {
+                self.troubled.insert(Arc::clone(&device.wwid));
+            }
+            histories.push((Arc::clone(&device.wwid), history, is_well));
+        }
+        self.add_absent(view, now, moment, &mut histories);
+        histories
+    }
+
+    /// Devices that the configuration names, and that are not there.
+    fn add_absent(
+        &mut self,
+        view: &View<'_>,
+        now: Now,
+        moment: Moment,
+        histories: &mut Vec<(Arc<str>, History, bool)>,
+    ) {
+        let is_there = |wwid: &str| view.devices.binary_search_by(|seen| (*seen.device.wwid).cmp(wwid)).is_ok();
+        let absent: BTreeMap<&str, u32> = view
+            .config
+            .expected_wwids()
+            .filter(|wwid| !is_there(wwid))
+            .filter_map(|wwid| Some((wwid, view.config.expected_paths_of(wwid, "", "")?)))
+            .collect();
+        self.absent.retain(|wwid, _| absent.contains_key(&**wwid));
+        if absent.is_empty() {
+            return;
+        }
+        for (wwid, expected_paths) in absent {
+            let wwid = Arc::from(wwid);
+            let (since, time) = *self.absent.entry(Arc::clone(&wwid)).or_insert((moment, now.time));
+            if moment.since(since) >= ARRIVAL {
+                self.troubled.insert(Arc::clone(&wwid));
+            }
+            let missing_since = Some(time);
+            let history =
+                History { expected_paths, missing_paths: expected_paths, missing_since, ..History::default() };
+            histories.push((wwid, history, false));
+        }
+        histories.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    }
+
+    /// Drops what is older than the window, and what is beyond the limit.
+    fn sweep(&mut self, view: &View<'_>, now: Moment) {
+        self.swept = now;
+        let window = self.window;
+        self.records.values_mut().for_each(|record| record.paths.expire(now, window));
+        let is_old = |record: &Record| match &record.loss {
+            Some(loss) => now.since(loss.at) > window && !record.is_still_named(view.is_named),
+            None => !record.is_present && now.since(record.seen) > window,
+        };
+        let old: Vec<_> = self.records.iter().filter(|(_, record)| is_old(record)).map(|(wwid, _)| wwid).collect();
+        let old: Vec<_> = old.into_iter().cloned().collect();
+        old.iter().for_each(|wwid| self.drop_record(wwid));
+        if self.records.len() > LIMIT {
+            let gone = self.records.iter().filter(|(_, record)| !record.is_present && record.loss.is_none());
+            let mut gone: Vec<_> = gone.map(|(wwid, record)| (record.seen, Arc::clone(wwid))).collect();
+            gone.sort();
+            gone.truncate(self.records.len() - LIMIT);
+            gone.iter().for_each(|(_, wwid)| self.drop_record(wwid));
+        }
+    }
+
+    fn drop_record(&mut self, wwid: &Arc<str>) {
+        let is_present = self.present.contains(wwid);
+        self.lost.remove(wwid);
+        self.troubled.remove(wwid);
+        self.awaited.remove(wwid);
+        if is_present {
+            if let Some(record) = self.records.get_mut(wwid) {
+                record.loss = None;
+            }
+        } else {
+            self.records.remove(wwid);
+        }
+        self.unsaved = self.unsaved.max(Unsaved::Facts);
+    }
+
+    fn set_due(&mut self, now: Instant, moment: Moment) {
+        let arriving = self.present.iter().filter_map(|wwid| self.records.get(wwid));
+        let arriving = arriving.filter(|record| record.is_arriving(moment));
+        let arrived = arriving.map(|record| ARRIVAL.saturating_sub(moment.since(record.appeared))).min();
+        let returned = self.complete.map(|complete| (complete + RETURN).saturating_sub(self.clock.uptime(now)));
+        let returned = returned.filter(|left| !left.is_zero());
+        let next = arrived.into_iter().chain(returned).fold(TURN, Duration::min);
+        self.due = Some(now + next);
+    }
+}
+
+/// What is shown of a device that is there, and whether it is well.
+fn history(
+    record: &mut Record,
+    sighting: &Sighting<'_>,
+    config: &Config,
+    (time, now): (SystemTime, Moment),
+    window: Duration,
+) -> (History, bool) {
+    let Device { wwid, vendor, product, .. } = &**sighting.device;
+    let counts = sighting.device.counts();
+    let configured = config.expected_paths_of(wwid, vendor, product);
+    let expected_paths = configured.unwrap_or_else(|| record.paths.expected(now, window));
+    let present = u32::try_from(counts.paths()).unwrap_or(u32::MAX);
+    let missing_paths = if record.is_arriving(now) { 0 } else { expected_paths.saturating_sub(present) };
+    if missing_paths == 0 {
+        record.missing_since = None;
+    } else {
+        record.missing_since.get_or_insert(time);
+    }
+    let tells_redundancy =
+        expected_paths > 1 && counts.valid + counts.standby > 0 && config.expects_redundancy_of(wwid, vendor, product);
+    let is_redundant = sighting.is_redundant && counts.valid > 0;
+    let has_lost = !is_redundant && record.redundancy.is_proven(now, window);
+    let history = History {
+        expected_paths,
+        missing_paths,
+        missing_since: record.missing_since,
+        is_redundant: tells_redundancy.then_some(is_redundant),
+        has_lost_redundancy: tells_redundancy.then_some(has_lost),
+    };
+    let is_well = counts.health() == Health::Healthy && missing_paths == 0 && record.loss.is_none();
+    (history, is_well)
+}

@@ -1,0 +1,137 @@
+//! One device as it is remembered.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::Moment;
+use super::history::{PathHistory, Streak};
+use super::times;
+use crate::topology::{DevNo, Device, Kind, LossReason, LostDevice};
+
+/// Paths arrive one after the other, so none is missed for so long after their device appeared.
+pub const ARRIVAL: Duration = Duration::from_secs(5 * 60);
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Record {
+    /// Its last alias.
+    pub name: Arc<str>,
+    /// The part of the kernel that assembled it.
+    pub kind: Kind,
+    /// SCSI vendor.
+    pub vendor: Arc<str>,
+    /// SCSI product or NVMe model.
+    pub product: Arc<str>,
+    /// It was there when its source last answered.
+    pub is_present: bool,
+    /// When it appeared.
+    pub appeared: Moment,
+    /// When it was last seen.
+    pub seen: Moment,
+    /// How many paths it had.
+    pub paths: PathHistory,
+    /// Whether it was redundant.
+    pub redundancy: Streak,
+    /// Whether it was in use when it was last seen; `None` if nobody knows.
+    pub in_use: Option<bool>,
+    /// The device numbers by which mounts and swaps last named it or its partitions, if it is a native NVMe device.
+    pub numbers: BTreeSet<DevNo>,
+    /// Since when it has no valid path.
+    pub pathless_since: Option<Moment>,
+    /// It has no disk any more.
+    pub has_no_disk: bool,
+    /// It has been well since it appeared, or was there before the exporter first looked.
+    pub was_well: bool,
+    /// Since when paths are missing.
+    #[serde(with = "times::optional")]
+    pub missing_since: Option<SystemTime>,
+    /// Set while it is lost.
+    pub loss: Option<Loss>,
+}
+
+/// How a device was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Loss {
+    /// Why it counts as lost.
+    pub reason: LossReason,
+    /// When it was lost, by the clock on the wall.
+    #[serde(with = "times")]
+    pub time: SystemTime,
+    /// The same moment by the memory's clock.
+    pub at: Moment,
+}
+
+impl Record {
+    /// A device that appears now.
+    pub fn new(device: &Device, now: Moment) -> Self {
+        Record {
+            name: Arc::clone(&device.name),
+            kind: device.kind,
+            vendor: Arc::clone(&device.vendor),
+            product: Arc::clone(&device.product),
+            is_present: false,
+            appeared: now,
+            seen: now,
+            paths: PathHistory::default(),
+            redundancy: Streak::default(),
+            in_use: None,
+            numbers: BTreeSet::new(),
+            pathless_since: None,
+            has_no_disk: false,
+            was_well: false,
+            missing_since: None,
+            loss: None,
+        }
+    }
+
+    /// Keeps what the device is called now.
+    pub fn name_as(&mut self, device: &Device) {
+        for (known, now) in
+            [(&mut self.name, &device.name), (&mut self.vendor, &device.vendor), (&mut self.product, &device.product)]
+        {
+            if known != now {
+                *known = Arc::clone(now);
+            }
+        }
+        self.kind = device.kind;
+    }
+
+    /// Whether its paths may still be arriving.
+    pub fn is_arriving(&self, now: Moment) -> bool {
+        now.since(self.appeared) < ARRIVAL
+    }
+
+    /// Whether a mount or swap still names it. A native NVMe device that comes back has another number.
+    pub fn is_still_named(&self, is_named: &dyn Fn(DevNo) -> bool) -> bool {
+        self.numbers.iter().any(|number| is_named(*number))
+    }
+
+    /// Forgets what is older than this, and its loss if that `is_old`. Gives whether that changes what is shown.
+    pub fn forget(&mut self, before: Moment, is_old: bool, (now, window): (Moment, Duration)) -> bool {
+        let expected = self.paths.expected(now, window);
+        let was_redundant = self.redundancy.is_proven(now, window);
+        self.paths.forget_before(before);
+        self.redundancy.forget_before(before);
+        let loss = self.loss.take_if(|_| is_old);
+        loss.is_some()
+            || self.paths.expected(now, window) != expected
+            || self.redundancy.is_proven(now, window) != was_redundant
+    }
+
+    /// The device, if it is lost.
+    pub fn lost(&self, wwid: &Arc<str>) -> Option<LostDevice> {
+        let loss = self.loss.as_ref()?;
+        Some(LostDevice {
+            wwid: Arc::clone(wwid),
+            name: Arc::clone(&self.name),
+            kind: self.kind,
+            vendor: Arc::clone(&self.vendor),
+            product: Arc::clone(&self.product),
+            reason: loss.reason,
+            time: loss.time,
+        })
+    }
+}

@@ -1,0 +1,37 @@
+//! Times of the clock on the wall as text (RFC 3339), for serde.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use humantime::{format_rfc3339_millis, parse_rfc3339};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// Writes a time.
+pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_rfc3339_millis(*time))
+}
+
+/// Reads a time.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    parse_rfc3339(&Cow::<str>::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// Times that there may be none of.
+pub mod optional {
+    use super::*;
+
+    /// Writes a time or `null`.
+    pub fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::serialize(time, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads a time or `null`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+        let text = Option::<Cow<str>>::deserialize(deserializer)?;
+        text.map(|text| parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
+    }
+}

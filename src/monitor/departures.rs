@@ -1,0 +1,119 @@
+//! Which went first, a map or its disks? The kernel numbers its events, so they tell even where no reading came between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::topology::DevNo;
+use crate::watch::Uevent;
+
+/// A removal says nothing about a device that is removed later than this.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// The last removals.
+#[derive(Debug, Default)]
+pub struct Departures {
+    disks: HashMap<DevNo, Departure>,
+    maps: HashMap<Arc<str>, Departure>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    /// The kernel's number of the event.
+    seqnum: u64,
+    at: Instant,
+}
+
+impl Departure {
+    fn of(uevent: &Uevent) -> Self {
+        Departure { seqnum: uevent.seqnum, at: uevent.received }
+    }
+}
+
+impl Departures {
+    /// An event tells that a disk comes or goes.
+    pub fn note_disk(&mut self, devno: DevNo, uevent: &Uevent) {
+        match &*uevent.action {
+            "remove" => drop(self.disks.insert(devno, Departure::of(uevent))),
+            "add" => drop(self.disks.remove(&devno)),
+            _ => {}
+        }
+        self.forget(uevent.received);
+    }
+
+    /// An event tells that a map may go.
+    pub fn note_map(&mut self, wwid: &Arc<str>, uevent: &Uevent) {
+        if &*uevent.action == "remove" {
+            // The kernel may tell twice of one removal.
+            self.maps.entry(Arc::clone(wwid)).or_insert_with(|| Departure::of(uevent));
+        }
+        self.forget(uevent.received);
+    }
+
+    /// The map is there again.
+    pub fn map_came(&mut self, wwid: &str) {
+        self.maps.remove(wwid);
+    }
+
+    /// Whether all of these disks went before their map.
+    pub fn went_first(&self, mut disks: impl Iterator<Item = DevNo>, wwid: &str) -> bool {
+        let map = self.maps.get(wwid);
+        disks.all(|disk| {
+            let disk = self.disks.get(&disk);
+            disk.is_some_and(|disk| map.is_none_or(|map| disk.seqnum < map.seqnum))
+        })
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.disks.retain(|_, departure| now < departure.at + MEMORY);
+        self.maps.retain(|_, departure| now < departure.at + MEMORY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn disk(minor: u32) -> DevNo {
+        DevNo { major: 8, minor }
+    }
+
+    fn uevent(action: &str, seqnum: u64, received: Instant) -> Uevent {
+        Uevent {
+            seqnum,
+            action: action.into(),
+            sysname: "sda".into(),
+            devno: None,
+            diskseq: None,
+            synthetic: false,
+            is_partition: false,
+            path: None,
+            received,
+            time: SystemTime::now(),
+        }
+    }
+
+    #[test]
+    fn the_order_of_removals() {
+        let (now, map) = (Instant::now(), Arc::from("3600"));
+        let mut departures = Departures::default();
+        departures.note_disk(disk(0), &uevent("remove", 1, now));
+        let went_first = |departures: &Departures, disks: &[u32]| {
+            departures.went_first(disks.iter().map(|minor| disk(*minor)), "3600")
+        };
+        assert!(went_first(&departures, &[0]) && !went_first(&departures, &[0, 1]));
+        departures.note_map(&map, &uevent("change", 4, now));
+        departures.note_map(&map, &uevent("remove", 5, now));
+        departures.note_disk(disk(1), &uevent("remove", 7, now));
+        departures.note_map(&map, &uevent("remove", 8, now));
+        assert!(went_first(&departures, &[0]) && !went_first(&departures, &[0, 1]));
+        departures.map_came("3600");
+        assert!(went_first(&departures, &[0, 1]));
+        departures.note_disk(disk(0), &uevent("add", 9, now));
+        assert!(!went_first(&departures, &[0]));
+        departures.note_disk(disk(2), &uevent("remove", 10, now + MEMORY));
+        assert!(!went_first(&departures, &[1]) && went_first(&departures, &[2]));
+    }
+}

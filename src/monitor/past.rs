@@ -1,0 +1,80 @@
+//! The monitor tells the memory what it sees, and others what the memory makes of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Now, State};
+use crate::memory::{News, Sighting, View};
+use crate::source::block::usage::User;
+use crate::source::health::Part;
+use crate::topology::{DevNo, Device, Kind, Snapshot, is_redundant};
+
+impl State {
+    /// Has the memory look at the devices, and tells its news.
+    pub(super) fn look_back(&mut self, snapshot: &mut Snapshot, before: &[Arc<Device>], now: Now) {
+        let (readings, departures) = (&self.readings, &self.departures);
+        let sightings = snapshot.devices.iter().map(|device| Sighting {
+            device,
+            is_redundant: is_redundant(&device.paths, &snapshot.transports.adapters),
+            has_no_disk: device.counts().valid == 0 && self.has_no_disk(device),
+            numbers: self.numbers_of(device),
+        });
+        let listed: Vec<Kind> =
+            [(Kind::DeviceMapper, self.dm_is_known), (Kind::Nvme, self.nvme_is_known && self.reads_nvme)]
+                .into_iter()
+                .filter_map(|(kind, is_listed)| is_listed.then_some(kind))
+                .collect();
+        let view = View {
+            devices: sightings.collect(),
+            listed: &listed,
+            is_complete: self.have_answered(),
+            // A recovery is told after the change that led to it.
+            all_answer: self.all_answer() && !self.corrections.wait(),
+            config: &self.config,
+            has_disks: &|wwid| readings.block.has_loose_disk(wwid),
+            disks_went_first: &|wwid| {
+                let found = before.binary_search_by(|device| (*device.wwid).cmp(wwid)).ok();
+                let device = found.and_then(|found| before.get(found));
+                device.is_some_and(|device| {
+                    departures.went_first(device.paths.iter().filter_map(|path| path.devno), wwid)
+                })
+            },
+            is_named: &|number| readings.block.usage.numbers.contains(&number),
+        };
+        let news = self.memory.look(&view, now);
+        snapshot.remembered = self.memory.remembered();
+        for news in news {
+            match news {
+                News::Lost(device) => self.tell_loss(&device, now),
+                News::Recovered => self.tell_recovery(now),
+            }
+        }
+    }
+
+    /// The numbers by which mounts and swaps name a native NVMe device.
+    fn numbers_of(&self, device: &Device) -> BTreeSet<DevNo> {
+        let users = self.readings.block.usage.users.get(&*device.sysfs_name).filter(|_| device.kind == Kind::Nvme);
+        let number = |user: &User| match user {
+            User::Mount(number) | User::Swap(number) => Some(*number),
+            User::Holder(_) => None,
+        };
+        users.into_iter().flatten().filter_map(number).collect()
+    }
+
+    /// Whether no disk of the device is there any more, as far as that is known.
+    fn has_no_disk(&self, device: &Device) -> bool {
+        device.kind == Kind::DeviceMapper
+            && device.paths.iter().all(|path| path.devno.is_some_and(|devno| self.readings.block.is_gone(devno)))
+    }
+
+    /// Whether the present state of every device is known.
+    fn all_answer(&self) -> bool {
+        let kernel = self.readings.kernel.as_ref();
+        let kernel_answers = kernel.is_none_or(|kernel| kernel.current || kernel.not_permitted);
+        // Where the kernel may not be asked, path states are multipathd's, as long as there are any.
+        let daemon = self.readings.multipathd.as_ref().filter(|_| !self.readings.kernel_is_current());
+        let daemon_answers = daemon.is_none_or(|daemon| daemon.is_up() || daemon.maps.is_empty());
+        let sysfs_answers = [Part::Block, Part::Transports].into_iter().all(|part| self.health.answers(part));
+        self.have_answered() && kernel_answers && daemon_answers && sysfs_answers
+    }
+}

@@ -1,0 +1,105 @@
+//! Whether a device is in use: a pure function of what holds it and of when it was written to.
+
+use std::time::{Duration, Instant};
+
+use crate::source::block::usage::Usage;
+
+/// What was written to a device so long ago says nothing of its use any more.
+const RECENT: Duration = Duration::from_secs(60 * 60);
+
+/// When a device was written to, as far as somebody watched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    completed: Option<u64>,
+    last: Option<Instant>,
+    /// Since when it has had no valid path.
+    pathless: Option<Instant>,
+}
+
+impl Written {
+    /// Follows the writes that a device has completed. Without a valid path they do not count: those that end then have failed.
+    pub fn follow(&mut self, completed: Option<u64>, has_valid_path: bool, now: Instant) {
+        let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
+        if grew && self.pathless.is_none() {
+            self.last = Some(now);
+        }
+        self.completed = completed.or(self.completed);
+        self.pathless = if has_valid_path { None } else { self.pathless.or(Some(now)) };
+    }
+
+    /// Whether it was written to in the last hour, or in the hour before its last valid path went.
+    pub fn is_recent(&self, now: Instant) -> bool {
+        let until = self.pathless.unwrap_or(now);
+        self.last.is_some_and(|last| until.saturating_duration_since(last) < RECENT)
+    }
+}
+
+/// Whether a device of this kernel name is in use; `None` if that is unknown. `is_held` is device mapper's word, which decides:
+/// whether more hold it than its closed partition mappings.
+pub fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: bool) -> Option<bool> {
+    is_held.or_else(|| match usage.users.get(name) {
+        Some(users) if !users.is_empty() => Some(true),
+        _ if was_written => Some(true),
+        Some(_) if usage.mounts_known => Some(false),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::block::usage::User;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn device_mappers_word_decides_then_users_then_writes() {
+        let (used, unused) = ("dm-0".to_owned(), "dm-1".to_owned());
+        let mount = User::Mount("254:0".parse().unwrap());
+        let users = [(used, [mount].into()), (unused, [].into())].into();
+        let usage = Usage { mounts_known: true, users, ..Usage::default() };
+        let partly = Usage { mounts_known: false, ..usage.clone() };
+        for (is_held, name, mounts_known, was_written, expected) in [
+            (Some(false), "dm-0", true, true, Some(false)),
+            (Some(true), "dm-1", true, false, Some(true)),
+            (None, "dm-0", true, false, Some(true)),
+            (None, "dm-0", false, false, Some(true)),
+            (None, "dm-1", true, false, Some(false)),
+            (None, "dm-1", true, true, Some(true)),
+            (None, "dm-1", false, false, None),
+            (None, "dm-1", false, true, Some(true)),
+            // Nobody has looked for its holders.
+            (None, "dm-2", true, false, None),
+            (None, "dm-2", true, true, Some(true)),
+        ] {
+            let usage = if mounts_known { &usage } else { &partly };
+            assert_eq!(in_use(is_held, name, usage, was_written), expected, "{is_held:?} {name} {was_written}");
+        }
+    }
+
+    #[test]
+    fn a_write_counts_for_an_hour_or_until_the_last_path_is_back() {
+        let start = Instant::now();
+        let after = |minutes: u32| start + minutes * MINUTE;
+        let mut written = Written::default();
+        written.follow(Some(7), true, start);
+        assert!(!written.is_recent(start), "it may have been written to at any time");
+        written.follow(Some(8), true, after(1));
+        written.follow(Some(8), true, after(60));
+        assert!(written.is_recent(after(60)) && !written.is_recent(after(61)));
+        // The last path goes, and what cannot be read says nothing.
+        written.follow(None, false, after(60));
+        written.follow(Some(99), false, after(90));
+        assert!(written.is_recent(after(1000)));
+        written.follow(Some(99), true, after(1000));
+        assert!(!written.is_recent(after(1000)), "those writes failed");
+        // Another device has the number.
+        written.follow(Some(3), true, after(1001));
+        assert!(!written.is_recent(after(1001)));
+        written.follow(Some(4), true, after(1002));
+        assert!(written.is_recent(after(1002)));
+        // An hour after the last write the last path goes.
+        written.follow(Some(4), false, after(1062));
+        assert!(!written.is_recent(after(1062)));
+    }
+}

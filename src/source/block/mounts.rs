@@ -1,0 +1,319 @@
+//! What is mounted and swapped to, and the block devices of that.
+//!
+//! ```text
+//! /proc/1/mountinfo            what is mounted                   (Documentation/filesystems/proc.rst)
+//! /proc/swaps                  what is swapped to
+//! dev/block/254:3              the block device of that number
+//! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, which mountinfo names one of
+//! ```
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, minor};
+
+use crate::source::files::{Attribute, Entry, essence, follow, list};
+use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
+use crate::topology::DevNo;
+
+/// Where the root file system is mounted, and where what an image of it lies in.
+pub const ROOTS: [&str; 2] = ["/", "/sysroot"];
+
+/// What is mounted.
+#[derive(Debug)]
+pub struct Mounts {
+    /// The first process sees it so. Otherwise we do, and may see less.
+    pub of_first_process: bool,
+    table: String,
+}
+
+/// A mount.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// The number that the file system gives for its device: that of a block device, or one of its own (major number 0).
+    pub devno: DevNo,
+    /// Where, as mountinfo writes it.
+    pub mount_point: &'a str,
+    /// What was mounted: mostly a device node.
+    pub source: String,
+}
+
+impl<'a> Mount<'a> {
+    /// From a line of mountinfo; `None` if it is none.
+    fn parse(line: &'a str) -> Option<Self> {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(2);
+        let (devno, mount_point) = (fields.next()?, fields.nth(1)?);
+        let source = file_system.split(' ').nth(1)?;
+        Some(Mount { devno: devno.parse().ok()?, mount_point, source: unescaped(source) })
+    }
+
+    fn is_on_root(&self) -> bool {
+        ROOTS.contains(&self.mount_point)
+    }
+
+    /// Whether its file system stands on a block device.
+    pub fn has_device(&self) -> bool {
+        self.devno.major != 0 || self.source.starts_with("/dev/")
+    }
+}
+
+impl Mounts {
+    /// As the first process sees them, or we if that may not be read. A mount point may be any bytes.
+    ///
+    /// # Errors
+    /// If neither can be read.
+    pub fn read(procfs: &Path) -> Result<Self, Error> {
+        let read = |table: &str| {
+            let file = procfs.join(table);
+            let read = essence(&file, mounts_of_interest).map_err(|cause| Error::io(file.display(), &cause))?;
+            Ok::<_, Error>(String::from_utf8_lossy(&read).into_owned())
+        };
+        let first = (!is_of_container(procfs, Path::new(OUR_NAMESPACE))).then(|| read("1/mountinfo"));
+        match first {
+            Some(Ok(table)) => Ok(Mounts { of_first_process: true, table }),
+            _ => Ok(Mounts { of_first_process: false, table: read("self/mountinfo")? }),
+        }
+    }
+
+    /// Those that are of interest, what is on top last.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
+        self.table.lines().filter_map(Mount::parse)
+    }
+
+    /// What is mounted on `/`, what is on top first. Below an overlay may be what the machine was booted from; where that is an image
+    /// in a file system (composefs), that one is mounted on `/sysroot`.
+    pub fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
+        ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
+    }
+}
+
+/// Where this process finds out in which namespace it has its number.
+const OUR_NAMESPACE: &str = "/proc/self/ns/pid";
+
+/// Whether the first process there is a container's: this process has the same number there as in a namespace that is not the host's.
+/// A capture holds what was read after this had been found out.
+fn is_of_container(procfs: &Path, our_namespace: &Path) -> bool {
+    /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h` of the kernel.
+    const OF_HOST: &str = "pid:[4026531836]";
+    let says = |link: &Path, text: &str| fs::read_link(link).ok().map(|target| target == Path::new(text));
+    says(&procfs.join("self"), &std::process::id().to_string()) == Some(true)
+        && says(our_namespace, OF_HOST) == Some(false)
+}
+
+/// The lines about the root, and one of each device: a host of many containers mounts the same one a thousand times.
+fn mounts_of_interest(table: &[u8]) -> Vec<u8> {
+    let mut seen = HashSet::new();
+    let mut is_of_interest = |line: &&[u8]| {
+        let line = String::from_utf8_lossy(line);
+        let Some(mount) = Mount::parse(line.trim_end_matches('\n')) else { return false };
+        mount.is_on_root() || mount.has_device() && seen.insert((mount.devno, mount.source))
+    };
+    table.split_inclusive(|byte| *byte == b'\n').filter(&mut is_of_interest).flatten().copied().collect()
+}
+
+/// The device nodes that are swapped to. A swap that is a file lies in a file system, which is mounted.
+///
+/// # Errors
+/// If they cannot be read. A kernel without swaps is no error.
+pub fn swaps(procfs: &Path) -> Result<Vec<String>, Error> {
+    let file = procfs.join("swaps");
+    match essence(&file, swaps_of_interest) {
+        Ok(table) => Ok(String::from_utf8_lossy(&table).lines().filter_map(swap).collect()),
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        Err(cause) => Err(Error::io(file.display(), &cause)),
+    }
+}
+
+/// The device node of this line of `/proc/swaps`; `None` if it is about none. A node may have been removed since.
+pub fn swap(line: &str) -> Option<String> {
+    let mut fields = line.split_ascii_whitespace();
+    let (path, kind) = (fields.next()?, fields.next()?);
+    let path = unescaped(path);
+    (kind == "partition").then(|| path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+}
+
+fn swaps_of_interest(table: &[u8]) -> Vec<u8> {
+    let lines = table.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| swap(&String::from_utf8_lossy(line)).is_some()).flatten().copied().collect()
+}
+
+/// Undoes what the kernel does to blanks and backslashes (`\040`, three octal digits).
+pub fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| str::from_utf8(digits).ok());
+        match digits.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &rest[4..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Finds block devices in sysfs. Looks through many of them once at most.
+#[derive(Debug)]
+pub struct Finder<'a> {
+    places: &'a Places,
+    /// The kernel names of device-mapper devices by their names.
+    mapped: OnceCell<HashMap<String, String>>,
+    /// The devices of each btrfs.
+    btrfs: Vec<Vec<PathBuf>>,
+}
+
+impl<'a> Finder<'a> {
+    /// In these places.
+    ///
+    /// # Errors
+    /// If this process has no files left to look with.
+    pub fn new(places: &'a Places) -> Result<Self, Error> {
+        let file_systems = Path::new("fs/btrfs");
+        let entries = unless_exhausted(list(&places.sysfs.join(file_systems)))?.into_iter();
+        let devices = |entry: Entry| links(&places.sysfs, &file_systems.join(entry.name).join("devices"));
+        Ok(Finder { places, mapped: OnceCell::new(), btrfs: entries.map(devices).collect::<Result<_, _>>()? })
+    }
+
+    /// The directories of all devices that a file system stands on, relative to the root of sysfs; none where that is not known.
+    /// btrfs and others have a number of their own and name a device.
+    pub fn of_mount(&self, mount: &Mount<'_>) -> Vec<PathBuf> {
+        let place = if mount.devno.major == 0 { self.of_node(&mount.source) } else { self.numbered(mount.devno) };
+        let Some(place) = place else { return Vec::new() };
+        self.btrfs.iter().find(|devices| devices.contains(&place)).cloned().unwrap_or_else(|| vec![place])
+    }
+
+    /// The directory of the device of this node. The node may be another machine's here (a container's), so the device is looked for
+    /// by its name first.
+    pub fn of_node(&self, node: &str) -> Option<PathBuf> {
+        let named = || {
+            let name = node.strip_prefix("/dev/")?;
+            let kernel_name = match name.strip_prefix("mapper/") {
+                Some(name) => self.mapped.get_or_init(|| self.all_mapped()).get(&dm_name(name.as_bytes()))?,
+                None => name,
+            };
+            let names = Path::new("class/block");
+            follow(&self.places.sysfs.join(names).join(kernel_name), names).ok().flatten()
+        };
+        named().or_else(|| self.numbered(number_of(node, self.places.capture.as_deref())?))
+    }
+
+    fn numbered(&self, devno: DevNo) -> Option<PathBuf> {
+        let numbers = Path::new("dev/block");
+        follow(&self.places.sysfs.join(numbers).join(devno.to_string()), numbers).ok().flatten()
+    }
+
+    fn all_mapped(&self) -> HashMap<String, String> {
+        let block = self.places.sysfs.join("block");
+        let mut file = Attribute::default();
+        let devices = list(&block).unwrap_or_default().into_iter().map(|entry| entry.name);
+        let named = |device: String| Some((dm_name(file.bytes(&block.join(&device), "dm/name").ok()??), device));
+        devices.filter(|name| name.starts_with("dm-")).filter_map(named).collect()
+    }
+}
+
+/// The number of a device node.
+fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
+    if let Some(capture) = capture {
+        return recorded::read(capture).ok()?.nodes.get(node)?.parse().ok();
+    }
+    let device = fs::metadata(Path::new(node).is_absolute().then_some(node)?).ok()?.rdev();
+    let devno = DevNo { major: major(device), minor: minor(device) };
+    witness::node(node, devno);
+    Some(devno)
+}
+
+/// Where the links in a directory point. What cannot be listed is not looked through.
+pub fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = unless_exhausted(list(&sysfs.join(directory)))?.into_iter();
+    Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())
+}
+
+/// A directory that cannot be listed counts as empty, unless this process has no files left to list it with.
+fn unless_exhausted(listed: Result<Vec<Entry>, Error>) -> Result<Vec<Entry>, Error> {
+    listed.or_else(|error| if error.is_exhaustion() { Err(error) } else { Ok(Vec::new()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo() {
+        for (line, found) in [
+            (
+                "36 35 98:0 /mnt1 / rw,noatime master:1 - ext3 /dev/root rw,errors=continue",
+                Some(("98:0", "/", "/dev/root")),
+            ),
+            (
+                r"22 1 0:20 /@ /a\040b rw shared:1 - btrfs /dev/mapper/a\134x20b rw",
+                Some(("0:20", r"/a\040b", r"/dev/mapper/a\x20b")),
+            ),
+            ("36 35 98:0 / / rw", None),
+            ("", None),
+        ] {
+            let found = found.map(|(devno, mount_point, source)| Mount {
+                devno: devno.parse().unwrap(),
+                mount_point,
+                source: source.to_owned(),
+            });
+            assert_eq!(Mount::parse(line), found, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_does_not_see_all_mounts() {
+        let tree = tempfile::tempdir().unwrap();
+        let link = |name: &str, target: &str| symlink(target, tree.path().join(name)).unwrap();
+        link("host", "pid:[4026531836]");
+        link("container", "pid:[4026532000]");
+        let is_of_container = |namespace: &str| is_of_container(tree.path(), &tree.path().join(namespace));
+        assert!(!is_of_container("container"), "it is somebody else's");
+        link("self", &std::process::id().to_string());
+        assert!(is_of_container("container"));
+        assert!(!is_of_container("host") && !is_of_container("none"));
+        fs::remove_file(tree.path().join("self")).unwrap();
+        link("self", "0");
+        assert!(!is_of_container("container"), "this is the host's");
+    }
+
+    #[test]
+    fn of_a_device_that_is_mounted_often_one_line_is_kept() {
+        let table = "1 0 0:1 / / rw - rootfs rootfs rw\n\
+                     2 1 8:2 / / rw - ext4 /dev/sda2 rw\n\
+                     3 1 0:5 / /proc rw - proc proc rw\n\
+                     4 1 8:3 / /srv rw - ext4 /dev/sda3 rw\n\
+                     5 1 8:3 /a /var/lib/containers/a rw - ext4 /dev/sda3 rw\n\
+                     6 1 0:9 / /nfs rw - nfs4 filer:/vol rw\n\
+                     7 1 0:40 /@ /data rw - btrfs /dev/sdb rw\n\
+                     8 1 8:2 / /sysroot rw - ext4 /dev/sda2 rw\n";
+        let kept = String::from_utf8(mounts_of_interest(table.as_bytes())).unwrap();
+        let numbers: Vec<_> = kept.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(numbers, ["1", "2", "4", "7", "8"]);
+    }
+
+    #[test]
+    fn lines_of_swaps() {
+        for (line, path) in [
+            ("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority", None),
+            ("/dev/dm-3                               partition\t8388604\t\t0\t\t-2", Some("/dev/dm-3")),
+            (r"/dev/mapper/a\134x20b\040(deleted) partition 8 0 -2", Some(r"/dev/mapper/a\x20b")),
+            ("/swapfile                               file\t\t8388604\t\t0\t\t-3", None),
+            ("", None),
+        ] {
+            assert_eq!(swap(line).as_deref(), path, "{line}");
+        }
+        assert_eq!(unescaped(r"a\9\04\400\"), r"a\9\04\400\");
+        assert_eq!(swaps(Path::new("/nonexistent")), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,326 @@
+//! What uses block devices: mounts, swaps, and other block devices.
+//!
+//! ```text
+//! dev/block/254:3/             the device of a mount or swap     see mounts.rs
+//! …/sda/sda2/partition         a partition lies in its disk's directory
+//! …/dm-3/slaves/dm-0           the map of a partition mapping, which has a UUID for a partition
+//! …/dm-0/holders/dm-3          what a device is a part of: LVM, crypt, RAID, or its own partition mapping
+//! ```
+//!
+//! A mount stands on one device. Whatever is below that is held by what is above it, so only partitions are looked through.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::maps::{Map, VIRTUAL};
+use super::mounts::{Finder, Mount, Mounts, links, swaps};
+use super::root;
+use crate::source::files::{Attribute, exists, list};
+use crate::source::transports::nvme;
+use crate::source::{Error, Places, UUID_PREFIX, partitioned};
+use crate::topology::DevNo;
+
+/// A user of a block device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// The block device of this kernel name stands on it or on a partition of it, and is no partition mapping of it.
+    Holder(String),
+    /// The device of this number, which is itself or a partition of it, is mounted.
+    Mount(DevNo),
+    /// The device of this number, which is itself or a partition of it, is swapped to.
+    Swap(DevNo),
+}
+
+/// What uses the block devices of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The mounts are those that the first process sees. Otherwise there may be others.
+    pub mounts_known: bool,
+    /// By the kernel name of the whole device: `dm-3`, `nvme0n1`, `sda`. One whose holders were looked for and that nothing uses is
+    /// there, too, with none.
+    pub users: BTreeMap<String, BTreeSet<User>>,
+    /// The numbers that are mounted or swapped to, be there still a device of that number or not.
+    pub numbers: BTreeSet<DevNo>,
+}
+
+/// What is mounted and swapped to.
+#[derive(Clone, Debug, Default)]
+pub struct Mounted {
+    known: bool,
+    users: Users,
+    numbers: BTreeSet<DevNo>,
+    /// The numbers of each device node that is named for want of a number. They stay when the node has gone with its device.
+    nodes: BTreeMap<String, BTreeSet<DevNo>>,
+    /// Kernel names of the block devices that the root file system stands on.
+    pub root: HashSet<String>,
+}
+
+/// By the kernel name of the whole device.
+pub type Users = BTreeMap<String, BTreeSet<User>>;
+
+impl Usage {
+    /// By what is mounted, and these holders.
+    pub fn new(mounted: &Mounted, holders: &Users) -> Self {
+        let mut users = mounted.users.clone();
+        for (name, holders) in holders {
+            users.entry(name.clone()).or_default().extend(holders.iter().cloned());
+        }
+        Usage { mounts_known: mounted.known, users, numbers: mounted.numbers.clone() }
+    }
+}
+
+impl Mounted {
+    /// Reads what is mounted and swapped to. `last` is what was read last.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn read(places: &Places, last: &Mounted) -> Result<Self, Error> {
+        let mounts = Mounts::read(&places.procfs)?;
+        let finder = Finder::new(places)?;
+        let mut mounted = Mounted {
+            known: mounts.of_first_process,
+            root: root::devices(&places.sysfs, &mounts, &finder)?,
+            ..Mounted::default()
+        };
+        let mut file = Attribute::default();
+        for mount in mounts.all().filter(Mount::has_device) {
+            let devices = finder.of_mount(&mount);
+            let numbers = match mount.devno.major {
+                0 => mounted.numbers_of(mount.source, &devices, &places.sysfs, &mut file, last)?,
+                _ => [mount.devno].into(),
+            };
+            mounted.add(User::Mount, &numbers, &devices, &places.sysfs, &mut file)?;
+        }
+        for node in swaps(&places.procfs)? {
+            let devices: Vec<PathBuf> = finder.of_node(&node).into_iter().collect();
+            let numbers = mounted.numbers_of(node, &devices, &places.sysfs, &mut file, last)?;
+            mounted.add(User::Swap, &numbers, &devices, &places.sysfs, &mut file)?;
+        }
+        Ok(mounted)
+    }
+
+    /// The numbers of what a device node leads to.
+    fn numbers_of(
+        &mut self,
+        node: String,
+        devices: &[PathBuf],
+        sysfs: &Path,
+        file: &mut Attribute,
+        last: &Mounted,
+    ) -> Result<BTreeSet<DevNo>, Error> {
+        let mut numbers = BTreeSet::new();
+        for device in devices {
+            numbers.extend(file.parsed::<DevNo>(&sysfs.join(device), "dev")?);
+        }
+        if numbers.is_empty() {
+            numbers = last.nodes.get(&node).cloned().unwrap_or_default();
+        }
+        self.nodes.insert(node, numbers.clone());
+        Ok(numbers)
+    }
+
+    fn add(
+        &mut self,
+        user: fn(DevNo) -> User,
+        numbers: &BTreeSet<DevNo>,
+        devices: &[PathBuf],
+        sysfs: &Path,
+        file: &mut Attribute,
+    ) -> Result<(), Error> {
+        self.numbers.extend(numbers);
+        for device in devices {
+            for whole in whole(sysfs, device, file)? {
+                let Some(name) = whole.file_name().and_then(|name| name.to_str()) else { continue };
+                self.users.entry(name.to_owned()).or_default().extend(numbers.iter().map(|devno| user(*devno)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole device of which this is a partition, or which it is.
+fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBuf>, Error> {
+    let directory = sysfs.join(device);
+    if exists(&directory.join("partition")) {
+        return Ok(device.parent().into_iter().map(Path::to_owned).collect());
+    }
+    match file.bytes(&directory, "dm/uuid")? {
+        Some(uuid) if partitioned(uuid).is_some() => links(sysfs, &device.join("slaves")),
+        _ => Ok(vec![device.to_owned()]),
+    }
+}
+
+/// What holds a map or its partition mappings, but for these themselves.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
+    let directory = |name: &str| sysfs.join(VIRTUAL).join(name);
+    let uuid = format!("{UUID_PREFIX}{}", map.wwid);
+    let mut holders = BTreeSet::new();
+    for holder in list(&directory(&map.sysfs_name).join("holders"))? {
+        let holder = holder.name;
+        let is_mapped = holder.starts_with("dm-")
+            && file.bytes(&directory(&holder), "dm/uuid")?.and_then(partitioned) == Some(uuid.as_bytes());
+        if is_mapped {
+            holders.extend(holders_in(&directory(&holder))?);
+        } else {
+            holders.insert(User::Holder(holder));
+        }
+    }
+    Ok(holders)
+}
+
+/// What holds an NVMe namespace or its partitions.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<BTreeSet<User>, Error> {
+    let directory = sysfs.join("block").join(name);
+    let mut holders = holders_in(&directory)?;
+    for entry in list(&directory)? {
+        if nvme::is_partition(&entry.name, name) {
+            holders.extend(holders_in(&directory.join(&entry.name))?);
+        }
+    }
+    Ok(holders)
+}
+
+fn holders_in(directory: &Path) -> Result<BTreeSet<User>, Error> {
+    Ok(list(&directory.join("holders"))?.into_iter().map(|entry| User::Holder(entry.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const BLOCK: &str = "devices/virtual/block";
+
+    fn devno(text: &str) -> DevNo {
+        text.parse().unwrap()
+    }
+
+    /// A host of these block devices: directory, number, and UUID and name in device mapper.
+    fn host(devices: &[(&str, &str, &str, &str)]) -> (tempfile::TempDir, Places) {
+        let tree = tempfile::tempdir().unwrap();
+        let sysfs = tree.path();
+        for directory in ["class/block", "dev/block", "block", "proc/1"] {
+            fs::create_dir_all(sysfs.join(directory)).unwrap();
+        }
+        for (place, number, uuid, name) in devices {
+            let directory = sysfs.join(place);
+            fs::create_dir_all(directory.join("dm")).unwrap();
+            fs::write(directory.join("dev"), number).unwrap();
+            fs::write(directory.join("dm/uuid"), uuid).unwrap();
+            fs::write(directory.join("dm/name"), name).unwrap();
+            let kernel_name = directory.file_name().unwrap().to_owned();
+            symlink(format!("../../{place}"), sysfs.join("dev/block").join(number)).unwrap();
+            symlink(format!("../../{place}"), sysfs.join("class/block").join(&kernel_name)).unwrap();
+            symlink(format!("../{place}"), sysfs.join("block").join(&kernel_name)).unwrap();
+        }
+        let places =
+            Places { sysfs: sysfs.to_owned(), procfs: sysfs.join("proc"), udev_data: "udev".into(), capture: None };
+        (tree, places)
+    }
+
+    fn link(tree: &tempfile::TempDir, link: &str) {
+        let link = tree.path().join(BLOCK).join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(Path::new("../..").join(link.file_name().unwrap()), &link).unwrap();
+    }
+
+    #[test]
+    fn mounts_and_swaps_use_the_whole_device() {
+        let devices =
+            ["dm-0", "dm-1", "dm-2", "dm-3", "nvme0n1", "nvme0n1/nvme0n1p2"].map(|name| format!("{BLOCK}/{name}"));
+        let (tree, places) = host(&[
+            (&devices[0], "254:0", "mpath-3600a", "mpatha"),
+            (&devices[1], "254:1", "part1-mpath-3600a", "mpatha-part1"),
+            (&devices[2], "254:2", "LVM-s", "s\\x20w"),
+            (&devices[3], "254:3", "LVM-b", "b"),
+            (&devices[5], "259:2", "", ""),
+        ]);
+        link(&tree, "dm-1/slaves/dm-0");
+        fs::write(tree.path().join(&devices[5]).join("partition"), "2").unwrap();
+        let btrfs = tree.path().join("fs/btrfs/uuid/devices");
+        fs::create_dir_all(&btrfs).unwrap();
+        symlink(format!("../../../../{}", devices[3]), btrfs.join("dm-3")).unwrap();
+        let mounts = "1 0 254:1 / /a rw - ext4 /dev/mapper/mpatha-part1 rw\n\
+                      2 1 259:2 / /b rw - ext4 /dev/nvme0n1p2 rw\n\
+                      3 1 259:9 / /lost rw - ext4 /dev/nvme1n1 rw\n\
+                      4 1 0:40 / /c rw - btrfs /dev/mapper/b rw\n";
+        fs::write(tree.path().join("proc/1/mountinfo"), mounts).unwrap();
+        fs::write(tree.path().join("proc/swaps"), "/dev/mapper/s\\134x20w partition 8 0 -2\n").unwrap();
+        let mounted = Mounted::read(&places, &Mounted::default()).unwrap();
+        let usage = Usage::new(&mounted, &Users::new());
+        let [partition, nvme, lost, swap, btrfs] = ["254:1", "259:2", "259:9", "254:2", "254:3"].map(devno);
+        let expected = [
+            ("dm-0", User::Mount(partition)),
+            ("dm-2", User::Swap(swap)),
+            ("dm-3", User::Mount(btrfs)),
+            ("nvme0n1", User::Mount(nvme)),
+        ];
+        let expected = expected.map(|(name, user)| (name.to_owned(), [user].into()));
+        assert_eq!(usage.users, BTreeMap::from(expected));
+        assert_eq!(usage.numbers, [partition, nvme, lost, swap, btrfs].into());
+        assert!(usage.mounts_known);
+        // They are gone, and nobody has unmounted them.
+        for device in [&devices[2], &devices[3]] {
+            fs::remove_dir_all(tree.path().join(device)).unwrap();
+            fs::remove_file(tree.path().join("class/block").join(Path::new(device).file_name().unwrap())).unwrap();
+        }
+        let later = Usage::new(&Mounted::read(&places, &mounted).unwrap(), &Users::new());
+        assert_eq!((later.numbers, later.users.get("dm-3")), (usage.numbers, None));
+    }
+
+    #[test]
+    fn mounts_that_only_we_see_are_not_all() {
+        let (tree, places) = host(&[]);
+        fs::rename(tree.path().join("proc/1"), tree.path().join("proc/self")).unwrap();
+        assert!(Mounted::read(&places, &Mounted::default()).is_err());
+        fs::write(tree.path().join("proc/self/mountinfo"), "").unwrap();
+        assert!(!Mounted::read(&places, &Mounted::default()).unwrap().known);
+        fs::create_dir(tree.path().join("proc/swaps")).unwrap();
+        assert!(Mounted::read(&places, &Mounted::default()).is_err());
+    }
+
+    #[test]
+    fn partitions_hold_nothing_but_what_holds_them_does() {
+        let devices = ["dm-0", "dm-1", "dm-2"].map(|name| format!("{BLOCK}/{name}"));
+        let (tree, places) = host(&[
+            (&devices[0], "254:0", "mpath-3600a", ""),
+            (&devices[1], "254:1", "part1-mpath-3600a", ""),
+            (&devices[2], "254:2", "part1-mpath-3600b", ""),
+        ]);
+        let holders =
+            |names: &[&str]| names.iter().map(|name| User::Holder((*name).to_owned())).collect::<BTreeSet<_>>();
+        let map = Map {
+            wwid: "3600a".into(),
+            sysfs_name: "dm-0".into(),
+            devno: devno("254:0"),
+            name: "mpatha".into(),
+            diskseq: None,
+            suspended: None,
+            size_bytes: None,
+            read_only: None,
+            members: Vec::new(),
+        };
+        let of_map = || holders_of_map(&places.sysfs, &map, &mut Attribute::default()).unwrap();
+        assert_eq!(of_map(), holders(&[]));
+        link(&tree, "dm-0/holders/dm-1");
+        assert_eq!(of_map(), holders(&[]));
+        link(&tree, "dm-1/holders/dm-5");
+        link(&tree, "dm-0/holders/md0");
+        link(&tree, "dm-0/holders/dm-2");
+        assert_eq!(of_map(), holders(&["dm-5", "md0", "dm-2"]));
+
+        fs::create_dir_all(places.sysfs.join("block/nvme0n1/nvme0n1p1/holders/dm-6")).unwrap();
+        fs::create_dir_all(places.sysfs.join("block/nvme0n1/holders/bcache0")).unwrap();
+        fs::create_dir_all(places.sysfs.join("block/nvme0n1/queue/holders/no")).unwrap();
+        assert_eq!(holders_of_namespace(&places.sysfs, "nvme0n1").unwrap(), holders(&["bcache0", "dm-6"]));
+        assert_eq!(holders_of_namespace(&places.sysfs, "nvme9n1").unwrap(), holders(&[]));
+    }
+}
