@@ -86,6 +86,17 @@ pub enum News {
     Recovered,
 }
 
+/// How a device fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wellness {
+    /// It is healthy, and all of its paths are there.
+    Well,
+    /// It is healthy, and more paths may come. If it was in trouble, that has not ended yet.
+    Arriving,
+    /// The host is in trouble because of it.
+    Ill,
+}
+
 /// How much a change hurries to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsaved {
@@ -210,8 +221,11 @@ impl Memory {
             self.sweep(view, moment);
         }
         let devices = self.histories(view, now, moment);
-        let is_troubled = !self.lost.is_empty() || devices.iter().any(|(_, _, is_well)| !is_well);
-        if view.all_answer && !is_troubled && !self.troubled.is_empty() {
+        let is_troubled = !self.lost.is_empty() || devices.iter().any(|(_, _, state)| *state == Wellness::Ill);
+        let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
+            *state == Wellness::Arriving && self.troubled.contains(wwid)
+        };
+        if view.all_answer && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
             news.push(News::Recovered);
@@ -397,18 +411,18 @@ impl Memory {
         self.troubled.insert(Arc::clone(wwid));
     }
 
-    /// The history of each device that is there or configured, sorted by WWID, and whether it is well.
-    fn histories(&mut self, view: &View<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, bool)> {
+    /// The history of each device that is there or configured, sorted by WWID, and how it fares.
+    fn histories(&mut self, view: &View<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, Wellness)> {
         let mut histories = Vec::with_capacity(view.devices.len());
         for sighting in &view.devices {
             let device = sighting.device;
             let Some(record) = self.records.get_mut(&device.wwid) else { continue };
-            let (history, is_well) = history(record, sighting, view.config, (now.time, moment), self.window);
-            record.was_well |= is_well;
-            if !is_well && (record.was_well || !record.is_arriving(moment)) {
+            let (history, state) = history(record, sighting, view.config, (now.time, moment), self.window);
+            record.was_well |= state == Wellness::Well;
+            if state == Wellness::Ill && (record.was_well || !record.is_arriving(moment)) {
                 self.troubled.insert(Arc::clone(&device.wwid));
             }
-            histories.push((Arc::clone(&device.wwid), history, is_well));
+            histories.push((Arc::clone(&device.wwid), history, state));
         }
         self.add_absent(view, now, moment, &mut histories);
         histories
@@ -420,7 +434,7 @@ impl Memory {
         view: &View<'_>,
         now: Now,
         moment: Moment,
-        histories: &mut Vec<(Arc<str>, History, bool)>,
+        histories: &mut Vec<(Arc<str>, History, Wellness)>,
     ) {
         let is_there = |wwid: &str| view.devices.binary_search_by(|seen| (*seen.device.wwid).cmp(wwid)).is_ok();
         let absent: BTreeMap<&str, u32> = view
@@ -442,7 +456,7 @@ impl Memory {
             let missing_since = Some(time);
             let history =
                 History { expected_paths, missing_paths: expected_paths, missing_since, ..History::default() };
-            histories.push((wwid, history, false));
+            histories.push((wwid, history, Wellness::Ill));
         }
         histories.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     }
@@ -494,14 +508,14 @@ impl Memory {
     }
 }
 
-/// What is shown of a device that is there, and whether it is well.
+/// What is shown of a device that is there, and how it fares.
 fn history(
     record: &mut Record,
     sighting: &Sighting<'_>,
     config: &Config,
     (time, now): (SystemTime, Moment),
     window: Duration,
-) -> (History, bool) {
+) -> (History, Wellness) {
     let Device { wwid, vendor, product, .. } = &**sighting.device;
     let counts = sighting.device.counts();
     let configured = config.expected_paths_of(wwid, vendor, product);
@@ -524,6 +538,11 @@ fn history(
         is_redundant: tells_redundancy.then_some(is_redundant),
         has_lost_redundancy: tells_redundancy.then_some(has_lost),
     };
-    let is_well = counts.health() == Health::Healthy && missing_paths == 0 && record.loss.is_none();
-    (history, is_well)
+    let is_ill = counts.health() != Health::Healthy || missing_paths > 0 || record.loss.is_some();
+    let state = match (is_ill, expected_paths > present) {
+        (true, _) => Wellness::Ill,
+        (false, true) => Wellness::Arriving,
+        (false, false) => Wellness::Well,
+    };
+    (history, state)
 }

@@ -16,6 +16,7 @@
 //! - [`hanging`]: calls in the kernel that do not return
 //! - [`exhausted`]: no file can be opened any more
 //! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
+//! - [`memory`]: what is remembered, and the file where it is kept
 //! - [`logging`]: every line can be read by a machine
 //! - [`captures`]: a host, captured and run from there
 //! - [`systemd`]: what systemd is told
@@ -41,6 +42,7 @@ mod hanging;
 mod harness;
 mod http;
 mod logging;
+mod memory;
 mod openapi;
 mod readme;
 mod robustness;
