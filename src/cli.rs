@@ -181,7 +181,16 @@ pub struct Collectors {
     pub multipathd: bool,
     /// The series of each path.
     pub paths: bool,
+    /// These only for devices that are not well.
+    pub unhealthy_paths_only: bool,
 }
+
+const UNHEALTHY_PATHS_ONLY: [&str; 2] = [
+    "collector.paths.unhealthy-only",
+    "Series for each path only for devices with failed, missing, marginal, disputed or differing paths, with new I/O errors, or \
+     without redundancy",
+];
+const COLLECTORS_HEADING: &str = "Collectors (all are on; --collector.NAME undoes --no-collector.NAME)";
 
 /// The two options of each collector and its help, in the order of the fields of [`Collectors`].
 const COLLECTORS: [[&str; 3]; 6] = [
@@ -204,11 +213,13 @@ impl Args for Collectors {
                 .long(name)
                 .overrides_with(other)
                 .action(ArgAction::SetTrue)
-                .help_heading("Collectors (all are on; --collector.NAME undoes --no-collector.NAME)")
+                .help_heading(COLLECTORS_HEADING)
         };
-        COLLECTORS.into_iter().fold(command, |command, [on, off, help]| {
+        let command = COLLECTORS.into_iter().fold(command, |command, [on, off, help]| {
             command.arg(flag(off, on).help(help)).arg(flag(on, off).hide(true))
-        })
+        });
+        let [name, help] = UNHEALTHY_PATHS_ONLY;
+        command.arg(flag(name, name).help(help))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -220,7 +231,8 @@ impl FromArgMatches for Collectors {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let [device_mapper, nvme, iscsi, fibre_channel, multipathd, paths] =
             COLLECTORS.map(|[_, off, _]| !matches.get_flag(off));
-        Ok(Collectors { device_mapper, nvme, iscsi, fibre_channel, multipathd, paths })
+        let unhealthy_paths_only = matches.get_flag(UNHEALTHY_PATHS_ONLY[0]);
+        Ok(Collectors { device_mapper, nvme, iscsi, fibre_channel, multipathd, paths, unhealthy_paths_only })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

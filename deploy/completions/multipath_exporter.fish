@@ -33,6 +33,7 @@ complete -c multipath_exporter -l no-collector.multipathd -d 'Do not ask multipa
 complete -c multipath_exporter -l collector.multipathd
 complete -c multipath_exporter -l no-collector.paths -d 'No series for each path'
 complete -c multipath_exporter -l collector.paths
+complete -c multipath_exporter -l collector.paths.unhealthy-only -d 'Series for each path only for devices with failed, missing, marginal, disputed or differing paths, with new I/O errors, or without redundancy'
 complete -c multipath_exporter -l config.check -d 'Check the configuration files and leave'
 complete -c multipath_exporter -l oneshot -d 'Print the state once, in Prometheus text format, and leave'
 complete -c multipath_exporter -s h -l help -d 'Print help'

@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 use listenfd::ListenFd;
 
 use crate::capture::{Host, places, replies};
-use crate::cli::Cli;
+use crate::cli::{Cli, Collectors};
 use crate::config::Config;
 use crate::memory::file::MemoryFile;
 use crate::memory::{self, Boot, Memory};
+use crate::metrics::devices::PathSeries;
 use crate::metrics::own::OwnMetrics;
 use crate::monitor::{Board, Monitor, Settings};
 use crate::privileges::Privileged;
@@ -141,6 +142,15 @@ fn monitor(
     let settings =
         Settings { places, parts, device_mapper, multipathd, resync, reread, config, privileged, memory, memory_file };
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
+}
+
+/// The devices for which the series of each path are wanted.
+fn path_series(cli: &Cli) -> PathSeries {
+    match cli.collectors {
+        Collectors { paths: false, .. } => PathSeries::None,
+        Collectors { unhealthy_paths_only: true, .. } => PathSeries::Conspicuous,
+        _ => PathSeries::All,
+    }
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
-use super::{Failure, monitor, print};
+use super::{Failure, monitor, path_series, print};
 use crate::cli::Cli;
 use crate::config::Config;
 use crate::memory::file::MemoryFile;
@@ -28,7 +28,7 @@ pub async fn print_once(
     let snapshot = board.snapshot.borrow().clone();
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;
     let mut registry = Registry::default();
-    let paths = cli.collectors.paths;
+    let paths = path_series(cli);
     registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
     registry.register_collector(Box::new(About { sources: board.sources, memory: board.memory }));
     let mut text = String::new();

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, info};
 
-use super::{Failure, monitor};
+use super::{Failure, monitor, path_series};
 use crate::cli::Cli;
 use crate::config::Config;
 use crate::listen::{from_systemd, listen};
@@ -61,7 +61,7 @@ pub async fn serve(
     registry.register_collector(Box::new(Arc::clone(&reloads)));
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
-    let exposition = Exposition::new(registry, cli.collectors.paths);
+    let exposition = Exposition::new(registry, path_series(cli));
     let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
     let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
     let routes = Arc::new(routes);

@@ -333,6 +333,7 @@ impl Memory {
         record.paths.note(u32::try_from(counts.paths()).unwrap_or(u32::MAX), now);
         record.redundancy.note(sighting.is_redundant && counts.valid > 0, now);
         record.seen = now;
+        record.count_errors(device.path_io_errors, now);
         record.in_use = device.in_use;
         record.has_no_disk = sighting.has_no_disk;
         if counts.valid == 0 {
@@ -537,6 +538,7 @@ fn history(
         missing_since: record.missing_since,
         is_redundant: tells_redundancy.then_some(is_redundant),
         has_lost_redundancy: tells_redundancy.then_some(has_lost),
+        has_new_errors: record.has_new_errors(now),
     };
     let is_ill = counts.health() != Health::Healthy || missing_paths > 0 || record.loss.is_some();
     let state = match (is_ill, expected_paths > present) {

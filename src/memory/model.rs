@@ -534,6 +534,17 @@ fn redundancy_and_its_loss() {
 }
 
 #[test]
+fn errors_are_new_for_a_quarter_of_an_hour() {
+    let mut record = Record::new(&Thing::map(2, 0).device("a"), Moment::default());
+    let at = |minutes| Moment::default() + MINUTE * minutes;
+    // The errors that a path had before are not new.
+    for (minutes, errors, are_new) in [(0, 7, false), (1, 7, false), (2, 8, true), (16, 8, true), (17, 8, false)] {
+        record.count_errors(errors, at(minutes));
+        assert_eq!(record.has_new_errors(at(minutes)), are_new, "{minutes}");
+    }
+}
+
+#[test]
 fn attaching_and_detaching_leaves_a_bounded_memory() {
     let mut host = Host::new();
     for number in 0..LIMIT + 500 {

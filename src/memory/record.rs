@@ -14,6 +14,9 @@ use crate::topology::{DevNo, Device, Kind, LossReason, LostDevice};
 /// Paths arrive one after the other, so none is missed for so long after their device appeared.
 pub const ARRIVAL: Duration = Duration::from_secs(5 * 60);
 
+/// I/O errors are new for so long.
+const NEW: Duration = Duration::from_secs(15 * 60);
+
 /// One device.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Record {
@@ -50,6 +53,9 @@ pub struct Record {
     pub missing_since: Option<SystemTime>,
     /// Set while it is lost.
     pub loss: Option<Loss>,
+    /// I/O errors of its paths, and when there were last more of them. The count begins anew with the exporter.
+    #[serde(skip)]
+    pub errors: Option<(u64, Option<Moment>)>,
 }
 
 /// How a device was lost.
@@ -84,7 +90,19 @@ impl Record {
             was_well: false,
             missing_since: None,
             loss: None,
+            errors: None,
         }
+    }
+
+    /// Takes note of how many I/O errors its paths have had.
+    pub fn count_errors(&mut self, errors: u64, now: Moment) {
+        let last = self.errors.and_then(|(before, last)| if before < errors { Some(now) } else { last });
+        self.errors = Some((errors, last));
+    }
+
+    /// Whether there have been I/O errors lately.
+    pub fn has_new_errors(&self, now: Moment) -> bool {
+        self.errors.and_then(|(_, last)| last).is_some_and(|last| now.since(last) < NEW)
     }
 
     /// Keeps what the device is called now.

@@ -18,10 +18,21 @@ use crate::topology::{
 pub struct Devices {
     /// What to encode.
     pub snapshot: Arc<Snapshot>,
-    /// With the series of each path.
-    pub paths: bool,
+    /// For which devices with the series of each path.
+    pub paths: PathSeries,
     /// With what only a running exporter sees: events.
     pub events: bool,
+}
+
+/// The devices that have series for each of their paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathSeries {
+    /// All devices.
+    All,
+    /// Devices whose paths somebody may want to look at.
+    Conspicuous,
+    /// No device.
+    None,
 }
 
 labels!(DeviceLabels {
@@ -97,7 +108,7 @@ impl Collector for Devices {
         let mut families = Families(encoder);
         self.host(&mut families)?;
         self.devices(&mut families)?;
-        if self.paths {
+        if self.paths != PathSeries::None {
             self.paths(&mut families)?;
         }
         transport::encode(&self.snapshot, &mut families)
@@ -437,10 +448,10 @@ impl Devices {
         &'a self,
         sample: impl Fn(&'a Device, &'a Path) -> Option<S> + Copy,
     ) -> impl Iterator<Item = S> {
-        self.snapshot
-            .devices
-            .iter()
-            .flat_map(move |device| device.paths.iter().filter_map(move |path| sample(device, path)))
+        let devices = self.snapshot.devices.iter().filter(|device| {
+            self.paths == PathSeries::All || device.is_conspicuous(self.snapshot.remembered.of(&device.wwid))
+        });
+        devices.flat_map(move |device| device.paths.iter().filter_map(move |path| sample(device, path)))
     }
 }
 

@@ -16,7 +16,7 @@ use flate2::{Compress, Compression, FlushCompress};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
-use super::devices::Devices;
+use super::devices::{Devices, PathSeries};
 use super::text::PlainText;
 use crate::topology::Snapshot;
 
@@ -50,7 +50,7 @@ const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// Encodes pages.
 #[derive(Debug)]
 pub struct Exposition {
-    paths: bool,
+    paths: PathSeries,
     own: Registry,
     present: Mutex<Arc<Fixed>>,
 }
@@ -72,8 +72,8 @@ struct Deflated {
 }
 
 impl Exposition {
-    /// `own` holds the exporter's own numbers; `paths` says whether the series of each path are wanted.
-    pub fn new(own: Registry, paths: bool) -> Self {
+    /// `own` holds the exporter's own numbers; `paths` says for which devices the series of each path are wanted.
+    pub fn new(own: Registry, paths: PathSeries) -> Self {
         Exposition { paths, own, present: Mutex::default() }
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn exposition() -> Exposition {
         let mut own = Registry::default();
         own.register_collector(Box::new(Arc::new(OwnMetrics::default())));
-        Exposition::new(own, true)
+        Exposition::new(own, PathSeries::All)
     }
 
     fn gunzip(page: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! What is true of a device as a whole because of its paths: rules need it also where the series of each path are left out.
 
-use super::{Device, Path, PathState};
+use super::{Device, Health, History, Mismatches, Path, PathState};
 
 /// Words of SCSI ALUA and NVMe ANA for a path that is not the shortest way. A path in ALUA's `lba-dependent` is the shortest
 /// for a part of the LUN. (`sdev_access_states` in `drivers/scsi/scsi_sysfs.c`, `nvme_ana_state_names` in
@@ -38,6 +38,18 @@ impl Device {
         let mut words = valid.filter_map(|path| path.access_state.as_ref().or(path.ana_state.as_ref())).peekable();
         priorities.is_some_and(|(active, best)| active < best)
             || words.peek().is_some() && words.all(|word| NOT_OPTIMIZED.contains(&&**word))
+    }
+
+    /// Whether somebody may want to look at its paths one by one: not all is well with the device, or something about them is
+    /// odd.
+    pub fn is_conspicuous(&self, history: Option<&History>) -> bool {
+        let Mismatches { size, read_only, wwid } = self.mismatches;
+        let is_odd = |history: &History| {
+            history.missing_paths > 0 || history.is_redundant == Some(false) || history.has_new_errors
+        };
+        self.counts().health() != Health::Healthy
+            || history.is_some_and(is_odd)
+            || size + read_only + wwid + self.marginal_paths() + self.disagreeing_paths() > 0
     }
 }
 
@@ -118,6 +130,31 @@ mod tests {
             path_events: PathEventCounts::default(),
             repeated_path_failures: 0,
             path_io_errors: 0,
+        }
+    }
+
+    #[test]
+    fn a_device_is_conspicuous_if_somebody_may_want_to_look_at_its_paths() {
+        let well = || device(vec![path(Valid), path(Valid)]);
+        let remembered = History { expected_paths: 2, is_redundant: Some(true), ..History::default() };
+        assert!(!well().is_conspicuous(None) && !well().is_conspicuous(Some(&remembered)));
+        for history in [
+            History { missing_paths: 1, ..remembered },
+            History { is_redundant: Some(false), ..remembered },
+            History { has_new_errors: true, ..remembered },
+        ] {
+            assert!(well().is_conspicuous(Some(&history)), "{history:?}");
+        }
+        let marginal = Path { marginal: Some(true), ..path(Valid) };
+        let disputed = Path { checker_state: Some("faulty".into()), ..path(Valid) };
+        for device in [
+            device(vec![path(Valid), path(Failed)]),
+            device(Vec::new()),
+            device(vec![path(Valid), marginal]),
+            device(vec![path(Valid), disputed]),
+            Device { mismatches: Mismatches { read_only: 1, ..Mismatches::default() }, ..well() },
+        ] {
+            assert!(device.is_conspicuous(Some(&remembered)), "{device:?}");
         }
     }
 

@@ -19,6 +19,8 @@ pub struct History {
     pub is_redundant: Option<bool>,
     /// Whether it is not redundant now and was for six hours. `None` in the same cases.
     pub has_lost_redundancy: Option<bool>,
+    /// Whether its paths have had I/O errors in the last minutes.
+    pub has_new_errors: bool,
 }
 
 /// Why a device counts as lost.

@@ -201,6 +201,22 @@ fn a_host_with_nothing() {
 }
 
 #[test]
+fn series_of_each_path_for_devices_that_are_not_well() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--collector.paths.unhealthy-only"]);
+    let with_paths = || {
+        let page = exporter.reread();
+        let series = page.of_metric("multipath_path_info").into_iter().map(|(series, _)| series.to_owned());
+        series.collect::<Vec<_>>()
+    };
+    assert_eq!(with_paths(), [] as [String; 0]);
+    host.turn_into("02-net1-lost");
+    let series = with_paths();
+    assert_eq!(series.len(), 4, "{series:?}");
+    assert!(series.iter().any(|series| series.contains("path=\"sda\"")), "{series:?}");
+}
+
+#[test]
 fn without_the_series_of_each_path() {
     let host = Host::recorded("02-net1-lost");
     let page = host.exporter(&["--no-collector.paths"]).metrics();

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use clap::CommandFactory;
 use multipath_exporter::cli::Cli;
-use multipath_exporter::metrics::devices::Devices;
+use multipath_exporter::metrics::devices::{Devices, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
     Daemon, DaemonCounters, Device, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
@@ -146,7 +146,11 @@ fn snapshot() -> Snapshot {
 /// A table for each subject, of the families of the golden page: a real one, and so all there are.
 fn metrics_section() -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Devices { snapshot: Arc::new(snapshot()), paths: true, events: true }));
+    registry.register_collector(Box::new(Devices {
+        snapshot: Arc::new(snapshot()),
+        paths: PathSeries::All,
+        events: true,
+    }));
     let mut page = String::new();
     exposition::encode(&registry, Format::Text, &mut page).unwrap();
     let of_devices = families(&page);
