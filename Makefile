@@ -129,7 +129,7 @@ demo: packages install-for-tests $(VENV)/installed
 
 # The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
 bench: install-for-tests cargo $(VENV)/installed
-	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble
+	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble --bench memory
 	python3 benches/rules.py
 	cargo build --release --locked
 	cp $(EXPORTER) .cache/bench

@@ -26,6 +26,7 @@ impl PathHistory {
         let mut since = now;
         while let Some((number, began)) = self.running.pop_if(|(number, _)| *number > paths) {
             since = began;
+            keep(&mut self.had, number, now);
             if now.since(began) >= PROOF {
                 keep(&mut self.proven, number, now);
             }

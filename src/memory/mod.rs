@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
-use crate::topology::{DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered};
+use crate::topology::{Adapters, DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered};
 pub use clock::{Boot, Now};
 use clock::{Clock, Moment};
 pub use image::{Image, Machine};
@@ -49,8 +49,6 @@ const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 pub struct Sighting<'a> {
     /// The device.
     pub device: &'a Arc<Device>,
-    /// It keeps a valid or standby path no matter which single port or fabric fails.
-    pub is_redundant: bool,
     /// None of its disks is there any more.
     pub has_no_disk: bool,
     /// The device numbers by which mounts and swaps name it or its partitions, if it is a native NVMe device.
@@ -61,6 +59,8 @@ pub struct Sighting<'a> {
 pub struct View<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
+    /// What the paths' initiator ports stand on.
+    pub adapters: &'a Arc<Adapters>,
     /// The kinds of devices whose source has answered. Nothing is known of the others.
     pub listed: &'a [Kind],
     /// Every source of devices that is switched on and permitted has answered once.
@@ -185,10 +185,8 @@ impl Memory {
         self.awaited.extend(image.awaited);
         for (wwid, mut record) in image.devices {
             if !is_same_boot && record.is_present {
-                record.is_present = false;
+                record.leave(written.clock);
                 self.awaited.insert(Arc::clone(&wwid));
-                record.paths.note(0, written.clock);
-                record.redundancy.note(false, written.clock);
             }
             if self.records.get(&wwid).is_some_and(|known| known.loss.is_some()) {
                 continue;
@@ -317,8 +315,11 @@ impl Memory {
         // A device that was there before the exporter first looked has not appeared now, but since the host booted.
         let is_found = !self.has_looked;
         let record = self.records.entry(Arc::clone(&device.wwid)).or_insert_with(|| {
-            let appeared = if is_found { now.before(self.clock.uptime_at(now)) } else { now };
-            Record { is_present: is_found, was_well: is_found, ..Record::new(device, appeared) }
+            if is_found {
+                Record::found(device, now.before(self.clock.uptime_at(now)))
+            } else {
+                Record::new(device, now)
+            }
         });
         let before = (record.is_present, record.in_use, record.pathless_since.is_some());
         if !record.is_present {
@@ -327,26 +328,18 @@ impl Memory {
             (record.appeared, record.was_well) = (now, false);
             (record.pathless_since, record.missing_since) = (None, None);
         }
-        self.present.insert(Arc::clone(&device.wwid));
-        record.name_as(device);
-        let counts = device.counts();
-        record.paths.note(u32::try_from(counts.paths()).unwrap_or(u32::MAX), now);
-        record.redundancy.note(sighting.is_redundant && counts.valid > 0, now);
-        record.seen = now;
-        record.count_errors(device.path_io_errors, now);
-        record.in_use = device.in_use;
         record.has_no_disk = sighting.has_no_disk;
-        if counts.valid == 0 {
-            record.pathless_since.get_or_insert(now);
-        } else {
-            record.pathless_since = None;
-            if record.loss.is_some() && !record.is_still_named(view.is_named) {
-                record.loss = None;
-                self.lost.remove(&device.wwid);
-            }
+        // On nearly every host nearly always nothing has changed.
+        if record.differs_from(device, view.adapters) {
+            record.take(device, view.adapters, now);
+            self.present.insert(Arc::clone(&device.wwid));
+        }
+        if record.loss.is_some() && record.pathless_since.is_none() && !record.is_still_named(view.is_named) {
+            record.loss = None;
+            self.lost.remove(&device.wwid);
         }
         // A lost device keeps the numbers that mounts still name.
-        if record.loss.is_none() {
+        if record.loss.is_none() && device.kind == Kind::Nvme {
             record.numbers.clone_from(&sighting.numbers);
         }
         if before != (record.is_present, record.in_use, record.pathless_since.is_some()) {
@@ -366,9 +359,7 @@ impl Memory {
                 continue;
             };
             self.present.remove(&wwid);
-            record.is_present = false;
-            record.paths.note(0, moment);
-            record.redundancy.note(false, moment);
+            record.leave(moment);
             self.unsaved = self.unsaved.max(Unsaved::Facts);
             let was_pathless = record.pathless_since.is_some_and(|since| moment.since(since) >= PATHLESS);
             let reason = match record.kind {
@@ -530,13 +521,12 @@ fn history(
     }
     let tells_redundancy =
         expected_paths > 1 && counts.valid + counts.standby > 0 && config.expects_redundancy_of(wwid, vendor, product);
-    let is_redundant = sighting.is_redundant && counts.valid > 0;
-    let has_lost = !is_redundant && record.redundancy.is_proven(now, window);
+    let has_lost = !record.is_redundant && record.redundancy.is_proven(now, window);
     let history = History {
         expected_paths,
         missing_paths,
         missing_since: record.missing_since,
-        is_redundant: tells_redundancy.then_some(is_redundant),
+        is_redundant: tells_redundancy.then_some(record.is_redundant),
         has_lost_redundancy: tells_redundancy.then_some(has_lost),
         has_new_errors: record.has_new_errors(now),
     };

@@ -51,24 +51,28 @@ impl Thing {
     fn device(&self, wwid: &str) -> Arc<Device> {
         let states = [(self.valid, PathState::Valid), (self.failed, PathState::Failed)];
         let states = states.into_iter().flat_map(|(number, state)| std::iter::repeat_n(state, number));
-        let path = |state| Path {
-            name: "sda".into(),
-            devno: None,
-            hctl: Arc::default(),
-            transport: Transport::Unknown,
-            ports: Ports::default(),
-            group: None,
-            state,
-            is_told: true,
-            failures: 0,
-            priority: None,
-            checker_state: None,
-            device_state: None,
-            access_state: None,
-            ana_state: None,
-            marginal: None,
-            io_errors: None,
-            io_timeouts: None,
+        // Paths share their ports unless the device is redundant.
+        let path = |(number, state): (usize, PathState)| {
+            let port = |side: &str| Arc::from(format!("{side}{}", if self.is_redundant { number } else { 0 }));
+            Path {
+                name: "sda".into(),
+                devno: None,
+                hctl: Arc::default(),
+                transport: Transport::Unknown,
+                ports: Ports { initiator_port: port("i"), target: Arc::default(), target_port: port("t") },
+                group: None,
+                state,
+                is_told: true,
+                failures: 0,
+                priority: None,
+                checker_state: None,
+                device_state: None,
+                access_state: None,
+                ana_state: None,
+                marginal: None,
+                io_errors: None,
+                io_timeouts: None,
+            }
         };
         Arc::new(Device {
             wwid: wwid.into(),
@@ -79,7 +83,7 @@ impl Thing {
             vendor: "VENDOR".into(),
             product: "PRODUCT".into(),
             revision: Arc::default(),
-            paths: states.map(path).collect(),
+            paths: states.enumerate().map(path).collect(),
             groups: Vec::<Group>::new(),
             queueing: None,
             suspended: None,
@@ -108,6 +112,7 @@ struct Host {
     boots: u32,
     booted: Instant,
     things: BTreeMap<String, Thing>,
+    adapters: Arc<Adapters>,
     all_answer: bool,
     listed: Vec<Kind>,
     config: Config,
@@ -129,6 +134,7 @@ impl Host {
             boots: 1,
             booted: instant - DAY,
             things: BTreeMap::new(),
+            adapters: Arc::default(),
             all_answer: true,
             listed: Kind::ALL.to_vec(),
             config: Config::default(),
@@ -149,12 +155,12 @@ impl Host {
         let devices: Vec<_> = self.things.iter().map(|(wwid, thing)| (thing.device(wwid), thing)).collect();
         let sightings = devices.iter().map(|(device, thing)| Sighting {
             device,
-            is_redundant: thing.is_redundant,
             has_no_disk: thing.has_no_disk,
             numbers: thing.devno.into_iter().collect(),
         });
         let view = View {
             devices: sightings.collect(),
+            adapters: &self.adapters,
             listed: &self.listed,
             is_complete: self.listed.len() == 2,
             all_answer: self.all_answer,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Moment;
 use super::history::{PathHistory, Streak};
 use super::times;
-use crate::topology::{DevNo, Device, Kind, LossReason, LostDevice};
+use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_redundant};
 
 /// Paths arrive one after the other, so none is missed for so long after their device appeared.
 pub const ARRIVAL: Duration = Duration::from_secs(5 * 60);
@@ -56,6 +56,12 @@ pub struct Record {
     /// I/O errors of its paths, and when there were last more of them. The count begins anew with the exporter.
     #[serde(skip)]
     pub errors: Option<(u64, Option<Moment>)>,
+    /// It keeps a path no matter which single port or fabric fails.
+    #[serde(skip)]
+    pub is_redundant: bool,
+    /// The device as it was last seen, and what its paths' initiator ports stand on.
+    #[serde(skip)]
+    last: Option<(Arc<Device>, Arc<Adapters>)>,
 }
 
 /// How a device was lost.
@@ -91,7 +97,42 @@ impl Record {
             missing_since: None,
             loss: None,
             errors: None,
+            is_redundant: false,
+            last: None,
         }
+    }
+
+    /// A device that was there when the exporter first looked. Its trouble is one that a recovery ends.
+    pub fn found(device: &Device, appeared: Moment) -> Self {
+        Record { is_present: true, was_well: true, ..Record::new(device, appeared) }
+    }
+
+    /// Whether the device is another one than was last seen.
+    pub fn differs_from(&self, device: &Arc<Device>, adapters: &Arc<Adapters>) -> bool {
+        let is_same = |(last, stood_on): &(Arc<Device>, Arc<Adapters>)| {
+            Arc::ptr_eq(last, device) && Arc::ptr_eq(stood_on, adapters)
+        };
+        !self.last.as_ref().is_some_and(is_same)
+    }
+
+    /// Takes note of the device as it is now.
+    pub fn take(&mut self, device: &Arc<Device>, adapters: &Arc<Adapters>, now: Moment) {
+        self.name_as(device);
+        let counts = device.counts();
+        self.is_redundant = counts.valid > 0 && is_redundant(&device.paths, adapters);
+        self.paths.note(u32::try_from(counts.paths()).unwrap_or(u32::MAX), now);
+        self.redundancy.note(self.is_redundant, now);
+        self.count_errors(device.path_io_errors, now);
+        self.in_use = device.in_use;
+        self.pathless_since = if counts.valid == 0 { self.pathless_since.or(Some(now)) } else { None };
+        self.last = Some((Arc::clone(device), Arc::clone(adapters)));
+    }
+
+    /// The device is gone.
+    pub fn leave(&mut self, now: Moment) {
+        (self.is_present, self.seen, self.last) = (false, now, None);
+        self.paths.note(0, now);
+        self.redundancy.note(false, now);
     }
 
     /// Takes note of how many I/O errors its paths have had.
@@ -106,7 +147,7 @@ impl Record {
     }
 
     /// Keeps what the device is called now.
-    pub fn name_as(&mut self, device: &Device) {
+    fn name_as(&mut self, device: &Device) {
         for (known, now) in
             [(&mut self.name, &device.name), (&mut self.vendor, &device.vendor), (&mut self.product, &device.product)]
         {

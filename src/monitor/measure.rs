@@ -1,4 +1,5 @@
-//! The cost of assembling devices, for `benches/assemble.rs`, and how much is saved where nothing has changed.
+//! Devices of a made-up host, for `benches/assemble.rs` and `benches/memory.rs`: the cost of assembling them, and how much is saved
+//! where nothing has changed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use super::{Ledgers, assemble};
 use crate::source::block::{self, Host, Scope, disks};
 use crate::source::device_mapper;
 use crate::source::transports::{self, Way};
-use crate::topology::{DevNo, Transport};
+use crate::topology::{DevNo, Device, Transport};
 
 /// The readings of a made-up host, and the devices that were assembled from them.
 #[derive(Debug)]
@@ -50,6 +51,11 @@ impl Assembly {
     pub fn all(&mut self) -> usize {
         self.devices.clear();
         self.again()
+    }
+
+    /// The devices, sorted by WWID.
+    pub fn devices(&self) -> Vec<Arc<Device>> {
+        self.devices.values().map(|built| Arc::clone(&built.device)).collect()
     }
 
     /// Assembles those whose inputs have changed, which none have. Gives how many there are.

@@ -7,7 +7,7 @@ use super::{Now, State};
 use crate::memory::{News, Sighting, View};
 use crate::source::block::usage::User;
 use crate::source::health::Part;
-use crate::topology::{DevNo, Device, Kind, Snapshot, is_redundant};
+use crate::topology::{DevNo, Device, Kind, Snapshot};
 
 impl State {
     /// Has the memory look at the devices, and tells its news.
@@ -15,7 +15,6 @@ impl State {
         let (readings, departures) = (&self.readings, &self.departures);
         let sightings = snapshot.devices.iter().map(|device| Sighting {
             device,
-            is_redundant: is_redundant(&device.paths, &snapshot.transports.adapters),
             has_no_disk: device.counts().valid == 0 && self.has_no_disk(device),
             numbers: self.numbers_of(device),
         });
@@ -26,6 +25,7 @@ impl State {
                 .collect();
         let view = View {
             devices: sightings.collect(),
+            adapters: &snapshot.transports.adapters,
             listed: &listed,
             is_complete: self.have_answered(),
             // A recovery is told after the change that led to it.
