@@ -22,6 +22,8 @@ use crate::source::Error;
 pub struct Config {
     /// How many paths devices should have; the first that matches counts.
     pub expected_paths: Vec<ExpectedPaths>,
+    /// WWIDs of disks that other multipath software assembles.
+    pub ignore_unassembled: Vec<Glob>,
     /// What the exporter is to forget.
     pub forget: Vec<Forget>,
     /// The networks over which iSCSI targets must be reached.
@@ -331,6 +333,11 @@ impl Config {
         self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product))
     }
 
+    /// Whether other multipath software assembles this disk.
+    pub fn ignores(&self, wwid: &str) -> bool {
+        self.ignore_unassembled.iter().any(|glob| glob.fits(wwid))
+    }
+
     /// The devices that the file names.
     pub fn expected_wwids(&self) -> impl Iterator<Item = &str> {
         self.expected_paths.iter().filter_map(|rule| match &rule.devices {
@@ -353,7 +360,7 @@ impl Config {
     /// One line that names line and word.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
-        let File { expected_paths, forget, iscsi_bonds } = file.unwrap_or_default();
+        let File { expected_paths, ignore_unassembled, forget, iscsi_bonds } = file.unwrap_or_default();
         let mut names = HashSet::new();
         for Spanned { value: bond, referenced, .. } in &iscsi_bonds {
             if !names.insert(&bond.name) {
@@ -361,7 +368,7 @@ impl Config {
             }
         }
         let iscsi_bonds = iscsi_bonds.into_iter().map(|bond| bond.value).collect();
-        Ok(Config { expected_paths, forget, iscsi_bonds })
+        Ok(Config { expected_paths, ignore_unassembled, forget, iscsi_bonds })
     }
 }
 
@@ -370,6 +377,7 @@ impl Config {
 #[serde(deny_unknown_fields, default)]
 struct File {
     expected_paths: Vec<ExpectedPaths>,
+    ignore_unassembled: Vec<Glob>,
     forget: Vec<Forget>,
     iscsi_bonds: Vec<Spanned<IscsiBond>>,
 }
@@ -421,12 +429,25 @@ mod tests {
             "expected_paths:\n\
              - {wwid: 3600a098000aad1e3000064e45f2c2355, paths: 8}\n\
              - {vendor: NETAPP, product: 'INF-01-.*', paths: 4}\n\
+             - {product: 'BACKUP.*', paths: 1}\n\
+             - {vendor: HITACHI, paths: 4, redundant: false}\n\
+             ignore_unassembled: ['36006016*']\n\
+             forget:\n\
+             - {wwid: 3600a098000aad1e3000064e45f2c2399, before: 2026-11-29T10:00:00Z}\n\
              iscsi_bonds:\n\
              - {name: storage, networks: [eth1, 192.0.2.0/24], targets: ['iqn.2003-01.org.example:*']}\n",
         )
         .unwrap();
         assert_eq!(config.expected_paths[0].devices, Devices::Wwid("3600a098000aad1e3000064e45f2c2355".to_owned()));
         assert_eq!(config.expected_paths[1].paths, 4);
+        let redundant: Vec<bool> = config.expected_paths.iter().map(|rule| rule.redundant).collect();
+        assert_eq!(redundant, [true, true, false, false]);
+        assert!(
+            config.expects_redundancy_of("1", "OTHER", "DISK") && !config.expects_redundancy_of("1", "HITACHI", "DISK")
+        );
+        let [forget] = &config.forget[..] else { panic!("{config:?}") };
+        assert_eq!(humantime::format_rfc3339(forget.before).to_string(), "2026-11-29T10:00:00Z");
+        assert!(config.ignores("360060160a") && !config.ignores("3600a098"));
         let [eth1, net] = config.iscsi_bonds[0].networks.as_slice() else { panic!("{config:?}") };
         assert!(eth1.carries("eth1", None) && !eth1.carries("eth10", None));
         assert!(net.carries("", "192.0.2.7".parse().ok()) && !net.carries("", "192.0.3.7".parse().ok()));
@@ -488,6 +509,10 @@ mod tests {
             ("expected_paths:\n- {wwid: mpath-3600a, paths: 1}\n", &["line 2", "mpath-3600a"]),
             ("expected_paths:\n- {wwid: a, wwid: b, paths: 1}\n", &["line 2", "wwid"]),
             ("expected_paths: many\n", &["line 1", "many"]),
+            ("expected_paths:\n- {wwid: a, paths: 1, redundant: maybe}\n", &["line 2", "maybe"]),
+            ("forget:\n- {wwid: a, before: yesterday}\n", &["line 2", "no time", "yesterday"]),
+            ("forget:\n- {wwid: a}\n", &["line 2", "before"]),
+            ("ignore_unassembled: ['[a']\n", &["line 1", "[a"]),
             ("expected_paths:\n- {wwid: a, paths: }\n", &["line 2"]),
             ("\"a\\nb\": many\n", &["line 1", "a\u{fffd}b"]),
             ("iscsi_bonds: &a []\nexpected_paths: *b\n", &["b"]),

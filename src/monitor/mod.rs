@@ -754,7 +754,12 @@ impl State {
         Snapshot {
             daemon: self.readings.daemon(),
             iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
-            unassembled: unassembled::count(&self.readings.block.unassembled, known_paths, members),
+            unassembled: unassembled::count(
+                &self.readings.block.unassembled,
+                known_paths,
+                |wwid| self.config.ignores(wwid),
+                members,
+            ),
             iscsi_session_paths,
             remembered: self.memory.remembered(),
             transports,

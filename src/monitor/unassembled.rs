@@ -38,10 +38,11 @@ pub fn with_several_paths(candidates: &[Candidate]) -> Vec<Unassembled> {
 }
 
 /// How many paths each of them has, by WWID, as far as no map was made of it since, and multipathd does not leave it alone:
-/// what its configuration blacklists is not among its paths.
+/// what its configuration blacklists is not among its paths. Our own configuration may name more to be ignored.
 pub fn count<'a>(
     disks: &[Unassembled],
     known: &KnownPaths,
+    is_ignored: impl Fn(&str) -> bool,
     members: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Vec<(Arc<str>, usize)> {
     // On nearly every host that is all: there are none.
@@ -53,7 +54,7 @@ pub fn count<'a>(
         names.insert(name);
         wwids.extend(wwid);
     }
-    let free = disks.iter().filter(|disk| !wwids.contains(&*disk.wwid));
+    let free = disks.iter().filter(|disk| !wwids.contains(&*disk.wwid) && !is_ignored(&disk.wwid));
     let free = free.filter(|disk| !disk.paths.iter().any(|path| names.contains(&**path)));
     let counted = free.map(|disk| {
         let paths = match known {

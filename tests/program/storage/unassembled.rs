@@ -227,6 +227,17 @@ fn what_cannot_be_read_stays_as_last_read() {
 }
 
 #[test]
+fn disks_of_other_multipath_software_can_be_ignored() {
+    let host = unassembled();
+    host.sysfs.write("config.yml", format!("ignore_unassembled: ['{}*']\n", &MPATHA[..MPATHA.len() - 1]));
+    let file = format!("--config.file={}", host.sysfs.path("config.yml").display());
+    assert_none(&host.exporter(&["--no-collector.multipathd", &file]).metrics());
+    host.sysfs.replace("config.yml", format!("ignore_unassembled: ['{MPATHA}']\n"));
+    let page = host.exporter(&["--no-collector.multipathd", &file]).metrics();
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(2.0)));
+}
+
+#[test]
 fn entries_that_make_no_sense_are_nobodys() {
     let host = unassembled();
     host.sysfs.replace("udev/b8:0", "");
