@@ -40,6 +40,8 @@ pub struct ExpectedPaths {
     pub paths: u32,
     /// Whether they should be redundant.
     pub redundant: bool,
+    /// Whether the array gives the LUN the same number at each of its ports.
+    pub same_lun: bool,
 }
 
 /// A device of which older facts are to be forgotten.
@@ -98,6 +100,7 @@ struct ExpectedPathsText {
     product: Option<Pattern>,
     paths: Number,
     redundant: Option<bool>,
+    same_lun: Option<bool>,
 }
 
 struct Wwid(String);
@@ -138,7 +141,7 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
         let paths = text.paths.0;
         // One path has nothing to be redundant with.
         let redundant = text.redundant.unwrap_or(paths > 1);
-        Ok(ExpectedPaths { devices, paths, redundant })
+        Ok(ExpectedPaths { devices, paths, redundant, same_lun: text.same_lun.unwrap_or(true) })
     }
 }
 
@@ -430,7 +433,7 @@ mod tests {
              - {wwid: 3600a098000aad1e3000064e45f2c2355, paths: 8}\n\
              - {vendor: NETAPP, product: 'INF-01-.*', paths: 4}\n\
              - {product: 'BACKUP.*', paths: 1}\n\
-             - {vendor: HITACHI, paths: 4, redundant: false}\n\
+             - {vendor: HITACHI, paths: 4, redundant: false, same_lun: false}\n\
              ignore_unassembled: ['36006016*']\n\
              forget:\n\
              - {wwid: 3600a098000aad1e3000064e45f2c2399, before: 2026-11-29T10:00:00Z}\n\

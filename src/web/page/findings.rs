@@ -8,7 +8,7 @@ use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, are, have, it};
 use super::{Ranked, View, clock};
 use crate::source::health::{Part, Source, unknown_sources};
-use crate::topology::{Daemon, Device, Health, LossReason, Snapshot};
+use crate::topology::{Daemon, Device, Health, LossReason, LostDevice, Snapshot};
 
 /// Those named in one line; of more, the number.
 const NAMED: usize = 5;
@@ -193,7 +193,10 @@ pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
 /// Devices that were lost for this reason, and since when.
 fn lost(snapshot: &Snapshot, reason: LossReason) -> Vec<String> {
     let lost = snapshot.remembered.lost.iter().filter(|device| device.reason == reason);
-    lost.map(|device| format!("{}, lost since {} UTC", Escaped(&device.name), clock(device.time))).collect()
+    let words = |device: &LostDevice| {
+        format!("{} ({}), lost since {} UTC", Escaped(&device.name), Escaped(&device.wwid), clock(device.time))
+    };
+    lost.map(words).collect()
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {

@@ -346,7 +346,10 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathQueueingWithoutPaths", "programs hang: <a href=\"/?q=3600queueing\">queueing</a>."),
         ("MultipathNoValidPaths", "1 device has no valid path: I/O fails: <a href=\"/?q=3600dead\">dead</a>."),
         ("MultipathWwidMismatch", "Another LUN is behind a path of 1 device"),
-        ("MultipathDeviceLost", "1 device went while it was in use: mounted, lost since 1970-01-01 00:00:00 UTC"),
+        (
+            "MultipathDeviceLost",
+            "1 device went while it was in use: mounted (3600mounted), lost since 1970-01-01 00:00:00 UTC",
+        ),
         ("MultipathIscsiBondDown", "bond0 (eth1, eth2)"),
         ("MultipathDeviceLost", "1 device did not come back after the boot: other"),
         ("MultipathDeviceLost", "1 device had no valid path and is gone: gone"),
