@@ -3,6 +3,7 @@
 //! The tour of the house. Each room knows only rooms that stand above it in this list:
 //!
 //! - `tasks`: notices the end of a task that has to run for as long as the program does
+//! - `pages`: keeps the program in memory, should its disk die
 //! - `small_file`: reads the files that somebody else writes
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak
 //! - [`privileges`]: which threads have capabilities
@@ -44,6 +45,7 @@ pub mod web_config;
 
 mod commands;
 mod listen;
+mod pages;
 mod reload;
 mod small_file;
 mod systemd;

@@ -20,6 +20,7 @@ use crate::metrics::exposition::Exposition;
 use crate::metrics::own::{About, ConfigReloads};
 use crate::metrics::process::ThisProcess;
 use crate::monitor::Command;
+use crate::pages;
 use crate::privileges::Privileged;
 use crate::reload::reload_on;
 use crate::systemd;
@@ -40,6 +41,7 @@ pub async fn serve(
     memory_file: Option<io::Result<MemoryFile>>,
     passed: Option<ListenFd>,
 ) -> Result<(), Failure> {
+    pages::keep();
     let failed = Failure::fatal("cannot handle signals");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);

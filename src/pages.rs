@@ -1,0 +1,68 @@
+//! The program's own pages, kept in memory.
+//!
+//! On a host that boots from its multipath storage, the program's file and its libraries lie on a device that may die. A thread that
+//! then needs a page which is not in memory waits in the kernel for good, and whoever scrapes waits with it. So all pages are fetched
+//! at the start (`MADV_POPULATE_READ`, Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). What can be neither
+//! locked nor fetched stays as it is. Nothing helps where the host swaps to such a device.
+
+use std::fs;
+use std::ops::Range;
+
+use rustix::mm::{Advice, madvise, mlock};
+
+/// Keeps what the program and its libraries have in memory there, as far as the kernel lets us.
+pub fn keep() {
+    let mappings = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for Range { start, end } in mappings.lines().filter_map(of_file) {
+        let (address, length) = (std::ptr::with_exposed_provenance_mut(start), end - start);
+        // SAFETY: neither call changes what the mapping holds, and the kernel refuses one that is gone by now.
+        #[expect(unsafe_code, reason = "addresses of the kernel's")]
+        let _ = unsafe { mlock(address, length).or_else(|_| madvise(address, length, Advice::LinuxPopulateRead)) };
+    }
+}
+
+/// The addresses of a mapping, by its line of `proc_pid_maps(5)`. `None` unless it is of a file, and may be read.
+fn of_file(line: &str) -> Option<Range<usize>> {
+    let (addresses, rest) = line.split_once(' ')?;
+    let (start, end) = addresses.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    (rest.starts_with('r') && rest.contains(" /")).then_some(address(start)?..address(end)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_are_kept() {
+        for (line, kept) in [
+            ("7f00-9f00 r-xp 00001000 fd:00 1234                       /usr/bin/multipath_exporter", true),
+            ("7f00-9f00 r--p 00000000 fd:00 1234                       /a name/with spaces (deleted)", true),
+            ("7f00-9f00 rw-p 00000000 00:00 0                          [heap]", false),
+            ("7f00-9f00 r-xp 00000000 00:00 0                          [vdso]", false),
+            ("7f00-9f00 rw-p 00000000 00:00 0 ", false),
+            ("7f00-9f00 ---p 00001000 fd:00 1234                       /usr/lib/libc.so.6", false),
+            ("7f00 r-xp 00001000 fd:00 1234                            /usr/lib/libc.so.6", false),
+            ("xf00-9f00 r-xp 00001000 fd:00 1234                       /usr/lib/libc.so.6", false),
+            ("", false),
+        ] {
+            assert_eq!(of_file(line), kept.then_some(0x7f00..0x9f00), "{line}");
+        }
+    }
+
+    #[test]
+    fn all_of_the_program_is_in_memory() {
+        keep();
+        let program = std::env::current_exe().unwrap();
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let kilobytes = |lines: &[&str], name: &str| {
+            let value = lines.iter().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB")).unwrap();
+            value.trim().parse::<usize>().unwrap()
+        };
+        let lines: Vec<_> = smaps.lines().collect();
+        let of_program = (0..lines.len()).filter(|at| lines[*at].ends_with(program.to_str().unwrap()));
+        for at in of_program {
+            assert_eq!(kilobytes(&lines[at..], "Rss:"), kilobytes(&lines[at..], "Size:"), "{}", lines[at]);
+        }
+    }
+}
