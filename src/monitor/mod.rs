@@ -717,7 +717,8 @@ impl State {
     fn find_use(&mut self, now: Instant) {
         let block = &self.readings.block;
         let find = |device: &mut Arc<Device>, written: &mut Written, is_held, io: Option<&Io>| {
-            written.follow(io.and_then(|io| io.writes_completed), device.counts().valid > 0, now);
+            let has_users = block.usage.users.get(&*device.sysfs_name).is_some_and(|users| !users.is_empty());
+            written.follow(io.and_then(|io| io.writes_completed), has_users, device.counts().valid > 0, now);
             let in_use = usage::in_use(is_held, &device.sysfs_name, &block.usage, written.is_recent(now));
             if device.in_use != in_use {
                 Arc::make_mut(device).in_use = in_use;

@@ -7,10 +7,12 @@ use crate::source::block::usage::Usage;
 /// What was written to a device so long ago says nothing of its use any more.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
-/// When a device was written to, as far as somebody watched.
+/// When a device was written to by somebody who is not seen, as far as anybody watched.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     completed: Option<u64>,
+    /// A mount, swap or holder has been seen since the count last grew: what is written until its end is its own.
+    is_explained: bool,
     last: Option<Instant>,
     /// Since when it has had no valid path.
     pathless: Option<Instant>,
@@ -18,10 +20,17 @@ pub struct Written {
 
 impl Written {
     /// Follows the writes that a device has completed. Without a valid path they do not count: those that end then have failed.
-    pub fn follow(&mut self, completed: Option<u64>, has_valid_path: bool, now: Instant) {
+    /// Neither do those of users that are seen, or a file system would be in use for an hour after it was unmounted.
+    pub fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
         let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
-        if grew && self.pathless.is_none() {
+        self.is_explained |= has_users;
+        if has_users {
+            self.last = None;
+        } else if grew && !self.is_explained && self.pathless.is_none() {
             self.last = Some(now);
+        }
+        if grew {
+            self.is_explained = has_users;
         }
         self.completed = completed.or(self.completed);
         self.pathless = if has_valid_path { None } else { self.pathless.or(Some(now)) };
@@ -82,24 +91,42 @@ mod tests {
         let start = Instant::now();
         let after = |minutes: u32| start + minutes * MINUTE;
         let mut written = Written::default();
-        written.follow(Some(7), true, start);
+        written.follow(Some(7), false, true, start);
         assert!(!written.is_recent(start), "it may have been written to at any time");
-        written.follow(Some(8), true, after(1));
-        written.follow(Some(8), true, after(60));
+        written.follow(Some(8), false, true, after(1));
+        written.follow(Some(8), false, true, after(60));
         assert!(written.is_recent(after(60)) && !written.is_recent(after(61)));
         // The last path goes, and what cannot be read says nothing.
-        written.follow(None, false, after(60));
-        written.follow(Some(99), false, after(90));
+        written.follow(None, false, false, after(60));
+        written.follow(Some(99), false, false, after(90));
         assert!(written.is_recent(after(1000)));
-        written.follow(Some(99), true, after(1000));
+        written.follow(Some(99), false, true, after(1000));
         assert!(!written.is_recent(after(1000)), "those writes failed");
         // Another device has the number.
-        written.follow(Some(3), true, after(1001));
+        written.follow(Some(3), false, true, after(1001));
         assert!(!written.is_recent(after(1001)));
-        written.follow(Some(4), true, after(1002));
+        written.follow(Some(4), false, true, after(1002));
         assert!(written.is_recent(after(1002)));
         // An hour after the last write the last path goes.
-        written.follow(Some(4), false, after(1062));
+        written.follow(Some(4), false, false, after(1062));
         assert!(!written.is_recent(after(1062)));
+    }
+
+    #[test]
+    fn what_a_mount_has_written_ends_with_it() {
+        let start = Instant::now();
+        let mut written = Written::default();
+        written.follow(Some(1), false, true, start);
+        written.follow(Some(2), false, true, start);
+        assert!(written.is_recent(start), "it is being formatted");
+        written.follow(Some(2), true, true, start);
+        written.follow(Some(3), true, true, start);
+        assert!(!written.is_recent(start));
+        // It is unmounted, and its last writes are counted by the next reading.
+        written.follow(Some(3), false, true, start);
+        written.follow(Some(4), false, true, start);
+        assert!(!written.is_recent(start));
+        written.follow(Some(5), false, true, start);
+        assert!(written.is_recent(start), "somebody else writes");
     }
 }
