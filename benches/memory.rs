@@ -48,6 +48,7 @@ fn look(memory: &mut Memory, devices: &[Arc<Device>], adapters: &Arc<Adapters>) 
         listed: &Kind::ALL,
         is_complete: true,
         all_answer: true,
+        usage_is_known: true,
         config: &Config::default(),
         has_disks: &|_| false,
         disks_went_first: &|_| false,

@@ -34,6 +34,8 @@ use record::{ARRIVAL, Loss, Record};
 const LIMIT: usize = 100_000;
 /// A device that had no valid path for this long when it went is lost, if its disks went first.
 const PATHLESS: Duration = Duration::from_secs(10);
+/// A native NVMe device that has gone is judged this late at most, if a mount may have gone before it.
+const USAGE: Duration = Duration::from_secs(5);
 /// Devices may come back for this long after a boot.
 const RETURN: Duration = Duration::from_secs(10 * 60);
 /// Facts that come with time alone are looked at this often.
@@ -67,6 +69,8 @@ pub struct View<'a> {
     pub is_complete: bool,
     /// All sources answer.
     pub all_answer: bool,
+    /// No mount and no holder has gone since mounts and holders were read.
+    pub usage_is_known: bool,
     /// What is expected of the host.
     pub config: &'a Config,
     /// Whether disks of a device that is not there still are.
@@ -124,6 +128,8 @@ pub struct Memory {
     awaited: BTreeSet<Arc<str>>,
     /// Configured devices that have not been there since.
     absent: BTreeMap<Arc<str>, (Moment, SystemTime)>,
+    /// Since when a device that has gone waits for its mounts to be read.
+    unjudged: Option<Moment>,
     /// How long the host had been up when all sources of devices had first answered in this boot.
     complete: Option<Duration>,
     /// All sources have answered since the start.
@@ -160,6 +166,7 @@ impl Memory {
             troubled: BTreeSet::new(),
             awaited: BTreeSet::new(),
             absent: BTreeMap::new(),
+            unjudged: None,
             complete: None,
             is_settled: false,
             has_looked: false,
@@ -223,7 +230,8 @@ impl Memory {
         let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
             *state == Wellness::Arriving && self.troubled.contains(wwid)
         };
-        if view.all_answer && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
+        let is_settled = view.all_answer && self.unjudged.is_none();
+        if is_settled && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
             news.push(News::Recovered);
@@ -349,6 +357,7 @@ impl Memory {
 
     /// Devices that their source does not list any more.
     fn notice_gone(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
+        let unjudged = self.unjudged.take();
         if self.present.len() == view.devices.len() {
             return;
         }
@@ -358,12 +367,24 @@ impl Memory {
             let Some(record) = self.records.get_mut(&wwid).filter(|record| view.listed.contains(&record.kind)) else {
                 continue;
             };
+            if record.kind == Kind::Nvme && !view.usage_is_known {
+                let since = unjudged.unwrap_or(moment);
+                if moment.since(since) < USAGE {
+                    self.unjudged = Some(since);
+                    continue;
+                }
+            }
             self.present.remove(&wwid);
             record.leave(moment);
             self.unsaved = self.unsaved.max(Unsaved::Facts);
             let was_pathless = record.pathless_since.is_some_and(|since| moment.since(since) >= PATHLESS);
             let reason = match record.kind {
-                Kind::Nvme => Some(LossReason::InUse).filter(|_| record.in_use == Some(true)),
+                // A mount outlives its device. One that is not there any more was unmounted before.
+                Kind::Nvme => {
+                    let was_unmounted =
+                        self.has_looked && !record.numbers.is_empty() && !record.is_still_named(view.is_named);
+                    Some(LossReason::InUse).filter(|_| record.in_use == Some(true) && !was_unmounted)
+                }
                 // It went while nobody looked, so what is left of it has to tell.
                 Kind::DeviceMapper if !self.has_looked => {
                     Some(LossReason::NoValidPath).filter(|_| was_pathless && !(view.has_disks)(&wwid))

@@ -114,6 +114,7 @@ struct Host {
     things: BTreeMap<String, Thing>,
     adapters: Arc<Adapters>,
     all_answer: bool,
+    usage_is_known: bool,
     listed: Vec<Kind>,
     config: Config,
     loose: BTreeSet<String>,
@@ -136,6 +137,7 @@ impl Host {
             things: BTreeMap::new(),
             adapters: Arc::default(),
             all_answer: true,
+            usage_is_known: true,
             listed: Kind::ALL.to_vec(),
             config: Config::default(),
             loose: BTreeSet::new(),
@@ -164,6 +166,7 @@ impl Host {
             listed: &self.listed,
             is_complete: self.listed.len() == 2,
             all_answer: self.all_answer,
+            usage_is_known: self.usage_is_known,
             config: &self.config,
             has_disks: &|wwid| self.loose.contains(wwid),
             disks_went_first: &|_| self.went_first,
@@ -325,6 +328,27 @@ fn a_native_nvme_device_in_use_is_lost_until_it_is_mounted_anew() {
     host.set("b", Thing::nvme(2, 5).unused());
     host.remove("b");
     assert_eq!(host.lost(), []);
+}
+
+#[test]
+fn a_native_nvme_device_that_was_unmounted_before_it_went_is_not_lost() {
+    // Until what is mounted has been read anew, nothing is told. A reading that never comes is not awaited.
+    for (is_named, comes, lost) in [(false, true, 0), (true, true, 1), (true, false, 1), (false, false, 0)] {
+        let mut host = Host::new();
+        let number = DevNo { major: 259, minor: 3 };
+        host.named = vec![number];
+        host.set("a", Thing { failed: 1, ..Thing::nvme(1, 3) });
+        host.wait(HOUR);
+        host.usage_is_known = false;
+        host.remove("a");
+        host.wait(4 * SECOND);
+        assert_eq!((host.lost().len(), host.shown().in_trouble, host.recoveries()), (0, true, 0));
+        host.named.retain(|_| is_named);
+        host.usage_is_known = comes;
+        host.wait(if comes { Duration::ZERO } else { SECOND });
+        host.look();
+        assert_eq!((host.lost().len(), host.recoveries()), (lost, 1 - lost), "{is_named} {comes}");
+    }
 }
 
 #[test]

@@ -138,6 +138,9 @@ impl State {
         if is_known && *scope != Scope::States && reading.disks.values().flatten().any(leads_nowhere) {
             self.transports.want.look(false, Reason::Event);
         }
+        if reading.usage.is_some() {
+            self.unread_usage = self.unread_usage.filter(|changed| *changed > under_way.asked);
+        }
         if reading.host.is_some() {
             self.forget_strangers = true;
             // Whether multipathd leaves some of them alone is asked only where there are some.

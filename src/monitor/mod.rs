@@ -228,6 +228,7 @@ impl Monitor {
             self.state.expect_events();
             watchers::uevent::watch(sender.clone())?;
             watchers::path_events::look(sender.clone(), &self.procfs)?;
+            watchers::mounts::watch(sender.clone(), &self.procfs)?;
             if self.state.kernel.is_some() {
                 watchers::dm_event::watch(sender.clone(), &self.privileged)?;
             }
@@ -370,6 +371,8 @@ struct State {
     own: Arc<OwnMetrics>,
     corrections: Corrections,
     departures: Departures,
+    /// Since when a device may have lost a user without a reading that shows it.
+    unread_usage: Option<Instant>,
     memory: Memory,
     config: Arc<Config>,
     start: Start,
@@ -450,6 +453,7 @@ impl State {
             own: Arc::clone(&own),
             corrections: Corrections::default(),
             departures: Departures::default(),
+            unread_usage: None,
             memory,
             config,
             start: Start::default(),
@@ -536,6 +540,7 @@ impl State {
                         self.events_were_lost();
                     }
                 }
+                Wake::Mounts => self.users_changed(now.instant),
                 Wake::Watching(Watcher::DeviceMapper) => self.look_at_kernel(None),
                 Wake::Lost(Watcher::Uevent, error) => {
                     self.health.failed(Part::Uevent, &error);

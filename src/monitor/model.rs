@@ -470,12 +470,8 @@ impl FakeReaders {
                     }
                 }
                 self.disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
-                reading.host = Some(Host {
-                    has_maps: told.is_none(),
-                    candidates: Arc::default(),
-                    root: Arc::default(),
-                    usage: Arc::default(),
-                });
+                reading.host =
+                    Some(Host { has_maps: told.is_none(), candidates: Arc::default(), root: Arc::default() });
             }
             (Scope::States, _) => {
                 let known: Vec<DevNo> = self.disks.keys().copied().collect();
@@ -484,7 +480,7 @@ impl FakeReaders {
                     reading.maps.insert(map.devno, Some(Arc::clone(map)));
                 }
             }
-            (Scope::Devices(Devices { maps, disks, states }), _) => {
+            (Scope::Devices(Devices { maps, disks, states, .. }), _) => {
                 maps.iter().for_each(|devno| self.look_at_map(devno.minor, kernel, &mut reading));
                 disks.iter().for_each(|devno| self.look_at_disk(*devno, kernel, &mut reading));
                 states.iter().for_each(|devno| self.look_at_states(*devno, kernel, &mut reading));

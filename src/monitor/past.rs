@@ -30,6 +30,7 @@ impl State {
             is_complete: self.have_answered(),
             // A recovery is told after the change that led to it.
             all_answer: self.all_answer() && !self.corrections.wait(),
+            usage_is_known: self.unread_usage.is_none(),
             config: &self.config,
             has_disks: &|wwid| readings.block.has_loose_disk(wwid),
             disks_went_first: &|wwid| {

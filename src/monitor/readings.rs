@@ -256,10 +256,12 @@ impl Block {
             self.read_once = true;
             self.root = Arc::clone(&host.root);
             self.candidates = Arc::clone(&host.candidates);
-            self.usage = Arc::clone(&host.usage);
             self.unassembled = unassembled::with_several_paths(&host.candidates);
             self.forget_maps_but(&BTreeSet::new());
             self.maps_read_at = host.has_maps.then_some(asked);
+        }
+        if let Some(usage) = &reading.usage {
+            self.usage = Arc::clone(usage);
         }
         if self.maps_read_at.is_some() {
             self.take_maps(&reading.maps);
@@ -408,6 +410,11 @@ impl BlockWant {
     /// Everything of this disk.
     pub fn disk(&mut self, devno: DevNo) {
         self.devices.disks.insert(devno);
+    }
+
+    /// What uses block devices.
+    pub fn usage(&mut self) {
+        self.devices.usage = true;
     }
 
     /// The states of these disks.

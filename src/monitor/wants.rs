@@ -109,12 +109,22 @@ impl State {
         }
         if let Some(wwid) = self.wwids.get(&devno) {
             self.departures.note_map(wwid, uevent);
+        } else if &*uevent.action == "remove" {
+            self.users_changed(uevent.received);
         }
         // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
         if let Some(ledger) = self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
             ledger.note_map(uevent);
             self.unread.push(uevent.received);
             self.aftermath.follow(None, uevent.received);
+        }
+    }
+
+    /// A mount or a holder of a device may have gone. For device mapper's own devices the open count tells.
+    pub(super) fn users_changed(&mut self, now: Instant) {
+        if !self.nvme_devices.is_empty() {
+            self.unread_usage = Some(now);
+            self.block.want.usage();
         }
     }
 

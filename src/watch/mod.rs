@@ -3,12 +3,14 @@
 //! ```text
 //! uevent.rs    kernel uevents: which device, and what only an event knows (which path, when, how often)
 //! dm_event.rs  device mapper's event poll: something changed, look at the list for what
-//! poll.rs      how both wait
+//! mounts.rs    something was mounted or unmounted
+//! poll.rs      how they wait
 //! ```
 //!
-//! The two are independent: netlink can overflow, the event poll cannot lose the fact that something changed.
+//! The first two are independent: netlink can overflow, the event poll cannot lose the fact that something changed.
 
 pub mod dm_event;
+pub mod mounts;
 pub mod path_events;
 mod poll;
 pub mod uevent;
@@ -46,6 +48,8 @@ pub enum Wake {
     NoPathEvents(PathBuf),
     /// Some device-mapper device changed.
     DeviceMapper,
+    /// Something was mounted or unmounted.
+    Mounts,
     /// The watcher cannot do its work, or has ended.
     Lost(Watcher, Error),
 }

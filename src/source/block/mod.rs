@@ -28,7 +28,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, Entry, follow, list_if_there, or_note};
+use super::files::{Attribute, Entry, follow, list, list_if_there, or_note};
 use super::transports::{Way, nvme};
 use super::{Error, Io, Places, unless_exhausted};
 use crate::topology::DevNo;
@@ -69,6 +69,8 @@ pub struct Devices {
     pub disks: BTreeSet<DevNo>,
     /// The states of these disks. One that is not known is read whole.
     pub states: BTreeSet<DevNo>,
+    /// What uses block devices.
+    pub usage: bool,
 }
 
 impl Default for Scope {
@@ -97,6 +99,9 @@ pub struct Reading {
     pub io: BTreeMap<DevNo, Io>,
     /// Facts that only a reading of everything tells.
     pub host: Option<Host>,
+    /// What uses block devices, if that was looked at. Of those that device mapper tells of, holders are left out: it tells their
+    /// open counts, too.
+    pub usage: Option<Arc<Usage>>,
     /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }
@@ -110,8 +115,6 @@ pub struct Host {
     pub candidates: Arc<[Candidate]>,
     /// Kernel names of the block devices that the root file system stands on.
     pub root: Arc<HashSet<String>>,
-    /// What uses block devices. Of those that device mapper tells of, holders are left out: it tells their open counts, too.
-    pub usage: Arc<Usage>,
 }
 
 /// A disk that a multipath map could be made of.
@@ -180,7 +183,7 @@ impl Block {
                 devices.maps.iter().for_each(|devno| self.read_map(*devno, &mut reading));
                 devices.disks.iter().for_each(|devno| self.read_disk_numbered(*devno, &mut reading));
                 devices.states.iter().for_each(|devno| self.read_states_of(*devno, &mut reading));
-                Ok(())
+                if devices.usage { self.read_usage_alone(&mut reading) } else { Ok(()) }
             }
         };
         self.disks.end();
@@ -228,8 +231,13 @@ impl Block {
             has_maps: told.is_none(),
             candidates: Arc::clone(&self.candidates),
             root: Arc::clone(&self.root),
-            usage: Arc::clone(&self.usage),
         });
+        Ok(())
+    }
+
+    fn read_usage_alone(&mut self, reading: &mut Reading) -> Result<(), Error> {
+        let entries = list(&self.places.sysfs.join("block"))?;
+        self.read_usage(&entries, reading);
         Ok(())
     }
 
@@ -256,6 +264,7 @@ impl Block {
         if usage != *self.usage {
             self.usage = Arc::new(usage);
         }
+        reading.usage = Some(Arc::clone(&self.usage));
         if self.mounted.root != *self.root {
             self.root = Arc::new(self.mounted.root.clone());
         }
@@ -568,12 +577,17 @@ mod tests {
         let head = "devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";
         write(tree.path(), head, &[("dev", "259:0")]);
         link(tree.path(), "block/nvme0n1", &format!("../{head}"));
-        let users = |reading: Reading| reading.host.unwrap().usage.users.clone();
+        let users = |reading: Reading| reading.usage.unwrap().users.clone();
         let of = |name: &str| User::Holder(name.to_owned());
         let with_map = users(read(&mut reader, Scope::Everything, false));
         assert_eq!((&with_map["dm-0"], &with_map["nvme0n1"]), (&[of("dm-4")].into(), &[].into()));
         let told = users(read(&mut reader, Scope::Everything, true));
         assert_eq!((told.get("dm-0"), told.get("nvme0n1")), (None, Some(&[].into())));
+        link(tree.path(), &format!("{head}/holders/dm-5"), "../../dm-5");
+        let alone = read(&mut reader, Scope::Devices(Devices { usage: true, ..Devices::default() }), true);
+        assert!(alone.host.is_none());
+        assert_eq!(users(alone)["nvme0n1"], [of("dm-5")].into());
+        fs::remove_file(tree.path().join(head).join("holders/dm-5")).unwrap();
         // What cannot be listed stays as last read.
         read(&mut reader, Scope::Everything, false);
         fs::remove_dir_all(tree.path().join(DM).join("holders")).unwrap();
@@ -588,7 +602,7 @@ mod tests {
         let (tree, mut reader) = host();
         let one = |maps: &[&str], disks: &[&str]| {
             let numbers = |numbers: &[&str]| numbers.iter().map(|number| devno(number)).collect();
-            Scope::Devices(Devices { maps: numbers(maps), disks: numbers(disks), states: BTreeSet::new() })
+            Scope::Devices(Devices { maps: numbers(maps), disks: numbers(disks), ..Devices::default() })
         };
         assert_eq!(&*disk(&read(&mut reader, one(&[], &["8:16"]), false)).unwrap().name, "sdb");
         let reading = read(&mut reader, one(&["254:0", "254:9"], &["8:99"]), false);

@@ -9,7 +9,8 @@
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -88,6 +89,19 @@ impl Mounts {
     /// in a file system (composefs), that one is mounted on `/sysroot`.
     pub fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
         ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
+    }
+}
+
+/// Opens the table of the mounts that [`Mounts::read`] reads. The kernel wakes whoever polls it when it changes
+/// (`proc_pid_mounts(5)`).
+///
+/// # Errors
+/// If there is none that may be read.
+pub fn open(procfs: &Path) -> io::Result<File> {
+    let own = || File::open(procfs.join("self/mountinfo"));
+    match is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
+        true => own(),
+        false => File::open(procfs.join("1/mountinfo")).or_else(|_| own()),
     }
 }
 
