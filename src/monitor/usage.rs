@@ -7,12 +7,16 @@ use crate::source::block::usage::Usage;
 /// What was written to a device so long ago says nothing of its use any more.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
+/// A file system that is unmounted leaves the table of mounts first, and then writes all that it has. After so long without a write it
+/// has ended.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// When a device was written to by somebody who is not seen, as far as anybody watched.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Written {
     completed: Option<u64>,
-    /// A mount, swap or holder has been seen since the count last grew: what is written until its end is its own.
-    is_explained: bool,
+    /// When a mount, swap or holder was last seen, or what it still wrote.
+    explained: Option<Instant>,
     last: Option<Instant>,
     /// Since when it has had no valid path.
     pathless: Option<Instant>,
@@ -23,14 +27,13 @@ impl Written {
     /// Neither do those of users that are seen, or a file system would be in use for an hour after it was unmounted.
     pub fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
         let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
-        self.is_explained |= has_users;
+        let is_explained = self.explained.is_some_and(|explained| now < explained + QUIET);
         if has_users {
-            self.last = None;
-        } else if grew && !self.is_explained && self.pathless.is_none() {
+            (self.explained, self.last) = (Some(now), None);
+        } else if grew && is_explained {
+            self.explained = Some(now);
+        } else if grew && self.pathless.is_none() {
             self.last = Some(now);
-        }
-        if grew {
-            self.is_explained = has_users;
         }
         self.completed = completed.or(self.completed);
         self.pathless = if has_valid_path { None } else { self.pathless.or(Some(now)) };
@@ -115,18 +118,20 @@ mod tests {
     #[test]
     fn what_a_mount_has_written_ends_with_it() {
         let start = Instant::now();
+        let after = |seconds: u64| start + Duration::from_secs(seconds);
         let mut written = Written::default();
         written.follow(Some(1), false, true, start);
         written.follow(Some(2), false, true, start);
         assert!(written.is_recent(start), "it is being formatted");
-        written.follow(Some(2), true, true, start);
-        written.follow(Some(3), true, true, start);
-        assert!(!written.is_recent(start));
-        // It is unmounted, and its last writes are counted by the next reading.
-        written.follow(Some(3), false, true, start);
-        written.follow(Some(4), false, true, start);
-        assert!(!written.is_recent(start));
-        written.follow(Some(5), false, true, start);
-        assert!(written.is_recent(start), "somebody else writes");
+        written.follow(Some(2), true, true, after(1));
+        written.follow(Some(3), true, true, after(2));
+        assert!(!written.is_recent(after(2)));
+        // It is unmounted, and its last writes take a while.
+        for (completed, seconds) in [(3, 3), (4, 60), (5, 110), (5, 160)] {
+            written.follow(Some(completed), false, true, after(seconds));
+            assert!(!written.is_recent(after(seconds)), "{seconds}");
+        }
+        written.follow(Some(6), false, true, after(170));
+        assert!(written.is_recent(after(170)), "somebody else writes");
     }
 }

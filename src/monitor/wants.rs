@@ -120,9 +120,9 @@ impl State {
         }
     }
 
-    /// A mount or a holder of a device may have gone. For device mapper's own devices the open count tells.
+    /// Devices may have other users than before. Of device mapper's own devices the open count tells, where it may be asked.
     pub(super) fn users_changed(&mut self, now: Instant) {
-        if !self.nvme_devices.is_empty() {
+        if !self.nvme_devices.is_empty() || !self.readings.kernel_is_current() {
             self.unread_usage = Some(now);
             self.block.want.usage();
         }

@@ -52,6 +52,11 @@ impl<'a> Launch<'a> {
         Launch { rights: Rights::RootWithoutNetAdmin, ..self }
     }
 
+    /// Another copy of the program.
+    pub fn program(self, program: &'a Path) -> Self {
+        Launch { program, ..self }
+    }
+
     /// With one more flag.
     pub fn flag(mut self, flag: &str) -> Self {
         self.args.push(flag.to_owned());
@@ -202,10 +207,18 @@ impl Exporter {
     /// The events about a device that are of one type, oldest first.
     #[track_caller]
     pub fn events(&self, wwid: &str, kind: &str) -> Vec<Value> {
+        let mut events = self.events_of_type(kind);
+        events.retain(|event| event["wwid"] == wwid);
+        events
+    }
+
+    /// The events of one type, oldest first.
+    #[track_caller]
+    pub fn events_of_type(&self, kind: &str) -> Vec<Value> {
         let Value::Array(mut events) = self.json("/api/v1/events")["events"].take() else {
             panic!("/api/v1/events holds no list");
         };
-        events.retain(|event| event["wwid"] == wwid && event["type"] == kind);
+        events.retain(|event| event["type"] == kind);
         events
     }
 

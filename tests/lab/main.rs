@@ -21,11 +21,13 @@
 //! with a line, and at the end of standard input it goes. The status page is looked at over such a machine.
 //!
 //! Environment: `LAB_EXPORTER`, `LAB_VMS` (machines at once, default 3), `KERNEL` (a release of `/boot`), `LAB_KEEP=1`
-//! (keep the artefacts of every scenario in `.cache/lab/vmN/NAME`; those of failed ones always are).
+//! (keep the artefacts of every scenario in `.cache/lab/vmN/NAME`; those of failed ones always are), `LAB_CYCLES` (how often
+//! `volumes_attached_and_detached` does so; 500 shows whether memory grows).
 
 #![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
 
 mod alerting;
+mod boots;
 mod dm;
 mod exporter;
 mod guest;
@@ -36,6 +38,7 @@ mod iscsi;
 mod lio;
 mod memory_disks;
 mod metrics;
+mod mounted;
 mod multipathd;
 mod network;
 mod nvme;

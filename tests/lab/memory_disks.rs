@@ -10,8 +10,8 @@ pub fn null_blk(devices: usize) -> Vec<String> {
     (0..devices).map(|i| dm::devno(&format!("nullb{i}"))).collect()
 }
 
-/// Loads brd, the kernel's RAM disks, and gives their device numbers.
-pub fn brd(devices: usize) -> Vec<String> {
-    run("modprobe", ["brd", &format!("rd_nr={devices}"), "rd_size=4096"]);
+/// Loads brd, the kernel's RAM disks of so many MiB, and gives their device numbers. They take memory for what is written.
+pub fn brd(devices: usize, size_mb: usize) -> Vec<String> {
+    run("modprobe", ["brd", &format!("rd_nr={devices}"), &format!("rd_size={}", size_mb << 10)]);
     (0..devices).map(|i| dm::devno(&format!("ram{i}"))).collect()
 }

@@ -20,6 +20,14 @@ pub struct Host {
     pub failed_paths: u64,
 }
 
+/// What the exporter makes of the host's past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    pub lost_devices: u64,
+    pub missing_paths: u64,
+    pub in_trouble: bool,
+}
+
 /// One device's own counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -100,6 +108,22 @@ impl Metrics {
             paths: count(self.value("multipath_paths", &[])),
             failed_paths: count(self.value("multipath_failed_paths", &[])),
         }
+    }
+
+    /// What is told of the host's past, always.
+    #[track_caller]
+    pub fn past(&self) -> Past {
+        Past {
+            lost_devices: count(self.value("multipath_lost_devices", &[])),
+            missing_paths: count(self.value("multipath_missing_paths", &[])),
+            in_trouble: self.value("multipath_in_trouble", &[]) == 1.0,
+        }
+    }
+
+    /// The WWID of each lost device, and why it counts as lost.
+    pub fn lost(&self) -> Vec<(String, String)> {
+        let lost = self.series("multipath_lost_device_info");
+        lost.map(|(labels, _)| (labels["wwid"].clone(), labels["reason"].clone())).collect()
     }
 
     /// The counts of each device.

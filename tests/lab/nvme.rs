@@ -40,7 +40,7 @@ impl Array {
     /// The same over networks that others use, too.
     pub fn over(networks: Rc<Networks>) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
-        memory_disks::null_blk(2);
+        memory_disks::brd(2, 1 << 10);
         let namespaces = [1, 2].map(|number| {
             let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
             Namespace { wwid: format!("uuid.{uuid}"), number }
@@ -56,7 +56,7 @@ impl Array {
     fn make(&self) {
         make(&subsystem(), &[("attr_allow_any_host", "1"), ("attr_serial", "0001"), ("attr_model", "EXAMPLE")]);
         for Namespace { number, wwid } in &self.namespaces {
-            let disk = format!("/dev/nullb{}", number - 1);
+            let disk = format!("/dev/ram{}", number - 1);
             let uuid = wwid.trim_start_matches("uuid.");
             make(&namespace(*number), &[("device_path", &disk), ("device_uuid", uuid)]);
             write(&namespace(*number), "ana_grpid", &number.to_string());
@@ -114,6 +114,19 @@ impl Array {
         fabrics.read_to_string(&mut answer).expect("it tells the controller");
         let instance = answer.trim().split(',').find_map(|field| field.strip_prefix("instance="));
         format!("nvme{}", instance.unwrap_or_else(|| panic!("no instance in {answer:?}")))
+    }
+
+    /// From now on the kernel gives up a controller that is away for so many seconds.
+    pub fn give_up_after(&self, seconds: u32) {
+        for controller in controllers() {
+            let file = format!("/sys/class/nvme/{controller}/ctrl_loss_tmo");
+            fs::write(&file, seconds.to_string()).unwrap_or_else(|e| panic!("{file}: {e}"));
+        }
+    }
+
+    /// Takes all controllers away.
+    pub fn disconnect_all(&self) {
+        controllers().iter().for_each(|controller| self.disconnect(controller));
     }
 
     /// Takes a controller away.

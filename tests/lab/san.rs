@@ -62,6 +62,13 @@ impl San {
         udevd::settle().expect("udevd keeps up");
         San { daemon, dm, luns }
     }
+
+    /// The devices of which these disks are valid paths.
+    pub fn luns_over(&self, disks: &BTreeSet<Disk>) -> Vec<Lun> {
+        let mut luns = lun_list(&self.dm, disks);
+        luns.retain(|lun| !lun.paths.is_empty());
+        luns
+    }
 }
 
 /// Whether the checker has looked at this path: the first look comes within a second, whatever the polling interval, and

@@ -21,10 +21,15 @@ pub const SIZE_MB: u32 = 48;
 /// turn (`host_no % 3` in `resp_report_tgtpgs`). The first stray read over a standby path would fail it, so the disks of
 /// every third host are taken away again.
 pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
+    load_of_size(SIZE_MB, hosts, luns, product)
+}
+
+/// The same, with disks of so many MiB.
+pub fn load_of_size(size_mb: u32, hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
     // Without vpd_use_hostno=0 each host would show disks of its own.
-    let size = format!("dev_size_mb={SIZE_MB}");
+    let size = format!("dev_size_mb={size_mb}");
     let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", &size].map(str::to_owned);
     // The product comes last: the kernel takes all that follows a quotation mark for part of it.
     let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];

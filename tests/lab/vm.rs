@@ -18,6 +18,9 @@ pub const GUEST_FLAG: &str = "--in-guest";
 /// Environment: for how many seconds the measurement of an idle exporter takes (600).
 pub const IDLE_SECONDS: &str = "LAB_IDLE_SECONDS";
 
+/// Environment: how often a scenario attaches a volume and detaches it ([`crate::scenarios::memory`]).
+pub const CYCLES: &str = "LAB_CYCLES";
+
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
@@ -146,8 +149,9 @@ impl Vm {
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        let handed_in =
-            [KEEP, IDLE_SECONDS].into_iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
+        let handed_in = [KEEP, IDLE_SECONDS, CYCLES]
+            .into_iter()
+            .filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
         let kernel = format!("first=/usr/local/sbin/lab {}-- {}", handed_in.collect::<String>(), self.name);
         let share = format!("local,id=share,path={},security_model=none", self.host.share.path().display());
         let console = format!("file,id=console,append=on,path={}", self.console().display());

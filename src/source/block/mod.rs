@@ -69,7 +69,7 @@ pub struct Devices {
     pub disks: BTreeSet<DevNo>,
     /// The states of these disks. One that is not known is read whole.
     pub states: BTreeSet<DevNo>,
-    /// What uses block devices.
+    /// What is mounted, and what holds NVMe namespaces. What holds maps stays as last read: they are many.
     pub usage: bool,
 }
 
@@ -226,7 +226,7 @@ impl Block {
         if *candidates != *self.candidates {
             self.candidates = candidates.into();
         }
-        self.read_usage(&entries, reading);
+        self.read_usage(&entries, true, reading);
         reading.host = Some(Host {
             has_maps: told.is_none(),
             candidates: Arc::clone(&self.candidates),
@@ -237,22 +237,22 @@ impl Block {
 
     fn read_usage_alone(&mut self, reading: &mut Reading) -> Result<(), Error> {
         let entries = list(&self.places.sysfs.join("block"))?;
-        self.read_usage(&entries, reading);
+        self.read_usage(&entries, false, reading);
         Ok(())
     }
 
     /// What uses the devices, and what the root stands on. What cannot be read stays as last read.
-    fn read_usage(&mut self, block: &[Entry], reading: &mut Reading) {
+    fn read_usage(&mut self, block: &[Entry], of_maps: bool, reading: &mut Reading) {
         match Mounted::read(&self.places, &self.mounted) {
             Ok(mounted) => self.mounted = mounted,
             Err(error) => reading.unreadable.push(error),
         }
         let (sysfs, file) = (&self.places.sysfs, &mut self.file);
-        let maps = self.known_maps.values();
+        let maps = self.known_maps.values().filter(|_| of_maps);
         let maps = maps.map(|map| (map.sysfs_name.to_string(), usage::holders_of_map(sysfs, map, file)));
         let heads = block.iter().map(|entry| &entry.name).filter(|name| nvme::is_head(name));
         let heads = heads.map(|name| (name.clone(), usage::holders_of_namespace(sysfs, name)));
-        let last = std::mem::take(&mut self.holders);
+        let last = if of_maps { std::mem::take(&mut self.holders) } else { self.holders.clone() };
         for (name, holders) in maps.chain(heads) {
             let holders = holders.map(Some).unwrap_or_else(|error| {
                 reading.unreadable.push(error);

@@ -166,7 +166,7 @@ fn map_without_groups(lab: &Lab) {
 
 /// No SCSI, no request queue, and no multipathd that knows it; a device of another kind on top is no multipath device.
 fn map_over_ram_disks(lab: &Lab) {
-    let disks = memory_disks::brd(2);
+    let disks = memory_disks::brd(2, 4);
     let dm = Dm::open();
     let table = multipath_table("2 queue_mode bio", &[&disks[..1], &disks[1..]]);
     dm.create("data", "mpath-data", &table);

@@ -12,6 +12,7 @@ mod lab_itself;
 mod lost_paths;
 mod maps;
 mod measure;
+pub mod memory;
 mod mismatches;
 mod nvme;
 mod path_failures;
@@ -77,6 +78,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         daemon::ALL,
         first_reading::ALL,
         lost_paths::ALL,
+        memory::ALL,
         returned_paths::ALL,
         maps::ALL,
         queueing::ALL,

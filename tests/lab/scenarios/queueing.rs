@@ -141,10 +141,10 @@ fn start(program: &str, args: &[&str]) -> Child {
 }
 
 /// A LUN without paths, until dropped: if the scenario fails, nobody waits for it for good.
-struct Cut<'a>(&'a Lun);
+pub struct Cut<'a>(&'a Lun);
 
 impl<'a> Cut<'a> {
-    fn off(lun: &'a Lun) -> Self {
+    pub fn off(lun: &'a Lun) -> Self {
         lun.paths.iter().for_each(|disk| disk.set_offline());
         Cut(lun)
     }

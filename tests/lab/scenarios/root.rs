@@ -15,7 +15,7 @@ use crate::wait::eventually_eq;
 pub const ALL: &[Scenario] = &[Scenario::new("root_on_stacked_devices", root_on_stacked_devices)];
 
 /// Makes a partition as kpartx does, between two places in MiB, and gives its node.
-fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
+pub fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
     let name = format!("{}-part{number}", lun.name());
     let (start, sectors) = (2048 * from, 2048 * (to - from));
     let table = format!("0 {sectors} linear /dev/{} {start}", lun.map.sysfs_name());
