@@ -230,8 +230,8 @@ impl Memory {
         let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
             *state == Wellness::Arriving && self.troubled.contains(wwid)
         };
-        let is_settled = view.all_answer && self.unjudged.is_none();
-        if is_settled && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
+        let is_judged = view.all_answer && self.unjudged.is_none();
+        if is_judged && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
             news.push(News::Recovered);
