@@ -1,7 +1,6 @@
-//! What it costs to remember: memory, the file's size, and the time of one look at the host. The ratio is to the assembly of
+//! The cost of remembering: memory, the file's size, and the time of one look at the host. The ratio is to the assembly of
 //! devices that have not changed, which comes before each look.
 
-use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +40,7 @@ fn main() {
 }
 
 fn look(memory: &mut Memory, devices: &[Arc<Device>], adapters: &Arc<Adapters>) {
-    let sightings = devices.iter().map(|device| Sighting { device, has_no_disk: false, numbers: BTreeSet::new() });
+    let sightings = devices.iter().map(|device| Sighting { device, has_no_disk: false, numbers: None });
     let view = View {
         devices: sightings.collect(),
         adapters,

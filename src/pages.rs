@@ -2,7 +2,7 @@
 //!
 //! On a host that boots from its multipath storage, the program's file and its libraries lie on a device that may die. A thread that
 //! then needs a page which is not in memory waits in the kernel for good, and whoever scrapes waits with it. So all pages are fetched
-//! at the start (`MADV_POPULATE_READ`, Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). What can be neither
+//! at the start (`MADV_POPULATE_READ`, Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). Pages that can be neither
 //! locked nor fetched stays as it is. Nothing helps where the host swaps to such a device.
 
 use std::fs;

@@ -86,7 +86,7 @@ impl Boot {
     }
 }
 
-/// What a memory says of the time at which it was written.
+/// The time at which a memory was written, by its own word.
 #[derive(Clone, Debug)]
 pub struct Written {
     /// By its own clock.

@@ -17,16 +17,17 @@ use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream as Socket;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::exit;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{ForkResult, fork};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -44,7 +45,7 @@ enum Report {
     Read {
         /// Its text, if there is one that this machine wrote.
         text: Option<String>,
-        /// What is to be told of it.
+        /// A warning to be told of it.
         warning: Option<String>,
         /// Another exporter holds the file.
         is_held: bool,
@@ -94,13 +95,18 @@ impl MemoryFile {
     pub fn start(self) -> io::Result<Handle> {
         self.socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(self.socket)?;
-        let (images, queue) = mpsc::unbounded_channel();
+        let desk = Arc::new(Desk::default());
         let (found, loaded) = mpsc::channel(1);
         let health = Arc::new(FileHealth::default());
-        let talk =
-            Talk { socket, path: self.path, machine: self.machine, health: Arc::clone(&health), has_warned: false };
-        tokio::spawn(talk.run(queue, found));
-        Ok(Handle { images, loaded: Some(loaded), health })
+        let talk = Talk {
+            socket: Some(socket),
+            path: self.path,
+            machine: self.machine,
+            health: Arc::clone(&health),
+            has_warned: false,
+        };
+        tokio::spawn(talk.run(Arc::clone(&desk), found));
+        Ok(Handle { desk, loaded: Some(loaded), health })
     }
 }
 
@@ -117,13 +123,43 @@ impl FileHealth {
     }
 }
 
-/// An image to be written, and those who wait for it.
-type Job = (Image, Option<oneshot::Sender<()>>);
+/// The newest image that is to be written, and those who wait for it.
+#[derive(Debug, Default)]
+struct Slot {
+    image: Option<Image>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// Where the monitor leaves images. While the keeper hangs one takes the place of the other.
+#[derive(Debug, Default)]
+struct Desk {
+    slot: Mutex<Slot>,
+    filled: Notify,
+}
+
+impl Desk {
+    fn leave(&self, image: Image, done: Option<oneshot::Sender<()>>) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.image = Some(image);
+        slot.waiting.extend(done);
+        self.filled.notify_one();
+    }
+
+    async fn next(&self) -> (Image, Vec<oneshot::Sender<()>>) {
+        loop {
+            let slot = std::mem::take(&mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(image) = slot.image {
+                return (image, slot.waiting);
+            }
+            self.filled.notified().await;
+        }
+    }
+}
 
 /// The monitor's side.
 #[derive(Debug)]
 pub struct Handle {
-    images: mpsc::UnboundedSender<Job>,
+    desk: Arc<Desk>,
     /// Taken once the file has been read.
     loaded: Option<mpsc::Receiver<Image>>,
     /// Whether the memory is on disk.
@@ -131,10 +167,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Of a file that cannot be kept: the exporter remembers only while it runs.
+    /// A handle of no file: the exporter remembers only while it runs.
     pub fn broken(error: &io::Error) -> Self {
         warn!(%error, "the process that keeps the memory's file cannot be started");
-        Handle { images: mpsc::unbounded_channel().0, loaded: None, health: Arc::default() }
+        Handle { desk: Arc::default(), loaded: None, health: Arc::default() }
     }
 
     /// The image that the file had, once it has been read. `None` if it has none. Cancel safe.
@@ -145,21 +181,21 @@ impl Handle {
         image
     }
 
-    /// Whether the file has been read. What is written before that would lose what it has.
+    /// Whether the file has been read. An image written before that would lose what it has.
     pub fn is_loaded(&self) -> bool {
         self.loaded.is_none()
     }
 
     /// Has an image written. It takes the place of one that still waits. `done` is told when it is written, or cannot be.
     pub fn write(&self, image: Image, done: Option<oneshot::Sender<()>>) {
-        // Without its task nothing is written any more, and that has been told.
-        let _ = self.images.send((image, done));
+        self.desk.leave(image, done);
     }
 }
 
 /// The task.
 struct Talk {
-    socket: UnixStream,
+    /// Taken while something is exchanged.
+    socket: Option<UnixStream>,
     path: PathBuf,
     machine: Machine,
     health: Arc<FileHealth>,
@@ -167,83 +203,74 @@ struct Talk {
 }
 
 impl Talk {
-    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Job>, found: mpsc::Sender<Image>) {
-        if let Err(error) = self.talk(&mut queue, found).await {
+    async fn run(mut self, desk: Arc<Desk>, found: mpsc::Sender<Image>) {
+        if let Err(error) = self.talk(&desk, found).await {
             self.fail(&format!("the process that keeps it has ended: {error}"));
+        }
+        // Nobody is kept waiting for what is written no more.
+        loop {
+            desk.next().await;
         }
     }
 
-    async fn talk(&mut self, queue: &mut mpsc::UnboundedReceiver<Job>, found: mpsc::Sender<Image>) -> io::Result<()> {
-        if let Report::Read { text, warning, is_held } = self.report("read").await? {
+    async fn talk(&mut self, desk: &Desk, found: mpsc::Sender<Image>) -> io::Result<()> {
+        if let Report::Read { text, warning, is_held } = self.exchange("read", &[]).await? {
             if let Some(warning) = warning {
                 warn!(file = %self.path.display(), warning, "the memory's file");
             }
             if is_held {
                 self.fail("another exporter holds it");
             }
-            let image = text.and_then(|text| Image::read(text.as_bytes(), &self.machine).ok());
+            let machine = self.machine.clone();
+            let parse = move || text.and_then(|text| Image::read(text.as_bytes(), &machine).ok());
+            let image = tokio::task::spawn_blocking(parse).await.map_err(io::Error::other)?;
             self.health.is_written.store(image.is_some() && !is_held, Ordering::Relaxed);
             if let Some(image) = image {
                 let _ = found.send(image).await;
             }
         }
         drop(found);
-        while let Some(mut job) = queue.recv().await {
-            let mut waiting = Vec::new();
-            // Only the newest is of interest.
-            while let Ok(newer) = queue.try_recv() {
-                waiting.extend(job.1.take());
-                job = newer;
-            }
-            let (image, waits) = job;
-            waiting.extend(waits);
+        loop {
+            let (image, waiting) = desk.next().await;
             self.write(image).await?;
             for done in waiting {
                 let _ = done.send(());
             }
         }
-        Ok(())
     }
 
     async fn write(&mut self, image: Image) -> io::Result<()> {
         // Milliseconds for a large host: off the threads that answer scrapes.
         let text = tokio::task::spawn_blocking(move || image.write()).await.map_err(io::Error::other)?;
-        let text = match text {
-            Ok(text) => text,
-            Err(error) => {
-                self.fail(&error.to_string());
-                return Ok(());
+        match text {
+            Ok(text) => {
+                if let Report::Written(written) = self.exchange("written", &text).await? {
+                    match written {
+                        Ok(()) => self.succeed(),
+                        Err(error) => self.fail(&error),
+                    }
+                }
             }
-        };
-        let send = async |socket: &mut UnixStream| {
-            socket.write_all(&(text.len() as u64).to_le_bytes()).await?;
-            socket.write_all(&text).await
-        };
-        send(&mut self.socket).await?;
-        if let Report::Written(written) = self.report("written").await? {
-            match written {
-                Ok(()) => self.succeed(),
-                Err(error) => self.fail(&error),
-            }
+            Err(error) => self.fail(&error.to_string()),
         }
         Ok(())
     }
 
-    /// The keeper's next report. If it takes too long, that is told, and it is awaited on.
-    async fn report(&mut self, what: &str) -> io::Result<Report> {
-        let mut length = [0; 8];
-        match timeout(DEADLINE, self.socket.read_exact(&mut length[..1])).await {
-            Ok(read) => drop(read?),
-            Err(_) => {
-                self.fail(&format!("it has not been {what} within {DEADLINE:?}"));
-                self.socket.read_exact(&mut length[..1]).await?;
+    /// Sends the keeper a text, if there is one, and waits for its report. If that takes too long, it is told, and waited for on.
+    async fn exchange(&mut self, what: &str, text: &[u8]) -> io::Result<Report> {
+        let mut socket = self.socket.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let report = {
+            let mut exchange = pin!(exchange(&mut socket, text));
+            match timeout(DEADLINE, &mut exchange).await {
+                Ok(report) => report,
+                Err(_) => {
+                    self.fail(&format!("it has not been {what} within {DEADLINE:?}"));
+                    exchange.await
+                }
             }
-        }
-        self.socket.read_exact(&mut length[1..]).await?;
-        let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST);
-        let mut text = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
-        self.socket.read_exact(&mut text).await?;
-        serde_json::from_slice(&text).map_err(io::Error::from)
+        };
+        self.socket = Some(socket);
+        report
     }
 
     fn fail(&mut self, error: &str) {
@@ -259,4 +286,17 @@ impl Talk {
             info!(file = %self.path.display(), "the memory is on disk again");
         }
     }
+}
+
+async fn exchange(socket: &mut UnixStream, text: &[u8]) -> io::Result<Report> {
+    if !text.is_empty() {
+        socket.write_all(&(text.len() as u64).to_le_bytes()).await?;
+        socket.write_all(text).await?;
+    }
+    let mut length = [0; 8];
+    socket.read_exact(&mut length).await?;
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST);
+    let mut report = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+    socket.read_exact(&mut report).await?;
+    serde_json::from_slice(&report).map_err(io::Error::from)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LIMIT;
 use super::clock::{Boot, Moment, Written};
-use super::record::Record;
+use super::record::{Absence, Record};
 use super::times;
 
 /// The version of the text. A change that an older program would misread gets the next number.
@@ -40,11 +40,13 @@ pub struct Image {
     pub troubled: BTreeSet<Arc<str>>,
     /// Those that were there in an earlier boot, and that nobody has seen in this one.
     pub awaited: BTreeSet<Arc<str>>,
+    /// Devices that the configuration names and that are not there.
+    pub absent: BTreeMap<Arc<str>, Absence>,
     /// The devices, by WWID.
     pub devices: BTreeMap<Arc<str>, Record>,
 }
 
-/// What tells one machine from another.
+/// The marks that tell one machine from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Machine {
     /// Its host name.
@@ -80,6 +82,7 @@ impl Image {
             last_recovery: None,
             troubled: BTreeSet::new(),
             awaited: BTreeSet::new(),
+            absent: BTreeMap::new(),
             devices: BTreeMap::new(),
         }
     }
@@ -146,6 +149,12 @@ mod tests {
         ] {
             assert_eq!(Image::read(text(written.clone()).as_bytes(), &read).is_ok(), is_ours, "{written:?} {read:?}");
         }
+    }
+
+    #[test]
+    fn a_year_of_five_digits_cannot_be_written() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
+        assert!(Image::new(machine("a", "1"), time, Moment::default(), Boot::default()).write().is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the exporter remembers: how many paths a device should have, what was lost, whether the host recovered.
+//! The exporter remembers: how many paths a device should have, what was lost, whether the host recovered.
 //!
 //! ```text
 //! mod.rs       the rules: a device appears, changes, goes; the host is in trouble, and recovers
@@ -28,7 +28,7 @@ use crate::topology::{Adapters, DevNo, Device, Health, History, Kind, LossReason
 pub use clock::{Boot, Now};
 use clock::{Clock, Moment};
 pub use image::{Image, Machine};
-use record::{ARRIVAL, Loss, Record};
+use record::{ARRIVAL, Absence, Loss, Record};
 
 /// Devices beyond this number push out those that have been gone for longest.
 const LIMIT: usize = 100_000;
@@ -53,15 +53,15 @@ pub struct Sighting<'a> {
     pub device: &'a Arc<Device>,
     /// None of its disks is there any more.
     pub has_no_disk: bool,
-    /// The device numbers by which mounts and swaps name it or its partitions, if it is a native NVMe device.
-    pub numbers: BTreeSet<DevNo>,
+    /// The device numbers by which mounts and swaps name a native NVMe device or its partitions; `None` if nobody has looked.
+    pub numbers: Option<BTreeSet<DevNo>>,
 }
 
 /// A look at the host.
 pub struct View<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
-    /// What the paths' initiator ports stand on.
+    /// The adapters below the paths' initiator ports.
     pub adapters: &'a Arc<Adapters>,
     /// The kinds of devices whose source has answered. Nothing is known of the others.
     pub listed: &'a [Kind],
@@ -71,7 +71,7 @@ pub struct View<'a> {
     pub all_answer: bool,
     /// No mount and no holder has gone since mounts and holders were read.
     pub usage_is_known: bool,
-    /// What is expected of the host.
+    /// The configuration, which says what is expected of the host.
     pub config: &'a Config,
     /// Whether disks of a device that is not there still are.
     pub has_disks: &'a dyn Fn(&str) -> bool,
@@ -127,7 +127,7 @@ pub struct Memory {
     /// Devices that were there in an earlier boot, and that nobody has seen in this one.
     awaited: BTreeSet<Arc<str>>,
     /// Configured devices that have not been there since.
-    absent: BTreeMap<Arc<str>, (Moment, SystemTime)>,
+    absent: BTreeMap<Arc<str>, Absence>,
     /// Since when a device that has gone waits for its mounts to be read.
     unjudged: Option<Moment>,
     /// How long the host had been up when all sources of devices had first answered in this boot.
@@ -180,20 +180,30 @@ impl Memory {
         }
     }
 
-    /// Takes up what an earlier life has written. It may come late: then what was lost since stays.
-    pub fn resume(&mut self, image: Image, time: SystemTime) {
+    /// Takes up what an earlier life has written. It may come late: then what was lost since stays, and all else is seen again.
+    pub fn resume(&mut self, image: Image, now: Now) {
         let written = image.written();
-        self.clock = self.clock.resumed(&written, time);
+        self.clock = self.clock.resumed(&written, now.time);
+        self.records.retain(|_, record| record.loss.is_some());
+        for loss in self.records.values_mut().filter_map(|record| record.loss.as_mut()) {
+            loss.at = self.clock.at(now.instant);
+        }
+        self.present.clear();
         let is_same_boot = self.clock.is_of_boot(&image.boot_id);
+        self.absent = image.absent;
         self.complete = image.complete.filter(|_| is_same_boot).map(Duration::from_millis);
         self.was_in_trouble = image.in_trouble;
         self.last_recovery = self.last_recovery.or(image.last_recovery);
         self.troubled.extend(image.troubled);
         self.awaited.extend(image.awaited);
         for (wwid, mut record) in image.devices {
-            if !is_same_boot && record.is_present {
-                record.leave(written.clock);
-                self.awaited.insert(Arc::clone(&wwid));
+            if !is_same_boot {
+                // Another device may have such a number in this boot.
+                record.numbers.clear();
+                if record.is_present {
+                    record.leave(written.clock);
+                    self.awaited.insert(Arc::clone(&wwid));
+                }
             }
             if self.records.get(&wwid).is_some_and(|known| known.loss.is_some()) {
                 continue;
@@ -230,7 +240,7 @@ impl Memory {
         let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
             *state == Wellness::Arriving && self.troubled.contains(wwid)
         };
-        let is_judged = view.all_answer && self.unjudged.is_none();
+        let is_judged = view.all_answer && self.unjudged.is_none() && self.troubled.is_disjoint(&self.awaited);
         if is_judged && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
@@ -265,6 +275,7 @@ impl Memory {
     /// Drops what is remembered of these devices from before those times. That is no recovery.
     pub fn forget(&mut self, config: &Config, now: Now) {
         let moment = self.clock.at(now.instant);
+        let was_troubled = !self.troubled.is_empty();
         for forget in &config.forget {
             let Some((wwid, record)) = self.records.get_key_value(&*forget.wwid) else { continue };
             let wwid = Arc::clone(wwid);
@@ -282,7 +293,9 @@ impl Memory {
                 self.unsaved = self.unsaved.max(Unsaved::Facts);
             }
         }
-        self.was_in_trouble &= !self.troubled.is_empty();
+        if was_troubled && self.troubled.is_empty() {
+            self.was_in_trouble = false;
+        }
     }
 
     /// The image to be written by now, if one is.
@@ -313,6 +326,7 @@ impl Memory {
         image.last_recovery = self.last_recovery;
         image.troubled.clone_from(&self.troubled);
         image.awaited.clone_from(&self.awaited);
+        image.absent.clone_from(&self.absent);
         image.devices = self.records.iter().map(|(wwid, record)| (Arc::clone(wwid), record.clone())).collect();
         image
     }
@@ -347,8 +361,8 @@ impl Memory {
             self.lost.remove(&device.wwid);
         }
         // A lost device keeps the numbers that mounts still name.
-        if record.loss.is_none() && device.kind == Kind::Nvme {
-            record.numbers.clone_from(&sighting.numbers);
+        if let Some(numbers) = sighting.numbers.as_ref().filter(|_| record.loss.is_none()) {
+            record.numbers.clone_from(numbers);
         }
         if before != (record.is_present, record.in_use, record.pathless_since.is_some()) {
             self.unsaved = self.unsaved.max(Unsaved::Facts);
@@ -409,9 +423,14 @@ impl Memory {
             |wwid: &Arc<str>| self.records.get(wwid).is_none_or(|record| view.listed.contains(&record.kind));
         let (not_back, awaited) = std::mem::take(&mut self.awaited).into_iter().partition(is_listed);
         self.awaited = awaited;
-        let was_in_use = |wwid: &Arc<str>| self.records.get(wwid).is_some_and(|record| record.in_use == Some(true));
-        let lost: Vec<_> = BTreeSet::into_iter(not_back).filter(was_in_use).collect();
-        lost.iter().for_each(|wwid| self.lose(wwid, LossReason::NotBackAfterBoot, now, moment, news));
+        for wwid in BTreeSet::into_iter(not_back) {
+            if self.records.get(&wwid).is_some_and(|record| record.in_use == Some(true)) {
+                self.lose(&wwid, LossReason::NotBackAfterBoot, now, moment, news);
+            } else {
+                // Nobody has seen it well, so its end is no recovery.
+                self.troubled.remove(&wwid);
+            }
+        }
     }
 
     fn lose(&mut self, wwid: &Arc<str>, reason: LossReason, now: Now, moment: Moment, news: &mut Vec<News>) {
@@ -432,6 +451,10 @@ impl Memory {
             let Some(record) = self.records.get_mut(&device.wwid) else { continue };
             let (history, state) = history(record, sighting, view.config, (now.time, moment), self.window);
             record.was_well |= state == Wellness::Well;
+            if record.has_ceased_to_miss(history.missing_paths, device.paths.len()) && state == Wellness::Well {
+                // The paths are not back. They are expected no more, which is no recovery.
+                self.troubled.remove(&device.wwid);
+            }
             if state == Wellness::Ill && (record.was_well || !record.is_arriving(moment)) {
                 self.troubled.insert(Arc::clone(&device.wwid));
             }
@@ -462,7 +485,8 @@ impl Memory {
         }
         for (wwid, expected_paths) in absent {
             let wwid = Arc::from(wwid);
-            let (since, time) = *self.absent.entry(Arc::clone(&wwid)).or_insert((moment, now.time));
+            let Absence { since, time } =
+                *self.absent.entry(Arc::clone(&wwid)).or_insert(Absence { since: moment, time: now.time });
             if moment.since(since) >= ARRIVAL {
                 self.troubled.insert(Arc::clone(&wwid));
             }
@@ -521,7 +545,7 @@ impl Memory {
     }
 }
 
-/// What is shown of a device that is there, and how it fares.
+/// The shown history of a device that is there, and how it fares.
 fn history(
     record: &mut Record,
     sighting: &Sighting<'_>,

@@ -158,7 +158,7 @@ impl Host {
         let sightings = devices.iter().map(|(device, thing)| Sighting {
             device,
             has_no_disk: thing.has_no_disk,
-            numbers: thing.devno.into_iter().collect(),
+            numbers: thing.devno.map(|number| [number].into()),
         });
         let view = View {
             devices: sightings.collect(),
@@ -205,7 +205,7 @@ impl Host {
         let boot = Boot { id: self.boots.to_string(), uptime };
         self.memory = Memory::new(boot, Machine::default(), WINDOW, self.instant);
         if let Some(text) = image {
-            self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.time);
+            self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.now());
         }
     }
 
@@ -220,7 +220,7 @@ impl Host {
         self.booted = self.instant - 20 * SECOND;
         let boot = Boot { id: self.boots.to_string(), uptime: 20 * SECOND };
         self.memory = Memory::new(boot, Machine::default(), WINDOW, self.instant);
-        self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.time);
+        self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.now());
     }
 
     fn shown(&self) -> Arc<Remembered> {
@@ -235,7 +235,7 @@ impl Host {
         self.shown().of(wwid).map_or(0, |history| history.missing_paths)
     }
 
-    /// What has been told since this was last asked.
+    /// The news since this was last asked.
     fn told(&self) -> Vec<News> {
         self.told.take()
     }
@@ -349,6 +349,67 @@ fn a_native_nvme_device_that_was_unmounted_before_it_went_is_not_lost() {
         host.look();
         assert_eq!((host.lost().len(), host.recoveries()), (lost, 1 - lost), "{is_named} {comes}");
     }
+}
+
+#[test]
+fn a_number_of_an_earlier_boot_names_nothing() {
+    let mut host = Host::new();
+    host.set("a", Thing::nvme(2, 3));
+    host.wait(HOUR);
+    host.named = vec![DevNo { major: 259, minor: 3 }];
+    host.remove("a");
+    host.reboot();
+    host.set("a", Thing::nvme(2, 3));
+    assert_eq!(host.lost(), []);
+}
+
+#[test]
+fn a_reboot_into_a_dead_storage_is_no_recovery() {
+    for in_use in [true, false] {
+        let mut host = Host::new();
+        host.set("a", Thing { in_use: Some(in_use), ..Thing::map(0, 4) });
+        host.wait(HOUR);
+        host.reboot();
+        host.look();
+        assert!(host.shown().in_trouble);
+        host.wait(11 * MINUTE);
+        assert_eq!((host.lost().len(), host.shown().in_trouble, host.recoveries()), (usize::from(in_use), in_use, 0));
+    }
+}
+
+#[test]
+fn paths_that_are_expected_no_more_are_no_recovery() {
+    let mut host = Host::new();
+    host.set("a", Thing::map(8, 0));
+    host.wait(7 * HOUR);
+    host.set("a", Thing::map(4, 0));
+    host.wait(WINDOW - MINUTE);
+    host.restart();
+    host.look();
+    assert_eq!((host.missing("a"), host.shown().in_trouble), (4, true));
+    host.wait(3 * MINUTE);
+    assert_eq!((host.missing("a"), host.shown().in_trouble, host.recoveries()), (0, false, 0));
+}
+
+#[test]
+fn a_file_that_comes_late_changes_no_age() {
+    let mut host = Host::new();
+    host.set("a", Thing::map(2, 0));
+    host.wait(40 * DAY);
+    let now = host.now();
+    let late = host.memory.last_image(now).unwrap();
+    host.memory = Memory::new(Boot { id: "2".to_owned(), uptime: MINUTE }, Machine::default(), WINDOW, host.instant);
+    host.booted = host.instant - MINUTE;
+    host.set("b", Thing { has_no_disk: true, ..Thing::map(0, 0) });
+    host.set("c", Thing::map(2, 0));
+    host.wait(MINUTE);
+    host.remove("b");
+    let now = host.now();
+    host.memory.resume(late, now);
+    host.wait(10 * MINUTE);
+    assert_eq!(host.lost(), [("b".to_owned(), LossReason::NoValidPath)]);
+    host.set("c", Thing { is_redundant: false, ..Thing::map(2, 0) });
+    assert_eq!(host.shown().of("c").unwrap().has_lost_redundancy, Some(false));
 }
 
 #[test]
@@ -478,7 +539,7 @@ fn the_host_recovers_when_all_are_seen_well() {
     host.set("b", Thing::map(0, 2));
     assert!(host.shown().in_trouble);
     host.restart();
-    // What is remembered is shown until all sources have answered.
+    // The remembered value is shown until all sources have answered.
     host.all_answer = false;
     host.set("a", Thing::map(2, 0));
     host.set("b", Thing::map(2, 0));
@@ -503,7 +564,13 @@ fn a_configured_device_that_is_not_there_is_trouble() {
     host.set("a", Thing::map(4, 0));
     assert_eq!((host.missing("a"), host.shown().in_trouble, host.recoveries()), (0, false, 0));
     host.remove("a");
-    host.wait(HOUR);
+    let since = host.shown().of("a").unwrap().missing_since;
+    for _ in 0..3 {
+        host.wait(2 * MINUTE);
+        host.restart();
+        host.look();
+    }
+    assert_eq!(host.shown().of("a").unwrap().missing_since, since);
     host.set("a", Thing::map(4, 0));
     assert_eq!(host.recoveries(), 1);
 }
@@ -525,7 +592,7 @@ fn what_is_forgotten_is_no_recovery() {
     host.memory.forget(&config, now);
     host.look();
     assert_eq!((host.lost().len(), host.missing("b"), host.shown().in_trouble, host.recoveries()), (0, 0, false, 0));
-    // What happens later is remembered, however often the same configuration is read again.
+    // Later facts are remembered, however often the same configuration is read again.
     host.set("b", Thing::map(2, 0));
     host.memory.forget(&config, now);
     host.look();
@@ -652,7 +719,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the definitions say of one device, kept as plainly as possible.
+/// The definitions' word on one device, kept as plainly as possible.
 #[derive(Clone, Debug, Default)]
 struct Plain {
     is_present: bool,
@@ -738,7 +805,7 @@ proptest! {
                     let known = plain.contains_key(wwid);
                     let plain = plain.entry(wwid.clone()).or_default();
                     if !plain.is_present {
-                        // What the exporter finds and does not know may be there since the host booted.
+                        // A device that the exporter finds and does not know may be there since the host booted.
                         plain.age = if is_first && !known { minutes_up } else { 0 };
                         (plain.is_present, plain.is_awaited, plain.pathless) = (true, false, 0);
                     } else if minute > 0 {

@@ -53,6 +53,9 @@ pub struct Record {
     pub missing_since: Option<SystemTime>,
     /// Set while it is lost.
     pub loss: Option<Loss>,
+    /// How many paths it had when some were last missing.
+    #[serde(default)]
+    pub lacking: Option<u64>,
     /// I/O errors of its paths, and when there were last more of them. The count begins anew with the exporter.
     #[serde(skip)]
     pub errors: Option<(u64, Option<Moment>)>,
@@ -62,6 +65,16 @@ pub struct Record {
     /// The device as it was last seen, and what its paths' initiator ports stand on.
     #[serde(skip)]
     last: Option<(Arc<Device>, Arc<Adapters>)>,
+}
+
+/// A configured device that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Absence {
+    /// Since when, by the memory's clock.
+    pub since: Moment,
+    /// The same moment by the clock on the wall.
+    #[serde(with = "times")]
+    pub time: SystemTime,
 }
 
 /// How a device was lost.
@@ -96,6 +109,7 @@ impl Record {
             was_well: false,
             missing_since: None,
             loss: None,
+            lacking: None,
             errors: None,
             is_redundant: false,
             last: None,
@@ -133,6 +147,16 @@ impl Record {
         (self.is_present, self.seen, self.last) = (false, now, None);
         self.paths.note(0, now);
         self.redundancy.note(false, now);
+    }
+
+    /// Takes note of how many paths are missing. Gives whether some were until now, though no path has come.
+    pub fn has_ceased_to_miss(&mut self, missing: u32, present: usize) -> bool {
+        let present = present as u64;
+        if missing > 0 {
+            self.lacking = Some(present);
+            return false;
+        }
+        self.lacking.take().is_some_and(|before| present <= before)
     }
 
     /// Takes note of how many I/O errors its paths have had.

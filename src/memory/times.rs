@@ -1,15 +1,19 @@
 //! Times of the clock on the wall as text (RFC 3339), for serde.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::time::SystemTime;
 
 use humantime::{format_rfc3339_millis, parse_rfc3339};
-use serde::de::Error;
+use serde::de::Error as _;
+use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// Writes a time.
 pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_rfc3339_millis(*time))
+    let mut text = String::new();
+    write!(text, "{}", format_rfc3339_millis(*time)).map_err(S::Error::custom)?;
+    serializer.serialize_str(&text)
 }
 
 /// Reads a time.

@@ -10,11 +10,15 @@ use crate::watch::Uevent;
 /// A removal says nothing about a device that is removed later than this.
 const MEMORY: Duration = Duration::from_secs(60);
 
+const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The last removals.
 #[derive(Debug, Default)]
 pub struct Departures {
     disks: HashMap<DevNo, Departure>,
     maps: HashMap<Arc<str>, Departure>,
+    /// When the old ones were last forgotten: in a storm of removals not with each.
+    forgot: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +59,20 @@ impl Departures {
         self.maps.remove(wwid);
     }
 
-    /// Whether all of these disks went before their map.
-    pub fn went_first(&self, mut disks: impl Iterator<Item = DevNo>, wwid: &str) -> bool {
+    /// Whether all of these disks went before their map. One without a number did not, as far as anybody knows.
+    pub fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
         let map = self.maps.get(wwid);
         disks.all(|disk| {
-            let disk = self.disks.get(&disk);
+            let disk = disk.and_then(|disk| self.disks.get(&disk));
             disk.is_some_and(|disk| map.is_none_or(|map| disk.seqnum < map.seqnum))
         })
     }
 
     fn forget(&mut self, now: Instant) {
+        if self.forgot.is_some_and(|forgot| now < forgot + FORGET_INTERVAL) {
+            return;
+        }
+        self.forgot = Some(now);
         self.disks.retain(|_, departure| now < departure.at + MEMORY);
         self.maps.retain(|_, departure| now < departure.at + MEMORY);
     }
@@ -101,7 +109,7 @@ mod tests {
         let mut departures = Departures::default();
         departures.note_disk(disk(0), &uevent("remove", 1, now));
         let went_first = |departures: &Departures, disks: &[u32]| {
-            departures.went_first(disks.iter().map(|minor| disk(*minor)), "3600")
+            departures.went_first(disks.iter().map(|minor| Some(disk(*minor))), "3600")
         };
         assert!(went_first(&departures, &[0]) && !went_first(&departures, &[0, 1]));
         departures.note_map(&map, &uevent("change", 4, now));

@@ -1,6 +1,6 @@
 //! I/O errors and timeouts of all disks that a device has had, out of what each disk counts since it came.
 //!
-//! A disk's own count is lost with the disk, and starts anew with the next one under its number. What was counted here stays.
+//! A disk's own count is lost with the disk, and starts anew with the next one under its number. The count here stays.
 
 use std::sync::Arc;
 

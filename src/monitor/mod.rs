@@ -497,7 +497,7 @@ impl State {
 
     /// Takes up what was remembered before. It may come late.
     fn resume(&mut self, image: memory::Image, now: Now) {
-        self.memory.resume(image, now.time);
+        self.memory.resume(image, now);
         self.memory.forget(&self.config, now);
         self.is_outdated = true;
     }
@@ -725,6 +725,9 @@ impl State {
             let has_users = block.usage.users.get(&*device.sysfs_name).is_some_and(|users| !users.is_empty());
             written.follow(io.and_then(|io| io.writes_completed), has_users, device.counts().valid > 0, now);
             let in_use = usage::in_use(is_held, &device.sysfs_name, &block.usage, written.is_recent(now));
+            // One that has just gone from sysfs is in use as before, until its own source says that it is gone.
+            let is_seen = device.kind != Kind::Nvme || block.usage.users.contains_key(&*device.sysfs_name);
+            let in_use = if is_seen { in_use } else { in_use.or(device.in_use) };
             if device.in_use != in_use {
                 Arc::make_mut(device).in_use = in_use;
             }

@@ -32,12 +32,12 @@ impl State {
             all_answer: self.all_answer() && !self.corrections.wait(),
             usage_is_known: self.unread_usage.is_none(),
             config: &self.config,
-            has_disks: &|wwid| readings.block.has_loose_disk(wwid),
+            has_disks: &|wwid| readings.block.may_have_disk(wwid),
             disks_went_first: &|wwid| {
                 let found = before.binary_search_by(|device| (*device.wwid).cmp(wwid)).ok();
                 let device = found.and_then(|found| before.get(found));
                 device.is_some_and(|device| {
-                    departures.went_first(device.paths.iter().filter_map(|path| path.devno), wwid)
+                    !device.paths.is_empty() && departures.went_first(device.paths.iter().map(|path| path.devno), wwid)
                 })
             },
             is_named: &|number| readings.block.usage.numbers.contains(&number),
@@ -52,19 +52,20 @@ impl State {
         }
     }
 
-    /// The numbers by which mounts and swaps name a native NVMe device.
-    fn numbers_of(&self, device: &Device) -> BTreeSet<DevNo> {
-        let users = self.readings.block.usage.users.get(&*device.sysfs_name).filter(|_| device.kind == Kind::Nvme);
+    /// The numbers by which mounts and swaps name a native NVMe device; `None` if nobody has looked.
+    fn numbers_of(&self, device: &Device) -> Option<BTreeSet<DevNo>> {
+        let users = self.readings.block.usage.users.get(&*device.sysfs_name).filter(|_| device.kind == Kind::Nvme)?;
         let number = |user: &User| match user {
             User::Mount(number) | User::Swap(number) => Some(*number),
             User::Holder(_) => None,
         };
-        users.into_iter().flatten().filter_map(number).collect()
+        Some(users.iter().filter_map(number).collect())
     }
 
-    /// Whether no disk of the device is there any more, as far as that is known.
+    /// Whether no disk of the device is there any more, as far as that is known. Those of a map without members may be.
     fn has_no_disk(&self, device: &Device) -> bool {
         device.kind == Kind::DeviceMapper
+            && !(device.paths.is_empty() && self.readings.block.may_have_disk(&device.wwid))
             && device.paths.iter().all(|path| path.devno.is_some_and(|devno| self.readings.block.is_gone(devno)))
     }
 

@@ -324,9 +324,10 @@ impl Block {
         self.maps_read_at = None;
     }
 
-    /// Whether a disk of this identity is there that is a member of no map.
-    pub fn has_loose_disk(&self, wwid: &str) -> bool {
-        self.candidates.iter().any(|candidate| *candidate.wwid == *wwid)
+    /// Whether a disk of this identity may be there that is a member of no map. Without udev's word on any disk it may.
+    pub fn may_have_disk(&self, wwid: &str) -> bool {
+        let are_known = !self.candidates.is_empty() || self.disks.values().any(|disk| disk.identity.udev.is_some());
+        !are_known || self.candidates.iter().any(|candidate| *candidate.wwid == *wwid)
     }
 
     /// The disk at this SCSI address.

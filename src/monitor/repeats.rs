@@ -14,7 +14,7 @@ use crate::topology::Path;
 /// A failure this long after the last one is a repeated one.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// What stays of a path when it comes back under another name.
+/// The part of a path that stays when it comes back under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Identity {
     /// Initiator port and target port.

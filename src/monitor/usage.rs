@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::source::block::usage::Usage;
 
-/// What was written to a device so long ago says nothing of its use any more.
+/// A write so long ago says nothing of a device's use any more.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
 /// A file system that is unmounted leaves the table of mounts first, and then writes all that it has. After so long without a write it

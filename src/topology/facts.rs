@@ -1,4 +1,4 @@
-//! What is true of a device as a whole because of its paths: rules need it also where the series of each path are left out.
+//! Facts about a device as a whole because of its paths: rules need it also where the series of each path are left out.
 
 use super::{Device, Health, History, Mismatches, Path, PathState};
 

@@ -1,4 +1,4 @@
-//! What the exporter remembers, and the file where it keeps that: through restarts, reboots, damage and kill -9.
+//! The exporter's memory, and the file where it keeps that: through restarts, reboots, damage and kill -9.
 
 use std::collections::BTreeSet;
 use std::fs;

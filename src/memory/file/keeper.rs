@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use nix::unistd::close;
 use ring::hmac;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::process::umask;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
 
 use super::{LONGEST, Report};
@@ -59,6 +60,8 @@ pub fn run(mut socket: Socket, path: &Path, machine: &Machine) {
 /// Gives up all that it has of the exporter: a name, signals, files and capabilities. The exporter may end before it.
 fn leave_the_exporter(socket: &Socket) {
     let _ = set_name(c"memory-keeper");
+    // A service's may leave its own user nothing.
+    umask(Mode::from_raw_mode(0o077));
     // A service's end is told to all of its processes. This one still has to write the last image.
     let _ = SigSet::all().thread_block();
     if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {

@@ -249,12 +249,12 @@ impl Block {
         }
         let (sysfs, file) = (&self.places.sysfs, &mut self.file);
         let maps = self.known_maps.values().filter(|_| of_maps);
-        let maps = maps.map(|map| (map.sysfs_name.to_string(), usage::holders_of_map(sysfs, map, file)));
+        let maps = maps.map(|map| (map.sysfs_name.to_string(), usage::holders_of_map(sysfs, map, file).map(Some)));
         let heads = block.iter().map(|entry| &entry.name).filter(|name| nvme::is_head(name));
         let heads = heads.map(|name| (name.clone(), usage::holders_of_namespace(sysfs, name)));
         let last = if of_maps { std::mem::take(&mut self.holders) } else { self.holders.clone() };
         for (name, holders) in maps.chain(heads) {
-            let holders = holders.map(Some).unwrap_or_else(|error| {
+            let holders = holders.unwrap_or_else(|error| {
                 reading.unreadable.push(error);
                 last.get(&name).cloned()
             });

@@ -1,4 +1,4 @@
-//! What is mounted and swapped to, and the block devices of that.
+//! Mounts and swaps, and their block devices.
 //!
 //! ```text
 //! /proc/1/mountinfo            what is mounted                   (Documentation/filesystems/proc.rst)
@@ -23,7 +23,7 @@ use crate::topology::DevNo;
 /// Where the root file system is mounted, and where what an image of it lies in.
 pub const ROOTS: [&str; 2] = ["/", "/sysroot"];
 
-/// What is mounted.
+/// The table of mounts.
 #[derive(Debug)]
 pub struct Mounts {
     /// The first process sees it so. Otherwise we do, and may see less.
@@ -38,7 +38,7 @@ pub struct Mount<'a> {
     pub devno: DevNo,
     /// Where, as mountinfo writes it.
     pub mount_point: &'a str,
-    /// What was mounted: mostly a device node.
+    /// The mounted source: mostly a device node.
     pub source: String,
 }
 
@@ -85,7 +85,7 @@ impl Mounts {
         self.table.lines().filter_map(Mount::parse)
     }
 
-    /// What is mounted on `/`, what is on top first. Below an overlay may be what the machine was booted from; where that is an image
+    /// The mounts on `/`, the topmost first. Below an overlay may be what the machine was booted from; where that is an image
     /// in a file system (composefs), that one is mounted on `/sysroot`.
     pub fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
         ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
@@ -245,7 +245,7 @@ fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
     Some(devno)
 }
 
-/// Where the links in a directory point. What cannot be listed is not looked through.
+/// Where the links in a directory point. A directory that cannot be listed is not looked through.
 pub fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = unless_exhausted(list(&sysfs.join(directory)))?.into_iter();
     Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())

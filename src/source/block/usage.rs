@@ -1,4 +1,4 @@
-//! What uses block devices: mounts, swaps, and other block devices.
+//! The users of block devices: mounts, swaps, and other block devices.
 //!
 //! ```text
 //! dev/block/254:3/             the device of a mount or swap     see mounts.rs
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::maps::{Map, VIRTUAL};
 use super::mounts::{Finder, Mount, Mounts, links, swaps};
 use super::root;
-use crate::source::files::{Attribute, exists, list};
+use crate::source::files::{Attribute, exists, list, list_if_there};
 use crate::source::transports::nvme;
 use crate::source::{Error, Places, UUID_PREFIX, partitioned};
 use crate::topology::DevNo;
@@ -31,7 +31,7 @@ pub enum User {
     Swap(DevNo),
 }
 
-/// What uses the block devices of the host.
+/// The users of the host's block devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// The mounts are those that the first process sees. Otherwise there may be others.
@@ -43,7 +43,7 @@ pub struct Usage {
     pub numbers: BTreeSet<DevNo>,
 }
 
-/// What is mounted and swapped to.
+/// The mounted and swapped devices.
 #[derive(Clone, Debug, Default)]
 pub struct Mounted {
     known: bool,
@@ -150,7 +150,7 @@ fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBu
     }
 }
 
-/// What holds a map or its partition mappings, but for these themselves.
+/// The holders of a map or its partition mappings, but for these themselves.
 ///
 /// # Errors
 /// If it cannot be read.
@@ -171,19 +171,20 @@ pub fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<B
     Ok(holders)
 }
 
-/// What holds an NVMe namespace or its partitions.
+/// The holders of an NVMe namespace or its partitions; `None` if it is gone by now.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<BTreeSet<User>, Error> {
+pub fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<Option<BTreeSet<User>>, Error> {
     let directory = sysfs.join("block").join(name);
+    let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
     let mut holders = holders_in(&directory)?;
-    for entry in list(&directory)? {
+    for entry in entries {
         if nvme::is_partition(&entry.name, name) {
             holders.extend(holders_in(&directory.join(&entry.name))?);
         }
     }
-    Ok(holders)
+    Ok(Some(holders))
 }
 
 fn holders_in(directory: &Path) -> Result<BTreeSet<User>, Error> {
@@ -320,7 +321,7 @@ mod tests {
         fs::create_dir_all(places.sysfs.join("block/nvme0n1/nvme0n1p1/holders/dm-6")).unwrap();
         fs::create_dir_all(places.sysfs.join("block/nvme0n1/holders/bcache0")).unwrap();
         fs::create_dir_all(places.sysfs.join("block/nvme0n1/queue/holders/no")).unwrap();
-        assert_eq!(holders_of_namespace(&places.sysfs, "nvme0n1").unwrap(), holders(&["bcache0", "dm-6"]));
-        assert_eq!(holders_of_namespace(&places.sysfs, "nvme9n1").unwrap(), holders(&[]));
+        assert_eq!(holders_of_namespace(&places.sysfs, "nvme0n1").unwrap(), Some(holders(&["bcache0", "dm-6"])));
+        assert_eq!(holders_of_namespace(&places.sysfs, "nvme9n1").unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the exporter remembers: lost devices, missing paths, trouble and recovery. As root and as `nobody`.
+//! The exporter's memory: lost devices, missing paths, trouble and recovery. As root and as `nobody`.
 
 use std::env;
 use std::fs::{self, File};
@@ -59,7 +59,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn start(lab: &'a Lab, flags: &[&str]) -> Self {
         for user in USERS {
-            // Of an earlier scenario.
+            // An earlier scenario left it.
             let _ = fs::remove_file(memory_file(user));
         }
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -210,7 +210,7 @@ fn device(lun: &Lun) -> String {
     format!("/dev/{}", lun.map.sysfs_name())
 }
 
-/// What administrators do: migrate a LUN, rename an alias, restart multipathd, flush a map whose paths failed, take away the
+/// The work of administrators: migrate a LUN, rename an alias, restart multipathd, flush a map whose paths failed, take away the
 /// disks of a map that nobody uses.
 fn nothing_is_lost_in_good_order(lab: &Lab) {
     let San { daemon, dm, luns } = San::start(lab, 2, 2, Conf::WATCHFUL);
@@ -363,7 +363,7 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
     for exporter in [&root, &nobody] {
         eventually_eq("the memory is written", 1.0, || written(exporter));
     }
-    // What of the program nobody has needed yet is on the device alone.
+    // The part of the program that nobody has needed yet is on the device alone.
     run("sync", [""; 0]);
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root may drop caches");
 
@@ -456,7 +456,7 @@ fn nvme_device_lost_while_mounted(lab: &Lab) {
     watch.assert_told_lost(used_wwid, 0);
 }
 
-/// Of three devices, the one that was in use and one that was not stay away, and the third is there with half of its paths.
+/// Three devices before a boot: one in use and one unused stay away, and the third is there with half of its paths.
 fn devices_and_paths_not_back_after_a_boot(lab: &Lab) {
     let boots = Boots::start();
     let san = San::start(lab, 2, 3, Conf::WATCHFUL);
