@@ -20,6 +20,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OVERLAYS = ("unprivileged", "kernel-status", "without-operator", "tls")
 PLACE = "/etc/multipath-exporter"
+MEMORY = "/var/lib/multipath-exporter"
 KUBERNETES = ("1.25", "1.37")
 OPERATOR = {"PodMonitor", "PrometheusRule"}
 # What etcd takes, and a ConfigMap.
@@ -43,9 +44,14 @@ VALUES = {
     "image": {"repository": "registry.example/multipath", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
     "kernelStatus": True,
+    "memory": {"hostPath": "/srv/multipath"},
     "port": 9999,
     "webConfig": {"secretName": "web"},
-    "config": {"expected_paths": [{"vendor": "LABARRAY", "product": "VD.*K", "paths": 2}], "iscsi_bonds": []},
+    "config": {
+        "expected_paths": [{"vendor": "LABARRAY", "product": "VD.*K", "paths": 2}],
+        "forget": [{"wwid": "3600a098000aad1e3000064e45f2c2399", "before": "2026-11-29T10:00:00Z"}],
+        "iscsi_bonds": [],
+    },
     "args": ["--no-collector.paths"],
     "resources": {"limits": {"memory": "64Mi"}},
     "nodeSelector": {"storage": "san"},
@@ -64,6 +70,9 @@ WRONG = (
     {"kernelstatus": True},
     {"port": None},
     {"image": {"repository": None}},
+    {"memory": {"enabled": "no"}},
+    {"memory": {"hostPath": "multipath"}},
+    {"memory": {"hostPath": None}},
     {"podMonitor": {"endpoint": {"interval": "30s"}}},
     {"podMonitor": {"endpoint": {"relabelings": []}}},
 )
@@ -125,8 +134,12 @@ def check(objects, overlay, exporter, directory):
     probes = [container[probe] for probe in ("livenessProbe", "readinessProbe")]
     used = {(probe.get("httpGet") or probe["tcpSocket"])["port"] for probe in probes}
     equal(f"{overlay}: ports", used, {port["name"] for port in container["ports"]})
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    equal(f"{overlay}: volumes", mounted, {volume["name"] for volume in pod["spec"]["volumes"]})
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    equal(f"{overlay}: volumes", mounts.keys(), {volume["name"] for volume in pod["spec"]["volumes"]})
+    writable = {name for name, mount in mounts.items() if not mount.get("readOnly")}
+    equal(f"{overlay}: what is written to", writable, {"memory"})
+    sees_the_node(overlay, container, mounts)
+    remembers(overlay, pod["spec"], container, mounts)
     security = container["securityContext"]
     equal(f"{overlay}: privileged", security.get("privileged", False), overlay == "kernel-status")
     equal(f"{overlay}: non-root", security["runAsNonRoot"], overlay != "kernel-status")
@@ -144,6 +157,27 @@ def check(objects, overlay, exporter, directory):
     rules = yaml.safe_load((ROOT / "alerts/prometheus-rule.yaml").read_text(encoding="utf-8"))
     equal(f"{overlay}: rules", by_kind["PrometheusRule"]["spec"], rules["spec"])
     return [by_kind[kind] for kind in sorted(OPERATOR)]
+
+
+def sees_the_node(what, container, mounts):
+    """What is mounted on the node tells whether a device is in use."""
+    (procfs,) = (argument for argument in container["args"] if argument.startswith("--path.procfs="))
+    equal(f"{what}: procfs", procfs, f"--path.procfs={mounts['proc']['mountPath']}")
+
+
+def remembers(what, pod, container, mounts, host_path=MEMORY):
+    """The memory's directory is the node's, and an init container that may do nothing else makes it the exporter's."""
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "memory")
+    equal(f"{what}: directory of the memory", volume["hostPath"], {"path": host_path, "type": "DirectoryOrCreate"})
+    equal(f"{what}: where it is mounted", mounts["memory"], {"name": "memory", "mountPath": MEMORY})
+    equal(f"{what}: file of the memory", f"--memory.file={MEMORY}/memory.json" in container["args"], True)
+    (first,) = pod["initContainers"]
+    equal(f"{what}: image of what comes first", first["image"], container["image"])
+    equal(f"{what}: what it is given", first["volumeMounts"], [mounts["memory"]])
+    equal(f"{what}: what it does", first["command"][2:], ["65534:65534", MEMORY])
+    security = first["securityContext"]
+    equal(f"{what}: what it may do", security["capabilities"], {"drop": ["ALL"], "add": ["CHOWN"]})
+    equal(f"{what}: what it may become", security["allowPrivilegeEscalation"], False)
 
 
 def relabelings():
@@ -227,6 +261,9 @@ def check_chart(overlays, exporter, directory):
             sys.exit(f"FAIL chart: {'.'.join(place)} changes nothing")
     daemon_set = next(one for one in full if one["kind"] == "DaemonSet")
     (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    remembers("chart", daemon_set["spec"]["template"]["spec"], container, mounts, VALUES["memory"]["hostPath"])
+    check_chart_without_memory()
     (config,) = (one["data"]["config.yml"] for one in full if one["kind"] == "ConfigMap" and "config.yml" in one["data"])
     equal("chart: configuration", yaml.safe_load(config), VALUES["config"])
     (directory / "config/config.yml").write_text(config, encoding="utf-8")
@@ -238,6 +275,18 @@ def check_chart(overlays, exporter, directory):
         if helm(wrong, may_fail=True) is not None:
             sys.exit(f"FAIL chart: takes {wrong}")
     return [one for one in full if one["kind"] in OPERATOR]
+
+
+def check_chart_without_memory():
+    rendered = helm({"memory": {"enabled": False}})
+    for one in rendered:
+        hold_to_schemas(one)
+    pod = next(one for one in rendered if one["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+    equal("chart: what comes first without a memory", pod.get("initContainers"), None)
+    equal("chart: volumes without a memory", {volume["name"] for volume in pod["volumes"]}, {"udev", "proc"})
+    (container,) = pod["containers"]
+    equal("chart: mounts without a memory", {mount["name"] for mount in container["volumeMounts"]}, {"udev", "proc"})
+    equal("chart: arguments without a memory", [one for one in container["args"] if "memory" in one], [])
 
 
 def must_fail():
