@@ -49,6 +49,7 @@ VALUES = {
     "webConfig": {"secretName": "web"},
     "config": {
         "expected_paths": [{"vendor": "LABARRAY", "product": "VD.*K", "paths": 2}],
+        "ignore_unassembled": ["36006016*"],
         "forget": [{"wwid": "3600a098000aad1e3000064e45f2c2399", "before": "2026-11-29T10:00:00Z"}],
         "iscsi_bonds": [],
     },
