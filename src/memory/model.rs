@@ -697,7 +697,7 @@ enum Step {
     Restart,
     Reboot,
     /// The clock on the wall is set by so many minutes.
-    StepClock(i32),
+    SetClock(i32),
     /// The file is damaged, and the exporter begins anew.
     Damage,
     ToggleAnswer,
@@ -713,7 +713,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u32..400).prop_map(Wait),
         2 => Just(Restart),
         1 => Just(Reboot),
-        1 => (-100_000i32..100_000).prop_map(StepClock),
+        1 => (-100_000i32..100_000).prop_map(SetClock),
         1 => Just(Damage),
         1 => Just(ToggleAnswer),
     ]
@@ -786,7 +786,7 @@ proptest! {
                     host.reboot();
                     (minutes_up, is_first) = (0, true);
                 }
-                Step::StepClock(minutes) => {
+                Step::SetClock(minutes) => {
                     let step = MINUTE * minutes.unsigned_abs();
                     host.time = if minutes < 0 { host.time - step } else { host.time + step };
                 }
