@@ -343,12 +343,12 @@ impl Memory {
                 Record::new(device, now)
             }
         });
-        let before = (record.is_present, record.in_use, record.pathless_since.is_some());
+        let before = (record.is_present, record.in_use, record.valid_since.is_some());
         if !record.is_present {
             record.is_present = true;
             self.awaited.remove(&device.wwid);
             (record.appeared, record.was_well) = (now, false);
-            (record.pathless_since, record.missing_since) = (None, None);
+            (record.pathless_since, record.valid_since, record.missing_since) = (None, None, None);
         }
         record.has_no_disk = sighting.has_no_disk;
         // On nearly every host nearly always nothing has changed.
@@ -356,7 +356,7 @@ impl Memory {
             record.take(device, view.adapters, now);
             self.present.insert(Arc::clone(&device.wwid));
         }
-        if record.loss.is_some() && record.pathless_since.is_none() && !record.is_still_named(view.is_named) {
+        if record.loss.is_some() && record.valid_since.is_some() && !record.is_still_named(view.is_named) {
             record.loss = None;
             self.lost.remove(&device.wwid);
         }
@@ -364,7 +364,7 @@ impl Memory {
         if let Some(numbers) = sighting.numbers.as_ref().filter(|_| record.loss.is_none()) {
             record.numbers.clone_from(numbers);
         }
-        if before != (record.is_present, record.in_use, record.pathless_since.is_some()) {
+        if before != (record.is_present, record.in_use, record.valid_since.is_some()) {
             self.unsaved = self.unsaved.max(Unsaved::Facts);
         }
     }
@@ -391,7 +391,7 @@ impl Memory {
             self.present.remove(&wwid);
             record.leave(moment);
             self.unsaved = self.unsaved.max(Unsaved::Facts);
-            let was_pathless = record.pathless_since.is_some_and(|since| moment.since(since) >= PATHLESS);
+            let was_pathless = record.is_pathless(PATHLESS, moment);
             let reason = match record.kind {
                 // A mount outlives its device. One that is not there any more was unmounted before.
                 Kind::Nvme => {

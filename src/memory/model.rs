@@ -297,6 +297,29 @@ fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
 }
 
 #[test]
+fn a_path_that_blinks_as_the_table_is_loaded_has_not_come_back() {
+    // The other disk has gone, and what is left counts as valid until multipathd fails it: before the map goes, or not.
+    for (blinks, is_failed_again, is_lost) in
+        [(SECOND / 2, true, true), (SECOND / 2, false, true), (30 * SECOND, true, false), (30 * SECOND, false, false)]
+    {
+        let mut host = Host::new();
+        host.set("a", Thing::map(2, 0));
+        host.wait(HOUR);
+        host.set("a", Thing::map(0, 2));
+        host.wait(30 * SECOND);
+        host.set("a", Thing::map(1, 0));
+        host.wait(blinks);
+        if is_failed_again {
+            host.set("a", Thing::map(0, 1));
+            host.wait(SECOND / 2);
+        }
+        host.went_first = true;
+        host.remove("a");
+        assert_eq!(!host.lost().is_empty(), is_lost, "{blinks:?} {is_failed_again}");
+    }
+}
+
+#[test]
 fn a_loss_ends_with_the_window_and_that_is_no_recovery() {
     let mut host = Host::new();
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });

@@ -14,6 +14,10 @@ use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_
 /// Paths arrive one after the other, so none is missed for so long after their device appeared.
 pub const ARRIVAL: Duration = Duration::from_secs(5 * 60);
 
+/// The kernel takes every path of a table that is loaded for valid, until multipathd has failed those that are not. That happens with
+/// each disk that goes, so a path that was valid for less long never was.
+const BLINK: Duration = Duration::from_secs(5);
+
 /// I/O errors are new for so long.
 const NEW: Duration = Duration::from_secs(15 * 60);
 
@@ -42,8 +46,11 @@ pub struct Record {
     pub in_use: Option<bool>,
     /// The device numbers by which mounts and swaps last named it or its partitions, if it is a native NVMe device.
     pub numbers: BTreeSet<DevNo>,
-    /// Since when it has no valid path.
+    /// Since when it had no valid path, when that was last so. What is shorter than [`BLINK`] did not interrupt it.
     pub pathless_since: Option<Moment>,
+    /// Since when it has a valid path.
+    #[serde(default)]
+    pub valid_since: Option<Moment>,
     /// It has no disk any more.
     pub has_no_disk: bool,
     /// It has been well since it appeared, or was there before the exporter first looked.
@@ -105,6 +112,7 @@ impl Record {
             in_use: None,
             numbers: BTreeSet::new(),
             pathless_since: None,
+            valid_since: None,
             has_no_disk: false,
             was_well: false,
             missing_since: None,
@@ -138,8 +146,24 @@ impl Record {
         self.redundancy.note(self.is_redundant, now);
         self.count_errors(device.path_io_errors, now);
         self.in_use = device.in_use;
-        self.pathless_since = if counts.valid == 0 { self.pathless_since.or(Some(now)) } else { None };
+        self.note_valid(counts.valid > 0, now);
         self.last = Some((Arc::clone(device), Arc::clone(adapters)));
+    }
+
+    fn note_valid(&mut self, has_valid_path: bool, now: Moment) {
+        if has_valid_path {
+            self.valid_since.get_or_insert(now);
+        } else if self.valid_since.take().is_some_and(|since| now.since(since) >= BLINK) {
+            self.pathless_since = Some(now);
+        } else {
+            self.pathless_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether it has had no valid path for so long.
+    pub fn is_pathless(&self, long: Duration, now: Moment) -> bool {
+        self.pathless_since.is_some_and(|since| now.since(since) >= long)
+            && self.valid_since.is_none_or(|since| now.since(since) < BLINK)
     }
 
     /// The device is gone.
