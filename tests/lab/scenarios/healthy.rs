@@ -84,7 +84,7 @@ fn healthy(lab: &Lab) {
             assert_eq!(metrics.fault(&format!("multipath_device_{fault}"), &wwid), 0.0, "{fault}");
         }
         assert_eq!(metrics.path_events(&lun.wwid), (0, 0));
-        assert_eq!(metrics.get("multipath_device_expected_paths", &wwid), None);
+        assert_eq!(metrics.value("multipath_device_expected_paths", &wwid), 4.0);
         eventually_eq("the only group is in use", "active".to_owned(), || {
             exporter.metrics().state("multipath_path_group_state", &[wwid[0], ("group", "1")])
         });
