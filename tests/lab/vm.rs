@@ -30,6 +30,8 @@ const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/boot");
 
 /// A machine that has said nothing for so long hangs.
 const SILENCE: Duration = Duration::from_secs(900);
+/// The same where [`CYCLES`] asks for many.
+const LONG_SILENCE: Duration = Duration::from_secs(3600);
 
 /// Lines of the console in a report.
 const CONSOLE_TAIL: usize = 40;
@@ -122,6 +124,7 @@ impl Vm {
 
     /// Runs it once and gives the number of scenarios that came to a verdict.
     fn boot(&mut self, verdicts: &Sender<Verdict>) -> io::Result<usize> {
+        let patience = if env::var_os(CYCLES).is_some() { LONG_SILENCE } else { SILENCE };
         let mut boot = Boot { machine: self.spawn()?, running: None, stands: false, verdicts: 0 };
         let mut last_word = Instant::now();
         loop {
@@ -130,7 +133,7 @@ impl Vm {
                 last_word = Instant::now();
                 boot.take(report, &self.name, verdicts);
             }
-            let hangs = !boot.stands && last_word.elapsed() > SILENCE;
+            let hangs = !boot.stands && last_word.elapsed() > patience;
             if hangs {
                 boot.machine.kill()?;
                 boot.machine.wait()?;
