@@ -408,8 +408,12 @@ impl Memory {
                     Some(LossReason::NoValidPath).filter(|_| was_pathless && went_first)
                 }
             };
-            if let Some(reason) = reason {
-                self.lose(&wwid, reason, now, moment, news);
+            // A device that loses its disks on its way out was in no trouble that anybody could end.
+            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < PATHLESS);
+            match reason {
+                Some(reason) => self.lose(&wwid, reason, now, moment, news),
+                None if was_on_its_way => drop(self.troubled.remove(&wwid)),
+                None => {}
             }
         }
     }
@@ -451,6 +455,7 @@ impl Memory {
             let Some(record) = self.records.get_mut(&device.wwid) else { continue };
             let (history, state) = history(record, sighting, view.config, (now.time, moment), self.window);
             record.was_well |= state == Wellness::Well;
+            record.ill_since = if state == Wellness::Ill { record.ill_since.or(Some(moment)) } else { None };
             if record.has_ceased_to_miss(history.missing_paths, device.paths.len()) && state == Wellness::Well {
                 // The paths are not back. They are expected no more, which is no recovery.
                 self.troubled.remove(&device.wwid);

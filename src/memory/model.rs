@@ -265,7 +265,7 @@ fn a_map_whose_disks_were_deleted_first_is_not_lost_if_it_went_at_once() {
     host.wait(SECOND / 2);
     host.went_first = true;
     host.remove("a");
-    assert_eq!((host.lost(), host.shown().in_trouble), (vec![], false));
+    assert_eq!((host.lost(), host.shown().in_trouble, host.recoveries()), (vec![], false, 0));
 }
 
 #[test]
@@ -573,6 +573,7 @@ fn the_host_recovers_when_all_are_seen_well() {
     assert_eq!(host.shown().last_recovery, Some(host.time));
     // A troubled device that was taken away in order is trouble no more.
     host.set("a", Thing::map(1, 1));
+    host.wait(10 * SECOND);
     host.remove("a");
     assert_eq!(host.recoveries(), 1);
 }

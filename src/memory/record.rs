@@ -60,6 +60,9 @@ pub struct Record {
     pub missing_since: Option<SystemTime>,
     /// Set while it is lost.
     pub loss: Option<Loss>,
+    /// Since when the host is in trouble because of it.
+    #[serde(default)]
+    pub ill_since: Option<Moment>,
     /// How many paths it had when some were last missing.
     #[serde(default)]
     pub lacking: Option<u64>,
@@ -117,6 +120,7 @@ impl Record {
             was_well: false,
             missing_since: None,
             loss: None,
+            ill_since: None,
             lacking: None,
             errors: None,
             is_redundant: false,

@@ -178,11 +178,14 @@ class Fleet:
             count['MultipathSinglePath'] += tally['valid'] == 1 and len(states) > 1 and not tally['standby']
             count['MultipathSingleFabric'] += (bool(tally['failed']) and len({p.initiator for p in states}) > 1
                                                and len({p.initiator for p, s in states.items() if s == 'valid'}) == 1)
+            count['missing'] += max(0, 4 - len(states)) if host.kind == 'fc' else 0
             self.device(host, device, states, tally, minute, daemon)
         unassembled = self.has(host, 'unassembled', minute)
         for name, value in (('devices', count['devices']), ('degraded_devices', count['degraded']),
                             ('devices_without_valid_paths', count['without']), ('paths', count['paths']),
-                            ('failed_paths', count['failed']), ('unassembled_wwids', int(unassembled)), ('daemon_up', int(daemon))):
+                            ('failed_paths', count['failed']), ('unassembled_wwids', int(unassembled)), ('daemon_up', int(daemon)),
+                            ('lost_devices', 0), ('missing_paths', count['missing']),
+                            ('in_trouble', int(any(count[trouble] for trouble in ('degraded', 'without', 'missing'))))):
             self.gauge(name, value)
         if daemon:
             self.gauge('daemon_state', 1, state='idle')
@@ -222,8 +225,17 @@ class Fleet:
                 self.counters[host, device, 'queueing_timeouts'] += host.kind == 'iscsi' and minute == 45
         if wrong:
             self.gauge('device_non_optimized', 1, **on)
-        if host.kind == 'fc':
-            self.gauge('device_expected_paths', 4, **on)
+        expected = 4 if host.kind == 'fc' else len(states)
+        up = [p for p, s in states.items() if s != 'failed']
+        initiators, targets = {p.initiator for p in up}, {p.target_port for p in up}
+        redundant = int(len(initiators) > 1 and len(targets) > 1 and bool(tally['valid']))
+        for name, value in (('expected_paths', expected), ('missing_paths', max(0, expected - len(states))),
+                            ('initiator_ports', len(initiators)), ('target_ports', len(targets)),
+                            ('in_use', 0 if device.name == 'backup' else 1)):
+            self.gauge('device_' + name, value, **on)
+        if up and expected > 1:
+            self.gauge('device_redundant', redundant, **on)
+            self.gauge('device_redundancy_lost', int(not redundant and len(up) < len(states)), **on)
         for path, state in states.items():
             self.path(host, device, path, state, minute, daemon)
         for action in ('path_failed', 'path_reinstated'):
