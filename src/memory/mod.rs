@@ -30,8 +30,8 @@ use clock::{Clock, Moment};
 pub use image::{Image, Machine};
 use record::{ARRIVAL, Absence, Loss, Record};
 
-/// Devices beyond this number push out those that have been gone for longest.
-const LIMIT: usize = 100_000;
+/// Devices beyond this number push out those that have been gone for longest. Tests have a smaller one, or they would take long.
+const LIMIT: usize = if cfg!(test) { 2_000 } else { 100_000 };
 /// A device that had no valid path for this long when it went is lost, if its disks went first.
 const PATHLESS: Duration = Duration::from_secs(10);
 /// A native NVMe device that has gone is judged this late at most, if a mount may have gone before it.
