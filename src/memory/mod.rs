@@ -34,6 +34,8 @@ use record::{ARRIVAL, Absence, Loss, Record};
 const LIMIT: usize = if cfg!(test) { 2_000 } else { 100_000 };
 /// A device that had no valid path for this long when it went is lost, if its disks went first.
 const PATHLESS: Duration = Duration::from_secs(10);
+/// A device that is deleted disk by disk is gone within this time.
+const DEPARTURE: Duration = Duration::from_secs(2);
 /// A native NVMe device that has gone is judged this late at most, if a mount may have gone before it.
 const USAGE: Duration = Duration::from_secs(5);
 /// Devices may come back for this long after a boot.
@@ -409,7 +411,7 @@ impl Memory {
                 }
             };
             // A device that loses its disks on its way out was in no trouble that anybody could end.
-            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < PATHLESS);
+            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE);
             match reason {
                 Some(reason) => self.lose(&wwid, reason, now, moment, news),
                 None if was_on_its_way => drop(self.troubled.remove(&wwid)),

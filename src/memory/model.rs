@@ -836,8 +836,10 @@ proptest! {
                         plain.age += 1;
                     }
                     plain.in_use = thing.in_use;
-                    if thing.valid > 0 {
-                        (plain.is_lost, plain.pathless) = (false, 0);
+                    plain.is_lost &= thing.valid == 0;
+                    // A path that was valid for less than a minute may have blinked only.
+                    if thing.valid > 0 && minute > 0 {
+                        plain.pathless = 0;
                     } else if minute > 0 {
                         plain.pathless += 1;
                     }
