@@ -103,6 +103,8 @@ export class Host {
     const files = {
       dev: `254:${device}`, size: 2147483648, ro: 0, inflight: "0 0", diskseq: 10000 + device,
       "dm/name": this.names(device), "dm/uuid": `mpath-${this.wwid(device)}`, "dm/suspended": 0,
+      // A volume group holds it.
+      "holders/dm-999/dev": "254:999",
     };
     for (const [file, content] of Object.entries(files)) this.#write(`${map}/${file}`, content);
     this.#link(`block/dm-${device}`, map);
