@@ -134,23 +134,28 @@ fn unless_exhausted<T>(reading: T, unreadable: &[Error]) -> Result<T, Error> {
 /// Undoes libdevmapper's mangling (`\x20` for a blank), which `dmsetup` and multipathd undo when they print a name: the
 /// kernel, sysfs and uevents hold the mangled form. A backslash itself is always mangled, so nothing else is touched.
 pub fn dm_name(mangled: &[u8]) -> String {
-    let mut name = Vec::with_capacity(mangled.len());
-    let mut rest = mangled;
+    unescaped(mangled, b"\\x", 2, 16)
+}
+
+/// Undoes escapes: this prefix, and so many digits of this radix. All else stays, and bytes that are no UTF-8 are replaced.
+fn unescaped(escaped: &[u8], prefix: &[u8], digits: usize, radix: u32) -> String {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
     while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.strip_prefix(b"x").and_then(|hex| std::str::from_utf8(hex.get(..2)?).ok());
-        match hex.filter(|_| byte == b'\\').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(unmangled) => {
-                name.push(unmangled);
-                rest = &rest[4..];
+        let code = rest.strip_prefix(prefix).and_then(|code| str::from_utf8(code.get(..digits)?).ok());
+        match code.and_then(|code| u8::from_str_radix(code, radix).ok()) {
+            Some(code) => {
+                bytes.push(code);
+                rest = &rest[prefix.len() + digits..];
             }
             None => {
-                name.push(byte);
+                bytes.push(byte);
                 rest = tail;
             }
         }
     }
-    match String::from_utf8_lossy(&name) {
-        Cow::Borrowed(_) => String::from_utf8(name).unwrap_or_default(),
+    match String::from_utf8_lossy(&bytes) {
+        Cow::Borrowed(_) => String::from_utf8(bytes).unwrap_or_default(),
         Cow::Owned(lossy) => lossy,
     }
 }

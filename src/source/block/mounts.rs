@@ -157,22 +157,7 @@ fn swaps_of_interest(table: &[u8]) -> Vec<u8> {
 
 /// Undoes what the kernel does to blanks and backslashes (`\040`, three octal digits).
 pub fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..3).and_then(|digits| str::from_utf8(digits).ok());
-        match digits.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(escaped) => {
-                bytes.push(escaped);
-                rest = &rest[4..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    crate::source::unescaped(text.as_bytes(), b"\\", 3, 8)
 }
 
 /// Finds block devices in sysfs. Looks through many of them once at most.
