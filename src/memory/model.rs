@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::topology::{Counts, DaemonCounters, Group, Mismatches, Path, PathEventCounts, PathState, Ports, Transport};
+use crate::topology::{Counts, Path, PathState, Ports, sample};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -54,52 +54,16 @@ impl Thing {
         // Paths share their ports unless the device is redundant.
         let path = |(number, state): (usize, PathState)| {
             let port = |side: &str| Arc::from(format!("{side}{}", if self.is_redundant { number } else { 0 }));
-            Path {
-                name: "sda".into(),
-                devno: None,
-                hctl: Arc::default(),
-                transport: Transport::Unknown,
-                ports: Ports { initiator_port: port("i"), target: Arc::default(), target_port: port("t") },
-                group: None,
-                state,
-                is_told: true,
-                failures: 0,
-                priority: None,
-                checker_state: None,
-                device_state: None,
-                access_state: None,
-                ana_state: None,
-                marginal: None,
-                io_errors: None,
-                io_timeouts: None,
-            }
+            let ports = Ports { initiator_port: port("i"), target: Arc::default(), target_port: port("t") };
+            Path { state, ports, ..sample::path() }
         };
         Arc::new(Device {
             wwid: wwid.into(),
             name: format!("name of {wwid}").into(),
-            sysfs_name: Arc::default(),
-            uuid: Arc::default(),
             kind: self.kind,
-            vendor: "VENDOR".into(),
-            product: "PRODUCT".into(),
-            revision: Arc::default(),
             paths: states.enumerate().map(path).collect(),
-            groups: Vec::<Group>::new(),
-            queueing: None,
-            suspended: None,
-            read_only: None,
-            size_bytes: None,
-            open_count: None,
-            inflight_requests: None,
-            root: false,
             in_use: self.in_use,
-            mismatches: Mismatches::default(),
-            daemon_counters: None::<DaemonCounters>,
-            active_group_priority: None,
-            best_group_priority: None,
-            path_events: PathEventCounts::default(),
-            repeated_path_failures: 0,
-            path_io_errors: 0,
+            ..sample::device()
         })
     }
 }

@@ -274,20 +274,15 @@ mod tests {
 
     use super::*;
     use crate::metrics::own::OwnMetrics;
-    use crate::topology::{Daemon, Device, Kind, Mismatches, PathEventCounts};
+    use crate::topology::{Daemon, Device, sample};
 
     fn device(number: usize) -> Arc<Device> {
         Arc::new(Device {
             wwid: format!("3600{number:028}").into(),
             name: format!("a \"name\" \\ with\na newline {number}").into(),
-            sysfs_name: "dm-0".into(),
-            uuid: "mpath-3600".into(),
-            kind: Kind::DeviceMapper,
             vendor: "V".into(),
             product: "P".into(),
             revision: "1".into(),
-            paths: Vec::new(),
-            groups: Vec::new(),
             queueing: Some(true),
             suspended: Some(false),
             read_only: Some(false),
@@ -295,14 +290,7 @@ mod tests {
             open_count: Some(1),
             in_use: Some(true),
             inflight_requests: Some(0),
-            root: false,
-            mismatches: Mismatches::default(),
-            daemon_counters: None,
-            active_group_priority: None,
-            best_group_priority: None,
-            path_events: PathEventCounts::default(),
-            repeated_path_failures: 0,
-            path_io_errors: 0,
+            ..sample::device()
         })
     }
 

@@ -131,36 +131,16 @@ fn is_soon(one: Instant, other: Instant) -> bool {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::topology::{PathState, Ports, Transport};
+    use crate::topology::{PathState, Ports, sample};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A path between these ports, at this address.
     pub fn path(name: &str, initiator_port: &str, hctl: &str) -> Path {
         let target_port = if initiator_port.is_empty() { "" } else { "10.0.0.1:3260" };
-        Path {
-            name: name.into(),
-            devno: None,
-            hctl: hctl.into(),
-            transport: Transport::Iscsi,
-            ports: Ports {
-                initiator_port: initiator_port.into(),
-                target: "iqn".into(),
-                target_port: target_port.into(),
-            },
-            group: None,
-            state: PathState::Failed,
-            is_told: true,
-            failures: 0,
-            priority: None,
-            checker_state: None,
-            device_state: None,
-            access_state: None,
-            ana_state: None,
-            marginal: None,
-            io_errors: None,
-            io_timeouts: None,
-        }
+        let ports =
+            Ports { initiator_port: initiator_port.into(), target: "iqn".into(), target_port: target_port.into() };
+        Path { name: name.into(), hctl: hctl.into(), ports, state: PathState::Failed, ..sample::path() }
     }
 
     #[test]

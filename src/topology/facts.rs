@@ -79,58 +79,14 @@ mod tests {
     use PathState::*;
 
     use super::*;
-    use crate::topology::{Kind, Mismatches, PathEventCounts, Ports, Transport};
+    use crate::topology::sample;
 
     fn path(state: PathState) -> Path {
-        Path {
-            name: "sda".into(),
-            devno: None,
-            hctl: Arc::default(),
-            transport: Transport::Fc,
-            ports: Ports::default(),
-            group: Some(1),
-            state,
-            is_told: true,
-            failures: 0,
-            priority: None,
-            checker_state: None,
-            device_state: None,
-            access_state: None,
-            ana_state: None,
-            marginal: None,
-            io_errors: None,
-            io_timeouts: None,
-        }
+        Path { state, group: Some(1), ..sample::path() }
     }
 
     fn device(paths: Vec<Path>) -> Device {
-        Device {
-            wwid: "3600".into(),
-            name: "mpatha".into(),
-            sysfs_name: "dm-0".into(),
-            uuid: "mpath-3600".into(),
-            kind: Kind::DeviceMapper,
-            vendor: Arc::default(),
-            product: Arc::default(),
-            revision: Arc::default(),
-            paths,
-            groups: Vec::new(),
-            queueing: None,
-            suspended: None,
-            read_only: None,
-            size_bytes: None,
-            open_count: None,
-            inflight_requests: None,
-            root: false,
-            in_use: None,
-            mismatches: Mismatches::default(),
-            daemon_counters: None,
-            active_group_priority: None,
-            best_group_priority: None,
-            path_events: PathEventCounts::default(),
-            repeated_path_failures: 0,
-            path_io_errors: 0,
-        }
+        Device { paths, ..sample::device() }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod facts;
 mod redundancy;
 mod remembered;
+#[cfg(test)]
+pub mod sample;
 mod transport;
 
 use std::collections::BTreeMap;

@@ -85,31 +85,13 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Ports;
+    use super::super::{Ports, sample};
     use super::*;
 
     fn path(state: PathState, initiator_port: &str, target_port: &str) -> Path {
         let ports =
             Ports { initiator_port: initiator_port.into(), target_port: target_port.into(), ..Ports::default() };
-        Path {
-            name: "sda".into(),
-            devno: None,
-            hctl: "".into(),
-            transport: Transport::Iscsi,
-            ports,
-            group: None,
-            state,
-            is_told: true,
-            failures: 0,
-            priority: None,
-            checker_state: None,
-            device_state: None,
-            access_state: None,
-            ana_state: None,
-            marginal: None,
-            io_errors: None,
-            io_timeouts: None,
-        }
+        Path { state, ports, transport: Transport::Iscsi, ..sample::path() }
     }
 
     /// `v eth1 a` is a valid path from `eth1` to `a`; `s` is a standby path, `f` a failed one, `-` an unknown port.

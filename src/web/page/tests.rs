@@ -7,59 +7,16 @@ use super::*;
 use crate::source::health::Part;
 use crate::topology::{
     FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered, Transport,
-    Transports,
+    Transports, sample,
 };
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
-    Path {
-        name: name.into(),
-        devno: None,
-        hctl: "".into(),
-        transport: Transport::Fc,
-        ports: Ports { initiator_port: from.into(), target: "".into(), target_port: to.into() },
-        group: Some(1),
-        state,
-        is_told: true,
-        failures: 0,
-        priority: None,
-        checker_state: None,
-        device_state: None,
-        access_state: None,
-        ana_state: None,
-        marginal: None,
-        io_errors: None,
-        io_timeouts: None,
-    }
+    let ports = Ports { initiator_port: from.into(), target_port: to.into(), ..Ports::default() };
+    Path { name: name.into(), state, ports, transport: Transport::Fc, group: Some(1), ..sample::path() }
 }
 
 fn device(name: &str, paths: Vec<Path>) -> Device {
-    Device {
-        wwid: format!("3600{name}").into(),
-        name: name.into(),
-        sysfs_name: "dm-0".into(),
-        uuid: "".into(),
-        kind: Kind::DeviceMapper,
-        vendor: "".into(),
-        product: "".into(),
-        revision: "".into(),
-        paths,
-        groups: Vec::new(),
-        queueing: None,
-        suspended: None,
-        read_only: None,
-        size_bytes: None,
-        open_count: None,
-        in_use: None,
-        inflight_requests: None,
-        root: false,
-        mismatches: Mismatches::default(),
-        daemon_counters: None,
-        active_group_priority: None,
-        best_group_priority: None,
-        path_events: Default::default(),
-        repeated_path_failures: 0,
-        path_io_errors: 0,
-    }
+    Device { wwid: format!("3600{name}").into(), name: name.into(), paths, ..sample::device() }
 }
 
 /// Devices with paths in these states, by ports `h0`, `h1`, … of the host.
