@@ -22,7 +22,7 @@ use multipath_exporter::topology::DevNo;
 use rustix::time::ClockId;
 
 const SESSIONS: usize = 16;
-/// Of a device at rest.
+/// The `stat` of a device at rest.
 const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
 fn main() {

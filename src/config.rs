@@ -24,7 +24,7 @@ pub struct Config {
     pub expected_paths: Vec<ExpectedPaths>,
     /// WWIDs of disks that other multipath software assembles.
     pub ignore_unassembled: Vec<Glob>,
-    /// What the exporter is to forget.
+    /// The devices of which the exporter forgets the past.
     pub forget: Vec<Forget>,
     /// The networks over which iSCSI targets must be reached.
     pub iscsi_bonds: Vec<IscsiBond>,
@@ -50,7 +50,7 @@ pub struct ExpectedPaths {
 pub struct Forget {
     /// The device.
     pub wwid: String,
-    /// What is remembered from before this time is dropped.
+    /// The exporter forgets all that it saw before this time.
     pub before: SystemTime,
 }
 

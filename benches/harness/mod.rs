@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// Rounds of which the median is told.
 pub const ROUNDS: usize = 9;
-/// What a device at rest has in its `stat`.
+/// The `stat` of a device at rest.
 const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
 /// One request's share of a round.

@@ -453,8 +453,8 @@ impl Scrub {
         fields.collect::<Vec<_>>().join(",")
     }
 
-    /// A line of mountinfo. Of its fields those are left out that nobody reads: of what is not mounted on the root, also where that is,
-    /// of what kind, and by what name if it has the number of a block device.
+    /// A line of mountinfo, without the fields that nobody reads. A mount elsewhere than on the root also loses its mount point and its
+    /// kind. It loses the name of its source, too, if it has the number of a block device.
     fn mount(&mut self, line: &str) -> String {
         let halves = line.trim_end().split_once(" - ");
         let Some((mount, file_system)) = halves else { return String::new() };
@@ -477,7 +477,7 @@ impl Scrub {
         swap(line).map(|node| format!("{} partition 0 0 0\n", self.escaped_node(&node))).unwrap_or_default()
     }
 
-    /// What is mounted or swapped to, with blanks and backslashes as the kernel writes them there.
+    /// A mount's or swap's source. Blanks and backslashes are written as the kernel writes them there.
     fn escaped_node(&mut self, node: &str) -> String {
         let escape = |character| match character {
             ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(character)),

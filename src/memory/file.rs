@@ -207,7 +207,7 @@ impl Talk {
         if let Err(error) = self.talk(&desk, found).await {
             self.fail(&format!("the process that keeps it has ended: {error}"));
         }
-        // Nobody is kept waiting for what is written no more.
+        // The monitor must not wait for images that no process will write.
         loop {
             desk.next().await;
         }

@@ -53,7 +53,7 @@ const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 pub struct Sighting<'a> {
     /// The device.
     pub device: &'a Arc<Device>,
-    /// None of its disks is there any more.
+    /// All of its disks are gone.
     pub has_no_disk: bool,
     /// The device numbers by which mounts and swaps name a native NVMe device or its partitions; `None` if nobody has looked.
     pub numbers: Option<BTreeSet<DevNo>>,
@@ -433,7 +433,7 @@ impl Memory {
             if self.records.get(&wwid).is_some_and(|record| record.in_use == Some(true)) {
                 self.lose(&wwid, LossReason::NotBackAfterBoot, now, moment, news);
             } else {
-                // Nobody has seen it well, so its end is no recovery.
+                // It has not been seen well since, so its end is no recovery.
                 self.troubled.remove(&wwid);
             }
         }

@@ -46,7 +46,7 @@ pub struct Record {
     pub in_use: Option<bool>,
     /// The device numbers by which mounts and swaps last named it or its partitions, if it is a native NVMe device.
     pub numbers: BTreeSet<DevNo>,
-    /// Since when it had no valid path, when that was last so. What is shorter than [`BLINK`] did not interrupt it.
+    /// Since when it had no valid path, when that was last so. A valid path for less than [`BLINK`] did not interrupt that.
     pub pathless_since: Option<Moment>,
     /// Since when it has a valid path.
     #[serde(default)]

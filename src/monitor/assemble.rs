@@ -117,7 +117,7 @@ struct Carried {
     floors: HashMap<DevNo, u64>,
     /// [`MapLedger::instance`].
     instance: u64,
-    /// What its disks had of I/O errors.
+    /// The I/O errors of its disks.
     io_errors: IoErrors,
 }
 

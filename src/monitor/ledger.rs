@@ -9,7 +9,7 @@
 //! `DM_SEQNUM` of each path, if it is newer than the reading. A reading that was asked for after an event had been
 //! received includes that event, and every event of a lower number, even one that is received later.
 //!
-//! What is counted as a failure here is counted by [`Repeats`], too, if it is a repeated one.
+//! [`Repeats`] counts a failure again if it is a repeated one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};

@@ -7,7 +7,7 @@
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
 //! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
-//!                whether they are in use                            usage.rs
+//!                the use of each device                             usage.rs
 //!                the differences from the last snapshot             compare.rs
 //!                events, log lines, counters, then the snapshot     told.rs, log.rs
 //!                what that means beside the past                    past.rs, departures.rs
@@ -113,7 +113,7 @@ pub struct Settings {
     pub config: Arc<Config>,
     /// Starts the threads that ask device mapper.
     pub privileged: Privileged,
-    /// What is remembered.
+    /// The facts that outlive a restart.
     pub memory: Memory,
     /// Where that is kept, if it is.
     pub memory_file: Option<memory::file::Handle>,
@@ -312,7 +312,7 @@ impl Monitor {
     }
 }
 
-/// What an earlier life remembered, once it has been read. Where nothing is kept it never comes. Cancel safe.
+/// Waits for the memory of an earlier life. It never comes if no file is configured. Cancel safe.
 async fn loaded(file: Option<&mut memory::file::Handle>) -> Option<memory::Image> {
     match file {
         Some(file) => file.loaded().await,

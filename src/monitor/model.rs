@@ -128,7 +128,7 @@ struct KernelMap {
 #[derive(Clone, Debug)]
 struct KernelDisk {
     session: u32,
-    /// Of its I/O, since it came.
+    /// Requests that failed since it came.
     errors: u64,
 }
 

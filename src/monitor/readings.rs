@@ -236,7 +236,7 @@ pub struct Block {
     pub candidates: Arc<[block::Candidate]>,
     /// Kernel names of what the root file system stands on.
     pub root: Arc<HashSet<String>>,
-    /// What uses block devices.
+    /// The users of block devices.
     pub usage: Arc<Usage>,
     /// When the last reading was asked for that told which maps there are.
     pub maps_read_at: Option<Instant>,
@@ -413,7 +413,7 @@ impl BlockWant {
         self.devices.disks.insert(devno);
     }
 
-    /// What uses block devices.
+    /// The users of block devices.
     pub fn usage(&mut self) {
         self.devices.usage = true;
     }

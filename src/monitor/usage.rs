@@ -80,7 +80,7 @@ mod tests {
             (None, "dm-1", true, true, Some(true)),
             (None, "dm-1", false, false, None),
             (None, "dm-1", false, true, Some(true)),
-            // Nobody has looked for its holders.
+            // Its holders were not looked for.
             (None, "dm-2", true, false, None),
             (None, "dm-2", true, true, Some(true)),
         ] {

@@ -120,7 +120,7 @@ impl State {
         }
     }
 
-    /// Devices may have other users than before. Of device mapper's own devices the open count tells, where it may be asked.
+    /// Devices may have other users than before. Device mapper's open count tells of its own devices, where it may be asked.
     pub(super) fn users_changed(&mut self, now: Instant) {
         if !self.nvme_devices.is_empty() || !self.readings.kernel_is_current() {
             self.unread_usage = Some(now);

@@ -93,7 +93,7 @@ pub fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, 
             // Of all block devices nobody looks at others, and a vendor may have put anything into their names.
             let is_read = |name: &str| ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind));
             let entries = entries.filter(|name| !path.ends_with("block") || is_read(name));
-            // Nobody looks at more of an interface than what lies below it.
+            // The readers look at an interface only for what lies below it.
             let is_interface = path.parent().is_some_and(|above| above.ends_with("net"));
             let entries = entries.filter(|name| !is_interface || name.starts_with("lower_"));
             for entry in entries.map(|name| path.join(name)) {

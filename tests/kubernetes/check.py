@@ -161,7 +161,7 @@ def check(objects, overlay, exporter, directory):
 
 
 def sees_the_node(what, container, mounts):
-    """What is mounted on the node tells whether a device is in use."""
+    """The node's mounts tell whether a device is in use."""
     (procfs,) = (argument for argument in container["args"] if argument.startswith("--path.procfs="))
     equal(f"{what}: procfs", procfs, f"--path.procfs={mounts['proc']['mountPath']}")
 

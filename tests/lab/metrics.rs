@@ -20,7 +20,7 @@ pub struct Host {
     pub failed_paths: u64,
 }
 
-/// What the exporter makes of the host's past.
+/// The host's past, in the exporter's metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Past {
     pub lost_devices: u64,
@@ -110,7 +110,7 @@ impl Metrics {
         }
     }
 
-    /// What is told of the host's past, always.
+    /// The metrics of the host's past. They are always there.
     #[track_caller]
     pub fn past(&self) -> Past {
         Past {

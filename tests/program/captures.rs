@@ -298,7 +298,7 @@ fn the_root_by_its_number_and_by_its_name() {
                 .any(|line| line.starts_with("multipath_device_root{") && line.ends_with(" 1"))
         );
         capture.assert_without("vg-root");
-        // Of what is mounted elsewhere nothing but the number is told.
+        // A mount elsewhere shows nothing but its number.
         let mounts = fs::read_to_string(capture.path("proc/1/mountinfo")).unwrap();
         assert_eq!(mounts.lines().skip(1).collect::<Vec<_>>(), ["1 0 254:9 / none rw - none none rw"]);
     }

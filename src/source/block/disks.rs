@@ -54,7 +54,7 @@ pub struct Disk {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
-    /// What went wrong with its I/O.
+    /// The errors of its I/O.
     pub io: IoCounts,
     /// How it fares.
     pub states: States,
@@ -69,7 +69,7 @@ pub struct Identity {
     pub kernel: Option<Arc<str>>,
 }
 
-/// What a SCSI device counts of its I/O since it came; `None` where the kernel does not count that.
+/// The errors that a SCSI device has counted since it came; `None` where the kernel does not count them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoCounts {
     /// Requests that ended with an error.

@@ -69,7 +69,7 @@ pub struct Devices {
     pub disks: BTreeSet<DevNo>,
     /// The states of these disks. One that is not known is read whole.
     pub states: BTreeSet<DevNo>,
-    /// What is mounted, and what holds NVMe namespaces. What holds maps stays as last read: they are many.
+    /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps stay as last read: they are many.
     pub usage: bool,
 }
 
@@ -99,8 +99,8 @@ pub struct Reading {
     pub io: BTreeMap<DevNo, Io>,
     /// Facts that only a reading of everything tells.
     pub host: Option<Host>,
-    /// What uses block devices, if that was looked at. Of those that device mapper tells of, holders are left out: it tells their
-    /// open counts, too.
+    /// The users of block devices, if they were looked for. It leaves out the holders of devices that device mapper tells of: it tells
+    /// their open counts, too.
     pub usage: Option<Arc<Usage>>,
     /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
@@ -241,7 +241,7 @@ impl Block {
         Ok(())
     }
 
-    /// What uses the devices, and what the root stands on. What cannot be read stays as last read.
+    /// Reads the users of the devices, and what the root stands on. Whatever cannot be read stays as last read.
     fn read_usage(&mut self, block: &[Entry], of_maps: bool, reading: &mut Reading) {
         match Mounted::read(&self.places, &self.mounted) {
             Ok(mounted) => self.mounted = mounted,
@@ -588,7 +588,7 @@ mod tests {
         assert!(alone.host.is_none());
         assert_eq!(users(alone)["nvme0n1"], [of("dm-5")].into());
         fs::remove_file(tree.path().join(head).join("holders/dm-5")).unwrap();
-        // What cannot be listed stays as last read.
+        // A directory that cannot be listed stays as last read.
         read(&mut reader, Scope::Everything, false);
         fs::remove_dir_all(tree.path().join(DM).join("holders")).unwrap();
         write(tree.path(), DM, &[("holders", "")]);

@@ -13,8 +13,8 @@ use crate::source::Error;
 use crate::source::files::exists;
 
 /// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
-/// told. `sysfs` is where sysfs is mounted. What cannot be listed is not looked through: the alert is for what is known to carry the
-/// root.
+/// told. `sysfs` is where sysfs is mounted. A directory that cannot be listed is not looked through: the alert is for what is
+/// known to carry the root.
 ///
 /// # Errors
 /// If this process has no files left to look with.

@@ -139,7 +139,7 @@ struct Stranger {
     partitioned: Option<Vec<u8>>,
 }
 
-/// What a device is to us.
+/// The kinds of devices, as far as they differ to us.
 enum Kind {
     Map,
     /// A partition mapping on the map of this UUID.
@@ -236,7 +236,7 @@ impl<O: Answers> DeviceMapper<O> {
         }
     }
 
-    /// What the device is. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for status and table. A
+    /// The kind of a device. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for status and table. A
     /// thin pool on a dead LUN would answer when the LUN is back, and the table of a LUKS device has its key.
     ///
     /// `told` is what this number was the last time, if that still stands: a map or a stranger.

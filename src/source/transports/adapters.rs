@@ -218,7 +218,7 @@ mod tests {
         host.interface("br0", "up", &["bond0.10", "eth1"]);
         for (name, ports) in [
             ("eth1", &["eth1"][..]),
-            // Nobody else says whether it is.
+            // A port counts as itself, up or down.
             ("eth3", &["eth3"]),
             ("bond0", &["eth1", "eth2"]),
             ("bond0.10", &["eth1", "eth2"]),

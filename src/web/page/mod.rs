@@ -129,7 +129,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
 pub struct Ranked<'a> {
     device: &'a Device,
     counts: Counts,
-    /// What is remembered of it.
+    /// Its past.
     history: History,
 }
 

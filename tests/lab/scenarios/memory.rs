@@ -392,7 +392,7 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
         eventually_eq("the memory cannot be written", 0.0, || written(exporter));
     }
 
-    // Nobody looked for its LUN number since.
+    // Its LUN number has not been scanned since.
     other.paths.iter().for_each(|disk| disk.rescan());
     for exporter in [&root, &nobody] {
         exporter.wait_for_counts(&other.wwid, 2, 0);

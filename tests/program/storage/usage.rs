@@ -36,7 +36,7 @@ fn mounts_swaps_and_holders() {
     assert_eq!(use_of(&page), [Some(1.0); 3]);
     assert_no_errors(&page);
     assert_eq!(exporter.get("/api/v1/devices").json()["devices"][0]["in_use"], true);
-    // What cannot be read stays as last read.
+    // A table that cannot be read stays as last read.
     host.sysfs.make_unreadable("proc/swaps");
     host.sysfs.write("proc/1/mountinfo", "");
     let page = exporter.reread();
