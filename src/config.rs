@@ -322,17 +322,8 @@ macro_rules! deserialize_from_text {
 deserialize_from_text!(Glob, Network, Number, Pattern, Time, Wwid);
 
 impl Config {
-    /// How many paths this device should have, if the file says so.
-    pub fn expected_paths_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<u32> {
-        self.expectation_of(wwid, vendor, product).map(|rule| rule.paths)
-    }
-
-    /// Whether the paths of this device should be redundant.
-    pub fn expects_redundancy_of(&self, wwid: &str, vendor: &str, product: &str) -> bool {
-        self.expectation_of(wwid, vendor, product).is_none_or(|rule| rule.redundant)
-    }
-
-    fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
+    /// The expectation that counts for this device, if one does.
+    pub fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
         self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product))
     }
 
@@ -445,9 +436,8 @@ mod tests {
         assert_eq!(config.expected_paths[1].paths, 4);
         let redundant: Vec<bool> = config.expected_paths.iter().map(|rule| rule.redundant).collect();
         assert_eq!(redundant, [true, true, false, false]);
-        assert!(
-            config.expects_redundancy_of("1", "OTHER", "DISK") && !config.expects_redundancy_of("1", "HITACHI", "DISK")
-        );
+        let expects_redundancy = |vendor| config.expectation_of("1", vendor, "DISK").is_none_or(|rule| rule.redundant);
+        assert!(expects_redundancy("OTHER") && !expects_redundancy("HITACHI"));
         let [forget] = &config.forget[..] else { panic!("{config:?}") };
         assert_eq!(humantime::format_rfc3339(forget.before).to_string(), "2026-11-29T10:00:00Z");
         assert!(config.ignores("360060160a") && !config.ignores("3600a098"));
@@ -476,7 +466,8 @@ mod tests {
             ("2", "LIO-ORG", "disk", Some(1)),
             ("3", "LIO-ORG", "disk", None),
         ] {
-            assert_eq!(config.expected_paths_of(wwid, vendor, product), paths, "{wwid} {vendor} {product}");
+            let expected = config.expectation_of(wwid, vendor, product).map(|rule| rule.paths);
+            assert_eq!(expected, paths, "{wwid} {vendor} {product}");
         }
         assert_eq!(config.expected_wwids().collect::<Vec<_>>(), ["1", "2"]);
     }

@@ -83,6 +83,13 @@ pub struct View<'a> {
     pub is_named: &'a dyn Fn(DevNo) -> bool,
 }
 
+impl View<'_> {
+    /// Whether the device is there.
+    fn shows(&self, wwid: &str) -> bool {
+        self.devices.binary_search_by(|sighting| (*sighting.device.wwid).cmp(wwid)).is_ok()
+    }
+}
+
 /// A fact to be told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
@@ -313,13 +320,11 @@ impl Memory {
         self.last_image(now)
     }
 
-    /// All that is remembered, before the end. `None` if nothing has been seen yet.
+    /// All that is remembered, before the end. It counts as written. `None` if nothing has been seen yet.
     pub fn last_image(&mut self, now: Now) -> Option<Image> {
-        self.has_looked.then(|| self.image(now))
-    }
-
-    /// All that is remembered. It counts as written.
-    fn image(&mut self, now: Now) -> Image {
+        if !self.has_looked {
+            return None;
+        }
         (self.unsaved, self.saved) = (Unsaved::Times, Some(now.instant));
         let boot = Boot { id: self.clock.boot_id().to_owned(), uptime: self.clock.uptime(now.instant) };
         let mut image = Image::new(self.machine.clone(), now.time, self.clock.at(now.instant), boot);
@@ -330,7 +335,7 @@ impl Memory {
         image.awaited.clone_from(&self.awaited);
         image.absent.clone_from(&self.absent);
         image.devices = self.records.iter().map(|(wwid, record)| (Arc::clone(wwid), record.clone())).collect();
-        image
+        Some(image)
     }
 
     /// Takes note of a device that is there.
@@ -377,8 +382,7 @@ impl Memory {
         if self.present.len() == view.devices.len() {
             return;
         }
-        let is_there = |wwid: &str| view.devices.binary_search_by(|seen| (*seen.device.wwid).cmp(wwid)).is_ok();
-        let gone: Vec<_> = self.present.iter().filter(|wwid| !is_there(wwid)).cloned().collect();
+        let gone: Vec<_> = self.present.iter().filter(|wwid| !view.shows(wwid)).cloned().collect();
         for wwid in gone {
             let Some(record) = self.records.get_mut(&wwid).filter(|record| view.listed.contains(&record.kind)) else {
                 continue;
@@ -479,12 +483,11 @@ impl Memory {
         moment: Moment,
         histories: &mut Vec<(Arc<str>, History, Wellness)>,
     ) {
-        let is_there = |wwid: &str| view.devices.binary_search_by(|seen| (*seen.device.wwid).cmp(wwid)).is_ok();
         let absent: BTreeMap<&str, u32> = view
             .config
             .expected_wwids()
-            .filter(|wwid| !is_there(wwid))
-            .filter_map(|wwid| Some((wwid, view.config.expected_paths_of(wwid, "", "")?)))
+            .filter(|wwid| !view.shows(wwid))
+            .filter_map(|wwid| Some((wwid, view.config.expectation_of(wwid, "", "")?.paths)))
             .collect();
         self.absent.retain(|wwid, _| absent.contains_key(&**wwid));
         if absent.is_empty() {
@@ -514,8 +517,8 @@ impl Memory {
             Some(loss) => now.since(loss.at) > window && !record.is_still_named(view.is_named),
             None => !record.is_present && now.since(record.seen) > window,
         };
-        let old: Vec<_> = self.records.iter().filter(|(_, record)| is_old(record)).map(|(wwid, _)| wwid).collect();
-        let old: Vec<_> = old.into_iter().cloned().collect();
+        let old = self.records.iter().filter(|(_, record)| is_old(record));
+        let old: Vec<_> = old.map(|(wwid, _)| Arc::clone(wwid)).collect();
         old.iter().for_each(|wwid| self.drop_record(wwid));
         if self.records.len() > LIMIT {
             let gone = self.records.iter().filter(|(_, record)| !record.is_present && record.loss.is_none());
@@ -562,8 +565,8 @@ fn history(
 ) -> (History, Wellness) {
     let Device { wwid, vendor, product, .. } = &**sighting.device;
     let counts = sighting.device.counts();
-    let configured = config.expected_paths_of(wwid, vendor, product);
-    let expected_paths = configured.unwrap_or_else(|| record.paths.expected(now, window));
+    let configured = config.expectation_of(wwid, vendor, product);
+    let expected_paths = configured.map_or_else(|| record.paths.expected(now, window), |rule| rule.paths);
     let present = u32::try_from(counts.paths()).unwrap_or(u32::MAX);
     let missing_paths = if record.is_arriving(now) { 0 } else { expected_paths.saturating_sub(present) };
     if missing_paths == 0 {
@@ -571,8 +574,8 @@ fn history(
     } else {
         record.missing_since.get_or_insert(time);
     }
-    let tells_redundancy =
-        expected_paths > 1 && counts.valid + counts.standby > 0 && config.expects_redundancy_of(wwid, vendor, product);
+    let expects_redundancy = configured.is_none_or(|rule| rule.redundant);
+    let tells_redundancy = expected_paths > 1 && counts.valid + counts.standby > 0 && expects_redundancy;
     let has_lost = !record.is_redundant && record.redundancy.is_proven(now, window);
     let history = History {
         expected_paths,

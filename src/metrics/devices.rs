@@ -10,7 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValu
 
 use super::{Families, labels, transport};
 use crate::topology::{
-    Counts, Daemon, DaemonCounters, DevNo, Device, Health, History, LostDevice, Path, PathState, Snapshot, ports,
+    Counts, Daemon, DaemonCounters, DevNo, Device, Health, History, LostDevice, Path, PathState, Snapshot,
+    initiator_ports, target_ports,
 };
 
 /// Encodes one snapshot.
@@ -213,12 +214,12 @@ impl Devices {
         families.gauge(
             "multipath_device_initiator_ports",
             "Ports of this host that its valid and standby paths use",
-            self.each(|device| Some(ports(&device.paths).initiator as u64)),
+            self.each(|device| Some(initiator_ports(&device.paths) as u64)),
         )?;
         families.gauge(
             "multipath_device_target_ports",
             "Ports of the storage that its valid and standby paths use",
-            self.each(|device| Some(ports(&device.paths).target as u64)),
+            self.each(|device| Some(target_ports(&device.paths) as u64)),
         )
     }
 

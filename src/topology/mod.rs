@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use redundancy::{PortCounts, is_redundant, ports};
+pub use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
     Adapter, Adapters, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports, portal,

@@ -4,15 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{Adapter, Adapters, Path, PathState, Transport};
 
-/// Over how many ports a device is reached now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortCounts {
-    /// Ports of the host.
-    pub initiator: usize,
-    /// Ports of the target.
-    pub target: usize,
-}
-
 /// A part whose failure takes paths away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part<'a> {
@@ -35,12 +26,15 @@ pub fn is_redundant(paths: &[Path], adapters: &Adapters) -> bool {
     !parts(first, adapters).any(|part| fails_all(&part))
 }
 
-/// The ports that valid and standby paths use, by the names that paths have for them. An unknown one is the path's own.
-pub fn ports(paths: &[Path]) -> PortCounts {
-    PortCounts {
-        initiator: count(usable(paths).map(|path| &*path.ports.initiator_port)),
-        target: count(usable(paths).map(|path| &*path.ports.target_port)),
-    }
+/// How many ports of the host valid and standby paths use, by the names that paths have for them. An unknown one is the
+/// path's own.
+pub fn initiator_ports(paths: &[Path]) -> usize {
+    count(usable(paths).map(|path| &*path.ports.initiator_port))
+}
+
+/// How many ports of the target they use, in the same way.
+pub fn target_ports(paths: &[Path]) -> usize {
+    count(usable(paths).map(|path| &*path.ports.target_port))
 }
 
 fn usable(paths: &[Path]) -> impl Iterator<Item = &Path> {
@@ -188,7 +182,7 @@ mod tests {
         assert!(!is_redundant(&paths, &Adapters::new()));
         paths.iter_mut().for_each(|path| path.transport = Transport::VirtioScsi);
         assert!(is_redundant(&paths, &Adapters::new()));
-        assert_eq!(ports(&paths), PortCounts { initiator: 1, target: 2 });
+        assert_eq!((initiator_ports(&paths), target_ports(&paths)), (1, 2));
     }
 
     #[test]
@@ -202,7 +196,8 @@ mod tests {
             ("v vm0 a v vm0 b", 1, 2),
             ("v - a v - a v eth1 -", 3, 2),
         ] {
-            assert_eq!(ports(&paths(text)), PortCounts { initiator, target }, "{text}");
+            let paths = paths(text);
+            assert_eq!((initiator_ports(&paths), target_ports(&paths)), (initiator, target), "{text}");
         }
     }
 

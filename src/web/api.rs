@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::event::Event;
-use crate::topology::{Counts, Device, LostDevice, Path, PathState, Snapshot, ports};
+use crate::topology::{Counts, Device, LostDevice, Path, PathState, Snapshot, initiator_ports, target_ports};
 
 /// `/api/v1/multipath-health`: oVirt's shape.
 #[derive(Serialize)]
@@ -184,7 +184,6 @@ struct PathDocument<'a> {
 impl<'a> From<&'a Device> for DeviceDocument<'a> {
     fn from(device: &'a Device) -> Self {
         let counts @ Counts { valid, standby, failed } = device.counts();
-        let ports = ports(&device.paths);
         let (daemon, events) = (device.daemon_counters, device.path_events);
         DeviceDocument {
             wwid: &device.wwid,
@@ -199,8 +198,8 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             valid_paths: valid,
             standby_paths: standby,
             failed_paths: failed,
-            initiator_ports: ports.initiator,
-            target_ports: ports.target,
+            initiator_ports: initiator_ports(&device.paths),
+            target_ports: target_ports(&device.paths),
             expected_paths: 0,
             missing_paths: 0,
             redundant: None,
