@@ -249,8 +249,7 @@ impl Monitor {
                 arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 image = loaded(self.memory_file.as_mut()) => self.resume(image),
                 command = commands.recv() => match command {
-                    Some(Command::Write(done)) => self.write(done),
-                    Some(command) => self.state.obey(command),
+                    Some(command) => self.obey(command),
                     None => return Ok(()),
                 },
                 () = until(due) => {}
@@ -259,6 +258,16 @@ impl Monitor {
             self.state.publish_if_due(Now::get());
             self.write_what_is_due();
         }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Resync => self.state.want_everything(Reason::Signal),
+            Command::Configure(config) => self.state.configure(config, Now::get()),
+            Command::Write(done) => self.write(done),
+            Command::Answer(answer) => self.state.waiting.push(answer),
+        }
+        self.state.answer_those_who_wait();
     }
 
     /// Waits for what an earlier life remembered. It is taken up later, too, since its disk may be slow.
@@ -554,17 +563,6 @@ impl State {
             self.being_read.append(&mut self.unread);
             self.is_outdated = true;
         }
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Resync => self.want_everything(Reason::Signal),
-            Command::Configure(config) => self.configure(config, Now::get()),
-            // It is the loop's, which knows the file.
-            Command::Write(_) => {}
-            Command::Answer(answer) => self.waiting.push(answer),
-        }
-        self.answer_those_who_wait();
     }
 
     /// The requester may have disconnected, so nobody may be there to answer.
