@@ -216,11 +216,16 @@ impl State {
         // It has just come up, or is done with its configuration. Between its other words it goes to and fro all the time.
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
+        let may_leave_alone = !self.readings.block.unassembled.is_empty();
         if was_busy && daemon.state != state && maps.is_none() {
             self.daemon_pace.want(Reason::Overflow);
+            if may_leave_alone {
+                // Before it was ready, it may have told that it knows no path.
+                self.daemon_pace.want_paths(Reason::Overflow);
+            }
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
-        if daemon.know_paths(true, paths, !self.readings.block.unassembled.is_empty()) {
+        if daemon.know_paths(true, paths, may_leave_alone) {
             // No unassembled disk is shown before that is known, so it waits no longer than after lost events.
             self.daemon_pace.want_paths(if self.is_open { Reason::Overflow } else { Reason::Start });
         }

@@ -525,7 +525,7 @@ impl Default for Multipathd {
             left_out: BTreeMap::new(),
             failed: false,
             read_at: None,
-            known_paths: KnownPaths::default(),
+            known_paths: KnownPaths::NotAsked,
             is_unsifted: false,
         }
     }
@@ -552,14 +552,13 @@ impl Multipathd {
     /// Takes note of the paths that it knows. `paths` is `None` if it was not asked for them; `needed` says whether there
     /// are disks that it may leave alone. Gives whether it is to be asked.
     pub fn know_paths(&mut self, up: bool, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
-        let was_up = self.is_up();
         let (known, ask) = match (paths, &self.known_paths) {
             _ if !up => (KnownPaths::CannotTell, false),
             (Some(Ok(paths)), _) => (KnownPaths::These(paths), false),
             (_, KnownPaths::These(paths)) if needed => (KnownPaths::These(paths.clone()), false),
             (Some(Err(_)), _) => (KnownPaths::CannotTell, false),
-            // It did not tell when it was last asked, and is asked again now.
-            (None, KnownPaths::CannotTell) if was_up => (KnownPaths::CannotTell, needed),
+            // Disks that are shown stay so until it tells: its restart alone makes none of them well.
+            (None, KnownPaths::CannotTell) => (KnownPaths::CannotTell, needed),
             (None, _) => (KnownPaths::NotAsked, needed),
         };
         self.known_paths = known;

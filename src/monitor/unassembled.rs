@@ -7,12 +7,11 @@ use std::sync::Arc;
 use crate::source::block::Candidate;
 
 /// The kernel names of the paths that multipathd knows, in a map or not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KnownPaths {
-    /// It does not answer, or not that.
-    #[default]
+    /// It does not answer, or not that. This holds until it tells.
     CannotTell,
-    /// It answers, and is yet to be asked.
+    /// It is yet to be asked.
     NotAsked,
     /// These.
     These(HashSet<String>),

@@ -108,6 +108,9 @@ fn disks_that_nothing_assembles(lab: &Lab) {
     // It knows the disks, and makes no map of what it has never seen.
     fs::remove_file(KNOWN_WWIDS).expect("multipathd has left it");
     let _daemon = Multipathd::start(lab.dir(), Conf { find_multipaths: "strict", ..Conf::BLIND });
+    for exporter in &host.exporters {
+        eventually_eq("multipathd answers", 1, || count(exporter.metrics().value("multipath_daemon_up", &[])));
+    }
     host.wait_for_all("multipathd is strict");
     host.assert_lasts();
     assert!(dm.multipaths().is_empty());

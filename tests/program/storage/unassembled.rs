@@ -133,8 +133,25 @@ fn multipathd_comes_and_goes() {
     assert_none(&exporter.metrics());
     host.multipathd.daemon(Reply::closed());
     assert_both(&exporter.await_values(&[(WWIDS, 2.0)]));
-    host.multipathd.daemon(Reply::Text("pid 4711 idle\n".to_owned()));
+    host.multipathd.paths(Reply::Hold);
+    let asked = host.multipathd.asked_for_paths();
+    host.multipathd.daemon(Reply::Text("pid 4712 idle\n".to_owned()));
+    eventually("it is asked for its paths", || (host.multipathd.asked_for_paths() > asked).then_some(()));
+    assert_both(&exporter.metrics());
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
     assert_none(&exporter.await_values(&[(WWIDS, 0.0)]));
+}
+
+#[test]
+fn multipathd_is_asked_again_when_it_is_ready() {
+    let host = unassembled();
+    host.multipathd.daemon(Reply::Text("pid 4711 configure\n".to_owned()));
+    host.multipathd.paths(Reply::Text("\n".to_owned()));
+    let exporter = host.exporter(&["--reread.interval=50ms"]);
+    assert_none(&exporter.metrics());
+    host.multipathd.paths(Reply::Text(ALL.to_owned()));
+    host.multipathd.daemon(Reply::Text("pid 4711 idle\n".to_owned()));
+    assert_both(&exporter.await_values(&[(WWIDS, 2.0)]));
 }
 
 #[test]
