@@ -64,7 +64,8 @@ test: install-for-tests cargo $(VENV)/installed
 # Some of them mostly wait, so that there is one more than processors.
 EARLY_TESTS := compile-release compile-tests machine test-rules compile-tools test-dashboard test-fleet test-notifications
 # The longest first.
-LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel
+LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
+	test-model
 .PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
@@ -93,6 +94,10 @@ test-dashboard:
 
 test-cargo:
 	tests/timed $@ cargo test --locked
+
+# More histories than `cargo test` plays, which is to take less than a minute.
+test-model:
+	tests/timed $@ env MODEL_CASES=5000 cargo test --locked --lib model
 
 test-web:
 	tests/timed $@ tests/web/run $(EXPORTER)

@@ -30,8 +30,8 @@ use crate::topology::{Device, PathState, Ports, Transport};
 use crate::watch::{PathAction, PathEvent, Uevent};
 use readings::{DaemonReply, DaemonRequest};
 
-/// Cases of each of the four tests.
-const CASES: u32 = 5_000;
+/// Histories of each of the four tests, of which `make test` plays 5,000.
+const CASES: u32 = 1_000;
 const STEPS: usize = 60;
 const MAPS: u32 = 3;
 const DISKS: u32 = 9;
