@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use super::golden::assert_file;
 use super::harness::{
-    Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle, start,
+    Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle,
     start_command,
 };
 use super::storage::{fibre_channel, nvme, root, sas, unassembled};
@@ -566,6 +566,13 @@ fn a_place_that_cannot_be_written_is_noticed_before_anything_is_read() {
     assert_eq!(finished.status, Some(2), "{}", finished.stderr);
 }
 
+/// The program as a terminal starts it. A shell starts what is to run in the background with SIGINT ignored.
+fn interruptible() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT,HUP,TERM", PROGRAM]).stdin(Stdio::null());
+    command
+}
+
 #[test]
 fn who_is_stopped_leaves_nothing_behind() {
     let host = Host::recorded("01-healthy");
@@ -576,8 +583,9 @@ fn who_is_stopped_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let files = || fs::read_dir(directory.path()).unwrap().count();
         let capture = format!("--capture={}", directory.path().join("capture.tar.gz").display());
-        let options = [all_of(&host), vec![capture]].concat();
-        let (pid, finished) = start(&options);
+        let mut command = interruptible();
+        command.args(all_of(&host)).arg(capture);
+        let (pid, finished) = start_command(command);
         eventually("the file is begun", || (files() == 1).then_some(()));
         kill_process(pid, signal).unwrap();
         let finished = finished();
@@ -611,7 +619,7 @@ fn who_waits_for_a_reader_can_be_stopped() {
     let host = large();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let (reader, writer, size) = narrow_pipe();
-        let mut command = Command::new(PROGRAM);
+        let mut command = interruptible();
         command.args(all_of(&host)).arg("--capture=-").stdout(writer);
         let (pid, finished) = start_command(command);
         eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));

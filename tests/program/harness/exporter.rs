@@ -221,14 +221,7 @@ pub fn run_into(stdout: impl Into<Stdio>, options: &[impl AsRef<OsStr>]) -> Fini
     start_command(command).1()
 }
 
-/// Starts the program, and gives what waits for its end.
-pub fn start(options: &[impl AsRef<OsStr>]) -> (Pid, impl FnOnce() -> Finished) {
-    let mut command = command(options);
-    command.stdout(Stdio::piped());
-    start_command(command)
-}
-
-/// The same, started so.
+/// Starts a program, and gives what waits for its end.
 pub fn start_command(mut command: Command) -> (Pid, impl FnOnce() -> Finished) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&child);

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use exporter::{Exporter, PROGRAM, run, run_into, start, start_command};
+pub use exporter::{Exporter, PROGRAM, run, run_into, start_command};
 pub use http::{Answer, Connection};
 pub use multipathd::{FakeMultipathd, Reply};
 pub use page::{Page, settle};
