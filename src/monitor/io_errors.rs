@@ -37,8 +37,12 @@ impl IoErrors {
         for disk in members {
             let is_it = |counted: &Counted| counted.devno == disk.devno && counted.hctl == disk.hctl;
             let last = self.counted.iter().position(is_it).map(|index| self.counted.remove(index).io);
-            // A disk that is gone never comes back: the next one at its place counts from 0.
-            let io = if disk.states.absent { IoCounts::default() } else { self.add(last.unwrap_or_default(), disk.io) };
+            let io = match last {
+                // A disk that is gone never comes back: the next one at its place counts from 0.
+                _ if disk.states.absent => IoCounts::default(),
+                Some(last) if refuses_io(disk) => self.add(IoCounts { errors: disk.io.errors, ..last }, disk.io),
+                last => self.add(last.unwrap_or_default(), disk.io),
+            };
             self.counted.push(Counted { devno: disk.devno, hctl: Arc::clone(&disk.hctl), io });
             number += 1;
         }
@@ -51,6 +55,12 @@ impl IoErrors {
         self.total = self.total.saturating_add(grown);
         IoCounts { errors: now.errors.or(last.errors), timeouts: now.timeouts.or(last.timeouts) }
     }
+}
+
+/// Whether the array refuses I/O on this path, as it should. The path checker asks all the same, and the kernel counts each
+/// refusal as an error (`scsi_complete` in `drivers/scsi/scsi_lib.c`). States as `scsi_access_state` names them.
+fn refuses_io(disk: &Disk) -> bool {
+    matches!(disk.states.access.as_deref(), Some("standby" | "unavailable" | "offline" | "transitioning"))
 }
 
 /// How much a count has grown. One that has fallen has started anew.
@@ -111,6 +121,22 @@ mod tests {
         let readings = [told(None, None), told(Some(1), Some(2)), told(None, Some(3)), told(Some(5), None)];
         let readings: [&[Disk]; 4] = readings.each_ref().map(std::slice::from_ref);
         assert_eq!(totals(readings), [0, 3, 4, 8]);
+    }
+
+    #[test]
+    fn refusals_of_a_standby_path_are_no_errors_and_its_timeouts_are() {
+        let told = |access: &str, errors, timeouts| {
+            let states = States { access: Some(access.into()), ..States::default() };
+            Disk { io: IoCounts { errors: Some(errors), timeouts: Some(timeouts) }, states, ..disk(0, A, 0) }
+        };
+        let readings = [
+            told("active/optimized", 2, 0),
+            told("standby", 9, 1),
+            told("standby", 11, 1),
+            told("active/optimized", 12, 1),
+        ];
+        let readings: [&[Disk]; 4] = readings.each_ref().map(std::slice::from_ref);
+        assert_eq!(totals(readings), [2, 3, 3, 4]);
     }
 
     #[test]
