@@ -4,8 +4,9 @@
     // Label matchers that every series must match, such as 'env="prod"'. Empty: all series.
     selector: '',
 
-    // The exporter's targets. MultipathExporterDown looks at nothing else.
-    jobSelector: 'job="multipath"',
+    // The exporter's targets: MultipathExporterDown looks at these. An example in prometheus.yml calls the job
+    // `multipath`, the operator's PodMonitor `multipath-exporter`.
+    jobSelector: 'job=~".*multipath.*"',
 
     // The label that tells clusters apart.
     clusterLabel: 'cluster',

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 
+import _jsonnet
 import kubernetes_validate
 import yaml
 
@@ -59,13 +60,23 @@ VALUES = {
     "tolerations": [{"key": "storage", "operator": "Exists"}],
     "priorityClassName": "system-cluster-critical",
     "podMonitor": {"interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
-    "prometheusRule": {"labels": {"release": "prometheus"}},
+    "prometheusRule": {
+        "labels": {"release": "prometheus"},
+        "selector": 'env="prod"',
+        "jobSelector": 'job="storage"',
+        "clusterLabel": "region",
+        "runbookURL": "https://runbooks.example/$1/%s",
+        "disabled": ["MultipathNeverRedundant"],
+        "severities": {"MultipathSinglePath": "warning"},
+        "durations": {"MultipathFaultyPaths": "2m", "MultipathSizeMismatch": "0s", "MultipathNoValidPathsStandby": "3m"},
+        "alertLabels": {"team": "storage"},
+    },
     "dashboard": {"labels": {"grafana_dashboard": "yes"}},
 }
 # What is handed on as it is.
 WHOLE = {("config",), ("resources",), ("nodeSelector",), ("podMonitor", "endpoint")} | {
     (name, "labels") for name in ("podMonitor", "prometheusRule", "dashboard")
-}
+} | {("prometheusRule", name) for name in ("severities", "durations", "alertLabels")}
 # What a chart must not render something else of.
 WRONG = (
     {"kernelstatus": True},
@@ -76,6 +87,9 @@ WRONG = (
     {"memory": {"hostPath": None}},
     {"podMonitor": {"endpoint": {"interval": "30s"}}},
     {"podMonitor": {"endpoint": {"relabelings": []}}},
+    {"prometheusRule": {"durations": {"MultipathFaultyPaths": "two minutes"}}},
+    {"prometheusRule": {"disabled": ["FaultyPaths"]}},
+    {"prometheusRule": {"runbookURL": "https://runbooks.example"}},
 )
 
 
@@ -269,6 +283,8 @@ def check_chart(overlays, exporter, directory):
     equal("chart: configuration", yaml.safe_load(config), VALUES["config"])
     (directory / "config/config.yml").write_text(config, encoding="utf-8")
     take_arguments(exporter, container, directory)
+    (rules,) = (one["spec"]["groups"] for one in full if one["kind"] == "PrometheusRule")
+    equal("chart: rules with other settings", rules, rules_with(VALUES["prometheusRule"]))
     objects = ("podMonitor", "prometheusRule", "dashboard")
     least = helm({name: {"enabled": False} for name in objects})
     equal("chart: kinds without the operator", sorted(one["kind"] for one in least), ["DaemonSet", "ServiceAccount"])
@@ -276,6 +292,20 @@ def check_chart(overlays, exporter, directory):
         if helm(wrong, may_fail=True) is not None:
             sys.exit(f"FAIL chart: takes {wrong}")
     return [one for one in full if one["kind"] in OPERATOR]
+
+
+def rules_with(values):
+    """The groups of the mixin, as the same settings make them."""
+    names = ("selector", "jobSelector", "clusterLabel", "runbookURL", "disabled")
+    config = {name: values[name] for name in names}
+    config |= {f"{name}+": values[name] for name in ("severities", "durations")}
+    overrides = ", ".join(f"{name}: {json.dumps(value)}" for name, value in config.items())
+    snippet = f"((import 'alerts/mixin.libsonnet') + {{ _config+:: {{ {overrides} }} }}).prometheusAlerts"
+    groups = json.loads(_jsonnet.evaluate_snippet("chart", snippet, jpathdir=[str(ROOT)]))["groups"]
+    for group in groups:
+        for rule in group["rules"]:
+            rule["labels"] |= values["alertLabels"]
+    return groups
 
 
 def check_chart_without_memory():
