@@ -14,9 +14,10 @@ import collections
 import datetime
 import email
 import email.policy
-import html
 import http.server
+import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -36,6 +37,7 @@ FASTER = 50
 EVALUATION = 15 / FASTER  # evaluation_interval of alerts/prometheus.yml
 RESEND = 4  # --rules.alert.resend-delay, 1m, in evaluations; Prometheus sends again at the first one after it
 RETENTION = 60  # resolved alerts are sent for 15 minutes: evaluations
+LIFETIME = 240 / FASTER  # an alert ends this long after Prometheus sent it last: 4 × the resend delay
 PATIENCE = 20  # seconds until what must come has not come
 
 RUNBOOKS = "https://github.com/multipath-exporter/multipath_exporter/blob/main/alerts/runbooks"
@@ -45,71 +47,99 @@ A, B, C, D = (f"3600a098000aad1e3000064e45f2c23{i}" for i in (50, 51, 52, 53))
 
 # The alerts ---------------------------------------------------------------------------------------------------------
 
+# oVirt's sentences and their kin. These alerts have no summary.
 PROBLEMS = {
-    "MultipathNoValidPaths": ("critical", "Multipath devices without valid paths on host {}: [{}]", "I/O to it fails."),
-    "MultipathDeviceLost": ("critical", "Lost multipath devices on host {}: [{}]", "It had failed paths."),
-    "MultipathFaultyPaths": (
-        "warning", "Faulty multipath paths on host {} on devices: [{}]", "1 failed, 3 still valid."),
-    "MultipathPathsMissing": ("warning", "Missing multipath paths on host {} on devices: [{}]", "It has 3 paths."),
-}  # fmt: skip
-DEVICE = """SinglePath SingleFabric ExpectedPathsMissing PathFlapping PathMarginal NonOptimizedPath StateDisagreement
-QueueingWithoutPaths DeviceSuspended SizeMismatch ReadOnlyMismatch WwidMismatch NotAssembled""".split()
-HOST = """PathsRecovered DaemonDown DaemonBlocked IscsiSessionDown SessionWithoutPath IscsiBondNetworkDown IscsiBondDown
-FcRemotePortDown ExporterDown ExporterStale ExporterErrors""".split()
-NAMES = [*PROBLEMS, *(f"Multipath{name}" for name in DEVICE + HOST)]
+    "NoValidPaths": ("Multipath devices without valid paths on host {}: [{}]", "I/O to it fails."),
+    "NoValidPathsUnused": ("Multipath devices without valid paths on host {}: [{}]", "Nothing uses it."),
+    "DeviceInUseLost": ("Lost multipath devices on host {}: [{}]", "It was in use and is gone."),
+    "DeviceLost": ("Lost multipath devices on host {}: [{}]", "It had no valid path when it went."),
+    "FaultyPaths": ("Faulty multipath paths on host {} on devices: [{}]", "Failed paths: 1."),
+    "PathsMissing": ("Missing multipath paths on host {} on devices: [{}]", "Missing paths: 1."),
+}
+RECOVERED = "PathsRecovered"
+CRITICAL = """NoValidPaths DeviceInUseLost SinglePath AllPathsBlocked IoStalled QueueingWithoutPaths DeviceSuspended
+WwidMismatch LunConflict IscsiBondDown""".split()
+INFO = [RECOVERED, "NeverRedundant", "FewerPathsThanOtherHosts"]
+DEVICE = """SinglePath NotRedundant NeverRedundant FewerPathsThanOtherHosts PathFlapping PathMarginal PathErrors
+AllPathsBlocked IoStalled QueueingWithoutPaths DeviceSuspended NonOptimizedPath StateDisagreement SizeMismatch
+ReadOnlyMismatch WwidMismatch LunConflict LunMismatch StrayPath DiskUsedDirectly NotAssembled""".split()
+ISCSI = {"target": "iqn.2024-01.org.example:a", "target_port": "192.0.2.1:3260", "initiator_port": "eth1"}
+FC = {"initiator_port": "0x10000090fa0001a0"}
+TRANSPORT = {
+    "IscsiSessionDown": ISCSI | {"session": "session1"},
+    "IscsiSessionFlapping": ISCSI,
+    "SessionWithoutPath": ISCSI | {"session": "session1"},
+    "IscsiBondNetworkDown": {"bond": "storage", "network": "eth1"},
+    "IscsiBondDown": {"bond": "storage"},
+    "FcHostPortDown": FC,
+    "FcRemotePortDown": FC | {"target_port": "0x500a098000aad1e3"},
+    "NvmeControllerDown": ISCSI | {"controller": "nvme0"},
+    "NvmeNamespaceUnreachable": {"target": "nqn.2024-01.org.example:a"},
+}
+REST = {
+    "DaemonDown": {},
+    "DaemonBlocked": {},
+    "ExporterDown": {},
+    "ExporterStale": {"source": "sysfs"},
+    "ExporterErrors": {"source": "sysfs"},
+}
+NAMES = [*PROBLEMS, RECOVERED, *DEVICE, *TRANSPORT, *REST]
 
-# Who silences whom: everything that is not here is told.
-NO_PATH = {"SingleFabric", "ExpectedPathsMissing", "PathFlapping", "PathMarginal", "NonOptimizedPath",
-           "StateDisagreement"}  # fmt: skip
+# Who silences whom, by the label that both must have beside the target's: everything that is not here is told.
+NUMBER = {"NotRedundant", "NeverRedundant", "FewerPathsThanOtherHosts"}
+NO_PATH = NUMBER | {"PathsMissing", "PathFlapping", "PathMarginal", "PathErrors", "NonOptimizedPath",
+                    "StateDisagreement"}  # fmt: skip
 SILENCES = {
-    (f"Multipath{source}", f"Multipath{target}")
-    for source, targets in {
-        "NoValidPaths": NO_PATH,
-        "DeviceLost": NO_PATH,
-        "FaultyPaths": {"PathFlapping"},
-        "SinglePath": {"SingleFabric"},
-        "PathsMissing": {"ExpectedPathsMissing"},
-        "WwidMismatch": {"SizeMismatch", "ReadOnlyMismatch"},
-        "IscsiBondDown": {"IscsiBondNetworkDown"},
-        "DaemonDown": {"DaemonBlocked", "ExporterStale"},
-        "DaemonBlocked": {"ExporterStale"},
-    }.items()
+    (source, target): label
+    for source, label, targets in [
+        ("NoValidPaths", "wwid", NO_PATH),
+        ("NoValidPathsUnused", "wwid", NO_PATH),
+        ("DeviceInUseLost", "wwid", {"PathsMissing", "PathFlapping", "PathErrors"}),
+        ("DeviceLost", "wwid", {"PathsMissing", "PathFlapping", "PathErrors"}),
+        ("FaultyPaths", "wwid", {"PathFlapping", "PathErrors", "NeverRedundant", "FewerPathsThanOtherHosts"}),
+        ("SinglePath", "wwid", NUMBER | {"PathsMissing"}),
+        ("PathsMissing", "wwid", NUMBER),
+        ("WwidMismatch", "wwid", {"SizeMismatch", "ReadOnlyMismatch"}),
+        ("LunConflict", "wwid", {"LunMismatch"}),
+        ("FcHostPortDown", "initiator_port", {"FcRemotePortDown"}),
+        ("IscsiBondDown", "bond", {"IscsiBondNetworkDown"}),
+        ("DaemonDown", "instance", {"DaemonBlocked"}),
+    ]
     for target in targets
 }
+# These have to reach people whatever else fires.
+NEVER_SILENCED = {"FaultyPaths", "NoValidPaths", "NoValidPathsUnused", RECOVERED, "DeviceInUseLost", "WwidMismatch",
+                  "LunConflict", "DiskUsedDirectly", "IoStalled"}  # fmt: skip
 
 
-def alert(host, name, wwid=None, alias="mpatha", **labels):
+def severity(name):
+    return "critical" if name in CRITICAL else "info" if name in INFO else "warning"
+
+
+def alert(host, name, wwid=A, alias="mpatha", **labels):
     """An alert as the rules make it."""
-    labels = {"alertname": name, "job": "multipath", "instance": host, "severity": "warning", **labels}
-    annotations = {"runbook_url": f"{RUNBOOKS}/{name}.md"}
-    short = name.removeprefix("Multipath")
-    if name in PROBLEMS:
-        device = f"{wwid} ({alias})"
-        severity, sentence, rest = PROBLEMS[name]
-        labels = {**labels, "severity": severity, "name": alias}
-        annotations |= {"device": device, "description": f"{sentence.format(host, device)}. {rest} "}
-        wwid = wwid or A
-    elif short in DEVICE:
-        wwid = wwid or A
-        annotations["description"] = f"Device {wwid} ({alias}) on host {host}: {short}."
+    full = f"Multipath{name}"
+    labels = {"alertname": full, "job": "multipath", "instance": host, "severity": severity(name)} | labels
+    annotations = {"runbook_url": f"{RUNBOOKS}/{full}.md"}
+    if name == RECOVERED:
+        annotations["description"] = f"No faulty multipath paths on host {host}."
+    elif name in PROBLEMS:
+        sentence, rest = PROBLEMS[name]
+        annotations["description"] = f"{sentence.format(host, f'{wwid} ({alias})')}. {rest}"
     else:
-        annotations["description"] = f"Host {host}: {short}."
-    if wwid:
+        annotations["summary"] = f"About {name}."
+        annotations["description"] = f"Device {wwid} on host {host}: {name}." if name in DEVICE else f"{host}: {name}."
+    if name in PROBLEMS or name in DEVICE:
         labels["wwid"] = wwid
-    if "IscsiBond" in name:
-        labels.setdefault("bond", "storage")
-    if name == "MultipathIscsiBondNetworkDown":
-        labels.setdefault("network", "eth1")
-    if name in ("MultipathExporterStale", "MultipathExporterErrors"):
-        labels.setdefault("source", "multipathd")
-    return {"labels": labels, "annotations": {"summary": f"About {short}.", **annotations}}
+    labels = TRANSPORT.get(name, {}) | REST.get(name, {}) | labels
+    return {"labels": labels, "annotations": annotations}
 
 
 class Prometheus:
     """Sends alerts as Prometheus' rule manager does: (*AlertingRule).sendAlerts and its notifier."""
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, url, lifetime):
+        self.url, self.lifetime = url, datetime.timedelta(seconds=lifetime)
         self.lock = threading.Lock()
         self.alerts = {}
         self.tick = 0
@@ -124,11 +154,10 @@ class Prometheus:
             for one in resolved:
                 self.alerts[json.dumps(one["labels"], sort_keys=True)] |= {"resolved": self.tick + 1, "sent": None}
 
-    def evaluated(self):
-        """Waits for the next evaluation."""
-        tick = self.tick
-        while self.tick == tick:
-            time.sleep(EVALUATION / 20)
+    def stop(self):
+        self.stopped.set()
+        if self.thread.ident:
+            self.thread.join()
 
     def run(self):
         begin = time.monotonic()
@@ -153,7 +182,7 @@ class Prometheus:
                         {
                             **state["alert"],
                             "startsAt": state["began"].isoformat(),
-                            "endsAt": state.get("ended", now + datetime.timedelta(minutes=4)).isoformat(),
+                            "endsAt": state.get("ended", now + self.lifetime).isoformat(),
                         }
                     )
         for i in range(0, len(due), 64):
@@ -170,7 +199,7 @@ def post(url, alerts):
 
 
 class Inbox:
-    """What arrived, by medium and by whom it is about: a host or an array."""
+    """What arrived, by medium and by what it is about."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -193,12 +222,13 @@ class Inbox:
 
 
 def about(subject):
-    """Whom a subject names."""
-    found = re.search(r"array (\w+)", subject) or re.search(r"[Hh]ost ([\w-]+)", subject)
-    return found[1] if found else None
+    """The host that a subject names, with its cluster; its recovery is a matter of its own."""
+    cluster, host = re.search(r"\] Cluster ([\w-]+): ", subject), re.search(r"[Hh]ost ([\w-]+)", subject)
+    whom = f"{cluster[1]}-{host[1]}" if cluster else host[1]
+    return f"{whom}-recovered" if "No faulty" in subject else whom
 
 
-Mail = collections.namedtuple("Mail", "subject text html")
+Mail = collections.namedtuple("Mail", "subject text")
 
 
 def smtp_sink(inbox, keep):
@@ -218,12 +248,11 @@ def smtp_sink(inbox, keep):
                     return
 
         def take(self, message):
-            part = {kind: message.get_body((kind,)).get_content().replace("\r\n", "\n") for kind in ("plain", "html")}
-            mail = Mail(message["Subject"], part["plain"], part["html"])
+            (part,) = message.iter_parts()
+            mail = Mail(message["Subject"], part.get_content().replace("\r\n", "\n"))
             whom = about(mail.subject)
             if keep:
                 name = f"{whom}-{inbox.count('mail', whom) + 1}"
-                (keep / f"{name}.html").write_text(mail.html, encoding="utf-8")
                 (keep / f"{name}.txt").write_text(f"{mail.subject}\n\n{mail.text}", encoding="utf-8")
             inbox.put("mail", whom, mail)
 
@@ -238,7 +267,10 @@ def http_sink(inbox):
                 (attachment,) = body["attachments"]
                 inbox.put("slack", about(attachment["title"]), attachment | {"channel": body["channel"]})
             else:
-                inbox.put("webhook", body["groupLabels"].get("array") or body["groupLabels"]["instance"], body)
+                labels = body["groupLabels"]
+                whom = f"{labels['cluster']}-{labels['instance']}" if labels.get("cluster") else labels["instance"]
+                is_recovery = body["commonLabels"].get("alertname") == f"Multipath{RECOVERED}"
+                inbox.put("webhook", f"{whom}-recovered" if is_recovery else whom, body)
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -273,55 +305,94 @@ def faster(configuration):
     return re.sub(r"(group_wait: |group_interval: |repeat_interval: )(\d+)([smh])\b", shorten, configuration)
 
 
-class Alertmanager:
-    """One of its own, with the example's configuration, after `change`."""
+EXAMPLE = (ALERTS / "alertmanager.yml").read_text(encoding="utf-8")
 
-    def __init__(self, scratch, name, keep=None, change=lambda text: text, finish=lambda config: None):
+
+class Alertmanager:
+    """One of its own, with this configuration, after `finish`."""
+
+    def __init__(self, scratch, name, keep=None, text=EXAMPLE, finish=lambda config: None):
         self.inbox = Inbox()
         smtp, web, port = smtp_sink(self.inbox, keep), http_sink(self.inbox), free_port()
-        directory = scratch / name
-        directory.mkdir()
-        (directory / "slack-url").write_text(f"http://127.0.0.1:{web}/slack\n")
-        text = faster(change((ALERTS / "alertmanager.yml").read_text(encoding="utf-8")))
+        self.directory = scratch / name
+        self.directory.mkdir()
+        (self.directory / "slack-url").write_text(f"http://127.0.0.1:{web}/slack\n")
+        text = faster(text)
         for there, here in (
             ("smtp_smarthost: localhost:25", f"smtp_smarthost: 127.0.0.1:{smtp}"),
-            ("/etc/prometheus/multipath-slack-url", str(directory / "slack-url")),
+            ("/etc/prometheus/multipath-slack-url", str(self.directory / "slack-url")),
             ("http://localhost:9095/", f"http://127.0.0.1:{web}/"),
             ("[multipath.tmpl]", f"[{ALERTS}/multipath.tmpl]"),
         ):
-            assert text.count(there) == 1, f"alertmanager.yml has not one {there}"
+            assert EXAMPLE.count(there) == 1, f"alertmanager.yml has not one {there}"
             text = text.replace(there, here)
         config = yaml.safe_load(text)
         finish(config)
-        (directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
-        self.log = directory / "log"
+        (self.directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
+        self.log = self.directory / "log"
         self.url = f"http://127.0.0.1:{port}"
-        binary = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-        assert binary, "there is no alertmanager"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [binary, f"--config.file={directory}/alertmanager.yml", f"--storage.path={directory}/data",
-                 f"--web.listen-address=127.0.0.1:{port}", "--web.external-url=http://alertmanager.example:9093",
-                 "--cluster.listen-address=", "--log.level=warn"],
-                stdout=log, stderr=log)  # fmt: skip
-        self.prometheus = Prometheus(self.url)
+                [program("prometheus-alertmanager", "alertmanager"), f"--config.file={self.directory}/alertmanager.yml",
+                 f"--storage.path={self.directory}/data", f"--web.listen-address=127.0.0.1:{port}",
+                 "--web.external-url=http://alertmanager.example:9093", "--cluster.listen-address=",
+                 "--log.level=warn"], stdout=log, stderr=log)  # fmt: skip
+        # Many times what Prometheus gives them: a busy machine must not end them.
+        self.prometheus = Prometheus(self.url, 100 * LIFETIME)
 
     def ready(self):
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                urllib.request.urlopen(f"{self.url}/-/ready", timeout=1).close()
+                self.get("/-/ready")
                 break
             except OSError:
                 assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
                 time.sleep(0.02)
         self.prometheus.thread.start()
 
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
+            return answer.read()
+
+    def json(self, path):
+        return json.loads(self.get(path))
+
     def stop(self):
-        self.prometheus.stopped.set()
-        self.prometheus.thread.join()
+        self.prometheus.stop()
         self.process.terminate()
         self.process.wait(10)
+
+    def settled(self, alerts, expected):
+        """Posts these, and waits until it holds all of them, and those `expected` as (host, name) are inhibited."""
+        for i in range(0, len(alerts), 64):
+            post(self.url, alerts[i : i + 64])
+        end = time.monotonic() + PATIENCE
+        while True:
+            seen = self.json("/api/v2/alerts")
+            silenced = {(o["labels"]["instance"], short(o)) for o in seen if o["status"]["inhibitedBy"]}
+            if len(seen) == len(alerts) and silenced == expected:
+                return
+            assert time.monotonic() < end, (len(seen), len(alerts), sorted(silenced ^ expected))
+            time.sleep(0.1)
+
+    def groups(self):
+        """For every alert's name the receivers and the labels of its groups."""
+        by = collections.defaultdict(set)
+        for group in self.json("/api/v2/alerts/groups"):
+            for one in group["alerts"]:
+                by[short(one)].add((group["receiver"]["name"], tuple(sorted(group["labels"]))))
+        return by
+
+
+def short(one):
+    return one["labels"]["alertname"].removeprefix("Multipath")
+
+
+def program(*names):
+    binary = next(filter(None, map(shutil.which, names)), None)
+    assert binary, f"there is no {names[0]}"
+    return binary
 
 
 def free_port():
@@ -331,18 +402,24 @@ def free_port():
 
 
 def everyone(config):
-    """One receiver that has mail, Slack and webhook, and takes what goes to mail."""
+    """Two receivers that have mail, Slack and webhook: what goes to mail, and the recovery."""
     receivers = {receiver["name"]: receiver for receiver in config["receivers"]}
-    assert receivers["nobody"] == {"name": "nobody"}, "nobody is somebody"
     kinds = {"email": "multipath-email", "slack": "multipath-slack", "webhook": "multipath-webhook"}
     configs = {f"{kind}_configs": receivers[name][f"{kind}_configs"] for kind, name in kinds.items()}
-    config["receivers"].append({"name": "everyone", **configs})
-    config["route"]["routes"][0]["receiver"] = "everyone"
+    receivers["multipath-email"].update(configs)
+    (mail,) = receivers["multipath-recovered"]["email_configs"]
+    quiet = {kind: [one | {"send_resolved": mail["send_resolved"]} for one in all_] for kind, all_ in configs.items()}
+    receivers["multipath-recovered"].update(quiet)
 
 
-def with_severity_route(text):
-    """Slack instead of mail, the severity route in force, and a reminder after some seconds instead of a day."""
-    text, times = re.subn(r"receiver: multipath-email ", "receiver: multipath-slack ", text)
+def mute(config):
+    """Nobody is told anything."""
+    config["receivers"] = [{"name": receiver["name"]} for receiver in config["receivers"]]
+
+
+def with_pager():
+    """Slack instead of mail, the pager's route in force, and a reminder after some seconds instead of a day."""
+    text, times = re.subn(r"receiver: multipath-email ", "receiver: multipath-slack ", EXAMPLE)
     assert times == 1
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("    # - matchers: "))
@@ -351,11 +428,96 @@ def with_severity_route(text):
     return "\n".join(lines).replace("repeat_interval: 24h", f"repeat_interval: {6 * FASTER}s")
 
 
+# What is merged with the example --------------------------------------------------------------------------------------
+
+# Debian's /etc/prometheus/alertmanager.yml, without addresses.
+DEBIAN = """
+templates: ['/etc/prometheus/alertmanager_templates/*.tmpl']
+route:
+  group_by: [alertname, cluster, service]
+  group_wait: 30s
+  group_interval: 5m
+  repeat_interval: 3h
+  receiver: team-X-mails
+  routes:
+    - match_re: {service: ^(foo1|foo2|baz)$}
+      receiver: team-X-mails
+      routes:
+        - match: {severity: critical}
+          receiver: team-X-pager
+    - match: {service: files}
+      receiver: team-Y-mails
+      routes:
+        - match: {severity: critical}
+          receiver: team-Y-pager
+    - match: {service: database}
+      receiver: team-DB-pager
+      group_by: [alertname, cluster, database]
+inhibit_rules:
+  - source_match: {severity: critical}
+    target_match: {severity: warning}
+    equal: [alertname, cluster, service]
+receivers: [{name: team-X-mails}, {name: team-X-pager}, {name: team-Y-mails}, {name: team-Y-pager}, {name: team-DB-pager}]
+"""
+# kube-prometheus' alertmanager-secret.yaml.
+KUBE = """
+inhibit_rules:
+  - source_matchers: ['severity = critical']
+    target_matchers: ['severity =~ warning|info']
+    equal: [namespace, alertname]
+  - source_matchers: ['severity = warning']
+    target_matchers: ['severity = info']
+    equal: [namespace, alertname]
+  - source_matchers: ['alertname = InfoInhibitor']
+    target_matchers: ['severity = info']
+    equal: [namespace]
+route:
+  group_by: [namespace]
+  group_wait: 30s
+  group_interval: 5m
+  repeat_interval: 12h
+  receiver: Default
+  routes:
+    - {matchers: ['alertname = Watchdog'], receiver: Watchdog}
+    - {matchers: ['alertname = InfoInhibitor'], receiver: 'null'}
+    - {matchers: ['severity = critical'], receiver: Critical}
+receivers: [{name: Default}, {name: Watchdog}, {name: Critical}, {name: 'null'}]
+"""
+
+
+def merged(config):
+    """What alerts/README.md says of a configuration that exists."""
+    ours, config = yaml.safe_load(EXAMPLE), yaml.safe_load(config)
+    config["templates"] = config.get("templates", []) + ours["templates"]
+    config["route"]["routes"][:0] = ours["route"]["routes"]
+    added = [receiver for receiver in ours["receivers"] if receiver["name"].startswith("multipath-")]
+    assert len(added) == len(ours["receivers"]) - 1, "a receiver whose name may be another's"
+    config["receivers"] += added
+    config["inhibit_rules"] += ours["inhibit_rules"]
+    return config
+
+
+def foreign():
+    """Alerts of others: every label that the two configurations look at, and those that ours look at."""
+    values = {
+        "alertname": ["Disk", "Watchdog", "InfoInhibitor", "NodeMultipathThing"],
+        "severity": ["critical", "warning", "info"],
+        "service": ["files", "database", None],
+        "instance": ["db01"],
+        "job": ["multipath"],
+        "wwid": [A],
+        "namespace": ["monitoring", None],
+    }
+    for labels in itertools.product(*values.values()):
+        labels = {name: value for name, value in zip(values, labels) if value is not None}
+        yield {"labels": labels, "annotations": {}}
+
+
 # The scenarios ------------------------------------------------------------------------------------------------------
 
 
 class Told:
-    """What one host, or one array, is the subject of, notification by notification."""
+    """What one host is the subject of, notification by notification."""
 
     def __init__(self, alertmanager, whom):
         self.alertmanager, self.inbox, self.whom, self.number = alertmanager, alertmanager.inbox, whom, 0
@@ -372,27 +534,30 @@ class Told:
         since = r"Since (....-..-.. ..:..) UTC\."
         if began := re.search(since, mail.text):
             equal(began[1] in {one["startsAt"][:16].replace("T", " ") for one in webhook["alerts"]}, True)
-        mail = mail._replace(text=re.sub(since, "Since THEN.", mail.text))
-        slack["text"] = re.sub(since, "Since THEN.", slack["text"])
+        text = re.sub(since, "Since THEN.", mail.text)
+        said = [section.split("\n")[0] for section in text.strip().split("\n\n")]
         equal(mail.subject, subject)
-        equal(mail.text.split("\n\n")[0].strip().split("\n"), list(sentences))
-        body = mail.html.partition("<body")[2]
-        shown = [html.unescape(re.sub(r"<[^>]*>", "", line)) for line in re.findall(r"<p .*?</p>", body)]
-        equal([line for line in shown if "What to do" not in line and line != "Alertmanager"], list(sentences))
+        equal(said[-1].startswith("Alertmanager: http://alertmanager.example:9093/#/alerts"), True)
+        hint = [HINT] if any(sentence.startswith("No longer firing") for sentence in sentences) else []
+        equal(said[:-1], [*sentences, *hint])
         equal(slack["title"], subject)
-        equal(slack["fallback"].strip().split("\n"), list(sentences))
-        equal(slack["text"].split("\n\n")[0].strip().split("\n"), list(sentences))
+        equal(slack["fallback"], subject)
+        equal(re.sub(since, "Since THEN.", slack["text"]).strip(), text.strip())
         equal(slack["color"], color)
-        equal(webhook["status"], "resolved" if color == "good" else "firing")
-        return mail, slack, webhook
+        equal(webhook["status"], "resolved" if color == GREY else "firing")
+        return text, slack, webhook
 
     def nothing_more(self):
         """Nobody was sent anything beyond what `next` saw."""
         counts = {medium: self.inbox.count(medium, self.whom) for medium in ("mail", "slack", "webhook")}
         for medium, count in counts.items():
             if count != self.number:
-                last = self.inbox.get(medium, self.whom, count - 1)
-                raise AssertionError(f"{count} × {medium} about {self.whom}, expected {self.number}; the last: {last}")
+                last = self.inbox.get(medium, self.whom, count - 1) if count else None
+                raise AssertionError(f"{count} × {medium} about {self.whom}, expected {self.number}; the last: {last}"[:1000])
+
+
+HINT = "An alert that ends is no recovery. It also ends if another takes its place, or if Prometheus stops."
+GREY = "#9e9e9e"
 
 
 def equal(is_, should):
@@ -416,302 +581,318 @@ def missing(host, *wwids):
     return f"Missing multipath paths on host {host} on devices: [{', '.join(wwids)}]"
 
 
+def over(host, name, *wwids):
+    return f"No longer firing on host {host}: Multipath{name}" + (f": [{', '.join(wwids)}]" if wwids else "")
+
+
 def well(host):
-    return f"No faulty multipath paths on host {host}"
+    return f"No faulty multipath paths on host {host}."
 
 
-def forgotten(*wwids):
-    return f"No longer counted as lost or missing (back, removed, or forgotten after a day): [{', '.join(wwids)}]"
+def of(name, host, *wwids, **labels):
+    return [alert(host, name, wwid, **labels) for wwid in wwids]
 
 
-def degraded(host, *wwids, **labels):
-    return [alert(host, "MultipathFaultyPaths", wwid, **labels) for wwid in wwids]
-
-
-def without_paths(host, *wwids, **labels):
-    return [alert(host, "MultipathNoValidPaths", wwid, **labels) for wwid in wwids]
+def link(host):
+    return f"Alertmanager: http://alertmanager.example:9093/#/alerts?filter=%7Binstance%3D%22{host}%22%7D\n"
 
 
 def one_degraded(on):
-    host = on("one-degraded")
-    host.set(degraded(host.whom, A))
-    mail, slack, webhook = host.next(
-        "[WARNING] Multipath devices on host one-degraded: 1 with faulty paths", faulty(host.whom, A), color="warning"
+    host, recovered = on("one-degraded"), on("one-degraded-recovered")
+    host.set(of("FaultyPaths", host.whom, A))
+    text, slack, webhook = host.next(
+        "[WARNING] Faulty multipath paths on host one-degraded on devices", faulty(host.whom, A), color="warning"
     )
     equal(
-        mail.text,
+        text,
         f"""Faulty multipath paths on host one-degraded on devices: [{A}]
-
-- {A} (mpatha): 1 failed, 3 still valid. Since THEN.
-
-What to do:
+- {A} (mpatha): Failed paths: 1. Since THEN.
 {RUNBOOKS}/MultipathFaultyPaths.md
 
-Alertmanager: http://alertmanager.example:9093/#/alerts?filter=%7Binstance%3D%22one-degraded%22%7D
-""",
-    )
-    equal(
-        slack["text"],
-        f"""Faulty multipath paths on host one-degraded on devices: [{A}]
-
-- {A} (mpatha): 1 failed, 3 still valid. Since THEN.
-
-What to do: <{RUNBOOKS}/MultipathFaultyPaths.md|MultipathFaultyPaths>""",
+{link(host.whom)}""",
     )
     equal(slack["channel"], "#storage")
     (one,) = webhook["alerts"]
-    equal(one["annotations"]["device"], f"{A} (mpatha)")
-    host.set(resolved=degraded(host.whom, A))
-    mail, *_ = host.next(f"[RESOLVED] {well(host.whom)}", well(host.whom), color="good")
-    equal(
-        mail.text,
-        """No faulty multipath paths on host one-degraded
-
-Alertmanager: http://alertmanager.example:9093/#/alerts?filter=%7Binstance%3D%22one-degraded%22%7D
-""",
+    equal(one["annotations"].keys(), {"description", "runbook_url"})
+    recovery = alert(host.whom, RECOVERED)
+    host.set([recovery], of("FaultyPaths", host.whom, A))
+    text, *_ = recovered.next(
+        "[INFO] No faulty multipath paths on host one-degraded.", well(host.whom), color="good"
     )
+    equal(text, f"{well(host.whom)}\n{RUNBOOKS}/MultipathPathsRecovered.md\n\n{link(host.whom)}")
+    # In the middle of the other group's interval.
+    host.nothing_more()
+    text, *_ = host.next(
+        f"[ENDED] {over(host.whom, 'FaultyPaths')}", over(host.whom, "FaultyPaths", A), color=GREY
+    )
+    equal(text, f"{over(host.whom, 'FaultyPaths', A)}\n\n{HINT}\n\n{link(host.whom)}")
+    host.set(resolved=[recovery])
 
 
 def two_degraded_one_dead(on):
     host = on("two-and-one")
-    host.set(degraded(host.whom, A, B) + without_paths(host.whom, C))
-    mail, *_ = host.next(
-        "[CRITICAL] Multipath devices on host two-and-one: 1 without valid paths, 2 with faulty paths",
+    host.set(of("FaultyPaths", host.whom, A, B) + of("NoValidPaths", host.whom, C))
+    text, *_ = host.next(
+        "[CRITICAL] Multipath devices without valid paths on host two-and-one (and 2 more)",
         dead(host.whom, C),
         faulty(host.whom, A, B),
         color="danger",
     )
-    equal(
-        mail.text.split("\n\n")[2],
-        f"What to do:\n{RUNBOOKS}/MultipathNoValidPaths.md\n{RUNBOOKS}/MultipathFaultyPaths.md",
-    )
+    equal(text.count(RUNBOOKS), 2)
 
 
-def two_hosts_one_wwid(on):
-    for host in [on("twin-1"), on("twin-2")]:
-        host.set(degraded(host.whom, A))
-    for host in [on("twin-1"), on("twin-2")]:
-        host.next(
-            f"[WARNING] Multipath devices on host {host.whom}: 1 with faulty paths",
-            faulty(host.whom, A),
-            color="warning",
-        )
+def two_clusters_one_host(on):
+    """Same host, same device: a message of each, which names its cluster in the heading alone."""
+    for cluster in ("a", "b"):
+        on(f"{cluster}-twin").set(of("FaultyPaths", "twin", A, cluster=cluster))
+    for cluster in ("a", "b"):
+        told = on(f"{cluster}-twin")
+        subject = f"[WARNING] Cluster {cluster}: Faulty multipath paths on host twin on devices"
+        text, _, webhook = told.next(subject, faulty("twin", A), color="warning")
+        equal([one["labels"]["cluster"] for one in webhook["alerts"]], [cluster])
+    on("a-twin").set(resolved=of("FaultyPaths", "twin", A, cluster="a"))
+    subject = f"[ENDED] Cluster a: {over('twin', 'FaultyPaths')}"
+    on("a-twin").next(subject, over("twin", "FaultyPaths", A), color=GREY)
 
 
 def worse_and_better(on):
     host = on("worse-and-better")
-    subject = "[{}] Multipath devices on host worse-and-better: 1 with{}"
-    host.set(degraded(host.whom, A))
-    host.next(subject.format("WARNING", " faulty paths"), faulty(host.whom, A), color="warning")
+    worse = "[CRITICAL] Multipath devices without valid paths on host worse-and-better"
+    better = "[WARNING] Faulty multipath paths on host worse-and-better on devices"
+    host.set(of("FaultyPaths", host.whom, A))
+    host.next(better, faulty(host.whom, A), color="warning")
     for _ in range(2):
-        host.set(without_paths(host.whom, A), degraded(host.whom, A))
-        host.next(subject.format("CRITICAL", "out valid paths"), dead(host.whom, A), color="danger")
-        host.set(degraded(host.whom, A), without_paths(host.whom, A))
-        host.next(subject.format("WARNING", " faulty paths"), faulty(host.whom, A), color="warning")
-    host.set(resolved=degraded(host.whom, A))
-    host.next(f"[RESOLVED] {well(host.whom)}", well(host.whom), color="good")
+        host.set(of("NoValidPaths", host.whom, A), of("FaultyPaths", host.whom, A))
+        host.next(worse, dead(host.whom, A), over(host.whom, "FaultyPaths", A), color="danger")
+        host.set(of("FaultyPaths", host.whom, A), of("NoValidPaths", host.whom, A))
+        host.next(better, faulty(host.whom, A), over(host.whom, "NoValidPaths", A), color="warning")
 
 
 def no_change_no_word(on):
     host = on("unchanged")
-    host.set(degraded(host.whom, A, B))
-    subject = "[WARNING] Multipath devices on host unchanged: 2 with faulty paths"
+    host.set(of("FaultyPaths", host.whom, A, B))
+    subject = "[WARNING] Faulty multipath paths on host unchanged on devices (and 1 more)"
     host.next(subject, faulty(host.whom, A, B), color="warning")
     time.sleep(6 * 90 / FASTER)
     host.nothing_more()
 
 
 def one_after_the_other(on):
-    """They recover one by one while another does not: Prometheus' resends of the resolved ones are no news."""
+    """They end one by one while another does not: Prometheus' resends of the ended ones are no news."""
     host = on("one-by-one")
-    subject = "[WARNING] Multipath devices on host one-by-one: {} with faulty paths"
-    host.set(degraded(host.whom, A, B, C, D))
-    host.next(subject.format(4), faulty(host.whom, A, B, C, D), color="warning")
-    for left in ([B, C, D], [C, D], [D]):
-        host.set(resolved=degraded(host.whom, {3: A, 2: B, 1: C}[len(left)]))
-        host.next(subject.format(len(left)), faulty(host.whom, *left), color="warning")
+    subject = "[WARNING] Faulty multipath paths on host one-by-one on devices"
+    host.set(of("FaultyPaths", host.whom, A, B, C, D))
+    host.next(f"{subject} (and 3 more)", faulty(host.whom, A, B, C, D), color="warning")
+    for gone, *left in ([A, B, C, D], [B, C, D], [C, D]):
+        host.set(resolved=of("FaultyPaths", host.whom, gone))
+        more = f" (and {len(left) - 1} more)" if left[1:] else ""
+        said = ended_lately(host, 3 - len(left))
+        host.next(subject + more, faulty(host.whom, *left), over(host.whom, "FaultyPaths", *said), color="warning")
     time.sleep(RETENTION * EVALUATION / 2)
     host.nothing_more()
 
 
+def ended_lately(host, before):
+    """The ended ones of the next message: the last of A, B, C, and those before that Prometheus has sent again."""
+    webhook = host.inbox.get("webhook", host.whom, host.number)
+    wwids = [one["labels"]["wwid"] for one in webhook["alerts"] if one["status"] == "resolved"]
+    equal((set(wwids) <= {A, B, C}, [A, B, C][before] in wwids), (True, True))
+    return wwids
+
+
 def lost_and_missing(on):
     host = on("lost-and-missing")
-    subject = "Multipath devices on host lost-and-missing:"
-    host.set(degraded(host.whom, A, B))
-    host.next(f"[WARNING] {subject} 2 with faulty paths", faulty(host.whom, A, B), color="warning")
-    now = [alert(host.whom, "MultipathDeviceLost", A), alert(host.whom, "MultipathPathsMissing", B)]
-    host.set(now, degraded(host.whom, A, B))
+    host.set(
+        of("DeviceInUseLost", host.whom, A, reason="in_use")
+        + of("DeviceLost", host.whom, B, reason="no_valid_path")
+        + of("PathsMissing", host.whom, C)
+        + of("NoValidPathsUnused", host.whom, D)
+    )
     host.next(
-        f"[CRITICAL] {subject} 1 lost, 1 with missing paths",
+        "[CRITICAL] Lost multipath devices on host lost-and-missing (and 3 more)",
         lost(host.whom, A),
-        missing(host.whom, B),
+        dead(host.whom, D),
+        missing(host.whom, C),
+        lost(host.whom, B),
         color="danger",
     )
-    host.set(resolved=now)
-    host.next(f"[RESOLVED] {well(host.whom)}", well(host.whom), forgotten(A, B), color="good")
 
 
-def missing_only(on):
-    host = on("missing-only")
-    now = [alert(host.whom, "MultipathPathsMissing", A)]
-    host.set(now)
-    subject = "[WARNING] Multipath devices on host missing-only: 1 with missing paths"
-    host.next(subject, missing(host.whom, A), color="warning")
-    host.set(resolved=now)
-    host.next(f"[RESOLVED] {well(host.whom)}", well(host.whom), forgotten(A), color="good")
+def standby_beside_failed(on):
+    """An alert with one label more has a section of its own, and nothing is said twice."""
+    host = on("standby")
+    host.set(of("NoValidPaths", host.whom, A) + of("NoValidPaths", host.whom, B, paths="standby"))
+    host.set(of("QueueingWithoutPaths", host.whom, A))
+    subject = "[CRITICAL] Multipath devices without valid paths on host standby (and 1 more)"
+    sections = {tuple(text.split("\n\n")[:-1]) for text in (host.inbox.get("mail", host.whom, n).text for n in (0, 1))}
+    equal(sorted(len(one) for one in sections), [1, 2])
+    equal(subject in {host.inbox.get("mail", host.whom, n).subject for n in (0, 1)}, True)
+    host.number = 2
 
 
 def odd_wwid(on):
     """No character of a WWID means anything to a template, and none is named twice."""
     host = on("odd-wwid")
     odd = "1ATA_(+[*<b>&\"x\\"
-    subject = "[{}] Multipath devices on host odd-wwid: 1 {}"
-    now = [alert(host.whom, "MultipathPathsMissing", odd)]
-    host.set(now)
-    host.next(subject.format("WARNING", "with missing paths"), missing(host.whom, odd), color="warning")
-    then = [alert(host.whom, "MultipathDeviceLost", odd)]
-    host.set(then, now)
-    host.next(subject.format("CRITICAL", "lost"), lost(host.whom, odd), color="danger")
-    host.set(resolved=then)
-    host.next(f"[RESOLVED] {well(host.whom)}", well(host.whom), forgotten(odd), color="good")
+    host.set(of("PathsMissing", host.whom, odd))
+    subject = "[WARNING] Missing multipath paths on host odd-wwid on devices"
+    text, *_ = host.next(subject, missing(host.whom, odd), color="warning")
+    equal(text.split("\n")[1], f"- {odd} (mpatha): Missing paths: 1. Since THEN.")
+    host.set(resolved=of("PathsMissing", host.whom, odd))
+    host.next(f"[ENDED] {over(host.whom, 'PathsMissing')}", over(host.whom, "PathsMissing", odd), color=GREY)
 
 
-def many_devices(on):
-    host = on("hundred")
-    wwids = [f"3600a098000aad1e3000064e45f2c2{i:03}" for i in range(100)]
-    host.set(degraded(host.whom, *wwids[:60]) + without_paths(host.whom, *wwids[60:]))
-    mail, slack, webhook = host.next(
-        "[CRITICAL] Multipath devices on host hundred: 40 without valid paths, 60 with faulty paths",
-        dead(host.whom, *wwids[60:]),
-        faulty(host.whom, *wwids[:60]),
-        color="danger",
-    )
-    details = mail.text.split("\n\n")[1].split("\n")
-    equal(details[0], f"- {wwids[60]} (mpatha): I/O to it fails. Since THEN.")
-    equal([len(details), details[-1]], [11, "- and 90 more"])
-    equal(slack["text"].split("\n\n")[1].split("\n"), details)
-    equal(len(webhook["alerts"]), 100)
+def fabric_outage(on):
+    """Every host of a fabric has one message of all its devices, and one of all that is broken on the way to them."""
+    hosts = [on(f"fabric-{i:02}") for i in range(4)]
+    wwids = [f"3600a098000aad1e3000064e45f2c2{i:03}" for i in range(50)]
+    ports = [f"0x500a098000aad1e{i}" for i in range(8)]
+    for host in hosts:
+        host.set(of("FaultyPaths", host.whom, *wwids))
+    for host in hosts:
+        subject = f"[WARNING] Faulty multipath paths on host {host.whom} on devices (and 49 more)"
+        text, _, webhook = host.next(subject, faulty(host.whom, *wwids), color="warning")
+        equal(len(webhook["alerts"]), 50)
+        details = text.split("\n\n")[0].split("\n")
+        equal(details[1], f"- {wwids[0]} (mpatha): Failed paths: 1. Since THEN.")
+        equal([len(details), details[-2]], [13, "- and 40 more"])
+    for host in hosts:
+        host.set(
+            [alert(host.whom, "FcRemotePortDown", target_port=port, initiator_port="0x2") for port in ports]
+            + [alert(host.whom, "FcHostPortDown")]
+            + [alert(host.whom, "NvmeControllerDown", controller=f"nvme{i}") for i in range(4)]
+            + [alert(host.whom, "IscsiSessionDown", session=f"session{i}") for i in range(4)]
+        )
+    for host in hosts:
+        host.next(
+            f"[WARNING] Host {host.whom}: About FcHostPortDown. (and 16 more)",
+            *(f"Host {host.whom}: About {name}." for name in
+              ("FcHostPortDown", "FcRemotePortDown", "IscsiSessionDown", "NvmeControllerDown")),
+            color="warning",
+        )  # fmt: skip
 
 
-def one_array(on):
-    """Fifty hosts see it within two scrapes; two recover, then all."""
-    array = on("600a098000aad1e3")
-    hosts = [f"h{i:02}" for i in range(50)]
-    first = [one for host in hosts[:25] for one in degraded(host, A, B, array=array.whom)]
-    second = [one for host in hosts[25:] for one in degraded(host, A, array=array.whom)]
-    second += [one for host in hosts[25:] for one in without_paths(host, B, array=array.whom)]
-    array.set(first)
-    array.alertmanager.prometheus.evaluated()
-    array.set(second)
-    mail, *_ = array.next(
-        "[CRITICAL] Multipath devices on 50 hosts, array 600a098000aad1e3: 25 without valid paths, 75 with faulty paths",
-        *(dead(host, B) for host in hosts[25:]),
-        *(faulty(host, A, B) for host in hosts[:25]),
-        *(faulty(host, A) for host in hosts[25:]),
-        color="danger",
-    )
-    equal(mail.text.split("\n\n")[1].split("\n")[-1], "- and 90 more")
-    array.set(resolved=[one for one in first if one["labels"]["instance"] not in hosts[:2]] + second)
-    array.next(
-        "[WARNING] Multipath devices on 2 hosts, array 600a098000aad1e3: 4 with faulty paths",
-        *(faulty(host, A, B) for host in hosts[:2]),
-        color="warning",
-    )
-    array.set(resolved=[one for one in first if one["labels"]["instance"] in hosts[:2]])
-    array.next(
-        "[RESOLVED] No faulty multipath paths to array 600a098000aad1e3",
-        *(f"{well(host)} to array 600a098000aad1e3" for host in hosts),
-        color="good",
-    )
-
-
-def everything_else(on):
-    host = on("everything-else")
-    now = [alert(host.whom, "MultipathSinglePath", wwid) for wwid in (A, B)]
-    host.set(now)
-    mail, *_ = host.next(
-        "[WARNING] Host everything-else: About SinglePath.",
-        "Host everything-else: About SinglePath.",
-        color="warning",
+def critical_does_not_wait(on):
+    """It has a message of its own beside the host's warnings."""
+    host = on("both")
+    host.set([alert(host.whom, "DaemonDown")])
+    host.next("[WARNING] Host both: About DaemonDown.", "Host both: About DaemonDown.", color="warning")
+    host.set(of("SinglePath", host.whom, A, B))
+    text, *_ = host.next(
+        "[CRITICAL] Host both: About SinglePath. (and 1 more)", "Host both: About SinglePath.", color="danger"
     )
     equal(
-        mail.text.split("\n\n")[1:3],
+        text.split("\n\n")[0].split("\n")[1:],
         [
-            "\n".join(
-                f"- Device {wwid} (mpatha) on host {host.whom}: SinglePath. Since THEN."
-                for wwid in (A, B)
-            ),
-            f"What to do:\n{RUNBOOKS}/MultipathSinglePath.md",
+            *(f"- Device {wwid} on host both: SinglePath. Since THEN." for wwid in (A, B)),
+            f"{RUNBOOKS}/MultipathSinglePath.md",
         ],
     )
-    host.set(resolved=now)
-    mail, *_ = host.next(
-        "[RESOLVED] Host everything-else: About SinglePath.",
-        "Resolved on host everything-else: About SinglePath.",
-        color="good",
-    )
-    equal(mail.text.split("\n\n")[1].split("\n")[0], f"- Device {A} (mpatha) on host {host.whom}: SinglePath.")
+    host.set(resolved=of("SinglePath", host.whom, A, B))
+    host.next(f"[ENDED] {over(host.whom, 'SinglePath')} (and 1 more)", over(host.whom, "SinglePath", A, B), color=GREY)
 
 
-def nobody_hears_of_recovery(on):
-    host = on("recovered")
-    host.set([alert(host.whom, "MultipathPathsRecovered", severity="info")])
+def no_host_at_all(on):
+    """MultipathExporterDown has no `instance` if Prometheus has no target."""
+    nobody = alert("", "ExporterDown")
+    nobody["annotations"]["summary"] = "No exporter on any host everywhere."
+    del nobody["labels"]["instance"]
+    on("everywhere").set([nobody])
+    mail = on("everywhere").inbox.get("mail", "everywhere", 0)
+    equal(mail.subject, "[WARNING] No exporter on any host everywhere.")
+    equal(mail.text.split("\n")[0], "No exporter on any host everywhere.")
+
+
+def recovery_is_announced_once(on):
+    """Once for each recovery, also if another follows within the ten minutes that the alert fires."""
+    host, recovered = on("well"), on("well-recovered")
+    recovery = [alert("well", RECOVERED)]
+    for _ in range(2):
+        recovered.set(recovery)
+        recovered.next("[INFO] No faulty multipath paths on host well.", well("well"), color="good")
+        time.sleep(2 * EVALUATION)
+        recovered.nothing_more()
+        # Trouble again, for two evaluations.
+        recovered.set(resolved=recovery)
+        time.sleep(2.5 * EVALUATION)
+    recovered.set(recovery)
+    recovered.next("[INFO] No faulty multipath paths on host well.", well("well"), color="good")
+    time.sleep(600 / FASTER)
+    recovered.set(resolved=recovery)
+    host.nothing_more()
+
+
+def prometheus_stops(on):
+    """Its alerts end with it. Nobody is told of a recovery, and all is told again once it is back."""
+    host, recovered = on("unwatched"), on("unwatched-recovered")
+    down = on("unwatched-for-long")
+    alerts = of("FaultyPaths", host.whom, A) + of("NoValidPaths", host.whom, B)
+    for _ in range(2):
+        prometheus = Prometheus(host.alertmanager.url, LIFETIME)
+        prometheus.thread.start()
+        prometheus.set(alerts + [alert(down.whom, "DaemonDown")])
+        said = dead(host.whom, B), faulty(host.whom, A)
+        subject = "Multipath devices without valid paths on host unwatched"
+        host.next(f"[CRITICAL] {subject} (and 1 more)", *said, color="danger")
+        down.next(f"[WARNING] Host {down.whom}: About DaemonDown.", f"Host {down.whom}: About DaemonDown.", color="warning")
+        prometheus.stop()
+        _, slack, _ = host.next(
+            f"[ENDED] {over(host.whom, 'NoValidPaths')} (and 1 more)",
+            over(host.whom, "FaultyPaths", A),
+            over(host.whom, "NoValidPaths", B),
+            color=GREY,
+        )
+        assert "No faulty" not in slack["text"] + slack["title"]
+        down.next(f"[ENDED] {over(down.whom, 'DaemonDown')}", over(down.whom, "DaemonDown"), color=GREY)
+    recovered.nothing_more()
 
 
 def silenced_until_the_worse_is_over(on):
     host = on("silenced")
-    host.set(without_paths(host.whom, A) + [alert(host.whom, "MultipathPathMarginal", A)])
-    subject = "[CRITICAL] Multipath devices on host silenced: 1 without valid paths"
+    host.set(of("NoValidPaths", host.whom, A) + of("PathMarginal", host.whom, A))
+    subject = "[CRITICAL] Multipath devices without valid paths on host silenced"
     host.next(subject, dead(host.whom, A), color="danger")
     time.sleep(3 * 90 / FASTER)
     host.nothing_more()
-    host.set(resolved=without_paths(host.whom, A))
+    host.set(resolved=of("NoValidPaths", host.whom, A))
     # In either order: they are two groups.
     mails = {host.inbox.get("mail", host.whom, number).subject for number in (1, 2)}
-    equal(mails, {f"[RESOLVED] {well(host.whom)}", "[WARNING] Host silenced: About PathMarginal."})
+    equal(mails, {f"[ENDED] {over(host.whom, 'NoValidPaths')}", "[WARNING] Host silenced: About PathMarginal."})
     host.number = 3
 
 
-def not_silenced_for_another_device(on):
-    host = on("another")
-    host.set([alert(host.whom, "MultipathWwidMismatch", A)])
-    host.next("[WARNING] Host another: About WwidMismatch.", "Host another: About WwidMismatch.", color="warning")
-    host.set([alert(host.whom, "MultipathSizeMismatch", wwid) for wwid in (A, B)])
-    mail, *_ = host.next(
-        "[WARNING] Host another: About SizeMismatch.", "Host another: About SizeMismatch.", color="warning"
-    )
-    assert B in mail.text and A not in mail.text, mail.text
-
-
 SCENARIOS = [
-    one_degraded, two_degraded_one_dead, two_hosts_one_wwid, worse_and_better, no_change_no_word, one_after_the_other,
-    lost_and_missing, missing_only, odd_wwid, many_devices, one_array, everything_else, nobody_hears_of_recovery,
-    silenced_until_the_worse_is_over, not_silenced_for_another_device,
+    one_degraded, two_degraded_one_dead, two_clusters_one_host, worse_and_better, no_change_no_word,
+    one_after_the_other, lost_and_missing, standby_beside_failed, odd_wwid, fabric_outage, critical_does_not_wait,
+    recovery_is_announced_once, prometheus_stops, silenced_until_the_worse_is_over,
 ]  # fmt: skip
 
 
-def severity_route(alertmanager):
+def pager(alertmanager):
     """Critical ones wake somebody as well; the rest, and the end, do not."""
     prometheus, inbox = alertmanager.prometheus, alertmanager.inbox
-    prometheus.set(degraded("paged", A, B))
-    equal(inbox.get("slack", "paged", 0)["fallback"].strip(), faulty("paged", A, B))
-    prometheus.set(without_paths("paged", A), degraded("paged", A))
-    mail = inbox.get("mail", "paged", 0)
-    equal(mail.subject, "[CRITICAL] Multipath devices on host paged: 1 without valid paths")
-    equal(mail.text.split("\n\n")[0], dead("paged", A))
-    equal(inbox.get("slack", "paged", 1)["fallback"].strip(), f"{dead('paged', A)}\n{faulty('paged', B)}")
-    prometheus.set([alert("paged-too", "MultipathSinglePath", A, severity="critical")])
+
+    def first(medium, whom, number):
+        found = inbox.get(medium, whom, number)
+        return (found.text if medium == "mail" else found["text"]).split("\n")[0]
+
+    prometheus.set(of("FaultyPaths", "paged", A, B))
+    equal(first("slack", "paged", 0), faulty("paged", A, B))
+    prometheus.set(of("NoValidPaths", "paged", A), of("FaultyPaths", "paged", A))
+    equal(first("mail", "paged", 0), dead("paged", A))
+    equal(first("slack", "paged", 1), dead("paged", A))
+    prometheus.set([alert("paged-too", "SinglePath")])
     for medium in ("mail", "slack"):
         inbox.get(medium, "paged-too", 0)
-    prometheus.set((), without_paths("paged", A) + degraded("paged", B))
-    equal(inbox.get("slack", "paged", 2)["fallback"].strip(), well("paged"))
+    prometheus.set((), of("NoValidPaths", "paged", A) + of("FaultyPaths", "paged", B))
+    equal(first("slack", "paged", 2).startswith(over("paged", "FaultyPaths")), True)
     time.sleep(1)
     equal(inbox.count("mail", "paged"), 1)
 
 
 def reminder(alertmanager):
     """repeat_interval, and nothing before it."""
-    alertmanager.prometheus.set(degraded("reminded", A))
+    alertmanager.prometheus.set(of("FaultyPaths", "reminded", A))
     first = alertmanager.inbox.get("slack", "reminded", 0)
     before = time.monotonic()
     equal(alertmanager.inbox.get("slack", "reminded", 1), first)
@@ -721,63 +902,149 @@ def reminder(alertmanager):
 def who_silences_whom(alertmanager):
     """Every pair of alerts on a host of its own: exactly those of SILENCES are silenced, and no other."""
     alerts, expected = [], set()
-
-    def pair(source, target, host, silenced=False, lack=()):
-        for one in (source, target):
-            for label in lack:
-                one["labels"].pop(label, None)
-            alerts.append(one)
-        if silenced:
-            expected.add((host, target["labels"]["alertname"]))
-
-    for i, source in enumerate(NAMES):
-        for j, target in enumerate(NAMES):
-            if i < j:
-                host = f"both-{i}-{j}"
-                pair(alert(host, source), alert(host, target), host, (source, target) in SILENCES)
-                if (target, source) in SILENCES:
-                    expected.add((host, source))
-    for source, target in SILENCES:
-        host = f"other-device-{source}-{target}"
-        if "Daemon" not in source:
-            pair(alert(host, source, B, bond="b"), alert(host, target, A), host)
-            host = f"no-label-{source}-{target}"
-            pair(alert(host, source), alert(host, target), host, lack=("wwid", "bond"))
-        pair(alert(f"here-{source}-{target}", source), alert(f"there-{source}-{target}", target), None)
-    pair(alert("sysfs", "MultipathDaemonDown"), alert("sysfs", "MultipathExporterStale", source="sysfs"), "sysfs")
-    for i in range(0, len(alerts), 64):
-        post(alertmanager.url, alerts[i : i + 64])
-    end = time.monotonic() + PATIENCE
-    while True:
-        with urllib.request.urlopen(f"{alertmanager.url}/api/v2/alerts", timeout=10) as answer:
-            seen = json.load(answer)
-        silenced = {(o["labels"]["instance"], o["labels"]["alertname"]) for o in seen if o["status"]["inhibitedBy"]}
-        if len(seen) == len(alerts) and silenced == expected:
-            break
-        assert time.monotonic() < end, (len(seen), len(alerts), sorted(silenced ^ expected))
-        time.sleep(0.1)
-    never = {*PROBLEMS, "MultipathQueueingWithoutPaths", "MultipathNotAssembled"}
-    assert not never & {name for _, name in silenced}, "silenced what must never be"
-    with urllib.request.urlopen(f"{alertmanager.url}/api/v2/alerts/groups", timeout=10) as answer:
-        by = collections.defaultdict(set)
-        for group in json.load(answer):
-            for one in group["alerts"]:
-                by[one["labels"]["alertname"]].add((group["receiver"]["name"], tuple(sorted(group["labels"]))))
+    for source, target in itertools.combinations(NAMES, 2):
+        host = f"both-{source}-{target}"
+        alerts += [alert(host, source), alert(host, target)]
+        expected |= {(host, second) for first, second in ((source, target), (target, source)) if (first, second) in SILENCES}
+    for (source, target), label in SILENCES.items():
+        for other in {"cluster", "job", label} - {"instance"}:
+            host = f"{other}-{source}-{target}"
+            alerts += [alert(host, source, **{other: "x"}), alert(host, target, **{other: "y"})]
+        alerts += [alert(f"here-{source}-{target}", source), alert(f"there-{source}-{target}", target)]
+        # Two that lack the label.
+        if label != "instance":
+            for name in (source, target):
+                one = alert(f"lacking-{source}-{target}", name)
+                del one["labels"][label]
+                alerts.append(one)
+    alertmanager.settled(alerts, expected)
+    assert not NEVER_SILENCED & {name for _, name in expected}, "silenced what must never be"
+    assert RECOVERED not in {source for source, _ in SILENCES}
+    by = alertmanager.groups()
     for name in NAMES:
-        labels = ("instance", "job") if name in PROBLEMS else ("alertname", "instance", "job")
-        receiver = "nobody" if name == "MultipathPathsRecovered" else "quiet"
-        equal((name, by[name]), (name, {(receiver, labels)}))
+        labels = ("cluster", "instance", "job")
+        receiver = "multipath-email"
+        if name == RECOVERED:
+            receiver = "multipath-recovered"
+        elif name not in PROBLEMS:
+            labels += ("severity",)
+        # A label that an alert does not have is none of its group's.
+        equal((name, {(receiver, labels), (receiver, labels[1:])} >= by[name] != set()), (name, True))
 
 
 def every_alert(_):
-    """The alerts here are those of the rules."""
+    """The alerts here are those of the rules, and have their severities."""
     rules = yaml.safe_load((ALERTS / "multipath.rules.yml").read_text(encoding="utf-8"))
-    equal({rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule}, set(NAMES))
+    found = {
+        (rule["alert"], rule["labels"]["severity"]) for group in rules["groups"] for rule in group["rules"] if "alert" in rule
+    }
+    equal(found, {(f"Multipath{name}", severity(name)) for name in NAMES})
 
 
-def quiet(config):
-    config["receivers"].append({"name": "quiet"})
-    config["route"]["routes"][0]["receiver"] = "quiet"
+def stock_inhibition(alertmanager):
+    """What others inhibit hides nothing of ours: all alerts fire on two hosts, and only ours silence any."""
+    alerts = [alert(host, name, namespace="monitoring", service="files") for host in ("one", "two") for name in NAMES]
+    alertmanager.settled(alerts, {(host, target) for host in ("one", "two") for _, target in SILENCES})
+
+
+def info_inhibitor(alertmanagers):
+    """kube-prometheus silences every info alert. README.md says what lets the recovery through."""
+    alerts = [alert("kube", RECOVERED, namespace="monitoring"), alert("kube", "NeverRedundant", namespace="monitoring")]
+    inhibitor = {"alertname": "InfoInhibitor", "namespace": "monitoring", "instance": "kube", "severity": "none"}
+    alerts.append({"labels": inhibitor, "annotations": {}})
+    as_it_is, let_through = alertmanagers
+    as_it_is.settled(alerts, {("kube", "NeverRedundant"), ("kube", RECOVERED)})
+    let_through.settled(alerts, {("kube", "NeverRedundant")})
+
+
+LET_THROUGH = 'alertname!="MultipathPathsRecovered"'
+
+
+def recovery_let_through(config):
+    (rule,) = (rule for rule in config["inhibit_rules"] if rule.get("source_matchers") == ["alertname = InfoInhibitor"])
+    rule["target_matchers"].append(LET_THROUGH)
+    assert LET_THROUGH in (ALERTS / "README.md").read_text(encoding="utf-8"), "README.md does not say so"
+    mute(config)
+
+
+def merging_changes_nothing(alertmanagers):
+    """A configuration does with the alerts of others what it did before ours was merged into it."""
+    alerts, seen = list(foreign()), []
+    for one in alertmanagers:
+        for i in range(0, len(alerts), 64):
+            post(one.url, alerts[i : i + 64])
+        end = time.monotonic() + PATIENCE
+        while len(all_ := one.json("/api/v2/alerts")) < len(alerts):
+            assert time.monotonic() < end, f"{len(all_)} of {len(alerts)}"
+            time.sleep(0.1)
+        groups = {
+            (group["receiver"]["name"], json.dumps(group["labels"], sort_keys=True), alert["fingerprint"])
+            for group in one.json("/api/v2/alerts/groups")
+            for alert in group["alerts"]
+        }
+        inhibited = {alert["fingerprint"] for alert in all_ if alert["status"]["inhibitedBy"]}
+        seen.append((groups, inhibited))
+    (before, silenced_before), (after, silenced_after) = seen
+    equal(before ^ after, set())
+    equal(silenced_before ^ silenced_after, set())
+    assert silenced_before, "nothing is inhibited, so that nothing is shown"
+
+
+# What the maintenance page silences of a fabric, and of a host.
+FABRIC = {"FaultyPaths", "PathsMissing", "SinglePath", "NotRedundant", "FewerPathsThanOtherHosts", "PathFlapping",
+          "PathErrors", "NonOptimizedPath", "SessionWithoutPath", "IscsiSessionDown", "IscsiSessionFlapping",
+          "IscsiBondNetworkDown", "FcHostPortDown", "FcRemotePortDown", "NvmeControllerDown"}  # fmt: skip
+
+
+def maintenance_page(alertmanager):
+    """The commands of docs/maintenance.md, one after the other, do what it says."""
+    page = (ALERTS.parent / "docs" / "maintenance.md").read_text(encoding="utf-8")
+    fabric, is_silent, trial, look, after, expire, host = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    # Debian's place, and everybody else's.
+    for place in ("prometheus/amtool.yml", "amtool/config.yml"):
+        configuration = alertmanager.directory / ".config" / place
+        configuration.parent.mkdir(parents=True)
+        configuration.write_text(f"alertmanager.url: {alertmanager.url}\nauthor: test\n")
+
+    def run(commands):
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], capture_output=True, text=True,
+                              env={"PATH": os.environ["PATH"], "HOME": str(alertmanager.directory)})  # fmt: skip
+        assert done.returncode == 0, f"{commands}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def silenced():
+        seen = alertmanager.json("/api/v2/alerts")
+        return {(o["labels"]["instance"], o["labels"].get("cluster"), short(o)) for o in seen if o["status"]["silencedBy"]}
+
+    alerts = [
+        alert(name, which, cluster=cluster) for name in ("db01", "db02") for cluster in ("prod", "test") for which in NAMES
+    ]
+    for i in range(0, len(alerts), 64):
+        post(alertmanager.url, alerts[i : i + 64])
+    printed = run(fabric).strip()
+    planned = alertmanager.json("/api/v2/silences")
+    equal([one["status"]["state"] for one in planned], ["active"])
+    equal(silenced(), {(name, "prod", which) for name in ("db01", "db02") for which in FABRIC})
+    equal(planned[0]["id"], printed)
+    assert printed in run(is_silent), "the silence is not shown"
+    run(trial)
+    shown = run(look)
+    assert "MultipathFaultyPaths" in shown and "MultipathNoValidPaths" not in shown, shown
+    assert "MultipathNoValidPaths" in run(after), "nothing fires"
+    assert "MultipathDaemonDown" not in run(after), "what is not of interest is shown"
+    run(f"ID={printed}; {expire}")
+    equal(silenced(), set())
+    run(host)
+    # Its recovery is said all the same.
+    equal(silenced(), {("db01", "prod", which) for which in NAMES if which != RECOVERED})
+    exported = (ALERTS.parent / "tests" / "golden" / "metrics.txt").read_text(encoding="utf-8")
+    queries = re.findall(r"^```promql\n(.*?)^```", page, re.M | re.S)
+    assert queries, "no query"
+    rules = [{"record": f"query:{i}", "expr": query} for i, query in enumerate(queries)]
+    (alertmanager.directory / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "page", "rules": rules}]}))
+    run(f"promtool check rules {alertmanager.directory}/rules.yml")
+    for metric in re.findall(r"\bmultipath_\w+", " ".join(queries)):
+        assert f"# TYPE {metric} " in exported, f"{metric} is not exported"
 
 
 def main():
@@ -791,12 +1058,23 @@ def main():
     failed, hosts = [], []
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="notifications."))
     alertmanagers = []
+
+    def start(name, **how):
+        alertmanagers.append(Alertmanager(scratch, name, **how))
+        return alertmanagers[-1]
+
     try:
-        alertmanagers += [
-            main_one := Alertmanager(scratch, "everyone", options.keep, finish=everyone),
-            paging := Alertmanager(scratch, "severity", change=with_severity_route),
-            silent := Alertmanager(scratch, "silent", finish=quiet),
-        ]
+        main_one = start("everyone", keep=options.keep, finish=everyone)
+        paging = start("pager", text=with_pager())
+        quiet = [start(f"quiet-{i}", finish=mute) for i in range(2)]
+        stock = {name: [
+            start(f"{name}-alone", text=config, finish=mute),
+            start(f"{name}-merged", text=yaml.safe_dump(merged(config)), finish=mute),
+        ] for name, config in (("debian", DEBIAN), ("kube", KUBE))}  # fmt: skip
+        let_through = start("kube-let-through", text=yaml.safe_dump(merged(KUBE)), finish=recovery_let_through)
+        others = {name: start(f"{name}-ours", text=yaml.safe_dump(merged(config)), finish=mute)
+                  for name, config in (("debian", DEBIAN), ("kube", KUBE))}  # fmt: skip
+        kube = start("kube-as-it-is", text=yaml.safe_dump(merged(KUBE)), finish=mute)
         for alertmanager in alertmanagers:
             alertmanager.ready()
         remembered = {}
@@ -808,7 +1086,10 @@ def main():
             return remembered[whom]
 
         jobs = [(scenario, on) for scenario in SCENARIOS]
-        jobs += [(severity_route, paging), (reminder, paging), (who_silences_whom, silent), (every_alert, None)]
+        jobs += [(pager, paging), (reminder, paging), (who_silences_whom, quiet[0]), (maintenance_page, quiet[1])]
+        jobs += [(merging_changes_nothing, both) for both in stock.values()]
+        jobs += [(stock_inhibition, other) for other in others.values()]
+        jobs += [(info_inhibitor, (kube, let_through)), (every_alert, None)]
 
         def run(scenario, argument):
             try:
@@ -833,7 +1114,7 @@ def main():
                 host.nothing_more()
             except AssertionError as error:
                 failed.append(host.whom)
-                print(f"WRONG {error}"[:4000])
+                print(f"WRONG {error}")
         for alertmanager in alertmanagers:
             if log := alertmanager.log.read_text():
                 failed.append("log")
