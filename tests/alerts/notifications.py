@@ -128,7 +128,7 @@ def alert(host, name, wwid=A, alias="mpatha", **labels):
         annotations["description"] = f"{sentence.format(host, f'{wwid} ({alias})')}. {rest}"
     else:
         annotations["summary"] = f"About {name}."
-        annotations["description"] = f"Device {wwid} on host {host}: {name}." if name in DEVICE else f"{host}: {name}."
+        annotations["description"] = f"{f'Device {wwid} on host ' if name in DEVICE else ''}{host}: {name}."
     if name in PROBLEMS or name in DEVICE:
         labels["wwid"] = wwid
     labels = TRANSPORT.get(name, {}) | REST.get(name, {}) | labels
@@ -311,13 +311,12 @@ EXAMPLE = (ALERTS / "alertmanager.yml").read_text(encoding="utf-8")
 class Alertmanager:
     """One of its own, with this configuration, after `finish`."""
 
-    def __init__(self, scratch, name, keep=None, text=EXAMPLE, finish=lambda config: None):
+    def __init__(self, scratch, name, keep=None, text=faster(EXAMPLE), finish=lambda config: None):
         self.inbox = Inbox()
         smtp, web, port = smtp_sink(self.inbox, keep), http_sink(self.inbox), free_port()
         self.directory = scratch / name
         self.directory.mkdir()
         (self.directory / "slack-url").write_text(f"http://127.0.0.1:{web}/slack\n")
-        text = faster(text)
         for there, here in (
             ("smtp_smarthost: localhost:25", f"smtp_smarthost: 127.0.0.1:{smtp}"),
             ("/etc/prometheus/multipath-slack-url", str(self.directory / "slack-url")),
@@ -425,7 +424,7 @@ def with_pager():
     first = next(i for i, line in enumerate(lines) if line.startswith("    # - matchers: "))
     last = next(i for i in range(first, len(lines)) if lines[i].strip() == "#   continue: true")
     lines[first : last + 1] = [line.replace("# ", "", 1) for line in lines[first : last + 1]]
-    return "\n".join(lines).replace("repeat_interval: 24h", f"repeat_interval: {6 * FASTER}s")
+    return faster("\n".join(lines).replace("repeat_interval: 24h", f"repeat_interval: {6 * FASTER}s"))
 
 
 # What is merged with the example --------------------------------------------------------------------------------------
@@ -487,7 +486,7 @@ receivers: [{name: Default}, {name: Watchdog}, {name: Critical}, {name: 'null'}]
 
 def merged(config):
     """What alerts/README.md says of a configuration that exists."""
-    ours, config = yaml.safe_load(EXAMPLE), yaml.safe_load(config)
+    config, ours = yaml.safe_load(config), yaml.safe_load(faster(EXAMPLE))
     config["templates"] = config.get("templates", []) + ours["templates"]
     config["route"]["routes"][:0] = ours["route"]["routes"]
     added = [receiver for receiver in ours["receivers"] if receiver["name"].startswith("multipath-")]
@@ -834,7 +833,8 @@ def prometheus_stops(on):
         said = dead(host.whom, B), faulty(host.whom, A)
         subject = "Multipath devices without valid paths on host unwatched"
         host.next(f"[CRITICAL] {subject} (and 1 more)", *said, color="danger")
-        down.next(f"[WARNING] Host {down.whom}: About DaemonDown.", f"Host {down.whom}: About DaemonDown.", color="warning")
+        sentence = f"Host {down.whom}: About DaemonDown."
+        down.next(f"[WARNING] {sentence}", sentence, color="warning")
         prometheus.stop()
         _, slack, _ = host.next(
             f"[ENDED] {over(host.whom, 'NoValidPaths')} (and 1 more)",
@@ -905,7 +905,7 @@ def who_silences_whom(alertmanager):
     for source, target in itertools.combinations(NAMES, 2):
         host = f"both-{source}-{target}"
         alerts += [alert(host, source), alert(host, target)]
-        expected |= {(host, second) for first, second in ((source, target), (target, source)) if (first, second) in SILENCES}
+        expected |= {(host, pair[1]) for pair in ((source, target), (target, source)) if pair in SILENCES}
     for (source, target), label in SILENCES.items():
         for other in {"cluster", "job", label} - {"instance"}:
             host = f"{other}-{source}-{target}"
@@ -935,9 +935,8 @@ def who_silences_whom(alertmanager):
 def every_alert(_):
     """The alerts here are those of the rules, and have their severities."""
     rules = yaml.safe_load((ALERTS / "multipath.rules.yml").read_text(encoding="utf-8"))
-    found = {
-        (rule["alert"], rule["labels"]["severity"]) for group in rules["groups"] for rule in group["rules"] if "alert" in rule
-    }
+    found = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    found = {(rule["alert"], rule["labels"]["severity"]) for rule in found}
     equal(found, {(f"Multipath{name}", severity(name)) for name in NAMES})
 
 
@@ -1014,10 +1013,12 @@ def maintenance_page(alertmanager):
 
     def silenced():
         seen = alertmanager.json("/api/v2/alerts")
-        return {(o["labels"]["instance"], o["labels"].get("cluster"), short(o)) for o in seen if o["status"]["silencedBy"]}
+        seen = [one for one in seen if one["status"]["silencedBy"]]
+        return {(one["labels"]["instance"], one["labels"].get("cluster"), short(one)) for one in seen}
 
     alerts = [
-        alert(name, which, cluster=cluster) for name in ("db01", "db02") for cluster in ("prod", "test") for which in NAMES
+        alert(name, which, cluster=cluster)
+        for name, cluster, which in itertools.product(("db01", "db02"), ("prod", "test"), NAMES)
     ]
     for i in range(0, len(alerts), 64):
         post(alertmanager.url, alerts[i : i + 64])
@@ -1068,7 +1069,7 @@ def main():
         paging = start("pager", text=with_pager())
         quiet = [start(f"quiet-{i}", finish=mute) for i in range(2)]
         stock = {name: [
-            start(f"{name}-alone", text=config, finish=mute),
+            start(f"{name}-alone", text=faster(config), finish=mute),
             start(f"{name}-merged", text=yaml.safe_dump(merged(config)), finish=mute),
         ] for name, config in (("debian", DEBIAN), ("kube", KUBE))}  # fmt: skip
         let_through = start("kube-let-through", text=yaml.safe_dump(merged(KUBE)), finish=recovery_let_through)
