@@ -100,7 +100,7 @@ def documented():
     """What alerts/README.md recommends: the flag of Prometheus, and the routes with another time."""
     readme = (ALERTS / "README.md").read_text(encoding="utf-8")
     flag = re.search(r"^--alertmanager\.notification-queue-capacity=\d+$", readme, re.M)[0]
-    group_wait = re.search(r"With `(group_wait: \d+s)`", readme)[1]
+    group_wait = re.search(r"With\s+`(group_wait: \d+s)`", readme)[1]
     text = EXAMPLE
     for there, here in (("\n          group_wait: 5s", f"\n          {group_wait}"), ("multipath-email ", "multipath-webhook ")):
         assert text.count(there) == 1, f"alertmanager.yml has not one {there}"
