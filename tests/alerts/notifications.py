@@ -432,7 +432,7 @@ def with_pager():
     return faster("\n".join(lines).replace("repeat_interval: 24h", f"repeat_interval: {6 * FASTER}s"))
 
 
-# The configurations to merge with --------------------------------------------------------------------------------------
+# The configurations to merge with ------------------------------------------------------------------------------------
 
 # Debian's /etc/prometheus/alertmanager.yml, without addresses.
 DEBIAN = """
@@ -461,7 +461,8 @@ inhibit_rules:
   - source_match: {severity: critical}
     target_match: {severity: warning}
     equal: [alertname, cluster, service]
-receivers: [{name: team-X-mails}, {name: team-X-pager}, {name: team-Y-mails}, {name: team-Y-pager}, {name: team-DB-pager}]
+receivers:
+  [{name: team-X-mails}, {name: team-X-pager}, {name: team-Y-mails}, {name: team-Y-pager}, {name: team-DB-pager}]
 """
 # kube-prometheus' alertmanager-secret.yaml.
 KUBE = """
@@ -557,7 +558,8 @@ class Told:
         for medium, count in counts.items():
             if count != self.number:
                 last = self.inbox.get(medium, self.whom, count - 1) if count else None
-                raise AssertionError(f"{count} × {medium} about {self.whom}, expected {self.number}; the last: {last}"[:1000])
+                wrong = f"{count} × {medium} about {self.whom}, expected {self.number}; the last: {last}"
+                raise AssertionError(wrong[:1000])
 
 
 HINT = "An alert that ends is no recovery. It also ends if another takes its place, or if Prometheus stops."
@@ -966,7 +968,8 @@ LET_THROUGH = 'alertname!="MultipathPathsRecovered"'
 
 
 def recovery_let_through(config):
-    (rule,) = (rule for rule in config["inhibit_rules"] if rule.get("source_matchers") == ["alertname = InfoInhibitor"])
+    rules = [rule for rule in config["inhibit_rules"] if "alertname = InfoInhibitor" in rule["source_matchers"]]
+    (rule,) = rules
     rule["target_matchers"].append(LET_THROUGH)
     assert LET_THROUGH in (ALERTS / "README.md").read_text(encoding="utf-8"), "README.md does not say so"
     mute(config)
@@ -996,9 +999,9 @@ def merging_changes_nothing(alertmanagers):
 
 
 # The alerts that docs/maintenance.md silences for a fabric.
-FABRIC = {"FaultyPaths", "PathsMissing", "SinglePath", "NotRedundant", "NeverRedundant",
-          "FewerPathsThanOtherHosts", "PathFlapping", "PathMarginal", "PathErrors", "NonOptimizedPath", "SessionWithoutPath", "IscsiSessionDown", "IscsiSessionFlapping",
-          "IscsiBondNetworkDown", "FcHostPortDown", "FcRemotePortDown", "NvmeControllerDown"}  # fmt: skip
+FABRIC = set("""FaultyPaths PathsMissing SinglePath NotRedundant NeverRedundant FewerPathsThanOtherHosts
+PathFlapping PathMarginal PathErrors NonOptimizedPath SessionWithoutPath IscsiSessionDown
+IscsiSessionFlapping IscsiBondNetworkDown FcHostPortDown FcRemotePortDown NvmeControllerDown""".split())
 
 
 def maintenance_page(alertmanager):

@@ -32,6 +32,9 @@ grep -q '^  alert_relabel_configs:' "$scratch/prometheus.yml" || fail 'no alert_
 quietly amtool check-config "$scratch/alertmanager.yml"
 quietly promtool check config "$scratch/prometheus.yml"
 
+# Two clusters may have hosts of one name.
+! grep -E 'group_by:|equal:' alerts/alertmanager.yml | grep -v cluster || fail 'a group or an inhibition without cluster'
+
 # told FILE RECEIVERS LABEL=VALUE...
 told() {
 	local file=$1 receivers=$2
