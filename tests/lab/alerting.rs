@@ -2,14 +2,15 @@
 //!
 //! Rules, configurations and texts are the project's own; only addresses and times are others.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use regex::{Captures, Regex};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,6 +18,7 @@ use crate::exporter::Exporter;
 use crate::guest::Lab;
 use crate::http;
 use crate::inbox::Inbox;
+use crate::programs::{reap, run};
 use crate::wait::{PATIENCE, eventually, eventually_eq, try_eventually};
 
 /// What the alerts call the exporter's host.
@@ -26,6 +28,7 @@ const RULES: &str = include_str!("../../alerts/multipath.rules.yml");
 const SCRAPES: &str = include_str!("../../alerts/prometheus.yml");
 const ROUTES: &str = include_str!("../../alerts/alertmanager.yml");
 const TEXTS: &str = include_str!("../../alerts/multipath.tmpl");
+const MAINTENANCE: &str = include_str!("../../docs/maintenance.md");
 
 const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
@@ -39,40 +42,59 @@ const TWO_SCRAPES: &str = "30s";
 /// Evaluations in which nothing is notified if nothing is to be: every group is looked at twice.
 const QUIET: u64 = 3;
 
+/// How often Prometheus sends an alert again that lasts: once is enough, as nothing gets lost. To groups that are looked at
+/// every few seconds it would be news, minute by minute, that something has been over for long.
+const RESEND: Duration = Duration::from_secs(60 * 60);
+
+/// How a sentence about an alert that has ended begins.
+const ENDED: &str = "No longer firing";
+
+/// How lines begin that say nothing of an alert.
+const NO_SENTENCES: &[&str] = &["https://", "An alert that ends is no recovery.", "Alertmanager: "];
+
 /// How long a minute of the rules lasts.
 const MINUTE: Duration = Duration::from_millis(1500);
 
-/// The groups of rules that tell of devices in trouble: enough where there are many devices, as the machine has one
-/// processor.
-pub const TROUBLE: &[&str] = &["multipath-memory", "multipath-day", "multipath"];
+/// The rules of devices in trouble: enough where there are many devices, as the machine has one processor.
+pub const TROUBLE: &[&str] = &["multipath"];
 
-/// No choice, so every group: what is told then is all that there is to tell.
+/// Every group: what is told then is all that there is to tell.
 pub const ALL_GROUPS: &[&str] = &[];
 
 /// Both programs; killed when dropped.
 pub struct Alerting {
-    prometheus: Child,
+    prometheus: RefCell<Option<Child>>,
     alertmanager: Child,
     inbox: Inbox,
     /// How many of the notifications have been looked at.
     seen: Cell<usize>,
-    _storage: TempDir,
+    dir: PathBuf,
+    storage: TempDir,
+    resend: Duration,
 }
 
 /// What a person gets to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
     pub title: String,
-    /// What is wrong, a line for each kind of trouble.
-    pub sentences: Vec<String>,
+    /// A sentence for each host and alert that fires.
+    pub firing: Vec<String>,
+    /// The same for those that have ended.
+    pub ended: Vec<String>,
     /// More about each device, or whatever else it is about, but not since when.
     pub details: Vec<String>,
 }
 
 impl Alerting {
-    /// Starts them with these groups of rules and waits until the exporter has been scraped. What begins when all was well
-    /// is told after `group_wait`. Configurations and logs go into the scenario's directory.
+    /// Starts them with these groups of rules and waits until the exporter has been scraped. Trouble that begins when all
+    /// was well is told after `group_wait`. Configurations and logs go into the scenario's directory.
     pub fn start(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration) -> Self {
+        Alerting::resending(lab, exporter, groups, group_wait, RESEND)
+    }
+
+    /// The same, with a Prometheus that sends alerts again after this time. Four times as long after it was stopped,
+    /// Alertmanager takes them for ended.
+    pub fn resending(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration, resend: Duration) -> Self {
         let dir = lab.dir();
         let storage = TempDir::new().expect("/tmp is writable in the guest");
         let inbox = Inbox::open(&dir.join("notifications.log"));
@@ -95,26 +117,46 @@ impl Alerting {
                 &format!("--storage.path={}", storage.path().join("alertmanager").display()),
             ],
         );
+        let dir = dir.to_owned();
+        let (prometheus, seen) = (RefCell::new(None), Cell::new(0));
+        let alerting = Alerting { prometheus, alertmanager, inbox, seen, dir, storage, resend };
+        eventually("Alertmanager is ready", 3 * PATIENCE, || try_get(ALERTMANAGER, "/-/ready").map(drop));
+        alerting.start_prometheus();
+        alerting
+    }
+
+    /// Starts Prometheus with what it has stored, and waits until the exporter has been scraped.
+    pub fn start_prometheus(&self) {
         let prometheus = spawn(
-            dir,
+            &self.dir,
             "prometheus",
             &[
                 "--config.file=prometheus.yml",
                 // Otherwise the first scrape comes after five seconds.
                 "--scrape.discovery-reload-interval=100ms",
-                // Once is enough, as nothing gets lost. To groups that are looked at every few seconds it would be
-                // news, minute by minute, that something has been over for long.
-                "--rules.alert.resend-delay=1h",
+                &format!("--rules.alert.resend-delay={}", go_duration(self.resend)),
                 &format!("--web.listen-address={PROMETHEUS}"),
-                &format!("--storage.tsdb.path={}", storage.path().join("prometheus").display()),
+                &format!("--storage.tsdb.path={}", self.storage.path().join("prometheus").display()),
             ],
         );
-        let alerting = Alerting { prometheus, alertmanager, inbox, seen: Cell::new(0), _storage: storage };
-        for address in [ALERTMANAGER, PROMETHEUS] {
-            eventually(&format!("{address} is ready"), 3 * PATIENCE, || try_get(address, "/-/ready").map(drop));
-        }
-        alerting.wait_for_scrapes(true);
-        alerting
+        self.prometheus.replace(Some(prometheus));
+        eventually("Prometheus is ready", 3 * PATIENCE, || try_get(PROMETHEUS, "/-/ready").map(drop));
+        self.wait_for_scrapes(true);
+    }
+
+    /// Ends Prometheus.
+    pub fn stop_prometheus(&self) {
+        let mut prometheus = self.prometheus.take().expect("it runs");
+        kill_process(Pid::from_child(&prometheus), Signal::TERM).expect("our own child can be signalled");
+        reap(&mut prometheus, 2 * PATIENCE).expect("SIGTERM ends it");
+    }
+
+    /// Silences what a planned maintenance causes, with the command of the documentation, until that is dropped.
+    pub fn silence_for_maintenance(&self) {
+        let command = MAINTENANCE.lines().find(|line| line.starts_with("amtool silence add")).expect("it has one");
+        // Here alerts have no such label.
+        let command = command.replace(" cluster=prod ", " ");
+        run("sh", ["-c", &format!("{command} --author=lab --alertmanager.url=http://{ALERTMANAGER}")]);
     }
 
     /// Waits until the exporter is seen to answer, or not to.
@@ -136,32 +178,29 @@ impl Alerting {
         Notification::of(&post.unwrap_or_else(|_| panic!("no notification after {at}\n{}", self.problems())))
     }
 
-    /// Waits for the notification that says just this, and gives all until then, itself included.
+    /// Waits for a notification in which just this fires, and gives all until then, itself included.
     #[track_caller]
-    pub fn until(&self, sentence: &str) -> Vec<Notification> {
-        let mut told = Vec::new();
-        while told.last().is_none_or(|last: &Notification| last.sentences != [sentence]) {
+    pub fn until_firing(&self, sentences: &[&str]) -> Vec<Notification> {
+        let mut told = vec![self.next()];
+        while told.last().is_some_and(|last| last.firing != sentences) {
             told.push(self.next());
         }
         told
     }
 
-    /// Waits until each of these texts has been told, in whatever order, and gives their notifications. The others may be
-    /// told meanwhile, and nothing else; one that is among both may be told again, and the last is given.
+    /// Waits until each of these has been told to fire or to have ended, and nothing but these and what `may` be told.
     #[track_caller]
-    pub fn each<const N: usize>(&self, texts: [&str; N], others: &[&str]) -> [Notification; N] {
-        let mut told = texts.map(|_| None);
-        while told.iter().any(Option::is_none) {
+    pub fn until_told(&self, sentences: &[&str], may: &[&str]) -> Vec<Notification> {
+        let mut told: Vec<Notification> = Vec::new();
+        let is_told =
+            |told: &[Notification], sentence: &str| told.iter().any(|one| one.sentences().any(|s| s == sentence));
+        while !sentences.iter().all(|sentence| is_told(&told, sentence)) {
             let next = self.next();
-            let text = next.sentences.join("\n");
-            let at = texts.iter().position(|expected| *expected == text);
-            let is_expected = at.is_some_and(|at| told[at].is_none()) || others.contains(&text.as_str());
-            assert!(is_expected, "{next:#?}\n{}", self.problems());
-            if let Some(at) = at {
-                told[at] = Some(next);
-            }
+            let unexpected: Vec<_> = next.sentences().filter(|s| !sentences.contains(s) && !may.contains(s)).collect();
+            assert!(unexpected.is_empty(), "{unexpected:#?}\n{told:#?}\n{}", self.problems());
+            told.push(next);
         }
-        told.map(|told| told.expect("each has been told"))
+        told
     }
 
     /// Waits until nothing fires any more, or is about to, and sees that nobody has been notified of more.
@@ -179,8 +218,12 @@ impl Alerting {
             now if now >= before + QUIET => Ok(()),
             now => Err(format!("{before} evaluations before, {now} now")),
         });
-        let unexpected: Vec<_> = self.inbox.posts()[self.seen.get()..].iter().map(Notification::of).collect();
-        assert_eq!(unexpected, [], "\n{}", self.problems());
+        assert_eq!(self.untold(), [], "\n{}", self.problems());
+    }
+
+    /// What has been told and not been looked at.
+    fn untold(&self) -> Vec<Notification> {
+        self.inbox.posts()[self.seen.get()..].iter().map(Notification::of).collect()
     }
 
     /// The result of an instant query.
@@ -199,23 +242,26 @@ impl Alerting {
         self.query(&format!(r#"ALERTS{{alertname="{alert}",alertstate="firing"}}"#))
     }
 
-    /// All that Prometheus holds of troubled devices and alerts, for a failure's report.
+    /// All that Prometheus holds of alerts and of troubled hosts, for a failure's report.
     fn problems(&self) -> String {
-        let series = ["ALERTS", r#"{__name__=~"wwid:multipath_trouble:.+"}"#].map(|promql| self.query(promql));
+        let series = ["ALERTS", "multipath_in_trouble == 1"].map(|promql| self.query(promql));
         series.iter().flatten().map(|sample| format!("{} {}\n", sample["metric"], sample["value"][1])).collect()
     }
 
-    /// How often the rules of devices in trouble have been evaluated, by what they record each time.
+    /// How often Prometheus has evaluated the rules of devices in trouble.
     fn evaluations(&self) -> u64 {
-        let recorded = self.query("max(count_over_time(wwid:multipath_paths:max1d[1h]))");
-        let count = recorded.first().and_then(|sample| sample["value"][1].as_str()?.parse().ok());
-        count.unwrap_or_default()
+        let page = try_get(PROMETHEUS, "/metrics").unwrap_or_default();
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("prometheus_rule_group_iterations_total{") && line.contains(";multipath\"}"));
+        let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        count.map_or(0, |count| count as u64)
     }
 }
 
 impl Drop for Alerting {
     fn drop(&mut self) {
-        for child in [&mut self.prometheus, &mut self.alertmanager] {
+        for child in self.prometheus.get_mut().iter_mut().chain([&mut self.alertmanager]) {
             // Either may fail if it has ended already.
             let _ = child.kill();
             let _ = child.wait();
@@ -230,16 +276,28 @@ impl Notification {
             let value = post["attachments"][0][name].as_str();
             value.unwrap_or_else(|| panic!("no {name}: {post}")).to_owned()
         };
-        let sentences = field("fallback").lines().map(str::to_owned).collect();
-        let text = field("text");
-        let details = text.lines().filter_map(|line| line.strip_prefix("- "));
-        let details = details.map(|line| line.split(" Since ").next().unwrap_or_default().to_owned()).collect();
-        Notification { title: field("title"), sentences, details }
+        let (mut firing, mut ended, mut details) = (Vec::new(), Vec::new(), Vec::new());
+        for line in field("text").lines().map(str::to_owned) {
+            if let Some(detail) = line.strip_prefix("- ") {
+                details.push(detail.split(" Since ").next().unwrap_or_default().to_owned());
+            } else if line.starts_with(ENDED) {
+                ended.push(line);
+            } else if !line.is_empty() && !NO_SENTENCES.iter().any(|start| line.starts_with(start)) {
+                firing.push(line);
+            }
+        }
+        Notification { title: field("title"), firing, ended, details }
+    }
+
+    /// All of them.
+    pub fn sentences(&self) -> impl Iterator<Item = &str> {
+        self.firing.iter().chain(&self.ended).map(String::as_str)
     }
 }
 
 /// The rules of these groups in a time lapse: every duration is as much shorter as a minute is, and no group is evaluated
-/// more often than those without an interval of their own. What expressions compare with a number of seconds stays.
+/// more often than those without an interval of their own. So is the time for which a recovery is told. Other numbers of
+/// seconds, with which expressions compare, stay.
 fn rules(groups: &[&str]) -> String {
     const HEAD: &str = "\n  - name: ";
     let (preamble, all) = RULES.split_once(HEAD).expect("there are groups");
@@ -258,7 +316,8 @@ fn rules(groups: &[&str]) -> String {
         let duration = if &time[1] == "interval: " { duration.max(INTERVAL) } else { duration };
         format!("{}{}", &time[1], go_duration(duration))
     };
-    format!("{preamble}{}", time.replace_all(&rules, shorter))
+    let recovery = format!("< {}", (10 * MINUTE).as_secs());
+    format!("{preamble}{}", time.replace_all(&rules, shorter).replace("< 600", &recovery))
 }
 
 /// The example with our addresses and times.
@@ -273,12 +332,16 @@ fn scrapes(exporter: SocketAddr) -> String {
     .replace("- localhost:10056\n", &format!("- {exporter}\n"))
 }
 
-/// The example with a Slack channel of ours as the receiver, and with our times. Groups are looked at between two
-/// evaluations: in the midst of one a device may have ended one alert and not yet begun the other. That takes a
-/// `group_wait` longer than alerts are on their way, as Alertmanager otherwise looks at a group when its first alert comes.
+/// The example with a Slack channel of ours as the receivers, and with our times.
 fn routes(slack_url_file: &Path, group_wait: Duration) -> String {
-    with_values(ROUTES, |key, value| match key {
+    let slack = "  - name: multipath-slack\n";
+    let (before, after) = ROUTES.split_once(slack).expect("there is a receiver for Slack");
+    let (settings, _) = after.split_once("\n  - name: ").expect("it is not the last");
+    let recovered = settings.replace("send_resolved: true", "send_resolved: false");
+    let text = format!("{before}  - name: recovered-to-slack\n{recovered}\n{slack}{after}");
+    with_values(&text, |key, value| match key {
         "receiver" if value.starts_with("multipath-email") => Some("multipath-slack".to_owned()),
+        "receiver" if value.starts_with("multipath-recovered") => Some("recovered-to-slack".to_owned()),
         "- api_url_file" => Some(slack_url_file.display().to_string()),
         "group_wait" if value == TWO_SCRAPES => Some(go_duration(2 * INTERVAL)),
         "group_wait" => Some(go_duration(group_wait + INTERVAL * 2 / 5)),

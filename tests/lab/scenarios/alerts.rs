@@ -1,36 +1,50 @@
 //! What people are told: from the kernel through the exporter, Prometheus and Alertmanager to the words of a message.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
+use std::thread::sleep;
 use std::time::Duration;
 
 use super::{Scenario, iscsi, storms};
 use crate::alerting::{ALL_GROUPS, Alerting, HOST, Notification, TROUBLE};
+use crate::boots::Boots;
 use crate::dm::Dm;
-use crate::exporter::Exporter;
+use crate::exporter::{Exporter, Launch};
 use crate::guest::Lab;
 use crate::iscsi::{IscsiSan, TARGET, portals};
 use crate::memory_disks;
 use crate::metrics::Metrics;
 use crate::multipathd::Conf;
-use crate::network::Network;
 use crate::san::{Lun, San};
 use crate::scsi_debug;
 use crate::udevd;
-use crate::wait::eventually_eq;
+use crate::wait::{PATIENCE, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_a_host", notifications_of_a_host),
+    Scenario::new("notifications_of_a_lost_device", notifications_of_a_lost_device),
+    Scenario::new("notifications_beside_restarts", notifications_beside_restarts),
+    Scenario::new("notifications_after_a_boot", notifications_after_a_boot),
+    Scenario::new("notifications_in_a_maintenance", notifications_in_a_maintenance),
     Scenario::new("one_notification_of_a_storm", one_notification_of_a_storm),
     Scenario::new("notifications_of_a_cut_network", notifications_of_a_cut_network),
     Scenario::new("notifications_of_sessions_ended", notifications_of_sessions_ended),
     Scenario::new("notifications_of_a_device_made_late", notifications_of_a_device_made_late),
 ];
 
+/// Where an exporter remembers what it has seen.
+const MEMORY: &str = "/run/alerts-memory.json";
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Short, so that alerts soon end at Alertmanager when Prometheus is stopped.
+const RESEND: Duration = Duration::from_secs(10);
+
+/// Longer than a device has no valid path before it counts as lost when its disks go.
+const PATHLESS: Duration = Duration::from_secs(11);
+
 const NETWORK_DOWN: &str = "A network of an iSCSI bond is down.";
 const SESSION_DOWN: &str = "An iSCSI session is not logged in.";
-const ONE_FABRIC: &str = "All valid paths of a multipath device share one port.";
-const FEWER_THAN_EXPECTED: &str = "A multipath device has fewer paths than are expected.";
 const NOT_ASSEMBLED: &str = "A disk with several paths is not used through multipath.";
 const QUEUES: &str = "I/O waits for a device that has no valid path.";
 
@@ -42,20 +56,16 @@ fn without_valid_paths(wwids: &str) -> String {
     format!("Multipath devices without valid paths on host {HOST}: [{wwids}]")
 }
 
+fn lost(wwids: &str) -> String {
+    format!("Lost multipath devices on host {HOST}: [{wwids}]")
+}
+
 fn missing(wwids: &str) -> String {
     format!("Missing multipath paths on host {HOST} on devices: [{wwids}]")
 }
 
 fn recovered() -> String {
-    format!("No faulty multipath paths on host {HOST}")
-}
-
-/// Of devices that had been lost, or whose paths had been missing.
-fn back(wwids: &str) -> String {
-    format!(
-        "{}\nNo longer counted as lost or missing (back, removed, or forgotten after a day): [{wwids}]",
-        recovered()
-    )
+    format!("No faulty multipath paths on host {HOST}.")
 }
 
 /// What is said of anything but the paths of a device.
@@ -63,21 +73,41 @@ fn fires(summary: &str) -> String {
     format!("Host {HOST}: {summary}")
 }
 
-/// That it is over.
-fn resolved(summary: &str) -> String {
-    format!("Resolved on host {HOST}: {summary}")
+/// An alert on this device has ended.
+fn ended(alert: &str, wwid: &str) -> String {
+    format!("No longer firing on host {HOST}: {alert}: [{wwid}]")
 }
 
-#[track_caller]
-fn assert_no_recovery(told: &[Notification]) {
-    assert!(told.iter().all(|told| !told.sentences.contains(&recovered())), "{told:#?}");
+/// An alert has ended that is on no device.
+fn over(alert: &str) -> String {
+    format!("No longer firing on host {HOST}: {alert}")
 }
 
-/// Paths fail, a device is lost and comes back, the exporter is away in the middle of it: people are told once of each
-/// change, and of a recovery only when all is well.
+/// How often these say that all is well again.
+fn recoveries(told: &[Notification]) -> usize {
+    told.iter().flat_map(|told| &told.firing).filter(|sentence| **sentence == recovered()).count()
+}
+
+/// An exporter that remembers, and has nothing to remember yet.
+fn forgetful(lab: &Lab) -> Launch<'_> {
+    // An earlier scenario left it.
+    let _ = fs::remove_file(MEMORY);
+    remembering(lab)
+}
+
+fn remembering(lab: &Lab) -> Launch<'_> {
+    lab.exporter().flag(&format!("--memory.file={MEMORY}"))
+}
+
+fn delete_disks(lun: &Lun) {
+    lun.paths.iter().for_each(|disk| disk.delete());
+}
+
+/// oVirt's three, word for word. A device that is removed in order is nothing to be told.
 fn notifications_of_a_host(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::WATCHFUL);
     let (lun, other) = (&san.luns[0], &san.luns[1]);
+    let wwid = &lun.wwid;
     let holder = File::open(format!("/dev/{}", lun.map.sysfs_name())).expect("a map can be opened");
     let exporter = lab.exporter().start();
     let alerting = Alerting::start(lab, &exporter, TROUBLE, Duration::ZERO);
@@ -85,56 +115,169 @@ fn notifications_of_a_host(lab: &Lab) {
 
     lun.paths[0].set_offline();
     let told = alerting.next();
-    assert_eq!(told.sentences, [faulty(&lun.wwid)]);
-    assert_eq!(told.title, format!("[WARNING] Multipath devices on host {HOST}: 1 with faulty paths"));
-    assert_eq!(told.details, [format!("{} ({}): 1 failed, 3 still valid.", lun.wwid, lun.name())]);
+    assert_eq!(told.firing, [faulty(wwid)]);
+    assert_eq!(told.title, format!("[WARNING] Faulty multipath paths on host {HOST} on devices"));
+    assert_eq!(told.details, [format!("{wwid} ({}): Failed paths: 1.", lun.name())]);
     alerting.assert_quiet();
 
     lun.paths[1..].iter().for_each(|disk| disk.set_offline());
-    let told = alerting.next();
-    assert_eq!(told.sentences, [without_valid_paths(&lun.wwid)], "no longer among the faulty");
-    assert_eq!(told.title, format!("[CRITICAL] Multipath devices on host {HOST}: 1 without valid paths"));
+    let told = alerting.until_firing(&[&without_valid_paths(wwid)]);
+    assert_eq!(recoveries(&told), 0);
+    let last = told.last().expect("it has been told");
+    assert_eq!(last.title, format!("[CRITICAL] Multipath devices without valid paths on host {HOST}"));
 
     lun.paths[0].set_running();
-    assert_eq!(alerting.next().sentences, [faulty(&lun.wwid)]);
+    assert_eq!(recoveries(&alerting.until_firing(&[&faulty(wwid)])), 0);
+    lun.paths[1..].iter().for_each(|disk| disk.set_running());
+    let told = alerting.until_told(&[&recovered(), &ended("MultipathFaultyPaths", wwid)], &[&faulty(wwid)]);
+    assert_eq!(recoveries(&told), 1);
+    let recovery = told.iter().find(|told| told.firing == [recovered()]).expect("it has been told by itself");
+    assert_eq!(recovery.title, format!("[INFO] {}", recovered()));
+    alerting.assert_over();
 
-    drop(holder);
-    // The valid path first: a device that loses its failed ones first has none left when it goes.
-    lun.paths.iter().for_each(|disk| disk.delete());
-    san.dm.wait_until_gone(&lun.wwid);
-    assert_no_recovery(&alerting.until(&format!("Lost multipath devices on host {HOST}: [{}]", lun.wwid)));
-
-    let (early, late) = lun.paths.split_at(2);
-    early.iter().for_each(|disk| disk.rescan());
-    assert_no_recovery(&alerting.until(&missing(&lun.wwid)));
-    late.iter().for_each(|disk| disk.rescan());
-    assert_eq!(alerting.next().sentences, back(&lun.wwid).lines().collect::<Vec<_>>());
-    exporter.wait_for_counts(&lun.wwid, 4, 0);
-
-    let recovery_fires = || alerting.firing("MultipathPathsRecovered").len();
-    eventually_eq("the recovery fires", 1, recovery_fires);
     other.paths[0].set_offline();
-    assert_eq!(alerting.next().sentences, [faulty(&other.wwid)]);
-    eventually_eq("the recovery has ended", 0, recovery_fires);
-    other.paths[0].set_running();
-    assert_eq!(alerting.next().sentences, [recovered()]);
-    eventually_eq("the recovery fires", 1, recovery_fires);
+    alerting.until_firing(&[&faulty(&other.wwid)]);
+    drop(holder);
+    san.daemon.ask(&format!("del map {}", lun.name())).expect("multipathd answers");
+    delete_disks(lun);
+    san.dm.wait_until_gone(wwid);
+    alerting.assert_quiet();
+    san.daemon.ask(&format!("del map {}", other.name())).expect("multipathd answers");
+    delete_disks(other);
+    san.dm.wait_until_gone(&other.wwid);
+    alerting.until_told(&[&ended("MultipathFaultyPaths", &other.wwid)], &[&recovered()]);
+    alerting.assert_over();
+}
+
+/// A device that nothing uses loses its paths, then its disks. It comes back.
+fn notifications_of_a_lost_device(lab: &Lab) {
+    let san = San::start(lab, 2, 1, Conf::WATCHFUL);
+    let lun = &san.luns[0];
+    let wwid = &lun.wwid;
+    let exporter = forgetful(lab).start();
+    let alerting = Alerting::start(lab, &exporter, TROUBLE, Duration::ZERO);
+    alerting.assert_quiet();
+
+    lun.paths.iter().for_each(|disk| disk.set_offline());
+    let told = alerting.until_firing(&[&without_valid_paths(wwid)]);
+    let last = told.last().expect("it has been told");
+    assert_eq!(last.title, format!("[WARNING] Multipath devices without valid paths on host {HOST}"));
+    assert_eq!(last.details, [format!("{wwid} ({}): Nothing uses it.", lun.name())]);
+    sleep(PATHLESS);
+
+    delete_disks(lun);
+    let told = alerting.until_firing(&[&lost(wwid)]);
+    assert_eq!(
+        told.last().map(|last| last.title.as_str()),
+        Some(&*format!("[WARNING] Lost multipath devices on host {HOST}"))
+    );
+    assert_eq!(recoveries(&told), 0);
+    alerting.assert_quiet();
 
     let address = exporter.address();
     drop(exporter);
-    alerting.wait_for_scrapes(false);
-    other.paths[1].set_offline();
+    let _exporter = remembering(lab).at(address).start();
+    alerting.wait_for_scrapes(true);
     alerting.assert_quiet();
-    let exporter = lab.exporter().at(address).start();
-    assert_eq!(alerting.next().sentences, [faulty(&other.wwid)]);
+
+    lun.paths.iter().for_each(|disk| disk.rescan());
+    let told = alerting.until_told(&[&recovered(), &ended("MultipathDeviceLost", wwid)], &[]);
+    assert_eq!(recoveries(&told), 1);
+    alerting.assert_over();
+}
+
+/// The exporter and Prometheus are away, in trouble and while it ends: a recovery is told once, and never too early.
+fn notifications_beside_restarts(lab: &Lab) {
+    let san = San::start(lab, 2, 1, Conf::WATCHFUL);
+    let lun = &san.luns[0];
+    let wwid = &lun.wwid;
+    let exporter = forgetful(lab).start();
+    let alerting = Alerting::resending(lab, &exporter, TROUBLE, Duration::ZERO, RESEND);
+    let address = exporter.address();
+    let is_over = ended("MultipathFaultyPaths", wwid);
+    lun.paths[0].set_offline();
+    assert_eq!(alerting.next().firing, [faulty(wwid)]);
 
     drop(exporter);
     alerting.wait_for_scrapes(false);
-    alerting.assert_quiet();
-    let _exporter = lab.exporter().at(address).start();
+    let exporter = remembering(lab).at(address).start();
     alerting.wait_for_scrapes(true);
     alerting.assert_quiet();
-    assert_eq!(alerting.firing("MultipathFaultyPaths").len(), 1);
+
+    alerting.stop_prometheus();
+    let told = alerting.until_told(&[&is_over], &[]);
+    assert_eq!(recoveries(&told), 0);
+    alerting.start_prometheus();
+    let told = alerting.until_firing(&[&faulty(wwid)]);
+    assert_eq!(recoveries(&told), 0);
+
+    drop(exporter);
+    alerting.wait_for_scrapes(false);
+    lun.paths[0].set_running();
+    eventually_eq("multipathd reinstates the path", true, || san.dm.paths(&lun.map.name)[&lun.paths[0].devno]);
+    let exporter = remembering(lab).at(address).start();
+    let told = alerting.until_told(&[&recovered(), &is_over], &[]);
+    assert_eq!(recoveries(&told), 1);
+    drop(exporter);
+    let _exporter = remembering(lab).at(address).start();
+    alerting.wait_for_scrapes(true);
+    alerting.assert_over();
+}
+
+/// Half of the paths stay away after a boot.
+fn notifications_after_a_boot(lab: &Lab) {
+    let boots = Boots::start();
+    let san = San::start(lab, 2, 1, Conf::WATCHFUL);
+    let lun = &san.luns[0];
+    let wwid = &lun.wwid;
+    let exporter = forgetful(lab).flag(&boots.flag()).start();
+    let alerting = Alerting::start(lab, &exporter, TROUBLE, Duration::ZERO);
+    let address = exporter.address();
+    assert_eq!(exporter.terminate(PATIENCE).code(), Some(0));
+
+    lun.paths[0].delete();
+    eventually_eq("the kernel's map is without the disk", 1, || san.dm.paths(&lun.map.name).len());
+    boots.tell(2, MINUTE);
+    let exporter = remembering(lab).flag(&boots.flag()).at(address).start();
+    alerting.wait_for_scrapes(true);
+    alerting.assert_quiet();
+    assert_eq!(exporter.terminate(PATIENCE).code(), Some(0));
+
+    boots.tell(2, 7 * MINUTE);
+    let _exporter = remembering(lab).flag(&boots.flag()).at(address).start();
+    let told = alerting.next();
+    assert_eq!(told.firing, [missing(wwid)]);
+    assert_eq!(told.title, format!("[WARNING] Missing multipath paths on host {HOST} on devices"));
+    assert_eq!(told.details, [format!("{wwid} ({}): Missing paths: 1.", lun.name())]);
+
+    lun.paths[0].rescan();
+    let told = alerting.until_told(&[&recovered(), &ended("MultipathPathsMissing", wwid)], &[]);
+    assert_eq!(recoveries(&told), 1);
+    alerting.assert_over();
+}
+
+/// The silence of the documentation: what the work causes is not told, what it must not cause is, and so is the recovery.
+fn notifications_in_a_maintenance(lab: &Lab) {
+    let san = San::start(lab, 2, 1, Conf::WATCHFUL);
+    let lun = &san.luns[0];
+    let wwid = &lun.wwid;
+    let _holder = File::open(format!("/dev/{}", lun.map.sysfs_name())).expect("a map can be opened");
+    let exporter = lab.exporter().start();
+    let alerting = Alerting::start(lab, &exporter, TROUBLE, Duration::ZERO);
+    alerting.silence_for_maintenance();
+
+    lun.paths[0].set_offline();
+    eventually_eq("the alert fires", 1, || alerting.firing("MultipathFaultyPaths").len());
+    alerting.assert_quiet();
+
+    lun.paths[1].set_offline();
+    let told = alerting.next();
+    assert_eq!(told.firing, [without_valid_paths(wwid)]);
+
+    lun.paths.iter().for_each(|disk| disk.set_running());
+    let told = alerting.until_told(&[&recovered(), &ended("MultipathNoValidPaths", wwid)], &[]);
+    assert_eq!(recoveries(&told), 1);
+    alerting.assert_over();
 }
 
 /// Paths of a hundred devices fail and come back, faster than anyone can read: one message names all devices.
@@ -153,19 +296,28 @@ fn one_notification_of_a_storm(lab: &Lab) {
     // All paths fail, all come back, and once more; then half of them fail.
     storms::storm(&dm, DEVICES, 2 * (4 + 4) + 2, &disks);
 
-    let told = alerting.next();
-    let [sentence] = told.sentences.as_slice() else { panic!("{told:?}") };
+    let is_of_paths = |sentence: &&String| sentence.starts_with("Faulty multipath paths");
+    let told = loop {
+        let told = alerting.next();
+        // All was well twice in between, and a scrape may have seen it.
+        if told.firing.iter().any(|sentence| is_of_paths(&sentence)) {
+            break told;
+        }
+        assert_eq!(told.firing, [recovered()]);
+    };
+    let [sentence] = told.firing.as_slice() else { panic!("{told:?}") };
     let list = sentence.split_once('[').and_then(|(_, rest)| rest.strip_suffix(']')).unwrap_or_default();
     assert_eq!(*sentence, faulty(list));
     let wwids: Vec<_> = list.split(", ").collect();
     assert_eq!(wwids.len(), DEVICES, "none twice");
     assert_eq!(wwids.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), (0..DEVICES).map(storms::wwid).collect());
-    assert_eq!(told.title, format!("[WARNING] Multipath devices on host {HOST}: {DEVICES} with faulty paths"));
     alerting.assert_quiet();
 }
 
 /// One device over two networks with two ports of the array in each, and an exporter that knows that it has these.
 struct Bond {
+    // A device that has been there for long misses its paths at once.
+    _boots: Boots,
     array: IscsiSan,
     exporter: Exporter,
     alerting: Alerting,
@@ -173,148 +325,123 @@ struct Bond {
 
 impl Bond {
     fn start(lab: &Lab) -> Self {
+        let boots = Boots::start();
         let array = IscsiSan::start(lab, 1, 2, iscsi::CONF);
         let [one, other] = array.networks.0.each_ref().map(|network| network.interface);
         let config = format!(
             "expected_paths: [{{vendor: EXAMPLE, product: ARRAY, paths: 4}}]\n\
              iscsi_bonds: [{{name: storage, networks: [{one}, {other}], targets: ['{TARGET}']}}]\n"
         );
-        let exporter = lab.exporter().config(&config).start();
+        let exporter = lab.exporter().config(&config).flag(&boots.flag()).start();
         let alerting = Alerting::start(lab, &exporter, ALL_GROUPS, Duration::ZERO);
-        let both = r#"wwid_end:multipath_valid_ports:count{end="initiator"} == 2"#;
-        eventually_eq("the rules have seen both networks", 1, || alerting.query(both).len());
-        Bond { array, exporter, alerting }
+        eventually_eq("both networks are seen", 1, || alerting.query("multipath_device_initiator_ports == 2").len());
+        Bond { _boots: boots, array, exporter, alerting }
     }
 }
 
-/// What is said of the bond, of the device and of its fabric without one of the networks.
-struct HalfABond {
-    network: String,
-    missing: String,
-    one_fabric: String,
-}
-
-impl HalfABond {
-    fn of(lun: &Lun, down: &Network) -> Self {
-        let (wwid, name, interface) = (&lun.wwid, lun.name(), down.interface);
-        HalfABond {
-            network: format!("Network {interface} of iSCSI bond storage on host {HOST} does not reach all targets."),
-            missing: format!(
-                "{wwid} ({name}): It has 2 paths, none of them failed, and had 4 in the last day. A day after they were \
-                 last there this is forgotten; expected_paths in the exporter's configuration never forgets."
-            ),
-            one_fabric: format!(
-                "All valid paths of device {wwid} ({name}) on host {HOST} go through one initiator port, and went \
-                 through more in the last day."
-            ),
-        }
-    }
-}
-
-/// A cut network is told as what it is to the device, to the bond, to the sessions, and once it has lasted to the fabric.
-/// Then its disks are given up, and later all is back.
+/// A cut network is told as what it is to the device, to the bond and to the sessions. Then its disks are given up, and later
+/// all is back.
 fn notifications_of_a_cut_network(lab: &Lab) {
-    let Bond { array, exporter, alerting } = &Bond::start(lab);
+    let Bond { array, exporter, alerting, .. } = &Bond::start(lab);
     let lun = &array.san.luns[0];
     let (wwid, [network, _]) = (&lun.wwid, &array.networks.0);
-    let details = HalfABond::of(lun, network);
+    let interface = network.interface;
 
     network.cut();
-    let [device, bond, sessions, fabric] = alerting.each(
-        [&faulty(wwid), &fires(NETWORK_DOWN), &fires(SESSION_DOWN), &fires(ONE_FABRIC)],
-        // One of them may be lost sooner.
-        &[&fires(SESSION_DOWN)],
-    );
-    assert_eq!(device.title, format!("[WARNING] Multipath devices on host {HOST}: 1 with faulty paths"));
-    assert_eq!(bond.title, format!("[WARNING] Host {HOST}: {NETWORK_DOWN}"));
-    assert_eq!(bond.details, [details.network]);
-    assert_eq!(sessions.title, format!("[WARNING] Host {HOST}: {SESSION_DOWN}"));
-    let over = network.interface;
-    let session = |portal| format!("Host {HOST} has no session logged in to {TARGET} at {portal} over {over}.");
-    assert_eq!(sessions.details, portals(network).map(session));
-    assert_eq!(fabric.title, format!("[WARNING] Host {HOST}: {ONE_FABRIC}"));
-    assert_eq!(fabric.details, [details.one_fabric]);
+    let told = alerting.until_told(&[&faulty(wwid), &fires(NETWORK_DOWN), &fires(SESSION_DOWN)], &[]);
+    let said = |detail: &str| told.iter().any(|told| told.details.iter().any(|said| said.contains(detail)));
+    assert!(said(&format!("Network {interface} of iSCSI bond storage on host {HOST} does not reach all targets.")));
+    for portal in portals(network) {
+        let session = format!("on host {HOST} to {TARGET} at {portal} over {interface} is down.");
+        assert!(said(&session) || alerting.next().details.iter().any(|said| said.contains(&session)), "{told:#?}");
+    }
 
     let valid = array.san.dm.paths(&lun.map.name);
     let failed: Vec<_> = lun.paths.iter().filter(|disk| !valid[&disk.devno]).collect();
     assert_eq!(failed.len(), 2);
     failed.iter().for_each(|disk| disk.delete());
-    let [device] = alerting.each([&missing(wwid)], &[]);
-    assert_eq!(device.title, format!("[WARNING] Multipath devices on host {HOST}: 1 with missing paths"));
-    assert_eq!(device.details, [details.missing]);
+    let told = alerting.until_told(
+        &[&missing(wwid)],
+        &[&ended("MultipathFaultyPaths", wwid), &faulty(wwid), &fires(SESSION_DOWN), &fires(NETWORK_DOWN)],
+    );
+    assert_eq!(recoveries(&told), 0);
+    assert_eq!(told.last().expect("it was told").details, [format!("{wwid} ({}): Missing paths: 2.", lun.name())]);
 
     network.mend();
     exporter.wait_for_sessions(4);
     failed.iter().for_each(|disk| disk.rescan());
-    let told = alerting.each(
-        [&back(wwid), &resolved(NETWORK_DOWN), &resolved(SESSION_DOWN), &resolved(ONE_FABRIC)],
-        // One of them may be made sooner.
-        &[&fires(SESSION_DOWN)],
+    let told = alerting.until_told(
+        &[
+            &recovered(),
+            &ended("MultipathPathsMissing", wwid),
+            &over("MultipathIscsiBondNetworkDown"),
+            &over("MultipathIscsiSessionDown"),
+        ],
+        // One of them may end sooner, and a scrape may see a path that comes back as a failed one.
+        &[&fires(SESSION_DOWN), &fires(NETWORK_DOWN), &faulty(wwid), &ended("MultipathFaultyPaths", wwid)],
     );
-    let titles = [NETWORK_DOWN, SESSION_DOWN, ONE_FABRIC].map(|summary| format!("[RESOLVED] Host {HOST}: {summary}"));
-    assert_eq!(told[0].title, format!("[RESOLVED] No faulty multipath paths on host {HOST}"));
-    assert_eq!(told[1..].iter().map(|told| told.title.as_str()).collect::<Vec<_>>(), titles);
+    assert_eq!(recoveries(&told), 1);
     alerting.assert_over();
 }
 
-/// In good order, so nothing has failed: that something is missing shows only beside what there was before. That it is less
-/// than what is expected, too, need not be said beside it.
+/// Sessions are ended in order, so nothing has failed: that something is missing shows only beside what there is to be.
 fn notifications_of_sessions_ended(lab: &Lab) {
     let Bond { array, alerting, .. } = &Bond::start(lab);
     let lun = &array.san.luns[0];
     let (wwid, [_, network]) = (&lun.wwid, &array.networks.0);
-    let details = HalfABond::of(lun, network);
 
     array.log_out(network);
-    let [bond, device, fabric] = alerting.each([&fires(NETWORK_DOWN), &missing(wwid), &fires(ONE_FABRIC)], &[]);
-    assert_eq!(bond.details, [details.network]);
-    assert_eq!(device.details, [details.missing]);
-    assert_eq!(fabric.details, [details.one_fabric]);
-    eventually_eq("fewer than expected, too", 1, || alerting.firing("MultipathExpectedPathsMissing").len());
+    alerting
+        .until_told(&[&fires(NETWORK_DOWN), &missing(wwid)], &[&faulty(wwid), &ended("MultipathFaultyPaths", wwid)]);
     alerting.assert_quiet();
 
     array.log_in(network);
-    alerting.each([&back(wwid), &resolved(NETWORK_DOWN), &resolved(ONE_FABRIC)], &[]);
+    let told = alerting.until_told(
+        &[&recovered(), &ended("MultipathPathsMissing", wwid), &over("MultipathIscsiBondNetworkDown")],
+        &[],
+    );
+    assert_eq!(recoveries(&told), 1);
     alerting.assert_over();
 }
 
 /// Disks that nothing assembles are told, and that a device is expected. Once it is there it loses all its paths, and what
 /// reads it hangs.
 fn notifications_of_a_device_made_late(lab: &Lab) {
+    let boots = Boots::start();
     let disks = scsi_debug::load(4, 1, scsi_debug::PRODUCT);
     udevd::settle().expect("udevd keeps up");
     let seen = Metrics::parse(&lab.exporter().oneshot());
     let wwid = &seen.labels("multipath_unassembled_paths", &[])["wwid"];
-    let exporter = lab.exporter().config(&format!("expected_paths: [{{wwid: {wwid}, paths: 4}}]\n")).start();
+    let config = format!("expected_paths: [{{wwid: {wwid}, paths: 4}}]\n");
+    let exporter = lab.exporter().config(&config).flag(&boots.flag()).start();
     let alerting = Alerting::start(lab, &exporter, ALL_GROUPS, Duration::ZERO);
 
-    let [none, disk] = alerting.each([&fires(FEWER_THAN_EXPECTED), &fires(NOT_ASSEMBLED)], &[]);
-    assert_eq!(none.title, format!("[WARNING] Host {HOST}: {FEWER_THAN_EXPECTED}"));
-    let expected = format!("Device {wwid} on host {HOST} is expected to have 4 paths, and has none");
-    assert_eq!(none.details, [format!("{expected}: there is no such device.")]);
-    assert_eq!(disk.title, format!("[WARNING] Host {HOST}: {NOT_ASSEMBLED}"));
-    let there = format!("Disk {wwid} on host {HOST} is there on 4 paths, and no multipath device holds it.");
-    assert_eq!(disk.details, [there]);
+    let told = alerting.until_told(&[&missing(wwid), &fires(NOT_ASSEMBLED)], &[]);
+    let said = |detail: &str| told.iter().any(|told| told.details.iter().any(|said| said.as_str() == detail));
+    assert!(said(&format!("{wwid}: Missing paths: 4.")), "{told:#?}");
+    assert!(said(&format!("Disk {wwid} on host {HOST} has 4 paths, and no multipath device holds it.")), "{told:#?}");
 
     let san = San::over(&disks, 1, lab, Conf { no_path_retry: "queue", ..Conf::WATCHFUL });
     let lun = &san.luns[0];
     assert_eq!(&lun.wwid, wwid);
-    let told = alerting.each([&resolved(FEWER_THAN_EXPECTED), &resolved(NOT_ASSEMBLED)], &[]);
-    let titles = [FEWER_THAN_EXPECTED, NOT_ASSEMBLED].map(|summary| format!("[RESOLVED] Host {HOST}: {summary}"));
-    assert_eq!(told.map(|told| told.title), titles);
+    let told = alerting
+        .until_told(&[&recovered(), &ended("MultipathPathsMissing", wwid), &ended("MultipathNotAssembled", wwid)], &[]);
+    assert_eq!(recoveries(&told), 1);
 
     let _holder = File::open(format!("/dev/{}", lun.map.sysfs_name())).expect("a map can be opened");
     lun.paths.iter().for_each(|disk| disk.set_offline());
     // A scrape may see the first of them fail.
-    let [device, io] = alerting.each([&without_valid_paths(wwid), &fires(QUEUES)], &[&faulty(wwid)]);
-    assert_eq!(device.title, format!("[CRITICAL] Multipath devices on host {HOST}: 1 without valid paths"));
-    assert_eq!(io.title, format!("[CRITICAL] Host {HOST}: {QUEUES}"));
-    let device = format!("Device {wwid} ({}) on host {HOST}", lun.name());
-    assert_eq!(io.details, [format!("{device} has no valid path and queues: whoever reads or writes it hangs.")]);
+    let may = [faulty(wwid), ended("MultipathFaultyPaths", wwid)];
+    let may = may.each_ref().map(String::as_str);
+    let told = alerting.until_told(&[&without_valid_paths(wwid), &fires(QUEUES)], &may);
+    let queues = format!("Device {wwid} on host {HOST} has no valid path and queues. Programs that use it hang.");
+    assert!(told.iter().any(|told| told.details.contains(&queues)), "{told:#?}");
 
     lun.paths.iter().for_each(|disk| disk.set_running());
-    // A scrape may see the last of them failed.
-    let [_, io] = alerting.each([&recovered(), &resolved(QUEUES)], &[&faulty(wwid)]);
-    assert_eq!(io.title, format!("[RESOLVED] Host {HOST}: {QUEUES}"));
+    let told = alerting.until_told(
+        &[&recovered(), &ended("MultipathNoValidPaths", wwid), &ended("MultipathQueueingWithoutPaths", wwid)],
+        &may,
+    );
+    assert_eq!(recoveries(&told), 1);
     alerting.assert_over();
 }
