@@ -279,6 +279,7 @@ fn telemetry_path(text: &str) -> Result<String, String> {
     match text {
         "/" | "/-/healthy" | "/-/ready" => Err("something else is served there".to_owned()),
         _ if text.starts_with("/api/") => Err("the API is served there".to_owned()),
+        _ if text.starts_with("/runbooks/") => Err("the runbooks are served there".to_owned()),
         _ if !text.starts_with('/') => Err("a path begins with /".to_owned()),
         // A browser takes it for the name of a host.
         _ if text.starts_with("//") => Err("a path begins with one /".to_owned()),

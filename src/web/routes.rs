@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
-use super::page::{self, Query, View};
+use super::page::{self, Query, View, runbooks};
 use super::server::Body;
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
@@ -36,7 +36,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Pages and documents that are made at once, and as many scrapes beside them.
 const TURNS: usize = 2;
 
-/// Status pages and documents under way at once.
+/// Status pages, runbooks and documents under way at once.
 const PLACES: usize = 64;
 
 /// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
@@ -60,7 +60,7 @@ pub struct Routes {
     telemetry_path: String,
     /// One permit per scrape being answered; `None` for no limit.
     scrapes: Option<Arc<Semaphore>>,
-    /// One permit per other large answer: a status page, or all devices.
+    /// One permit per other large answer: a page, or all devices.
     places: Arc<Semaphore>,
     /// One permit per answer that is not taken in time.
     slow: Arc<Semaphore>,
@@ -68,7 +68,7 @@ pub struct Routes {
     streams: Arc<Semaphore>,
     /// One permit per scrape's page that is being made.
     scrape_turns: Arc<Semaphore>,
-    /// One permit per status page or document that is being made.
+    /// One permit per page or document that is being made.
     turns: Arc<Semaphore>,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
     /// it, there is one, and those that slow clients have yet to take.
@@ -108,6 +108,9 @@ impl Routes {
         if path == self.telemetry_path {
             return self.metrics(request).await;
         }
+        if let Some(alert) = path.strip_prefix(runbooks::PLACE) {
+            return self.runbook(request, alert).await;
+        }
         let snapshot = self.board.snapshot.borrow().clone();
         match (path, snapshot) {
             ("/", snapshot) => self.page(request, snapshot).await,
@@ -117,7 +120,7 @@ impl Routes {
             ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
             ("/api/v1/devices", Some(snapshot)) => self.devices(snapshot).await,
             ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => self.not_ready(),
-            _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+            _ => nothing(),
         }
     }
 
@@ -155,22 +158,38 @@ impl Routes {
         content(StatusCode::OK, JSON, taken(pieces(document), Some(place), &self.slow))
     }
 
-    /// What a person sees. Written off the threads that answer others: on a large host it takes milliseconds.
+    /// What a person sees.
     async fn page(&self, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
         let telemetry_path = self.telemetry_path.clone();
-        let gzip = negotiate::gzip(request.headers());
         let write = move || {
-            let page = page::html(&View {
+            page::html(&View {
                 snapshot: snapshot.as_deref(),
                 events: &events,
                 sources: &sources,
                 telemetry_path: &telemetry_path,
-                host: &rustix::system::uname().nodename().to_string_lossy(),
+                host: &host(),
                 query,
                 now: SystemTime::now(),
-            });
+            })
+        };
+        self.html(request, write).await
+    }
+
+    /// What to do about an alert. There may be none of this name.
+    async fn runbook(&self, request: &Request<()>, alert: &str) -> Response<Body> {
+        match runbooks::html(alert, &host()) {
+            Some(page) => self.html(request, move || page).await,
+            None => nothing(),
+        }
+    }
+
+    /// A page for a browser. Written off the threads that answer others: on a large host it takes milliseconds.
+    async fn html(&self, request: &Request<()>, write: impl FnOnce() -> String + Send + 'static) -> Response<Body> {
+        let gzip = negotiate::gzip(request.headers());
+        let write = move || {
+            let page = write();
             if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
@@ -183,7 +202,7 @@ impl Routes {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
-        // Runbooks are elsewhere: which host, and which device, is nobody's business there.
+        // Some links lead elsewhere: which host, and which device, is nobody's business there.
         answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     }
@@ -290,6 +309,15 @@ fn document(content_of: &impl Serialize) -> Option<Bytes> {
     let mut document = serde_json::to_vec(content_of).ok()?;
     document.push(b'\n');
     Some(document.into())
+}
+
+/// The host's name.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn nothing() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
 
 fn not_encoded() -> Response<Body> {

@@ -50,13 +50,13 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && !queueing(one) && !failing(one)), &|number| {
         format!("{} {} no valid path", devices(number), have(number))
     });
-    add(Warning, "MultipathNoValidPaths", with(&|one| dead(one) && one.is_unused()), &|number| {
+    add(Warning, "MultipathNoValidPathsUnused", with(&|one| dead(one) && one.is_unused()), &|number| {
         format!("{} {} no valid path, and nothing uses {}", devices(number), have(number), it(number))
     });
     add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), &|number| {
         format!("Another LUN is behind a path of {}: stop using it", devices(number))
     });
-    add(Critical, "MultipathDeviceLost", lost(snapshot, LossReason::InUse), &|number| {
+    add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), &|number| {
         format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
     });
     add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NotBackAfterBoot), &|number| {
@@ -113,7 +113,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_used());
         let hosts = hosts.filter(|port| has_storage(&port.port_name) == used);
         let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
-        add(severity, "MultipathFcRemotePortDown", hosts.collect(), &|number| {
+        add(severity, "MultipathFcHostPortDown", hosts.collect(), &|number| {
             let without = if used { "" } else { " without storage" };
             format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
         });
@@ -239,6 +239,6 @@ fn line(page: &mut String, finding: &Finding) -> fmt::Result {
     writeln!(
         page,
         ". <a class=\"help\" href=\"{}\" aria-label=\"What to do: {runbook}\">What to do</a></span></li>",
-        super::runbook(runbook)
+        super::runbooks::address(runbook)
     )
 }

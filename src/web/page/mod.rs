@@ -6,6 +6,7 @@
 //! mod.rs       the order of the page, and its first sentence
 //! query.rs     what its address asks for      escape.rs, words.rs: how it says things
 //! findings.rs  what is wrong                  devices.rs, diagram.rs: the devices, and their paths drawn
+//! runbooks.rs  what to do about it, as pages of their own
 //! style.css, live.js                          inline, and allowed by their hashes only
 //! ```
 
@@ -14,6 +15,7 @@ mod diagram;
 mod escape;
 mod findings;
 mod query;
+pub mod runbooks;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -63,7 +65,7 @@ pub struct View<'a> {
     pub now: SystemTime,
 }
 
-/// `Content-Security-Policy` of the page: nothing from anywhere but this style, this script, and what that asks of us.
+/// `Content-Security-Policy` of all pages: nothing from anywhere but this style, this script, and what that asks of us.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     let policy = format!(
@@ -115,13 +117,14 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     writeln!(
         page,
         "<li><a href=\"{}\">Metrics</a>, for Prometheus</li>\n\
-         <li><a href=\"{PROJECT}/alerts/runbooks/README.md\">Runbooks</a>: what each alert means, and what to do</li>\n\
+         <li><a href=\"{}\">Runbooks</a>: what each alert means, and what to do</li>\n\
          <li>JSON: <a href=\"/api/v1/devices\">all devices</a>, \
          <a href=\"/api/v1/multipath-health\">those in trouble</a>, <a href=\"/api/v1/events\">events</a>, \
          and <a href=\"{PROJECT}/src/web/openapi.yaml\">what they mean</a></li>\n\
          <li><a href=\"/-/healthy\">Healthy</a>, <a href=\"/-/ready\">ready</a></li>\n</ul>\n\
          <p>multipath_exporter {version}</p>\n</footer>\n<script>{SCRIPT}</script>\n</body>\n</html>",
         Escaped(view.telemetry_path),
+        runbooks::PLACE,
     )
 }
 
@@ -442,9 +445,4 @@ fn clock(time: SystemTime) -> String {
     let mut text = humantime::format_rfc3339_seconds(time).to_string().replace('T', " ");
     text.truncate(text.trim_end_matches('Z').len());
     text
-}
-
-/// Where a runbook is read.
-fn runbook(alert: &str) -> String {
-    format!("{PROJECT}/alerts/runbooks/{alert}.md")
 }

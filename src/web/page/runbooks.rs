@@ -1,0 +1,78 @@
+//! The runbooks at `/runbooks/`, for those who cannot get at the internet from where their storage is. They are made of
+//! `alerts/runbooks/*.md` when the program is built, so that a file that is added there is served.
+
+use super::STYLE;
+use super::escape::Escaped;
+
+/// Each by the name of its alert, in HTML, in the order of the names. The index has no name, and is first.
+static RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
+
+/// Where they are. Their names follow.
+pub const PLACE: &str = "/runbooks/";
+
+/// Where the runbook of this alert is.
+pub fn address(alert: &str) -> String {
+    format!("{PLACE}{alert}")
+}
+
+/// The page of the runbook of this alert, or of all of them where there is no name.
+pub fn html(alert: &str, host: &str) -> Option<String> {
+    let at = RUNBOOKS.binary_search_by_key(&alert, |(name, _)| name).ok()?;
+    let (name, text) = RUNBOOKS[at];
+    let (title, host) = (if name.is_empty() { "Runbooks" } else { name }, Escaped(host));
+    let all = if name.is_empty() { "" } else { " <a href=\"/runbooks/\">All runbooks</a>" };
+    Some(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} – {host}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body class=\"runbook\">\n\
+         <header><p>Multipath storage of <b>{host}</b></p></header>\n\
+         <nav><a href=\"/\">Status page</a>{all}</nav>\n<main>\n{text}</main>\n</body>\n</html>\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_file_is_a_page_and_links_lead_to_pages() {
+        let mut files: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/alerts/runbooks"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(|file| file.strip_suffix(".md").unwrap().replace("README", ""))
+            .collect();
+        files.sort();
+        assert_eq!(RUNBOOKS.iter().map(|(name, _)| name).collect::<Vec<_>>(), files.iter().collect::<Vec<_>>());
+        for (name, text) in RUNBOOKS {
+            let page = html(name, "<db01>").unwrap();
+            assert!(page.contains(text) && page.contains("<b>&lt;db01&gt;</b>"), "{name}");
+            let links: Vec<&str> = text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+            assert!(!links.is_empty(), "{name} leads nowhere");
+            for link in links {
+                let page = link.split('#').next().unwrap();
+                let linked = page.strip_prefix(PLACE).is_some_and(|name| html(name, "db01").is_some());
+                assert!(linked || link.starts_with('#'), "{name} leads to {link}");
+            }
+            assert!(name.is_empty() || RUNBOOKS[0].1.contains(&format!("href=\"{}\"", address(name))), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_urgent_comes_first() {
+        for (name, text) in &RUNBOOKS[1..] {
+            let sections: Vec<&str> =
+                text.split("<section id=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+            assert_eq!(sections, ["first", "meaning", "impact", "diagnosis", "mitigation"], "{name}");
+            assert!(text.starts_with(&format!("<h1>{name}</h1>\n<p><strong>")), "{name}");
+            assert_eq!(text.matches("<section").count(), text.matches("</section>").count(), "{name}");
+        }
+    }
+
+    #[test]
+    fn there_are_no_others() {
+        for name in ["README", "multipathfaultypaths", "MultipathFaultyPaths.md", "MultipathFaultyPaths/", "..", "/"] {
+            assert_eq!(html(name, "db01"), None, "{name}");
+        }
+    }
+}
