@@ -1,5 +1,6 @@
-//! Tells the program which revision and compiler it was built from, for `multipath_exporter_build_info`, and makes the pages
-//! of the runbooks: the program then carries neither a Markdown parser nor a list of them.
+//! Tells the program which revision and compiler it was built from, for
+//! `multipath_exporter_build_info`. Makes the pages of the runbooks, so that the program carries
+//! no Markdown parser and nobody keeps a list of them.
 
 #![expect(clippy::disallowed_methods, reason = "the build starts programs, the exporter does not")]
 
@@ -57,8 +58,9 @@ fn runbooks() -> Result<Vec<(String, String)>, Box<dyn Error>> {
     pages.collect()
 }
 
-/// A runbook in HTML: a section for each heading of the second level, and whatever may be wider than a phone in something that
-/// scrolls, also by keyboard. Links lead to where the exporter serves a runbook.
+/// A runbook in HTML, with a section for each heading of the second level. Code and tables may be
+/// wider than a phone, so they scroll, also by keyboard. Links lead to where the exporter serves a
+/// runbook.
 fn page(text: &str, is_runbook: impl Fn(&str) -> bool) -> Result<String, String> {
     let mut events = Vec::new();
     let mut parser = Parser::new_ext(text, Options::ENABLE_TABLES).peekable();
@@ -94,7 +96,8 @@ fn page(text: &str, is_runbook: impl Fn(&str) -> bool) -> Result<String, String>
     Ok(page)
 }
 
-/// Where the exporter serves what a runbook links to. Other links are refused: who reads it may have no way to the internet.
+/// Where the exporter serves what a runbook links to. Other links are refused: a reader may have no
+/// way to the internet.
 fn served(link: &str, is_runbook: impl Fn(&str) -> bool) -> Result<CowStr<'static>, String> {
     let (file, fragment) = link.find('#').map_or((link, ""), |at| link.split_at(at));
     let name = if file == "README.md" { Some("") } else { file.strip_suffix(".md") };

@@ -480,6 +480,32 @@ test("in a text browser of 80 columns", () =>
     assert.match(shown, /sdm {2,}✕ FAILED .*0x10000090fa000005 0x201000a098aad1e3/);
   }));
 
+test("the runbooks: accessible and in place, and in a text browser", () =>
+  on(HOSTS.degraded, async exporter => {
+    const names = ["", "MultipathFaultyPaths", "MultipathDeviceLost", "MultipathExporterDown"];
+    for (const name of names) {
+      const url = `${exporter.url}/runbooks/${name}`;
+      for (const viewport of [DESK, PHONE])
+        for (const scheme of ["light", "dark"]) {
+          const page = await open(browser, url, { viewport, scheme });
+          assert.equal(await text(page, "h1"), name || "Runbooks");
+          const what = `${url}, ${scheme}, ${viewport.width} pixels`;
+          await assertAccessible(page, what);
+          await assertFits(page, what);
+          assert.deepEqual(page.wrong, [], what);
+          await page.close();
+        }
+      const shown = execFileSync("w3m", ["-dump", "-cols", "80", "-T", "text/html", url], { encoding: "utf8" });
+      assert.ok(shown.split("\n").findIndex(line => line === (name || "Runbooks")) < 8, shown);
+    }
+    const page = await open(browser, exporter.url, { scripts: false });
+    await Promise.all([page.waitForNavigation(), page.click(".findings .help")]);
+    assert.equal(await text(page, "h1"), "MultipathFaultyPaths");
+    await Promise.all([page.waitForNavigation(), page.click("nav a")]);
+    assert.equal(await text(page, "h1"), SENTENCES.degraded);
+    await page.close();
+  }));
+
 test("what happened last is found before many devices", () => {
   let failed = false;
   return on({ devices: 50, state: (device, path) => (failed && device === 4 && path === 1 ? "failed" : "active") },

@@ -45,6 +45,7 @@ fn bad_options() {
         (&["--web.telemetry-path=metrics"], &["--web.telemetry-path", "/"]),
         (&["--web.telemetry-path=/-/ready"], &["--web.telemetry-path"]),
         (&["--web.telemetry-path=/api/v1/devices"], &["--web.telemetry-path"]),
+        (&["--web.telemetry-path=/runbooks/"], &["--web.telemetry-path"]),
         (&["--web.max-requests=many"], &["--web.max-requests", "many"]),
         (&["--web.max-requests=-1"], &["--web.max-requests"]),
         (&["--resync.interval=0s"], &["--resync.interval"]),

@@ -12,8 +12,17 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All that is answered 200.
-pub const PATHS: [&str; 7] =
-    ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health", "/api/v1/events"];
+pub const PATHS: [&str; 9] = [
+    "/",
+    "/metrics",
+    "/-/healthy",
+    "/-/ready",
+    "/api/v1/devices",
+    "/api/v1/multipath-health",
+    "/api/v1/events",
+    "/runbooks/",
+    "/runbooks/MultipathFaultyPaths",
+];
 
 /// What `Accept` is when Prometheus 2.x and 3.x scrape (`scrape/scrape.go`, `acceptHeader`).
 const PROMETHEUS_2: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
@@ -84,6 +93,13 @@ fn each_path_has_its_answer() {
         "/live.js",
         "/style.css",
         "/favicon.ico",
+        "/runbooks",
+        "/runbooks/README",
+        "/runbooks/MultipathFaultyPaths.md",
+        "/runbooks/MultipathFaultyPaths/",
+        "/runbooks/multipathfaultypaths",
+        "/runbooks/../metrics",
+        "/runbooks/%00",
     ] {
         let answer = exporter.get(path);
         assert_eq!(answer.status, 404, "{path}");
@@ -202,6 +218,7 @@ fn nothing_is_shown_before_the_first_full_read() {
         ("/-/healthy", 200),
         ("/", 200),
         ("/api/v1/events", 200),
+        ("/runbooks/", 200),
         ("/nothing", 404),
     ] {
         assert_eq!(exporter.get(path).status, status, "{path}");

@@ -1,5 +1,5 @@
-//! The page at `/`: its headers, its address, and that it shows what the metrics count. What a browser makes of it is in
-//! `tests/page`, its sentences are tested beside the code.
+//! The page at `/`: its headers, its address, and that it shows what the metrics count. The runbooks, which share its
+//! headers. What a browser makes of them is in `tests/page`, their sentences are tested beside the code.
 
 use std::io::Read;
 
@@ -12,27 +12,45 @@ use super::harness::{Host, MPATHA, MPATHB};
 fn it_allows_nothing_but_its_own() {
     let host = Host::recorded("02-net1-lost");
     let exporter = host.exporter(&[]);
-    let page = exporter.get("/");
-    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-    assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
-    let policy = page.header("content-security-policy").unwrap();
-    let directives: Vec<_> = policy.split("; ").map(|directive| directive.split_once(' ').unwrap()).collect();
-    for (name, value) in &directives {
-        match *name {
-            "default-src" | "base-uri" | "frame-ancestors" => assert_eq!(*value, "'none'", "{name}"),
-            "connect-src" | "form-action" => assert_eq!(*value, "'self'", "{name}"),
-            "style-src" | "script-src" => assert!(value.starts_with("'sha256-") && !value.contains(' '), "{value}"),
-            other => panic!("{other} {value}"),
+    for path in ["/", "/runbooks/MultipathFaultyPaths"] {
+        let page = exporter.get(path);
+        assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+        let policy = page.header("content-security-policy").unwrap();
+        let directives: Vec<_> = policy.split("; ").map(|directive| directive.split_once(' ').unwrap()).collect();
+        for (name, value) in &directives {
+            match *name {
+                "default-src" | "base-uri" | "frame-ancestors" => assert_eq!(*value, "'none'", "{name}"),
+                "connect-src" | "form-action" => assert_eq!(*value, "'self'", "{name}"),
+                "style-src" | "script-src" => assert!(value.starts_with("'sha256-") && !value.contains(' '), "{value}"),
+                other => panic!("{other} {value}"),
+            }
+        }
+        assert_eq!(directives.len(), 7);
+        for (what, _) in page.text().match_indices("http") {
+            let outside = &page.text()[what..];
+            assert!(
+                outside.starts_with("https://github.com/multipath-exporter/") || outside.starts_with("http-equiv"),
+                "{}",
+                &outside[..60]
+            );
         }
     }
-    assert_eq!(directives.len(), 7);
-    for (what, _) in page.text().match_indices("http") {
-        let outside = &page.text()[what..];
-        assert!(
-            outside.starts_with("https://github.com/multipath-exporter/") || outside.starts_with("http-equiv"),
-            "{}",
-            &outside[..60]
-        );
+}
+
+#[test]
+fn it_leads_to_what_to_do() {
+    let host = Host::recorded("02-net1-lost");
+    let exporter = host.exporter(&[]);
+    let page = exporter.get("/");
+    let links: Vec<&str> =
+        page.text().split("href=\"/runbooks/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(links.contains(&"") && links.contains(&"MultipathFaultyPaths"), "{links:?}");
+    for name in links {
+        let runbook = exporter.get(&format!("/runbooks/{name}"));
+        assert_eq!(runbook.status, 200, "{name}");
+        assert!(runbook.text().contains("<a href=\"/\">Status page</a>"), "{name}");
+        assert!(!runbook.text().contains("<script"), "{name}");
     }
 }
 
@@ -117,17 +135,19 @@ fn before_the_first_read_it_says_so() {
 fn it_is_compressed_for_who_asks_for_it() {
     let host = Host::recorded("02-net1-lost");
     let exporter = host.exporter(&[]);
-    let ask = |encoding| exporter.connect().request("GET", "/", &[("Accept-Encoding", encoding)]);
-    let (plain, compressed) = (ask("identity"), ask("gzip, deflate, br"));
-    assert_eq!((plain.header("content-encoding"), compressed.header("content-encoding")), (None, Some("gzip")));
-    for answer in [&plain, &compressed] {
-        assert_eq!(answer.header("vary"), Some("Accept-Encoding"));
-        assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    for path in ["/", "/runbooks/", "/runbooks/MultipathFaultyPaths"] {
+        let ask = |encoding| exporter.connect().request("GET", path, &[("Accept-Encoding", encoding)]);
+        let (plain, compressed) = (ask("identity"), ask("gzip, deflate, br"));
+        assert_eq!((plain.header("content-encoding"), compressed.header("content-encoding")), (None, Some("gzip")));
+        for answer in [&plain, &compressed] {
+            assert_eq!(answer.header("vary"), Some("Accept-Encoding"));
+            assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+        }
+        assert!(compressed.body.len() * 2 < plain.body.len(), "{} of {}", compressed.body.len(), plain.body.len());
+        let mut text = String::new();
+        GzDecoder::new(&compressed.body[..]).read_to_string(&mut text).unwrap();
+        // Times go on between the two.
+        let without_times = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        assert_eq!(without_times(&text), without_times(plain.text()));
     }
-    assert!(compressed.body.len() * 2 < plain.body.len(), "{} of {}", compressed.body.len(), plain.body.len());
-    let mut text = String::new();
-    GzDecoder::new(&compressed.body[..]).read_to_string(&mut text).unwrap();
-    // Times go on between the two.
-    let without_times = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
-    assert_eq!(without_times(&text), without_times(plain.text()));
 }

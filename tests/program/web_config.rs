@@ -13,8 +13,17 @@ use super::harness::{Connection, Exporter, Host, PROGRAM, Tree, eventually, run}
 const USERS: &str = "basic_auth_users:\n  alice: $2y$04$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n";
 const ALICE: (&str, &str) = ("Authorization", "Basic YWxpY2U6c2VjcmV0");
 
-const PATHS: [&str; 8] =
-    ["/", "/metrics", "/-/healthy", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health", "/api/v1/events", "/x"];
+const PATHS: [&str; 9] = [
+    "/",
+    "/metrics",
+    "/-/healthy",
+    "/-/ready",
+    "/api/v1/devices",
+    "/api/v1/multipath-health",
+    "/api/v1/events",
+    "/runbooks/",
+    "/x",
+];
 
 /// A file, and the option that names it.
 fn file(content: &str) -> (Tree, String) {

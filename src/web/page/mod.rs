@@ -65,7 +65,8 @@ pub struct View<'a> {
     pub now: SystemTime,
 }
 
-/// `Content-Security-Policy` of all pages: nothing from anywhere but this style, this script, and what that asks of us.
+/// `Content-Security-Policy` of all pages: nothing from anywhere but this style, this script, and
+/// what that asks of us.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     let policy = format!(

@@ -1,10 +1,12 @@
-//! The runbooks at `/runbooks/`, for those who cannot get at the internet from where their storage is. They are made of
-//! `alerts/runbooks/*.md` when the program is built, so that a file that is added there is served.
+//! The runbooks at `/runbooks/`: storage networks often have no way to the internet. The build makes
+//! them of `alerts/runbooks/*.md`, so that a file that is added there is served.
 
 use super::STYLE;
 use super::escape::Escaped;
+use super::words::Severity;
 
-/// Each by the name of its alert, in HTML, in the order of the names. The index has no name, and is first.
+/// Each by the name of its alert, in HTML, in the order of the names. The index has no name and is
+/// first.
 static RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
 
 /// Where they are. Their names follow.
@@ -20,12 +22,20 @@ pub fn html(alert: &str, host: &str) -> Option<String> {
     let at = RUNBOOKS.binary_search_by_key(&alert, |(name, _)| name).ok()?;
     let (name, text) = RUNBOOKS[at];
     let (title, host) = (if name.is_empty() { "Runbooks" } else { name }, Escaped(host));
+    let severity = if text.contains("<strong>Critical.") {
+        Severity::Critical
+    } else if text.contains("<strong>Warning.") {
+        Severity::Warning
+    } else {
+        Severity::Note
+    };
+    let tone = severity.class();
     let all = if name.is_empty() { "" } else { " <a href=\"/runbooks/\">All runbooks</a>" };
     Some(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} – {host}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body class=\"runbook\">\n\
+         <style>{STYLE}</style>\n</head>\n<body class=\"runbook {tone}\">\n\
          <header><p>Multipath storage of <b>{host}</b></p></header>\n\
          <nav><a href=\"/\">Status page</a>{all}</nav>\n<main>\n{text}</main>\n</body>\n</html>\n"
     ))
@@ -64,7 +74,15 @@ mod tests {
             let sections: Vec<&str> =
                 text.split("<section id=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
             assert_eq!(sections, ["first", "meaning", "impact", "diagnosis", "mitigation"], "{name}");
-            assert!(text.starts_with(&format!("<h1>{name}</h1>\n<p><strong>")), "{name}");
+            let intro = text.strip_prefix(&format!("<h1>{name}</h1>\n<p><strong>")).unwrap_or_else(|| panic!("{name}"));
+            let (severity, _) = intro.split_once(".</strong>").unwrap();
+            let tone = match severity {
+                "Critical" => "critical",
+                "Warning" => "warning",
+                "Info" => "note",
+                other => panic!("{name}: {other}"),
+            };
+            assert!(html(name, "db01").unwrap().contains(&format!("<body class=\"runbook {tone}\">")), "{name}");
             assert_eq!(text.matches("<section").count(), text.matches("</section>").count(), "{name}");
         }
     }

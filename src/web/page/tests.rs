@@ -354,7 +354,7 @@ fn what_may_be_of_yesterday_is_not_called_well() {
         let page = html(&View { sources: unread, ..view(&snapshot) });
         let (mark, sentence) = words.split_at(words.find(' ').unwrap());
         assert!(page.contains(&format!("{mark}</span> <span>{}</span></h1>", sentence.trim())), "{unread:?}: {page}");
-        assert_eq!(page.contains("MultipathExporterStale.md"), !unread.is_empty());
+        assert_eq!(page.contains("/runbooks/MultipathExporterStale\""), !unread.is_empty());
     }
 }
 
