@@ -45,7 +45,7 @@ fn it_leads_to_what_to_do() {
     let page = exporter.get("/");
     let links: Vec<&str> =
         page.text().split("href=\"/runbooks/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert!(links.contains(&"") && links.contains(&"MultipathFaultyPaths"), "{links:?}");
+    assert!(links.contains(&"") && links.contains(&"MultipathSinglePath"), "{links:?}");
     for name in links {
         let runbook = exporter.get(&format!("/runbooks/{name}"));
         assert_eq!(runbook.status, 200, "{name}");
