@@ -58,7 +58,6 @@ mod tests {
             let page = html(name, "<db01>").unwrap();
             assert!(page.contains(text) && page.contains("<b>&lt;db01&gt;</b>"), "{name}");
             let links: Vec<&str> = text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-            assert!(!links.is_empty(), "{name} leads nowhere");
             for link in links {
                 let page = link.split('#').next().unwrap();
                 let linked = page.strip_prefix(PLACE).is_some_and(|name| html(name, "db01").is_some());
