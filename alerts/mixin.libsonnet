@@ -14,25 +14,34 @@
   local last(name, matchers='') = 'last_over_time(%s[5m])' % metric(name, matchers),
 
   // A series that ends with its cause: the same, but only while its host answers no scrape. `labels` are its own labels.
-  local fault(name, labels='wwid', matchers='', condition='') =
-    '%s%s\nor %s%s\nunless ignoring (%s) %s' % [
+  local fault(name, labels='wwid', matchers='', condition='', newline='\n') =
+    '%s%s%sor %s%s%sunless ignoring (%s) %s' % [
       metric(name, matchers),
       condition,
+      newline,
       last(name, matchers),
       condition,
+      newline,
       labels,
       metric('multipath_devices'),
     ],
 
+  // A device in this state. A device that is removed in order is in no state any more, from the next scrape on.
+  local state(name, condition) = '(%s)' % fault(name, condition=condition, newline=' '),
+
   // Adds the alias. topk: while a device is renamed, the old and the new series are both there for five minutes.
   local infoLabels = 'name, sysfs_name, uuid, kind, vendor, product, revision',
-  local named(expr, newline='\n') = '(%s)%s* ignoring (%s) group_left (name)\ntopk without (%s) (1, %s)' % [
+  local named(expr) = '%s * ignoring (%s) group_left (name)\ntopk without (%s) (1, %s)' % [
     expr,
-    newline,
     infoLabels,
     infoLabels,
     last('multipath_device_info'),
   ],
+
+  // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
+  local lost(matchers) =
+    'topk without (name) (1, %s)' %
+    fault('multipath_lost_device_info', 'wwid, name, kind, vendor, product, reason', matchers),
 
   local device = '{{ $labels.wwid }}',
   local onHost = 'on host {{ $labels.instance }}',
@@ -63,15 +72,18 @@
         problem(
           'MultipathFaultyPaths',
           'oVirt: a device has failed paths and valid ones. At once: the next failure may be the last.',
-          named('%s > 0 and %s > 0' % [last('multipath_device_failed_paths'), last('multipath_device_valid_paths')]),
+          named('(%s\nand %s > 0)' % [
+            state('multipath_device_failed_paths', ' > 0'),
+            last('multipath_device_valid_paths'),
+          ]),
           'Faulty multipath paths %s on devices:' % onHost,
           'Failed paths: {{ $value }}.',
         ),
         problem(
           'MultipathNoValidPaths',
           'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. Unknown counts as in use.',
-          named('%s == 0 unless %s > 0 unless %s == 0' % [
-            last('multipath_device_valid_paths'),
+          named('(%s\nunless %s > 0 unless %s == 0)' % [
+            state('multipath_device_valid_paths', ' == 0'),
             last('multipath_device_standby_paths'),
             last('multipath_device_in_use'),
           ]),
@@ -81,8 +93,8 @@
         problem(
           'MultipathNoValidPaths',
           'NVMe: the same with standby paths. An array that moves its namespaces to another controller needs seconds.',
-          named('%s == 0 and %s > 0 unless %s == 0' % [
-            last('multipath_device_valid_paths'),
+          named('(%s\nand %s > 0 unless %s == 0)' % [
+            state('multipath_device_valid_paths', ' == 0'),
             last('multipath_device_standby_paths'),
             last('multipath_device_in_use'),
           ]),
@@ -94,21 +106,24 @@
         problem(
           'MultipathNoValidPathsUnused',
           'A device has no valid path, and nothing uses it. A minute: a volume that is being detached looks like this.',
-          named('%s == 0 and %s == 0' % [last('multipath_device_valid_paths'), last('multipath_device_in_use')]),
+          named('(%s\nand %s == 0)' % [
+            state('multipath_device_valid_paths', ' == 0'),
+            last('multipath_device_in_use'),
+          ]),
           withoutPaths,
           'Nothing uses it.',
         ),
         problem(
           'MultipathDeviceInUseLost',
           'A device is gone, and something used it. At once: what used it has failed.',
-          fault('multipath_lost_device_info', 'wwid, name, kind, vendor, product, reason', 'reason="in_use"'),
+          lost('reason="in_use"'),
           'Lost multipath devices %s:' % onHost,
           'It was in use and is gone.',
         ),
         problem(
           'MultipathDeviceLost',
           'A device is gone after all its paths had failed, or it did not return after a boot. At once: the exporter has waited.',
-          fault('multipath_lost_device_info', 'wwid, name, kind, vendor, product, reason', 'reason!="in_use"'),
+          lost('reason!="in_use"'),
           'Lost multipath devices %s:' % onHost,
           '{{ if eq $labels.reason "not_back_after_boot" }}It was in use before the boot, and has not come back.' +
           '{{ else }}It had no valid path when it went.{{ end }}',
@@ -116,9 +131,9 @@
         problem(
           'MultipathPathsMissing',
           'A device has fewer paths than it is expected to have. Ten minutes: a reboot or a new login brings them one by one.',
-          '%s\nor ignoring (name) %s > 0' % [
-            named('%s > 0' % last('multipath_device_missing_paths'), newline=' '),
-            last('multipath_device_missing_paths'),
+          '%s\nor ignoring (name) %s' % [
+            named(state('multipath_device_missing_paths', ' > 0')),
+            state('multipath_device_missing_paths', ' > 0'),
           ],
           'Missing multipath paths %s on devices:' % onHost,
           'Missing paths: {{ $value }}.',
@@ -203,8 +218,8 @@
         finding(
           'MultipathAllPathsBlocked',
           'The kernel holds the paths valid, and sends nothing to any of them. A minute: a fabric change blocks for seconds.',
-          '(%s)\n>= %s' % [
-            std.strReplace(fault('multipath_device_blocked_paths'), '\n', ' '),
+          '%s\n>= %s' % [
+            state('multipath_device_blocked_paths', ''),
             last('multipath_device_valid_paths'),
           ],
           'All valid paths of a multipath device are blocked.',
@@ -220,9 +235,9 @@
         finding(
           'MultipathQueueingWithoutPaths',
           'I/O waits for a path. Two minutes: most services that wait longer have to be started anew.',
-          '%s == 1 and %s == 0\nunless %s == 0' % [
+          '%s\nand %s == 1\nunless %s == 0' % [
+            state('multipath_device_valid_paths', ' == 0'),
             last('multipath_device_queueing'),
-            last('multipath_device_valid_paths'),
             last('multipath_device_in_use'),
           ],
           'I/O waits for a device that has no valid path.',
