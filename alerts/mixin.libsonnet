@@ -409,9 +409,9 @@
         finding(
           'MultipathDaemonBlocked',
           'multipathd answers, but does not tell its maps. Five minutes: a reconfiguration of a large host takes less.',
-          '%s == 0\nand ignoring (source) %s == 1' % [
-            last('multipath_exporter_source_up', 'source="multipathd"'),
+          '%s == 1\nand ignoring (source) %s == 0' % [
             last('multipath_daemon_up'),
+            last('multipath_exporter_source_up', 'source="multipathd"'),
           ],
           'multipathd answers, but does not tell of its devices.',
           'multipathd %s answers, but has not told of its devices for minutes.' % onHost,
