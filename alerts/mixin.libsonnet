@@ -38,6 +38,15 @@
     last('multipath_device_info'),
   ],
 
+  // A counter that rose, and was there before. VictoriaMetrics takes a new counter for one that rose from 0, and one that
+  // was not read for hours for one that rose now.
+  local rose(name, condition, newline='\n') = 'increase(%s[15m]) %s%sand last_over_time(%s[5m] offset 15m)' % [
+    metric(name),
+    condition,
+    newline,
+    metric(name),
+  ],
+
   // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
   local lost(matchers) =
     'topk without (name) (1, %s)' %
@@ -197,7 +206,7 @@
         finding(
           'MultipathPathFlapping',
           'The same path failed three times within fifteen minutes: two of these failures repeat one.',
-          'increase(%s[15m]) >= 2' % metric('multipath_device_repeated_path_failures_total'),
+          rose('multipath_device_repeated_path_failures_total', '>= 2'),
           'A path of a multipath device fails again and again.',
           'Paths of device %s %s failed again {{ printf "%%.0f" $value }} times within 15 minutes.' % [device, onHost],
         ),
@@ -211,7 +220,7 @@
         finding(
           'MultipathPathErrors',
           'More than ten errors in each quarter of an hour, for a quarter of an hour: a reset or a login causes a few.',
-          'increase(%s[15m]) > 10' % metric('multipath_device_path_io_errors_total'),
+          rose('multipath_device_path_io_errors_total', '> 10'),
           'Paths of a multipath device report I/O errors.',
           'Paths of device %s %s had {{ printf "%%.0f" $value }} I/O errors within 15 minutes.' % [device, onHost],
         ),
@@ -336,7 +345,7 @@
         finding(
           'MultipathIscsiSessionFlapping',
           'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour.',
-          'increase(%s[15m]) >= 3' % metric('multipath_iscsi_session_failures_total'),
+          rose('multipath_iscsi_session_failures_total', '>= 3'),
           'An iSCSI session fails again and again.',
           'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ printf "%%.0f" $value }} times within 15 minutes.'
           % onHost,
@@ -440,8 +449,8 @@
         finding(
           'MultipathExporterErrors',
           'Objects cannot be read, again and again, or the memory cannot be written. Objects that vanish cause single errors.',
-          'increase(%s[15m]) > 5\nor %s == 0' % [
-            metric('multipath_exporter_errors_total'),
+          '%s\nor %s == 0' % [
+            rose('multipath_exporter_errors_total', '> 5', newline=' '),
             last('multipath_exporter_memory_last_write_successful'),
           ],
           'The exporter cannot read some objects, or cannot write its memory.',
