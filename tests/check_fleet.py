@@ -38,22 +38,24 @@ POD = {
 }
 # What goes up, by name.
 ALWAYS = {
-    "up", "multipath_devices", "multipath_degraded_devices", "multipath_devices_without_valid_paths", "multipath_paths",
-    "multipath_failed_paths", "multipath_unassembled_wwids", "multipath_daemon_up", "multipath_exporter_build_info",
-    "multipath_exporter_source_up", "wwid:multipath_trouble:last", "job:multipath_hosts:count",
-    "job:multipath_devices:sum", "job:multipath_degraded_devices:sum",
-    "job:multipath_devices_without_valid_paths:sum", "job:multipath_paths:sum", "job:multipath_failed_paths:sum",
-    "job:multipath_unassembled_wwids:sum", "job:multipath_daemons_down:count", "job:multipath_hosts_down:count",
-    "ALERTS",
+    "up", "multipath_devices", "multipath_degraded_devices", "multipath_devices_without_valid_paths",
+    "multipath_lost_devices", "multipath_paths", "multipath_failed_paths", "multipath_missing_paths",
+    "multipath_in_trouble", "multipath_last_recovery_timestamp_seconds", "multipath_unassembled_wwids",
+    "multipath_daemon_up", "multipath_exporter_build_info", "multipath_exporter_source_up",
+    "multipath_lost_device_info", "job:multipath_hosts:count", "job:multipath_devices:sum",
+    "job:multipath_degraded_devices:sum", "job:multipath_devices_without_valid_paths:sum",
+    "job:multipath_lost_devices:sum", "job:multipath_paths:sum", "job:multipath_failed_paths:sum",
+    "job:multipath_missing_paths:sum", "job:multipath_unassembled_wwids:sum", "job:multipath_daemons_down:count",
+    "job:multipath_hosts_down:count", "ALERTS",
 }  # fmt: skip
 # And what may: pending alerts.
 SOMETIMES = {"ALERTS_FOR_STATE"}
-TROUBLE = "wwid:multipath_trouble:last"
-HEALED = (
-    "multipath_failed_paths == 0 unless on (site, job, instance) "
-    f'({TROUBLE} or ALERTS{{alertname="MultipathFaultyPaths"}})'
-)
-OF_A_HOST = '{__name__=~"up|multipath_.+",job=~"multipath|multipath-kubernetes"}'
+LOST = "multipath_lost_device_info"
+FAULTY = 'ALERTS{alertname="MultipathFaultyPaths",alertstate="firing"}'
+RECOVERY = "multipath_last_recovery_timestamp_seconds"
+HEALED = f"multipath_in_trouble == 0 unless on (site, job, instance) ({FAULTY} or {LOST})"
+RECOVERED = 'ALERTS{alertname="MultipathPathsRecovered",alertstate="firing"}'
+OF_A_HOST = f'{{__name__=~"up|multipath_.+",__name__!="{LOST}",job=~"multipath|multipath-kubernetes"}}'
 
 
 def load(name):
@@ -182,18 +184,25 @@ def edge(scratch, site, hosts, written):
 
 
 def golden_page():
-    """The golden page with all four sources: the host that it was made of could not be asked for device mapper's."""
+    """The golden page with all four sources (the host that it was made of could not be asked for device mapper's), an
+    old recovery, and a lost device."""
     page = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8")
     source = 'multipath_exporter_source_up{source="multipathd"} 1\n'
     assert page.count(source) == 1 and 'source_up{source="dm"}' not in page
-    return page.replace(source, source.replace("multipathd", "dm") + source)
+    assert f"\n{RECOVERY} " not in page and f"\n{LOST}{{" not in page
+    page = page.replace(source, source.replace("multipathd", "dm") + source)
+    lost = f'{LOST}{{wwid="3600a1",name="mpatha",kind="dm",vendor="V",product="P",reason="in_use"}} 1\n'
+    return f"{page}{RECOVERY} 0\n{lost}"
 
 
 def healed(page):
-    """The same with all paths valid. What the expected paths say is left out: one device is to have more than it has."""
-    page = re.sub(r"^multipath_device_expected_paths.*\n", "", page, flags=re.M)
+    """The same with all paths valid, and nothing lost."""
+    page = re.sub(rf"^{LOST}{{.*\n", "", page, flags=re.M)
     page = re.sub(r"^(multipath_device_valid_paths{.*}) 1$", r"\1 2", page, flags=re.M)
-    return re.sub(r"^(multipath_(?:device_failed_paths{.*}|failed_paths|degraded_devices)) \d+$", r"\1 0", page, flags=re.M)
+    page = re.sub(
+        r"^(multipath_(?:device_(?:failed|missing)_paths{.*}|(?:failed|missing)_paths|degraded_devices|in_trouble)) \d+$",
+        r"\1 0", page, flags=re.M)  # fmt: skip
+    return page.replace(f"\n{RECOVERY} 0\n", f"\n{RECOVERY} {time.time()}\n")
 
 
 def main():
@@ -225,14 +234,15 @@ def main():
         (said,) = map(int, re.findall(r"(\d+) series for each host", (DEPLOY / "README.md").read_text(encoding="utf-8")))
         for what, above in (("sent", written), ("federated", federated)):
             expect(f"what is {what}", ALWAYS, above.names, servers)
-            for number, series in ((said, OF_A_HOST), (page.count("multipath_device_info{"), TROUBLE)):
+            for number, series in ((said, OF_A_HOST), (page.count("multipath_device_info{"), FAULTY), (1, LOST)):
                 expect(f"{series} {what}", each(number), functools.partial(above.counts, series), servers)
-            print(f"ok    {said} series of each host, and its devices in trouble, are {what}")
+            print(f"ok    {said} series of each host, its lost devices, and what fires, are {what}")
 
         hosts.page = healed(page)
         begin = time.monotonic()
         for what, above in (("sent", written), ("federated", federated)):
-            expect(f"the end of trouble {what}", each(1), functools.partial(above.counts, HEALED), servers)
+            for series in (HEALED, RECOVERED):
+                expect(f"the end of trouble {what}", each(1), functools.partial(above.counts, series), servers)
             print(f"ok    its end is {what} after {time.monotonic() - begin:.0f} s")
 
 
