@@ -7,8 +7,8 @@ quietly wrong.
 import promql_parser
 from promql_parser import AggModifierType, LabelModifierType, VectorMatchCardinality
 
-# What Prometheus adds to every sample.
-TARGET = frozenset({"job", "instance"})
+# What Prometheus adds to every sample, and the label that tells clusters apart, where there are several.
+TARGET = frozenset({"job", "instance", "cluster"})
 # What it tells of itself and of scraping.
 PROMETHEUS = {
     "up": "",
@@ -20,40 +20,24 @@ KEEPING = {"topk", "bottomk", "limitk"}
 
 
 class Metrics:
-    """Known metrics by name, each with its own labels; Prometheus' are added. None: not yet found out."""
+    """Known metrics by name, each with its own labels; Prometheus' are added."""
 
     def __init__(self, labels):
         self.labels = {name: TARGET | set(own.split()) for name, own in (PROMETHEUS | labels).items()}
 
-    def record(self, rules):
-        """Adds the series that recording rules make. They may rest on each other and on their own past, and several may
-        make series of one name."""
-        for rule in rules:
-            self.labels[rule["record"]] = None
-        # Each round knows what the rounds before found out; as many rounds as rules are enough for any order of them.
-        for _ in rules:
-            for rule in rules:
-                found = self.of(rule["expr"], strict=False)
-                if found is not None:
-                    known = self.labels[rule["record"]] or frozenset()
-                    self.labels[rule["record"]] = known | found | rule.get("labels", {}).keys()
-
-    def of(self, promql, strict=True):
+    def of(self, promql):
         """The labels of what `promql` gives. ValueError if it cannot be parsed, or names what does not exist."""
-        return _Reader(self.labels, strict).read(promql_parser.parse(promql))
+        return _Reader(self.labels).read(promql_parser.parse(promql))
 
 
 class _Reader:
-    def __init__(self, metrics, strict):
+    def __init__(self, metrics):
         self.metrics = metrics
-        self.strict = strict
 
     def read(self, node):
         return getattr(self, type(node).__name__)(node)
 
     def demand(self, labels, have, place):
-        if not self.strict:
-            return
         missing = set(labels) - set(have)
         if missing:
             raise ValueError(f"no label {', '.join(sorted(missing))} in {place}")
@@ -62,8 +46,6 @@ class _Reader:
         if node.name not in self.metrics:
             raise ValueError(f"no metric {node.name or node.prettify()}")
         labels = self.metrics[node.name]
-        if labels is None:
-            return None
         self.demand([matcher.name for matcher in node.matchers.matchers], labels, node.prettify())
         return labels
 
@@ -82,8 +64,6 @@ class _Reader:
 
     def Call(self, node):
         inner = [self.read(argument) for argument in node.args]
-        if None in inner:
-            return None
         if node.func.name == "label_replace":
             target, source = node.args[1].val, node.args[3].val
             self.demand([source] if source else [], inner[0], node.prettify())
@@ -96,8 +76,6 @@ class _Reader:
 
     def AggregateExpr(self, node):
         inner = self.read(node.expr)
-        if inner is None:
-            return None
         if node.modifier is None:
             return inner if str(node.op) in KEEPING else frozenset()
         named = set(node.modifier.labels)
@@ -108,8 +86,6 @@ class _Reader:
 
     def BinaryExpr(self, node):
         left, right = self.read(node.lhs), self.read(node.rhs)
-        if left is None or right is None:
-            return right if left is None else left
         matching = node.modifier and node.modifier.matching
         named = set(matching.labels) if matching else set()
         on = bool(matching) and matching.type == LabelModifierType.Include
