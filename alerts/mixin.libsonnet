@@ -40,11 +40,13 @@
 
   // A counter that rose, and was there before. VictoriaMetrics takes a new counter for one that rose from 0, and one that
   // was not read for hours for one that rose now.
-  local rose(name, condition, newline='\n') = 'increase(%s[15m]) %s%sand last_over_time(%s[5m] offset 15m)' % [
+  local rose(name, condition, window='15m', newline='\n') = 'increase(%s[%s]) %s%sand last_over_time(%s[5m] offset %s)' % [
     metric(name),
+    window,
     condition,
     newline,
     metric(name),
+    window,
   ],
 
   // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
@@ -219,10 +221,10 @@
         ),
         finding(
           'MultipathPathErrors',
-          'More than ten errors in each quarter of an hour, for a quarter of an hour: a reset or a login causes a few.',
-          rose('multipath_device_path_io_errors_total', '> 10'),
+          'More than ten errors within ten minutes, again and again for fifteen: a controller that restarts causes many at once.',
+          rose('multipath_device_path_io_errors_total', '> 10', '10m'),
           'Paths of a multipath device report I/O errors.',
-          'Paths of device %s %s had {{ printf "%%.0f" $value }} I/O errors within 15 minutes.' % [device, onHost],
+          'Paths of device %s %s had {{ printf "%%.0f" $value }} I/O errors within 10 minutes.' % [device, onHost],
         ),
         finding(
           'MultipathAllPathsBlocked',
@@ -450,12 +452,12 @@
           'MultipathExporterErrors',
           'Objects cannot be read, again and again, or the memory cannot be written. Objects that vanish cause single errors.',
           '%s\nor %s == 0' % [
-            rose('multipath_exporter_errors_total', '> 5', newline=' '),
+            rose('multipath_exporter_errors_total', '> 5', '10m', newline=' '),
             last('multipath_exporter_memory_last_write_successful'),
           ],
           'The exporter cannot read some objects, or cannot write its memory.',
           'The exporter %s ' % onHost +
-          '{{ with $labels.source }}failed {{ printf "%.0f" $value }} times within 15 minutes to read objects of its source {{ . }}.' +
+          '{{ with $labels.source }}failed {{ printf "%.0f" $value }} times within 10 minutes to read objects of its source {{ . }}.' +
           '{{ else }}cannot write its memory: it forgets at its next restart.{{ end }}',
         ),
       ],
