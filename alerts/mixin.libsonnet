@@ -439,7 +439,7 @@
           'up{%s} == 0\nor absent(up{%s})' % [cfg.jobSelector, cfg.jobSelector],
           'An exporter does not answer.',
           '{{ if $labels.instance }}The exporter %s does not answer. Nothing is known of its paths.' % onHost +
-          '{{ else }}Prometheus has no target with %s. Nothing is known of any host.{{ end }}' % cfg.jobSelector,
+          '{{ else }}Prometheus has no target that matches %s. Nothing is known of any host.{{ end }}' % cfg.jobSelector,
         ),
         finding(
           'MultipathExporterStale',
