@@ -78,7 +78,7 @@ NOT_YET = {
 # The golden page is of an exporter without a memory file.
 ELSEWHERE = {"multipath_exporter_memory_last_write_successful": ""}
 
-# What Grafana puts in place of its variables, as far as it matters to a parser.
+# Values that Grafana puts in place of its variables, as far as it matters to a parser.
 GRAFANA_DURATIONS = re.compile(r"\$(?:__rate_interval|__interval|__range)\b|\$\{__(?:rate_interval|interval|range)\}")
 GRAFANA_VARIABLE = re.compile(r"\$(?:\w+|\{\w+(?::\w+)?\})")
 

@@ -7,9 +7,9 @@ quietly wrong.
 import promql_parser
 from promql_parser import AggModifierType, LabelModifierType, VectorMatchCardinality
 
-# What Prometheus adds to every sample, and the label that tells clusters apart, where there are several.
+# Labels that Prometheus adds to every sample, and the label that tells clusters apart, where there are several.
 TARGET = frozenset({"job", "instance", "cluster"})
-# What it tells of itself and of scraping.
+# Its series about itself and about scraping.
 PROMETHEUS = {
     "up": "",
     "scrape_duration_seconds": "",
