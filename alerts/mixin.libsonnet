@@ -26,8 +26,9 @@
       metric('multipath_devices'),
     ],
 
-  // A device in this state. A device that is removed in order is in no state any more, from the next scrape on.
-  local state(name, condition) = '(%s)' % fault(name, condition=condition, newline=' '),
+  // Ends what is said about devices when their host says that it has none of that kind: a device that was removed in order
+  // is still seen for five minutes. The host's own count costs nothing, a look at each device would.
+  local unlessNone(name) = 'unless ignoring (wwid) %s == 0' % metric(name),
 
   // Adds the alias. topk: while a device is renamed, the old and the new series are both there for five minutes.
   local infoLabels = 'name, sysfs_name, uuid, kind, vendor, product, revision',
@@ -38,16 +39,18 @@
     last('multipath_device_info'),
   ],
 
-  // A counter that rose, and was there before. VictoriaMetrics takes a new counter for one that rose from 0, and one that
-  // was not read for hours for one that rose now.
-  local rose(name, condition, window='15m', newline='\n') = 'increase(%s[%s]) %s%sand last_over_time(%s[5m] offset %s)' % [
-    metric(name),
-    window,
-    condition,
-    newline,
-    metric(name),
-    window,
-  ],
+  // A counter that rose, on a host that was read before. VictoriaMetrics takes a counter that it sees for the first time for
+  // one that rose from 0, and one that was not read for hours for one that rose now.
+  local rose(name, condition, window='15m', labels='wwid', newline='\n') =
+    'increase(%s[%s]) %s%sand ignoring (%s) last_over_time(%s[5m] offset %s)' % [
+      metric(name),
+      window,
+      condition,
+      newline,
+      labels,
+      metric('multipath_devices'),
+      window,
+    ],
 
   // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
   local lost(matchers) =
@@ -83,9 +86,10 @@
         problem(
           'MultipathFaultyPaths',
           'oVirt: a device has failed paths and valid ones. At once: the next failure may be the last.',
-          named('(%s\nand %s > 0)' % [
-            state('multipath_device_failed_paths', ' > 0'),
+          named('(%s > 0 and %s > 0 %s)' % [
+            last('multipath_device_failed_paths'),
             last('multipath_device_valid_paths'),
+            unlessNone('multipath_degraded_devices'),
           ]),
           'Faulty multipath paths %s on devices:' % onHost,
           'Failed paths: {{ $value }}.',
@@ -93,10 +97,11 @@
         problem(
           'MultipathNoValidPaths',
           'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. Unknown counts as in use.',
-          named('(%s\nunless %s > 0 unless %s == 0)' % [
-            state('multipath_device_valid_paths', ' == 0'),
+          named('(%s == 0 unless %s > 0\nunless %s == 0 %s)' % [
+            last('multipath_device_valid_paths'),
             last('multipath_device_standby_paths'),
             last('multipath_device_in_use'),
+            unlessNone('multipath_devices_without_valid_paths'),
           ]),
           withoutPaths,
           'I/O to it fails, or waits until a path is back.',
@@ -104,10 +109,11 @@
         problem(
           'MultipathNoValidPaths',
           'NVMe: the same with standby paths. An array that moves its namespaces to another controller needs seconds.',
-          named('(%s\nand %s > 0 unless %s == 0)' % [
-            state('multipath_device_valid_paths', ' == 0'),
+          named('(%s == 0 and %s > 0\nunless %s == 0 %s)' % [
+            last('multipath_device_valid_paths'),
             last('multipath_device_standby_paths'),
             last('multipath_device_in_use'),
+            unlessNone('multipath_devices_without_valid_paths'),
           ]),
           withoutPaths,
           'It has only standby paths: I/O waits until the array makes one of them optimized.',
@@ -117,9 +123,10 @@
         problem(
           'MultipathNoValidPathsUnused',
           'A device has no valid path, and nothing uses it. A minute: a volume that is being detached looks like this.',
-          named('(%s\nand %s == 0)' % [
-            state('multipath_device_valid_paths', ' == 0'),
+          named('(%s == 0 and %s == 0 %s)' % [
+            last('multipath_device_valid_paths'),
             last('multipath_device_in_use'),
+            unlessNone('multipath_devices_without_valid_paths'),
           ]),
           withoutPaths,
           'Nothing uses it.',
@@ -142,9 +149,10 @@
         problem(
           'MultipathPathsMissing',
           'A device has fewer paths than it is expected to have. Ten minutes: a reboot or a new login brings them one by one.',
-          '%s\nor ignoring (name) %s' % [
-            named(state('multipath_device_missing_paths', ' > 0')),
-            state('multipath_device_missing_paths', ' > 0'),
+          '%s\nor ignoring (name) (%s > 0 %s)' % [
+            named('(%s > 0 %s)' % [last('multipath_device_missing_paths'), unlessNone('multipath_missing_paths')]),
+            last('multipath_device_missing_paths'),
+            unlessNone('multipath_missing_paths'),
           ],
           'Missing multipath paths %s on devices:' % onHost,
           'Missing paths: {{ $value }}.',
@@ -229,8 +237,8 @@
         finding(
           'MultipathAllPathsBlocked',
           'The kernel holds the paths valid, and sends nothing to any of them. A minute: a fabric change blocks for seconds.',
-          '%s\n>= %s' % [
-            state('multipath_device_blocked_paths', ''),
+          '(%s)\n>= %s' % [
+            fault('multipath_device_blocked_paths', newline=' '),
             last('multipath_device_valid_paths'),
           ],
           'All valid paths of a multipath device are blocked.',
@@ -246,10 +254,11 @@
         finding(
           'MultipathQueueingWithoutPaths',
           'I/O waits for a path. Two minutes: most services that wait longer have to be started anew.',
-          '%s\nand %s == 1\nunless %s == 0' % [
-            state('multipath_device_valid_paths', ' == 0'),
+          '%s == 1 and %s == 0\nunless %s == 0 %s' % [
             last('multipath_device_queueing'),
+            last('multipath_device_valid_paths'),
             last('multipath_device_in_use'),
+            unlessNone('multipath_devices_without_valid_paths'),
           ],
           'I/O waits for a device that has no valid path.',
           'Device %s %s has no valid path and queues. Programs that use it hang.' % [device, onHost],
@@ -347,7 +356,7 @@
         finding(
           'MultipathIscsiSessionFlapping',
           'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour.',
-          rose('multipath_iscsi_session_failures_total', '>= 3'),
+          rose('multipath_iscsi_session_failures_total', '>= 3', labels='target, target_port, initiator_port'),
           'An iSCSI session fails again and again.',
           'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ printf "%%.0f" $value }} times within 15 minutes.'
           % onHost,
@@ -452,7 +461,7 @@
           'MultipathExporterErrors',
           'Objects cannot be read, again and again, or the memory cannot be written. Objects that vanish cause single errors.',
           '%s\nor %s == 0' % [
-            rose('multipath_exporter_errors_total', '> 5', '10m', newline=' '),
+            rose('multipath_exporter_errors_total', '> 5', '10m', 'source', ' '),
             last('multipath_exporter_memory_last_write_successful'),
           ],
           'The exporter cannot read some objects, or cannot write its memory.',
