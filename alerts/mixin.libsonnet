@@ -39,18 +39,9 @@
     last('multipath_device_info'),
   ],
 
-  // A counter that rose, on a host that was read before. VictoriaMetrics takes a counter that it sees for the first time for
-  // one that rose from 0, and one that was not read for hours for one that rose now.
-  local rose(name, condition, window='15m', labels='wwid', newline='\n') =
-    'increase(%s[%s]) %s%sand ignoring (%s) last_over_time(%s[5m] offset %s)' % [
-      metric(name),
-      window,
-      condition,
-      newline,
-      labels,
-      metric('multipath_devices'),
-      window,
-    ],
+  // How much a counter has risen, as its samples say. `increase` is a guess, and each engine guesses otherwise: VictoriaMetrics
+  // takes a counter that it has not seen for hours for one that rose now.
+  local rose(name, condition, window='15m') = '%s - min_over_time(%s[%s]) %s' % [last(name), metric(name), window, condition],
 
   // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
   local lost(matchers) =
@@ -81,19 +72,9 @@
 
   local groups = [
     {
+      // The worse first: Prometheus sends the alerts of one rule after the other, and a message should not begin with an end.
       name: 'multipath',
       rules: [
-        problem(
-          'MultipathFaultyPaths',
-          'oVirt: a device has failed paths and valid ones. At once: the next failure may be the last.',
-          named('(%s > 0 and %s > 0 %s)' % [
-            last('multipath_device_failed_paths'),
-            last('multipath_device_valid_paths'),
-            unlessNone('multipath_degraded_devices'),
-          ]),
-          'Faulty multipath paths %s on devices:' % onHost,
-          'Failed paths: {{ $value }}.',
-        ),
         problem(
           'MultipathNoValidPaths',
           'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. Unknown counts as in use.',
@@ -145,6 +126,17 @@
           'Lost multipath devices %s:' % onHost,
           '{{ if eq $labels.reason "not_back_after_boot" }}It was in use before the boot, and has not come back.' +
           '{{ else }}It had no valid path when it went.{{ end }}',
+        ),
+        problem(
+          'MultipathFaultyPaths',
+          'oVirt: a device has failed paths and valid ones. At once: the next failure may be the last.',
+          named('(%s > 0 and %s > 0 %s)' % [
+            last('multipath_device_failed_paths'),
+            last('multipath_device_valid_paths'),
+            unlessNone('multipath_degraded_devices'),
+          ]),
+          'Faulty multipath paths %s on devices:' % onHost,
+          'Failed paths: {{ $value }}.',
         ),
         problem(
           'MultipathPathsMissing',
@@ -218,7 +210,7 @@
           'The same path failed three times within fifteen minutes: two of these failures repeat one.',
           rose('multipath_device_repeated_path_failures_total', '>= 2'),
           'A path of a multipath device fails again and again.',
-          'Paths of device %s %s failed again {{ printf "%%.0f" $value }} times within 15 minutes.' % [device, onHost],
+          'Paths of device %s %s failed again {{ $value }} times within 15 minutes.' % [device, onHost],
         ),
         finding(
           'MultipathPathMarginal',
@@ -232,7 +224,7 @@
           'More than ten errors within ten minutes, again and again for fifteen: a controller that restarts causes many at once.',
           rose('multipath_device_path_io_errors_total', '> 10', '10m'),
           'Paths of a multipath device report I/O errors.',
-          'Paths of device %s %s had {{ printf "%%.0f" $value }} I/O errors within 10 minutes.' % [device, onHost],
+          'Paths of device %s %s had {{ $value }} I/O errors within 10 minutes.' % [device, onHost],
         ),
         finding(
           'MultipathAllPathsBlocked',
@@ -356,9 +348,9 @@
         finding(
           'MultipathIscsiSessionFlapping',
           'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour.',
-          rose('multipath_iscsi_session_failures_total', '>= 3', labels='target, target_port, initiator_port'),
+          rose('multipath_iscsi_session_failures_total', '>= 3'),
           'An iSCSI session fails again and again.',
-          'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ printf "%%.0f" $value }} times within 15 minutes.'
+          'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ $value }} times within 15 minutes.'
           % onHost,
         ),
         finding(
@@ -461,12 +453,12 @@
           'MultipathExporterErrors',
           'Objects cannot be read, again and again, or the memory cannot be written. Objects that vanish cause single errors.',
           '%s\nor %s == 0' % [
-            rose('multipath_exporter_errors_total', '> 5', '10m', 'source', ' '),
+            rose('multipath_exporter_errors_total', '> 5', '10m'),
             last('multipath_exporter_memory_last_write_successful'),
           ],
           'The exporter cannot read some objects, or cannot write its memory.',
           'The exporter %s ' % onHost +
-          '{{ with $labels.source }}failed {{ printf "%.0f" $value }} times within 10 minutes to read objects of its source {{ . }}.' +
+          '{{ with $labels.source }}failed {{ $value }} times within 10 minutes to read objects of its source {{ . }}.' +
           '{{ else }}cannot write its memory: it forgets at its next restart.{{ end }}',
         ),
       ],
