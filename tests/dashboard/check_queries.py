@@ -15,18 +15,27 @@ import urllib.request
 
 import fleet
 
-# What the first row must say, and the fact it is about.
-FACTS = {'No valid path': 'without', 'Degraded devices': 'degraded', 'Failed paths': 'failed', 'Exporters down': 'down',
-         'multipathd down': 'daemonless', 'Alerts firing': 'alerts', 'Devices': 'devices', 'Hosts': 'hosts'}
+# What the tiles of the fleet must say, and the fact it is about.
+FLEET = {'Hosts': 'hosts', 'Hosts in trouble': 'trouble', 'Devices': 'devices', 'Paths': 'paths', 'Failed paths': 'failed'}
+FINDINGS = 'What is found'
+# A recovery is no finding: the dashboard marks its time.
+NO_FINDING = {'MultipathPathsRecovered'}
+# The devices of the one alert are among those of the other: they are counted once.
+AMONG = {'MultipathQueueingWithoutPaths': 'MultipathNoValidPaths'}
 TYPES = {'stat', 'bargauge', 'timeseries', 'table', 'state-timeline', 'text', 'row'}
 # A table longer than this, a graph with more lines than this: nobody reads them, and a large fleet pays for them.
-MOST = {'table': 200, 'timeseries': 20, 'state-timeline': 100, 'bargauge': 10, 'stat': 1}
+MOST = {'table': 200, 'timeseries': 20, 'state-timeline': 100, 'bargauge': 10, 'stat': 14}
 # Beside the exporter's own: what Prometheus makes.
 FOREIGN = {'up', 'ALERTS', 'scrape_duration_seconds'}
 BUILTIN = {'__rate_interval': '120s', '__interval': '30s', '__range': '3600s'}
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the servers are this machine's
 # Exist only where something is wrong, as it is on the golden page.
 FAULTS = {'multipath_device_non_optimized'}
+# Asked when the dashboard is opened, variables and annotations included: browsers ask six at a time.
+MOST_QUERIES = 25
+# What Kubernetes allows in annotations: a client-side apply puts the whole object there.
+MOST_BYTES = 262144
+DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 errors = []
 
 
@@ -68,18 +77,28 @@ def check_structure(dashboard):
             error(where, 'has no description')
         if panel['type'] != 'text' and not panel.get('targets'):
             error(where, 'has no query')
-        for source in [panel.get('datasource')] + [t.get('datasource') for t in panel.get('targets', [])]:
-            if source != {'type': 'prometheus', 'uid': '${datasource}'}:
-                error(where, f'does not use the data source variable: {source}')
+        if panel.get('datasource') != DATASOURCE or any('datasource' in t for t in panel.get('targets', [])):
+            error(where, 'does not use the data source variable')
         references = [t['refId'] for t in panel.get('targets', [])]
         if len(references) != len(set(references)):
             error(where, f'uses a refId twice: {references}')
     if not dashboard.get('uid') or 'id' in dashboard:
         error('dashboard', 'needs a fixed uid and must have no id')
-    titles = [p['title'] for p in panels(dashboard)]
-    for title in FACTS:
-        if titles.count(title) != 1:
-            error('dashboard', f'{titles.count(title)} panels are named "{title}"')
+    opened = sum(len(p.get('targets', [])) for p in dashboard['panels'])  # those of folded rows are asked when a row is opened
+    opened += sum(v['type'] == 'query' for v in dashboard['templating']['list']) + len(dashboard['annotations']['list'])
+    if opened > MOST_QUERIES:
+        error('dashboard', f'opens with {opened} queries, more than {MOST_QUERIES}')
+
+
+def check_size(path):
+    """As the annotation of a client-side `kubectl apply` of the config map."""
+    labels = {'app.kubernetes.io/name': 'multipath-exporter', 'grafana_dashboard': '1'}
+    whole = {'apiVersion': 'v1', 'data': {'multipath.json': pathlib.Path(path).read_text()}, 'kind': 'ConfigMap',
+             'metadata': {'annotations': {}, 'labels': labels, 'name': 'multipath-dashboard', 'namespace': 'n' * 63}}
+    # kubectl writes <, > and & as Go does: in six bytes
+    size = len(re.sub('[<>&]', '......', json.dumps(whole, ensure_ascii=False, separators=(',', ':'))).encode())
+    if size >= MOST_BYTES:
+        error('dashboard', f'has {size} bytes in the annotation of a client-side apply, {MOST_BYTES} are allowed')
 
 
 def check_runbooks(dashboard, folder):
@@ -114,7 +133,7 @@ def check_fleet(golden, scenario, path):
         shapes, types = samples(file)
     with open(golden) as file:
         expected, kinds = samples(file)
-    shapes = {(n, labels - {'job', 'instance'}) for n, labels in shapes}
+    shapes = {(n, labels - {'cluster', 'job', 'instance'}) for n, labels in shapes}
     names = {n for n, _ in shapes}
     for metric, labels in sorted(expected, key=str):
         if metric not in FAULTS and (metric, labels) not in shapes:
@@ -136,14 +155,14 @@ class Scenario:
         self.name, self.url, self.fleet, facts = argument.split('=')
         with open(facts) as file:
             self.facts = json.load(file)
-        self.values = {}
+        self.values, self.said = {}, {}
         self.silent = self.facts['devices'] is None  # no host reports
 
     def get(self, path, **parameters):
         data = urllib.parse.urlencode({**parameters}, doseq=True)
         try:
-            with DIRECT.open(f'{self.url}{path}?{data}' if '/label/' in path else f'{self.url}{path}',
-                                        None if '/label/' in path else data.encode(), timeout=30) as answer:
+            reads = '/label/' in path or not parameters
+            with DIRECT.open(f'{self.url}{path}?{data}' if reads else f'{self.url}{path}', None if reads else data.encode(), timeout=30) as answer:
                 return json.load(answer)['data']
         except urllib.error.HTTPError as failure:
             raise RuntimeError(json.load(failure).get('error')) from failure
@@ -153,6 +172,11 @@ class Scenario:
 
     def range(self, query):
         return self.get('/api/v1/query_range', query=query, start=fleet.START, end=fleet.END, step=15)['result']
+
+    def rules(self):
+        """The alerts as Prometheus has read them: (name, severity, expression)."""
+        return [(r['name'], r['labels']['severity'], r['query']) for group in self.get('/api/v1/rules')['groups'] for r in group['rules']
+                if r['type'] == 'alerting']
 
 
 def interpolate(text, values, used):
@@ -199,7 +223,7 @@ def check_variables(dashboard, scenario, used):
         except RuntimeError as failure:
             error(where, f'{failure}\n     {variable["query"]["query"]}')
             values = []
-        if not values and not (scenario.silent and variable['name'] == 'wwid'):
+        if not values and not (scenario.silent and variable['name'] == 'wwid') and not (variable['name'] == 'cluster' and not scenario.facts['clusters']):
             error(where, f'has no values\n     {variable["query"]["query"]}')
         if len(values) != len(set(values)):
             error(where, 'lists a value twice')
@@ -208,8 +232,8 @@ def check_variables(dashboard, scenario, used):
             scenario.values[variable['name']] = variable['allValue']
         if variable['name'] == 'instance':
             scenario.instances = values
-            if len(values) != scenario.facts['hosts']:
-                error(where, f'lists {len(values)} hosts of {scenario.facts["hosts"]}')
+            if len(values) != scenario.facts['instances']:
+                error(where, f'lists {len(values)} hosts of {scenario.facts["instances"]}')
 
 
 def ask(panel, one, scenario, values, used):
@@ -227,6 +251,10 @@ def check_panel(panel, scenario, used, filled, labels):
                 alone, _ = ask(panel, one, scenario, {**scenario.values, 'instance': [host]}, used)
                 if strangers := {s['metric']['instance'] for s in alone if s['metric'].get('instance', host) != host}:
                     error(at, f'shows {sorted(strangers)} where {host} is chosen\n     {query}')
+            for cluster in scenario.facts['clusters']:
+                alone, _ = ask(panel, one, scenario, {**scenario.values, 'cluster': [cluster]}, used)
+                if strangers := {s['metric']['cluster'] for s in alone if s['metric'].get('cluster', cluster) != cluster}:
+                    error(at, f'shows {sorted(strangers)} where {cluster} is chosen\n     {query}')
         except RuntimeError as failure:
             error(at, f'{failure}\n     {query}')
             continue
@@ -236,20 +264,19 @@ def check_panel(panel, scenario, used, filled, labels):
             error(at, f'is empty and the panel has no word for it (noValue)\n     {query}')
         if one.get('instant') and any(s['value'][1] == 'NaN' for s in result):
             error(at, f'is not a number\n     {query}')
-        if len(result) > MOST[panel['type']]:
+        if len({frozenset(s['metric'].items() - {('column', s['metric'].get('column'))}) for s in result}) > MOST[panel['type']]:
             error(at, f'returns {len(result)} series, more than {MOST[panel["type"]]}\n     {query}')
         for label in re.findall(r'{{\s*(\w+)\s*}}', one.get('legendFormat', '')):
             if any(label not in s['metric'] for s in result):
                 error(at, f'has no label {label}, which its legend names\n     {query}')
-        labels.setdefault(panel['id'], set()).update(*(s['metric'] for s in result))
+        if any('column' in s['metric'] and '__name__' in s['metric'] for s in result):
+            error(at, f'has the name of a metric, so that Grafana does not merge its columns\n     {query}')
+        labels.setdefault(panel['id'], set()).update(*(s['metric'] for s in result), {s['metric']['column'] for s in result if 'column' in s['metric']})
         rows.append((one['refId'], result, query))
     if panel['type'] == 'table' and len(rows) > 1:
         check_rows(where, rows)
-    if panel['title'] in FACTS and rows:
-        said = rows[0][1][0]['value'][1] if rows[0][1] else 'nothing'
-        true = scenario.facts[FACTS[panel['title']]]
-        if said != ('nothing' if true is None else str(true)):
-            error(where, f'says {said}, true is {true}\n     {rows[0][2]}')
+    if rows:
+        scenario.said[panel['title']] = rows[0][1]
     check_devices(panel, where, rows, scenario)
     check_hosts(panel, where, rows, scenario)
 
@@ -270,33 +297,112 @@ def check_rows(where, rows):
 
 def check_devices(panel, where, rows, scenario):
     """The tables of devices, against the model: who is in which state."""
-    if not panel['title'].startswith(('Unhealthy devices', 'Devices of the chosen')) or not rows or scenario.silent:
+    if not panel['title'].startswith(('Devices in trouble', 'Devices of the chosen')) or not rows or scenario.silent:
         return
-    states = [s['value'][1] for s in rows[0][1]]
     facts = scenario.facts
-    wanted = {'2': facts['without'], '1': facts['degraded']}
-    if panel['title'].startswith('Devices'):
-        wanted['0'] = facts['devices'] - facts['without'] - facts['degraded']
-    for state, count in wanted.items():
-        if states.count(state) != count:
-            error(where, f'has {states.count(state)} devices in state {state}, true is {count}\n     {rows[0][2]}')
+    if panel['title'].startswith('Devices of'):
+        states = [s['value'][1] for s in rows[0][1]]
+        said = {'without': states.count('2'), 'degraded': states.count('1'), 'devices': len(states)}
+    else:
+        alerts = [s['metric']['alertname'] for s in rows[0][1] if s['metric']['column'] == 'state']
+        cells = {c: [s for s in rows[0][1] if s['metric']['column'] == c] for c in ('state', 'valid', 'failed')}
+        here = {c: {(s['metric'].get('cluster'), s['metric']['instance'], s['metric']['wwid']) for s in of} for c, of in cells.items()}
+        if not here['valid'] <= here['state'] or len(here['state']) != len(cells['state']):
+            error(where, f'has a device that has no state, or two\n     {rows[0][2]}')
+        valid, failed = ({(s['metric'].get('cluster'), s['metric']['instance'], s['metric']['wwid']) for s in cells[c] if s['value'][1] != '0'}
+                         for c in ('valid', 'failed'))
+        said = {'without': sum(a.startswith('MultipathNoValidPaths') for a in alerts), 'degraded': len(valid & failed),
+                'lost': sum(a in ('MultipathDeviceLost', 'MultipathDeviceInUseLost') for a in alerts)}
+    for fact, count in said.items():
+        if count != facts[fact]:
+            error(where, f'says {count} devices are {fact}, true is {facts[fact]}\n     {rows[0][2]}')
 
 
 def check_hosts(panel, where, rows, scenario):
-    """The table of hosts and that of findings, against the model."""
+    """The table of hosts, against the model."""
     facts = scenario.facts
     if panel['title'].startswith('Hosts, worst') and rows:
         states = [s['value'][1] for s in rows[0][1]]
-        if len(states) != facts['hosts'] or states.count('3') != facts['down']:
-            error(where, f'has {len(states)} hosts, {states.count("3")} of them silent, true is {facts["hosts"]} and {facts["down"]}\n     {rows[0][2]}')
-        daemons = [s['value'][1] for s in rows[-1][1]]
-        if daemons.count('0') != (facts['daemonless'] or 0):
-            error(where, f'has {daemons.count("0")} hosts without multipathd, true is {facts["daemonless"]}\n     {rows[-1][2]}')
-    if panel['title'].startswith('Findings') and rows and not scenario.silent:
-        said = {s['metric']['alertname']: s['value'][1] for s in rows[0][1]}
-        for finding in ('MultipathSinglePath', 'MultipathSingleFabric'):
-            if said.get(finding) != str(facts[finding]):
-                error(where, f'says {said.get(finding)} of {finding}, true is {facts[finding]}\n     {rows[0][2]}')
+        down = facts['down']
+        trouble = sum(s in '123' for s in states)
+        if (len(states), states.count('4'), trouble) != (facts['listed'], down, facts['trouble'] or 0):
+            error(where, f'has {len(states)} hosts, {states.count("4")} silent and {trouble} in trouble, true is '
+                         f'{facts["listed"]}, {down}, {facts["trouble"]}\n     {rows[0][2]}')
+
+
+def tiles(dashboard):
+    """The alerts of each tile: a click on it leads to their runbooks."""
+    return {override['matcher']['options']: [link['title'].split()[-1] for p in override['properties'] if p['id'] == 'links' for link in p['value']]
+            for panel in panels(dashboard) if panel['type'] == 'stat' for override in panel['fieldConfig']['overrides']}
+
+
+def check_fleet_tiles(scenario):
+    said = {s['metric']['tile']: s['value'][1] for s in scenario.said['Fleet']}
+    for tile, fact in FLEET.items():
+        true = scenario.facts[fact]
+        if said.get(tile) != (None if true is None else str(true)):
+            error(f'{scenario.name}: Fleet', f'says {said.get(tile)} of {tile}, true is {true}')
+
+
+def check_agreement(dashboard, scenario, found):
+    """The dashboard says what the alerts say: each has its place, and no tile is green while one of its alerts fires."""
+    where, rules, counts = scenario.name, scenario.rules(), {}
+    for alert, severity, expression in rules:
+        counts[alert] = counts.get(alert, 0) + len(scenario.instant(expression))
+    said = {s['metric']['tile']: int(s['value'][1]) for title in ('Critical', 'Warnings') for s in scenario.said[title]}
+    placed = tiles(dashboard)
+    severities = {alert: severity for alert, severity, _ in rules}
+    for alert in sorted(severities.keys() - NO_FINDING ^ {a for of in placed.values() for a in of}):
+        error('dashboard', f'{alert} is either no alert, or has no tile')
+    for tile, alerts in placed.items():
+        if scenario.silent and tile != 'Not watched':
+            if tile in said:
+                error(where, f'tile {tile} says {said[tile]} where no host reports')
+            continue
+        true = sum(counts.get(alert, 0) for alert in alerts if alert not in AMONG)
+        if 'MultipathExporterDown' in alerts:  # the dashboard also counts targets that answer as somebody else
+            true += scenario.facts['down'] - counts['MultipathExporterDown']
+        # a host that has just fallen silent is not watched, while the rules hold what they saw of it last
+        if said.get(tile, -1) > true or said.get(tile, -1) < true and not scenario.facts['just_silent']:
+            error(where, f'tile {tile} says {said.get(tile)}, its alerts {true}: { {a: counts.get(a) for a in alerts} }')
+    if any(counts[alert] for alert in counts.keys() - NO_FINDING) and not any(said.values()):
+        error(where, 'is all green while an alert fires')
+    if scenario.facts['just_silent'] and not said['Not watched']:
+        error(where, 'a host has just fallen silent, and the tile "Not watched" does not say so')
+    for alert, true in scenario.facts['alerts'].items():
+        if true is not None and counts.get(alert, 0) != true:
+            error(where, f'the rule {alert} finds {counts.get(alert)}, true is {true}')
+    for severity in ('critical', 'warning'):
+        if not scenario.silent and said.get(f'{severity.title()} alerts') != scenario.facts[severity]:
+            error(where, f'says that {said.get(f"{severity.title()} alerts")} {severity} alerts fire, true is {scenario.facts[severity]}')
+    table = {s['metric']['alertname']: s for s in scenario.said[FINDINGS]}
+    grouped = {a for of in placed.values() if len(set(of) - AMONG.keys()) > 1 for a in of if severities[a] != 'info'}
+    for alert, other in AMONG.items():
+        if counts[alert] > counts[other]:
+            error(where, f'{alert} finds what {other} does not')
+    for alert, count in counts.items():
+        if count and alert not in NO_FINDING:
+            found.add(alert)
+        listed = int(table[alert]['value'][1]) if alert in table else 0
+        if alert in grouped - {'MultipathExporterDown'} and (listed > count or listed < count and not scenario.facts['just_silent']):
+            error(where, f'"{FINDINGS}" says {listed} of {alert}, the rule {count}')
+        if alert in table:
+            if table[alert]['metric']['severity'] != severities[alert]:
+                error(where, f'"{FINDINGS}" calls {alert} {table[alert]["metric"]["severity"]}, the rule {severities[alert]}')
+    return severities.keys()
+
+
+def check_annotations(dashboard, scenario, used, filled):
+    for one in dashboard['annotations']['list']:
+        where, query = f'{scenario.name}: annotation "{one["name"]}"', interpolate(one['expr'], scenario.values, used)
+        try:
+            times = {float(v) / 1000 for s in scenario.range(query) for _, v in s['values']}
+        except RuntimeError as failure:
+            error(where, f'{failure}\n     {query}')
+            continue
+        if not all(fleet.START - 600 <= time <= fleet.END for time in times):
+            error(where, f'has a time outside of those shown: {sorted(times)}')
+        filled.update((one['name'], None) for _ in times)
 
 
 def check_columns(panel, labels):
@@ -305,7 +411,7 @@ def check_columns(panel, labels):
     values = {'Value'} if len(references) == 1 else {f'Value #{r}' for r in references}
     for step in panel.get('transformations', []):
         for field in step['options'].get('include', {}).get('names', []):
-            if field not in labels | values:
+            if field not in labels | values | {'cluster'}:  # a column that is there where the fleet has clusters
                 error(name(panel), f'picks a column {field}, which no result has')
         for key in ('rowField', 'columnField'):
             if key in step['options'] and step['options'][key] not in labels:
@@ -317,8 +423,9 @@ def main():
     with open(path) as file:
         dashboard = json.load(file)
     check_structure(dashboard)
+    check_size(path)
     check_runbooks(dashboard, pathlib.Path(path).parent.parent / 'alerts' / 'runbooks')
-    used, filled, labels, known, asked = set(), set(), {}, set(), 0
+    used, filled, labels, known, found, alerts, asked = set(), set(), {}, set(), set(), set(), 0
     scenarios = [Scenario(a) for a in arguments]
     for scenario in scenarios:
         names, families = check_fleet(golden, scenario.name, scenario.fleet)
@@ -328,6 +435,14 @@ def main():
             if panel['type'] != 'row':
                 check_panel(panel, scenario, used, filled, labels)
                 asked += len(panel['targets'])
+        check_fleet_tiles(scenario)
+        check_annotations(dashboard, scenario, used, filled)
+        alerts |= check_agreement(dashboard, scenario, found)
+    for alert in sorted(alerts - found - NO_FINDING):
+        error('dashboard', f'{alert} is found in no scenario: add one to fleet.py')
+    for one in dashboard['annotations']['list']:
+        if (one['name'], None) not in filled:
+            error('dashboard', f'annotation "{one["name"]}" is empty in every scenario')
     for panel in panels(dashboard):
         for one in panel.get('targets', []):
             if (panel['id'], one['refId']) not in filled:

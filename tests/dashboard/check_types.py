@@ -12,6 +12,7 @@ import sys
 PANELS = {'stat': ('stat/panelcfg/x/StatPanelCfg', False), 'bargauge': ('bargauge/panelcfg/x/BarGaugePanelCfg', False),
           'timeseries': ('timeseries/panelcfg/x/TimeSeriesPanelCfg', True), 'table': ('table/panelcfg/x/TablePanelCfg', True),
           'state-timeline': ('statetimeline/panelcfg/x/StateTimelinePanelCfg', True), 'text': ('text/panelcfg/x/TextPanelCfg', False)}
+QUERY = ('expr', 'step', 'titleFormat', 'textFormat', 'useValueForTime')
 HEAD = '''
 import type * as New from '@grafana/schema/dist/esm/raw/dashboard/x/Dashboard_types.gen';
 import type * as Old from 'grafana-schema-10';
@@ -19,8 +20,9 @@ import type * as Old from 'grafana-schema-10';
 type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
   : T extends Array<infer U> ? Array<Json<U>> : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
 // The Prometheus data source's query is not among the published types.
-type Target = { refId: string; datasource: Json<New.DataSourceRef>; expr: string; editorMode: 'code'; legendFormat?: string;
+type Target = { refId: string; expr: string; editorMode: 'code'; legendFormat?: string;
   instant: boolean; range: boolean; format?: 'table' };
+type Annotation = { expr: string; step: string; titleFormat: string; textFormat: string; useValueForTime: 'on' };
 '''
 
 
@@ -67,6 +69,9 @@ def main():
         else:
             panel(one)
     rest = {k: v for k, v in dashboard.items() if k != 'panels'}
+    # what an annotation asks of Prometheus is among the data source's types, which are not published
+    rest['annotations'] = {'list': [{k: v for k, v in one.items() if k not in QUERY} for one in rest['annotations']['list']]}
+    literal('annotations', 'Annotation[]', [{k: one[k] for k in QUERY} for one in dashboard['annotations']['list']])
     literal('dashboard', 'Json<New.Dashboard>', rest)
     literal('dashboardOld', 'Json<Old.Dashboard>', {k: v for k, v in rest.items() if k != 'templating'})  # not typed yet
     print('export {};')

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """An hour of a fleet of eight hosts, as Prometheus would have scraped it, in OpenMetrics with timestamps.
 
-    fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: healthy, degraded, dead, silent
+    fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: a key of FAULTS
 
 The same bytes every time. A model of hosts, devices and paths is broken by a list of faults, and a page is made of it
 every 30 seconds, so that counters, states and labels agree as the exporter's would. FACTS is what is true at the end of
 the hour, counted on the model and not on the metrics: what the dashboard must say. Null is what nobody can know.
+
+The scenario `missing` has two clusters, each with a host of the same name.
 
 A second job stands beside, with targets of its own that are down: whoever forgets the job counts them.
 """
@@ -28,7 +30,7 @@ def record(name, fields):
 
 Path = record('Path', 'name devno hctl transport group initiator target target_port priority ana')
 Device = record('Device', 'wwid name sysfs_name uuid kind vendor product revision size root paths')
-Host = record('Host', 'name kind devices')
+Host = record('Host', 'name kind devices instance cluster')
 
 # minutes [first, last) in which a part of a host (a port, a device's name or a path) is in trouble of some kind
 Fault = collections.namedtuple('Fault', 'first last host part kind')
@@ -66,54 +68,99 @@ def nvme_device(number, wwid, uuid, size):
     return Device(wwid, f'nvme{number}n1', f'nvme{number}n1', uuid, 'nvme', '', 'Array3 FlashStore', '6.4.1', size, False, paths)
 
 
-def hosts():
+def hosts(clusters=False):
     result = []
+
+    def add(name, kind, devices):
+        far = clusters and name[-1] in '34'  # db3 and db4 are db1 and db2 of another cluster
+        instance = name.translate(str.maketrans('34', '12')) if far else name
+        result.append(Host(name + ':10056', kind, devices, instance + ':10056', ('west' if far else 'east') if clusters else None))
+
     shared = [('3600601607290330014f5d6bb31e4ec11', 'pg-data', 1, 4096), ('3600601607290330015f5d6bb31e4ec11', 'pg-wal', 2, 512),
               ('3600601607290330016f5d6bb31e4ec11', 'backup', 3, 8192)]
     for number in range(1, 5):
         boot = f'360060160729033002{number}f5d6bb31e4ec11'
         devices = [fc_device(number, 0, boot, 'boot', 0, 64 * GIB, root=True)]
         devices += [fc_device(number, i + 1, wwid, name, lun, gib * GIB) for i, (wwid, name, lun, gib) in enumerate(shared)]
-        result.append(Host(f'db{number}:10056', 'fc', devices))
+        add(f'db{number}', 'fc', devices)
     for number in range(1, 3):
-        result.append(Host(f'web{number}:10056', 'iscsi', [
-            iscsi_device(i, f'3600a098038304479363f4c487045786{i}', f'vmstore{i + 1}', i, (i + 1) * 1024 * GIB) for i in range(3)]))
+        add(f'web{number}', 'iscsi', [
+            iscsi_device(i, f'3600a098038304479363f4c487045786{i}', f'vmstore{i + 1}', i, (i + 1) * 1024 * GIB) for i in range(3)])
     for number in range(1, 3):
-        result.append(Host(f'ai{number}:10056', 'nvme', [
+        add(f'ai{number}', 'nvme', [
             nvme_device(i, f'eui.00e0f0a1b2c3d40{i}24a93712{i:02x}aa01', f'3f0d2b1c-5a77-4b63-9d2e-{i:012x}', 2048 * GIB)
-            for i in range(2)]))
+            for i in range(2)])
     return result
 
 
+# Gauges that exist only while they are above 0, and what makes them so here.
+GAUGES = {'suspended': 1, 'size_mismatched_paths': 1, 'read_only_mismatched_paths': 1, 'wwid_mismatched_paths': 1, 'marginal_paths': 1,
+          'disagreeing_paths': 1, 'non_optimized': 1, 'blocked_paths': 4, 'stalled_seconds': 95, 'stray_paths': 1, 'lun_mismatched_paths': 1,
+          'lun_conflicts': 1}
+DB1, DB2, DB3, DB4 = (f'db{n}:10056' for n in range(1, 5))
+WEB1, WEB2, AI1, AI2 = 'web1:10056', 'web2:10056', 'ai1:10056', 'ai2:10056'
+
 FAULTS = {
     'healthy': [
-        Fault(0, 99, 'web2:10056', 'vmstore3', 'lone'),                  # never had more than one path: nothing to say
-        Fault(0, 99, 'ai2:10056', None, 'no-daemon'),                    # NVMe only: needs none
+        Fault(0, 99, WEB2, 'vmstore3', 'lone'),                  # never had more than one path: nothing to say
+        Fault(0, 99, AI2, None, 'no-daemon'),                    # NVMe only: needs none
+        Fault(12, 20, DB2, '0x2100000e1e0200a0', 'down'),        # over: the host has recovered
+        Fault(40, 99, AI1, None, 'restarted'),
     ],
     'degraded': [
-        Fault(24, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'),        # a cable: a shared LUN is degraded on this host only
-        Fault(35, 99, 'web1:10056', '198.51.100.10:3260', 'down'),       # an iSCSI session, and with it a network of the bond
-        Fault(44, 99, 'ai1:10056', '203.0.113.12:4420', 'down'),         # an NVMe controller that reconnects
-        Fault(30, 38, 'ai2:10056', 'ens1f0', 'change'),       # ANA transition: neither valid nor failed
-        Fault(38, 99, 'web2:10056', None, 'exporter'),
-        *(Fault(m, m + 2, 'db2:10056', 'sdg', 'path') for m in range(8, 52, 5)),
-        Fault(20, 99, 'db3:10056', 'sdh', 'marginal'),
-        Fault(20, 99, 'db3:10056', 'backup', 'read-only'),
-        Fault(28, 99, 'db1:10056', 'pg-wal', 'wrong-group'),
-        Fault(0, 99, 'db1:10056', None, 'unassembled'),
-        Fault(15, 99, 'db1:10056', None, 'no-daemon'),
-        Fault(0, 99, 'ai2:10056', None, 'no-daemon'),
-        Fault(40, 99, 'db3:10056', None, 'unreadable'),
+        Fault(24, 99, DB4, '0x2100000e1e0401a0', 'down'),        # a cable: a shared LUN is degraded on this host only
+        Fault(35, 99, WEB1, '198.51.100.10:3260', 'down'),       # an iSCSI session, and with it a network of the bond
+        Fault(44, 99, AI1, '203.0.113.12:4420', 'down'),         # an NVMe controller that reconnects
+        Fault(30, 38, AI2, 'ens1f0', 'change'),                  # ANA transition: neither valid nor failed
+        Fault(38, 99, WEB2, None, 'exporter'),
+        *(Fault(m, m + 2, DB2, 'sdg', 'path') for m in range(8, 52, 5)),
+        Fault(20, 99, DB3, 'sdh', 'marginal'), Fault(20, 99, DB3, 'pg-data', 'marginal_paths'),
+        Fault(20, 99, DB3, 'backup', 'read_only_mismatched_paths'),
+        Fault(28, 99, DB1, 'pg-wal', 'wrong-group'), Fault(28, 99, DB1, 'pg-wal', 'non_optimized'),
+        Fault(0, 99, DB1, None, 'unassembled'),
+        Fault(15, 99, DB1, None, 'no-daemon'),
+        Fault(0, 99, AI2, None, 'no-daemon'),
+        Fault(40, 99, DB3, None, 'unreadable'),
+    ],
+    'lost': [
+        Fault(20, 24, DB1, 'pg-data', 'path'), Fault(24, 99, DB1, 'pg-data', 'lost-in-use'),
+        Fault(30, 31, DB2, 'backup', 'path'), Fault(31, 99, DB2, 'backup', 'lost'),
+        Fault(41, 99, AI1, 'nvme1n1', 'lost-in-use'),
+        Fault(26, 99, DB3, 'backup', 'path'),                    # unused and without a valid path
+    ],
+    'missing': [
+        Fault(15, 99, DB1, '0x2100000e1e0101a0', 'gone'),        # half of the paths did not come back after a reboot
+        Fault(22, 99, DB4, 'sdh', 'gone'),
+        Fault(25, 99, WEB1, '198.51.100.10:3260', 'gone'),       # one path left
+    ],
+    # hosts that fell silent just now, with their trouble, one of them taken out: the alerts still fire, so it may not be green
+    'vanished': [
+        Fault(30, 99, DB3, 'pg-wal', 'path'), Fault(58, 99, DB3, None, 'vanished'),
+        Fault(30, 99, DB4, 'pg-wal', 'path'), Fault(58, 99, DB4, None, 'exporter'),
+    ],
+    # one of each kind of finding that has no scenario of its own
+    'findings': [
+        Fault(30, 99, DB1, 'pg-data', 'wwid_mismatched_paths'), Fault(30, 99, DB1, 'pg-wal', 'lun_conflicts'),
+        Fault(30, 99, DB1, 'backup', 'lun_mismatched_paths'), Fault(30, 99, DB1, 'boot', 'size_mismatched_paths'),
+        Fault(30, 99, DB2, 'pg-data', 'blocked_paths'), Fault(30, 99, DB2, 'pg-wal', 'stalled_seconds'), Fault(30, 99, DB2, 'backup', 'suspended'),
+        Fault(30, 99, DB2, 'boot', 'stray_paths'), Fault(30, 99, DB3, 'pg-data', 'disagreeing_paths'),
+        Fault(30, 99, DB3, 'pg-data', 'errors'), Fault(30, 99, DB3, 'sdb', 'used-directly'),
+        Fault(30, 99, DB3, None, 'blocked-daemon'), Fault(30, 99, DB4, None, 'no-memory'),
+        Fault(0, 99, WEB1, 'vmstore1', 'lone-expected'),         # two paths are expected, never was there more than one
+        Fault(30, 99, WEB1, None, 'both-paths-one-port'),        # all members use one interface: not redundant any more
+        Fault(0, 99, WEB2, None, 'empty-session'),
+        *(Fault(m, m + 1, WEB2, '198.51.100.10:3260', 'down') for m in (47, 50, 53, 56)),
+        Fault(30, 99, AI1, None, 'unreachable'),
     ],
     'dead': [
-        Fault(20, 99, 'db1:10056', 'pg-wal', 'path'), Fault(20, 99, 'db2:10056', 'pg-wal', 'path'),
-        Fault(21, 99, 'db3:10056', 'pg-wal', 'path'), Fault(21, 99, 'db4:10056', 'pg-wal', 'path'),
-        Fault(33, 99, 'web1:10056', '198.51.100.10:3260', 'down'), Fault(39, 99, 'web1:10056', '192.0.2.10:3260', 'down'),
-        Fault(30, 99, 'db4:10056', '0x2100000e1e0401a0', 'down'), Fault(42, 99, 'db4:10056', '0x2100000e1e0400a0', 'down'),
-        Fault(41, 99, 'db3:10056', None, 'exporter'), Fault(45, 99, 'web2:10056', None, 'foreign'),   # another program answers
-        Fault(36, 99, 'db2:10056', None, 'no-daemon'),
-        Fault(40, 99, 'ai1:10056', 'ens1f0', 'down'), Fault(43, 99, 'ai1:10056', 'ens2f0', 'down'),
-        Fault(47, 99, 'ai2:10056', '203.0.113.12:4420', 'down'),
+        Fault(20, 99, DB1, 'pg-wal', 'path'), Fault(20, 99, DB2, 'pg-wal', 'path'),
+        Fault(21, 99, DB3, 'pg-wal', 'path'), Fault(21, 99, DB4, 'pg-wal', 'path'),
+        Fault(33, 99, WEB1, '198.51.100.10:3260', 'down'), Fault(39, 99, WEB1, '192.0.2.10:3260', 'down'),
+        Fault(30, 99, DB4, '0x2100000e1e0401a0', 'down'), Fault(42, 99, DB4, '0x2100000e1e0400a0', 'down'),
+        Fault(41, 99, DB3, None, 'exporter'), Fault(45, 99, WEB2, None, 'foreign'),   # another program answers
+        Fault(36, 99, DB2, None, 'no-daemon'),
+        Fault(40, 99, AI1, 'ens1f0', 'down'), Fault(43, 99, AI1, 'ens2f0', 'down'),
+        Fault(47, 99, AI2, '203.0.113.12:4420', 'down'),
     ],
     # no exporter answers: whoever says that nothing is wrong lies
     'silent': [Fault(38, 99, host.name, None, 'foreign' if host.kind == 'iscsi' else 'exporter') for host in hosts()],
@@ -122,10 +169,10 @@ FAULTS = {
 
 class Fleet:
     def __init__(self, scenario):
-        self.faults, self.hosts = FAULTS[scenario], hosts()
+        self.faults, self.hosts = FAULTS[scenario], hosts(clusters=scenario == 'missing')
         for host in self.hosts:
             for device in host.devices:
-                if self.has(host, 'lone', 0, device.name):
+                if self.has(host, 'lone', 0, device.name) or self.has(host, 'lone-expected', 0, device.name):
                     del device.paths[1:]
         self.series = {}                                   # family -> {(suffix, labels): [(time, value)]}
         self.types = {}
@@ -152,63 +199,95 @@ class Fleet:
 
     def put(self, kind, family, host, time, value, suffix='', /, **labels):
         self.types.setdefault(family, kind)
-        every = {'job': JOB, 'instance': host, **labels}
+        every = {**({'cluster': host.cluster} if host.cluster else {}), 'job': JOB, 'instance': host.instance, **labels}
         self.series.setdefault(family, {}).setdefault((suffix, tuple(every.items())), []).append((time, value))
 
     def gauge(self, name, value, /, **labels):
-        self.put('gauge', 'multipath_' + name, self.host.name, self.time, value, **labels)
+        self.put('gauge', 'multipath_' + name, self.host, self.time, value, **labels)
 
     def counter(self, name, value, /, **labels):
-        self.put('counter', 'multipath_' + name, self.host.name, self.time, value, '_total', **labels)
+        self.put('counter', 'multipath_' + name, self.host, self.time, value, '_total', **labels)
 
     # -- one page ----------------------------------------------------------------------------------------------------
 
     def page(self, host, time):
         self.host, self.time, minute = host, time, (time - START) / 60
-        daemon = not self.has(host, 'no-daemon', minute)
-        count = collections.Counter()
+        daemon, count = not self.has(host, 'no-daemon', minute), collections.Counter()
         for device in host.devices:
-            states = {p: self.state(host, device, p, minute) for p in device.paths}
-            tally = collections.Counter(states.values())
-            count['devices'] += 1
-            count['paths'] += len(states)
-            count['failed'] += tally['failed']
-            count['degraded'] += bool(tally['failed'] and tally['valid'])
-            count['without'] += not tally['valid']
-            count['MultipathSinglePath'] += tally['valid'] == 1 and len(states) > 1 and not tally['standby']
-            count['MultipathSingleFabric'] += (bool(tally['failed']) and len({p.initiator for p in states}) > 1
-                                               and len({p.initiator for p, s in states.items() if s == 'valid'}) == 1)
-            count['missing'] += max(0, 4 - len(states)) if host.kind == 'fc' else 0
-            self.device(host, device, states, tally, minute, daemon)
+            if reason := self.lost(host, device, minute):
+                on = {'name': device.name, 'kind': device.kind, 'vendor': device.vendor, 'product': device.product}
+                self.gauge('lost_device_info', 1, wwid=device.wwid, **on, reason=reason)
+                self.gauge('lost_device_timestamp_seconds', START + 60 * min(f.first for f in self.faults if f.kind.startswith('lost') and f.part == device.name),
+                           wwid=device.wwid)
+                count['MultipathDeviceInUseLost' if reason == 'in_use' else 'MultipathDeviceLost'] += 1
+                count['lost'] += 1
+            else:
+                self.device(host, device, minute, daemon, count)
         unassembled = self.has(host, 'unassembled', minute)
+        trouble = int(any(count[one] for one in ('degraded', 'without', 'missing', 'lost')))
+        if self.before.get((host, 'trouble')) and not trouble:
+            self.before[host, 'recovery'] = time - 3
+        self.before[host, 'trouble'] = trouble
         for name, value in (('devices', count['devices']), ('degraded_devices', count['degraded']),
                             ('devices_without_valid_paths', count['without']), ('paths', count['paths']),
                             ('failed_paths', count['failed']), ('unassembled_wwids', int(unassembled)), ('daemon_up', int(daemon)),
-                            ('lost_devices', 0), ('missing_paths', count['missing']),
-                            ('in_trouble', int(any(count[trouble] for trouble in ('degraded', 'without', 'missing'))))):
+                            ('lost_devices', count['lost']), ('missing_paths', count['missing']), ('in_trouble', trouble)):
             self.gauge(name, value)
+        count['trouble'] = trouble
+        if (host, 'recovery') in self.before:
+            self.gauge('last_recovery_timestamp_seconds', self.before[host, 'recovery'])
         if daemon:
             self.gauge('daemon_state', 1, state='idle')
         if unassembled:
             self.gauge('unassembled_paths', 4, wwid='36006016072903300aaf5d6bb31e4ec11')
+        for fault in self.faults:
+            if fault.host == host.name and fault.kind == 'used-directly' and fault.first <= minute:
+                self.gauge('disk_used_directly', 1, wwid=host.devices[0].wwid, disk=fault.part, by='mount')
         self.transport(host, minute)
         self.exporter(host, minute, daemon)
         return count
 
-    def device(self, host, device, states, tally, minute, daemon):
-        on = {'wwid': device.wwid}
+    def lost(self, host, device, minute):
+        return 'in_use' if self.has(host, 'lost-in-use', minute, device.name) else 'no_valid_path' if self.has(host, 'lost', minute, device.name) else None
+
+    def ports(self, host, paths, minute):
+        """Initiator ports and target ports of these paths."""
+        one = self.has(host, 'both-paths-one-port', minute)
+        return {p.initiator if not one else 'eth1' for p in paths}, {p.target_port for p in paths}
+
+    def device(self, host, device, minute, daemon, count):
+        states = {p: self.state(host, device, p, minute) for p in device.paths if not self.has(host, 'gone', minute, p.name, p.initiator, p.target_port)}
+        tally = collections.Counter(states.values())
+        on, in_use = {'wwid': device.wwid}, int(device.name != 'backup')
+        expected = len(device.paths) + self.has(host, 'lone-expected', minute, device.name)
+        missing = max(0, len(device.paths) - len(states))  # 'lone-expected': the second path is expected and not counted as missing yet
         self.gauge('device_info', 1, **on, name=device.name, sysfs_name=device.sysfs_name, uuid=device.uuid, kind=device.kind,
                    vendor=device.vendor, product=device.product, revision=device.revision)
-        read_only = int(self.has(host, 'read-only', minute, device.name))
         best = max((p.priority for p, s in states.items() if s == 'valid' and p.priority), default=0)
         wrong = self.has(host, 'wrong-group', minute, device.name)
+        initiators, targets = self.ports(host, [p for p, s in states.items() if s != 'failed'], minute)
+        redundant = int(len(initiators) > 1 and len(targets) > 1 and bool(tally['valid']))
+        before = self.ports(host, device.paths, 0)
+        was_redundant = min(map(len, before)) > 1
         for name, value in (('paths', len(states)), ('valid_paths', tally['valid']), ('standby_paths', tally['standby']),
                             ('failed_paths', tally['failed']), ('queueing', int(host.kind != 'iscsi' or minute < 45)),
-                            ('read_only', 0), ('size_bytes', device.size), ('open_count', 0 if device.name == 'backup' else 1),
-                            ('root', int(device.root)), ('inflight_requests', 0 if not tally['valid'] else int(minute * 7 + device.size / GIB) % 5)):
+                            ('read_only', 0), ('size_bytes', device.size), ('open_count', in_use), ('in_use', in_use),
+                            ('root', int(device.root)), ('inflight_requests', 0 if not tally['valid'] else int(minute * 7 + device.size / GIB) % 5),
+                            ('expected_paths', expected), ('missing_paths', missing), ('initiator_ports', len(initiators)), ('target_ports', len(targets))):
             self.gauge('device_' + name, value, **on)
-        if read_only:
-            self.gauge('device_read_only_mismatched_paths', read_only, **on)
+        if expected > 1 and tally['valid'] + tally['standby']:
+            self.gauge('device_redundant', redundant, **on)
+            self.gauge('device_redundancy_lost', int(was_redundant and not redundant), **on)
+            count['MultipathNotRedundant'] += was_redundant and not redundant and not tally['failed']
+        for name, value in GAUGES.items():
+            if self.has(host, name, minute, device.name):
+                self.gauge('device_' + name, value, **on)
+        for fact, true in (('devices', 1), ('paths', len(states)), ('failed', tally['failed']), ('missing', missing),
+                           ('degraded', tally['failed'] and tally['valid']), ('without', not tally['valid']),
+                           ('MultipathFaultyPaths', tally['failed'] and tally['valid']), ('MultipathPathsMissing', missing),
+                           ('MultipathNoValidPaths', not tally['valid'] and in_use), ('MultipathNoValidPathsUnused', not tally['valid'] and not in_use),
+                           ('MultipathSinglePath', tally['valid'] == 1 and expected > 1 and not tally['standby'])):
+            count[fact] += true if fact in ('paths', 'failed', 'missing') else bool(true)
         if device.kind == 'dm':
             self.gauge('device_active_group_priority', 10 if wrong else best, **on)
             self.gauge('device_best_group_priority', best, **on)
@@ -223,33 +302,24 @@ class Fleet:
             if not tally['valid']:
                 self.counters[host, device, 'queueing_seconds'] += STEP if host.kind != 'iscsi' or minute < 45 else 0
                 self.counters[host, device, 'queueing_timeouts'] += host.kind == 'iscsi' and minute == 45
-        if wrong:
-            self.gauge('device_non_optimized', 1, **on)
-        expected = 4 if host.kind == 'fc' else len(states)
-        up = [p for p, s in states.items() if s != 'failed']
-        initiators, targets = {p.initiator for p in up}, {p.target_port for p in up}
-        redundant = int(len(initiators) > 1 and len(targets) > 1 and bool(tally['valid']))
-        for name, value in (('expected_paths', expected), ('missing_paths', max(0, expected - len(states))),
-                            ('initiator_ports', len(initiators)), ('target_ports', len(targets)),
-                            ('in_use', 0 if device.name == 'backup' else 1)):
-            self.gauge('device_' + name, value, **on)
-        if up and expected > 1:
-            self.gauge('device_redundant', redundant, **on)
-            self.gauge('device_redundancy_lost', int(not redundant and len(up) < len(states)), **on)
         for path, state in states.items():
             self.path(host, device, path, state, minute, daemon)
         for action in ('path_failed', 'path_reinstated'):
             self.counter('device_path_events', self.counters[host, device, action], **on, action=action)
             if (host, device, action) in self.events:
                 self.gauge('device_last_path_event_timestamp_seconds', self.events[host, device, action], **on, action=action)
-        self.counter('device_path_io_errors', self.counters[host, device, 'path_failed'], **on)
-        self.counter('device_repeated_path_failures', 0, **on)
+        self.counter('device_path_io_errors', sum(self.errors(host, device, p, minute) for p in device.paths), **on)
+        self.counter('device_repeated_path_failures', self.counters[host, device, 'repeated'], **on)
         if device.kind == 'dm':
             self.counter('device_path_faults', self.counters[host, device, 'path_failed'], **on)
             self.counter('device_group_switches', self.counters[host, device, 'group_switches'], **on)
             self.counter('device_table_loads', 1 + self.counters[host, device, 'path_failed'] // 3, **on)
             self.counter('device_queueing_seconds', self.counters[host, device, 'queueing_seconds'], **on)
             self.counter('device_queueing_timeouts', self.counters[host, device, 'queueing_timeouts'], **on)
+
+    def errors(self, host, device, path, minute):
+        bad = path is device.paths[0] and self.has(host, 'errors', minute, device.name)
+        return self.counters[host, device, path] + (int(3 * (minute - 30)) if bad else 0)
 
     def path(self, host, device, path, state, minute, daemon):
         on, nvme = {'wwid': device.wwid, 'path': path.name}, device.kind == 'nvme'
@@ -262,6 +332,8 @@ class Fleet:
             self.events[host, device, action] = self.time - 7
             if state == 'failed':
                 self.counters[host, device, path] += 1
+                self.counters[host, device, 'repeated'] += self.time - self.before.get((host, device, path, 'failed'), 0) <= 900
+                self.before[host, device, path, 'failed'] = self.time
         self.gauge('path_info', 1, **on, devno=path.devno, hctl=path.hctl, transport=path.transport, group=path.group,
                    initiator_port=path.initiator, target=path.target, target_port=path.target_port)
         self.gauge('path_valid', int(state == 'valid'), **on)
@@ -272,6 +344,8 @@ class Fleet:
             self.gauge('path_ana_state', 1, **on, state=self.ana(host, path, minute))
             return
         self.gauge('path_device_state', 1, **on, state='transport-offline' if cut else 'running')
+        self.counter('path_io_errors', self.errors(host, device, path, minute), **on)
+        self.counter('path_io_timeouts', 0, **on)
         access = 'active/optimized' if path.priority == 50 else 'active/non-optimized'
         self.gauge('path_access_state', 1, **on, state=access)
         if daemon:
@@ -281,7 +355,8 @@ class Fleet:
             self.gauge('path_marginal', int(self.has(host, 'marginal', minute, path.name)), **on)
 
     def transport(self, host, minute):
-        parts = sorted({(p.initiator, p.target, p.target_port) for d in host.devices for p in d.paths})
+        parts = sorted({(p.initiator, p.target, p.target_port) for d in host.devices for p in d.paths
+                        if not self.has(host, 'gone', minute, p.initiator, p.target_port)})
         up = {(i, t): not self.has(host, 'down', minute, i, t) for i, _, t in parts}
         if host.kind == 'iscsi':
             for number, (initiator, target, port) in enumerate(parts, 1):
@@ -290,6 +365,15 @@ class Fleet:
                 members = sum((p.initiator, p.target, p.target_port) == (initiator, target, port) for d in host.devices for p in d.paths)
                 self.gauge('iscsi_session_paths', members, **on)
                 self.gauge('iscsi_session_state', 1, **on, state='LOGGED_IN' if up[initiator, port] else 'FAILED')
+                self.counters[host, port, 'failures'] += self.before.get((host, port, 'up'), True) and not up[initiator, port]
+                self.before[host, port, 'up'] = up[initiator, port]
+                del on['session']
+                self.counter('iscsi_session_failures', self.counters[host, port, 'failures'], **on)
+            if self.has(host, 'empty-session', minute):
+                on = {'session': 'session9', 'target': 'iqn.2003-01.org.example:array9', 'target_port': '192.0.2.99:3260', 'initiator_port': 'eth1'}
+                self.gauge('iscsi_session_up', 1, **on)
+                self.gauge('iscsi_session_paths', 0, **on)
+                self.gauge('iscsi_session_state', 1, **on, state='LOGGED_IN')
             reached = {i: any(u for (j, _), u in up.items() if j == i) for i, _ in up}
             for network, ok in sorted(reached.items()):
                 self.gauge('iscsi_bond_network_up', int(ok), bond='storage', network=network)
@@ -302,12 +386,24 @@ class Fleet:
                 on = {'initiator_port': initiator, 'target_port': port}
                 self.gauge('fc_remote_port_up', int(ok), **on)
                 self.gauge('fc_remote_port_state', 1, **on, state='Online' if ok else 'Not Present')
+        else:
+            for number, (initiator, target, port) in enumerate(parts):
+                on, ok = {'controller': f'nvme{number}', 'target': target, 'target_port': port, 'initiator_port': initiator}, up[initiator, port]
+                self.gauge('nvme_controller_up', int(ok), **on)
+                self.gauge('nvme_controller_state', 1, **on, state='live' if ok else 'connecting')
+                self.gauge('nvme_controller_info', 1, **on, ctrl_loss_tmo='600', fast_io_fail_tmo='off', reconnect_delay='10')
+                self.counters[host, port, 'failures'] += self.before.get((host, port, 'up'), True) and not ok
+                self.before[host, port, 'up'] = ok
+                del on['controller']
+                self.counter('nvme_controller_failures', self.counters[host, port, 'failures'], **on)
+            self.gauge('nvme_subsystem_info', 1, target=parts[0][1], iopolicy='numa')
+            self.gauge('nvme_unreachable_namespaces', 2 * self.has(host, 'unreachable', minute), target=parts[0][1])
 
     def exporter(self, host, minute, daemon):
         events, noise = self.counters[host, 'events'], sum(map(ord, host.name)) % 7
         self.gauge('exporter_build_info', 1, version='0.1.0', revision='4f2c9d1', rustversion='1.89.0')
         # a source without right or reason reads nothing; one that once read keeps its time
-        down = {'multipathd'} if not daemon else set()
+        down = {'multipathd'} if not daemon or self.has(host, 'blocked-daemon', minute) else set()
         if self.has(host, 'unreadable', minute):
             down.add('dm')
         for source in SOURCES:
@@ -330,41 +426,48 @@ class Fleet:
         family = 'multipath_exporter_event_to_metric_seconds'
         for index, le in enumerate(BUCKETS):
             share = (0, .1, .5, .8, .95, .98, 1, 1, 1, 1, 1, 1)[index]
-            self.put('histogram', family, host.name, self.time, int(share * (52 + 3 * events)), '_bucket', le=le)
-        self.put('histogram', family, host.name, self.time, round(.0035 * (52 + 3 * events), 4), '_sum')
-        self.put('histogram', family, host.name, self.time, 52 + 3 * events, '_count')
+            self.put('histogram', family, host, self.time, int(share * (52 + 3 * events)), '_bucket', le=le)
+        self.put('histogram', family, host, self.time, round(.0035 * (52 + 3 * events), 4), '_sum')
+        self.put('histogram', family, host, self.time, 52 + 3 * events, '_count')
+        self.gauge('exporter_memory_last_write_successful', int(not self.has(host, 'no-memory', minute)))
         self.gauge('exporter_config_last_reload_successful', 1)
         self.gauge('exporter_config_last_reload_success_timestamp_seconds', START - 86400)
         self.counter('exporter_scrapes', 400 + int(minute * 60 / STEP))
+        start = START + 40 * 60 if self.has(host, 'restarted', minute) else START - 86400
         for name, value in (('resident_memory_bytes', 9e6 + noise * 4e5 + minute * 900), ('virtual_memory_bytes', 3.1e7),
-                            ('start_time_seconds', START - 86400), ('open_fds', 14), ('max_fds', 1024), ('threads', 6)):
-            self.put('gauge', 'process_' + name, host.name, self.time, value)
-        self.put('counter', 'process_cpu_seconds', host.name, self.time, round(20 + minute * (.02 + noise / 400), 3), '_total')
+                            ('start_time_seconds', start), ('open_fds', 14), ('max_fds', 1024), ('threads', 6)):
+            self.put('gauge', 'process_' + name, host, self.time, value)
+        self.put('counter', 'process_cpu_seconds', host, self.time, round((20 if start < START else -.8) + minute * (.02 + noise / 400), 3), '_total')
 
     def alerts(self, host, time):
         """What rules would say of this host: enough of them to fill a table."""
         minute = (time - START) / 60
 
         def fire(alert, severity, **labels):
-            self.put('gauge', 'ALERTS', host.name, time, 1, alertname=alert, alertstate='firing', severity=severity, **labels)
+            self.put('gauge', 'ALERTS', host, time, 1, alertname=alert, alertstate='firing', severity=severity, **labels)
+        if self.has(host, 'vanished', minute):
+            return None
         if not self.up(host, minute):
             return fire('MultipathExporterDown', 'warning')
         if not self.reports(host, minute):
             return None
         for device in host.devices:
             tally = collections.Counter(self.state(host, device, p, minute) for p in device.paths)
-            if not tally['valid']:
-                fire('MultipathNoValidPaths', 'critical', wwid=device.wwid, name=device.name)
+            if reason := self.lost(host, device, minute):
+                used = reason == 'in_use'
+                fire('MultipathDeviceInUseLost' if used else 'MultipathDeviceLost', 'critical' if used else 'warning', wwid=device.wwid)
+            elif not tally['valid']:
+                fire('MultipathNoValidPaths', 'critical', wwid=device.wwid)
             elif tally['failed']:
-                fire('MultipathFaultyPaths', 'warning', wwid=device.wwid, name=device.name)
-            elif any(self.state(host, device, p, minute - 12) == 'failed' for p in device.paths):
-                fire('MultipathPathsRecovered', 'info', wwid=device.wwid, name=device.name)
+                fire('MultipathFaultyPaths', 'warning', wwid=device.wwid)
+        if time - self.before.get((host, 'recovery'), 0) < 600:
+            fire('MultipathPathsRecovered', 'info')
         if self.daemonless(host, minute):
             fire('MultipathDaemonDown', 'warning')
         return None
 
     def up(self, host, minute):
-        return not self.has(host, 'exporter', minute)
+        return not self.has(host, 'exporter', minute) and not self.has(host, 'vanished', minute)
 
     def reports(self, host, minute):
         return self.up(host, minute) and not self.has(host, 'foreign', minute)
@@ -375,23 +478,31 @@ class Fleet:
     # -- the hour ----------------------------------------------------------------------------------------------------
 
     def run(self):
-        total = collections.Counter()
+        held, now = collections.Counter(), collections.Counter()
         for time in range(START, END + 1, STEP):
             minute = (time - START) / 60
             for number, host in enumerate(self.hosts):
                 up, reports = self.up(host, minute), self.reports(host, minute)
-                self.put('gauge', 'up', host.name, time, int(up))
-                self.put('gauge', 'up', host.name.replace('10056', '9100'), time, int(number % 2), job='node')
-                self.put('gauge', 'scrape_duration_seconds', host.name, time, round(.004 + number / 2000, 4) if up else 10)
+                if not self.has(host, 'vanished', minute):
+                    self.put('gauge', 'up', host, time, int(up))
+                self.put('gauge', 'up', host, time, int(number % 2), job='node', instance=host.instance.replace('10056', '9100'))
+                self.put('gauge', 'scrape_duration_seconds', host, time, round(.004 + number / 2000, 4) if up else 10)
                 self.alerts(host, time)
-                count = self.page(host, time) if reports else collections.Counter()
+                if reports:
+                    self.before[host, 'page'] = time, self.page(host, time)
                 if time == END:
-                    total.update(count, hosts=1, down=int(not reports), daemonless=int(reports and self.daemonless(host, minute)))
-        total['alerts'] = sum(1 for (_, labels), points in self.series.get('ALERTS', {}).items()
-                              if points[-1][0] == END and dict(labels)['severity'] != 'info')
-        counted = ('without', 'degraded', 'failed', 'devices', 'paths', 'daemonless', 'MultipathSinglePath', 'MultipathSingleFabric')
-        unknown = counted if total['down'] == total['hosts'] else ()
-        return {k: None if k in unknown else total[k] for k in counted + ('hosts', 'down', 'alerts')}
+                    gone = self.has(host, 'vanished', minute)
+                    now.update(hosts=int(not gone), vanished=int(gone), down=int(not reports), MultipathExporterDown=int(not up and not gone), MultipathDaemonDown=int(reports and self.daemonless(host, minute)))
+                    last, count = self.before[host, 'page']
+                    held.update(count if time - last < 300 else ())  # as the rules do, for five minutes
+                    now.update(count if reports else ())
+        fires = collections.Counter(dict(labels)['severity'] for (_, labels), points in self.series.get('ALERTS', {}).items() if points[-1][0] == END)
+        nobody = now['down'] == now['hosts']
+        facts = {k: None if nobody else now[k] for k in ('without', 'degraded', 'failed', 'devices', 'paths', 'lost', 'trouble')}
+        alerts = {k: (v if k.startswith('MultipathExporterDown') else None if nobody else v) for k, v in
+                  {**now, **held}.items() if k.startswith('Multipath')}
+        return {**facts, 'hosts': now['hosts'], 'down': now['down'], 'listed': now['hosts'] + now['vanished'], 'instances': len({host.instance for host in self.hosts}), 'clusters': sorted({host.cluster for host in self.hosts} - {None}),
+                'just_silent': held['devices'] != now['devices'], 'alerts': alerts, 'critical': fires['critical'], 'warning': fires['warning']}
 
     def write(self, file):
         for family in sorted(self.series):
