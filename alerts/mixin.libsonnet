@@ -13,7 +13,8 @@
   // A gauge that exists as long as its object: a missed scrape must not end an alert, nor begin a `for` anew.
   local last(name, matchers='') = 'last_over_time(%s[5m])' % metric(name, matchers),
 
-  // A series that ends with its cause: the same, but only while its host answers no scrape. `labels` are its own labels.
+  // A series that ends with its cause or with its object: the same, but only while its host answers no scrape. Otherwise
+  // what a device was like would be told for five minutes after its removal. `labels` are the series' own labels.
   local fault(name, labels='wwid', matchers='', condition='', newline='\n') =
     '%s%s%sor %s%s%sunless ignoring (%s) %s' % [
       metric(name, matchers),
@@ -26,14 +27,16 @@
       metric('multipath_devices'),
     ],
 
-  // Ends what is said about devices when their host says that it has none of that kind: a device that was removed in order
-  // is still seen for five minutes. The host's own count costs nothing, a look at each device would.
-  local unlessNone(name) = 'unless ignoring (wwid) %s == 0' % metric(name),
+  // A device in this state, on one line.
+  local state(name, condition) = '(%s)' % fault(name, condition=condition, newline=' '),
+  local pathless = state('multipath_device_valid_paths', ' == 0'),
+  local unused = '%s == 0' % last('multipath_device_in_use'),
 
   // Adds the alias. topk: while a device is renamed, the old and the new series are both there for five minutes.
   local infoLabels = 'name, sysfs_name, uuid, kind, vendor, product, revision',
-  local named(expr) = '%s * ignoring (%s) group_left (name)\ntopk without (%s) (1, %s)' % [
+  local named(expr, newline='\n') = '(%s)%s* ignoring (%s) group_left (name)\ntopk without (%s) (1, %s)' % [
     expr,
+    newline,
     infoLabels,
     infoLabels,
     last('multipath_device_info'),
@@ -78,24 +81,14 @@
         problem(
           'MultipathNoValidPaths',
           'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. Unknown counts as in use.',
-          named('(%s == 0 unless %s > 0\nunless %s == 0 %s)' % [
-            last('multipath_device_valid_paths'),
-            last('multipath_device_standby_paths'),
-            last('multipath_device_in_use'),
-            unlessNone('multipath_devices_without_valid_paths'),
-          ]),
+          named('%s unless %s > 0 unless %s' % [pathless, last('multipath_device_standby_paths'), unused]),
           withoutPaths,
           'I/O to it fails, or waits until a path is back.',
         ),
         problem(
           'MultipathNoValidPaths',
           'NVMe: the same with standby paths. An array that moves its namespaces to another controller needs seconds.',
-          named('(%s == 0 and %s > 0\nunless %s == 0 %s)' % [
-            last('multipath_device_valid_paths'),
-            last('multipath_device_standby_paths'),
-            last('multipath_device_in_use'),
-            unlessNone('multipath_devices_without_valid_paths'),
-          ]),
+          named('%s and %s > 0 unless %s' % [pathless, last('multipath_device_standby_paths'), unused]),
           withoutPaths,
           'It has only standby paths: I/O waits until the array makes one of them optimized.',
           labels={ paths: 'standby' },
@@ -104,11 +97,7 @@
         problem(
           'MultipathNoValidPathsUnused',
           'A device has no valid path, and nothing uses it. A minute: a volume that is being detached looks like this.',
-          named('(%s == 0 and %s == 0 %s)' % [
-            last('multipath_device_valid_paths'),
-            last('multipath_device_in_use'),
-            unlessNone('multipath_devices_without_valid_paths'),
-          ]),
+          named('%s and %s' % [pathless, unused]),
           withoutPaths,
           'Nothing uses it.',
         ),
@@ -130,21 +119,17 @@
         problem(
           'MultipathFaultyPaths',
           'oVirt: a device has failed paths and valid ones. At once: the next failure may be the last.',
-          named('(%s > 0 and %s > 0 %s)' % [
-            last('multipath_device_failed_paths'),
-            last('multipath_device_valid_paths'),
-            unlessNone('multipath_degraded_devices'),
-          ]),
+          named('%s and %s > 0' % [state('multipath_device_failed_paths', ' > 0'), last('multipath_device_valid_paths')]),
           'Faulty multipath paths %s on devices:' % onHost,
           'Failed paths: {{ $value }}.',
         ),
         problem(
           'MultipathPathsMissing',
           'A device has fewer paths than it is expected to have. Ten minutes: a reboot or a new login brings them one by one.',
-          '%s\nor ignoring (name) (%s > 0 %s)' % [
-            named('(%s > 0 %s)' % [last('multipath_device_missing_paths'), unlessNone('multipath_missing_paths')]),
-            last('multipath_device_missing_paths'),
-            unlessNone('multipath_missing_paths'),
+          // A device that the configuration names has no alias while it is not there.
+          '%s\nor ignoring (name) %s' % [
+            named(state('multipath_device_missing_paths', ' > 0'), newline=' '),
+            state('multipath_device_missing_paths', ' > 0'),
           ],
           'Missing multipath paths %s on devices:' % onHost,
           'Missing paths: {{ $value }}.',
@@ -152,7 +137,7 @@
         alert(
           'MultipathPathsRecovered',
           'oVirt: all devices of a host are well again. Ten minutes: long enough to be sent through any Alertmanager.',
-          'time() - %s < 600\nunless %s == 1' % [
+          'abs(time() - %s) < 600\nunless %s == 1' % [
             last('multipath_last_recovery_timestamp_seconds'),
             last('multipath_in_trouble'),
           ],
@@ -166,8 +151,8 @@
         finding(
           'MultipathSinglePath',
           'One valid path is left of several. Ten minutes: the other alerts tell of shorter failures.',
-          '%s == 1 unless %s > 0\nand %s > 1' % [
-            last('multipath_device_valid_paths'),
+          '%s unless %s > 0\nand %s > 1' % [
+            state('multipath_device_valid_paths', ' == 1'),
             last('multipath_device_standby_paths'),
             last('multipath_device_expected_paths'),
           ],
@@ -177,7 +162,10 @@
         finding(
           'MultipathNotRedundant',
           'Redundancy that lasted for hours is gone. Silent while a path has failed: that is told already.',
-          '%s == 1\nunless %s > 0' % [last('multipath_device_redundancy_lost'), last('multipath_device_failed_paths')],
+          '%s\nunless %s > 0' % [
+            state('multipath_device_redundancy_lost', ' == 1'),
+            last('multipath_device_failed_paths'),
+          ],
           'A multipath device has lost its redundancy.',
           'All paths of device %s %s share one port or fabric. They did not before.' % [device, onHost],
         ),
@@ -246,12 +234,7 @@
         finding(
           'MultipathQueueingWithoutPaths',
           'I/O waits for a path. Two minutes: most services that wait longer have to be started anew.',
-          '%s == 1 and %s == 0\nunless %s == 0 %s' % [
-            last('multipath_device_queueing'),
-            last('multipath_device_valid_paths'),
-            last('multipath_device_in_use'),
-            unlessNone('multipath_devices_without_valid_paths'),
-          ],
+          '%s\nand %s == 1\nunless %s' % [pathless, last('multipath_device_queueing'), unused],
           'I/O waits for a device that has no valid path.',
           'Device %s %s has no valid path and queues. Programs that use it hang.' % [device, onHost],
         ),
@@ -437,8 +420,13 @@
           'MultipathExporterDown',
           'A target does not answer, or there is none. Five minutes: a restart takes less. A target that is taken out while ' +
           'others stay cannot be seen here.',
-          'up{%s} == 0\nor absent(up{%s})' % [cfg.jobSelector, cfg.jobSelector],
-          'An exporter does not answer.',
+          // The textfile collector has no target of its own.
+          '%s == 0\nor absent(%s) unless on () %s' % [
+            metric('up', cfg.jobSelector),
+            metric('up', cfg.jobSelector),
+            metric('multipath_devices'),
+          ],
+          'An exporter does not answer, or Prometheus has no target.',
           '{{ if $labels.instance }}The exporter %s does not answer. Nothing is known of its paths.' % onHost +
           '{{ else }}Prometheus has no target that matches %s. Nothing is known of any host.{{ end }}' % cfg.jobSelector,
         ),

@@ -288,6 +288,10 @@ impl Dm {
     #[track_caller]
     pub fn paths(&self, name: &[u8]) -> Paths {
         let status = self.status(name);
+        // multipathd makes a map first, and loads its table then.
+        if status.is_empty() {
+            return Paths::new();
+        }
         parse_paths(&status).unwrap_or_else(|| panic!("not the status of a multipath target: {status}"))
     }
 
