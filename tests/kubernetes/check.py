@@ -62,7 +62,8 @@ VALUES = {
     "podMonitor": {"interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
     "prometheusRule": {
         "labels": {"release": "prometheus"},
-        "selector": 'env="prod"',
+        # What would end a string or begin a comment in YAML.
+        "selector": 'env=~"a: b #c\'",team!=""',
         "jobSelector": 'job="storage"',
         "clusterLabel": "region",
         "runbookURL": "https://runbooks.example/$1/%s",
@@ -89,6 +90,9 @@ WRONG = (
     {"podMonitor": {"endpoint": {"relabelings": []}}},
     {"prometheusRule": {"durations": {"MultipathFaultyPaths": "two minutes"}}},
     {"prometheusRule": {"disabled": ["FaultyPaths"]}},
+    {"prometheusRule": {"durations": {"MultipathFaultyPath": "2m"}}},
+    {"prometheusRule": {"selector": 'env="prod",'}},
+    {"prometheusRule": {"alertLabels": {"severity": "none"}}},
     {"prometheusRule": {"runbookURL": "https://runbooks.example"}},
 )
 

@@ -11,3 +11,17 @@ image: {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppV
 imagePullPolicy: {{ . }}
 {{- end }}
 {{- end }}
+
+{{- /* A text of files/rules.yaml with the values in it. Takes the text and the values. */}}
+{{- define "multipath-exporter.ruleText" -}}
+{{- $text := index . 0 }}{{ $values := index . 1 }}
+{{- $selector := trim $values.selector }}
+{{- if $selector }}
+{{- $text = $text | replace "<<selector>>" $selector }}
+{{- else }}
+{{- $text = $text | replace "{<<selector>>}" "" | replace "{<<selector>>," "{" }}
+{{- end }}
+{{- $runbook := $values.runbookURL | replace "$" "$$" | replace "%s" "${1}" }}
+{{- $text = regexReplaceAll "<<runbookURL>>([A-Za-z]+)" $text $runbook }}
+{{- $text | replace "<<jobSelector>>" (trim $values.jobSelector) | replace "<<clusterLabel>>" $values.clusterLabel }}
+{{- end }}
