@@ -98,8 +98,8 @@ CONTROLLER = 'controller, target, target_port, initiator_port'
 DAEMON, NOT_DAEMON = 'source="multipathd"', 'source!="multipathd"'
 
 
-def risen(name, limit):
-    return f'increase({metric(name)}[15m]) {limit}'
+def risen(name, limit, window='15m'):
+    return f'increase({metric(name)}[{window}]) {limit}'
 
 
 SESSION = 'session, target, target_port, initiator_port'
@@ -131,7 +131,7 @@ WARNING = [
     ('MultipathReadOnlyMismatch', 'Mismatches', 'Devices with paths of other write protection', metric('device_read_only_mismatched_paths'), 'write protection'),
     ('MultipathLunMismatch', 'Mismatches', 'Devices with paths of another LUN number', metric('device_lun_mismatched_paths'), 'LUN numbers differ'),
     ('MultipathPathFlapping', 'Flapping', 'Devices whose paths flap', risen('device_repeated_path_failures_total', '>= 2'), None),
-    ('MultipathPathErrors', 'I/O errors', 'Devices with many I/O errors', risen('device_path_io_errors_total', '> 10'), None),
+    ('MultipathPathErrors', 'I/O errors', 'Devices with many I/O errors', risen('device_path_io_errors_total', '> 10', '10m'), None),
     ('MultipathPathMarginal', 'Weak paths', 'Devices with marginal paths', metric('device_marginal_paths'), 'marginal paths'),
     ('MultipathStateDisagreement', 'Weak paths', 'Devices on whose paths kernel and checker disagree', metric('device_disagreeing_paths'), 'kernel and checker'),
     ('MultipathNonOptimizedPath', 'Weak paths', 'Devices that use a slower way to the array', metric('device_non_optimized'), 'not optimized'),
@@ -150,7 +150,7 @@ WARNING = [
     ('MultipathExporterDown', 'Not watched', 'Hosts that do not report', SILENT, None),
     ('MultipathExporterStale', 'Not watched', 'Sources that an exporter cannot read', f'{metric("exporter_source_up", NOT_DAEMON)} == 0', None),
     ('MultipathExporterErrors', 'Not watched', 'Sources with errors, memories not written',
-     f'{risen("exporter_errors_total", "> 5")} or {metric("exporter_memory_last_write_successful")} == 0', None),
+     f'{risen("exporter_errors_total", "> 5", "10m")} or {metric("exporter_memory_last_write_successful")} == 0', None),
     ('MultipathDaemonDown', 'Not watched', 'Hosts whose multipathd is down', f'{metric("daemon_up")} == 0{DAEMON_WANTED}', None),
     ('MultipathDaemonBlocked', 'Not watched', 'Hosts whose multipathd does not tell its devices',
      f'{metric("exporter_source_up", DAEMON)} == 0 and ignoring (source) {metric("daemon_up")} == 1', None),
