@@ -102,7 +102,6 @@ def risen(name, limit, window='15m'):
     return f'increase({metric(name)}[{window}]) {limit}'
 
 
-SESSION = 'session, target, target_port, initiator_port'
 UNUSED = f'{metric("device_in_use")} == 0'
 # multipathd has nothing to do where device mapper holds no device: NVMe only, or no multipath at all.
 DAEMON_WANTED = f' and on {HOST} ' + metric('device_info', 'kind="dm"')
