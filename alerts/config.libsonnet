@@ -8,7 +8,7 @@
     // `multipath`, the operator's PodMonitor `multipath-exporter`.
     jobSelector: 'job=~".*multipath.*"',
 
-    // The label that tells clusters apart.
+    // The label that tells clusters apart. The dashboard and alertmanager.yml call it `cluster`: change them too.
     clusterLabel: 'cluster',
 
     // Where the runbook of an alert is. %s is its name. The exporter serves them at http://HOST:10056/runbooks/%s.
