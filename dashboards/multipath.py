@@ -19,7 +19,7 @@ REPOSITORY = 'https://github.com/multipath-exporter/multipath_exporter/blob/main
 RUNBOOK = REPOSITORY + '/alerts/runbooks/{}.md'
 DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 GREEN, ORANGE, RED, BLUE, GREY, PLAIN = 'green', 'orange', 'red', 'blue', '#808791', 'text'
-# What stands behind white words. On Grafana's own orange, green and red white has a contrast of 2 to 3.6; here it is 4.5 or more.
+# The colours behind white words. On Grafana's own orange, green and red white has a contrast of 2 to 3.6; here it is 4.5 or more.
 ON_GREEN, ON_ORANGE, ON_RED, ON_BLUE = '#2b7a39', '#b45309', '#c4162a', '#1f60c4'
 
 # -- PromQL ------------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def labelled(expr, **labels):
     return expr
 
 
-# What the exporter has counted already: the sum of 500 gauges is faster than the count of 25,000.
+# The exporter has counted these already: the sum of 500 gauges is faster than the count of 25,000.
 COUNTED = {'MultipathFaultyPaths': f'sum({metric("degraded_devices")})'}
 
 

@@ -158,7 +158,7 @@ impl Routes {
         content(StatusCode::OK, JSON, taken(pieces(document), Some(place), &self.slow))
     }
 
-    /// What a person sees.
+    /// The status page.
     async fn page(&self, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
@@ -177,7 +177,7 @@ impl Routes {
         self.html(request, write).await
     }
 
-    /// What to do about an alert. There may be none of this name.
+    /// The runbook of an alert, if there is one of this name.
     async fn runbook(&self, request: &Request<()>, alert: &str) -> Response<Body> {
         match runbooks::html(alert, &host()) {
             Some(page) => self.html(request, move || page).await,

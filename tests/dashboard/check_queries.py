@@ -15,7 +15,7 @@ import urllib.request
 
 import fleet
 
-# What the tiles of the fleet must say, and the fact it is about.
+# The title of each tile of the fleet, and the fact that it must tell.
 FLEET = {'Hosts': 'hosts', 'Hosts in trouble': 'trouble', 'Devices': 'devices', 'Paths': 'paths', 'Failed paths': 'failed'}
 FINDINGS = 'What is found'
 # A recovery is no finding: the dashboard marks its time.
@@ -33,7 +33,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the ser
 FAULTS = {'multipath_device_non_optimized'}
 # Asked when the dashboard is opened, variables and annotations included: browsers ask six at a time.
 MOST_QUERIES = 25
-# What Kubernetes allows in annotations: a client-side apply puts the whole object there.
+# The limit of Kubernetes for annotations: a client-side apply puts the whole object there.
 MOST_BYTES = 262144
 DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 errors = []

@@ -12,7 +12,7 @@ import re
 import sys
 
 DATASOURCES = ('$datasource', '${datasource}')
-# What PromQL has beside names of metrics, functions and labels.
+# The words of PromQL beside names of metrics, functions and labels.
 WORDS = {'and', 'or', 'unless', 'bool', 'offset', 'start', 'end', 'by', 'without', 'on', 'ignoring', 'group_left', 'group_right', 'inf', 'nan'}
 LABELS = re.compile(r'\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)')
 SELECTOR = re.compile(r'(\b[a-zA-Z_:][\w:]*)?\{((?:[^{}"\']|"[^"]*"|\'[^\']*\')*)\}')

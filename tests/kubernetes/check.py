@@ -62,7 +62,7 @@ VALUES = {
     "podMonitor": {"interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
     "prometheusRule": {
         "labels": {"release": "prometheus"},
-        # What would end a string or begin a comment in YAML.
+        # These would end a string or begin a comment in YAML.
         "selector": 'env=~"a: b #c\'",team!=""',
         "jobSelector": 'job="storage"',
         "clusterLabel": "region",

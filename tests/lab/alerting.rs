@@ -218,12 +218,8 @@ impl Alerting {
             now if now >= before + QUIET => Ok(()),
             now => Err(format!("{before} evaluations before, {now} now")),
         });
-        assert_eq!(self.untold(), [], "\n{}", self.problems());
-    }
-
-    /// What has been told and not been looked at.
-    fn untold(&self) -> Vec<Notification> {
-        self.inbox.posts()[self.seen.get()..].iter().map(Notification::of).collect()
+        let unexpected: Vec<_> = self.inbox.posts()[self.seen.get()..].iter().map(Notification::of).collect();
+        assert_eq!(unexpected, [], "\n{}", self.problems());
     }
 
     /// The result of an instant query.

@@ -39,6 +39,11 @@ use findings::Finding;
 pub use query::Query;
 use words::{Ago, Count, Severity, have};
 
+/// How every page begins its head.
+const META: &str = "<meta charset=\"utf-8\">\n\
+                    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+                    <meta name=\"color-scheme\" content=\"light dark\">\n";
+
 /// Recent events shown.
 const EVENTS: usize = 20;
 /// Within which a device's events may have been raised together.
@@ -96,9 +101,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let (unread, refresh) = if view.snapshot.is_none() { (" data-unread", 3) } else { ("", 30) };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{} – {host}</title>\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n{META}<title>{} – {host}</title>\n\
          <noscript><meta http-equiv=\"refresh\" content=\"{refresh}\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
          <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",

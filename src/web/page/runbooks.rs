@@ -1,9 +1,9 @@
 //! The runbooks at `/runbooks/`: storage networks often have no way to the internet. The build makes
 //! them of `alerts/runbooks/*.md`, so that a file that is added there is served.
 
-use super::STYLE;
 use super::escape::Escaped;
 use super::words::Severity;
+use super::{META, STYLE};
 
 /// Each by the name of its alert, in HTML, in the order of the names. The index has no name and is
 /// first.
@@ -32,9 +32,7 @@ pub fn html(alert: &str, host: &str) -> Option<String> {
     let tone = severity.class();
     let all = if name.is_empty() { "" } else { " <a href=\"/runbooks/\">All runbooks</a>" };
     Some(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} – {host}</title>\n\
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n{META}<title>{title} – {host}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body class=\"runbook {tone}\">\n\
          <header><p>Multipath storage of <b>{host}</b></p></header>\n\
          <nav><a href=\"/\">Status page</a>{all}</nav>\n<main>\n{text}</main>\n</body>\n</html>\n"

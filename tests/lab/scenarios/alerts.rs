@@ -88,6 +88,14 @@ fn recoveries(told: &[Notification]) -> usize {
     told.iter().flat_map(|told| &told.firing).filter(|sentence| **sentence == recovered()).count()
 }
 
+/// Waits until these have ended and the recovery is told, which is told once.
+#[track_caller]
+fn until_recovered(alerting: &Alerting, ended: &[&str], may: &[&str]) -> Vec<Notification> {
+    let told = alerting.until_told(&[&[&*recovered()], ended].concat(), may);
+    assert_eq!(recoveries(&told), 1);
+    told
+}
+
 /// An exporter that remembers, and has nothing to remember yet.
 fn forgetful(lab: &Lab) -> Launch<'_> {
     // An earlier scenario left it.
@@ -129,8 +137,7 @@ fn notifications_of_a_host(lab: &Lab) {
     lun.paths[0].set_running();
     assert_eq!(recoveries(&alerting.until_firing(&[&faulty(wwid)])), 0);
     lun.paths[1..].iter().for_each(|disk| disk.set_running());
-    let told = alerting.until_told(&[&recovered(), &ended("MultipathFaultyPaths", wwid)], &[&faulty(wwid)]);
-    assert_eq!(recoveries(&told), 1);
+    let told = until_recovered(&alerting, &[&ended("MultipathFaultyPaths", wwid)], &[&faulty(wwid)]);
     let recovery = told.iter().find(|told| told.firing == [recovered()]).expect("it has been told by itself");
     assert_eq!(recovery.title, format!("[INFO] {}", recovered()));
     alerting.assert_over();
@@ -182,8 +189,7 @@ fn notifications_of_a_lost_device(lab: &Lab) {
     alerting.assert_quiet();
 
     lun.paths.iter().for_each(|disk| disk.rescan());
-    let told = alerting.until_told(&[&recovered(), &ended("MultipathDeviceLost", wwid)], &[]);
-    assert_eq!(recoveries(&told), 1);
+    until_recovered(&alerting, &[&ended("MultipathDeviceLost", wwid)], &[]);
     alerting.assert_over();
 }
 
@@ -217,8 +223,7 @@ fn notifications_beside_restarts(lab: &Lab) {
     lun.paths[0].set_running();
     eventually_eq("multipathd reinstates the path", true, || san.dm.paths(&lun.map.name)[&lun.paths[0].devno]);
     let exporter = remembering(lab).at(address).start();
-    let told = alerting.until_told(&[&recovered(), &is_over], &[]);
-    assert_eq!(recoveries(&told), 1);
+    until_recovered(&alerting, &[&is_over], &[]);
     drop(exporter);
     let _exporter = remembering(lab).at(address).start();
     alerting.wait_for_scrapes(true);
@@ -252,8 +257,7 @@ fn notifications_after_a_boot(lab: &Lab) {
     assert_eq!(told.details, [format!("{wwid} ({}): Missing paths: 1.", lun.name())]);
 
     lun.paths[0].rescan();
-    let told = alerting.until_told(&[&recovered(), &ended("MultipathPathsMissing", wwid)], &[]);
-    assert_eq!(recoveries(&told), 1);
+    until_recovered(&alerting, &[&ended("MultipathPathsMissing", wwid)], &[]);
     alerting.assert_over();
 }
 
@@ -276,8 +280,7 @@ fn notifications_in_a_maintenance(lab: &Lab) {
     assert_eq!(told.firing, [without_valid_paths(wwid)]);
 
     lun.paths.iter().for_each(|disk| disk.set_running());
-    let told = alerting.until_told(&[&recovered(), &ended("MultipathNoValidPaths", wwid)], &[]);
-    assert_eq!(recoveries(&told), 1);
+    until_recovered(&alerting, &[&ended("MultipathNoValidPaths", wwid)], &[]);
     alerting.assert_over();
 }
 
@@ -371,9 +374,9 @@ fn notifications_of_a_cut_network(lab: &Lab) {
     network.mend();
     exporter.wait_for_sessions(4);
     failed.iter().for_each(|disk| disk.rescan());
-    let told = alerting.until_told(
+    until_recovered(
+        alerting,
         &[
-            &recovered(),
             &ended("MultipathPathsMissing", wwid),
             &over("MultipathIscsiBondNetworkDown"),
             &over("MultipathIscsiSessionDown"),
@@ -381,7 +384,6 @@ fn notifications_of_a_cut_network(lab: &Lab) {
         // One of them may end sooner, and a scrape may see a path that comes back as a failed one.
         &[&fires(SESSION_DOWN), &fires(NETWORK_DOWN), &faulty(wwid), &ended("MultipathFaultyPaths", wwid)],
     );
-    assert_eq!(recoveries(&told), 1);
     alerting.assert_over();
 }
 
@@ -397,11 +399,7 @@ fn notifications_of_sessions_ended(lab: &Lab) {
     alerting.assert_quiet();
 
     array.log_in(network);
-    let told = alerting.until_told(
-        &[&recovered(), &ended("MultipathPathsMissing", wwid), &over("MultipathIscsiBondNetworkDown")],
-        &[],
-    );
-    assert_eq!(recoveries(&told), 1);
+    until_recovered(alerting, &[&ended("MultipathPathsMissing", wwid), &over("MultipathIscsiBondNetworkDown")], &[]);
     alerting.assert_over();
 }
 
@@ -438,10 +436,10 @@ fn notifications_of_a_device_made_late(lab: &Lab) {
     assert!(told.iter().any(|told| told.details.contains(&queues)), "{told:#?}");
 
     lun.paths.iter().for_each(|disk| disk.set_running());
-    let told = alerting.until_told(
-        &[&recovered(), &ended("MultipathNoValidPaths", wwid), &ended("MultipathQueueingWithoutPaths", wwid)],
+    until_recovered(
+        &alerting,
+        &[&ended("MultipathNoValidPaths", wwid), &ended("MultipathQueueingWithoutPaths", wwid)],
         &may,
     );
-    assert_eq!(recoveries(&told), 1);
     alerting.assert_over();
 }
