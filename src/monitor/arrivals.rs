@@ -217,11 +217,12 @@ impl State {
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
         let may_leave_alone = !self.readings.block.unassembled.is_empty();
-        if was_busy && daemon.state != state && maps.is_none() {
-            self.daemon_pace.want(Reason::Overflow);
-            if may_leave_alone {
+        if was_busy && daemon.state != state {
+            if may_leave_alone && paths.is_none() {
                 // Before it was ready, it may have told that it knows no path.
                 self.daemon_pace.want_paths(Reason::Overflow);
+            } else if maps.is_none() {
+                self.daemon_pace.want(Reason::Overflow);
             }
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
