@@ -136,6 +136,7 @@ demo: packages install-for-tests $(VENV)/installed
 bench: install-for-tests cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble --bench memory
 	python3 benches/rules.py
+	$(VENV)/bin/python benches/dashboard.py
 	$(VENV)/bin/python tests/alerts/many_alerts.py
 	cargo build --release --locked
 	cp $(EXPORTER) .cache/bench

@@ -161,10 +161,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folded", action="store_true", help="measure the folded rows, too")
     parser.add_argument("--slowest", type=int, default=6)
+    parser.add_argument("--prometheus", default="prometheus", metavar="PROGRAM", help="another one")
     parser.add_argument("states", nargs="*", default=["healthy", "degraded"])
     options = parser.parse_args()
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    version = subprocess.run(["prometheus", "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run([options.prometheus, "--version"], capture_output=True, text=True, check=True)
     print((version.stdout + version.stderr).split(" (")[0])
     for options.state in options.states:
         with rules.prometheus(options) as (address, _, process):
