@@ -223,7 +223,7 @@ class Inbox:
 
 def about(subject):
     """The host that a subject names, with its cluster; its recovery is a matter of its own."""
-    cluster, host = re.search(r"\] Cluster ([\w-]+): ", subject), re.search(r"[Hh]ost ([\w-]+)", subject)
+    cluster, host = re.search(r"\] Cluster ([\w-]+): ", subject), re.search(r"[Hh]ost ([\w.:[\]-]*[\w\]])", subject)
     whom = host[1] if host else "nowhere"
     whom = f"{cluster[1]}-{whom}" if cluster else whom
     return f"{whom}-recovered" if "No faulty" in subject else whom
@@ -737,11 +737,11 @@ def standby_beside_failed(on):
 
 
 def odd_wwid(on):
-    """No character of a WWID means anything to a template, and none is named twice."""
-    host = on("odd-wwid")
+    """No character of a WWID or of an IPv6 address means anything to a template, and none is named twice."""
+    host = on("[2001:db8::5]:10056")
     odd = "1ATA_(+[*<b>&\"x\\"
     host.set(of("PathsMissing", host.whom, odd))
-    subject = "[WARNING] Missing multipath paths on host odd-wwid on devices"
+    subject = f"[WARNING] Missing multipath paths on host {host.whom} on devices"
     text, *_ = host.next(subject, missing(host.whom, odd), color="warning")
     equal(text.split("\n")[1], f"- {odd} (mpatha): Missing paths: 1. Since THEN.")
     host.set(resolved=of("PathsMissing", host.whom, odd))
