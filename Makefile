@@ -95,9 +95,9 @@ test-dashboard:
 test-cargo:
 	tests/timed $@ cargo test --locked
 
-# More histories than `cargo test` plays, which is to take less than a minute.
+# More random cases than `cargo test` tries, which is to take less than a minute.
 test-model:
-	tests/timed $@ env MODEL_CASES=5000 cargo test --locked --lib model
+	tests/timed $@ env MODEL_CASES=5000 PROPTEST_CASES=256 cargo test --locked --lib
 
 test-web:
 	tests/timed $@ tests/web/run $(EXPORTER)
