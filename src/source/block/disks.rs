@@ -294,7 +294,7 @@ impl ScsiFiles<'_> {
 
 impl Disk {
     /// A disk that has not been read: its directory tells this much.
-    fn at(devno: DevNo, place: &Path) -> Self {
+    pub fn at(devno: DevNo, place: &Path) -> Self {
         Disk {
             devno,
             name: place.file_name().unwrap_or_default().to_string_lossy().into(),

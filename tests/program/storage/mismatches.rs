@@ -198,6 +198,144 @@ fn names_of_other_kinds_are_not_taken_for_other_luns() {
     }
 }
 
+/// A LUN number was given to another volume of the same array: the kernel's word is new for none, one or all of the paths, while
+/// udev's is old. An exporter that has seen better days and one that starts now say the same.
+#[test]
+fn whoever_made_the_names_another_lun_is_seen_with_history_and_without() {
+    for (wwid, own, other) in [
+        // IBM, NetApp, Pure Storage, 3PAR, EMC, Dell.
+        (
+            "36005076380808aaaaaa000000000007f",
+            "naa.6005076380808aaaaaa000000000007f",
+            "naa.6005076380808aaaaaa0000000000080",
+        ),
+        (
+            "3600a098038304437415d4b6a59684a52",
+            "naa.600A098038304437415D4B6A59684A52",
+            "naa.600a098038304437415d4b6a59684a53",
+        ),
+        (
+            "3624a9370bd452205599f42d600011a01",
+            "naa.624a9370bd452205599f42d600011a01",
+            "naa.624a9370bd452205599f42d600011a02",
+        ),
+        (
+            "360002ac0000000000000000a0001eb2f",
+            "naa.60002ac0000000000000000a0001eb2f",
+            "naa.60002ac0000000000000000b0001eb2f",
+        ),
+        (
+            "360060160a1b2c3d4e5f6071829304150",
+            "naa.60060160a1b2c3d4e5f6071829304150",
+            "naa.60060160A1B2C3D4E5F6071829304151",
+        ),
+        (
+            "3600c0ff000aaaaaa0000000000000001",
+            "naa.600c0ff000aaaaaa0000000000000001",
+            "naa.600c0ff000aaaaaa0000000000000002",
+        ),
+        ("35000c500a1b2c3d4", "naa.5000c500a1b2c3d4", "naa.5000c500a1b2c3d8"),
+        (
+            "25e5a8f96e2c5c4a46c9ce9008e6bb5d7",
+            "eui.5e5a8f96e2c5c4a46c9ce9008e6bb5d7",
+            "eui.4c5a8f96e2c5c4a56c9ce9008e6bb5d8",
+        ),
+        ("1IET_00010001", "t10.IET     00010001", "t10.IET     00010002"),
+        (
+            "1ATA_QEMU_HARDDISK_QM00001",
+            "t10.ATA     QEMU HARDDISK                           QM00001",
+            "t10.ATA     QEMU HARDDISK                           QM00002",
+        ),
+        (
+            "uuid.1b4e28ba-2fa1-11d2-883f-0016d3cca427",
+            "uuid.1b4e28ba-2fa1-11d2-883f-0016d3cca427",
+            "uuid.1b4e28ba-2fa1-11d2-883f-0016d3cca428",
+        ),
+        // The site names its maps by another property.
+        (
+            "600a098038304437415d4b6a59684a52",
+            "naa.600a098038304437415d4b6a59684a52",
+            "naa.600a098038304437415d4b6a59684a53",
+        ),
+    ] {
+        let host = Host::recorded("01-healthy");
+        host.multipathd.daemon(Reply::closed());
+        host.sysfs.write(&format!("{DM_0}/dm/uuid"), format!("mpath-{wwid}\n"));
+        for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+            scsi_says(&host, disk, own);
+            host.sysfs.udev(devno, &format!("ID_SERIAL={wwid}"));
+        }
+        let exporter = host.exporter(&[]);
+        let mismatched = |page: Page| page.fault("wwid_mismatched_paths", wwid);
+        assert_eq!(mismatched(exporter.metrics()), 0.0, "{wwid}");
+        for (disk, paths) in [(SDB, 1.0), (SDD, 2.0)] {
+            scsi_says(&host, disk, other);
+            assert_eq!(mismatched(exporter.reread()), paths, "{wwid}");
+            assert_eq!(mismatched(host.exporter(&[]).metrics()), paths, "{wwid}, after a restart");
+        }
+    }
+}
+
+/// A map that is called by one of the other names of its LUN, and firmware that adds a name which its users prefer.
+#[test]
+fn a_name_of_another_type_is_no_other_lun_with_history_or_without() {
+    for (wwid, udev, own, later) in [
+        (
+            "3600a098038304437415d4b6a59684a52",
+            "3600a098038304437415d4b6a59684a52",
+            "t10.NETAPP  LUN C",
+            "t10.NETAPP  LUN-C 8R1",
+        ),
+        (
+            "3600a098038304437415d4b6a59684a52",
+            "3600a098038304437415d4b6a59684a52",
+            "t10.NETAPP  LUN C",
+            "naa.600a098038304437415d4b6a59684a52",
+        ),
+        ("1NETAPP_LUN_C", "1NETAPP_LUN_C", "t10.NETAPP  LUN C", "naa.600a098038304437415d4b6a59684a52"),
+        (
+            "1NETAPP_LUN_C",
+            "3600a098038304437415d4b6a59684a52",
+            "naa.600a098038304437415d4b6a59684a52",
+            "iqn.1992-08.com.netapp:a,L,0x1",
+        ),
+        (
+            "my-database",
+            "3600a098038304437415d4b6a59684a52",
+            "naa.600a098038304437415d4b6a59684a52",
+            "t10.NETAPP  LUN C",
+        ),
+        (
+            "0x600a098038304437",
+            "3600a098038304437415d4b6a59684a52",
+            "naa.600a098038304437415d4b6a59684a52",
+            "t10.NETAPP  LUN C",
+        ),
+        (
+            "eui.0025385a01234567",
+            "eui.0025385a01234567",
+            "eui.0025385a01234567",
+            "uuid.1b4e28ba-2fa1-11d2-883f-0016d3cca427",
+        ),
+    ] {
+        let host = Host::recorded("01-healthy");
+        host.multipathd.daemon(Reply::closed());
+        host.sysfs.write(&format!("{DM_0}/dm/uuid"), format!("mpath-{wwid}\n"));
+        for (disk, devno) in [(SDB, "8:16"), (SDD, "8:48")] {
+            scsi_says(&host, disk, own);
+            host.sysfs.udev(devno, &format!("ID_SERIAL={udev}"));
+        }
+        let exporter = host.exporter(&[]);
+        let mismatched = |page: Page| page.fault("wwid_mismatched_paths", wwid);
+        assert_eq!(mismatched(exporter.metrics()), 0.0, "{wwid}, {own}");
+        for disk in [SDB, SDD] {
+            scsi_says(&host, disk, later);
+            assert_eq!(mismatched(exporter.reread()), 0.0, "{wwid}, {own}, {later}");
+            assert_eq!(mismatched(host.exporter(&[]).metrics()), 0.0, "{wwid}, {own}, {later}, after a restart");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_read_stays_as_last_read() {
     for file in ["wwid", "block/sdb/size", "block/sdb/ro", "vendor", "model", "rev", "state"] {
