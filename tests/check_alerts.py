@@ -62,8 +62,6 @@ HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 NVME = "controller target target_port initiator_port"
 NOT_YET = {
     "multipath_device_stray_paths": "wwid",
-    "multipath_device_lun_mismatched_paths": "wwid",
-    "multipath_device_lun_conflicts": "wwid",
     "multipath_device_blocked_paths": "wwid",
     "multipath_device_stalled_seconds": "wwid",
     "multipath_disk_used_directly": "wwid disk by",

@@ -13,6 +13,7 @@ use regex::{Captures, Regex};
 use super::check::{Check, is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
+use crate::source::block::disks::is_scsi_address;
 use crate::source::block::mounts::{ROOTS, swap, unescaped};
 use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
@@ -265,6 +266,9 @@ impl Scrub {
             format!("md_{}", self.name(name))
         } else if above == "block" && !is_kernels() {
             self.name(&part)
+        } else if is_scsi_address(&part) {
+            // A LUN number may have as many digits as a name.
+            part.into_owned()
         } else {
             self.replace(&self.component.clone(), &part)
         }

@@ -257,6 +257,16 @@ impl Devices {
             "multipath_device_wwid_mismatched_paths",
             "Paths that now report another WWID, absent if none",
             |device| fault(device.mismatches.wwid),
+        )?;
+        gauge(
+            "multipath_device_lun_mismatched_paths",
+            "Paths whose LUN number differs from that of most paths to the same target, absent if none",
+            |device| fault(device.mismatches.lun),
+        )?;
+        gauge(
+            "multipath_device_lun_conflicts",
+            "Pairs of ports that lead to several LUN numbers, absent if none",
+            |device| fault(device.lun_conflicts),
         )
     }
 

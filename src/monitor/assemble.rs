@@ -13,10 +13,11 @@ use super::ledger::MapLedger;
 use super::names::Speakers;
 use super::readings::{Readings, Teller};
 use super::usage::Written;
+use crate::config::Config;
 use crate::source::block::{disks, maps};
 use crate::source::transports::Ways;
 use crate::source::{UUID_PREFIX, device_mapper, multipathd};
-use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState};
+use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState, luns};
 
 /// A device, and what it was assembled from.
 #[derive(Debug)]
@@ -63,7 +64,13 @@ pub type Devices = BTreeMap<Arc<str>, Built>;
 ///
 /// `withheld` says whether a member's name is being looked up. A new device waits for the names of all members; of a
 /// known one only that member waits, unless no valid path were left without it.
-pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withheld: impl Fn(DevNo) -> bool) -> Devices {
+pub fn devices(
+    readings: &Readings,
+    ledgers: &Ledgers,
+    config: &Arc<Config>,
+    mut last: Devices,
+    withheld: impl Fn(DevNo) -> bool,
+) -> Devices {
     let Some((teller, _)) = readings.teller() else { return Devices::new() };
     let empty = MapLedger::default();
     let ways = readings.ways();
@@ -71,7 +78,7 @@ pub fn devices(readings: &Readings, ledgers: &Ledgers, mut last: Devices, withhe
     for (wwid, teller) in readings.wwids(teller) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
-        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &ways);
+        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, (&ways, config));
         let known = match known {
             Some(known) if known.inputs.have_the_same_sources(&inputs) => {
                 devices.insert(wwid, known.again());
@@ -163,6 +170,8 @@ struct Inputs {
     disks_version: u64,
     inflight_requests: Option<u64>,
     ways: Arc<Ways>,
+    /// It says where LUN numbers may differ.
+    config: Arc<Config>,
     /// [`MapLedger::version`].
     ledger_version: u64,
     /// Whether the root file system stands on it.
@@ -211,7 +220,13 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 }
 
 impl Inputs {
-    fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, ways: &Arc<Ways>) -> Self {
+    fn gather(
+        readings: &Readings,
+        teller: Teller,
+        wwid: &Arc<str>,
+        ledger: &MapLedger,
+        (ways, config): (&Arc<Ways>, &Arc<Config>),
+    ) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
         let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
         // Where sysfs has the newer word, device mapper's may be about a map that was there before.
@@ -235,6 +250,7 @@ impl Inputs {
             disks_version: readings.block.disks_version,
             inflight_requests: None,
             ways: Arc::clone(ways),
+            config: Arc::clone(config),
             ledger_version: ledger.version,
             root: false,
         };
@@ -360,6 +376,7 @@ impl Inputs {
             && same(&self.block, &other.block)
             && same(&self.daemon, &other.daemon)
             && Arc::ptr_eq(&self.ways, &other.ways)
+            && Arc::ptr_eq(&self.config, &other.config)
             && self.daemon_answers == other.daemon_answers
             && self.base == other.base
             && self.ledger_version == other.ledger_version
@@ -385,6 +402,16 @@ impl Inputs {
         let (active_group_priority, best_group_priority) = priorities(words, &groups, &paths);
         // All members are the same LUN; one that has just come may not have said yet what it is.
         let model = self.disks().map(|disk| &disk.model).find(|model| !model.product.is_empty());
+        let vendor = known([
+            model.map(|model| &model.vendor),
+            daemon.map(|map| &map.vendor),
+            previous.map(|device| &device.vendor),
+        ]);
+        let product = known([
+            model.map(|model| &model.product),
+            daemon.map(|map| &map.product),
+            previous.map(|device| &device.product),
+        ]);
         let read_only = (kernel.map(|map| map.read_only))
             .or(block.and_then(|map| map.read_only))
             .or(previous.and_then(|device| device.read_only));
@@ -394,6 +421,10 @@ impl Inputs {
         let suspended = (kernel.map(|map| map.suspended))
             .or(block.and_then(|map| map.suspended))
             .or(previous.and_then(|device| device.suspended));
+        let mismatches = Mismatches {
+            lun: self.lun_mismatches(wwid, &vendor, &product, &paths),
+            ..self.mismatches(wwid, &paths, carried.speakers, read_only, size_bytes)
+        };
         Device {
             wwid: Arc::clone(wwid),
             name: known([
@@ -412,16 +443,8 @@ impl Inputs {
             },
             uuid: format!("{UUID_PREFIX}{wwid}").into(),
             kind: Kind::DeviceMapper,
-            vendor: known([
-                model.map(|model| &model.vendor),
-                daemon.map(|map| &map.vendor),
-                previous.map(|device| &device.vendor),
-            ]),
-            product: known([
-                model.map(|model| &model.product),
-                daemon.map(|map| &map.product),
-                previous.map(|device| &device.product),
-            ]),
+            vendor,
+            product,
             revision: known([
                 model.map(|model| &model.revision),
                 daemon.map(|map| &map.revision),
@@ -436,7 +459,8 @@ impl Inputs {
             in_use: previous.and_then(|device| device.in_use),
             inflight_requests: self.inflight_requests,
             root: self.root,
-            mismatches: self.mismatches(wwid, &paths, carried.speakers, read_only, size_bytes),
+            mismatches,
+            lun_conflicts: luns::conflicts(&paths),
             daemon_counters: words.map(|map| map.counters),
             active_group_priority,
             best_group_priority,
@@ -485,7 +509,16 @@ impl Inputs {
             }),
             read_only: differ(&|disk| disk.read_only.is_some() && read_only.is_some() && disk.read_only != read_only),
             wwid: differ(&|disk| speakers.call_another(wwid, disk)),
+            lun: 0,
         }
+    }
+
+    /// How many paths differ in their LUN number, unless the array is configured to number its LUNs by port.
+    fn lun_mismatches(&self, wwid: &str, vendor: &str, product: &str, paths: &[Path]) -> usize {
+        let mismatched = luns::mismatched_paths(paths);
+        // Nearly always there are none, and no pattern need be tried.
+        let is_right = || self.config.expectation_of(wwid, vendor, product).is_some_and(|rule| !rule.same_lun);
+        if mismatched > 0 && is_right() { 0 } else { mismatched }
     }
 
     /// The members as sysfs knows them.

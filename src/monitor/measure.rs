@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::readings::{Kernel, Readings};
 use super::{Ledgers, assemble};
+use crate::config::Config;
 use crate::source::block::{self, Host, Scope, disks};
 use crate::source::device_mapper;
 use crate::source::transports::{self, Way};
@@ -16,6 +17,7 @@ use crate::topology::{DevNo, Device, Transport};
 pub struct Assembly {
     readings: Readings,
     ledgers: Ledgers,
+    config: Arc<Config>,
     devices: assemble::Devices,
 }
 
@@ -27,7 +29,7 @@ impl Assembly {
         for device in 0..devices {
             let numbers = (0..paths).map(|path| DevNo { major: 8, minor: device * paths + path });
             for (path, devno) in numbers.clone().enumerate() {
-                reading.disks.insert(devno, Some(Arc::new(disk(devno, path))));
+                reading.disks.insert(devno, Some(Arc::new(disk(devno, device, path))));
             }
             let members = numbers.map(|devno| device_mapper::Member { devno, valid: true }).collect();
             maps.push(Arc::new(map(device, members)));
@@ -41,7 +43,8 @@ impl Assembly {
         let way = |path: u32| (Way::Iscsi(format!("session{path}").into()), (Transport::Iscsi, Default::default()));
         readings.transports =
             Some(transports::Reading { ways: Arc::new((0..paths).map(way).collect()), ..Default::default() });
-        let mut assembly = Assembly { readings, ledgers: Ledgers::new(), devices: assemble::Devices::new() };
+        let mut assembly =
+            Assembly { readings, ledgers: Ledgers::new(), config: Arc::default(), devices: assemble::Devices::new() };
         assembly.all();
         assembly
     }
@@ -60,16 +63,16 @@ impl Assembly {
     /// Assembles those whose inputs have changed, which none have. Gives how many there are.
     pub fn again(&mut self) -> usize {
         let last = std::mem::take(&mut self.devices);
-        self.devices = assemble::devices(&self.readings, &self.ledgers, last, |_| false);
+        self.devices = assemble::devices(&self.readings, &self.ledgers, &self.config, last, |_| false);
         self.devices.len()
     }
 }
 
-fn disk(devno: DevNo, path: usize) -> disks::Disk {
+fn disk(devno: DevNo, lun: u32, path: usize) -> disks::Disk {
     disks::Disk {
         devno,
         name: format!("sd{}", devno.minor).into(),
-        hctl: format!("{path}:0:0:{}", devno.minor).into(),
+        hctl: format!("{path}:0:0:{lun}").into(),
         transport: Transport::Iscsi,
         way: Some(Way::Iscsi(format!("session{path}").into())),
         ports: Default::default(),

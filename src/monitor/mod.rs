@@ -685,7 +685,8 @@ impl State {
 
         let nameless = &self.nameless;
         let last = std::mem::take(&mut self.dm_devices);
-        self.dm_devices = assemble::devices(&self.readings, &self.ledgers, last, |devno| nameless.contains_key(&devno));
+        self.dm_devices =
+            assemble::devices(&self.readings, &self.ledgers, &self.config, last, |devno| nameless.contains_key(&devno));
         if self.wwids.len() != self.dm_devices.len() || self.dm_devices.values().any(|built| built.is_new) {
             let numbered = self.dm_devices.iter().filter_map(|(wwid, built)| Some((built.devno()?, Arc::clone(wwid))));
             self.wwids = numbered.collect();

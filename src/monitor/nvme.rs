@@ -210,7 +210,10 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
             }),
             // The kernel puts no path below a head of another identity.
             wwid: 0,
+            // Its paths have no number of their own.
+            lun: 0,
         },
+        lun_conflicts: 0,
         daemon_counters: None,
         active_group_priority: None,
         best_group_priority: None,

@@ -43,13 +43,14 @@ impl Device {
     /// Whether somebody may want to look at its paths one by one: not all is well with the device, or something about them is
     /// odd.
     pub fn is_conspicuous(&self, history: Option<&History>) -> bool {
-        let Mismatches { size, read_only, wwid } = self.mismatches;
+        let Mismatches { size, read_only, wwid, lun } = self.mismatches;
+        let differing = size + read_only + wwid + lun + self.lun_conflicts;
         let is_odd = |history: &History| {
             history.missing_paths > 0 || history.is_redundant == Some(false) || history.has_new_errors
         };
         self.counts().health() != Health::Healthy
             || history.is_some_and(is_odd)
-            || size + read_only + wwid + self.marginal_paths() + self.disagreeing_paths() > 0
+            || differing + self.marginal_paths() + self.disagreeing_paths() > 0
     }
 }
 
@@ -109,6 +110,8 @@ mod tests {
             device(vec![path(Valid), marginal]),
             device(vec![path(Valid), disputed]),
             Device { mismatches: Mismatches { read_only: 1, ..Mismatches::default() }, ..well() },
+            Device { mismatches: Mismatches { lun: 1, ..Mismatches::default() }, ..well() },
+            Device { lun_conflicts: 1, ..well() },
         ] {
             assert!(device.is_conspicuous(Some(&remembered)), "{device:?}");
         }

@@ -4,6 +4,7 @@
 //! [`Path`] is one of its members. A [`Snapshot`] is all of them at one moment, immutable once published.
 
 mod facts;
+pub mod luns;
 mod redundancy;
 mod remembered;
 #[cfg(test)]
@@ -255,6 +256,8 @@ pub struct Mismatches {
     pub read_only: usize,
     /// In WWID: another LUN is behind them now.
     pub wwid: usize,
+    /// In the LUN number, among the paths to one target; 0 where the array is configured to number by port.
+    pub lun: usize,
 }
 
 /// One multipath device.
@@ -298,6 +301,8 @@ pub struct Device {
     pub root: bool,
     /// Paths that differ from it.
     pub mismatches: Mismatches,
+    /// Pairs of ports that lead to several LUN numbers: it may hold several LUNs.
+    pub lun_conflicts: usize,
     /// multipathd's counters, while it answers.
     pub daemon_counters: Option<DaemonCounters>,
     /// Priority of the path group in use.

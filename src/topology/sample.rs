@@ -49,6 +49,7 @@ pub fn device() -> Device {
         inflight_requests: None,
         root: false,
         mismatches: Mismatches::default(),
+        lun_conflicts: 0,
         daemon_counters: None,
         active_group_priority: None,
         best_group_priority: None,

@@ -129,6 +129,8 @@ struct DeviceDocument<'a> {
     size_mismatched_paths: usize,
     read_only_mismatched_paths: usize,
     wwid_mismatched_paths: usize,
+    lun_mismatched_paths: usize,
+    lun_conflicts: usize,
     path_events_total: ByAction<u64>,
     last_path_event_timestamp_seconds: ByAction<Option<f64>>,
     path_faults_total: Option<u64>,
@@ -215,6 +217,8 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             size_mismatched_paths: device.mismatches.size,
             read_only_mismatched_paths: device.mismatches.read_only,
             wwid_mismatched_paths: device.mismatches.wwid,
+            lun_mismatched_paths: device.mismatches.lun,
+            lun_conflicts: device.lun_conflicts,
             path_events_total: ByAction { path_failed: events.failed, path_reinstated: events.reinstated },
             last_path_event_timestamp_seconds: ByAction {
                 path_failed: events.last_failed.map(seconds),

@@ -25,7 +25,7 @@ use super::harness::{
     Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle,
     start_command,
 };
-use super::storage::{fibre_channel, nvme, root, sas, unassembled};
+use super::storage::{fibre_channel, luns, nvme, root, sas, unassembled};
 
 /// A capture, unpacked.
 struct Capture(TempDir);
@@ -209,6 +209,17 @@ fn fibre_channel_ports() {
     let (_, names) = assert_captured(&all_of(&fibre_channel::fabric()));
     let ports = names.keys().filter(|name| name.starts_with("0x")).count();
     assert_eq!(ports, 5, "{names:?}");
+}
+
+#[test]
+fn the_numbers_of_luns_stay() {
+    let (capture, _) = assert_captured(&all_of(&luns::several_luns()));
+    let page = oneshot(&[capture.option()]);
+    assert!(page.contains("hctl=\"6:0:1:4611967493404098560\""), "{page}");
+    let value =
+        |metric| Page::new(&page).of_metric(metric).iter().map(|(_, value)| (*value).to_owned()).collect::<Vec<_>>();
+    assert_eq!(value("multipath_device_lun_mismatched_paths"), ["2"]);
+    assert_eq!(value("multipath_device_lun_conflicts"), ["1"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod fibre_channel;
 mod io_errors;
 mod iscsi;
+pub mod luns;
 mod mismatches;
 pub mod nvme;
 pub mod root;

@@ -334,9 +334,12 @@ fn lineage(place: &Path) -> impl Iterator<Item = &str> {
 }
 
 fn hctl_of(place: &Path) -> &str {
-    let is_address =
-        |part: &&str| part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit());
-    lineage(place).filter(is_address).last().unwrap_or_default()
+    lineage(place).filter(|part| is_scsi_address(part)).last().unwrap_or_default()
+}
+
+/// Whether this is SCSI host, channel, target and LUN: `6:0:0:1`.
+pub fn is_scsi_address(part: &str) -> bool {
+    part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit())
 }
 
 /// Whether this is a name of this kind as the kernel gives it: `rport-6:0-1`, `end_device-0:2:139`.

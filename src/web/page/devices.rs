@@ -6,7 +6,7 @@ use super::escape::Escaped;
 use super::query::Query;
 use super::words::{Count, Severity, Size, state_word};
 use super::{Ranked, broken_port, diagram};
-use crate::topology::{Device, History, Path, PathState};
+use crate::topology::{Device, History, Path, PathState, luns};
 
 /// Devices on one page: what a phone scrolls through, and a server writes in a moment.
 const PER_PAGE: usize = 50;
@@ -133,10 +133,14 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
         (mismatches.wwid, "of another LUN"),
         (mismatches.size, "of another size"),
         (mismatches.read_only, "of other write protection"),
+        (mismatches.lun, "of another LUN number"),
     ] {
         if number > 0 {
             fact(&format_args!("{} {what}", Count(number, "path")))?;
         }
+    }
+    if device.lun_conflicts > 0 {
+        fact(&format_args!("{} with two LUNs", Count(device.lun_conflicts, "port pair")))?;
     }
     page.push_str("</p>\n");
     Ok(())
@@ -151,6 +155,8 @@ fn table(page: &mut String, device: &Device) -> fmt::Result {
          <th scope=\"col\">Target port</th></tr></thead>\n",
         Escaped(&device.name)
     )?;
+    // Nearly everywhere they are the same, and tell nothing.
+    let with_lun = luns::differ(&device.paths);
     for paths in device.paths.chunk_by(|one, other| one.group == other.group) {
         page.push_str("<tbody>\n");
         if let Some(index) = paths.first().and_then(|path| path.group) {
@@ -158,7 +164,7 @@ fn table(page: &mut String, device: &Device) -> fmt::Result {
             group(page, device, index, paths)?;
             page.push_str("</th></tr>\n");
         }
-        paths.iter().try_for_each(|path| row(page, path))?;
+        paths.iter().try_for_each(|path| row(page, path, with_lun))?;
         page.push_str("</tbody>\n");
     }
     page.push_str("</table>\n</div>\n");
@@ -177,7 +183,7 @@ fn group(page: &mut String, device: &Device, index: u32, paths: &[Path]) -> fmt:
     }
 }
 
-fn row(page: &mut String, path: &Path) -> fmt::Result {
+fn row(page: &mut String, path: &Path, with_lun: bool) -> fmt::Result {
     let (class, state) = match path.state {
         PathState::Valid => ("", "✓"),
         PathState::Standby => (" class=\"standby\"", "–"),
@@ -199,5 +205,9 @@ fn row(page: &mut String, path: &Path) -> fmt::Result {
         last = "</span>";
     }
     let (from, to) = (Escaped(&path.ports.initiator_port), Escaped(&path.ports.target_port));
-    writeln!(page, "{last}</td><td>{from}</td><td>{to}</td></tr>")
+    write!(page, "{last}</td><td>{from}</td><td>{to}")?;
+    if let Some(lun) = path.lun().filter(|_| with_lun) {
+        write!(page, " <span class=\"words\">LUN {lun}</span>")?;
+    }
+    writeln!(page, "</td></tr>")
 }

@@ -56,6 +56,9 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), &|number| {
         format!("Another LUN is behind a path of {}: stop using it", devices(number))
     });
+    add(Critical, "MultipathLunConflict", with(&|one| one.holds_two_luns()), &|number| {
+        format!("One pair of ports has two LUNs in {}: stop using {}, data is at risk", devices(number), it(number))
+    });
     add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), &|number| {
         format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
     });
@@ -141,6 +144,9 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     });
     add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), &|number| {
         format!("Paths of {} differ in write protection", devices(number))
+    });
+    add(Warning, "MultipathLunMismatch", with(&|one| one.device.mismatches.lun > 0), &|number| {
+        format!("Paths of {} to one target have different LUN numbers", devices(number))
     });
     add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), &|number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))

@@ -33,7 +33,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
-use crate::topology::{Counts, Daemon, Device, Health, History, Path, PathState, Snapshot};
+use crate::topology::{Counts, Daemon, Device, Health, History, Mismatches, Path, PathState, Snapshot};
 use escape::Escaped;
 use findings::Finding;
 pub use query::Query;
@@ -155,7 +155,7 @@ impl Ranked<'_> {
     fn rank(&self) -> u8 {
         match self.counts.health() {
             Health::WithoutValidPaths => 5,
-            _ if self.leads_elsewhere() => 4,
+            _ if self.is_dangerous() => 4,
             Health::Degraded if self.has_one_left() => 3,
             Health::Degraded => 2,
             Health::Healthy => u8::from(self.severity() > Severity::Well),
@@ -167,7 +167,7 @@ impl Ranked<'_> {
         match self.counts.health() {
             Health::WithoutValidPaths if self.is_unused() => Severity::Warning,
             Health::WithoutValidPaths => Severity::Critical,
-            _ if self.leads_elsewhere() => Severity::Critical,
+            _ if self.is_dangerous() => Severity::Critical,
             Health::Degraded => Severity::Warning,
             Health::Healthy if is_odd => Severity::Warning,
             Health::Healthy => Severity::Well,
@@ -179,6 +179,7 @@ impl Ranked<'_> {
         match (self.counts.health(), self.severity()) {
             (Health::WithoutValidPaths, _) => "no valid path".to_owned(),
             _ if self.leads_elsewhere() => "another LUN".to_owned(),
+            _ if self.holds_two_luns() => "two LUNs".to_owned(),
             (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
             (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
             (Health::Healthy, Severity::Well) => "healthy".to_owned(),
@@ -202,9 +203,19 @@ impl Ranked<'_> {
         self.device.mismatches.wwid > 0
     }
 
+    /// One pair of ports leads to several LUN numbers in it.
+    fn holds_two_luns(&self) -> bool {
+        self.device.lun_conflicts > 0
+    }
+
+    /// Who uses it may destroy data.
+    fn is_dangerous(&self) -> bool {
+        self.leads_elsewhere() || self.holds_two_luns()
+    }
+
     fn differs(&self) -> bool {
-        let mismatches = self.device.mismatches;
-        mismatches.size > 0 || mismatches.read_only > 0
+        let Mismatches { size, read_only, lun, .. } = self.device.mismatches;
+        size + read_only + lun > 0
     }
 
     fn is_marginal(&self) -> bool {

@@ -215,6 +215,30 @@ fn the_worst_of_all_is_said_first() {
 }
 
 #[test]
+fn the_numbers_of_luns_are_shown_where_they_differ() {
+    let with = |lun: &str| Path { hctl: format!("1:0:0:{lun}").into(), ..path("sda", Valid, "h0", "t0") };
+    let mut snapshot = Snapshot::default();
+    for (luns, conflicts, mismatched, word) in [
+        (["12", "12"], 0, 0, "healthy"),
+        (["1", "2"], 0, 0, "healthy"),
+        (["12", "7"], 0, 1, "paths differ"),
+        (["12", "7"], 1, 1, "two LUNs"),
+    ] {
+        let mut device = device("a", luns.map(with).into());
+        (device.lun_conflicts, device.mismatches.lun) = (conflicts, mismatched);
+        snapshot.devices = vec![Arc::new(device)];
+        let page = page(&snapshot);
+        assert!(between(&page, "class=\"badge\">", "<").ends_with(word), "{luns:?} {page}");
+        let shown = luns.map(|lun| page.contains(&format!("t0 <span class=\"words\">LUN {lun}</span>")));
+        assert_eq!(shown, [luns[0] != luns[1]; 2], "{page}");
+        assert_eq!(page.contains("1 path of another LUN number"), mismatched > 0, "{page}");
+        assert_eq!(page.contains("1 port pair with two LUNs"), conflicts > 0, "{page}");
+    }
+    let words = "One pair of ports has two LUNs in 1 device: stop using it, data is at risk";
+    assert_eq!(verdict(&snapshot), format!("✕ {words}"));
+}
+
+#[test]
 fn the_past_has_its_words() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_480_000);
     let mut snapshot = host(&[("a", &[Valid, Valid])]);
@@ -241,7 +265,8 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
     edit(&mut snapshot, 0, &|device| device.queueing = Some(false));
     edit(&mut snapshot, 1, &|device| device.queueing = Some(true));
     edit(&mut snapshot, 2, &|device| {
-        device.mismatches = Mismatches { size: 1, read_only: 1, wwid: 1 };
+        device.mismatches = Mismatches { size: 1, read_only: 1, wwid: 1, lun: 1 };
+        device.lun_conflicts = 1;
         device.suspended = Some(true);
         device.paths[1].marginal = Some(true);
     });
@@ -302,6 +327,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathQueueingWithoutPaths", "programs hang: <a href=\"/?q=3600queueing\">queueing</a>."),
         ("MultipathNoValidPaths", "1 device has no valid path: I/O fails: <a href=\"/?q=3600dead\">dead</a>."),
         ("MultipathWwidMismatch", "Another LUN is behind a path of 1 device"),
+        ("MultipathLunConflict", "One pair of ports has two LUNs in 1 device: stop using it, data is at risk"),
         (
             "MultipathDeviceInUseLost",
             "1 device went while it was in use: mounted (3600mounted), lost since 1970-01-01 00:00:00 UTC",
@@ -321,6 +347,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathNotAssembled", "3600&lt;lone&gt; (2 paths)"),
         ("MultipathSizeMismatch", "another size"),
         ("MultipathReadOnlyMismatch", "write protection"),
+        ("MultipathLunMismatch", "Paths of 1 device to one target have different LUN numbers"),
         ("MultipathPathMarginal", "does not trust"),
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
@@ -330,7 +357,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 23);
+    assert_eq!(lines.len(), 25);
 }
 
 #[test]
