@@ -8,13 +8,15 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::{Error, Io, SECTOR, is_gone, is_unknown, witness};
@@ -112,6 +114,51 @@ pub fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::R
     let read = fs::read(file).map(|content| of_interest(&content));
     witness::file(|| file.to_owned(), read.as_deref());
     read
+}
+
+/// A table of procfs, of which a part is of interest. It may have ten thousand lines, so it is read again only when the kernel says
+/// that it has changed (`proc_pid_mounts(5)`, `proc_swaps(5)`). A file elsewhere, as in a capture, is read each time.
+#[derive(Debug, Default)]
+pub struct Table {
+    essence: Vec<u8>,
+    /// What was read, and when. Its poll tells of changes since it was opened or last polled.
+    open: Option<(fs::File, Instant)>,
+}
+
+/// The kernel does not tell when btrfs or bcachefs names another of its devices. Then the table stands no longer than this.
+const LONGEST_STAND: Duration = Duration::from_secs(5 * 60);
+
+impl Table {
+    /// The part of interest. It is asked for in the same file each time.
+    pub fn read(&mut self, file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<&[u8]> {
+        if !self.stands() {
+            let read = self.read_anew(file).map(|content| of_interest(&content));
+            witness::file(|| file.to_owned(), read.as_deref());
+            self.essence = read?;
+        }
+        Ok(&self.essence)
+    }
+
+    fn stands(&self) -> bool {
+        let is_unchanged = |open: &fs::File| {
+            let at_once = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
+            poll(&mut [PollFd::new(open, PollFlags::PRI)], at_once) == Ok(0)
+        };
+        self.open.as_ref().is_some_and(|(open, read)| read.elapsed() < LONGEST_STAND && is_unchanged(open))
+    }
+
+    fn read_anew(&mut self, file: &Path) -> io::Result<Vec<u8>> {
+        /// `PROC_SUPER_MAGIC` in `include/uapi/linux/magic.h`.
+        const PROC: u64 = 0x9fa0;
+        self.open = None;
+        let now = Instant::now();
+        let mut open = fs::File::open(file)?;
+        let mut content = Vec::new();
+        open.read_to_end(&mut content)?;
+        let is_polled = rustix::fs::fstatfs(&open).is_ok_and(|system| system.f_type as u64 == PROC);
+        self.open = is_polled.then_some((open, now));
+        Ok(content)
+    }
 }
 
 /// Directories held open while many files below them are read: half of what opening a file costs is the way to it.
@@ -310,6 +357,35 @@ mod tests {
         for text in ["1 2 3 4 5 6 7 8 9 10", "1 2 3 4 x 6 7 8 9 10 11", ""] {
             write("stat", text);
             assert!(io().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_procfs_is_read_again_only_when_it_changes() {
+        let whole = |content: &[u8]| content.to_owned();
+        let mut table = Table::default();
+        let mounts = Path::new("/proc/self/mountinfo");
+        assert!(!table.read(mounts, whole).unwrap().is_empty());
+        // What is mounted changes seldom while this runs.
+        let stood = (0..100).any(|_| {
+            let before = table.open.as_ref().map(|(_, read)| *read);
+            table.read(mounts, whole).unwrap();
+            table.open.as_ref().map(|(_, read)| *read) == before
+        });
+        assert!(stood);
+        table.open.as_mut().unwrap().1 -= LONGEST_STAND;
+        assert!(!table.stands());
+        assert!(table.read(Path::new("/proc/self/none"), whole).is_err());
+        assert!(!table.stands());
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_polled_is_read_each_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut table = Table::default();
+        for content in ["a", "b"] {
+            fs::write(file.path(), content).unwrap();
+            assert_eq!(table.read(file.path(), <[u8]>::to_vec).unwrap(), content.as_bytes());
         }
     }
 

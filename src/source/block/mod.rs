@@ -34,6 +34,7 @@ use super::{Error, Io, Places, unless_exhausted};
 use crate::topology::DevNo;
 use disks::{Disk, Disks};
 use maps::{Map, Maps, kernel_name};
+use mounts::Tables;
 use udev_db::UdevDb;
 use usage::{Mounted, Usage, Users};
 
@@ -140,6 +141,7 @@ pub struct Block {
     known_disks: BTreeMap<DevNo, disks::Known>,
     known_io: BTreeMap<DevNo, Io>,
     candidates: Arc<[Candidate]>,
+    tables: Tables,
     mounted: Mounted,
     holders: Users,
     root: Arc<HashSet<String>>,
@@ -158,6 +160,7 @@ impl Block {
             known_disks: BTreeMap::new(),
             known_io: BTreeMap::new(),
             candidates: Arc::default(),
+            tables: Tables::default(),
             mounted: Mounted::default(),
             holders: Users::new(),
             root: Arc::default(),
@@ -243,7 +246,7 @@ impl Block {
 
     /// Reads the users of the devices, and what the root stands on. Whatever cannot be read stays as last read.
     fn read_usage(&mut self, block: &[Entry], of_maps: bool, reading: &mut Reading) {
-        match Mounted::read(&self.places, &self.mounted) {
+        match Mounted::read(&self.places, &mut self.tables, &self.mounted) {
             Ok(mounted) => self.mounted = mounted,
             Err(error) => reading.unreadable.push(error),
         }

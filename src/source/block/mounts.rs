@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use crate::source::files::{Attribute, Entry, essence, follow, list};
+use crate::source::files::{Attribute, Entry, Table, follow, list};
 use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 
@@ -62,24 +62,55 @@ impl<'a> Mount<'a> {
     }
 }
 
-impl Mounts {
-    /// As the first process sees them, or we if that may not be read. A mount point may be any bytes.
+/// Reads the tables of mounts and swaps.
+#[derive(Debug, Default)]
+pub struct Tables {
+    first: Table,
+    own: Table,
+    swaps: Table,
+    /// The first process's mounts have been read. What we see ourselves does not take their place.
+    knows_first: bool,
+}
+
+impl Tables {
+    /// The mounts as the first process sees them, or we if that may not be read. A mount point may be any bytes.
     ///
     /// # Errors
     /// If neither can be read.
-    pub fn read(procfs: &Path) -> Result<Self, Error> {
-        let read = |table: &str| {
-            let file = procfs.join(table);
-            let read = essence(&file, mounts_of_interest).map_err(|cause| Error::io(file.display(), &cause))?;
-            Ok::<_, Error>(String::from_utf8_lossy(&read).into_owned())
+    pub fn mounts(&mut self, procfs: &Path) -> Result<Mounts, Error> {
+        let read = |table: &mut Table, name: &str| {
+            let file = procfs.join(name);
+            let read = table.read(&file, mounts_of_interest).map_err(|cause| Error::io(file.display(), &cause))?;
+            Ok::<_, Error>(String::from_utf8_lossy(read).into_owned())
         };
-        let first = (!is_of_container(procfs, Path::new(OUR_NAMESPACE))).then(|| read("1/mountinfo"));
-        match first {
-            Some(Ok(table)) => Ok(Mounts { of_first_process: true, table }),
-            _ => Ok(Mounts { of_first_process: false, table: read("self/mountinfo")? }),
+        if !is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
+            match read(&mut self.first, "1/mountinfo") {
+                Ok(table) => {
+                    self.knows_first = true;
+                    return Ok(Mounts { of_first_process: true, table });
+                }
+                Err(error) if self.knows_first => return Err(error),
+                Err(_) => {}
+            }
         }
+        Ok(Mounts { of_first_process: false, table: read(&mut self.own, "self/mountinfo")? })
     }
 
+    /// The device nodes that are swapped to. A swap that is a file lies in a file system, which is mounted.
+    ///
+    /// # Errors
+    /// If they cannot be read. A kernel without swaps is no error.
+    pub fn swaps(&mut self, procfs: &Path) -> Result<Vec<String>, Error> {
+        let file = procfs.join("swaps");
+        match self.swaps.read(&file, swaps_of_interest) {
+            Ok(table) => Ok(String::from_utf8_lossy(table).lines().filter_map(swap).collect()),
+            Err(error) if is_gone(&error) => Ok(Vec::new()),
+            Err(cause) => Err(Error::io(file.display(), &cause)),
+        }
+    }
+}
+
+impl Mounts {
     /// Those that are of interest, what is on top last.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
         self.table.lines().filter_map(Mount::parse)
@@ -92,7 +123,7 @@ impl Mounts {
     }
 }
 
-/// Opens the table of the mounts that [`Mounts::read`] reads. The kernel wakes whoever polls it when it changes
+/// Opens the table of the mounts that [`Tables::mounts`] reads. The kernel wakes whoever polls it when it changes
 /// (`proc_pid_mounts(5)`).
 ///
 /// # Errors
@@ -127,19 +158,6 @@ fn mounts_of_interest(table: &[u8]) -> Vec<u8> {
         mount.is_on_root() || mount.has_device() && seen.insert((mount.devno, mount.source))
     };
     table.split_inclusive(|byte| *byte == b'\n').filter(&mut is_of_interest).flatten().copied().collect()
-}
-
-/// The device nodes that are swapped to. A swap that is a file lies in a file system, which is mounted.
-///
-/// # Errors
-/// If they cannot be read. A kernel without swaps is no error.
-pub fn swaps(procfs: &Path) -> Result<Vec<String>, Error> {
-    let file = procfs.join("swaps");
-    match essence(&file, swaps_of_interest) {
-        Ok(table) => Ok(String::from_utf8_lossy(&table).lines().filter_map(swap).collect()),
-        Err(error) if is_gone(&error) => Ok(Vec::new()),
-        Err(cause) => Err(Error::io(file.display(), &cause)),
-    }
 }
 
 /// The device node of this line of `/proc/swaps`; `None` if it is about none. A node may have been removed since.
@@ -313,6 +331,6 @@ mod tests {
             assert_eq!(swap(line).as_deref(), path, "{line}");
         }
         assert_eq!(unescaped(r"a\9\04\400\"), r"a\9\04\400\");
-        assert_eq!(swaps(Path::new("/nonexistent")), Ok(Vec::new()));
+        assert_eq!(Tables::default().swaps(Path::new("/nonexistent")), Ok(Vec::new()));
     }
 }

@@ -40,13 +40,14 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use super::super::mounts::Tables;
     use super::*;
     use crate::source::Places;
 
     fn devices_of(procfs: &Path, sysfs: &Path) -> Result<HashSet<String>, Error> {
         let places =
             Places { sysfs: sysfs.to_owned(), procfs: procfs.to_owned(), udev_data: sysfs.join("udev"), capture: None };
-        devices(sysfs, &Mounts::read(procfs)?, &Finder::new(&places)?)
+        devices(sysfs, &Tables::default().mounts(procfs)?, &Finder::new(&places)?)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::maps::{Map, VIRTUAL};
-use super::mounts::{Finder, Mount, Mounts, links, swaps};
+use super::mounts::{Finder, Mount, Tables, links};
 use super::root;
 use crate::source::files::{Attribute, exists, list, list_if_there};
 use crate::source::transports::nvme;
@@ -74,8 +74,8 @@ impl Mounted {
     ///
     /// # Errors
     /// If that cannot be read.
-    pub fn read(places: &Places, last: &Mounted) -> Result<Self, Error> {
-        let mounts = Mounts::read(&places.procfs)?;
+    pub fn read(places: &Places, tables: &mut Tables, last: &Mounted) -> Result<Self, Error> {
+        let mounts = tables.mounts(&places.procfs)?;
         let finder = Finder::new(places)?;
         let mut mounted = Mounted {
             known: mounts.of_first_process,
@@ -91,7 +91,7 @@ impl Mounted {
             };
             mounted.add(User::Mount, &numbers, &devices, &places.sysfs, &mut file)?;
         }
-        for node in swaps(&places.procfs)? {
+        for node in tables.swaps(&places.procfs)? {
             let devices: Vec<PathBuf> = finder.of_node(&node).into_iter().collect();
             let numbers = mounted.numbers_of(node, &devices, &places.sysfs, &mut file, last)?;
             mounted.add(User::Swap, &numbers, &devices, &places.sysfs, &mut file)?;
@@ -200,6 +200,10 @@ mod tests {
 
     const BLOCK: &str = "devices/virtual/block";
 
+    fn read(places: &Places, last: &Mounted) -> Result<Mounted, Error> {
+        Mounted::read(places, &mut Tables::default(), last)
+    }
+
     fn devno(text: &str) -> DevNo {
         text.parse().unwrap()
     }
@@ -255,7 +259,7 @@ mod tests {
                       4 1 0:40 / /c rw - btrfs /dev/mapper/b rw\n";
         fs::write(tree.path().join("proc/1/mountinfo"), mounts).unwrap();
         fs::write(tree.path().join("proc/swaps"), "/dev/mapper/s\\134x20w partition 8 0 -2\n").unwrap();
-        let mounted = Mounted::read(&places, &Mounted::default()).unwrap();
+        let mounted = read(&places, &Mounted::default()).unwrap();
         let usage = Usage::new(&mounted, &Users::new());
         let [partition, nvme, lost, swap, btrfs] = ["254:1", "259:2", "259:9", "254:2", "254:3"].map(devno);
         let expected = [
@@ -273,7 +277,7 @@ mod tests {
             fs::remove_dir_all(tree.path().join(device)).unwrap();
             fs::remove_file(tree.path().join("class/block").join(Path::new(device).file_name().unwrap())).unwrap();
         }
-        let later = Usage::new(&Mounted::read(&places, &mounted).unwrap(), &Users::new());
+        let later = Usage::new(&read(&places, &mounted).unwrap(), &Users::new());
         assert_eq!((later.numbers, later.users.get("dm-3")), (usage.numbers, None));
     }
 
@@ -281,11 +285,11 @@ mod tests {
     fn mounts_that_only_we_see_are_not_all() {
         let (tree, places) = host(&[]);
         fs::rename(tree.path().join("proc/1"), tree.path().join("proc/self")).unwrap();
-        assert!(Mounted::read(&places, &Mounted::default()).is_err());
+        assert!(read(&places, &Mounted::default()).is_err());
         fs::write(tree.path().join("proc/self/mountinfo"), "").unwrap();
-        assert!(!Mounted::read(&places, &Mounted::default()).unwrap().known);
+        assert!(!read(&places, &Mounted::default()).unwrap().known);
         fs::create_dir(tree.path().join("proc/swaps")).unwrap();
-        assert!(Mounted::read(&places, &Mounted::default()).is_err());
+        assert!(read(&places, &Mounted::default()).is_err());
     }
 
     #[test]
