@@ -64,7 +64,6 @@ NOT_YET = {
     "multipath_device_stray_paths": "wwid",
     "multipath_device_blocked_paths": "wwid",
     "multipath_device_stalled_seconds": "wwid",
-    "multipath_disk_used_directly": "wwid disk by",
     "multipath_iscsi_session_failures_total": "target target_port initiator_port",
     "multipath_nvme_controller_up": NVME,
     "multipath_nvme_controller_state": f"{NVME} state",

@@ -102,6 +102,7 @@ INTERFACE = {
         "multipath_iscsi_bond_networks": "bond",
         "multipath_iscsi_bond_networks_up": "bond",
         "multipath_unassembled_paths": DEVICE,
+        "multipath_disk_used_directly": f"{DEVICE} disk by",
     },
     "exporter": {
         "multipath_exporter_build_info": "version revision rustversion",
@@ -156,6 +157,7 @@ WITHOUT_SAMPLE = {
     "multipath_fc_remote_port_up": "it has no Fibre Channel",
     "multipath_fc_remote_port_state": "it has no Fibre Channel",
     "multipath_unassembled_paths": "its disks are assembled",
+    "multipath_disk_used_directly": "its disks are used through their devices",
 }
 
 

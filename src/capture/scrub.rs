@@ -14,7 +14,7 @@ use super::check::{Check, is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::block::disks::is_scsi_address;
-use crate::source::block::mounts::{ROOTS, swap, unescaped};
+use crate::source::block::mounts::{ROOTS, several_nodes, swap, unescaped};
 use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
@@ -264,7 +264,7 @@ impl Scrub {
             format!("lower_{}", self.interface(interface))
         } else if let Some(name) = part.strip_prefix("md_") {
             format!("md_{}", self.name(name))
-        } else if above == "block" && !is_kernels() {
+        } else if ["block", "slaves", "holders"].iter().any(|name| above == *name) && !is_kernels() {
             self.name(&part)
         } else if is_scsi_address(&part) {
             // A LUN number may have as many digits as a name.
@@ -458,7 +458,7 @@ impl Scrub {
     }
 
     /// A line of mountinfo, without the fields that nobody reads. A mount elsewhere than on the root also loses its mount point and its
-    /// kind. It loses the name of its source, too, if it has the number of a block device.
+    /// kind. It loses the name of its source, too, if it has the number of the one block device that it names.
     fn mount(&mut self, line: &str) -> String {
         let halves = line.trim_end().split_once(" - ");
         let Some((mount, file_system)) = halves else { return String::new() };
@@ -469,6 +469,10 @@ impl Scrub {
         let is_root = ROOTS.contains(mount_point);
         let [mount_point, shown_kind] = [mount_point, kind].map(|field| if is_root { field } else { "none" });
         let source = match *source {
+            source if several_nodes(source).is_some() => {
+                let nodes = several_nodes(source).into_iter().flatten();
+                nodes.map(|node| self.escaped_node(&unescaped(node))).collect::<Vec<_>>().join(":")
+            }
             _ if !is_root && !devno.starts_with("0:") => "none".to_owned(),
             source if source == *kind => source.to_owned(),
             source => self.escaped_node(&unescaped(source)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Families, labels};
-use crate::topology::{FcRemotePort, IscsiSession, Snapshot};
+use crate::topology::{DirectUse, FcRemotePort, IscsiSession, Snapshot};
 
 labels!(SessionLabels {
     session: &'a str,
@@ -40,6 +40,12 @@ labels!(Unassembled {
     wwid: &'a str,
 });
 
+labels!(UsedDirectly {
+    wwid: &'a str,
+    disk: &'a str,
+    by: &'a str,
+});
+
 labels!(Bond {
     bond: &'a str,
 });
@@ -49,7 +55,7 @@ labels!(BondNetwork {
     network: &'a str,
 });
 
-/// Writes the families of iSCSI and Fibre Channel, and of disks that go over several paths without multipath.
+/// Writes the families of iSCSI and Fibre Channel, and of disks that multipath does not hold, or does not hold alone.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     iscsi(snapshot, families)?;
     fibre_channel(snapshot, families)?;
@@ -58,6 +64,11 @@ pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
         "multipath_unassembled_paths",
         "Paths of a disk that no multipath device holds",
         snapshot.unassembled.iter().map(|(wwid, paths)| (Unassembled { wwid }, *paths as u64)),
+    )?;
+    families.gauge(
+        "multipath_disk_used_directly",
+        "1 for each disk that is used itself though it should be used through its multipath device",
+        snapshot.used_directly.iter().map(|DirectUse { wwid, disk, by }| (UsedDirectly { wwid, disk, by }, 1u64)),
     )
 }
 

@@ -62,7 +62,7 @@ use crate::source::block::disks::Disk;
 use crate::source::health::{Part, SourceHealth};
 use crate::source::transports::Way;
 use crate::source::{Error, Io, Places, multipathd, transports};
-use crate::topology::{DevNo, Device, Kind, Snapshot};
+use crate::topology::{DevNo, Device, DirectUse, Kind, Snapshot};
 use crate::watch::{self as watchers, Wake, Watcher};
 use compare::Change;
 use corrections::Corrections;
@@ -759,20 +759,38 @@ impl State {
         };
         let known_paths =
             self.readings.multipathd.as_ref().map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
+        let unassembled = unassembled::count(
+            &self.readings.block.unassembled,
+            known_paths,
+            |wwid| self.config.ignores(wwid),
+            members,
+        );
+        let used_directly = self.used_directly(&devices, &unassembled);
         Snapshot {
             daemon: self.readings.daemon(),
             iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
-            unassembled: unassembled::count(
-                &self.readings.block.unassembled,
-                known_paths,
-                |wwid| self.config.ignores(wwid),
-                members,
-            ),
+            unassembled,
+            used_directly,
             iscsi_session_paths,
             remembered: self.memory.remembered(),
             transports,
             devices,
         }
+    }
+
+    /// Who uses disks without their device. A native NVMe device has no disks below it. The name of a disk that is gone may be another's.
+    fn used_directly(&self, devices: &[Arc<Device>], unassembled: &[(Arc<str>, usize)]) -> Vec<DirectUse> {
+        let block = &self.readings.block;
+        let is_gone = |devno: Option<DevNo>| {
+            devno.and_then(|devno| block.disks.get(&devno)).is_some_and(|disk| disk.states.absent)
+        };
+        let mapped = devices.iter().filter(|device| device.kind == Kind::DeviceMapper);
+        let members = mapped.flat_map(|device| device.paths.iter().map(|path| (path, &device.wwid)));
+        let members = members.filter(|(path, _)| !is_gone(path.devno)).map(|(path, wwid)| (&*path.name, wwid));
+        let counted = |wwid: &Arc<str>| unassembled.binary_search_by(|(counted, _)| counted.cmp(wwid)).is_ok();
+        let free = block.unassembled.iter().filter(|disk| counted(&disk.wwid));
+        let free = free.flat_map(|disk| disk.paths.iter().map(|path| (&**path, &disk.wwid)));
+        usage::used_directly(&block.usage, members.chain(free))
     }
 
     /// Publishes the snapshot, if any of it is another one than last time.
@@ -784,6 +802,7 @@ impl State {
                     && last.iscsi_session_paths == now.iscsi_session_paths
                     && last.iscsi_bonds == now.iscsi_bonds
                     && last.unassembled == now.unassembled
+                    && last.used_directly == now.used_directly
                     && Arc::ptr_eq(&last.remembered, &now.remembered)
                     && last.devices.len() == now.devices.len()
                     && last.devices.iter().zip(&now.devices).all(|(one, other)| Arc::ptr_eq(one, other))

@@ -1,8 +1,11 @@
-//! Whether a device is in use: a pure function of what holds it and of when it was written to.
+//! Whether a device is in use, and who uses its disks without it: pure functions of what holds them and of when it was written to.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::source::block::usage::Usage;
+use crate::topology::DirectUse;
 
 /// A write so long ago says nothing of a device's use any more.
 const RECENT: Duration = Duration::from_secs(60 * 60);
@@ -57,6 +60,18 @@ pub fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: boo
     })
 }
 
+/// Who uses these disks, of this kernel name and WWID each, without their multipath device. Sorted, each once.
+pub fn used_directly<'a>(usage: &Usage, disks: impl Iterator<Item = (&'a str, &'a Arc<str>)>) -> Vec<DirectUse> {
+    if usage.direct.is_empty() {
+        return Vec::new();
+    }
+    let used = disks.filter_map(|(disk, wwid)| Some((disk, wwid, usage.direct.get(disk)?)));
+    let used = used.flat_map(|(disk, wwid, kinds)| {
+        kinds.iter().map(|by| DirectUse { wwid: Arc::clone(wwid), disk: disk.into(), by: Arc::clone(by) })
+    });
+    used.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +102,20 @@ mod tests {
             let usage = if mounts_known { &usage } else { &partly };
             assert_eq!(in_use(is_held, name, usage, was_written), expected, "{is_held:?} {name} {was_written}");
         }
+    }
+
+    #[test]
+    fn users_of_disks_are_told_once_for_each_device_disk_and_kind() {
+        let kinds = |kinds: &[&str]| kinds.iter().map(|kind| Arc::from(*kind)).collect();
+        let direct = [("sdb".to_owned(), kinds(&["mount", "dm"])), ("sdz".to_owned(), kinds(&["mount"]))].into();
+        let usage = Usage { direct, ..Usage::default() };
+        let wwids: [Arc<str>; 2] = ["3600b".into(), "3600a".into()];
+        let disks = [("sdb", &wwids[0]), ("sdb", &wwids[0]), ("sdb", &wwids[1]), ("sdc", &wwids[1])];
+        let used = used_directly(&usage, disks.into_iter());
+        let told: Vec<_> = used.iter().map(|one| (&*one.wwid, &*one.disk, &*one.by)).collect();
+        let expected = [("3600a", "dm"), ("3600a", "mount"), ("3600b", "dm"), ("3600b", "mount")];
+        assert_eq!(told, expected.map(|(wwid, by)| (wwid, "sdb", by)));
+        assert_eq!(used_directly(&Usage::default(), disks.into_iter()), []);
     }
 
     #[test]

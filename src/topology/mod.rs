@@ -324,6 +324,17 @@ impl Device {
     }
 }
 
+/// A disk that is used itself though it should be used through its multipath device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirectUse {
+    /// The identity of the device.
+    pub wwid: Arc<str>,
+    /// The kernel name of the disk, `sdb`.
+    pub disk: Arc<str>,
+    /// What uses it or a partition of it: `mount`, `swap`, or the kind of a block device (`dm`, `md`, `bcache`).
+    pub by: Arc<str>,
+}
+
 /// What is known of multipathd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Daemon {
@@ -351,8 +362,24 @@ pub struct Snapshot {
     pub iscsi_bonds: Vec<IscsiBond>,
     /// Disks that are there on several paths and that no multipath device holds, by WWID and sorted by it: how many paths.
     pub unassembled: Vec<(Arc<str>, usize)>,
+    /// Who uses disks of multipath devices, or such as should be of one, without the device. Sorted, each once.
+    pub used_directly: Vec<DirectUse>,
     /// Facts about the past.
     pub remembered: Arc<Remembered>,
+}
+
+impl Snapshot {
+    /// Who uses the disks of this device without it. It is sorted by disk.
+    pub fn direct_users(&self, wwid: &str) -> &[DirectUse] {
+        let first = self.used_directly.partition_point(|one| *one.wwid < *wwid);
+        let rest = &self.used_directly[first..];
+        &rest[..rest.partition_point(|one| *one.wwid == *wwid)]
+    }
+
+    /// What uses a path of this device without it.
+    pub fn users_of<'a>(&'a self, wwid: &str, path: &str) -> impl Iterator<Item = &'a str> {
+        self.direct_users(wwid).iter().filter(move |one| *one.disk == *path).map(|one| &*one.by)
+    }
 }
 
 #[cfg(test)]

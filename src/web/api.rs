@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::event::Event;
-use crate::topology::{Counts, Device, LostDevice, Path, PathState, Snapshot, initiator_ports, target_ports};
+use crate::topology::{
+    Counts, Device, DirectUse, LostDevice, Path, PathState, Snapshot, initiator_ports, target_ports,
+};
 
 /// `/api/v1/multipath-health`: oVirt's shape.
 #[derive(Serialize)]
@@ -43,6 +45,7 @@ impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
 pub struct Devices<'a> {
     devices: Vec<DeviceDocument<'a>>,
     lost_devices: Vec<LostDocument<'a>>,
+    used_directly: Vec<DirectUseDocument<'a>>,
     in_trouble: bool,
     last_recovery_timestamp_seconds: Option<f64>,
 }
@@ -72,6 +75,19 @@ impl<'a> From<&'a LostDevice> for LostDocument<'a> {
     }
 }
 
+#[derive(Serialize)]
+struct DirectUseDocument<'a> {
+    wwid: &'a str,
+    disk: &'a str,
+    by: &'a str,
+}
+
+impl<'a> From<&'a DirectUse> for DirectUseDocument<'a> {
+    fn from(DirectUse { wwid, disk, by }: &'a DirectUse) -> Self {
+        DirectUseDocument { wwid, disk, by }
+    }
+}
+
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
@@ -81,7 +97,12 @@ impl<'a> From<&'a Snapshot> for Devices<'a> {
         let remembered = &snapshot.remembered;
         let document = |device: &'a Arc<Device>| {
             let history = remembered.of(&device.wwid).copied().unwrap_or_default();
+            let path = |path: &'a Path| PathDocument {
+                used_by: snapshot.users_of(&device.wwid, &path.name).collect(),
+                ..PathDocument::from(path)
+            };
             DeviceDocument {
+                paths: device.paths.iter().map(path).collect(),
                 expected_paths: history.expected_paths,
                 missing_paths: history.missing_paths,
                 redundant: history.is_redundant,
@@ -92,6 +113,7 @@ impl<'a> From<&'a Snapshot> for Devices<'a> {
         Devices {
             devices: snapshot.devices.iter().map(document).collect(),
             lost_devices: remembered.lost.iter().map(LostDocument::from).collect(),
+            used_directly: snapshot.used_directly.iter().map(DirectUseDocument::from).collect(),
             in_trouble: remembered.in_trouble,
             last_recovery_timestamp_seconds: remembered.last_recovery.map(seconds),
         }
@@ -181,6 +203,7 @@ struct PathDocument<'a> {
     marginal: Option<bool>,
     io_errors_total: Option<u64>,
     io_timeouts_total: Option<u64>,
+    used_by: Vec<&'a str>,
 }
 
 impl<'a> From<&'a Device> for DeviceDocument<'a> {
@@ -241,7 +264,7 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
                 .iter()
                 .map(|group| GroupDocument { group: group.index, state: &group.state })
                 .collect(),
-            paths: device.paths.iter().map(PathDocument::from).collect(),
+            paths: Vec::new(),
         }
     }
 }
@@ -267,6 +290,7 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
             marginal: path.marginal,
             io_errors_total: path.io_errors,
             io_timeouts_total: path.io_timeouts,
+            used_by: Vec::new(),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::harness::{
     Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle,
     start_command,
 };
-use super::storage::{fibre_channel, luns, nvme, root, sas, unassembled};
+use super::storage::{direct, fibre_channel, luns, nvme, root, sas, unassembled};
 
 /// A capture, unpacked.
 struct Capture(TempDir);
@@ -266,6 +266,32 @@ fn interfaces_below_the_one_that_a_session_leaves_by() {
 fn disks_never_assembled() {
     let (_, names) = assert_captured(&all_of(&unassembled::unassembled()));
     assert!(!names.is_empty());
+}
+
+#[test]
+fn disks_used_directly() {
+    let host = Host::recorded("01-healthy");
+    host.sysfs.write("proc/1/mountinfo", "29 1 254:6 / /acme rw - bcachefs /dev/mapper/acmevolume:/dev/sda rw\n");
+    direct::stack(&host, "dm-5", Some("LVM-4711"), &["sdb1"]);
+    direct::stack(&host, "dm-6", Some("LVM-4712"), &["sdd"]);
+    direct::announce(&host, "devices/virtual/block/dm-6", "254:6");
+    direct::announce(&host, &direct::place("sda"), "8:0");
+    host.sysfs.write("devices/virtual/block/dm-6/dm/name", "acmevolume\n");
+    direct::stack(&host, "md_acmeledger", None, &["sda"]);
+    direct::stack(&host, "bcache3", None, &["sdc1", "md_acmeledger"]);
+    direct::stack(&host, "acmedisk!acmedisk7", None, &["md_acmeledger"]);
+    let (capture, _) = assert_captured(&all_of(&host));
+    ["acmeledger", "acmedisk", "acmevolume"].iter().for_each(|name| capture.assert_without(name));
+    let page = oneshot(&[capture.option()]);
+    for user in [
+        "disk=\"sda\",by=\"mount\"",
+        "disk=\"sda\",by=\"md\"",
+        "disk=\"sdb\",by=\"dm\"",
+        "disk=\"sdc\",by=\"bcache\"",
+        "disk=\"sdd\",by=\"dm\"",
+    ] {
+        assert!(page.contains(user), "{page}");
+    }
 }
 
 #[test]

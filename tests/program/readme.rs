@@ -9,7 +9,7 @@ use multipath_exporter::cli::Cli;
 use multipath_exporter::metrics::devices::{Devices, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
-    Daemon, DaemonCounters, Device, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
+    Daemon, DaemonCounters, Device, DirectUse, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
     LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered, Snapshot, Transport,
     Transports,
 };
@@ -28,7 +28,8 @@ const SUBJECTS: [(&str, &str); 6] = [
 ];
 
 /// What goes over ports, and is no property of the host as a whole.
-const TRANSPORT: [&str; 3] = ["multipath_iscsi_", "multipath_fc_", "multipath_unassembled_paths"];
+const TRANSPORT: [&str; 4] =
+    ["multipath_iscsi_", "multipath_fc_", "multipath_unassembled_paths", "multipath_disk_used_directly"];
 
 struct Family {
     name: String,
@@ -127,6 +128,7 @@ fn snapshot() -> Snapshot {
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
         unassembled: vec![("3600".into(), 2)],
+        used_directly: vec![DirectUse { wwid: "3600".into(), disk: "sda".into(), by: "mount".into() }],
         remembered: Arc::new(Remembered {
             devices: vec![("3600".into(), history)],
             lost: vec![LostDevice {

@@ -36,7 +36,7 @@ use disks::{Disk, Disks};
 use maps::{Map, Maps, kernel_name};
 use mounts::Tables;
 use udev_db::UdevDb;
-use usage::{Mounted, Usage, Users};
+use usage::{Mounted, Stacked, Usage, Users};
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,8 @@ pub struct Devices {
     pub disks: BTreeSet<DevNo>,
     /// The states of these disks. One that is not known is read whole.
     pub states: BTreeSet<DevNo>,
-    /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps stay as last read: they are many.
+    /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps, and what other virtual block devices are made of,
+    /// stay as last read: they are many.
     pub usage: bool,
 }
 
@@ -144,6 +145,7 @@ pub struct Block {
     tables: Tables,
     mounted: Mounted,
     holders: Users,
+    stacked: Stacked,
     root: Arc<HashSet<String>>,
     usage: Arc<Usage>,
     file: Attribute,
@@ -163,6 +165,7 @@ impl Block {
             tables: Tables::default(),
             mounted: Mounted::default(),
             holders: Users::new(),
+            stacked: Stacked::new(),
             root: Arc::default(),
             usage: Arc::default(),
             file: Attribute::default(),
@@ -229,6 +232,7 @@ impl Block {
         if *candidates != *self.candidates {
             self.candidates = candidates.into();
         }
+        self.read_stacked(told, reading);
         self.read_usage(&entries, true, reading);
         reading.host = Some(Host {
             has_maps: told.is_none(),
@@ -242,6 +246,16 @@ impl Block {
         let entries = list(&self.places.sysfs.join("block"))?;
         self.read_usage(&entries, false, reading);
         Ok(())
+    }
+
+    /// Reads what virtual block devices but for maps are made of.
+    fn read_stacked(&mut self, told: Option<&[Told]>, reading: &mut Reading) {
+        let told: HashSet<u32> = told.unwrap_or_default().iter().map(|told| told.devno.minor).collect();
+        let known = &self.known_maps;
+        let is_map =
+            |name: &str| minor_of(name).is_some_and(|minor| told.contains(&minor) || known.contains_key(&minor));
+        let (sysfs, file) = (&self.places.sysfs, &mut self.file);
+        self.stacked = usage::stacked(sysfs, is_map, &self.stacked, file, &mut reading.unreadable);
     }
 
     /// Reads the users of the devices, and what the root stands on. Whatever cannot be read stays as last read.
@@ -263,7 +277,7 @@ impl Block {
             });
             self.holders.extend(holders.map(|holders| (name, holders)));
         }
-        let usage = Usage::new(&self.mounted, &self.holders);
+        let usage = Usage::new(&self.mounted, &self.holders, &self.stacked);
         if usage != *self.usage {
             self.usage = Arc::new(usage);
         }

@@ -6,6 +6,9 @@
 //! dev/block/254:3              the block device of that number
 //! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, which mountinfo names one of
 //! ```
+//!
+//! Unseen stay those of other mount namespaces, ZFS pools, journals and logs on a device of their own, and whoever has opened a device
+//! node (a virtual machine, a database, an iSCSI target, a loop device, DRBD).
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -173,6 +176,12 @@ fn swaps_of_interest(table: &[u8]) -> Vec<u8> {
     lines.filter(|line| swap(&String::from_utf8_lossy(line)).is_some()).flatten().copied().collect()
 }
 
+/// The device nodes, if a mounted source is several: `/dev/sdb:/dev/sdc`.
+pub fn several_nodes(source: &str) -> Option<impl Iterator<Item = &str>> {
+    let nodes = source.split(':');
+    (source.contains(':') && nodes.clone().all(|node| node.starts_with("/dev/"))).then_some(nodes)
+}
+
 /// Undoes what the kernel does to blanks and backslashes (`\040`, three octal digits).
 pub fn unescaped(text: &str) -> String {
     crate::source::unescaped(text.as_bytes(), b"\\", 3, 8)
@@ -201,8 +210,11 @@ impl<'a> Finder<'a> {
     }
 
     /// The directories of all devices that a file system stands on, relative to the root of sysfs; none where that is not known.
-    /// btrfs and others have a number of their own and name a device.
+    /// btrfs and others have a number of their own and name a device. bcachefs has the number of its first and names all.
     pub fn of_mount(&self, mount: &Mount<'_>) -> Vec<PathBuf> {
+        if let Some(nodes) = several_nodes(&mount.source) {
+            return nodes.filter_map(|node| self.of_node(node)).collect();
+        }
         let place = if mount.devno.major == 0 { self.of_node(&mount.source) } else { self.numbered(mount.devno) };
         let Some(place) = place else { return Vec::new() };
         self.btrfs.iter().find(|devices| devices.contains(&place)).cloned().unwrap_or_else(|| vec![place])
@@ -329,6 +341,11 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(swap(line).as_deref(), path, "{line}");
+        }
+        let several = |source| several_nodes(source).map(|nodes| nodes.collect::<Vec<_>>());
+        assert_eq!(several("/dev/sdb:/dev/sdc"), Some(vec!["/dev/sdb", "/dev/sdc"]));
+        for one in ["/dev/sdb", "/dev/disk/by-path/pci-0000:00", "filer:/dev/sdb", ""] {
+            assert_eq!(several(one), None, "{one}");
         }
         assert_eq!(unescaped(r"a\9\04\400\"), r"a\9\04\400\");
         assert_eq!(Tables::default().swaps(Path::new("/nonexistent")), Ok(Vec::new()));

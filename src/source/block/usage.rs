@@ -5,17 +5,23 @@
 //! …/sda/sda2/partition         a partition lies in its disk's directory
 //! …/dm-3/slaves/dm-0           the map of a partition mapping, which has a UUID for a partition
 //! …/dm-0/holders/dm-3          what a device is a part of: LVM, crypt, RAID, or its own partition mapping
+//! …/md0/slaves/sdb1            a disk that is used itself, or a partition of it, found from its user
 //! ```
 //!
-//! A mount stands on one device. Whatever is below that is held by what is above it, so only partitions are looked through.
+//! A mount stands on one device. Whatever is below that is held by what is above it, so only partitions are looked through. The users of
+//! disks are found from above, because there are fewer volumes than paths. PowerPath, VxDMP and HDLM show no `slaves`.
+//!
+//! All this is read at each resync. Where device mapper does not tell open counts, or there are native NVMe devices, mounts, swaps and
+//! the holders of NVMe namespaces are read again when what is mounted changes or a device-mapper device goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::maps::{Map, VIRTUAL};
 use super::mounts::{Finder, Mount, Tables, links};
 use super::root;
-use crate::source::files::{Attribute, exists, list, list_if_there};
+use crate::source::files::{Attribute, Entry, exists, follow, list, list_if_there, or_last};
 use crate::source::transports::nvme;
 use crate::source::{Error, Places, UUID_PREFIX, partitioned};
 use crate::topology::DevNo;
@@ -31,6 +37,23 @@ pub enum User {
     Swap(DevNo),
 }
 
+impl User {
+    /// What it is, in one word.
+    fn kind(&self) -> &str {
+        match self {
+            User::Holder(name) => kind_of(name),
+            User::Mount(_) => "mount",
+            User::Swap(_) => "swap",
+        }
+    }
+}
+
+/// The kind of the block device of this kernel name: `dm` of `dm-3`, `md` of `md_home`.
+fn kind_of(name: &str) -> &str {
+    let end = name.find(|character: char| !character.is_ascii_alphabetic()).unwrap_or(name.len());
+    &name[..end]
+}
+
 /// The users of the host's block devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -41,6 +64,9 @@ pub struct Usage {
     pub users: BTreeMap<String, BTreeSet<User>>,
     /// The numbers that are mounted or swapped to, be there still a device of that number or not.
     pub numbers: BTreeSet<DevNo>,
+    /// What uses a disk or a partition of it, but for multipath maps: `mount`, `swap`, or what kind of block device (`dm`, `md`,
+    /// `bcache`). By the kernel name of the disk. Devices of device mapper are left out.
+    pub direct: BTreeMap<String, BTreeSet<Arc<str>>>,
 }
 
 /// The mounted and swapped devices.
@@ -58,14 +84,27 @@ pub struct Mounted {
 /// By the kernel name of the whole device.
 pub type Users = BTreeMap<String, BTreeSet<User>>;
 
+/// The kernel names of the disks that a virtual block device is made of, by its own. Multipath maps are left out, and so is what
+/// device mapper makes of its own devices.
+pub type Stacked = BTreeMap<String, BTreeSet<String>>;
+
 impl Usage {
-    /// By what is mounted, and these holders.
-    pub fn new(mounted: &Mounted, holders: &Users) -> Self {
+    /// By what is mounted, these holders, and what is made of disks.
+    pub fn new(mounted: &Mounted, holders: &Users, stacked: &Stacked) -> Self {
         let mut users = mounted.users.clone();
         for (name, holders) in holders {
             users.entry(name.clone()).or_default().extend(holders.iter().cloned());
         }
-        Usage { mounts_known: mounted.known, users, numbers: mounted.numbers.clone() }
+        let mut direct: BTreeMap<String, BTreeSet<Arc<str>>> = BTreeMap::new();
+        for (disk, users) in mounted.users.iter().filter(|(name, _)| !name.starts_with("dm-")) {
+            direct.entry(disk.clone()).or_default().extend(users.iter().map(|user| user.kind().into()));
+        }
+        for (device, disks) in stacked {
+            for disk in disks {
+                direct.entry(disk.clone()).or_default().insert(kind_of(device).into());
+            }
+        }
+        Usage { mounts_known: mounted.known, users, numbers: mounted.numbers.clone(), direct }
     }
 }
 
@@ -148,6 +187,53 @@ fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBu
         Some(uuid) if partitioned(uuid).is_some() => links(sysfs, &device.join("slaves")),
         _ => Ok(vec![device.to_owned()]),
     }
+}
+
+/// Looks what virtual block devices are made of, but for those that are known to be multipath maps. What cannot be read stays as in
+/// `last`.
+pub fn stacked(
+    sysfs: &Path,
+    is_map: impl Fn(&str) -> bool,
+    last: &Stacked,
+    file: &mut Attribute,
+    unreadable: &mut Vec<Error>,
+) -> Stacked {
+    let devices = match list(&sysfs.join(VIRTUAL)) {
+        Ok(devices) => devices.into_iter().map(|entry| entry.name),
+        Err(error) => {
+            unreadable.push(error);
+            return last.clone();
+        }
+    };
+    let mut stacked = Stacked::new();
+    for name in devices.filter(|name| !is_map(name)) {
+        let disks = or_last(disks_below(sysfs, &name, file), last.get(&name), unreadable);
+        if !disks.is_empty() {
+            stacked.insert(name, disks);
+        }
+    }
+    stacked
+}
+
+/// The disks that a virtual block device other than a multipath map is made of, itself or of partitions of them.
+fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSet<String>, Error> {
+    let device = Path::new(VIRTUAL).join(name);
+    let slaves = device.join("slaves");
+    let mut disks = BTreeSet::new();
+    // Most are LVM, crypt or partitions over multipath maps, and of no interest.
+    for Entry { name, .. } in list(&sysfs.join(&slaves))?.iter().filter(|slave| !slave.name.starts_with("dm-")) {
+        let Some(slave) = follow(&sysfs.join(&slaves).join(name), &slaves)? else { continue };
+        let whole = whole(sysfs, &slave, file)?.into_iter();
+        disks.extend(whole.filter_map(|disk| Some(disk.file_name()?.to_str()?.to_owned())));
+    }
+    if !disks.is_empty() && name.starts_with("dm-") {
+        // It may be a map that is new, or has just gone.
+        let uuid = file.bytes(&sysfs.join(&device), "dm/uuid")?;
+        if uuid.is_none_or(|uuid| uuid.starts_with(UUID_PREFIX.as_bytes())) {
+            disks.clear();
+        }
+    }
+    Ok(disks)
 }
 
 /// The holders of a map or its partition mappings, but for these themselves.
@@ -260,7 +346,7 @@ mod tests {
         fs::write(tree.path().join("proc/1/mountinfo"), mounts).unwrap();
         fs::write(tree.path().join("proc/swaps"), "/dev/mapper/s\\134x20w partition 8 0 -2\n").unwrap();
         let mounted = read(&places, &Mounted::default()).unwrap();
-        let usage = Usage::new(&mounted, &Users::new());
+        let usage = Usage::new(&mounted, &Users::new(), &Stacked::new());
         let [partition, nvme, lost, swap, btrfs] = ["254:1", "259:2", "259:9", "254:2", "254:3"].map(devno);
         let expected = [
             ("dm-0", User::Mount(partition)),
@@ -277,7 +363,7 @@ mod tests {
             fs::remove_dir_all(tree.path().join(device)).unwrap();
             fs::remove_file(tree.path().join("class/block").join(Path::new(device).file_name().unwrap())).unwrap();
         }
-        let later = Usage::new(&read(&places, &mounted).unwrap(), &Users::new());
+        let later = Usage::new(&read(&places, &mounted).unwrap(), &Users::new(), &Stacked::new());
         assert_eq!((later.numbers, later.users.get("dm-3")), (usage.numbers, None));
     }
 
@@ -290,6 +376,62 @@ mod tests {
         assert!(!read(&places, &Mounted::default()).unwrap().known);
         fs::create_dir(tree.path().join("proc/swaps")).unwrap();
         assert!(read(&places, &Mounted::default()).is_err());
+    }
+
+    #[test]
+    fn what_virtual_block_devices_are_made_of() {
+        let (tree, places) = host(&[
+            (&format!("{BLOCK}/dm-0"), "254:0", "mpath-3600a", "mpatha"),
+            (&format!("{BLOCK}/dm-1"), "254:1", "mpath-3600b", "mpathb"),
+            (&format!("{BLOCK}/dm-2"), "254:2", "LVM-1", "a"),
+            (&format!("{BLOCK}/dm-3"), "254:3", "", "no uuid"),
+            (&format!("{BLOCK}/md127"), "9:127", "", ""),
+            ("devices/pci/block/sdb/sdb1", "8:17", "", ""),
+        ]);
+        fs::write(tree.path().join("devices/pci/block/sdb/sdb1/partition"), "1").unwrap();
+        let slave = |device: &str, place: &str| {
+            let link = tree.path().join(BLOCK).join(device).join("slaves").join(Path::new(place).file_name().unwrap());
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(Path::new("../../../../..").join(place), link).unwrap();
+        };
+        for device in ["dm-0", "dm-1", "dm-3", "md127"] {
+            slave(device, "devices/pci/block/sda");
+        }
+        slave("dm-2", "devices/pci/block/sdb/sdb1");
+        slave("dm-2", "devices/virtual/block/dm-0");
+        let disks = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut expected: Stacked = [("dm-2", "sdb"), ("dm-3", "sda"), ("md127", "sda")]
+            .map(|(device, disk)| (device.to_owned(), disks(&[disk])))
+            .into();
+        let read = |last: &Stacked| {
+            let mut unreadable = Vec::new();
+            let is_map = |name: &str| name == "dm-0";
+            (stacked(&places.sysfs, is_map, last, &mut Attribute::default(), &mut unreadable), unreadable)
+        };
+        let (found, unreadable) = read(&Stacked::new());
+        assert_eq!((&found, unreadable.len()), (&expected, 0));
+        let usage = Usage::new(&Mounted::default(), &Users::new(), &found);
+        let by = |kinds: &[&str]| kinds.iter().map(|kind| Arc::from(*kind)).collect::<BTreeSet<Arc<str>>>();
+        assert_eq!(
+            usage.direct,
+            BTreeMap::from([("sda".to_owned(), by(&["dm", "md"])), ("sdb".to_owned(), by(&["dm"]))])
+        );
+
+        // What cannot be listed stays, and what is gone does not.
+        fs::remove_dir_all(tree.path().join(BLOCK).join("md127/slaves")).unwrap();
+        fs::write(tree.path().join(BLOCK).join("md127/slaves"), "").unwrap();
+        fs::remove_dir_all(tree.path().join(BLOCK).join("dm-3")).unwrap();
+        expected.remove("dm-3");
+        let (later, unreadable) = read(&found);
+        assert_eq!((&later, unreadable.len()), (&expected, 1));
+        fs::remove_dir_all(tree.path().join(BLOCK)).unwrap();
+        assert_eq!(read(&later).0, Stacked::new());
+        fs::write(tree.path().join(BLOCK), "").unwrap();
+        let (last, unreadable) = read(&later);
+        assert_eq!((&last, unreadable.len()), (&expected, 1));
+        for (name, kind) in [("dm-3", "dm"), ("md_home", "md"), ("bcache0", "bcache"), ("7x", "")] {
+            assert_eq!(kind_of(name), kind);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::escape::Escaped;
 use super::query::Query;
 use super::words::{Count, Severity, Size, state_word};
 use super::{Ranked, broken_port, diagram};
-use crate::topology::{Device, History, Path, PathState, luns};
+use crate::topology::{Device, DirectUse, History, Path, PathState, luns};
 
 /// Devices on one page: what a phone scrolls through, and a server writes in a moment.
 const PER_PAGE: usize = 50;
@@ -141,6 +141,9 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     if device.lun_conflicts > 0 {
         fact(&format_args!("{} with two LUNs", Count(device.lun_conflicts, "port pair")))?;
+    }
+    for DirectUse { disk, by, .. } in one.direct_users {
+        fact(&format_args!("{} is used directly ({})", Escaped(disk), Escaped(by)))?;
     }
     page.push_str("</p>\n");
     Ok(())

@@ -8,7 +8,7 @@ use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, are, have, it};
 use super::{Ranked, View, clock};
 use crate::source::health::{Part, Source, unknown_sources};
-use crate::topology::{Daemon, Device, Health, LossReason, LostDevice, Snapshot};
+use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice, Snapshot};
 
 /// Those named in one line; of more, the number.
 const NAMED: usize = 5;
@@ -82,6 +82,9 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     });
     add(Warning, "MultipathSinglePath", with(&|one| one.has_one_left()), &|number| {
         format!("{} {} one valid path left", devices(number), have(number))
+    });
+    add(Warning, "MultipathDiskUsedDirectly", used_directly(snapshot, ranked), &|number| {
+        format!("{} {} used without the multipath device", Count(number, "disk"), are(number))
     });
     let degraded = |one: &Ranked<'_>| one.counts.health() == Health::Degraded && !one.has_one_left();
     add(Warning, "MultipathFaultyPaths", with(&degraded), &|number| {
@@ -213,6 +216,19 @@ fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
         Some(one) => format!("{} ({} of {})", link(one.device), one.counts.paths(), history.expected_paths),
     });
     short.collect()
+}
+
+/// Disks that are used without their device: which, of which device, by what.
+fn used_directly(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
+    let of = |wwid: &str| ranked.iter().find(|ranked| *ranked.device.wwid == *wwid);
+    let disks = snapshot.used_directly.chunk_by(|one, other| (&one.wwid, &one.disk) == (&other.wwid, &other.disk));
+    let disks = disks.filter_map(|uses| {
+        let DirectUse { wwid, disk, .. } = uses.first()?;
+        let users: Vec<&str> = uses.iter().map(|one| &*one.by).collect();
+        let device = of(wwid).map_or_else(|| Escaped(wwid).to_string(), |one| link(one.device));
+        Some(format!("{} of {device} (by {})", Escaped(disk), Escaped(&users.join(", "))))
+    });
+    disks.collect()
 }
 
 /// A device by its name, which leads to it.

@@ -33,7 +33,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
-use crate::topology::{Counts, Daemon, Device, Health, History, Mismatches, Path, PathState, Snapshot};
+use crate::topology::{Counts, Daemon, Device, DirectUse, Health, History, Mismatches, Path, PathState, Snapshot};
 use escape::Escaped;
 use findings::Finding;
 pub use query::Query;
@@ -138,13 +138,15 @@ pub struct Ranked<'a> {
     counts: Counts,
     /// Its past.
     history: History,
+    /// Who uses its disks without it.
+    direct_users: &'a [DirectUse],
 }
 
 /// The devices, worst first.
 fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
     let ranked = snapshot.devices.iter().map(|device| {
         let history = snapshot.remembered.of(&device.wwid).copied().unwrap_or_default();
-        Ranked { device, counts: device.counts(), history }
+        Ranked { device, counts: device.counts(), history, direct_users: snapshot.direct_users(&device.wwid) }
     });
     let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by_key(|one| (Reverse(one.rank()), !one.device.root, &one.device.name, &one.device.wwid));
@@ -163,7 +165,11 @@ impl Ranked<'_> {
     }
 
     fn severity(&self) -> Severity {
-        let is_odd = self.differs() || self.misses_paths() || self.is_suspended() || self.is_marginal();
+        let is_odd = self.differs()
+            || self.misses_paths()
+            || self.is_suspended()
+            || self.is_marginal()
+            || !self.direct_users.is_empty();
         match self.counts.health() {
             Health::WithoutValidPaths if self.is_unused() => Severity::Warning,
             Health::WithoutValidPaths => Severity::Critical,
@@ -183,6 +189,7 @@ impl Ranked<'_> {
             (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
             (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
             (Health::Healthy, Severity::Well) => "healthy".to_owned(),
+            _ if !self.direct_users.is_empty() => "disk used directly".to_owned(),
             _ if self.differs() => "paths differ".to_owned(),
             _ if self.is_suspended() => "suspended".to_owned(),
             _ if self.misses_paths() => "paths missing".to_owned(),

@@ -5,8 +5,8 @@ use PathState::{Failed, Standby, Valid};
 use super::*;
 use crate::source::health::Part;
 use crate::topology::{
-    FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered, Transport,
-    Transports, sample,
+    DirectUse, FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered,
+    Transport, Transports, sample,
 };
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
@@ -302,6 +302,9 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         last_recovery: None,
     });
     snapshot.unassembled = vec![("3600<lone>".into(), 2)];
+    let used = |wwid: &str, disk: &str, by: &str| DirectUse { wwid: wwid.into(), disk: disk.into(), by: by.into() };
+    snapshot.used_directly =
+        vec![used("3600<lone>", "sdq", "dm"), used("3600dead", "sdx", "md"), used("3600dead", "sdx", "mount")];
     let networks = |up: [bool; 2]| vec![("eth1".into(), up[0]), ("eth2".into(), up[1])];
     snapshot.iscsi_bonds = vec![
         IscsiBond { name: "bond0".into(), networks: networks([false, false]) },
@@ -336,6 +339,11 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathDeviceLost", "1 device did not come back after the boot: other"),
         ("MultipathDeviceLost", "1 device had no valid path and is gone: gone"),
         ("MultipathSinglePath", "1 device has one valid path left"),
+        (
+            "MultipathDiskUsedDirectly",
+            "2 disks are used without the multipath device: sdq of 3600&lt;lone&gt; (by dm), \
+             sdx of <a href=\"/?q=3600dead\">dead</a> (by md, mount).",
+        ),
         ("MultipathFaultyPaths", "degraded"),
         ("MultipathDeviceSuspended", "1 device is suspended"),
         ("MultipathPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
@@ -357,7 +365,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 25);
+    assert_eq!(lines.len(), 26);
 }
 
 #[test]
