@@ -15,6 +15,7 @@ use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::block::disks::is_scsi_address;
 use crate::source::block::mounts::{ROOTS, several_nodes, swap, unescaped};
+use crate::source::block::udev_db::MARK;
 use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
@@ -142,7 +143,7 @@ const WORD: &str = r"(?<word>[0-9A-Za-z]+|[^\x00-\x7f]+)";
 const LONG: &str = r"(?<word>(?-u:\b)(?:0x[0-9a-fA-F]{12,}|[0-9a-fA-F]{16,})(?-u:\b)|[0-9]{12,})";
 const PCI: &str = r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$";
 /// The kernel's own names of block devices.
-const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop|zram|ram|pmem|nbd|rbd|drbd|bcache|sr|fd)[0-9]+(?:p[0-9]+)?|root)$";
+const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop|zram|ram|pmem|nbd|rbd|drbd|bcache|sr|fd)[0-9]+(?:p[0-9]+)?|(?:emcpower|sddlm)[a-z]{1,3}[0-9]{0,3}|(?:VxDMP|vxdmp|VxVM)[0-9]{1,6}|root)$";
 /// Of what else it numbers.
 const KERNEL_NAME: &str =
     r"^(?:host|session|connection|target|rport|nvme|subsys|dm|pci|port|expander|ata|usb|cpu)[0-9]{1,4}$";
@@ -406,6 +407,7 @@ impl Scrub {
     /// `E:ID_SERIAL=3600…`
     fn property(&mut self, line: &str) -> String {
         match line.split_once('=') {
+            Some((key, value)) if key.ends_with(MARK) && ["0", "1"].contains(&value.trim_end()) => line.to_owned(),
             Some((key, value)) => format!("{key}={}", self.identity(value)),
             None => self.name(line),
         }

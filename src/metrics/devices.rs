@@ -138,7 +138,7 @@ impl Devices {
         families.number("multipath_failed_paths", "Failed paths of all multipath devices", Some(failed as u64))?;
         families.number(
             "multipath_unassembled_wwids",
-            "Disks seen on two or more paths that no multipath device holds",
+            "Disks on two or more paths, or meant for multipath, that no multipath device holds",
             Some(self.snapshot.unassembled.len() as u64),
         )?;
         let remembered = &self.snapshot.remembered;
@@ -267,6 +267,11 @@ impl Devices {
             "multipath_device_lun_conflicts",
             "Pairs of ports that lead to several LUN numbers, absent if none",
             |device| fault(device.lun_conflicts),
+        )?;
+        gauge(
+            "multipath_device_stray_paths",
+            "Working disks that are the same LUN and no paths of the device, absent if none",
+            |device| fault(device.stray_paths.len()),
         )
     }
 

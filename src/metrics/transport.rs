@@ -62,8 +62,13 @@ pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     bonds(snapshot, families)?;
     families.gauge(
         "multipath_unassembled_paths",
-        "Paths of a disk that no multipath device holds",
-        snapshot.unassembled.iter().map(|(wwid, paths)| (Unassembled { wwid }, *paths as u64)),
+        "Paths of a disk that no multipath device holds, nor another driver",
+        // What another driver holds is not for multipath, and no alert is to say so.
+        snapshot
+            .unassembled
+            .iter()
+            .filter(|disk| disk.held_by.is_none())
+            .map(|disk| (Unassembled { wwid: &disk.wwid }, disk.paths.len() as u64)),
     )?;
     families.gauge(
         "multipath_disk_used_directly",

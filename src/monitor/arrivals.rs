@@ -144,7 +144,7 @@ impl State {
         if reading.host.is_some() {
             self.forget_strangers = true;
             // Whether multipathd leaves some of them alone is asked only where there are some.
-            if !self.readings.block.unassembled.is_empty() {
+            if !self.readings.block.suspects.is_empty() {
                 self.daemon_pace.want_paths(under_way.reason);
             }
         }
@@ -216,7 +216,7 @@ impl State {
         // It has just come up, or is done with its configuration. Between its other words it goes to and fro all the time.
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
-        let may_leave_alone = !self.readings.block.unassembled.is_empty();
+        let may_leave_alone = !self.readings.block.suspects.is_empty();
         if was_busy && daemon.state != state {
             if may_leave_alone && paths.is_none() {
                 // Before it was ready, it may have told that it knows no path.

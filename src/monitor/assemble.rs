@@ -459,6 +459,7 @@ impl Inputs {
             in_use: previous.and_then(|device| device.in_use),
             inflight_requests: self.inflight_requests,
             root: self.root,
+            stray_paths: previous.map(|device| device.stray_paths.clone()).unwrap_or_default(),
             mismatches,
             lun_conflicts: luns::conflicts(&paths),
             daemon_counters: words.map(|map| map.counters),

@@ -34,7 +34,12 @@ impl Assembly {
             let members = numbers.map(|devno| device_mapper::Member { devno, valid: true }).collect();
             maps.push(Arc::new(map(device, members)));
         }
-        reading.host = Some(Host { has_maps: false, candidates: Arc::default(), root: Arc::default() });
+        reading.host = Some(Host {
+            has_maps: false,
+            candidates: Arc::default(),
+            member_ways: Arc::default(),
+            root: Arc::default(),
+        });
         let mut readings = Readings { kernel: Some(Kernel::default()), ..Readings::default() };
         readings.block.take(&reading, &block::Request { scope: Scope::Everything, ..block::Request::default() }, now);
         if let Some(kernel) = &mut readings.kernel {

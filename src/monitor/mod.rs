@@ -7,7 +7,7 @@
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
 //! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
-//!                the use of each device                             usage.rs
+//!                the use of each device, disks beside it            usage.rs, strays.rs
 //!                the differences from the last snapshot             compare.rs
 //!                events, log lines, counters, then the snapshot     told.rs, log.rs
 //!                what that means beside the past                    past.rs, departures.rs
@@ -38,6 +38,7 @@ mod readings;
 mod repeats;
 mod schedule;
 mod start;
+mod strays;
 mod told;
 mod unassembled;
 mod usage;
@@ -75,6 +76,7 @@ use readings::{
 };
 use schedule::{Cadence, DaemonPace, Lane, Reason};
 use start::Start;
+use strays::Strays;
 use unassembled::KnownPaths;
 use usage::Written;
 use wants::{Aftermath, Timers};
@@ -200,6 +202,7 @@ impl Monitor {
     /// # Errors
     /// If one does not, with its own words.
     pub async fn run_once(mut self) -> Result<(), Error> {
+        self.state.strays.look_once();
         self.await_memory().await;
         self.state.begin(Now::get());
         while !self.state.is_settled() {
@@ -380,6 +383,7 @@ struct State {
     own: Arc<OwnMetrics>,
     corrections: Corrections,
     departures: Departures,
+    strays: Strays,
     /// Since when a device may have lost a user without a reading that shows it.
     unread_usage: Option<Instant>,
     memory: Memory,
@@ -462,6 +466,7 @@ impl State {
             own: Arc::clone(&own),
             corrections: Corrections::default(),
             departures: Departures::default(),
+            strays: Strays::default(),
             unread_usage: None,
             memory,
             config,
@@ -592,6 +597,7 @@ impl State {
             self.nameless.values().min().map(|since| *since + NAME_PATIENCE),
             self.start.next_due(),
             self.memory.due(),
+            self.strays.due(),
             self.daemon.as_ref().filter(|lane| lane.is_free()).and_then(|_| self.daemon_pace.due()),
         ];
         kernel.chain(daemon).chain(others).flatten().min()
@@ -611,7 +617,7 @@ impl State {
         self.nameless.retain(|_, since| now.instant < *since + NAME_PATIENCE);
         self.is_outdated |= self.nameless.len() < nameless;
         self.path_log.look_at_clock(now.instant);
-        self.is_outdated |= self.memory.due().is_some_and(|due| due <= now.instant);
+        self.is_outdated |= [self.memory.due(), self.strays.due()].iter().flatten().any(|due| *due <= now.instant);
         for ((wwid, devno), action) in self.corrections.settle(&mut self.ledgers, &self.own, now) {
             self.is_outdated = true;
             self.tell_settled(&wwid, devno, action, now);
@@ -696,6 +702,9 @@ impl State {
             self.nvme_devices = nvme::devices(heads, io, root, last, nvme_is_new, now);
         }
         self.find_use(now.instant);
+        let ways = self.readings.ways();
+        let candidates = &self.readings.block.candidates;
+        self.strays.follow(candidates, &mut self.dm_devices, &self.ledgers, &ways, now.instant);
         let mut snapshot = self.snapshot_of_devices();
         let before = self.snapshot.borrow().clone().unwrap_or_default();
         let changes = compare::changes(&before.devices, &snapshot.devices);
@@ -745,8 +754,8 @@ impl State {
         let nvme = self.nvme_devices.iter().map(|(wwid, built)| (wwid, &built.device));
         let mapped = self.dm_devices.iter().map(|(wwid, built)| (wwid, &built.device));
         // Sorted, and each WWID once: a map over a head of the same name is what is used.
-        let devices: BTreeMap<_, _> = nvme.chain(mapped).collect();
-        let devices: Vec<_> = devices.into_values().cloned().collect();
+        let by_wwid: BTreeMap<_, _> = nvme.chain(mapped).collect();
+        let devices: Vec<_> = by_wwid.values().map(|device| Arc::clone(device)).collect();
         let transports = self.readings.transports();
         let disks = &self.readings.block.disks;
         let members = devices.iter().flat_map(|device| &device.paths).map(|path| {
@@ -759,38 +768,39 @@ impl State {
         };
         let known_paths =
             self.readings.multipathd.as_ref().map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
-        let unassembled = unassembled::count(
-            &self.readings.block.unassembled,
-            known_paths,
-            |wwid| self.config.ignores(wwid),
-            members,
-        );
-        let used_directly = self.used_directly(&devices, &unassembled);
-        Snapshot {
+        let context = unassembled::Context {
+            ways: &self.readings.ways(),
+            member_ways: &self.readings.block.member_ways,
+            known: known_paths,
+            is_ignored: &|wwid| self.config.ignores(wwid),
+            devices: &by_wwid,
+        };
+        let mut snapshot = Snapshot {
             daemon: self.readings.daemon(),
             iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
-            unassembled,
-            used_directly,
+            unassembled: context.look(&self.readings.block.suspects, members),
+            used_directly: Vec::new(),
             iscsi_session_paths,
             remembered: self.memory.remembered(),
             transports,
             devices,
-        }
+        };
+        snapshot.used_directly = self.used_directly(&snapshot);
+        snapshot
     }
 
-    /// Who uses disks without their device. A native NVMe device has no disks below it. The name of a disk that is gone may be another's.
-    fn used_directly(&self, devices: &[Arc<Device>], unassembled: &[(Arc<str>, usize)]) -> Vec<DirectUse> {
+    /// The users of disks beside their device. A native NVMe device has no disks below it. Another disk may have the name of one that
+    /// is gone.
+    fn used_directly(&self, snapshot: &Snapshot) -> Vec<DirectUse> {
         let block = &self.readings.block;
         let is_gone = |devno: Option<DevNo>| {
             devno.and_then(|devno| block.disks.get(&devno)).is_some_and(|disk| disk.states.absent)
         };
-        let mapped = devices.iter().filter(|device| device.kind == Kind::DeviceMapper);
+        let mapped = snapshot.devices.iter().filter(|device| device.kind == Kind::DeviceMapper);
         let members = mapped.flat_map(|device| device.paths.iter().map(|path| (path, &device.wwid)));
         let members = members.filter(|(path, _)| !is_gone(path.devno)).map(|(path, wwid)| (&*path.name, wwid));
-        let counted = |wwid: &Arc<str>| unassembled.binary_search_by(|(counted, _)| counted.cmp(wwid)).is_ok();
-        let free = block.unassembled.iter().filter(|disk| counted(&disk.wwid));
-        let free = free.flat_map(|disk| disk.paths.iter().map(|path| (&**path, &disk.wwid)));
-        usage::used_directly(&block.usage, members.chain(free))
+        let beside = snapshot.disks_beside().map(|(wwid, disk)| (&**disk, wwid));
+        usage::used_directly(&block.usage, members.chain(beside))
     }
 
     /// Publishes the snapshot, if any of it is another one than last time.

@@ -470,8 +470,12 @@ impl FakeReaders {
                     }
                 }
                 self.disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
-                reading.host =
-                    Some(Host { has_maps: told.is_none(), candidates: Arc::default(), root: Arc::default() });
+                reading.host = Some(Host {
+                    has_maps: told.is_none(),
+                    candidates: Arc::default(),
+                    member_ways: Arc::default(),
+                    root: Arc::default(),
+                });
             }
             (Scope::States, _) => {
                 let known: Vec<DevNo> = self.disks.keys().copied().collect();

@@ -202,6 +202,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         in_use: previous.and_then(|device| device.in_use),
         inflight_requests: None,
         root: false,
+        stray_paths: Vec::new(),
         mismatches: Mismatches {
             size: differ(&|path| has_another_size(path, head)),
             read_only: differ(&|path| match (path.read_only, head.read_only) {

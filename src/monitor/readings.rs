@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::schedule::{Reason, Want};
-use super::unassembled::{self, KnownPaths, Unassembled};
+use super::unassembled::{self, KnownPaths, Namesakes};
+use crate::source::block::strangers::Candidate;
 use crate::source::block::usage::Usage;
 use crate::source::block::{self, Devices, Scope, Told, disks, maps};
 use crate::source::interfaces::Addresses;
@@ -230,10 +231,12 @@ pub struct Block {
     pub disks_version: u64,
     /// The I/O of maps.
     pub io: BTreeMap<DevNo, Io>,
-    /// Disks with several paths that are members of no map.
-    pub unassembled: Vec<Unassembled>,
+    /// Disks that may be unassembled.
+    pub suspects: Vec<Namesakes>,
     /// The disks that are members of no map.
-    pub candidates: Arc<[block::Candidate]>,
+    pub candidates: Arc<[Candidate]>,
+    /// [`block::Host::member_ways`].
+    pub member_ways: Arc<HashSet<Way>>,
     /// Kernel names of what the root file system stands on.
     pub root: Arc<HashSet<String>>,
     /// The users of block devices.
@@ -256,7 +259,8 @@ impl Block {
             self.read_once = true;
             self.root = Arc::clone(&host.root);
             self.candidates = Arc::clone(&host.candidates);
-            self.unassembled = unassembled::with_several_paths(&host.candidates);
+            self.member_ways = Arc::clone(&host.member_ways);
+            self.suspects = unassembled::suspects(&host.candidates, &host.member_ways);
             self.forget_maps_but(&BTreeSet::new());
             self.maps_read_at = host.has_maps.then_some(asked);
         }

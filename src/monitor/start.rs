@@ -66,7 +66,7 @@ impl State {
     /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked, too,
     /// since path states may be its. After [`PATIENCE`] what the others know has to do.
     pub(super) fn may_open(&self) -> bool {
-        let knows_paths = self.readings.block.unassembled.is_empty()
+        let knows_paths = self.readings.block.suspects.is_empty()
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
         let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
         // A device that waits for a name is found, and does not appear later.

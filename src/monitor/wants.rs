@@ -85,6 +85,9 @@ impl State {
                 self.readings.block.note_event(devno, &uevent.action);
                 self.departures.note_disk(devno, uevent);
             }
+            if matches!(&*uevent.action, "add" | "remove") && !uevent.synthetic {
+                self.strays.forget(devno);
+            }
             // A new disk may go over a new session, and a namespace is what a head has as a path.
             if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
                 self.transports.want.look(false, Reason::Event);
@@ -158,7 +161,7 @@ impl State {
         self.block.want.everything(reason);
         self.transports.want.look(true, reason);
         self.interfaces.want.0 = true;
-        if self.readings.block.unassembled.is_empty() {
+        if self.readings.block.suspects.is_empty() {
             self.daemon_pace.want(reason);
         } else {
             // Its configuration may say by now that these are to be left alone.

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::block::strangers::is_of_another_driver;
 use super::recorded::{Kernel, Map};
 use super::{is_gone, is_unknown};
 use crate::topology::DevNo;
@@ -91,7 +92,9 @@ pub fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, 
         Ok(entries) => {
             findings.add(path, Node::Directory);
             // Of all block devices nobody looks at others, and a vendor may have put anything into their names.
-            let is_read = |name: &str| ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind));
+            let is_read = |name: &str| {
+                ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind)) || is_of_another_driver(name)
+            };
             let entries = entries.filter(|name| !path.ends_with("block") || is_read(name));
             // The readers look at an interface only for what lies below it.
             let is_interface = path.parent().is_some_and(|above| above.ends_with("net"));

@@ -50,7 +50,7 @@ impl Device {
         };
         self.counts().health() != Health::Healthy
             || history.is_some_and(is_odd)
-            || differing + self.marginal_paths() + self.disagreeing_paths() > 0
+            || differing + self.marginal_paths() + self.disagreeing_paths() + self.stray_paths.len() > 0
     }
 }
 
@@ -112,6 +112,7 @@ mod tests {
             Device { mismatches: Mismatches { read_only: 1, ..Mismatches::default() }, ..well() },
             Device { mismatches: Mismatches { lun: 1, ..Mismatches::default() }, ..well() },
             Device { lun_conflicts: 1, ..well() },
+            Device { stray_paths: vec!["sdc".into()], ..well() },
         ] {
             assert!(device.is_conspicuous(Some(&remembered)), "{device:?}");
         }

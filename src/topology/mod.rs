@@ -299,6 +299,8 @@ pub struct Device {
     pub inflight_requests: Option<u64>,
     /// Whether the root file system stands on it.
     pub root: bool,
+    /// Kernel names of working disks that are the same LUN and no paths of it, sorted.
+    pub stray_paths: Vec<Arc<str>>,
     /// Paths that differ from it.
     pub mismatches: Mismatches,
     /// Pairs of ports that lead to several LUN numbers: it may hold several LUNs.
@@ -347,6 +349,17 @@ pub enum Daemon {
     Up(Arc<str>),
 }
 
+/// A disk that no multipath device holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unassembled {
+    /// Its identity.
+    pub wwid: Arc<str>,
+    /// The kernel names of its paths: at least one.
+    pub paths: Vec<Arc<str>>,
+    /// The device of another driver that holds it, or is taken to hold it: `md0`, `emcpowera`. Then nothing is wrong.
+    pub held_by: Option<Arc<str>>,
+}
+
 /// All devices of a host at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -360,8 +373,8 @@ pub struct Snapshot {
     pub iscsi_session_paths: BTreeMap<Arc<str>, usize>,
     /// The configured iSCSI bonds, in the order of the configuration.
     pub iscsi_bonds: Vec<IscsiBond>,
-    /// Disks that are there on several paths and that no multipath device holds, by WWID and sorted by it: how many paths.
-    pub unassembled: Vec<(Arc<str>, usize)>,
+    /// Disks that no multipath device holds, though they are there on several paths or are multipath's. Sorted by WWID.
+    pub unassembled: Vec<Unassembled>,
     /// Who uses disks of multipath devices, or such as should be of one, without the device. Sorted, each once.
     pub used_directly: Vec<DirectUse>,
     /// Facts about the past.
@@ -379,6 +392,13 @@ impl Snapshot {
     /// What uses a path of this device without it.
     pub fn users_of<'a>(&'a self, wwid: &str, path: &str) -> impl Iterator<Item = &'a str> {
         self.direct_users(wwid).iter().filter(move |one| *one.disk == *path).map(|one| &*one.by)
+    }
+
+    /// Disks that multipath should have and has not, strays and unassembled ones: the WWID and the kernel name of each.
+    pub fn disks_beside(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        let strays = self.devices.iter().map(|device| (&device.wwid, &device.stray_paths));
+        let unassembled = self.unassembled.iter().map(|disk| (&disk.wwid, &disk.paths));
+        strays.chain(unassembled).flat_map(|(wwid, names)| names.iter().map(move |name| (wwid, name)))
     }
 }
 

@@ -48,6 +48,7 @@ pub fn device() -> Device {
         in_use: None,
         inflight_requests: None,
         root: false,
+        stray_paths: Vec::new(),
         mismatches: Mismatches::default(),
         lun_conflicts: 0,
         daemon_counters: None,

@@ -46,8 +46,16 @@ pub struct Devices<'a> {
     devices: Vec<DeviceDocument<'a>>,
     lost_devices: Vec<LostDocument<'a>>,
     used_directly: Vec<DirectUseDocument<'a>>,
+    unassembled: Vec<UnassembledDocument<'a>>,
     in_trouble: bool,
     last_recovery_timestamp_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct UnassembledDocument<'a> {
+    wwid: &'a str,
+    disks: &'a [Arc<str>],
+    held_by: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -114,6 +122,15 @@ impl<'a> From<&'a Snapshot> for Devices<'a> {
             devices: snapshot.devices.iter().map(document).collect(),
             lost_devices: remembered.lost.iter().map(LostDocument::from).collect(),
             used_directly: snapshot.used_directly.iter().map(DirectUseDocument::from).collect(),
+            unassembled: snapshot
+                .unassembled
+                .iter()
+                .map(|disk| UnassembledDocument {
+                    wwid: &disk.wwid,
+                    disks: &disk.paths,
+                    held_by: disk.held_by.as_deref(),
+                })
+                .collect(),
             in_trouble: remembered.in_trouble,
             last_recovery_timestamp_seconds: remembered.last_recovery.map(seconds),
         }
@@ -147,6 +164,8 @@ struct DeviceDocument<'a> {
     open_count: Option<u64>,
     in_use: Option<bool>,
     root: bool,
+    stray_paths: usize,
+    stray_disks: &'a [Arc<str>],
     inflight_requests: Option<u64>,
     size_mismatched_paths: usize,
     read_only_mismatched_paths: usize,
@@ -236,6 +255,8 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             open_count: device.open_count,
             in_use: device.in_use,
             root: device.root,
+            stray_paths: device.stray_paths.len(),
+            stray_disks: &device.stray_paths,
             inflight_requests: device.inflight_requests,
             size_mismatched_paths: device.mismatches.size,
             read_only_mismatched_paths: device.mismatches.read_only,

@@ -25,7 +25,7 @@ use super::harness::{
     Exporter, Host, MPATHA, PROGRAM, Page, Reply, Tree, eventually, recorded_reply, run, run_into, settle,
     start_command,
 };
-use super::storage::{direct, fibre_channel, luns, nvme, root, sas, unassembled};
+use super::storage::{direct, fibre_channel, luns, nvme, root, sas, strays, unassembled};
 
 /// A capture, unpacked.
 struct Capture(TempDir);
@@ -292,6 +292,27 @@ fn disks_used_directly() {
     ] {
         assert!(page.contains(user), "{page}");
     }
+}
+
+#[test]
+fn disks_beside_their_maps_and_what_holds_others() {
+    // multipathd's recorded reply has the path.
+    let all_of = |host: &Host| [all_of(host), vec!["--no-collector.multipathd".to_owned()]].concat();
+    let host = strays::beside();
+    for (mark, is_stray) in [("1", true), ("0", false)] {
+        host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHA}\nE:DM_MULTIPATH_DEVICE_PATH={mark}"));
+        assert_eq!(oneshot(&all_of(&host)).contains("multipath_device_stray_paths{"), is_stray, "{mark}");
+        assert_captured(&all_of(&host));
+    }
+
+    let host = unassembled::unassembled();
+    host.sysfs.write("devices/virtual/block/VxDMP3/size", "131072\n");
+    host.sysfs.link("block/VxDMP3", "../devices/virtual/block/VxDMP3");
+    assert!(!oneshot(&all_of(&host)).contains("multipath_unassembled_paths{"));
+    assert_captured(&all_of(&host));
+    host.sysfs.write("devices/virtual/block/VxDMP3/slaves/sdx/x", "");
+    assert!(oneshot(&all_of(&host)).contains("multipath_unassembled_paths{"));
+    assert_captured(&all_of(&host));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
     Daemon, DaemonCounters, Device, DirectUse, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
     LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered, Snapshot, Transport,
-    Transports,
+    Transports, Unassembled,
 };
 use prometheus_client::registry::Registry;
 
@@ -100,6 +100,7 @@ fn snapshot() -> Snapshot {
         in_use: Some(true),
         inflight_requests: Some(0),
         root: false,
+        stray_paths: vec!["sdc".into()],
         mismatches: Mismatches { size: 1, read_only: 1, wwid: 1, lun: 1 },
         lun_conflicts: 1,
         daemon_counters: Some(DaemonCounters::default()),
@@ -127,7 +128,7 @@ fn snapshot() -> Snapshot {
         transports: Arc::new(transports),
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
-        unassembled: vec![("3600".into(), 2)],
+        unassembled: vec![Unassembled { wwid: "3600".into(), paths: vec!["sda".into()], held_by: None }],
         used_directly: vec![DirectUse { wwid: "3600".into(), disk: "sda".into(), by: "mount".into() }],
         remembered: Arc::new(Remembered {
             devices: vec![("3600".into(), history)],

@@ -12,6 +12,7 @@ mod mismatches;
 pub mod nvme;
 pub mod root;
 pub mod sas;
+pub mod strays;
 pub mod unassembled;
 mod usage;
 

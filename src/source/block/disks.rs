@@ -293,6 +293,11 @@ impl ScsiFiles<'_> {
 }
 
 impl Disk {
+    /// Its SCSI host, channel and target, `6:0:0`; `None` where it is no SCSI device.
+    pub fn target(&self) -> Option<&str> {
+        self.hctl.rsplit_once(':').map(|(target, _)| target)
+    }
+
     /// A disk that has not been read: its directory tells this much.
     pub fn at(devno: DevNo, place: &Path) -> Self {
         Disk {

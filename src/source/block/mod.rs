@@ -3,6 +3,7 @@
 //! ```text
 //! maps.rs      multipath maps and which members they have      where device mapper does not tell that
 //! disks.rs     members: states, model, size, identity
+//! strangers.rs disks that are members of no map, and what else holds them
 //! ports.rs     ports of those whose own place tells them: SAS, virtio-scsi
 //! udev_db.rs   who udev says a disk is
 //! mounts.rs    what is mounted and swapped to
@@ -20,11 +21,11 @@ pub mod maps;
 pub mod mounts;
 mod ports;
 mod root;
+pub mod strangers;
 pub mod udev_db;
 pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::topology::DevNo;
 use disks::{Disk, Disks};
 use maps::{Map, Maps, kernel_name};
 use mounts::Tables;
+use strangers::{Candidate, Strangers};
 use udev_db::UdevDb;
 use usage::{Mounted, Stacked, Usage, Users};
 
@@ -115,19 +117,10 @@ pub struct Host {
     pub has_maps: bool,
     /// The disks that a multipath map could be made of, and that are no members of one.
     pub candidates: Arc<[Candidate]>,
+    /// The ways of members, if one of those disks has a way.
+    pub member_ways: Arc<HashSet<Way>>,
     /// Kernel names of the block devices that the root file system stands on.
     pub root: Arc<HashSet<String>>,
-}
-
-/// A disk that a multipath map could be made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its kernel name.
-    pub name: Arc<str>,
-    /// Its device number.
-    pub devno: DevNo,
-    /// Its identity in udev's words.
-    pub wwid: Arc<str>,
 }
 
 /// Reads block devices. Remembers the last reading, for what cannot be read, and to tell what is still the same.
@@ -141,8 +134,10 @@ pub struct Block {
     known_maps: BTreeMap<u32, Arc<Map>>,
     known_disks: BTreeMap<DevNo, disks::Known>,
     known_io: BTreeMap<DevNo, Io>,
+    strangers: Strangers,
     candidates: Arc<[Candidate]>,
     tables: Tables,
+    member_ways: Arc<HashSet<Way>>,
     mounted: Mounted,
     holders: Users,
     stacked: Stacked,
@@ -161,8 +156,10 @@ impl Block {
             known_maps: BTreeMap::new(),
             known_disks: BTreeMap::new(),
             known_io: BTreeMap::new(),
+            strangers: Strangers::default(),
             candidates: Arc::default(),
             tables: Tables::default(),
+            member_ways: Arc::default(),
             mounted: Mounted::default(),
             holders: Users::new(),
             stacked: Stacked::new(),
@@ -228,15 +225,13 @@ impl Block {
         }
         self.known_disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
         self.known_io.clone_from(&reading.io);
-        let candidates = self.candidates(&entries, reading);
-        if *candidates != *self.candidates {
-            self.candidates = candidates.into();
-        }
+        self.read_strangers(&entries, reading);
         self.read_stacked(told, reading);
         self.read_usage(&entries, true, reading);
         reading.host = Some(Host {
             has_maps: told.is_none(),
             candidates: Arc::clone(&self.candidates),
+            member_ways: Arc::clone(&self.member_ways),
             root: Arc::clone(&self.root),
         });
         Ok(())
@@ -398,47 +393,32 @@ impl Block {
         follow(&self.places.sysfs.join(numbers).join(devno.to_string()), numbers)
     }
 
-    /// The disks of `block` that multipath takes and that udev knows, but for those that were read as members.
-    fn candidates(&mut self, block: &[Entry], reading: &mut Reading) -> Vec<Candidate> {
-        let members: HashSet<&str> = reading.disks.values().flatten().map(|disk| &*disk.name).collect();
-        let mut candidates = Vec::new();
-        for Entry { name, .. } in block.iter().filter(|entry| is_disk(&entry.name) && !members.contains(&*entry.name)) {
-            let directory = self.places.sysfs.join("block").join(name);
-            let unreadable = &mut reading.unreadable;
-            if or_note(is_left_alone(&directory).map(Some), unreadable) != Some(false) {
-                continue;
-            }
-            let Some(devno) = or_note(self.file.parsed(&directory, "dev"), unreadable) else { continue };
-            if let Some(wwid) = self.identities.wwid(devno, name) {
-                candidates.push(Candidate { name: name.as_str().into(), devno, wwid: Arc::clone(wwid) });
+    /// Reads the disks that are no members. `reading` has those that are.
+    fn read_strangers(&mut self, block: &[Entry], reading: &mut Reading) {
+        let Block { strangers, places, disks, identities, .. } = self;
+        let members: Vec<&Disk> = reading.disks.values().flatten().map(|disk| &**disk).collect();
+        let unreadable = &mut reading.unreadable;
+        let candidates = strangers.read(&places.sysfs, block, &members, disks, identities, unreadable);
+        let mut ways = HashSet::new();
+        if candidates.iter().any(|candidate| candidate.disk.way.is_some()) {
+            for way in members.iter().filter_map(|disk| disk.way.as_ref()) {
+                if !ways.contains(way) {
+                    ways.insert(way.clone());
+                }
             }
         }
-        candidates
+        if *candidates != *self.candidates {
+            self.candidates = candidates.into();
+        }
+        if ways != *self.member_ways {
+            self.member_ways = Arc::new(ways);
+        }
     }
 }
 
 fn minor_of(name: &str) -> Option<u32> {
     let minor = name.strip_prefix("dm-")?.parse().ok()?;
     Some(minor).filter(|minor| kernel_name(*minor) == name)
-}
-
-/// Whether it is a disk that multipath takes: neither a device-mapper, loop, RAM or optical one, nor a hidden NVMe path.
-fn is_disk(name: &str) -> bool {
-    let starts =
-        |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
-    let nvme = name.strip_prefix("nvme").is_some_and(|rest| rest.contains('n') && !rest.contains('c'));
-    starts("sd") || starts("dasd") || nvme
-}
-
-/// Whether multipath leaves it alone by the place where it lies: an NVMe multipath head, which has its paths below it, or a
-/// disk on USB, many of which have the same serial number (`allow_usb_devices` in `multipath.conf(5)`).
-fn is_left_alone(directory: &Path) -> Result<bool, Error> {
-    let left_alone = |part: &OsStr| {
-        let usb = part.to_str().and_then(|part| part.strip_prefix("usb"));
-        part == "nvme-subsystem" || usb.is_some_and(|bus| bus.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let place = follow(directory, Path::new("block"))?;
-    Ok(place.is_some_and(|place| place.components().any(|part| left_alone(part.as_os_str()))))
 }
 
 #[cfg(test)]
@@ -646,21 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_by_their_names() {
-        for (name, disk) in [
-            ("sda", true),
-            ("sdaa", true),
-            ("dasdb", true),
-            ("nvme0n1", true),
-            ("nvme0c1n1", false),
-            ("sr0", false),
-            ("dm-0", false),
-            ("loop0", false),
-            ("ram0", false),
-            ("sd", false),
-        ] {
-            assert_eq!(is_disk(name), disk, "{name}");
-        }
+    fn maps_by_their_names() {
         for (name, minor) in [("dm-0", Some(0)), ("dm-17", Some(17)), ("dm-", None), ("dm-017", None), ("sda", None)] {
             assert_eq!(minor_of(name), minor, "{name}");
         }

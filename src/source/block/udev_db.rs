@@ -1,10 +1,14 @@
-//! udev's database: what its rules found out about each device, among it who a disk is.
+//! udev's database: what its rules found out about each device, among it who a disk is, and whether it is multipath's.
 //!
 //! `/run/udev/data/b8:16`, a line for each property: `E:ID_SERIAL=3600…`. udevd writes a new file and moves it over the
 //! old one, so an entry of another inode number is another text, and all others need not be read again. multipath takes
 //! a disk's WWID from there, too (`uid_attrs` in `multipath.conf(5)`): `ID_SERIAL`, of DASD `ID_UID`, of NVMe `ID_WWN`.
+//!
+//! multipath's udev rules ask `multipath -u` whether a disk is to be a path of a map. `DM_MULTIPATH_DEVICE_PATH` is the answer, 1
+//! or 0 (`multipath/multipath.rules.in` of multipath-tools).
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +19,12 @@ use crate::topology::DevNo;
 
 /// What was changed longer ago than this has been seen, whatever the step of the clock.
 const CLOCK: Duration = Duration::from_secs(1);
+
+/// The property that is the mark.
+pub const MARK: &str = "DM_MULTIPATH_DEVICE_PATH";
+
+/// udevd writes a few KiB for a disk.
+const MOST: u64 = 1 << 20;
 
 /// Reads the identities of disks and remembers them.
 #[derive(Debug)]
@@ -37,6 +47,8 @@ struct Identity {
     serial: Arc<str>,
     dasd: Arc<str>,
     nvme: Arc<str>,
+    /// Whether it is marked as multipath's.
+    mark: Option<bool>,
 }
 
 impl UdevDb {
@@ -67,7 +79,7 @@ impl UdevDb {
                 Some(known) if known.inode == entry.inode => known,
                 last => {
                     let file = self.directory.join(&entry.name);
-                    match essence(&file, identifying_lines) {
+                    match essence_of_entry(&file) {
                         Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
                         // It has just been replaced, or its device has just gone.
                         Err(error) if is_gone(&error) => continue,
@@ -95,11 +107,24 @@ impl UdevDb {
         };
         Some(wwid).filter(|wwid| !wwid.is_empty())
     }
+
+    /// Whether the disk of this number is marked as multipath's; `None` where udev says neither.
+    pub fn mark(&self, devno: DevNo) -> Option<bool> {
+        self.known.get(&devno)?.identity.mark
+    }
+}
+
+/// What of an entry is of interest.
+fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
+    if std::fs::metadata(file)?.len() > MOST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
+    }
+    essence(file, identifying_lines)
 }
 
 /// Those of an entry that say who the device is.
 fn identifying_lines(text: &[u8]) -> Vec<u8> {
-    let keys = ["ID_SERIAL", "ID_UID", "ID_WWN"];
+    let keys = ["ID_SERIAL", "ID_UID", "ID_WWN", MARK];
     let lines = text.split_inclusive(|byte| *byte == b'\n');
     lines.filter(|line| property(line).is_some_and(|(key, _)| keys.contains(&key))).flatten().copied().collect()
 }
@@ -111,14 +136,25 @@ fn property(line: &[u8]) -> Option<(&str, &str)> {
 impl Identity {
     fn parse(text: &[u8]) -> Self {
         let mut identity = Identity::default();
+        let mut marks = Vec::new();
         for (key, value) in text.split(|byte| *byte == b'\n').filter_map(property) {
             match key {
                 "ID_SERIAL" => identity.serial = value.into(),
                 "ID_UID" => identity.dasd = value.into(),
                 "ID_WWN" => identity.nvme = value.into(),
+                MARK => marks.push(value),
                 _ => {}
             }
         }
+        // Another word, or two that contradict each other, say nothing.
+        identity.mark = match marks.as_slice() {
+            [first, others @ ..] if others.iter().all(|other| other == first) => match *first {
+                "1" => Some(true),
+                "0" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        };
         identity
     }
 }
@@ -155,6 +191,36 @@ mod tests {
         db.read(&mut Vec::new()).unwrap();
         assert_eq!(wwid(&db, "8:16", "sdb").as_deref(), Some("3600c"));
         assert_eq!(wwid(&db, "259:1", "nvme0n1"), None);
+    }
+
+    #[test]
+    fn marks_that_make_no_sense_say_nothing() {
+        for (text, mark) in [
+            ("E:DM_MULTIPATH_DEVICE_PATH=1\n", Some(true)),
+            ("E:DM_MULTIPATH_DEVICE_PATH=0\n", Some(false)),
+            ("E:DM_MULTIPATH_DEVICE_PATH=1\nE:DM_MULTIPATH_DEVICE_PATH=1\n", Some(true)),
+            ("E:DM_MULTIPATH_DEVICE_PATH=1\nE:DM_MULTIPATH_DEVICE_PATH=0\n", None),
+            ("E:DM_MULTIPATH_DEVICE_PATH=2\n", None),
+            ("E:DM_MULTIPATH_DEVICE_PATH=\n", None),
+            ("E:DM_MULTIPATH_DEVICE_PATH\n", None),
+            ("E:NOT_DM_MULTIPATH_DEVICE_PATH=1\n", None),
+            ("", None),
+        ] {
+            assert_eq!(Identity::parse(text.as_bytes()).mark, mark, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_too_large_is_unreadable_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("b8:0"), "E:ID_SERIAL=3600a\n".repeat(100_000)).unwrap();
+        std::fs::write(directory.path().join("b8:16"), "E:ID_SERIAL=3600b\n").unwrap();
+        let (mut db, mut unreadable) = (UdevDb::new(directory.path()), Vec::new());
+        db.read(&mut unreadable).unwrap();
+        assert_eq!(db.wwid("8:0".parse().unwrap(), "sda"), None);
+        assert_eq!(db.wwid("8:16".parse().unwrap(), "sdb").map(|wwid| &**wwid), Some("3600b"));
+        let [error] = &unreadable[..] else { panic!("{unreadable:?}") };
+        assert!(error.to_string().contains("b8:0"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::escape::Escaped;
 use super::query::Query;
-use super::words::{Count, Severity, Size, state_word};
+use super::words::{Count, Severity, Size, are, state_word};
 use super::{Ranked, broken_port, diagram};
 use crate::topology::{Device, DirectUse, History, Path, PathState, luns};
 
@@ -144,6 +144,10 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     for DirectUse { disk, by, .. } in one.direct_users {
         fact(&format_args!("{} is used directly ({})", Escaped(disk), Escaped(by)))?;
+    }
+    if !device.stray_paths.is_empty() {
+        let strays = device.stray_paths.join(", ");
+        fact(&format_args!("beside it {}, which {} no path of it", Escaped(&strays), are(device.stray_paths.len())))?;
     }
     page.push_str("</p>\n");
     Ok(())

@@ -1,6 +1,7 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 
 use super::escape::Escaped;
 use super::query::Query;
@@ -137,10 +138,22 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
             "multipathd does not answer".to_owned()
         });
     }
-    let disks = snapshot.unassembled.iter();
-    let disks = disks.map(|(wwid, paths)| format!("{} ({})", Escaped(wwid), Count(*paths, "path"))).collect();
-    add(Warning, "MultipathNotAssembled", disks, &|number| {
-        format!("No multipath device holds {}", Count(number, "disk of several paths"))
+    let strays = ranked.iter().filter(|one| !one.device.stray_paths.is_empty());
+    let strays = strays.map(|one| format!("{} ({})", link(one.device), Names(&one.device.stray_paths)));
+    add(Warning, "MultipathStrayPath", strays.collect(), &|number| {
+        format!("A disk has the name and size of {} and is no path of {}", devices(number), it(number))
+    });
+    let unassembled = |is_held: bool| snapshot.unassembled.iter().filter(move |disk| disk.held_by.is_some() == is_held);
+    let disks = unassembled(false).map(|disk| format!("{} ({})", Escaped(&disk.wwid), Names(&disk.paths)));
+    add(Warning, "MultipathNotAssembled", disks.collect(), &|number| {
+        format!("No multipath device holds {} that should be in one", Count(number, "disk"))
+    });
+    let disks = unassembled(true).filter_map(|disk| {
+        let (wwid, holder) = (Escaped(&disk.wwid), Escaped(disk.held_by.as_ref()?));
+        Some(format!("{wwid} ({}, {holder})", Names(&disk.paths)))
+    });
+    add(Note, "MultipathNotAssembled", disks.collect(), &|number| {
+        format!("Another driver, not multipath, holds {}", Count(number, "disk"))
     });
     add(Warning, "MultipathSizeMismatch", with(&|one| one.device.mismatches.size > 0), &|number| {
         format!("Paths of {} give another size", devices(number))
@@ -206,6 +219,19 @@ fn lost(snapshot: &Snapshot, reason: LossReason) -> Vec<String> {
         format!("{} ({}), lost since {} UTC", Escaped(&device.name), Escaped(&device.wwid), clock(device.time))
     };
     lost.map(words).collect()
+}
+
+/// Kernel names in HTML.
+struct Names<'a>(&'a [Arc<str>]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, name) in self.0.iter().enumerate() {
+            let between = if number == 0 { "" } else { ", " };
+            write!(formatter, "{between}{}", Escaped(name))?;
+        }
+        Ok(())
+    }
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::source::health::Part;
 use crate::topology::{
     DirectUse, FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered,
-    Transport, Transports, sample,
+    Transport, Transports, Unassembled, sample,
 };
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
@@ -301,7 +301,13 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         in_trouble: true,
         last_recovery: None,
     });
-    snapshot.unassembled = vec![("3600<lone>".into(), 2)];
+    let unassembled = |wwid: &str, held_by: Option<&str>| Unassembled {
+        wwid: wwid.into(),
+        paths: vec!["sdx".into(), "sdy".into()],
+        held_by: held_by.map(Arc::from),
+    };
+    snapshot.unassembled = vec![unassembled("3600<lone>", None), unassembled("3600power", Some("emcpowera"))];
+    edit(&mut snapshot, 2, &|device| device.stray_paths = vec!["sdq".into(), "sdr".into()]);
     let used = |wwid: &str, disk: &str, by: &str| DirectUse { wwid: wwid.into(), disk: disk.into(), by: by.into() };
     snapshot.used_directly =
         vec![used("3600<lone>", "sdq", "dm"), used("3600dead", "sdx", "md"), used("3600dead", "sdx", "mount")];
@@ -352,7 +358,8 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down: h0 (Linkdown)"),
         ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
         ("MultipathDaemonDown", "multipathd does not answer"),
-        ("MultipathNotAssembled", "3600&lt;lone&gt; (2 paths)"),
+        ("MultipathStrayPath", "</a> (sdq, sdr)"),
+        ("MultipathNotAssembled", "1 disk that should be in one: 3600&lt;lone&gt; (sdx, sdy)"),
         ("MultipathSizeMismatch", "another size"),
         ("MultipathReadOnlyMismatch", "write protection"),
         ("MultipathLunMismatch", "Paths of 1 device to one target have different LUN numbers"),
@@ -360,12 +367,13 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host without storage is down: 0x11 (Linkdown)"),
+        ("MultipathNotAssembled", "holds 1 disk: 3600power (sdx, sdy, emcpowera)"),
     ]) {
         assert!(line.contains(words), "{alert}: {line}");
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 26);
+    assert_eq!(lines.len(), 28);
 }
 
 #[test]

@@ -210,9 +210,108 @@ fn a_disk_on_one_path_is_none() {
 fn udevs_latest_word_counts() {
     let host = unassembled();
     let exporter = host.exporter(&["--no-collector.multipathd"]);
-    host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHB}"));
+    host.sysfs.udev("8:48", "ID_SERIAL=3600a098000aad1e3");
     let page = exporter.reread();
-    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(3.0)));
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(2.0)));
+}
+
+#[test]
+fn two_luns_of_one_target_are_not_one_disk() {
+    let host = unassembled();
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    // 7:0:0:2 has the name of 7:0:0:1.
+    host.sysfs.udev("8:48", &format!("ID_SERIAL={MPATHB}"));
+    assert_none(&exporter.reread());
+    host.sysfs.remove("block/sdc");
+    host.sysfs.remove("block/sdb");
+    assert_eq!(exporter.reread().value(&paths(MPATHB)), Some(2.0));
+}
+
+#[test]
+fn two_sizes_are_not_one_disk() {
+    let host = unassembled();
+    host.sysfs.replace("devices/platform/host7/session2/target7:0:0/7:0:0:2/block/sdd/size", "8\n");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert_eq!((page.value(WWIDS), page.value(&paths(MPATHB))), (Some(1.0), Some(2.0)));
+}
+
+#[test]
+fn one_path_is_shown_where_it_is_marked_or_beside_a_map() {
+    let host = unassembled();
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    host.sysfs.remove("block/sda");
+    host.sysfs.remove("block/sdd");
+    assert_none(&exporter.reread());
+    for (marks, shown) in [("1", 1.0), ("0", 0.0), ("2", 0.0), ("1\nE:DM_MULTIPATH_DEVICE_PATH=0", 0.0)] {
+        host.sysfs.udev("8:16", &format!("ID_SERIAL={MPATHA}\nE:DM_MULTIPATH_DEVICE_PATH={marks}"));
+        let page = exporter.reread();
+        assert_eq!(page.value(WWIDS), Some(shown), "{marks}");
+        assert_eq!(page.value(&paths(MPATHA)), (shown > 0.0).then_some(shown), "{marks}");
+    }
+    // The map over the other LUN comes.
+    let host = unassembled();
+    host.turn_into("01-healthy");
+    let exporter = host.exporter(&["--no-collector.multipathd"]);
+    assert_none(&exporter.metrics());
+    host.sysfs.remove("block/dm-0");
+    host.sysfs.remove("devices/virtual/block/dm-0");
+    host.sysfs.remove("block/sda");
+    host.sysfs.remove("block/sdd");
+    assert_eq!(exporter.reread().value(WWIDS), Some(1.0));
+}
+
+#[test]
+fn what_another_driver_holds_is_counted_and_no_alert_is_about_it() {
+    let disk = "devices/platform/host6/session1/target6:0:0/6:0:0:2/block/sdb";
+    for (what, held_by, make) in [
+        (
+            "md holds one",
+            "md0",
+            (|host, disk| host.sysfs.write(&format!("{disk}/holders/md0/x"), "")) as fn(&Host, &str),
+        ),
+        ("md holds a partition", "md127", |host, disk| {
+            host.sysfs.write(&format!("{disk}/sdb1/holders/md127/x"), "");
+        }),
+        ("md tells of its disks", "md1", |host, disk| {
+            host.sysfs.write("devices/virtual/block/md1/dev", "9:1\n");
+            host.sysfs.link("block/md1", "../devices/virtual/block/md1");
+            host.sysfs.link("devices/virtual/block/md1/slaves/sdb1", &format!("../../../../../{disk}/sdb1"));
+        }),
+        ("PowerPath holds one", "emcpowera", |host, disk| {
+            host.sysfs.write(&format!("{disk}/holders/emcpowera/x"), "");
+        }),
+        ("HDLM holds one", "sddlmaa", |host, disk| {
+            host.sysfs.write(&format!("{disk}/holders/sddlmaa/x"), "");
+        }),
+        ("VxVM's device is named alike", "VxDMP3", |host, _| {
+            host.sysfs.write("devices/virtual/block/VxDMP3/dev", "201:48\n");
+            host.sysfs.link("block/VxDMP3", "../devices/virtual/block/VxDMP3");
+            host.sysfs.udev("201:48", &format!("ID_SERIAL={MPATHA}"));
+        }),
+    ] {
+        let host = unassembled();
+        make(&host, disk);
+        let exporter = host.exporter(&["--no-collector.multipathd"]);
+        let page = exporter.metrics();
+        let shown = (page.value(WWIDS), page.value(&paths(MPATHA)), page.value(&paths(MPATHB)));
+        assert_eq!(shown, (Some(2.0), None, Some(2.0)), "{what}");
+        assert_no_errors(&page);
+        let document = exporter.get("/api/v1/devices").json();
+        let told = document["unassembled"].as_array().unwrap();
+        let told: Vec<_> = told.iter().map(|disk| (&disk["wwid"], &disk["held_by"], &disk["disks"])).collect();
+        let expected = (serde_json::json!(MPATHA), serde_json::json!(held_by), serde_json::json!(["sdb", "sdd"]));
+        assert!(told.contains(&(&expected.0, &expected.1, &expected.2)), "{what}: {told:?}");
+    }
+    // Where nothing tells which disks it holds, its size does.
+    let host = unassembled();
+    host.sysfs.write("devices/virtual/block/emcpowera/size", "131072\n");
+    host.sysfs.link("block/emcpowera", "../devices/virtual/block/emcpowera");
+    let page = host.exporter(&["--no-collector.multipathd"]).metrics();
+    assert_eq!((page.value(WWIDS), page.of_metric("multipath_unassembled_paths").len()), (Some(2.0), 0));
+    // What stands on it by itself uses it directly, and is no reason to be silent.
+    let host = unassembled();
+    host.sysfs.write(&format!("{disk}/holders/dm-9/x"), "");
+    assert_both(&host.exporter(&["--no-collector.multipathd"]).metrics());
 }
 
 #[test]
