@@ -132,7 +132,9 @@ impl Carried {
     fn after(known: Option<&Built>, wwid: &str, inputs: &Inputs, ledger: &MapLedger) -> Self {
         let mut carried = known.map(|known| known.carried.clone()).unwrap_or_default();
         carried.speakers.hear(wwid, inputs.disks());
-        carried.io_errors.follow(inputs.disks());
+        carried.io_errors.follow(inputs.disks(), |disk| {
+            inputs.daemon_path(disk.devno).is_some_and(|path| path.checker_state.as_deref() == Some("ghost"))
+        });
         if carried.instance != ledger.instance {
             carried.floors.clear();
             carried.instance = ledger.instance;

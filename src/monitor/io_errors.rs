@@ -31,8 +31,9 @@ impl IoErrors {
         self.total
     }
 
-    /// Adds what the members have counted since the last time.
-    pub fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Disk>) {
+    /// Adds what the members have counted since the last time. `is_ghost` tells which of them multipathd's checker calls so: the
+    /// array refuses I/O there, though no word of the kernel says so.
+    pub fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Disk>, is_ghost: impl Fn(&Disk) -> bool) {
         let mut number = 0;
         for disk in members {
             let is_it = |counted: &Counted| counted.devno == disk.devno && counted.hctl == disk.hctl;
@@ -40,7 +41,9 @@ impl IoErrors {
             let io = match last {
                 // A disk that is gone never comes back: the next one at its place counts from 0.
                 _ if disk.states.absent => IoCounts::default(),
-                Some(last) if refuses_io(disk) => self.add(IoCounts { errors: disk.io.errors, ..last }, disk.io),
+                Some(last) if refuses_io(disk) || is_ghost(disk) => {
+                    self.add(IoCounts { errors: disk.io.errors, ..last }, disk.io)
+                }
                 last => self.add(last.unwrap_or_default(), disk.io),
             };
             self.counted.push(Counted { devno: disk.devno, hctl: Arc::clone(&disk.hctl), io });
@@ -63,7 +66,8 @@ fn refuses_io(disk: &Disk) -> bool {
     matches!(disk.states.access.as_deref(), Some("standby" | "unavailable" | "offline" | "transitioning"))
 }
 
-/// How much a count has grown. One that has fallen has started anew.
+/// How much a count has grown. One that has fallen has started anew: it may also have passed the end of its 32 bits, and what it
+/// counted up to there is left out.
 fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
     let now = now.unwrap_or_default();
     last.and_then(|last| now.checked_sub(last)).unwrap_or(now)
@@ -101,7 +105,7 @@ mod tests {
     fn totals<const N: usize>(readings: [&[Disk]; N]) -> [u64; N] {
         let mut errors = IoErrors::default();
         readings.map(|disks| {
-            errors.follow(disks.iter());
+            errors.follow(disks.iter(), |_| false);
             errors.total()
         })
     }
@@ -140,6 +144,22 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_a_path_that_only_the_checker_calls_passive_are_no_errors() {
+        let mut errors = IoErrors::default();
+        let mut total = |count, is_ghost| {
+            errors.follow([disk(0, A, count)].iter(), |_| is_ghost);
+            errors.total()
+        };
+        assert_eq!([total(2, false), total(9, true), total(11, true), total(12, false)], [2, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_count_that_passes_its_end_adds_what_it_shows_since() {
+        let end = u64::from(u32::MAX);
+        assert_eq!(totals([&[disk(0, A, end - 1)], &[disk(0, A, end)], &[disk(0, A, 4)]]), [end - 1, end, end + 4]);
+    }
+
+    #[test]
     fn a_disk_that_leaves_and_comes_back_is_counted_once() {
         assert_eq!(totals([&[disk(0, A, 3)], &[], &[disk(0, A, 5)]]), [3, 3, 5]);
     }
@@ -159,11 +179,11 @@ mod tests {
     fn it_remembers_a_few_that_have_left_and_never_falls() {
         let mut errors = IoErrors::default();
         for round in 1..=100 {
-            errors.follow([disk(round, A, 2), disk(0, B, 1)].iter());
+            errors.follow([disk(round, A, 2), disk(0, B, 1)].iter(), |_| false);
             assert_eq!(errors.total(), u64::from(round) * 2 + 1);
         }
         assert_eq!(errors.counted.len(), MOST_DEPARTED + 2);
-        errors.follow([disk(0, B, u64::MAX), disk(1, B, u64::MAX)].iter());
+        errors.follow([disk(0, B, u64::MAX), disk(1, B, u64::MAX)].iter(), |_| false);
         assert_eq!(errors.total(), u64::MAX);
     }
 }

@@ -317,11 +317,15 @@ impl Disk {
     }
 }
 
-/// A counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. It has 32 bits and a sign there: what is larger has passed the
-/// end, and is printed as the negative number that it has become.
+/// A counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. It has 32 bits and a sign there: from the middle of its range on it
+/// is printed as a negative number of 64 bits, and its lower half is still the count.
 fn counter(text: &str) -> Option<u64> {
+    const NEGATIVE: u64 = i32::MIN as i64 as u64;
     let digits = text.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-    u32::from_str_radix(digits, 16).ok().map(u64::from)
+    match u64::from_str_radix(digits, 16).ok()? {
+        count @ NEGATIVE.. => Some(count & u64::from(u32::MAX)),
+        count => i64::try_from(count).is_ok().then_some(count),
+    }
 }
 
 /// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
@@ -376,12 +380,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_hexadecimal_and_have_32_bits() {
+    fn counters_are_hexadecimal_and_go_on_where_they_are_printed_as_negative() {
         for (text, expected) in [
             ("0x0", Some(0)),
             ("0x1a", Some(26)),
             ("0x7fffffff", Some(0x7fff_ffff)),
-            ("0xffffffff80000000", None),
+            ("0x80000000", Some(0x8000_0000)),
+            ("0xffffffff80000000", Some(0x8000_0000)),
+            ("0xffffffffffffffff", Some(0xffff_ffff)),
+            ("0x100000000", Some(0x1_0000_0000)),
+            ("0xffffffff7fffffff", None),
+            ("0x8000000000000000", None),
+            ("0x10000000000000000", None),
             ("0x", None),
             ("0x-1", None),
             ("0x+1", None),

@@ -530,7 +530,7 @@ mod tests {
         assert_eq!(io(&read(&mut reader, Scope::States, false)), IoCounts::default());
         let counted = IoCounts { errors: Some(26), timeouts: Some(2) };
         assert_eq!(io(&read(&mut reader, Scope::Everything, false)), counted);
-        for nonsense in ["-1", "0xffffffffffffffff", "many", ""] {
+        for nonsense in ["-1", "0xffffffff7fffffff", "many", ""] {
             write(tree.path(), SCSI, &[("ioerr_cnt", nonsense), ("iotmo_cnt", "0x3")]);
             let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
             assert_eq!(io(&reading), IoCounts { timeouts: Some(3), ..counted });

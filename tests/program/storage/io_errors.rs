@@ -54,8 +54,25 @@ fn errors_stay_when_their_disk_goes_and_another_takes_its_place() {
 }
 
 #[test]
+fn a_count_goes_on_where_the_kernel_prints_it_as_negative() {
+    let host = Host::recorded("01-healthy");
+    write(&host, SDB, "0x7fffffff", "0x0");
+    let exporter = host.exporter(&[]);
+    let end = f64::from(i32::MAX);
+    assert_eq!(of_path(&exporter.metrics(), "sdb")[0], Some(end));
+    write(&host, SDB, "0xffffffff80000000", "0x0");
+    let page = exporter.reread();
+    assert_eq!((of_path(&page, "sdb")[0], of_device(&page)), (Some(end + 1.0), Some(end + 1.0)));
+    // It has passed the end of its 32 bits.
+    write(&host, SDB, "0x2", "0x0");
+    let page = exporter.reread();
+    assert_eq!((of_path(&page, "sdb")[0], of_device(&page)), (Some(2.0), Some(end + 3.0)));
+    assert_no_errors(&page);
+}
+
+#[test]
 fn a_count_that_makes_no_sense_is_an_error_and_stands_as_last_read() {
-    for nonsense in ["-1", "0xffffffffffffffff", "many"] {
+    for nonsense in ["-1", "0xffffffff7fffffff", "many"] {
         let host = Host::recorded("01-healthy");
         write(&host, SDB, "0x10", "0x1");
         let exporter = host.exporter(&[]);
