@@ -184,6 +184,7 @@ impl Host {
                 write(&root.join(&scsi), &[("wwid", format!("naa.{}", &wwid(device)[1..]))]);
                 let files = [("dev", devno.clone()), ("size", "2097152".into()), ("ro", "0".into())];
                 write(&root.join(&place), &files);
+                write(&root.join(&place), &[("stat", STAT.into())]);
                 link(format!("{place}/device"), format!("../../../{hctl}"));
                 link(format!("{map}/slaves/{name}"), format!("../../../../../{place}"));
                 link(format!("block/{name}"), format!("../{place}"));

@@ -61,8 +61,6 @@ HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 # Metrics of the interface that the exporter does not export yet, with their labels.
 NVME = "controller target target_port initiator_port"
 NOT_YET = {
-    "multipath_device_blocked_paths": "wwid",
-    "multipath_device_stalled_seconds": "wwid",
     "multipath_iscsi_session_failures_total": "target target_port initiator_port",
     "multipath_nvme_controller_up": NVME,
     "multipath_nvme_controller_state": f"{NVME} state",

@@ -48,6 +48,8 @@ INTERFACE = {
         "multipath_device_open_count": DEVICE,
         "multipath_device_root": DEVICE,
         "multipath_device_inflight_requests": DEVICE,
+        "multipath_device_blocked_paths": DEVICE,
+        "multipath_device_stalled_seconds": DEVICE,
         "multipath_device_size_mismatched_paths": DEVICE,
         "multipath_device_read_only_mismatched_paths": DEVICE,
         "multipath_device_wwid_mismatched_paths": DEVICE,
@@ -139,6 +141,8 @@ INTERFACE = {
 # Described on the golden page, without a sample, because the host of the golden page has none.
 WITHOUT_SAMPLE = {
     "multipath_device_suspended": "no device is suspended",
+    "multipath_device_blocked_paths": "no path is blocked",
+    "multipath_device_stalled_seconds": "no I/O stands still",
     "multipath_device_open_count": "only device mapper's ioctls know it",
     "multipath_device_size_mismatched_paths": "no path differs",
     "multipath_device_read_only_mismatched_paths": "no path differs",

@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelValue, LabelValueEncoder};
@@ -243,6 +243,19 @@ impl Devices {
         gauge("multipath_device_inflight_requests", "Requests sent down and not completed", |device| {
             device.inflight_requests
         })?;
+        if self.events {
+            gauge(
+                "multipath_device_blocked_paths",
+                "Valid paths on which I/O waits at two readings in a row, absent if none",
+                |device| fault(device.blocked_paths),
+            )?;
+            families.gauge(
+                "multipath_device_stalled_seconds",
+                "How long no I/O has completed though some is in flight, absent if it flows",
+                self.each(|device| device.stalled.map(seconds)),
+            )?;
+        }
+        let mut gauge = |name, help, value: fn(&Device) -> Option<u64>| families.gauge(name, help, self.each(value));
         gauge(
             "multipath_device_size_mismatched_paths",
             "Paths whose size differs from the device's, absent if none",
@@ -518,7 +531,12 @@ fn path_info<'a>(device: &'a Device, path: &'a Path) -> PathInfo<'a> {
     }
 }
 
-/// Seconds since 1970, to the millisecond.
+/// Seconds since 1970.
 pub(super) fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64 / 1000.0
+    seconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// To the millisecond.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_millis() as f64 / 1000.0
 }

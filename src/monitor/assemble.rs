@@ -4,7 +4,7 @@
 //! members are sysfs's, and a path's state is the last reading's (multipathd; without it the SCSI state; where no source
 //! knows, valid), corrected by every event newer than that reading.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Ledgers;
@@ -15,8 +15,8 @@ use super::readings::{Readings, Teller};
 use super::usage::Written;
 use crate::config::Config;
 use crate::source::block::{disks, maps};
-use crate::source::transports::Ways;
-use crate::source::{UUID_PREFIX, device_mapper, multipathd};
+use crate::source::transports::{Way, Ways};
+use crate::source::{Stall, UUID_PREFIX, device_mapper, multipathd};
 use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState, luns};
 
 /// A device, and what it was assembled from.
@@ -28,6 +28,8 @@ pub struct Built {
     pub device: Arc<Device>,
     /// When it was written to.
     pub written: Written,
+    /// How long its I/O has stood still.
+    pub stall: Stall,
     /// It was assembled in the last round: its inputs differ from those of the round before.
     pub is_new: bool,
     /// Device mapper counted events of the map between the two readings that it and the one before were assembled from.
@@ -56,6 +58,24 @@ impl Built {
     }
 }
 
+/// Inputs that all devices share.
+#[derive(Clone, Debug)]
+struct Common {
+    ways: Arc<Ways>,
+    /// Remote ports whose disks wait with them.
+    blocked_ways: Arc<HashSet<Way>>,
+    /// It says where LUN numbers may differ.
+    config: Arc<Config>,
+}
+
+impl Common {
+    fn is_the_same(&self, other: &Common) -> bool {
+        Arc::ptr_eq(&self.ways, &other.ways)
+            && Arc::ptr_eq(&self.blocked_ways, &other.blocked_ways)
+            && Arc::ptr_eq(&self.config, &other.config)
+    }
+}
+
 /// The device-mapper devices by WWID.
 pub type Devices = BTreeMap<Arc<str>, Built>;
 
@@ -73,12 +93,12 @@ pub fn devices(
 ) -> Devices {
     let Some((teller, _)) = readings.teller() else { return Devices::new() };
     let empty = MapLedger::default();
-    let ways = readings.ways();
+    let common = Common { ways: readings.ways(), blocked_ways: readings.blocked_ways(), config: Arc::clone(config) };
     let mut devices = Devices::new();
     for (wwid, teller) in readings.wwids(teller) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
-        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, (&ways, config));
+        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &common);
         let known = match known {
             Some(known) if known.inputs.have_the_same_sources(&inputs) => {
                 devices.insert(wwid, known.again());
@@ -100,13 +120,13 @@ pub fn devices(
                 let device = inputs.assemble(&wwid, ledger, &carried, previous);
                 let event_nr = inputs.kernel.as_ref().and_then(|map| map.event_nr);
                 let event_nr_moved = known.as_ref().is_some_and(|known| known.event_nr() != event_nr);
-                let written = known.as_ref().map(|known| known.written).unwrap_or_default();
+                let (written, stall) = known.as_ref().map(|known| (known.written, known.stall)).unwrap_or_default();
                 // A device that reads the same is not published again.
                 let device = match known {
                     Some(known) if *known.device == device => known.device,
                     _ => Arc::new(device),
                 };
-                Built { inputs, carried, device, written, is_new: true, event_nr_moved }
+                Built { inputs, carried, device, written, stall, is_new: true, event_nr_moved }
             }
         };
         devices.insert(wwid, built);
@@ -171,9 +191,7 @@ struct Inputs {
     /// [`readings::Block::disks_version`](super::readings::Block::disks_version).
     disks_version: u64,
     inflight_requests: Option<u64>,
-    ways: Arc<Ways>,
-    /// It says where LUN numbers may differ.
-    config: Arc<Config>,
+    common: Common,
     /// [`MapLedger::version`].
     ledger_version: u64,
     /// Whether the root file system stands on it.
@@ -222,13 +240,7 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 }
 
 impl Inputs {
-    fn gather(
-        readings: &Readings,
-        teller: Teller,
-        wwid: &Arc<str>,
-        ledger: &MapLedger,
-        (ways, config): (&Arc<Ways>, &Arc<Config>),
-    ) -> Self {
+    fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, common: &Common) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
         let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
         // Where sysfs has the newer word, device mapper's may be about a map that was there before.
@@ -251,8 +263,7 @@ impl Inputs {
             withholds: false,
             disks_version: readings.block.disks_version,
             inflight_requests: None,
-            ways: Arc::clone(ways),
-            config: Arc::clone(config),
+            common: common.clone(),
             ledger_version: ledger.version,
             root: false,
         };
@@ -377,8 +388,7 @@ impl Inputs {
         same(&self.kernel, &other.kernel)
             && same(&self.block, &other.block)
             && same(&self.daemon, &other.daemon)
-            && Arc::ptr_eq(&self.ways, &other.ways)
-            && Arc::ptr_eq(&self.config, &other.config)
+            && self.common.is_the_same(&other.common)
             && self.daemon_answers == other.daemon_answers
             && self.base == other.base
             && self.ledger_version == other.ledger_version
@@ -460,6 +470,9 @@ impl Inputs {
             // Decided when all that may use it is known.
             in_use: previous.and_then(|device| device.in_use),
             inflight_requests: self.inflight_requests,
+            blocked_paths: self.blocked_paths(&paths),
+            // Decided by each reading, also by those that change nothing else.
+            stalled: previous.and_then(|device| device.stalled),
             root: self.root,
             stray_paths: previous.map(|device| device.stray_paths.clone()).unwrap_or_default(),
             mismatches,
@@ -520,8 +533,19 @@ impl Inputs {
     fn lun_mismatches(&self, wwid: &str, vendor: &str, product: &str, paths: &[Path]) -> usize {
         let mismatched = luns::mismatched_paths(paths);
         // Nearly always there are none, and no pattern need be tried.
-        let is_right = || self.config.expectation_of(wwid, vendor, product).is_some_and(|rule| !rule.same_lun);
+        let is_right = || self.common.config.expectation_of(wwid, vendor, product).is_some_and(|rule| !rule.same_lun);
         if mismatched > 0 && is_right() { 0 } else { mismatched }
+    }
+
+    /// How many valid paths are blocked: I/O is sent there, and waits. A disk behind a blocked port fails I/O at once when
+    /// `fast_io_fail_tmo` has run out.
+    fn blocked_paths(&self, paths: &[Path]) -> usize {
+        let is_blocked = |disk: &disks::Disk| {
+            let behind_port = disk.way.as_ref().is_some_and(|way| self.common.blocked_ways.contains(way));
+            disk.states.stays_blocked || behind_port && !scsi_fails(disk)
+        };
+        let members = self.members.iter().zip(paths).filter(|(_, path)| path.state == PathState::Valid);
+        members.filter(|(member, _)| member.disk.as_deref().is_some_and(is_blocked)).count()
     }
 
     /// The members as sysfs knows them.
@@ -578,7 +602,7 @@ impl Inputs {
             daemon.map(|path| &path.name),
             Some(&number),
         ]);
-        let way = disk.and_then(|disk| self.ways.get(disk.way.as_ref()?));
+        let way = disk.and_then(|disk| self.common.ways.get(disk.way.as_ref()?));
         let last = previous.filter(|previous| disk.is_none_or(|disk| disk.hctl == previous.hctl));
         let ports = way.map(|(_, ports)| ports).or(disk.map(|disk| &disk.ports)).cloned().unwrap_or_default();
         let (is_valid, is_told) = self.valid(member, ledger, carried);
@@ -606,6 +630,7 @@ impl Inputs {
             marginal: words.and_then(|path| path.marginal),
             io_errors: disk.and_then(|disk| disk.io.errors),
             io_timeouts: disk.and_then(|disk| disk.io.timeouts),
+            stalled: disk.and_then(|disk| disk.stalled),
         }
     }
 }

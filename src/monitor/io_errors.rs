@@ -93,6 +93,7 @@ mod tests {
             size_bytes: None,
             read_only: None,
             io: IoCounts { errors: Some(errors), timeouts: None },
+            stalled: None,
             states: States::default(),
         }
     }

@@ -86,7 +86,8 @@ fn disk(devno: DevNo, lun: u32, path: usize) -> disks::Disk {
         size_bytes: Some(1 << 30),
         read_only: Some(false),
         io: disks::IoCounts::default(),
-        states: disks::States { device: Some("running".into()), access: None, absent: false },
+        stalled: None,
+        states: disks::States { device: Some("running".into()), ..disks::States::default() },
     }
 }
 

@@ -62,7 +62,7 @@ use crate::privileges::Privileged;
 use crate::source::block::disks::Disk;
 use crate::source::health::{Part, SourceHealth};
 use crate::source::transports::Way;
-use crate::source::{Error, Io, Places, multipathd, transports};
+use crate::source::{Error, Io, Places, Stall, multipathd, transports};
 use crate::topology::{DevNo, Device, DirectUse, Kind, Snapshot};
 use crate::watch::{self as watchers, Wake, Watcher};
 use compare::Change;
@@ -726,27 +726,31 @@ impl State {
         }
     }
 
-    /// Finds out which devices are in use. One whose use is as before stays the same allocation.
+    /// Finds out which devices are in use, and whose I/O stands still. One that fares as before stays the same allocation.
     fn find_use(&mut self, now: Instant) {
         let block = &self.readings.block;
-        let find = |device: &mut Arc<Device>, written: &mut Written, is_held, io: Option<&Io>| {
+        let find = |device: &mut Arc<Device>, written: &mut Written, stall: &mut Stall, is_held, io: Option<&Io>| {
             let has_users = block.usage.users.get(&*device.sysfs_name).is_some_and(|users| !users.is_empty());
-            written.follow(io.and_then(|io| io.writes_completed), has_users, device.counts().valid > 0, now);
+            let has_valid_path = device.counts().valid > 0;
+            written.follow(io.and_then(Io::writes_completed), has_users, has_valid_path, now);
             let in_use = usage::in_use(is_held, &device.sysfs_name, &block.usage, written.is_recent(now));
             // One that has just gone from sysfs is in use as before, until its own source says that it is gone.
             let is_seen = device.kind != Kind::Nvme || block.usage.users.contains_key(&*device.sysfs_name);
             let in_use = if is_seen { in_use } else { in_use.or(device.in_use) };
-            if device.in_use != in_use {
-                Arc::make_mut(device).in_use = in_use;
+            let stalled = stalled(stall, io, has_valid_path && device.suspended != Some(true));
+            if (device.in_use, device.stalled) != (in_use, stalled) {
+                let device = Arc::make_mut(device);
+                (device.in_use, device.stalled) = (in_use, stalled);
             }
         };
         for built in self.dm_devices.values_mut() {
             let (is_held, devno) = (built.is_held(), built.devno());
-            find(&mut built.device, &mut built.written, is_held, devno.and_then(|devno| block.io.get(&devno)));
+            let io = devno.and_then(|devno| block.io.get(&devno));
+            find(&mut built.device, &mut built.written, &mut built.stall, is_held, io);
         }
         for built in self.nvme_devices.values_mut() {
             let io = self.readings.transports.as_ref().and_then(|reading| reading.io.get(&built.device.sysfs_name));
-            find(&mut built.device, &mut built.written, None, io);
+            find(&mut built.device, &mut built.written, &mut built.stall, None, io);
         }
     }
 
@@ -843,6 +847,19 @@ impl State {
             self.readings.block.forget_strangers(|devno| members.contains(&devno));
         }
     }
+}
+
+/// How long a device's I/O has stood still. Some drivers count as in flight what waits for a path or for the end of a suspension: that
+/// has findings of its own.
+fn stalled(stall: &mut Stall, io: Option<&Io>, could_flow: bool) -> Option<Duration> {
+    match io {
+        Some(io) => stall.follow(io),
+        None => *stall = Stall::default(),
+    }
+    if !could_flow {
+        stall.excuse();
+    }
+    stall.duration()
 }
 
 /// How many members of devices use each iSCSI session. A member whose disk is gone uses none.

@@ -318,7 +318,8 @@ impl Kernel {
             size_bytes: Some(1),
             read_only: Some(false),
             io: disks::IoCounts { errors: Some(self.disks[&index_of(devno)].errors), timeouts: None },
-            states: disks::States { device: Some("running".into()), access: None, absent: false },
+            stalled: None,
+            states: disks::States { device: Some("running".into()), ..disks::States::default() },
         })
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::Now;
 use super::repeats::Repeats;
 use super::usage::Written;
-use crate::source::Io;
 use crate::source::transports::nvme::{Head, HeadPath};
+use crate::source::{Io, Stall};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState};
 
 /// A device, and the head that it was assembled from.
@@ -23,6 +23,8 @@ pub struct Built {
     pub device: Arc<Device>,
     /// When it was written to.
     pub written: Written,
+    /// How long its I/O has stood still.
+    pub stall: Stall,
 }
 
 /// The NVMe devices by WWID.
@@ -62,8 +64,8 @@ pub fn devices(
                 let mut repeats = known.map(|known| known.repeats.clone()).unwrap_or_default();
                 let device = assemble(head, known.map(|known| &*known.device), &mut repeats, first, now);
                 let device = Arc::new(Device { root, inflight_requests, ..device });
-                let written = known.map(|known| known.written).unwrap_or_default();
-                Built { head: Arc::clone(head), repeats, device, written }
+                let (written, stall) = known.map(|known| (known.written, known.stall)).unwrap_or_default();
+                Built { head: Arc::clone(head), repeats, device, written, stall }
             }
         }
     };
@@ -176,6 +178,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
             marginal: None,
             io_errors: None,
             io_timeouts: None,
+            stalled: path.stalled,
         });
     }
     follow_members(repeats, previous.map(|device| &*device.paths).unwrap_or_default(), &paths, now);
@@ -201,6 +204,9 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         open_count: None,
         in_use: previous.and_then(|device| device.in_use),
         inflight_requests: None,
+        // The kernel blocks SCSI devices only.
+        blocked_paths: 0,
+        stalled: previous.and_then(|device| device.stalled),
         root: false,
         stray_paths: Vec::new(),
         mismatches: Mismatches {

@@ -128,6 +128,11 @@ impl Readings {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.transports)).unwrap_or_default()
     }
 
+    /// The remote ports that stay blocked.
+    pub fn blocked_ways(&self) -> Arc<HashSet<Way>> {
+        self.transports.as_ref().map(|reading| Arc::clone(&reading.blocked)).unwrap_or_default()
+    }
+
     /// Where the I/O of disks goes.
     pub fn ways(&self) -> Arc<Ways> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.ways)).unwrap_or_default()

@@ -6,6 +6,7 @@
 //! device_mapper/   the kernel's own word on every map: ioctls
 //! block/           maps and disks in sysfs, udev's database, what uses them
 //! transports/      what paths go over, in sysfs: iSCSI sessions, Fibre Channel ports, NVMe controllers and heads
+//! flow             how the I/O of a block device fares
 //! interfaces       which network interface has which address
 //! multipathd/      the daemon's socket
 //! ```
@@ -15,6 +16,7 @@
 pub mod block;
 pub mod device_mapper;
 mod files;
+mod flow;
 pub mod health;
 pub mod interfaces;
 mod inventory;
@@ -27,6 +29,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+pub use flow::{Completed, Io, Stall};
 use rustix::io::Errno;
 
 /// The kernel counts sizes in these, whatever a device's own block size.
@@ -34,15 +37,6 @@ const SECTOR: u64 = 512;
 
 /// The UUID of every multipath map starts with this: multipath-tools sets it, and the WWID follows.
 pub const UUID_PREFIX: &str = "mpath-";
-
-/// The I/O of a block device, as the kernel counts it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Io {
-    /// Requests sent down and not completed.
-    pub in_flight: u64,
-    /// Writes completed since there is the device; `None` where that is not told.
-    pub writes_completed: Option<u64>,
-}
 
 /// Where to read.
 #[derive(Clone, Debug)]

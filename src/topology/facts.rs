@@ -1,5 +1,7 @@
 //! Facts about a device as a whole because of its paths: rules need it also where the series of each path are left out.
 
+use std::time::Duration;
+
 use super::{Device, Health, History, Mismatches, Path, PathState};
 
 /// Words of SCSI ALUA and NVMe ANA for a path that is not the shortest way. A path in ALUA's `lba-dependent` is the shortest
@@ -17,7 +19,25 @@ const NOT_OPTIMIZED: [&str; 9] = [
     "change",
 ];
 
+/// I/O that stands still for so long is no slow I/O any more: a SCSI command may take 30 seconds.
+const STANDSTILL: Duration = Duration::from_secs(60);
+
 impl Device {
+    /// Whether all its valid paths are blocked, so that no I/O gets through.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked_paths > 0 && self.blocked_paths >= self.counts().valid
+    }
+
+    /// Whether its I/O stands still.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
+    }
+
+    /// The paths that swallow I/O: it stands still there while that of the device flows.
+    pub fn swallowing_paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().filter(|path| path.is_stalled() && !self.is_stalled())
+    }
+
     /// How many paths multipathd holds marginal, or its checker leaves alone for a while because they failed too often
     /// (`delayed`).
     pub fn marginal_paths(&self) -> usize {
@@ -50,11 +70,23 @@ impl Device {
         };
         self.counts().health() != Health::Healthy
             || history.is_some_and(is_odd)
-            || differing + self.marginal_paths() + self.disagreeing_paths() + self.stray_paths.len() > 0
+            || differing
+                + self.marginal_paths()
+                + self.disagreeing_paths()
+                + self.stray_paths.len()
+                + self.blocked_paths
+                > 0
+            || self.is_stalled()
+            || self.swallowing_paths().next().is_some()
     }
 }
 
 impl Path {
+    /// Whether its I/O stands still.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
+    }
+
     fn is_marginal(&self) -> bool {
         self.marginal == Some(true) || self.checker_state.as_deref() == Some("delayed")
     }
@@ -113,8 +145,42 @@ mod tests {
             Device { mismatches: Mismatches { lun: 1, ..Mismatches::default() }, ..well() },
             Device { lun_conflicts: 1, ..well() },
             Device { stray_paths: vec!["sdc".into()], ..well() },
+            Device { blocked_paths: 1, ..well() },
+            Device { stalled: Some(STANDSTILL), ..well() },
+            device(vec![path(Valid), Path { stalled: Some(STANDSTILL), ..path(Valid) }]),
         ] {
             assert!(device.is_conspicuous(Some(&remembered)), "{device:?}");
+        }
+    }
+
+    #[test]
+    fn no_io_gets_through_if_all_valid_paths_are_blocked() {
+        for (states, blocked_paths, expected) in [
+            (&[Valid, Valid][..], 0, false),
+            (&[Valid, Valid], 1, false),
+            (&[Valid, Valid], 2, true),
+            (&[Valid, Failed], 1, true),
+            (&[Failed, Failed], 0, false),
+        ] {
+            let device = Device { blocked_paths, ..device(states.iter().map(|state| path(*state)).collect()) };
+            assert_eq!(device.is_blocked(), expected, "{states:?} {blocked_paths}");
+        }
+    }
+
+    #[test]
+    fn a_path_swallows_io_if_that_of_its_device_flows() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (of_device, of_path, is_stalled, swallowing) in [
+            (None, None, false, 0),
+            (None, seconds(59), false, 0),
+            (None, seconds(60), false, 1),
+            (seconds(59), seconds(600), false, 1),
+            (seconds(60), seconds(600), true, 0),
+        ] {
+            let paths = vec![path(Valid), Path { stalled: of_path, ..path(Valid) }];
+            let device = Device { stalled: of_device, ..device(paths) };
+            assert_eq!(device.is_stalled(), is_stalled, "{of_device:?}");
+            assert_eq!(device.swallowing_paths().count(), swallowing, "{of_device:?} {of_path:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
@@ -217,6 +217,8 @@ pub struct Path {
     pub io_errors: Option<u64>,
     /// Requests that ran out of time, likewise.
     pub io_timeouts: Option<u64>,
+    /// How long the same I/O had been in flight at the last resync, while none completed; `None` if I/O flows or there is none.
+    pub stalled: Option<Duration>,
 }
 
 /// multipathd's own counters of a device. They return to 0 when it is reconfigured.
@@ -297,6 +299,10 @@ pub struct Device {
     pub in_use: Option<bool>,
     /// Requests sent down and not completed.
     pub inflight_requests: Option<u64>,
+    /// Valid paths on which I/O waits instead of failing.
+    pub blocked_paths: usize,
+    /// From the last re-read at which I/O had moved or none was in flight to the latest one; `None` if that is the same.
+    pub stalled: Option<Duration>,
     /// Whether the root file system stands on it.
     pub root: bool,
     /// Kernel names of working disks that are the same LUN and no paths of it, sorted.

@@ -24,6 +24,7 @@ pub fn path() -> Path {
         marginal: None,
         io_errors: None,
         io_timeouts: None,
+        stalled: None,
     }
 }
 
@@ -47,6 +48,8 @@ pub fn device() -> Device {
         open_count: None,
         in_use: None,
         inflight_requests: None,
+        blocked_paths: 0,
+        stalled: None,
         root: false,
         stray_paths: Vec::new(),
         mismatches: Mismatches::default(),

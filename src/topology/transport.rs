@@ -153,6 +153,12 @@ impl FcRemotePort {
         self.is_up() || &*self.state == MARGINAL
     }
 
+    /// Whether the kernel waits for it to come back (`fc_remote_port_delete` in `drivers/scsi/scsi_transport_fc.c`). Until
+    /// `fast_io_fail_tmo` or `dev_loss_tmo` runs out, I/O to the disks beyond waits with it.
+    pub fn is_blocked(&self) -> bool {
+        &*self.state == "Blocked"
+    }
+
     /// Whether the kernel only remembers it.
     pub fn is_lost(&self) -> bool {
         &*self.state == "Not Present"

@@ -167,6 +167,8 @@ struct DeviceDocument<'a> {
     stray_paths: usize,
     stray_disks: &'a [Arc<str>],
     inflight_requests: Option<u64>,
+    blocked_paths: usize,
+    stalled_seconds: Option<f64>,
     size_mismatched_paths: usize,
     read_only_mismatched_paths: usize,
     wwid_mismatched_paths: usize,
@@ -222,6 +224,7 @@ struct PathDocument<'a> {
     marginal: Option<bool>,
     io_errors_total: Option<u64>,
     io_timeouts_total: Option<u64>,
+    stalled_seconds: Option<f64>,
     used_by: Vec<&'a str>,
 }
 
@@ -258,6 +261,8 @@ impl<'a> From<&'a Device> for DeviceDocument<'a> {
             stray_paths: device.stray_paths.len(),
             stray_disks: &device.stray_paths,
             inflight_requests: device.inflight_requests,
+            blocked_paths: device.blocked_paths,
+            stalled_seconds: device.stalled.map(|stalled| stalled.as_secs_f64()),
             size_mismatched_paths: device.mismatches.size,
             read_only_mismatched_paths: device.mismatches.read_only,
             wwid_mismatched_paths: device.mismatches.wwid,
@@ -311,6 +316,7 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
             marginal: path.marginal,
             io_errors_total: path.io_errors,
             io_timeouts_total: path.io_timeouts,
+            stalled_seconds: path.stalled.map(|stalled| stalled.as_secs_f64()),
             used_by: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
 use multipath_exporter::cli::Cli;
@@ -80,6 +80,7 @@ fn snapshot() -> Snapshot {
         marginal: Some(true),
         io_errors: Some(0),
         io_timeouts: Some(0),
+        stalled: None,
     };
     let device = Device {
         wwid: "3600".into(),
@@ -99,6 +100,8 @@ fn snapshot() -> Snapshot {
         open_count: Some(1),
         in_use: Some(true),
         inflight_requests: Some(0),
+        blocked_paths: 1,
+        stalled: Some(Duration::from_secs(60)),
         root: false,
         stray_paths: vec!["sdc".into()],
         mismatches: Mismatches { size: 1, read_only: 1, wwid: 1, lun: 1 },

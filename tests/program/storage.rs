@@ -3,6 +3,7 @@
 //! Three things hold everywhere: labels do not change at the moment of failure, what cannot be read stays as last read,
 //! and what a host does not have is no error.
 
+mod blocked;
 pub mod direct;
 pub mod fibre_channel;
 mod io_errors;
@@ -12,6 +13,7 @@ mod mismatches;
 pub mod nvme;
 pub mod root;
 pub mod sas;
+mod stalled;
 pub mod strays;
 pub mod unassembled;
 mod usage;

@@ -1,7 +1,7 @@
 //! Disks in sysfs: the members of multipath maps.
 //!
 //! ```text
-//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way, or ports; dev, size, ro
+//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way, or ports; dev, size, ro, stat
 //! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid, ioerr_cnt, iotmo_cnt
 //! ```
 //!
@@ -10,14 +10,15 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
 use super::ports;
 use super::udev_db::UdevDb;
-use crate::source::Error;
 use crate::source::files::{Anchors, Attribute, open_in_sysfs, or_last};
 use crate::source::transports::{Way, nvme};
+use crate::source::{Error, Stall};
 use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -56,6 +57,8 @@ pub struct Disk {
     pub read_only: Option<bool>,
     /// The errors of its I/O.
     pub io: IoCounts,
+    /// How long the same I/O had been in flight at the last reading of the whole disk, while none completed.
+    pub stalled: Option<Duration>,
     /// How it fares.
     pub states: States,
 }
@@ -85,6 +88,8 @@ pub struct States {
     pub device: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
     pub access: Option<Arc<str>>,
+    /// I/O waits in the state of `device`, and did at the reading before: a port that is back within seconds is no trouble.
+    pub stays_blocked: bool,
     /// There is none to be read.
     pub absent: bool,
 }
@@ -97,6 +102,8 @@ pub struct Known {
     scsi: Option<ScsiDevice>,
     /// The file of its ALUA state.
     alua: Option<Alua>,
+    /// Its I/O since some was in flight.
+    stall: Stall,
     /// Its files.
     pub disk: Arc<Disk>,
 }
@@ -160,6 +167,7 @@ impl Disks {
         let mut known = last.filter(|known| known.place == place).unwrap_or_else(|| Known {
             scsi: scsi_device(&self.root, place),
             alua: None,
+            stall: Stall::default(),
             disk: Arc::new(Disk::at(devno, place)),
             place: place.to_owned(),
         });
@@ -183,6 +191,8 @@ impl Disks {
         let directory = self.root.join(place);
         let size_bytes = self.file.size_bytes(&directory);
         let read_only = self.file.flag(&directory, "ro");
+        let stall = self.file.stat(&directory).map(|io| known.stall.after(io.as_ref()));
+        let stall = or_last(stall, Some(&known.stall), unreadable);
         let disk = Disk {
             ports: ports::read(&self.root, place, &last.ports, &mut self.file, unreadable),
             model,
@@ -190,9 +200,11 @@ impl Disks {
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
             io,
+            stalled: stall.duration(),
             states,
             ..last.clone()
         };
+        known.stall = stall;
         known.replace(disk);
         known
     }
@@ -255,7 +267,11 @@ impl ScsiFiles<'_> {
         let last = &self.known.disk.states;
         match self.text("state", &last.device)? {
             None => Ok(States { absent: true, ..States::default() }),
-            device => Ok(States { device, access: self.text("access_state", &last.access)?, absent: false }),
+            device => {
+                let access = self.text("access_state", &last.access)?;
+                let stays_blocked = is_blocked(device.as_deref()) && is_blocked(last.device.as_deref());
+                Ok(States { device, access, stays_blocked, absent: false })
+            }
         }
     }
 
@@ -312,9 +328,15 @@ impl Disk {
             size_bytes: None,
             read_only: None,
             io: IoCounts::default(),
+            stalled: None,
             states: States::default(),
         }
     }
+}
+
+/// Whether I/O to a SCSI device in this state waits (`sdev_states` in `drivers/scsi/scsi_sysfs.c`).
+fn is_blocked(state: Option<&str>) -> bool {
+    matches!(state, Some("blocked" | "created-blocked" | "quiesce"))
 }
 
 /// A counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. It has 32 bits and a sign there: from the middle of its range on it

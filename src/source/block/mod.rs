@@ -14,7 +14,7 @@
 //! Each reading of [`Scope::Everything`] opens every file anew: nothing of it is older than the reading. That costs about
 //! 50 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper tells of the
 //! maps, their files are left out, because an ioctl tells as much and costs no more than one file. Their I/O is
-//! the exception: the readings of [`Scope::States`] count it.
+//! the exception: each reading of everything and of states counts it.
 
 pub mod disks;
 pub mod maps;
@@ -210,10 +210,7 @@ impl Block {
                         continue;
                     };
                     members.iter().for_each(|member| self.read_disk_numbered(*member, reading));
-                    match self.known_io.get(devno) {
-                        Some(io) => drop(reading.io.insert(*devno, *io)),
-                        None => self.read_io(*devno, reading),
-                    }
+                    self.read_io(*devno, reading);
                 }
                 self.known_maps = untold;
             }
@@ -518,7 +515,7 @@ mod tests {
         let disk = disk(&reading).unwrap();
         assert_eq!((disk.states.device.as_deref(), &*disk.model.revision), (Some("blocked"), ""));
         assert_eq!((map(&reading).suspended, &*map(&reading).name), (Some(true), "mpatha"));
-        assert_eq!(reading.io[&devno("254:0")], Io { in_flight: 5, writes_completed: None });
+        assert_eq!(reading.io[&devno("254:0")].in_flight, 5);
     }
 
     #[test]
@@ -537,6 +534,58 @@ mod tests {
             let [error] = &reading.unreadable[..] else { panic!("{:?}", reading.unreadable) };
             assert!(error.to_string().contains("sdb/device/ioerr_cnt"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_disk_stays_blocked_if_two_readings_in_a_row_find_it_so() {
+        let (tree, mut reader) = host();
+        let mut stays = |state: &str, scope| {
+            write(tree.path(), SCSI, &[("state", state)]);
+            disk(&read(&mut reader, scope, true)).unwrap().states.stays_blocked
+        };
+        let one = || Scope::Devices(Devices { states: [devno("8:16")].into(), ..Devices::default() });
+        assert!(!stays("blocked", Scope::Everything));
+        assert!(stays("quiesce", Scope::States));
+        assert!(!stays("running", one()));
+        assert!(!stays("created-blocked", one()));
+        assert!(stays("blocked", Scope::Everything));
+        assert!(!stays("transport-offline", Scope::States));
+        assert!(!stays("blocked", Scope::States));
+        assert!(stays("blocked", Scope::States));
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_is_no_second_reading() {
+        let (tree, mut reader) = host();
+        write(tree.path(), SCSI, &[("state", "blocked")]);
+        read(&mut reader, Scope::Everything, false);
+        let state = tree.path().join(SCSI).join("state");
+        fs::remove_file(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        let reading = reader.read(&Request { scope: Scope::States, ..Request::default() }).unwrap();
+        assert_eq!(reading.unreadable.len(), 1);
+        assert!(!disk(&reading).unwrap().states.stays_blocked);
+    }
+
+    #[test]
+    fn io_of_a_disk_is_looked_at_by_readings_of_everything() {
+        let (tree, mut reader) = host();
+        let mut stalled = |stat: &str, scope| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            write(tree.path(), SCSI, &[("block/sdb/stat", stat)]);
+            let reading = reader.read(&Request { scope, ..Request::default() }).unwrap();
+            (disk(&reading).unwrap().stalled.is_some(), reading.unreadable.len())
+        };
+        let (moves, moved) = ("7 0 0 0 0 0 0 0 1 0 0", "8 0 0 0 0 0 0 0 1 0 0");
+        assert_eq!(stalled(moves, Scope::Everything), (false, 0));
+        assert_eq!(stalled(moves, Scope::States), (false, 0));
+        assert_eq!(stalled(moves, Scope::Everything), (true, 0));
+        assert_eq!(stalled(moved, Scope::States), (true, 0));
+        // Nonsense leaves it as it was.
+        assert_eq!(stalled("7 0 0 0 0 0 0 0 1", Scope::Everything), (true, 1));
+        assert_eq!(stalled(moved, Scope::Everything), (false, 0));
+        assert_eq!(stalled(moved, Scope::Everything), (true, 0));
+        assert_eq!(stalled("8 0 0 0 0 0 0 0 0 0 0", Scope::Everything), (false, 0));
     }
 
     #[test]

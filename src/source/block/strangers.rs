@@ -241,6 +241,7 @@ pub mod tests {
                 identity: Identity::default(),
                 size_bytes: Some(1 << 30),
                 read_only: Some(false),
+                stalled: None,
                 io: IoCounts::default(),
                 states: States { device: Some("running".into()), ..States::default() },
             }),

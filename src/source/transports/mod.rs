@@ -70,6 +70,8 @@ pub struct Reading {
     pub ways: Arc<Ways>,
     /// Those of them that carry I/O now. The state of a disk beyond changes with them.
     pub open: Arc<HashSet<Way>>,
+    /// The remote ports that were blocked at this reading and at the one before.
+    pub blocked: Arc<HashSet<Way>>,
     /// NVMe multipath heads.
     pub heads: Vec<Arc<Head>>,
     /// Their I/O, by their kernel names.
@@ -88,6 +90,9 @@ pub struct Reader {
     transports: Arc<Transports>,
     ways: Arc<Ways>,
     open: Arc<HashSet<Way>>,
+    /// The remote ports that were blocked at the last reading, and those that were at the one before, too.
+    blocked: HashSet<Way>,
+    stay_blocked: Arc<HashSet<Way>>,
 }
 
 impl Reader {
@@ -101,6 +106,8 @@ impl Reader {
             transports: Arc::default(),
             ways: Arc::default(),
             open: Arc::default(),
+            blocked: HashSet::new(),
+            stay_blocked: Arc::default(),
         }
     }
 
@@ -115,7 +122,7 @@ impl Reader {
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(&mut unreadable));
         let nvme = self.nvme.as_mut().map(|nvme| {
             let controllers = nvme.read_controllers(*anew, addresses, &mut unreadable);
-            nvme.read_heads(&mut unreadable);
+            nvme.read_heads(*anew, &mut unreadable);
             controllers
         });
         unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
@@ -134,10 +141,17 @@ impl Reader {
         if *self.open != open {
             self.open = Arc::new(open);
         }
+        let blocked = self.blocked();
+        let stay_blocked: HashSet<Way> = blocked.intersection(&self.blocked).cloned().collect();
+        self.blocked = blocked;
+        if *self.stay_blocked != stay_blocked {
+            self.stay_blocked = Arc::new(stay_blocked);
+        }
         Ok(Reading {
             transports: Arc::clone(&self.transports),
             ways: Arc::clone(&self.ways),
             open: Arc::clone(&self.open),
+            blocked: Arc::clone(&self.stay_blocked),
             heads: self.nvme.as_ref().map(Nvme::heads).unwrap_or_default(),
             io: self.nvme.as_ref().map(Nvme::io).unwrap_or_default(),
             unreadable,
@@ -166,6 +180,12 @@ impl Reader {
             .chain(ports.map(|(name, _)| Way::FibreChannel(Arc::clone(name))))
             .chain(controllers.map(|(name, _)| Way::Nvme(Arc::clone(name))))
             .collect()
+    }
+
+    fn blocked(&self) -> HashSet<Way> {
+        let ports = self.fibre_channel.iter().flat_map(|ports| ports.remote_ports().named());
+        let ports = ports.filter(|(_, port)| port.is_blocked());
+        ports.map(|(name, _)| Way::FibreChannel(Arc::clone(name))).collect()
     }
 
     fn ways(&self) -> Ways {

@@ -4,7 +4,7 @@
 //! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev; nvme0n1: its heads; nvme0: its controllers
 //! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, stat: a head, which is what is used as a disk
 //! class/nvme/nvme3/                      state, transport, address, subsysnqn: a controller
-//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, wwid: the hidden path of nvme0n1 through nvme3
+//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, wwid, stat: the hidden path of nvme0n1 through nvme3
 //! ```
 //!
 //! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
@@ -16,11 +16,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::source::files::{Attribute, Entry, list, or_note};
+use crate::source::files::{Attribute, Entry, list, or_last, or_note};
 use crate::source::interfaces::Addresses;
 use crate::source::inventory::Inventory;
-use crate::source::{Error, Io, is_number};
+use crate::source::{Error, Io, Stall, is_number};
 use crate::topology::{Ports, Transport, portal};
 
 /// The state of a controller that carries I/O.
@@ -60,6 +61,8 @@ pub struct HeadPath {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
+    /// How long the same I/O had been in flight at the last resync, while none completed.
+    pub stalled: Option<Duration>,
     /// The controller that it goes through.
     pub controller: Arc<Controller>,
 }
@@ -110,6 +113,8 @@ struct Known {
     head: Option<Arc<Head>>,
     /// Its I/O, which is another one in nearly every reading.
     io: Option<Io>,
+    /// The I/O of its paths, by their names.
+    stalls: HashMap<Arc<str>, Stall>,
 }
 
 impl Nvme {
@@ -145,9 +150,9 @@ impl Nvme {
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
-    /// disk is none. What cannot be listed stays as it was.
-    pub fn read_heads(&mut self, unreadable: &mut Vec<Error>) {
-        if let Err(error) = self.look_for_heads(unreadable) {
+    /// disk is none. What cannot be listed stays as it was. The I/O of their paths is read only if `anew`.
+    pub fn read_heads(&mut self, anew: bool, unreadable: &mut Vec<Error>) {
+        if let Err(error) = self.look_for_heads(anew, unreadable) {
             unreadable.push(error);
         }
     }
@@ -162,7 +167,7 @@ impl Nvme {
         self.heads.iter().filter_map(|(name, known)| Some((Arc::clone(name), known.io?))).collect()
     }
 
-    fn look_for_heads(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    fn look_for_heads(&mut self, anew: bool, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
         let mut before = std::mem::take(&mut self.heads);
@@ -194,14 +199,16 @@ impl Nvme {
                     None => is_shared || has_none && !self.waits_for_removal(&directory.join(&name), unreadable),
                 };
                 if !is_device {
-                    self.heads.insert(name.into(), Known { inode, head: None, io: None });
+                    self.heads.insert(name.into(), Known { inode, head: None, io: None, stalls: HashMap::new() });
                     continue;
                 }
-                let (known, io) = last.map(|last| (last.head, last.io)).unwrap_or_default();
+                let (known, io, mut stalls) = last.map(|last| (last.head, last.io, last.stalls)).unwrap_or_default();
                 let head = match self.head(&directory, &name, &ways, known.as_deref(), unreadable) {
-                    Ok(head) => head.map(|head| match known {
-                        Some(known) if *known == head => known,
-                        _ => Arc::new(head),
+                    Ok(head) => head.map(|mut head| {
+                        if anew {
+                            stalls = self.follow_paths(&mut head, &stalls, unreadable);
+                        }
+                        known.filter(|known| **known == head).unwrap_or_else(|| Arc::new(head))
                     }),
                     Err(error) => {
                         unreadable.push(error);
@@ -210,10 +217,29 @@ impl Nvme {
                 };
                 let Some(head) = head else { continue };
                 let io = or_note(self.file.io(&directory.join(&name)), unreadable).or(io);
-                self.heads.insert(name.into(), Known { inode, head: Some(head), io });
+                self.heads.insert(name.into(), Known { inode, head: Some(head), io, stalls });
             }
         }
         Ok(())
+    }
+
+    /// Reads the I/O of a head's paths, and gives how it fares.
+    fn follow_paths(
+        &mut self,
+        head: &mut Head,
+        last: &HashMap<Arc<str>, Stall>,
+        unreadable: &mut Vec<Error>,
+    ) -> HashMap<Arc<str>, Stall> {
+        let controllers = self.root.join("class/nvme");
+        let mut stalls = HashMap::new();
+        for path in &mut head.paths {
+            let last = last.get(&path.name).copied().unwrap_or_default();
+            let io = self.file.stat(&controllers.join(&*path.controller.name).join(&*path.name));
+            let stall = or_last(io.map(|io| last.after(io.as_ref())), Some(&last), unreadable);
+            path.stalled = stall.duration();
+            stalls.insert(Arc::clone(&path.name), stall);
+        }
+        stalls
     }
 
     /// The paths that lie below a controller. If these cannot be listed, they are those that were known.

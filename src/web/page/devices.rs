@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::escape::Escaped;
 use super::query::Query;
-use super::words::{Count, Severity, Size, are, state_word};
+use super::words::{Count, Severity, Size, While, are, state_word};
 use super::{Ranked, broken_port, diagram};
 use crate::topology::{Device, DirectUse, History, Path, PathState, luns};
 
@@ -117,6 +117,12 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     if device.suspended == Some(true) {
         fact(&"suspended")?;
     }
+    if device.blocked_paths > 0 {
+        fact(&format_args!("{} blocked", Count(device.blocked_paths, "path")))?;
+    }
+    if let Some(stalled) = device.stalled.filter(|_| device.is_stalled()) {
+        fact(&format_args!("no I/O has completed for {}", While(stalled)))?;
+    }
     if device.read_only == Some(true) {
         fact(&"read-only")?;
     }
@@ -211,8 +217,12 @@ fn row(page: &mut String, path: &Path, with_lun: bool) -> fmt::Result {
         write!(page, "{between}{who} {}", Escaped(word))?;
         last = "</span>";
     }
+    page.push_str(last);
+    if let Some(stalled) = path.stalled.filter(|_| path.is_stalled()) {
+        write!(page, " <span class=\"words\">no I/O has completed here for {}</span>", While(stalled))?;
+    }
     let (from, to) = (Escaped(&path.ports.initiator_port), Escaped(&path.ports.target_port));
-    write!(page, "{last}</td><td>{from}</td><td>{to}")?;
+    write!(page, "</td><td>{from}</td><td>{to}")?;
     if let Some(lun) = path.lun().filter(|_| with_lun) {
         write!(page, " <span class=\"words\">LUN {lun}</span>")?;
     }

@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::escape::Escaped;
 use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
-use super::words::{Count, are, have, it};
+use super::words::{Count, While, are, have, it};
 use super::{Ranked, View, clock};
 use crate::source::health::{Part, Source, unknown_sources};
 use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice, Snapshot};
@@ -60,6 +61,14 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     add(Critical, "MultipathLunConflict", with(&|one| one.holds_two_luns()), &|number| {
         format!("One pair of ports has two LUNs in {}: stop using {}, data is at risk", devices(number), it(number))
     });
+    add(Critical, "MultipathAllPathsBlocked", with(&|one| one.device.is_blocked()), &|number| {
+        format!("All valid paths of {} are blocked: nothing gets through", devices(number))
+    });
+    let stalled = ranked.iter().filter(|one| one.device.is_stalled());
+    let stalled = stalled.map(|one| format!("{}{}", link(one.device), still(one.device.stalled)));
+    add(Critical, "MultipathIoStalled", stalled.collect(), &|number| {
+        format!("I/O of {} stands still, programs hang", devices(number))
+    });
     add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), &|number| {
         format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
     });
@@ -90,6 +99,16 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     let degraded = |one: &Ranked<'_>| one.counts.health() == Health::Degraded && !one.has_one_left();
     add(Warning, "MultipathFaultyPaths", with(&degraded), &|number| {
         format!("{} {} failed paths", devices(number), have(number))
+    });
+    let in_part = |one: &Ranked<'_>| one.device.blocked_paths > 0 && !one.device.is_blocked();
+    add(Warning, "MultipathAllPathsBlocked", with(&in_part), &|number| {
+        format!("{} {} blocked paths: I/O that was sent there waits", devices(number), have(number))
+    });
+    let swallowing = ranked.iter().flat_map(|one| one.device.swallowing_paths().map(move |path| (one, path)));
+    let swallowing =
+        swallowing.map(|(one, path)| format!("{} of {}{}", Escaped(&path.name), link(one.device), still(path.stalled)));
+    add(Warning, "MultipathIoStalled", swallowing.collect(), &|number| {
+        format!("I/O stands still on {}, while that of the device flows", Count(number, "path"))
     });
     add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), &|number| {
         format!("{} {} suspended: I/O waits", devices(number), are(number))
@@ -210,6 +229,11 @@ pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
         Some(Daemon::Up(_)) => "multipathd’s, corrected by events",
         _ => "multipathd’s last or the SCSI layer’s, corrected by events",
     }
+}
+
+/// For how long, after a name.
+fn still(stalled: Option<Duration>) -> String {
+    stalled.map(|stalled| format!(" (for {})", While(stalled))).unwrap_or_default()
 }
 
 /// Devices that were lost for this reason, and since when.

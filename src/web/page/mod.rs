@@ -157,7 +157,7 @@ impl Ranked<'_> {
     fn rank(&self) -> u8 {
         match self.counts.health() {
             Health::WithoutValidPaths => 5,
-            _ if self.is_dangerous() => 4,
+            _ if self.is_dangerous() || self.hangs() => 4,
             Health::Degraded if self.has_one_left() => 3,
             Health::Degraded => 2,
             Health::Healthy => u8::from(self.severity() > Severity::Well),
@@ -169,11 +169,12 @@ impl Ranked<'_> {
             || self.misses_paths()
             || self.is_suspended()
             || self.is_marginal()
+            || self.hangs_in_part()
             || !self.direct_users.is_empty();
         match self.counts.health() {
             Health::WithoutValidPaths if self.is_unused() => Severity::Warning,
             Health::WithoutValidPaths => Severity::Critical,
-            _ if self.is_dangerous() => Severity::Critical,
+            _ if self.is_dangerous() || self.hangs() => Severity::Critical,
             Health::Degraded => Severity::Warning,
             Health::Healthy if is_odd => Severity::Warning,
             Health::Healthy => Severity::Well,
@@ -186,12 +187,15 @@ impl Ranked<'_> {
             (Health::WithoutValidPaths, _) => "no valid path".to_owned(),
             _ if self.leads_elsewhere() => "another LUN".to_owned(),
             _ if self.holds_two_luns() => "two LUNs".to_owned(),
+            _ if self.device.is_blocked() => "all paths blocked".to_owned(),
+            _ if self.device.is_stalled() => "I/O stands still".to_owned(),
             (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
             (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
             (Health::Healthy, Severity::Well) => "healthy".to_owned(),
             _ if !self.direct_users.is_empty() => "disk used directly".to_owned(),
             _ if self.differs() => "paths differ".to_owned(),
             _ if self.is_suspended() => "suspended".to_owned(),
+            _ if self.hangs_in_part() => "path hangs".to_owned(),
             _ if self.misses_paths() => "paths missing".to_owned(),
             _ => "marginal path".to_owned(),
         }
@@ -218,6 +222,16 @@ impl Ranked<'_> {
     /// Who uses it may destroy data.
     fn is_dangerous(&self) -> bool {
         self.leads_elsewhere() || self.holds_two_luns()
+    }
+
+    /// I/O that is sent to it does not complete.
+    fn hangs(&self) -> bool {
+        self.device.is_blocked() || self.device.is_stalled()
+    }
+
+    /// I/O that is sent to some of its paths does not complete.
+    fn hangs_in_part(&self) -> bool {
+        self.device.blocked_paths > 0 || self.device.swallowing_paths().next().is_some()
     }
 
     fn differs(&self) -> bool {
@@ -252,6 +266,8 @@ impl Verdict {
         let all = ranked.len();
         let with = |health| ranked.iter().filter(|one| one.counts.health() == health).count();
         let (dead, degraded) = (with(Health::WithoutValidPaths), with(Health::Degraded));
+        let none_that_is_used_is_dead =
+            ranked.iter().all(|one| one.counts.health() != Health::WithoutValidPaths || one.is_unused());
         let of_all = match all {
             1 => "The one device".to_owned(),
             _ => format!("{} of {all} devices", if dead > 0 { dead } else { degraded }),
@@ -265,7 +281,9 @@ impl Verdict {
                 (Severity::Warning, format!("Nothing is shown before a first answer of {awaited}"))
             }
             (None, _) => (Severity::Note, "The first full read is under way".to_owned()),
-            (Some(_), Some(worst)) if dead == 0 && severity == Severity::Critical => (severity, worst.what.clone()),
+            (Some(_), Some(worst)) if none_that_is_used_is_dead && severity == Severity::Critical => {
+                (severity, worst.what.clone())
+            }
             (Some(snapshot), Some(_)) if dead + degraded == 0 && !snapshot.remembered.lost.is_empty() => {
                 let lost = snapshot.remembered.lost.len();
                 (severity, format!("{} {} lost", Count(lost, "device"), words::are(lost)))

@@ -239,6 +239,49 @@ fn the_numbers_of_luns_are_shown_where_they_differ() {
 }
 
 #[test]
+fn io_that_does_not_get_through_is_said_first() {
+    let edited = |devices: &[(&str, &[PathState])], change: &dyn Fn(&mut Device)| {
+        let mut snapshot = host(devices);
+        change(Arc::make_mut(&mut snapshot.devices[0]));
+        snapshot
+    };
+    let two = [("a", &[Valid, Valid][..]), ("b", &[Valid, Failed])];
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let blocked = edited(&two, &|device| device.blocked_paths = 2);
+    let words = "✕ All valid paths of 1 device are blocked: nothing gets through 1 has failed paths.";
+    assert_eq!(verdict(&blocked), words);
+    assert!(page(&blocked).contains("2 paths blocked"));
+    let stalled = edited(&two, &|device| device.stalled = seconds(60));
+    assert_eq!(verdict(&stalled), "✕ I/O of 1 device stands still, programs hang 1 has failed paths.");
+    let text = page(&stalled);
+    assert!(text.contains("(for 60 s)") && text.contains("no I/O has completed for 60 s"), "{text}");
+    // A device that nothing uses has no valid path, which is no matter of life and death.
+    let unused = [("a", &[Failed][..]), ("b", &[Valid])];
+    let mut unused = edited(&unused, &|device| device.in_use = Some(false));
+    Arc::make_mut(&mut unused.devices[1]).blocked_paths = 1;
+    assert!(
+        verdict(&unused).starts_with("✕ All valid paths of 1 device are blocked: nothing gets through"),
+        "{}",
+        verdict(&unused)
+    );
+    // Some of its paths.
+    let one = [("a", &[Valid, Valid][..])];
+    let not_well = "! No path of the one device has failed, but not all is well";
+    let in_part = edited(&one, &|device| device.blocked_paths = 1);
+    assert_eq!(verdict(&in_part), not_well);
+    assert!(page(&in_part).contains("1 device has blocked paths: I/O that was sent there waits"));
+    let swallows = edited(&one, &|device| device.paths[1].stalled = seconds(120));
+    assert_eq!(verdict(&swallows), not_well);
+    let text = page(&swallows);
+    assert!(text.contains("I/O stands still on 1 path, while that of the device flows: sd1 of "), "{text}");
+    assert!(text.contains("no I/O has completed here for 2 min"), "{text}");
+    // Slow I/O.
+    let slow = edited(&one, &|device| (device.stalled, device.paths[1].stalled) = (seconds(59), seconds(59)));
+    assert_eq!(verdict(&slow), "✓ All paths of the one device work");
+    assert!(!page(&slow).contains("completed"));
+}
+
+#[test]
 fn the_past_has_its_words() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_480_000);
     let mut snapshot = host(&[("a", &[Valid, Valid])]);

@@ -1,7 +1,7 @@
 //! How the page says things.
 
 use std::fmt::{self, Display};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::topology::{PathState, Transport};
 
@@ -82,19 +82,28 @@ pub fn group_word(transport: Transport) -> &'static str {
     }
 }
 
-/// How long ago that was, as a person says it.
+/// A while, as a person says it.
+pub struct While(pub Duration);
+
+impl Display for While {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            seconds @ 0..100 => write!(f, "{seconds} s"),
+            seconds @ 100..5400 => write!(f, "{} min", seconds / 60),
+            seconds @ 5400..172_800 => write!(f, "{} h", seconds / 3600),
+            seconds => write!(f, "{} days", seconds / 86_400),
+        }
+    }
+}
+
+/// How long ago that was.
 pub struct Ago(pub SystemTime, pub SystemTime);
 
 impl Display for Ago {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ago(time, now) = *self;
         // Clocks are set back now and then.
-        match now.duration_since(time).unwrap_or_default().as_secs() {
-            seconds @ 0..100 => write!(f, "{seconds} s ago"),
-            seconds @ 100..5400 => write!(f, "{} min ago", seconds / 60),
-            seconds @ 5400..172_800 => write!(f, "{} h ago", seconds / 3600),
-            seconds => write!(f, "{} days ago", seconds / 86_400),
-        }
+        write!(f, "{} ago", While(now.duration_since(time).unwrap_or_default()))
     }
 }
 
@@ -117,8 +126,6 @@ impl Display for Size {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{assert_errors, assert_no_errors};
 use crate::harness::{Host, Page};
 
-const WWID: &str = "3600a098000aad1e3000064e45f2c2355";
+pub const WWID: &str = "3600a098000aad1e3000064e45f2c2355";
 const HOSTS: [(&str, &str); 2] = [("host5", "0x10000090fa000005"), ("host6", "0x10000090fa000006")];
 const ARRAY: &str = "0x200000a098aad1e3";
 const ARRAY_PORTS: [&str; 2] = ["0x202000a098aad1e3", "0x203000a098aad1e3"];
@@ -25,7 +25,7 @@ fn host_port(host: &str) -> String {
 }
 
 /// A remote port: `rport-5:0-2` is `("host5", 2)`.
-fn remote_port(host: &str, number: usize) -> String {
+pub fn remote_port(host: &str, number: usize) -> String {
     let name = format!("rport-{}:0-{number}", &host[4..]);
     format!("{}/{name}/fc_remote_ports/{name}", host_directory(host))
 }
