@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::guest::Lab;
 use crate::multipathd::Conf;
 use crate::network::{self, Network, Networks};
@@ -23,17 +25,38 @@ const PORTS: [u16; 2] = [3260, 3261];
 /// Where open-iscsi keeps all that it is told.
 const DATABASE: &str = "/etc/iscsi";
 
-/// As impatient as these programs can be made.
-const IMPATIENT: &str = "node.session.timeo.replacement_timeout = 2\n\
-    node.conn[0].timeo.login_timeout = 5\n\
-    node.conn[0].timeo.noop_out_interval = 1\n\
-    node.conn[0].timeo.noop_out_timeout = 1\n";
+/// How sessions take it that the array does not answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sessions {
+    /// They fail within seconds, and so does the I/O of their disks: as impatient as these programs can be made.
+    Impatient,
+    /// They fail within seconds, and the I/O of their disks waits for them.
+    Patient,
+    /// They do not notice.
+    Trusting,
+}
+
+impl Sessions {
+    fn conf(self) -> String {
+        let (replacement, noop) = match self {
+            Sessions::Impatient => (2, 1),
+            Sessions::Patient => (600, 1),
+            Sessions::Trusting => (600, 0),
+        };
+        format!(
+            "node.session.timeo.replacement_timeout = {replacement}\n\
+             node.conn[0].timeo.login_timeout = 5\n\
+             node.conn[0].timeo.noop_out_interval = {noop}\n\
+             node.conn[0].timeo.noop_out_timeout = {noop}\n"
+        )
+    }
+}
 
 /// The array, and multipathd over it; gone when dropped.
 pub struct IscsiSan {
     pub san: San,
     initiator: Initiator,
-    _array: Array,
+    array: Array,
     pub networks: Rc<Networks>,
     /// How many of the array's ports in each network are used.
     ports: usize,
@@ -51,14 +74,29 @@ impl IscsiSan {
 
     /// The same over networks that others use, too.
     pub fn over(networks: Rc<Networks>, lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
+        IscsiSan::with(Sessions::Impatient, networks, lab, luns, ports, conf)
+    }
+
+    /// The same with sessions of this kind.
+    pub fn with(sessions: Sessions, networks: Rc<Networks>, lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         let array = Array::start(lab.dir(), luns);
-        let initiator = Initiator::start(lab.dir());
+        let initiator = Initiator::start(lab.dir(), sessions);
         networks.0.iter().for_each(|network| initiator.log_in(network, ports));
         let disks = eventually("the disks are there", PATIENCE, || {
             let disks = disks();
             if disks.len() == 2 * ports * luns { Ok(disks) } else { Err(format!("{disks:?}")) }
         });
-        IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, _array: array, networks, ports }
+        IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, array, networks, ports }
+    }
+
+    /// The array goes on to hold its connections, and answers nothing.
+    pub fn freeze(&self) {
+        self.array.signal(Signal::STOP);
+    }
+
+    /// Undoes [`IscsiSan::freeze`].
+    pub fn thaw(&self) {
+        self.array.signal(Signal::CONT);
     }
 
     /// Makes the sessions over this network.
@@ -112,6 +150,10 @@ impl Array {
         tgtadm("--op bind --mode target --tid 1 --initiator-address", "ALL");
         array
     }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("our own child can be signalled");
+    }
 }
 
 fn tgtadm(words: &str, last: &str) {
@@ -125,12 +167,12 @@ impl Drop for Array {
 }
 
 impl Initiator {
-    fn start(dir: &Path) -> Self {
+    fn start(dir: &Path, sessions: Sessions) -> Self {
         run("modprobe", ["iscsi_tcp"]);
         run("mount", ["-t", "tmpfs", "none", DATABASE]);
         let write = |name: &str, text: &str| fs::write(Path::new(DATABASE).join(name), text).expect("it is a tmpfs");
         write("initiatorname.iscsi", "InitiatorName=iqn.2003-01.org.example:host\n");
-        write("iscsid.conf", IMPATIENT);
+        write("iscsid.conf", &sessions.conf());
         fs::create_dir_all("/run/lock/iscsi").expect("/run is writable");
         let log = File::create(dir.join("iscsid.log")).expect("the scenario's directory is writable");
         let child = Command::new("iscsid")

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::rc::Rc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::{Scenario, iscsi, storms};
+use super::{Scenario, iscsi, looks_healthy, storms};
 use crate::alerting::{ALL_GROUPS, Alerting, HOST, Notification, TROUBLE};
 use crate::boots::Boots;
 use crate::dm::Dm;
 use crate::exporter::{Exporter, Launch};
 use crate::guest::Lab;
-use crate::iscsi::{IscsiSan, TARGET, portals};
+use crate::iscsi::{IscsiSan, Sessions, TARGET, portals};
 use crate::memory_disks;
 use crate::metrics::Metrics;
 use crate::multipathd::Conf;
+use crate::network::Networks;
+use crate::programs::run;
 use crate::san::{Lun, San};
 use crate::scsi_debug;
 use crate::udevd;
@@ -30,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_a_cut_network", notifications_of_a_cut_network),
     Scenario::new("notifications_of_sessions_ended", notifications_of_sessions_ended),
     Scenario::new("notifications_of_a_device_made_late", notifications_of_a_device_made_late),
+    Scenario::new("notifications_of_what_looks_healthy", notifications_of_what_looks_healthy),
 ];
 
 /// Where an exporter remembers what it has seen.
@@ -46,6 +50,9 @@ const PATHLESS: Duration = Duration::from_secs(11);
 const NETWORK_DOWN: &str = "A network of an iSCSI bond is down.";
 const SESSION_DOWN: &str = "An iSCSI session is not logged in.";
 const NOT_ASSEMBLED: &str = "A disk with several paths is not used through multipath.";
+const USED_DIRECTLY: &str = "A disk is used beside its multipath device.";
+const STALLED: &str = "I/O of a multipath device stands still.";
+const NOT_REDUNDANT: &str = "A multipath device has lost its redundancy.";
 const QUEUES: &str = "I/O waits for a device that has no valid path.";
 
 fn faulty(wwids: &str) -> String {
@@ -442,4 +449,44 @@ fn notifications_of_a_device_made_late(lab: &Lab) {
         &may,
     );
     alerting.assert_over();
+}
+
+/// All paths are valid while a disk is used beside its device, while the array answers nothing, and when half of the paths have
+/// been removed in good order.
+fn notifications_of_what_looks_healthy(lab: &Lab) {
+    let boots = Boots::start();
+    let array = IscsiSan::with(Sessions::Trusting, Rc::new(Networks::start()), lab, 1, 2, looks_healthy::WAITING);
+    let lun = &array.san.luns[0];
+    let (wwid, disk) = (&lun.wwid, &lun.paths[0]);
+    looks_healthy::wait_for_ever(&lun.paths);
+    // Two paths are enough, so none is missing when two of four are left.
+    let config = "expected_paths: [{vendor: EXAMPLE, product: ARRAY, paths: 2}]\n";
+    let start = |launch: Launch<'_>| launch.config(config).flag("--resync.interval=1s").flag(&boots.flag()).start();
+    let first = start(forgetful(lab));
+    let address = first.address();
+    assert_eq!(first.metrics().value("multipath_device_redundant", &[("wwid", wwid)]), 1.0);
+    assert!(first.terminate(PATIENCE).success());
+    // Redundancy counts once it has lasted for six hours.
+    boots.tell(1, Duration::from_secs(31 * 60 * 60));
+    let exporter = start(remembering(lab).at(address));
+    let alerting = Alerting::start(lab, &exporter, &["multipath", "multipath-devices"], Duration::ZERO);
+    alerting.assert_quiet();
+
+    let table = format!("0 2048 linear /dev/{} 0", disk.name);
+    run("dmsetup", ["create", "beside", "--uuid", "LVM-beside", "--table", &table]);
+    let told = alerting.until_told(&[&fires(USED_DIRECTLY)], &[]);
+    let last = told.last().expect("it has been told");
+    assert_eq!(last.details, [format!("Disk {} of {wwid} on host {HOST} is used directly (by dm).", disk.name)]);
+    run("dmsetup", ["remove", "--retry", "beside"]);
+    alerting.until_told(&[&ended("MultipathDiskUsedDirectly", wwid)], &[]);
+
+    array.freeze();
+    let reader = looks_healthy::read(&format!("/dev/{}", lun.map.sysfs_name()));
+    alerting.until_told(&[&fires(STALLED)], &[]);
+    array.thaw();
+    looks_healthy::wait_for_end(vec![reader]);
+    alerting.until_told(&[&ended("MultipathIoStalled", wwid)], &[]);
+
+    array.log_out(&array.networks.0[1]);
+    alerting.until_told(&[&fires(NOT_REDUNDANT)], &[]);
 }

@@ -9,6 +9,7 @@ mod first_reading;
 mod healthy;
 mod iscsi;
 mod lab_itself;
+mod looks_healthy;
 mod lost_paths;
 mod maps;
 mod measure;
@@ -77,6 +78,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         path_failures::ALL,
         daemon::ALL,
         first_reading::ALL,
+        looks_healthy::ALL,
         lost_paths::ALL,
         memory::ALL,
         returned_paths::ALL,
