@@ -106,18 +106,13 @@ impl Context<'_> {
     }
 }
 
-/// Those of the namesakes that are one disk without a device: of one size, and the most of those; two of them, or one that is
-/// multipath's by udev's mark or by its target. None otherwise.
+/// The namesakes if they are one disk without a device: all of one size; two of them, or one that is multipath's by udev's mark or by
+/// its target. None otherwise.
 fn one_disk(disks: Vec<&Candidate>, is_beside: impl Fn(&Candidate) -> bool) -> Vec<&Candidate> {
     let sizes: BTreeSet<_> = disks.iter().filter_map(|disk| size_of(&disk.disk)).collect();
-    let of = |size: Option<u64>| {
-        let has_it = |disk: &&Candidate| size.is_none() || size_of(&disk.disk).is_none_or(|other| Some(other) == size);
-        disks.iter().copied().filter(has_it).collect::<Vec<_>>()
-    };
-    let groups = sizes.into_iter().map(Some).map(of);
-    let most = groups.max_by_key(Vec::len).unwrap_or_else(|| of(None));
     let is_multipaths = |disk: &&Candidate| disk.mark == Some(true) || disk.is_beside_member || is_beside(disk);
-    if most.len() > 1 || most.iter().any(is_multipaths) { most } else { Vec::new() }
+    let is_one = sizes.len() < 2 && (disks.len() > 1 || disks.iter().any(is_multipaths));
+    if is_one { disks } else { Vec::new() }
 }
 
 /// The size of a disk that has one. One that is not ready has none.
@@ -143,7 +138,7 @@ fn nexus(candidate: &Candidate) -> Nexus<'_> {
     let disk = &candidate.disk;
     let has_ports = disk.way.is_some() || disk.transport == Transport::Sas;
     match (&disk.way, disk.target()) {
-        (_, Some(_)) if !has_ports && !is_registered(&candidate.wwid) => Nexus::Local,
+        (_, Some(_)) if !has_ports && !is_registered(&candidate.wwid) && candidate.mark != Some(true) => Nexus::Local,
         (Some(way), _) => Nexus::Way(way),
         (None, target) => Nexus::Target(target.unwrap_or(&disk.name)),
     }
@@ -175,10 +170,16 @@ fn target_of<'a>(disk: &Disk, ways: &'a Ways) -> Option<&'a str> {
     Some(&*ports.target).filter(|target| !target.is_empty())
 }
 
-/// Whether nothing says that the disks of this name are of several targets, each of which gave it by itself.
+/// Whether nothing says that the disks of this name are of several targets, each of which gave it by itself. A session whose target
+/// is not known may lead to any.
 fn may_be_of_one_target(disks: &[Candidate], ways: &Ways) -> bool {
     let targets: HashSet<_> = disks.iter().filter_map(|disk| target_of(&disk.disk, ways)).collect();
-    targets.len() < 2 || !disks.iter().any(|disk| is_default(&disk.wwid))
+    let may_be_several = targets.len() > 1 || disks.len() > 1 && disks.iter().any(|disk| may_lead_anywhere(disk, ways));
+    !may_be_several || !disks.iter().any(|disk| is_default(&disk.wwid))
+}
+
+fn may_lead_anywhere(Candidate { disk, .. }: &Candidate, ways: &Ways) -> bool {
+    matches!(disk.way, Some(Way::Iscsi(_))) && target_of(disk, ways).is_none()
 }
 
 /// Whether the name is one that tgt and IET make of the numbers of target and LUN, with no vendor in it (`36000000…`).
@@ -188,7 +189,10 @@ fn is_default(wwid: &str) -> bool {
 
 /// Whether the disk may be the LUN of a device of this name at these targets.
 pub fn may_be_at(candidate: &Candidate, targets: impl Iterator<Item = Arc<str>>, ways: &Ways) -> bool {
-    let Some(own) = target_of(&candidate.disk, ways).filter(|_| is_default(&candidate.wwid)) else { return true };
+    if !is_default(&candidate.wwid) {
+        return true;
+    }
+    let Some(own) = target_of(&candidate.disk, ways) else { return !may_lead_anywhere(candidate, ways) };
     let mut targets = targets.filter(|target| !target.is_empty()).peekable();
     targets.peek().is_none() || targets.any(|target| *target == *own)
 }
@@ -277,13 +281,13 @@ mod tests {
     }
 
     #[test]
-    fn one_path_of_another_size_does_not_hide_the_others() {
+    fn two_sizes_are_two_disks() {
         let three =
             ["sda", "sdb", "sdc"].iter().zip(6..).map(|(name, host)| candidate(name, NAA, &format!("{host}:0:0:1")));
-        let stale = size(candidate("sdd", NAA, "9:0:0:1"), 7);
-        assert_eq!(alone(&three.clone().chain([stale.clone()]).collect::<Vec<_>>()), [3]);
+        let other = size(candidate("sdd", NAA, "9:0:0:1"), 7);
+        assert!(alone(&three.clone().chain([other.clone()]).collect::<Vec<_>>()).is_empty());
         // One that is not ready has no size yet.
-        assert_eq!(alone(&three.chain([size(stale, 0)]).collect::<Vec<_>>()), [4]);
+        assert_eq!(alone(&three.chain([size(other, 0)]).collect::<Vec<_>>()), [4]);
     }
 
     #[test]

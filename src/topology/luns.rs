@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Path;
+use super::{Path, Transport};
 
 /// How many paths have another number than most paths to the same target. Of numbers that are equally frequent the smallest is
 /// right. A path counts only if its number and its target are known.
@@ -18,15 +18,19 @@ pub fn mismatched_paths(paths: &[Path]) -> usize {
     targets.into_values().map(others).sum()
 }
 
-/// How many nexuses (pairs of ports, both known) lead to several numbers. The target belongs to the name of an iSCSI port (RFC
-/// 7143, 3.4): two targets behind one address are two ports.
+/// How many nexuses (pairs of ports) lead to several numbers. The target belongs to the name of an iSCSI port (RFC 7143, 3.4): two
+/// targets behind one address are two ports. Where a port is unknown, SCSI host, channel and target tell the nexus. A hypervisor may
+/// give two paths of its own as two LUNs of one virtio-scsi target, so that one tells nothing.
 pub fn conflicts(paths: &[Path]) -> usize {
     let mut nexuses: BTreeMap<[&str; 3], BTreeSet<u64>> = BTreeMap::new();
     for (lun, path) in differing(paths) {
         let [initiator, target, port] = [&path.ports.initiator_port, &path.ports.target, &path.ports.target_port];
-        if !initiator.is_empty() && !port.is_empty() {
-            nexuses.entry([initiator, target, port]).or_default().insert(lun);
-        }
+        let nexus = match path.hctl.rsplit_once(':') {
+            _ if !initiator.is_empty() && !port.is_empty() => [&**initiator, target, port],
+            Some((address, _)) if path.transport != Transport::VirtioScsi => [address, "", ""],
+            _ => continue,
+        };
+        nexuses.entry(nexus).or_default().insert(lun);
     }
     nexuses.values().filter(|luns| luns.len() > 1).count()
 }
@@ -98,9 +102,9 @@ mod tests {
             ("e1 t a 12 e2 t b -", 0, 0),
             ("e1 - a 12 e2 - b 7", 0, 0),
             ("e1 t a 12 e2 - b 7", 0, 0),
-            ("- t - 12 - t - 7", 1, 0),
-            ("e1 t - 12 e1 t - 7", 1, 0),
-            ("- t a 12 - t a 7", 1, 0),
+            ("- t - 12 - t - 7", 1, 1),
+            ("e1 t - 12 e1 t - 7", 1, 1),
+            ("- t a 12 - t a 7", 1, 1),
             // One pair of ports, by one session or two.
             ("e1 t a 12 e1 t a 12", 0, 0),
             ("e1 t a 12 e1 t a 7", 1, 1),
@@ -113,6 +117,23 @@ mod tests {
         ] {
             let paths = paths(text);
             assert_eq!((mismatched_paths(&paths), super::conflicts(&paths)), (mismatched, conflicts), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_tells_the_nexus_where_a_port_is_unknown() {
+        let path = |hctl: &str, transport| Path { hctl: hctl.into(), transport, ..sample::path() };
+        for (one, other, transport, expected) in [
+            ("1:0:0:12", "1:0:0:7", Transport::Unknown, 1),
+            ("1:0:0:0", "1:0:0:1", Transport::Sas, 1),
+            ("1:0:0:12", "1:0:1:7", Transport::Unknown, 0),
+            ("1:0:0:12", "2:0:0:7", Transport::Unknown, 0),
+            ("1:0:0:12", "1:0:0:7", Transport::VirtioScsi, 0),
+            ("12", "7", Transport::Unknown, 0),
+        ] {
+            let paths =
+                [path(one, transport), path(other, transport)].map(|path| Path { ports: Ports::default(), ..path });
+            assert_eq!(conflicts(&paths), expected, "{one} {other} {transport:?}");
         }
     }
 

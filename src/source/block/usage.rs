@@ -21,6 +21,7 @@ use std::sync::Arc;
 use super::maps::{Map, VIRTUAL};
 use super::mounts::{Finder, Mount, Tables, links};
 use super::root;
+use super::strangers::is_of_multipath_driver;
 use crate::source::files::{Attribute, Entry, exists, follow, list, list_if_there, or_last};
 use crate::source::transports::nvme;
 use crate::source::{Error, Places, UUID_PREFIX, partitioned};
@@ -206,7 +207,8 @@ pub fn stacked(
         }
     };
     let mut stacked = Stacked::new();
-    for name in devices.filter(|name| !is_map(name)) {
+    // What another multipath driver holds is used through that.
+    for name in devices.filter(|name| !is_map(name) && !is_of_multipath_driver(name)) {
         let disks = or_last(disks_below(sysfs, &name, file), last.get(&name), unreadable);
         if !disks.is_empty() {
             stacked.insert(name, disks);
