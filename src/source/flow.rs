@@ -49,6 +49,26 @@ impl Io {
         Some(Io { at, in_flight: reads? + writes?, completed: None })
     }
 
+    /// Whether nothing was ever counted.
+    pub fn is_nothing(&self) -> bool {
+        self.in_flight == 0 && self.completed.is_none_or(|completed| completed == Completed::default())
+    }
+
+    /// The I/O of both.
+    pub fn plus(&self, other: &Io) -> Self {
+        let sum = |one: Completed, other: Completed| Completed {
+            reads: one.reads.saturating_add(other.reads),
+            writes: one.writes.saturating_add(other.writes),
+            discards: one.discards.saturating_add(other.discards),
+            flushes: one.flushes.saturating_add(other.flushes),
+        };
+        Io {
+            at: self.at.max(other.at),
+            in_flight: self.in_flight.saturating_add(other.in_flight),
+            completed: self.completed.zip(other.completed).map(|(one, other)| sum(one, other)),
+        }
+    }
+
     /// Writes completed, where that is told.
     pub fn writes_completed(&self) -> Option<u64> {
         self.completed.map(|completed| completed.writes)
@@ -132,6 +152,21 @@ mod tests {
         ] {
             assert_eq!(Io::from_stat(text, now), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_paths_of_a_device_add_up() {
+        let now = Instant::now();
+        let io = |text: &str| Io::from_stat(text, now).unwrap();
+        let nothing = io("0 0 0 0 0 0 0 0 0 7 7 0 0 0 0 0 0");
+        let one = io(STAT);
+        assert!(nothing.is_nothing() && !one.is_nothing());
+        assert!(!io("0 0 0 0 0 0 0 0 1 0 0").is_nothing() && !io("1 0 0 0 0 0 0 0 0 0 0").is_nothing());
+        assert_eq!(nothing.plus(&one), one);
+        let both = Completed { reads: 2, writes: 10, discards: 24, flushes: 32 };
+        assert_eq!(one.plus(&one), Io { at: now, in_flight: 18, completed: Some(both) });
+        let unknown = Io::from_inflight("0 1", now).unwrap();
+        assert_eq!(one.plus(&unknown), Io { at: now, in_flight: 10, completed: None });
     }
 
     #[test]

@@ -39,6 +39,15 @@ impl Array {
 
     /// The same over networks that others use, too.
     pub fn over(networks: Rc<Networks>) -> Self {
+        Array::connected_over(networks, "")
+    }
+
+    /// The same with controllers that hold a silent array to be there.
+    pub fn of_the_trusting() -> Self {
+        Array::connected_over(Rc::new(Networks::start()), ",keep_alive_tmo=600")
+    }
+
+    fn connected_over(networks: Rc<Networks>, more: &str) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
         memory_disks::brd(2, 1 << 10);
         let namespaces = [1, 2].map(|number| {
@@ -48,7 +57,7 @@ impl Array {
         let array = Array { networks, namespaces };
         array.make();
         for network in &array.networks.0 {
-            array.connect(network, "");
+            array.connect(network, more);
         }
         array
     }

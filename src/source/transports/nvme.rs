@@ -216,11 +216,27 @@ impl Nvme {
                     }
                 };
                 let Some(head) = head else { continue };
-                let io = or_note(self.file.io(&directory.join(&name)), unreadable).or(io);
+                let io = or_note(self.io_of(&directory.join(&name), &head), unreadable).or(io);
                 self.heads.insert(name.into(), Known { inode, head: Some(head), io, stalls });
             }
         }
         Ok(())
+    }
+
+    /// The I/O of a head. Before Linux 6.2 the kernel counts only that of its paths (`nvme_mpath_start_request` in
+    /// `drivers/nvme/host/multipath.c`).
+    fn io_of(&mut self, directory: &Path, head: &Head) -> Result<Option<Io>, Error> {
+        let Some(mut io) = self.file.io(directory)? else { return Ok(None) };
+        if io.is_nothing() {
+            for path in &head.paths {
+                io = self.file.stat(&self.directory_of(path))?.map_or(io, |of_path| io.plus(&of_path));
+            }
+        }
+        Ok(Some(io))
+    }
+
+    fn directory_of(&self, path: &HeadPath) -> PathBuf {
+        self.root.join("class/nvme").join(&*path.controller.name).join(&*path.name)
     }
 
     /// Reads the I/O of a head's paths, and gives how it fares.
@@ -230,11 +246,10 @@ impl Nvme {
         last: &HashMap<Arc<str>, Stall>,
         unreadable: &mut Vec<Error>,
     ) -> HashMap<Arc<str>, Stall> {
-        let controllers = self.root.join("class/nvme");
         let mut stalls = HashMap::new();
         for path in &mut head.paths {
             let last = last.get(&path.name).copied().unwrap_or_default();
-            let io = self.file.stat(&controllers.join(&*path.controller.name).join(&*path.name));
+            let io = self.file.stat(&self.directory_of(path));
             let stall = or_last(io.map(|io| last.after(io.as_ref())), Some(&last), unreadable);
             path.stalled = stall.duration();
             stalls.insert(Arc::clone(&path.name), stall);

@@ -14,6 +14,7 @@ use crate::guest::Lab;
 use crate::iscsi::{IscsiSan, Sessions};
 use crate::multipathd::Conf;
 use crate::network::Networks;
+use crate::nvme;
 use crate::programs::{reap, run, try_run};
 use crate::san::San;
 use crate::scsi_debug;
@@ -26,6 +27,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("two_luns_in_one_map", two_luns_in_one_map),
     Scenario::new("sessions_that_block_their_disks", sessions_that_block_their_disks),
     Scenario::new("array_that_answers_nothing", array_that_answers_nothing),
+    Scenario::new("nvme_array_that_answers_nothing", nvme_array_that_answers_nothing),
     Scenario::new("path_that_swallows_io", path_that_swallows_io),
     Scenario::new("healthy_paths_count_no_errors", healthy_paths_count_no_errors),
     Scenario::new("timeouts_are_counted", timeouts_are_counted),
@@ -221,6 +223,29 @@ fn array_that_answers_nothing(lab: &Lab) {
     array.thaw();
     wait_for_end(vec![reader]);
     wait_for(exporters, "multipath_device_stalled_seconds", &lun.wwid, 0.0);
+}
+
+/// Both networks lose every packet. The controllers stay live until a command runs out of time, after half a minute.
+fn nvme_array_that_answers_nothing(lab: &Lab) {
+    let array = nvme::Array::of_the_trusting();
+    let [used, other] = &array.namespaces;
+    let exporters = &both(lab);
+    let device = format!("/dev/{}", array.head(used).expect("the kernel has the namespace"));
+    wait_for_end(vec![read(&device)]);
+    exporters.iter().for_each(|exporter| assert_eq!(stalled(exporter, &used.wwid), 0.0));
+
+    array.networks.0.iter().for_each(|network| network.lose_all());
+    let reader = read(&device);
+    for exporter in exporters {
+        eventually("I/O stands still", PATIENCE, || match stalled(exporter, &used.wwid) {
+            told if told >= 5.0 => Ok(()),
+            told => Err(format!("{told} s")),
+        });
+        assert_eq!(stalled(exporter, &other.wwid), 0.0, "nobody waits for it");
+    }
+    array.networks.0.iter().for_each(|network| network.lose_nothing());
+    wait_for_end(vec![reader]);
+    wait_for(exporters, "multipath_device_stalled_seconds", &used.wwid, 0.0);
 }
 
 /// One network loses every packet. Commands that went there hang, and the device goes on over the other one.

@@ -47,6 +47,25 @@ fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     assert_no_errors(&page);
 }
 
+/// Kernels before 6.2 count the I/O of a native NVMe device at its paths only.
+#[test]
+fn the_paths_of_a_head_that_counts_nothing_tell() {
+    let host = Host::recorded("01-healthy");
+    let other_path = NVME_PATH.replace("nvme0/nvme0c0", "nvme1/nvme0c1");
+    let exporter = host.exporter(&["--collector.nvme"]);
+    host.sysfs.write(&format!("{HEAD}/stat"), "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
+    write(&host, NVME_PATH, 2, 8);
+    exporter.reread();
+    let page = exporter.reread();
+    assert_eq!((stalled(&page), page.device("inflight_requests", FIRST_HEAD)), ([false, false, true], Some(2.0)));
+    write(&host, &other_path, 1, 8);
+    assert_eq!(exporter.reread().device("inflight_requests", FIRST_HEAD), Some(3.0));
+    [NVME_PATH, &other_path].iter().for_each(|path| write(&host, path, 0, 9));
+    let page = exporter.reread();
+    assert_eq!((stalled(&page), page.device("inflight_requests", FIRST_HEAD)), ([false; 3], Some(0.0)));
+    assert_no_errors(&page);
+}
+
 #[test]
 fn a_stat_that_makes_no_sense_is_an_error_of_one_device() {
     for nonsense in [
