@@ -31,6 +31,8 @@ fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     let page = exporter.reread();
     assert_eq!((stalled(&page), page.device("inflight_requests", MPATHA)), ([false; 3], Some(4.0)));
     DEVICES.iter().for_each(|device| write(&host, device, 2, 8));
+    // One reading is certain to be shown after each.
+    exporter.reread();
     let page = exporter.reread();
     assert_eq!(stalled(&page), [true; 3]);
     let document = exporter.get("/api/v1/devices").json();
@@ -79,6 +81,7 @@ fn a_stat_that_makes_no_sense_is_an_error_of_one_device() {
         let host = Host::recorded("01-healthy");
         let exporter = host.exporter(&["--collector.nvme"]);
         DEVICES.iter().for_each(|device| write(&host, device, 2, 8));
+        exporter.reread();
         exporter.reread();
         host.sysfs.write(&format!("{}/stat", DEVICES[0]), nonsense);
         host.sysfs.write(&format!("{SDB}/stat"), nonsense);
