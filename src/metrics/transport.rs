@@ -63,7 +63,7 @@ pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     families.gauge(
         "multipath_unassembled_paths",
         "Paths of a disk that no multipath device holds, nor another driver",
-        // What another driver holds is not for multipath, and no alert is to say so.
+        // A disk that another driver holds is not for multipath, so no alert may tell of it.
         snapshot
             .unassembled
             .iter()

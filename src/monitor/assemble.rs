@@ -433,10 +433,8 @@ impl Inputs {
         let suspended = (kernel.map(|map| map.suspended))
             .or(block.and_then(|map| map.suspended))
             .or(previous.and_then(|device| device.suspended));
-        let mismatches = Mismatches {
-            lun: self.lun_mismatches(wwid, &vendor, &product, &paths),
-            ..self.mismatches(wwid, &paths, carried.speakers, read_only, size_bytes)
-        };
+        let lun = self.lun_mismatches(wwid, &vendor, &product, &paths);
+        let mismatches = self.mismatches(wwid, &paths, carried.speakers, read_only, size_bytes, lun);
         Device {
             wwid: Arc::clone(wwid),
             name: known([
@@ -506,7 +504,7 @@ impl Inputs {
         if suspended && queueing == Some(false) { before } else { queueing.or(before) }
     }
 
-    /// How many members differ from the device, as far as sysfs and udev know them.
+    /// How many members differ from the device, as far as sysfs and udev know them. `lun` is the number that differ in theirs.
     fn mismatches(
         &self,
         wwid: &str,
@@ -514,6 +512,7 @@ impl Inputs {
         speakers: Speakers,
         read_only: Option<bool>,
         size_bytes: Option<u64>,
+        lun: usize,
     ) -> Mismatches {
         let is_member = |disk: &&disks::Disk| paths.iter().any(|path| path.devno == Some(disk.devno));
         let disks = || self.disks().filter(is_member);
@@ -525,7 +524,7 @@ impl Inputs {
             }),
             read_only: differ(&|disk| disk.read_only.is_some() && read_only.is_some() && disk.read_only != read_only),
             wwid: differ(&|disk| speakers.call_another(wwid, disk)),
-            lun: 0,
+            lun,
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::topology::Path;
+use crate::topology::luns::scsi_target;
 
 /// A failure this long after the last one is a repeated one.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -28,11 +29,11 @@ enum Identity {
 impl Identity {
     fn of(path: &Path) -> Self {
         let (initiator, target) = (&path.ports.initiator_port, &path.ports.target_port);
-        match path.hctl.rsplit_once(':') {
+        match scsi_target(&path.hctl) {
             _ if !initiator.is_empty() && !target.is_empty() => {
                 Identity::Ports(Arc::clone(initiator), Arc::clone(target))
             }
-            Some((target, _)) => Identity::Target(target.into()),
+            Some(target) => Identity::Target(target.into()),
             None => Identity::Name(Arc::clone(&path.name)),
         }
     }

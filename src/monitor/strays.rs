@@ -9,6 +9,7 @@ use super::unassembled::may_be_at;
 use super::{Ledgers, assemble};
 use crate::source::block::strangers::{Candidate, is_of_multipath_driver};
 use crate::source::transports::Ways;
+use crate::topology::luns::scsi_target;
 use crate::topology::{DevNo, Device};
 
 /// A disk counts after this long without a break.
@@ -111,7 +112,7 @@ fn belongs_to(candidate: &Candidate, device: &Device, ways: &Ways) -> bool {
     let is_member = device.paths.iter().any(|path| path.devno == Some(disk.devno) || path.name == disk.name);
     // Two LUNs of one target are two LUNs, whatever they are called.
     let is_another_lun = device.paths.iter().any(|path| {
-        let target = path.hctl.rsplit_once(':').map(|(target, _)| target);
+        let target = scsi_target(&path.hctl);
         target.is_some() && target == disk.target() && path.hctl != disk.hctl
     });
     let has_its_size = device.size_bytes.is_some_and(|size| size > 0 && disk.size_bytes == Some(size));

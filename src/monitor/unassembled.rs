@@ -48,13 +48,13 @@ pub fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> Vec<Nam
     namesakes.filter(is_suspect).collect()
 }
 
-/// What else has to be known to tell which of the suspects are unassembled.
+/// The facts that tell which of the suspects are unassembled.
 pub struct Context<'a> {
     /// The ports of the ways, which tell the targets.
     pub ways: &'a Ways,
     /// The ways of members.
     pub member_ways: &'a HashSet<Way>,
-    /// What multipathd leaves alone is not among its paths.
+    /// The paths that multipathd knows. A disk that it leaves alone is not among them.
     pub known: &'a KnownPaths,
     /// Our own configuration may name more to be ignored.
     pub is_ignored: &'a dyn Fn(&str) -> bool,
@@ -130,7 +130,7 @@ fn share_a_nexus(disks: &[Candidate]) -> bool {
 enum Nexus<'a> {
     Way(&'a Way),
     Target(&'a str),
-    /// What shares no transport has no second path, whatever serial number it gives.
+    /// A disk without a transport has no second path, whatever serial number it gives.
     Local,
 }
 
@@ -164,7 +164,7 @@ fn is_name(Candidate { disk, wwid, .. }: &Candidate) -> bool {
     !is_model(&name) && !is_model(rest)
 }
 
-/// What the array of the disk calls itself, if that is known.
+/// The target's own name for itself, if it is known.
 fn target_of<'a>(disk: &Disk, ways: &'a Ways) -> Option<&'a str> {
     let (_, ports) = ways.get(disk.way.as_ref()?)?;
     Some(&*ports.target).filter(|target| !target.is_empty())

@@ -60,7 +60,7 @@ pub fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: boo
     })
 }
 
-/// Who uses these disks, of this kernel name and WWID each, without their multipath device. Sorted, each once.
+/// The users of these disks beside their multipath device. A disk comes as its kernel name and WWID. Sorted, each once.
 pub fn used_directly<'a>(usage: &Usage, disks: impl Iterator<Item = (&'a str, &'a Arc<str>)>) -> Vec<DirectUse> {
     if usage.direct.is_empty() {
         return Vec::new();

@@ -25,9 +25,9 @@ pub fn conflicts(paths: &[Path]) -> usize {
     let mut nexuses: BTreeMap<[&str; 3], BTreeSet<u64>> = BTreeMap::new();
     for (lun, path) in differing(paths) {
         let [initiator, target, port] = [&path.ports.initiator_port, &path.ports.target, &path.ports.target_port];
-        let nexus = match path.hctl.rsplit_once(':') {
+        let nexus = match scsi_target(&path.hctl) {
             _ if !initiator.is_empty() && !port.is_empty() => [&**initiator, target, port],
-            Some((address, _)) if path.transport != Transport::VirtioScsi => [address, "", ""],
+            Some(address) if path.transport != Transport::VirtioScsi => [address, "", ""],
             _ => continue,
         };
         nexuses.entry(nexus).or_default().insert(lun);
@@ -46,6 +46,11 @@ pub fn differ(paths: &[Path]) -> bool {
 fn differing(paths: &[Path]) -> impl Iterator<Item = (u64, &Path)> {
     let paths = if differ(paths) { paths } else { &[] };
     paths.iter().filter_map(|path| Some((path.lun()?, path)))
+}
+
+/// SCSI host, channel and target of a SCSI address: `6:0:0` of `6:0:0:1`. `None` where it is no SCSI address.
+pub fn scsi_target(hctl: &str) -> Option<&str> {
+    hctl.rsplit_once(':').map(|(target, _)| target)
 }
 
 impl Path {

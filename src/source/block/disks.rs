@@ -19,6 +19,7 @@ use super::udev_db::UdevDb;
 use crate::source::files::{Anchors, Attribute, open_in_sysfs, or_last};
 use crate::source::transports::{Way, nvme};
 use crate::source::{Error, Stall};
+use crate::topology::luns::scsi_target;
 use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
@@ -311,7 +312,7 @@ impl ScsiFiles<'_> {
 impl Disk {
     /// Its SCSI host, channel and target, `6:0:0`; `None` where it is no SCSI device.
     pub fn target(&self) -> Option<&str> {
-        self.hctl.rsplit_once(':').map(|(target, _)| target)
+        scsi_target(&self.hctl)
     }
 
     /// A disk that has not been read: its directory tells this much.

@@ -396,17 +396,12 @@ impl Block {
         let members: Vec<&Disk> = reading.disks.values().flatten().map(|disk| &**disk).collect();
         let unreadable = &mut reading.unreadable;
         let candidates = strangers.read(&places.sysfs, block, &members, disks, identities, unreadable);
-        let mut ways = HashSet::new();
-        if candidates.iter().any(|candidate| candidate.disk.way.is_some()) {
-            for way in members.iter().filter_map(|disk| disk.way.as_ref()) {
-                if !ways.contains(way) {
-                    ways.insert(way.clone());
-                }
-            }
-        }
+        let with_ways = candidates.iter().any(|candidate| candidate.disk.way.is_some());
+        let ways: HashSet<&Way> = members.iter().filter(|_| with_ways).filter_map(|disk| disk.way.as_ref()).collect();
         if *candidates != *self.candidates {
             self.candidates = candidates.into();
         }
+        let ways: HashSet<Way> = ways.into_iter().cloned().collect();
         if ways != *self.member_ways {
             self.member_ways = Arc::new(ways);
         }

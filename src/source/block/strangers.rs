@@ -180,7 +180,7 @@ fn disks_at(link: &Path) -> Vec<String> {
     place.iter().filter_map(OsStr::to_str).filter(|name| is_disk(name)).map(str::to_owned).collect()
 }
 
-/// What of other drivers holds the disk or a partition of it.
+/// The devices of other drivers that hold the disk or a partition of it.
 fn holders(directory: &Path, name: &str) -> Result<Vec<Arc<str>>, Error> {
     let mut holders = Vec::new();
     let parts = list(directory)?.into_iter().filter(|entry| entry.name.starts_with(name));
@@ -219,7 +219,7 @@ fn is_left_alone(place: &Path) -> bool {
     place.iter().filter_map(OsStr::to_str).any(left_alone)
 }
 
-/// Such a disk for tests, and the tests of this file.
+/// The tests of this file, and a disk for the tests of others.
 #[cfg(test)]
 pub mod tests {
     use super::*;

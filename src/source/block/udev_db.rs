@@ -114,7 +114,7 @@ impl UdevDb {
     }
 }
 
-/// What of an entry is of interest.
+/// The lines of an entry that are of interest.
 fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
     if std::fs::metadata(file)?.len() > MOST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
@@ -142,19 +142,17 @@ impl Identity {
                 "ID_SERIAL" => identity.serial = value.into(),
                 "ID_UID" => identity.dasd = value.into(),
                 "ID_WWN" => identity.nvme = value.into(),
-                MARK => marks.push(value),
+                MARK => marks.push(match value {
+                    "1" => Some(true),
+                    "0" => Some(false),
+                    _ => None,
+                }),
                 _ => {}
             }
         }
         // Another word, or two that contradict each other, say nothing.
-        identity.mark = match marks.as_slice() {
-            [first, others @ ..] if others.iter().all(|other| other == first) => match *first {
-                "1" => Some(true),
-                "0" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        };
+        let first = marks.first().copied().flatten();
+        identity.mark = first.filter(|_| marks.iter().all(|mark| *mark == first));
         identity
     }
 }

@@ -39,7 +39,7 @@ pub enum User {
 }
 
 impl User {
-    /// What it is, in one word.
+    /// The kind of user, in one word.
     fn kind(&self) -> &str {
         match self {
             User::Holder(name) => kind_of(name),
@@ -65,7 +65,7 @@ pub struct Usage {
     pub users: BTreeMap<String, BTreeSet<User>>,
     /// The numbers that are mounted or swapped to, be there still a device of that number or not.
     pub numbers: BTreeSet<DevNo>,
-    /// What uses a disk or a partition of it, but for multipath maps: `mount`, `swap`, or what kind of block device (`dm`, `md`,
+    /// The users of a disk or a partition of it, but for multipath maps: `mount`, `swap`, or the kind of a block device (`dm`, `md`,
     /// `bcache`). By the kernel name of the disk. Devices of device mapper are left out.
     pub direct: BTreeMap<String, BTreeSet<Arc<str>>>,
 }
@@ -207,7 +207,7 @@ pub fn stacked(
         }
     };
     let mut stacked = Stacked::new();
-    // What another multipath driver holds is used through that.
+    // A disk that another multipath driver holds is used through that.
     for name in devices.filter(|name| !is_map(name) && !is_of_multipath_driver(name)) {
         let disks = or_last(disks_below(sysfs, &name, file), last.get(&name), unreadable);
         if !disks.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::escape::Escaped;
+use super::escape::{Escaped, Names};
 use super::query::Query;
 use super::words::{Count, Severity, Size, While, are, state_word};
 use super::{Ranked, broken_port, diagram};
@@ -152,8 +152,8 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
         fact(&format_args!("{} is used directly ({})", Escaped(disk), Escaped(by)))?;
     }
     if !device.stray_paths.is_empty() {
-        let strays = device.stray_paths.join(", ");
-        fact(&format_args!("beside it {}, which {} no path of it", Escaped(&strays), are(device.stray_paths.len())))?;
+        let strays = &device.stray_paths;
+        fact(&format_args!("beside it {}, which {} no path of it", Names(strays), are(strays.len())))?;
     }
     page.push_str("</p>\n");
     Ok(())

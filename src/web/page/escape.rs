@@ -1,6 +1,7 @@
 //! Text from outside on its way into the page: shown, never obeyed.
 
 use std::fmt::{self, Display, Write};
+use std::sync::Arc;
 
 /// Text as it is, but for what HTML would take for markup, and what would not be seen for what it is: control characters,
 /// and those that turn the direction of what follows.
@@ -25,6 +26,19 @@ impl Display for Escaped<'_> {
             plain = at + c.len_utf8();
         }
         f.write_str(&self.0[plain..])
+    }
+}
+
+/// Several of them in one line.
+pub struct Names<'a>(pub &'a [Arc<str>]);
+
+impl Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, name) in self.0.iter().enumerate() {
+            let between = if number == 0 { "" } else { ", " };
+            write!(f, "{between}{}", Escaped(name))?;
+        }
+        Ok(())
     }
 }
 

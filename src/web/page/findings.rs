@@ -1,10 +1,9 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
 use std::fmt::{self, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::escape::Escaped;
+use super::escape::{Escaped, Names};
 use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, While, are, have, it};
@@ -243,19 +242,6 @@ fn lost(snapshot: &Snapshot, reason: LossReason) -> Vec<String> {
         format!("{} ({}), lost since {} UTC", Escaped(&device.name), Escaped(&device.wwid), clock(device.time))
     };
     lost.map(words).collect()
-}
-
-/// Kernel names in HTML.
-struct Names<'a>(&'a [Arc<str>]);
-
-impl fmt::Display for Names<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, name) in self.0.iter().enumerate() {
-            let between = if number == 0 { "" } else { ", " };
-            write!(formatter, "{between}{}", Escaped(name))?;
-        }
-        Ok(())
-    }
 }
 
 fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {

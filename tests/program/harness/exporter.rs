@@ -142,6 +142,12 @@ impl Exporter {
         self.metrics()
     }
 
+    /// The same twice: a single reading is certain to be shown after each.
+    pub fn reread_twice(&self) -> Page {
+        self.reread();
+        self.reread()
+    }
+
     fn read_once_more(&self) {
         // The page tells milliseconds. What was read before the signal must not be of the same one as what is read after it.
         thread::sleep(Duration::from_millis(2));

@@ -21,12 +21,6 @@ fn blocked(page: &Page) -> Option<f64> {
     page.device("blocked_paths", fibre_channel::WWID)
 }
 
-/// The page after two more readings. After one `reread` a single one is certain to be shown.
-fn twice(exporter: &Exporter) -> Page {
-    exporter.reread();
-    exporter.reread()
-}
-
 /// The first sentence of the status page.
 fn sentence(exporter: &Exporter) -> String {
     let page = exporter.get("/").text().to_owned();
@@ -40,13 +34,13 @@ fn nothing_gets_through_where_all_ports_are_blocked() {
     let exporter = host.exporter(&[]);
     assert_eq!(blocked(&exporter.metrics()), None);
     PATHS.iter().for_each(|path| turn(&host, *path, "Blocked", "blocked"));
-    let page = twice(&exporter);
+    let page = exporter.reread_twice();
     assert_eq!((blocked(&page), page.device("valid_paths", fibre_channel::WWID)), (Some(4.0), Some(4.0)));
     assert_eq!(sentence(&exporter), "All valid paths of 1 device are blocked: nothing gets through");
     assert_eq!(exporter.get("/api/v1/devices").json()["devices"][0]["blocked_paths"], 4);
     assert_no_errors(&page);
     PATHS.iter().for_each(|path| turn(&host, *path, "Online", "running"));
-    assert_eq!(blocked(&twice(&exporter)), None);
+    assert_eq!(blocked(&exporter.reread_twice()), None);
     assert_eq!(sentence(&exporter), "All paths of the one device work");
 }
 
@@ -60,7 +54,7 @@ fn either_the_port_or_the_disk_says_so() {
     turn(&host, second, "Online", "quiesce");
     turn(&host, third, "Online", "created-blocked");
     turn(&host, fourth, "Marginal", "running");
-    let page = twice(&exporter);
+    let page = exporter.reread_twice();
     assert_eq!(blocked(&page), Some(3.0));
     assert_eq!(sentence(&exporter), "No path of the one device has failed, but not all is well");
     assert!(exporter.get("/").text().contains("1 device has blocked paths"));
@@ -75,7 +69,7 @@ fn a_path_on_which_io_fails_is_not_blocked() {
     turn(&host, first, "Blocked", "transport-offline");
     turn(&host, second, "Not Present", "transport-offline");
     turn(&host, third, "Online", "offline");
-    let page = twice(&exporter);
+    let page = exporter.reread_twice();
     assert_eq!((blocked(&page), page.device("failed_paths", fibre_channel::WWID)), (None, Some(3.0)));
 }
 
@@ -93,19 +87,19 @@ fn a_session_that_is_down_blocks_its_disks_until_they_fail() {
     };
     let blocked = |page: &Page| [MPATHA, MPATHB].map(|wwid| page.device("blocked_paths", wwid));
     turn(1, "FAILED", "blocked");
-    let page = twice(&exporter);
+    let page = exporter.reread_twice();
     assert_eq!(blocked(&page), [Some(1.0); 2]);
     assert!(exporter.get("/").text().contains("2 devices have blocked paths"));
     turn(2, "FAILED", "blocked");
-    assert_eq!(blocked(&twice(&exporter)), [Some(2.0); 2]);
+    assert_eq!(blocked(&exporter.reread_twice()), [Some(2.0); 2]);
     // `recovery_tmo` has run out: the kernel has failed the paths over the first session.
     host.turn_into("02-net1-lost");
     turn(1, "FAILED", "blocked");
     turn(2, "LOGGED_IN", "running");
-    assert_eq!(blocked(&twice(&exporter)), [None; 2], "they have failed");
+    assert_eq!(blocked(&exporter.reread_twice()), [None; 2], "they have failed");
     // No controller of NVMe blocks anything.
     host.sysfs.write("devices/virtual/nvme-fabrics/ctl/nvme0/state", "connecting\n");
-    let page = twice(&exporter);
+    let page = exporter.reread_twice();
     assert_eq!(page.of_metric("multipath_device_blocked_paths").len(), 0);
 }
 

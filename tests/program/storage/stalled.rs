@@ -31,9 +31,7 @@ fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     let page = exporter.reread();
     assert_eq!((stalled(&page), page.device("inflight_requests", MPATHA)), ([false; 3], Some(4.0)));
     DEVICES.iter().for_each(|device| write(&host, device, 2, 8));
-    // One reading is certain to be shown after each.
-    exporter.reread();
-    let page = exporter.reread();
+    let page = exporter.reread_twice();
     assert_eq!(stalled(&page), [true; 3]);
     let document = exporter.get("/api/v1/devices").json();
     assert!(document["devices"].as_array().unwrap().iter().any(|device| device["stalled_seconds"].is_number()));
@@ -57,8 +55,7 @@ fn the_paths_of_a_head_that_counts_nothing_tell() {
     let exporter = host.exporter(&["--collector.nvme"]);
     host.sysfs.write(&format!("{HEAD}/stat"), "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
     write(&host, NVME_PATH, 2, 8);
-    exporter.reread();
-    let page = exporter.reread();
+    let page = exporter.reread_twice();
     assert_eq!((stalled(&page), page.device("inflight_requests", FIRST_HEAD)), ([false, false, true], Some(2.0)));
     write(&host, &other_path, 1, 8);
     assert_eq!(exporter.reread().device("inflight_requests", FIRST_HEAD), Some(3.0));
@@ -81,8 +78,7 @@ fn a_stat_that_makes_no_sense_is_an_error_of_one_device() {
         let host = Host::recorded("01-healthy");
         let exporter = host.exporter(&["--collector.nvme"]);
         DEVICES.iter().for_each(|device| write(&host, device, 2, 8));
-        exporter.reread();
-        exporter.reread();
+        exporter.reread_twice();
         host.sysfs.write(&format!("{}/stat", DEVICES[0]), nonsense);
         host.sysfs.write(&format!("{SDB}/stat"), nonsense);
         let page = exporter.reread();
