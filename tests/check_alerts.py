@@ -61,7 +61,6 @@ HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 # Metrics of the interface that the exporter does not export yet, with their labels.
 NVME = "controller target target_port initiator_port"
 NOT_YET = {
-    "multipath_iscsi_session_failures_total": "target target_port initiator_port",
     "multipath_nvme_controller_up": NVME,
     "multipath_nvme_controller_state": f"{NVME} state",
     "multipath_nvme_controller_info": f"{NVME} ctrl_loss_tmo fast_io_fail_tmo reconnect_delay",

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::failures::Standing;
 use super::readings::DaemonReply;
 use super::schedule::{Lane, Reason, UnderWay};
 use super::{Now, State};
@@ -158,6 +159,9 @@ impl State {
                 self.tell_intervals();
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
                 self.note_open_ways(Arc::clone(&reading.open));
+                let sessions = reading.transports.iscsi_sessions.iter();
+                self.session_failures
+                    .follow(sessions.map(|session| (&session.name, &session.ports, Standing::of_session(session))));
                 self.readings.transports = Some(reading);
             }
             Err(error) => {

@@ -23,6 +23,7 @@ mod bonds;
 mod compare;
 mod corrections;
 mod departures;
+mod failures;
 mod io_errors;
 mod ledger;
 mod log;
@@ -68,6 +69,7 @@ use crate::watch::{self as watchers, Wake, Watcher};
 use compare::Change;
 use corrections::Corrections;
 use departures::Departures;
+use failures::Tally;
 use ledger::MapLedger;
 use log::{PathLog, ToldOnce};
 use readers::{Arrival, Ask, Readers, Reply, Sources};
@@ -364,6 +366,7 @@ struct State {
     /// The kernel sends no event when a path fails.
     lacks_path_events: bool,
     timers: Timers,
+    session_failures: Tally,
     /// The ways that were open in the last three readings, the newest first.
     open_ways: [Arc<HashSet<Way>>; 3],
     // The last readings.
@@ -441,6 +444,7 @@ impl State {
             daemon: multipathd.map(|longest| Lane::new(longest + Duration::from_secs(1))),
             daemon_pace: DaemonPace::default(),
             lacks_path_events: false,
+            session_failures: Tally::default(),
             open_ways: Default::default(),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
@@ -785,6 +789,7 @@ impl State {
             unassembled: context.look(&self.readings.block.suspects, members),
             used_directly: Vec::new(),
             iscsi_session_paths,
+            iscsi_session_failures: Arc::clone(self.session_failures.present()),
             remembered: self.memory.remembered(),
             transports,
             devices,
@@ -814,6 +819,7 @@ impl State {
                 last.daemon == now.daemon
                     && Arc::ptr_eq(&last.transports, &now.transports)
                     && last.iscsi_session_paths == now.iscsi_session_paths
+                    && Arc::ptr_eq(&last.iscsi_session_failures, &now.iscsi_session_failures)
                     && last.iscsi_bonds == now.iscsi_bonds
                     && last.unassembled == now.unassembled
                     && last.used_directly == now.used_directly

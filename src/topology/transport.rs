@@ -45,7 +45,7 @@ impl Transport {
 }
 
 /// What a path shares with others when a part breaks. What is not known is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ports {
     /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface. SAS: the host
     /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address. [`Adapters`] has what lies
@@ -191,6 +191,9 @@ pub struct Transports {
     /// The parts that initiator ports stand on.
     pub adapters: Arc<Adapters>,
 }
+
+/// Failures since the exporter started, by the ports between which they were.
+pub type Failures = BTreeMap<Ports, u64>;
 
 /// Networks over which some targets must be reached: oVirt's iSCSI bond, watched.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use multipath_exporter::cli::Cli;
 use multipath_exporter::metrics::devices::{Devices, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
-    Daemon, DaemonCounters, Device, DirectUse, FcHostPort, FcRemotePort, Group, History, IscsiBond, IscsiSession, Kind,
-    LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered, Snapshot, Transport,
-    Transports, Unassembled,
+    Daemon, DaemonCounters, Device, DirectUse, Failures, FcHostPort, FcRemotePort, Group, History, IscsiBond,
+    IscsiSession, Kind, LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered,
+    Snapshot, Transport, Transports, Unassembled,
 };
 use prometheus_client::registry::Registry;
 
@@ -130,6 +130,7 @@ fn snapshot() -> Snapshot {
         daemon: Daemon::Up("idle".into()),
         transports: Arc::new(transports),
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
+        iscsi_session_failures: Arc::new(Failures::from([(ports(), 1)])),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
         unassembled: vec![Unassembled { wwid: "3600".into(), paths: vec!["sda".into()], held_by: None }],
         used_directly: vec![DirectUse { wwid: "3600".into(), disk: "sda".into(), by: "mount".into() }],

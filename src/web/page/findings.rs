@@ -1,5 +1,7 @@
 //! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
 
+mod transport;
+
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -25,14 +27,28 @@ pub struct Finding {
     runbook: &'static str,
 }
 
+/// Collects findings.
+#[derive(Default)]
+struct Found(Vec<Finding>);
+
+impl Found {
+    /// Adds a finding, unless nobody has it.
+    fn add(
+        &mut self,
+        severity: Severity,
+        runbook: &'static str,
+        which: Vec<String>,
+        what: impl FnOnce(usize) -> String,
+    ) {
+        if !which.is_empty() {
+            self.0.push(Finding { severity, what: what(which.len()), which, runbook });
+        }
+    }
+}
+
 /// All that is wrong, worst first.
 pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let mut add = |severity, runbook, which: Vec<String>, what: &dyn Fn(usize) -> String| {
-        if !which.is_empty() {
-            found.push(Finding { severity, what: what(which.len()), which, runbook });
-        }
-    };
+    let mut found = Found::default();
     let with = |has: &dyn Fn(&Ranked<'_>) -> bool| -> Vec<String> {
         ranked.iter().filter(|ranked| has(ranked)).map(|ranked| link(ranked.device)).collect()
     };
@@ -42,152 +58,105 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     let devices = |number| Count(number, "device");
 
     let used = |one: &Ranked<'_>| dead(one) && !one.is_unused();
-    add(Critical, "MultipathQueueingWithoutPaths", with(&|one| used(one) && queueing(one)), &|number| {
+    found.add(Critical, "MultipathQueueingWithoutPaths", with(&|one| used(one) && queueing(one)), |number| {
         format!("I/O to {} waits for a path, programs hang", devices(number))
     });
-    add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && failing(one)), &|number| {
+    found.add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && failing(one)), |number| {
         format!("{} {} no valid path: I/O fails", devices(number), have(number))
     });
-    add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && !queueing(one) && !failing(one)), &|number| {
+    found.add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && !queueing(one) && !failing(one)), |number| {
         format!("{} {} no valid path", devices(number), have(number))
     });
-    add(Warning, "MultipathNoValidPathsUnused", with(&|one| dead(one) && one.is_unused()), &|number| {
+    found.add(Warning, "MultipathNoValidPathsUnused", with(&|one| dead(one) && one.is_unused()), |number| {
         format!("{} {} no valid path, and nothing uses {}", devices(number), have(number), it(number))
     });
-    add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), &|number| {
+    found.add(Critical, "MultipathWwidMismatch", with(&|one| one.leads_elsewhere()), |number| {
         format!("Another LUN is behind a path of {}: stop using it", devices(number))
     });
-    add(Critical, "MultipathLunConflict", with(&|one| one.holds_two_luns()), &|number| {
+    found.add(Critical, "MultipathLunConflict", with(&|one| one.holds_two_luns()), |number| {
         format!("One pair of ports has two LUNs in {}: stop using {}, data is at risk", devices(number), it(number))
     });
-    add(Critical, "MultipathAllPathsBlocked", with(&|one| one.device.is_blocked()), &|number| {
+    found.add(Critical, "MultipathAllPathsBlocked", with(&|one| one.device.is_blocked()), |number| {
         format!("All valid paths of {} are blocked: nothing gets through", devices(number))
     });
     let stalled = ranked.iter().filter(|one| one.device.is_stalled());
     let stalled = stalled.map(|one| format!("{}{}", link(one.device), still(one.device.stalled)));
-    add(Critical, "MultipathIoStalled", stalled.collect(), &|number| {
+    found.add(Critical, "MultipathIoStalled", stalled.collect(), |number| {
         format!("I/O of {} stands still, programs hang", devices(number))
     });
-    add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), &|number| {
+    found.add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), |number| {
         format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
     });
-    add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NotBackAfterBoot), &|number| {
+    found.add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NotBackAfterBoot), |number| {
         format!("{} did not come back after the boot", devices(number))
     });
-    add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NoValidPath), &|number| {
+    found.add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NoValidPath), |number| {
         format!("{} had no valid path and {} gone", devices(number), are(number))
     });
-    let bond = |up: fn(usize, usize) -> bool| {
-        let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
-        let bonds =
-            snapshot.iscsi_bonds.iter().filter(move |bond| up(networks_up(&bond.networks), bond.networks.len()));
-        bonds.map(|bond| {
-            let down = bond.networks.iter().filter(|(_, up)| !up).map(|(name, _)| Escaped(name).to_string());
-            format!("{} ({})", Escaped(&bond.name), down.collect::<Vec<_>>().join(", "))
-        })
-    };
-    add(Critical, "MultipathIscsiBondDown", bond(|up, all| up == 0 && all > 0).collect(), &|number| {
-        format!("No network of {} reaches its targets", Count(number, "iSCSI bond"))
-    });
-    add(Warning, "MultipathSinglePath", with(&|one| one.has_one_left()), &|number| {
+    found.add(Warning, "MultipathSinglePath", with(&|one| one.has_one_left()), |number| {
         format!("{} {} one valid path left", devices(number), have(number))
     });
-    add(Warning, "MultipathDiskUsedDirectly", used_directly(snapshot, ranked), &|number| {
+    found.add(Warning, "MultipathDiskUsedDirectly", used_directly(snapshot, ranked), |number| {
         format!("{} {} used without the multipath device", Count(number, "disk"), are(number))
     });
     let degraded = |one: &Ranked<'_>| one.counts.health() == Health::Degraded && !one.has_one_left();
-    add(Warning, "MultipathFaultyPaths", with(&degraded), &|number| {
+    found.add(Warning, "MultipathFaultyPaths", with(&degraded), |number| {
         format!("{} {} failed paths", devices(number), have(number))
     });
     let in_part = |one: &Ranked<'_>| one.device.blocked_paths > 0 && !one.device.is_blocked();
-    add(Warning, "MultipathAllPathsBlocked", with(&in_part), &|number| {
+    found.add(Warning, "MultipathAllPathsBlocked", with(&in_part), |number| {
         format!("{} {} blocked paths: I/O that was sent there waits", devices(number), have(number))
     });
     let swallowing = ranked.iter().flat_map(|one| one.device.swallowing_paths().map(move |path| (one, path)));
     let swallowing =
         swallowing.map(|(one, path)| format!("{} of {}{}", Escaped(&path.name), link(one.device), still(path.stalled)));
-    add(Warning, "MultipathIoStalled", swallowing.collect(), &|number| {
+    found.add(Warning, "MultipathIoStalled", swallowing.collect(), |number| {
         format!("I/O stands still on {}, while that of the device flows", Count(number, "path"))
     });
-    add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), &|number| {
+    found.add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), |number| {
         format!("{} {} suspended: I/O waits", devices(number), are(number))
     });
-    add(Warning, "MultipathPathsMissing", missing(snapshot, ranked), &|number| {
+    found.add(Warning, "MultipathPathsMissing", missing(snapshot, ranked), |number| {
         format!("{} {} fewer paths than expected", devices(number), have(number))
     });
-    let transports = &snapshot.transports;
-    let sessions = transports.iscsi_sessions.iter().filter(|session| !session.is_logged_in());
-    let sessions = sessions.map(|session| {
-        let (to, from, state) = (&session.ports.target_port, &session.ports.initiator_port, &session.state);
-        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(state))
-    });
-    add(Warning, "MultipathIscsiSessionDown", sessions.collect(), &|number| {
-        format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
-    });
-    add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), &|number| {
-        format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
-    });
-    // One that was never cabled is down for good, and nobody misses it.
-    let has_storage = |port: &str| {
-        let mut paths = ranked.iter().flat_map(|one| &one.device.paths);
-        let mut remote = transports.fc_remote_ports.iter();
-        paths.any(|path| *path.ports.initiator_port == *port)
-            || remote.any(|remote| *remote.ports.initiator_port == *port)
-    };
-    for (severity, used) in [(Warning, true), (Note, false)] {
-        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_used());
-        let hosts = hosts.filter(|port| has_storage(&port.port_name) == used);
-        let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
-        add(severity, "MultipathFcHostPortDown", hosts.collect(), &|number| {
-            let without = if used { "" } else { " without storage" };
-            format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
-        });
-    }
-    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_used());
-    let remote = remote.map(|port| {
-        let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
-        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
-    });
-    add(Warning, "MultipathFcRemotePortDown", remote.collect(), &|number| {
-        format!("{} of the storage {} not reached", Count(number, "Fibre Channel port"), are(number))
-    });
+    transport::find(snapshot, ranked, &mut found);
     if snapshot.daemon == Daemon::Down {
-        add(Warning, "MultipathDaemonDown", vec!["failed paths stay failed".to_owned()], &|_| {
+        found.add(Warning, "MultipathDaemonDown", vec!["failed paths stay failed".to_owned()], |_| {
             "multipathd does not answer".to_owned()
         });
     }
     let strays = ranked.iter().filter(|one| !one.device.stray_paths.is_empty());
     let strays = strays.map(|one| format!("{} ({})", link(one.device), Names(&one.device.stray_paths)));
-    add(Warning, "MultipathStrayPath", strays.collect(), &|number| {
+    found.add(Warning, "MultipathStrayPath", strays.collect(), |number| {
         format!("A disk has the name and size of {} and is no path of {}", devices(number), it(number))
     });
     let unassembled = |is_held: bool| snapshot.unassembled.iter().filter(move |disk| disk.held_by.is_some() == is_held);
     let disks = unassembled(false).map(|disk| format!("{} ({})", Escaped(&disk.wwid), Names(&disk.paths)));
-    add(Warning, "MultipathNotAssembled", disks.collect(), &|number| {
+    found.add(Warning, "MultipathNotAssembled", disks.collect(), |number| {
         format!("No multipath device holds {} that should be in one", Count(number, "disk"))
     });
     let disks = unassembled(true).filter_map(|disk| {
         let (wwid, holder) = (Escaped(&disk.wwid), Escaped(disk.held_by.as_ref()?));
         Some(format!("{wwid} ({}, {holder})", Names(&disk.paths)))
     });
-    add(Note, "MultipathNotAssembled", disks.collect(), &|number| {
+    found.add(Note, "MultipathNotAssembled", disks.collect(), |number| {
         format!("Another driver, not multipath, holds {}", Count(number, "disk"))
     });
-    add(Warning, "MultipathSizeMismatch", with(&|one| one.device.mismatches.size > 0), &|number| {
+    found.add(Warning, "MultipathSizeMismatch", with(&|one| one.device.mismatches.size > 0), |number| {
         format!("Paths of {} give another size", devices(number))
     });
-    add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), &|number| {
+    found.add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), |number| {
         format!("Paths of {} differ in write protection", devices(number))
     });
-    add(Warning, "MultipathLunMismatch", with(&|one| one.device.mismatches.lun > 0), &|number| {
+    found.add(Warning, "MultipathLunMismatch", with(&|one| one.device.mismatches.lun > 0), |number| {
         format!("Paths of {} to one target have different LUN numbers", devices(number))
     });
-    add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), &|number| {
+    found.add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), |number| {
         format!("{} {} a path that multipathd does not trust", devices(number), have(number))
     });
     let in_part = view.sources.iter().filter(|(_, state)| state.up == Some(true) && state.error.is_some());
     let in_part = in_part.map(|(source, _)| source.as_str().to_owned()).collect();
-    add(Warning, "MultipathExporterErrors", in_part, &|_| {
+    found.add(Warning, "MultipathExporterErrors", in_part, |_| {
         "Not all could be read, and what could not is shown as last read".to_owned()
     });
     for (source, state) in unknown_sources(view.sources) {
@@ -199,7 +168,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
                 Part::Multipathd | Part::Uevent => continue,
             };
             let why = vec![format!("{} has not answered since the start", source.name())];
-            add(Warning, "MultipathExporterStale", why, &|_| unknown.to_owned());
+            found.add(Warning, "MultipathExporterStale", why, |_| unknown.to_owned());
         }
     }
     let is_told = |source| unknown_sources(view.sources).any(|(told, _)| *told == source);
@@ -209,17 +178,21 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
     // Readings stand in for events. Else all this may be of yesterday.
     let severity = if unread.iter().all(|source| *source == Source::Uevent) { Note } else { Warning };
-    add(severity, "MultipathExporterStale", unread.iter().map(|source| source.as_str().to_owned()).collect(), &|_| {
-        "The exporter cannot read every source".to_owned()
-    });
+    found.add(
+        severity,
+        "MultipathExporterStale",
+        unread.iter().map(|source| source.as_str().to_owned()).collect(),
+        |_| "The exporter cannot read every source".to_owned(),
+    );
     if view.sources.iter().any(|(_, state)| state.not_permitted) {
         // multipathd mostly agrees with the kernel; the SCSI layer often calls a failed path running.
         let severity = if matches!(snapshot.daemon, Daemon::Up(_)) { Note } else { Warning };
         let instead = vec![format!("path states are {}", stand_in(Some(&snapshot.daemon)))];
-        add(severity, "MultipathExporterStale", instead, &|_| "Device mapper is not permitted".to_owned());
+        found.add(severity, "MultipathExporterStale", instead, |_| "Device mapper is not permitted".to_owned());
     }
-    found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-    found
+    let mut findings = found.0;
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
 }
 
 /// Tells whose path states are shown where device mapper is not permitted.

@@ -1,0 +1,109 @@
+//! iSCSI sessions and bonds, as metric families.
+
+use std::fmt;
+
+use crate::metrics::{Families, labels};
+use crate::topology::{IscsiSession, Ports, Snapshot};
+
+labels!(SessionLabels {
+    session: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+});
+
+labels!(SessionState {
+    session: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+    state: &'a str,
+});
+
+labels!(FailureLabels {
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+});
+
+labels!(Bond {
+    bond: &'a str,
+});
+
+labels!(BondNetwork {
+    bond: &'a str,
+    network: &'a str,
+});
+
+/// Writes the families of sessions and of bonds.
+pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    sessions(snapshot, families)?;
+    bonds(snapshot, families)
+}
+
+fn sessions(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    let sessions = || snapshot.transports.iscsi_sessions.iter();
+    families.gauge(
+        "multipath_iscsi_session_up",
+        "1 if the iSCSI session is logged in",
+        sessions().map(|session| (labels_of(session), u64::from(session.is_logged_in()))),
+    )?;
+    families.gauge(
+        "multipath_iscsi_session_state",
+        "Present state of the iSCSI session",
+        sessions().map(|session| {
+            let SessionLabels { session: name, target, target_port, initiator_port } = labels_of(session);
+            (SessionState { session: name, target, target_port, initiator_port, state: &session.state }, 1u64)
+        }),
+    )?;
+    families.gauge(
+        "multipath_iscsi_session_paths",
+        "Paths of multipath devices that use the iSCSI session",
+        sessions().map(|session| {
+            let paths = snapshot.iscsi_session_paths.get(&session.name).copied().unwrap_or_default();
+            (labels_of(session), paths as u64)
+        }),
+    )?;
+    families.counter(
+        "multipath_iscsi_session_failures",
+        "Times a session between these ports was lost without a logout, as seen by re-reads",
+        snapshot.iscsi_session_failures.iter().map(|(ports, failures)| {
+            let Ports { initiator_port, target, target_port } = ports;
+            (FailureLabels { target, target_port, initiator_port }, *failures)
+        }),
+    )
+}
+
+fn labels_of(session: &IscsiSession) -> SessionLabels<'_> {
+    SessionLabels {
+        session: &session.name,
+        target: &session.ports.target,
+        target_port: &session.ports.target_port,
+        initiator_port: &session.ports.initiator_port,
+    }
+}
+
+fn bonds(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    let bonds = || snapshot.iscsi_bonds.iter();
+    families.gauge(
+        "multipath_iscsi_bond_network_up",
+        "1 if every target of the iSCSI bond that has a session is logged in to over this network, and there is one",
+        bonds().flat_map(|bond| {
+            let networks = bond.networks.iter();
+            networks.map(|(network, up)| (BondNetwork { bond: &bond.name, network }, u64::from(*up)))
+        }),
+    )?;
+    families.gauge(
+        "multipath_iscsi_bond_networks",
+        "Networks of the iSCSI bond",
+        bonds().map(|bond| (Bond { bond: &bond.name }, bond.networks.len() as u64)),
+    )?;
+    families.gauge(
+        "multipath_iscsi_bond_networks_up",
+        "Networks of the iSCSI bond that are up",
+        bonds().map(|bond| {
+            let up = bond.networks.iter().filter(|(_, up)| *up).count();
+            (Bond { bond: &bond.name }, up as u64)
+        }),
+    )
+}

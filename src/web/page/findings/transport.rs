@@ -1,0 +1,61 @@
+//! What is wrong with sessions, ports and bonds.
+
+use super::Found;
+use crate::topology::Snapshot;
+use crate::web::page::Ranked;
+use crate::web::page::escape::Escaped;
+use crate::web::page::words::Count;
+use crate::web::page::words::Severity::{Critical, Note, Warning};
+use crate::web::page::words::{are, have};
+
+/// Adds what is wrong with what the paths go over.
+pub fn find(snapshot: &Snapshot, ranked: &[Ranked<'_>], found: &mut Found) {
+    let bond = |up: fn(usize, usize) -> bool| {
+        let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
+        let bonds =
+            snapshot.iscsi_bonds.iter().filter(move |bond| up(networks_up(&bond.networks), bond.networks.len()));
+        bonds.map(|bond| {
+            let down = bond.networks.iter().filter(|(_, up)| !up).map(|(name, _)| Escaped(name).to_string());
+            format!("{} ({})", Escaped(&bond.name), down.collect::<Vec<_>>().join(", "))
+        })
+    };
+    found.add(Critical, "MultipathIscsiBondDown", bond(|up, all| up == 0 && all > 0).collect(), |number| {
+        format!("No network of {} reaches its targets", Count(number, "iSCSI bond"))
+    });
+    let transports = &snapshot.transports;
+    let sessions = transports.iscsi_sessions.iter().filter(|session| !session.is_logged_in());
+    let sessions = sessions.map(|session| {
+        let (to, from, state) = (&session.ports.target_port, &session.ports.initiator_port, &session.state);
+        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(state))
+    });
+    found.add(Warning, "MultipathIscsiSessionDown", sessions.collect(), |number| {
+        format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
+    });
+    found.add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), |number| {
+        format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
+    });
+    // One that was never cabled is down for good, and nobody misses it.
+    let has_storage = |port: &str| {
+        let mut paths = ranked.iter().flat_map(|one| &one.device.paths);
+        let mut remote = transports.fc_remote_ports.iter();
+        paths.any(|path| *path.ports.initiator_port == *port)
+            || remote.any(|remote| *remote.ports.initiator_port == *port)
+    };
+    for (severity, used) in [(Warning, true), (Note, false)] {
+        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_used());
+        let hosts = hosts.filter(|port| has_storage(&port.port_name) == used);
+        let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
+        found.add(severity, "MultipathFcHostPortDown", hosts.collect(), |number| {
+            let without = if used { "" } else { " without storage" };
+            format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
+        });
+    }
+    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_used());
+    let remote = remote.map(|port| {
+        let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
+        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
+    });
+    found.add(Warning, "MultipathFcRemotePortDown", remote.collect(), |number| {
+        format!("{} of the storage {} not reached", Count(number, "Fibre Channel port"), are(number))
+    });
+}
