@@ -59,12 +59,7 @@ RUNBOOK_URL = "https://github.com/multipath-exporter/multipath_exporter/blob/mai
 HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 # Metrics of the interface that the exporter does not export yet, with their labels.
-NVME = "controller target target_port initiator_port"
 NOT_YET = {
-    "multipath_nvme_controller_up": NVME,
-    "multipath_nvme_controller_state": f"{NVME} state",
-    "multipath_nvme_controller_info": f"{NVME} ctrl_loss_tmo fast_io_fail_tmo reconnect_delay",
-    "multipath_nvme_controller_failures_total": "target target_port initiator_port",
     "multipath_nvme_subsystem_info": "target iopolicy",
     "multipath_nvme_unreachable_namespaces": "target",
 }

@@ -17,6 +17,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 DEVICE = "wwid"
 PATH = "wwid path"
 SESSION = "session target target_port initiator_port"
+CONTROLLER = "controller target target_port initiator_port"
 PORT = "initiator_port target_port"
 
 # Every metric and its labels, in the groups and the order of the interface.
@@ -98,6 +99,11 @@ INTERFACE = {
         "multipath_iscsi_session_up": SESSION,
         "multipath_iscsi_session_state": f"{SESSION} state",
         "multipath_iscsi_session_paths": SESSION,
+        "multipath_iscsi_session_failures_total": "target target_port initiator_port",
+        "multipath_nvme_controller_up": CONTROLLER,
+        "multipath_nvme_controller_state": f"{CONTROLLER} state",
+        "multipath_nvme_controller_failures_total": "target target_port initiator_port",
+        "multipath_nvme_controller_info": f"{CONTROLLER} ctrl_loss_tmo fast_io_fail_tmo reconnect_delay",
         "multipath_fc_host_port_up": "initiator_port",
         "multipath_fc_remote_port_up": PORT,
         "multipath_fc_remote_port_state": f"{PORT} state",

@@ -20,20 +20,27 @@ use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 20] = [
+const PLAIN_FILES: [&str; 27] = [
     "access_state",
     "ana_grpid",
     "ana_state",
     "carrier",
+    "cntrltype",
+    "command_error_count",
+    "ctrl_loss_tmo",
+    "delayed_removal_secs",
     "dev",
     "diskseq",
+    "fast_io_fail_tmo",
     "inflight",
     "ioerr_cnt",
+    "iopolicy",
     "iotmo_cnt",
     "operstate",
     "partition",
     "persistent_port",
     "port_state",
+    "reconnect_delay",
     "ro",
     "scsi_target_id",
     "size",
@@ -79,21 +86,23 @@ const NUMBERS: [&str; 10] = [
 
 /// Words of the kernel's, multipathd's and our own that stand in captures, whatever the host is called: of paths, keys,
 /// states and errors. What a vendor chose is not among them: a model would hide the alias that it is part of.
-const PLAIN: &str = "access action active adapter address affinity alua an ana argument attached available bdi block \
-    blocked btrfs bus checker class closed common configure connected connecting connection count created ctl current \
-    data dead deleting denied dev device devices directio directory disabled disk diskseq dm e emc enabled endpoint \
-    error errors event fabrics fail failback failed false faults faulty fc features file files firmware format free \
-    fs ghost group grpid handler hardware hba historical holders host hosts hw hwhandler id idle if immediate \
-    inaccessible inflight init initiator input integrity interfaces invalid io ipaddress is iscsi json kernel length \
-    linux live loads localdomain localhost logged lost lun major manual map mapper maps marginal minor mismatch mode \
-    model mountinfo mpath mq multipath multipathd name netdev new no node nodes none nonoptimized normal not null \
+const PLAIN: &str = "access action active adapter address admin affinity alua an ana argument attached available bdi \
+    block blocked btrfs bus checker class closed cntrltype command common configure connected connecting connection \
+    count created ctl ctrl current data dead delay delayed deleting denied depth dev device devices diag directio \
+    directory disabled discovery disk diskseq dm e emc enabled endpoint error errors event fabrics fail failback \
+    failed false fast faults faulty fc features file files firmware format free fs ghost group grpid handler \
+    hardware hba historical holders host hosts hw hwhandler id idle if immediate inaccessible inflight init \
+    initiator input integrity interfaces invalid io iopolicy ipaddress is iscsi json kernel length linux live loads \
+    localdomain localhost logged loss lost lun major manual map mapper maps marginal minor mismatch mode model \
+    mountinfo mpath mq multipath multipathd name netdev new no node nodes none nonoptimized normal not null numa \
     nvme off offline on online open operation ops optimized or output partition partitions path paths pci pending \
     permission persistent pid platform port portal ports power preferred pri proc prod prot queue queued queueing \
-    rdac read readme ready recovery reload remote removed reset resetting retain rev ro robin role root round \
-    roundrobin rport running rw scsi sectors selector serial service session shaky show shutdown size slaves standby \
-    start startup stat state status subsysnqn subsystem suspended swaps switch sys sysfs sysroot system table target \
-    targetname tcp temporarily time timeout trace transitioning transport true tur txt uid unavailable undef unread \
-    up uuid vend vendor version virtual weight word write wwid wwn wwnn wwpn yes";
+    rdac read readme ready reconnect recovery reload remote removal removed reserved reset resetting retain rev ro \
+    robin role root round roundrobin rport running rw scsi secs sectors selector serial service session shaky show \
+    shutdown size slaves standby start startup stat state status subsysnqn subsystem suspended swaps switch sys \
+    sysfs sysroot system table target targetname tcp temporarily time timeout tmo trace transitioning transport true \
+    tur txt uid unavailable undef unread up uuid vend vendor version virtual weight word write wwid wwn wwnn wwpn \
+    yes";
 
 /// Vendors, by their beginnings, whose models are what the administrator of the target called the disk: LIO and SCST.
 const NAMED_BY_ADMINISTRATORS: [&[u8]; 2] = [b"LIO-ORG", b"SCST_"];

@@ -162,6 +162,10 @@ impl State {
                 let sessions = reading.transports.iscsi_sessions.iter();
                 self.session_failures
                     .follow(sessions.map(|session| (&session.name, &session.ports, Standing::of_session(session))));
+                let controllers = reading.transports.nvme_controllers.iter();
+                self.controller_failures
+                    .follow(controllers.map(|one| (&one.name, &one.ports, Standing::of_controller(one))));
+                self.nvme_clocks.follow(&reading.heads, now.instant);
                 self.readings.transports = Some(reading);
             }
             Err(error) => {

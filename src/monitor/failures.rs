@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::topology::{Failures, IscsiSession, Ports};
+use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 
 /// The part that a reading shows of a session or controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,15 @@ impl Standing {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
             "FREE" => Standing::Ending,
+            _ => Standing::Failed,
+        }
+    }
+
+    /// The standing of a controller. One that was given up has failed before the kernel removes it.
+    pub fn of_controller(controller: &NvmeController) -> Self {
+        match controller {
+            _ if controller.is_live() => Standing::Works,
+            _ if controller.is_deleted() => Standing::Ending,
             _ => Standing::Failed,
         }
     }

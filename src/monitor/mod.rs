@@ -6,7 +6,7 @@
 //! │             ├─ an arrival replaces the last reading             arrivals.rs, readings.rs
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
-//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
+//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, queueing.rs, unassembled.rs, …
 //!                the use of each device, disks beside it            usage.rs, strays.rs
 //!                the differences from the last snapshot             compare.rs
 //!                events, log lines, counters, then the snapshot     told.rs, log.rs
@@ -34,6 +34,7 @@ mod model;
 mod names;
 mod nvme;
 mod past;
+mod queueing;
 mod readers;
 mod readings;
 mod repeats;
@@ -367,6 +368,8 @@ struct State {
     lacks_path_events: bool,
     timers: Timers,
     session_failures: Tally,
+    controller_failures: Tally,
+    nvme_clocks: queueing::Clocks,
     /// The ways that were open in the last three readings, the newest first.
     open_ways: [Arc<HashSet<Way>>; 3],
     // The last readings.
@@ -445,6 +448,8 @@ impl State {
             daemon_pace: DaemonPace::default(),
             lacks_path_events: false,
             session_failures: Tally::default(),
+            controller_failures: Tally::default(),
+            nvme_clocks: queueing::Clocks::default(),
             open_ways: Default::default(),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
@@ -702,8 +707,8 @@ impl State {
             self.wwids = numbered.collect();
         }
         if let Some(transports::Reading { heads, io, .. }) = &self.readings.transports {
-            let (root, last) = (&self.readings.block.root, &self.nvme_devices);
-            self.nvme_devices = nvme::devices(heads, io, root, last, nvme_is_new, now);
+            let (root, last, clocks) = (&self.readings.block.root, &self.nvme_devices, &self.nvme_clocks);
+            self.nvme_devices = nvme::devices(heads, io, root, clocks, last, nvme_is_new, now);
         }
         self.find_use(now.instant);
         let ways = self.readings.ways();
@@ -790,6 +795,7 @@ impl State {
             used_directly: Vec::new(),
             iscsi_session_paths,
             iscsi_session_failures: Arc::clone(self.session_failures.present()),
+            nvme_controller_failures: Arc::clone(self.controller_failures.present()),
             remembered: self.memory.remembered(),
             transports,
             devices,
@@ -820,6 +826,7 @@ impl State {
                     && Arc::ptr_eq(&last.transports, &now.transports)
                     && last.iscsi_session_paths == now.iscsi_session_paths
                     && Arc::ptr_eq(&last.iscsi_session_failures, &now.iscsi_session_failures)
+                    && Arc::ptr_eq(&last.nvme_controller_failures, &now.nvme_controller_failures)
                     && last.iscsi_bonds == now.iscsi_bonds
                     && last.unassembled == now.unassembled
                     && last.used_directly == now.used_directly

@@ -23,10 +23,10 @@ use crate::event::EventType;
 use crate::source::block::{Devices, Host, Scope, Told, disks, maps};
 use crate::source::health::Source;
 use crate::source::interfaces::Addresses;
-use crate::source::transports::nvme::{Controller, Head, HeadPath};
+use crate::source::transports::nvme::{Head, HeadPath};
 use crate::source::transports::{Way, Ways};
 use crate::source::{block, device_mapper};
-use crate::topology::{Device, PathState, Ports, Transport};
+use crate::topology::{Device, NvmeController, PathState, Ports, Transport};
 use crate::watch::{PathAction, PathEvent, Uevent};
 use readings::{DaemonReply, DaemonRequest};
 
@@ -537,9 +537,9 @@ impl FakeReaders {
         self.ways = shared(Some(&self.ways), ways.collect());
         let path = |(index, is_live): (usize, &bool)| HeadPath {
             name: format!("nvme0c{index}n1").into(),
-            controller: Arc::new(Controller {
+            controller: Arc::new(NvmeController {
                 state: if *is_live { "live" } else { "connecting" }.into(),
-                ..Controller::default()
+                ..NvmeController::default()
             }),
             ..HeadPath::default()
         };

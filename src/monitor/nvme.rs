@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Now;
+use super::queueing::Clocks;
 use super::repeats::Repeats;
 use super::usage::Written;
 use crate::source::transports::nvme::{Head, HeadPath};
 use crate::source::{Io, Stall};
-use crate::topology::{Device, Kind, Mismatches, Path, PathState};
+use crate::topology::{Device, Kind, Mismatches, Path, PathState, is_deleted};
 
 /// A device, and the head that it was assembled from.
 #[derive(Clone, Debug)]
@@ -30,12 +31,13 @@ pub struct Built {
 /// The NVMe devices by WWID.
 pub type Devices = BTreeMap<Arc<str>, Built>;
 
-/// Assembles all devices. `io` is the I/O of heads by their names. `root` names what the root file system stands on. `first`: what is
-/// found failed now is no failure that was seen.
+/// Assembles all devices. `io` is the I/O of heads by their names. `root` names what the root file system stands on.
+/// `clocks` tell whether I/O waits. `first`: what is found failed now is no failure that was seen.
 pub fn devices(
     heads: &[Arc<Head>],
     io: &BTreeMap<Arc<str>, Io>,
     root: &HashSet<String>,
+    clocks: &Clocks,
     last: &Devices,
     first: bool,
     now: Now,
@@ -57,13 +59,17 @@ pub fn devices(
         let known = last.get(&head.wwid);
         let root = root.contains(&*head.name);
         let inflight_requests = io.get(&head.name).map(|io| io.in_flight);
-        let is_same = |device: &Device| (device.root, device.inflight_requests) == (root, inflight_requests);
+        // Time alone ends the wait for a path.
+        let queueing = Some(clocks.queue(head, now.instant));
+        let is_same = |device: &Device| {
+            (device.root, device.inflight_requests, device.queueing) == (root, inflight_requests, queueing)
+        };
         match known {
             Some(known) if Arc::ptr_eq(&known.head, head) && is_same(&known.device) => known.clone(),
             known => {
                 let mut repeats = known.map(|known| known.repeats.clone()).unwrap_or_default();
                 let device = assemble(head, known.map(|known| &*known.device), &mut repeats, first, now);
-                let device = Arc::new(Device { root, inflight_requests, ..device });
+                let device = Arc::new(Device { root, inflight_requests, queueing, ..device });
                 let (written, stall) = known.map(|known| (known.written, known.stall)).unwrap_or_default();
                 Built { head: Arc::clone(head), repeats, device, written, stall }
             }
@@ -110,11 +116,6 @@ pub fn is_leaving(path: &Path) -> bool {
     path.devno.is_none() && path.device_state.as_deref().is_some_and(is_deleted)
 }
 
-/// The kernel says `deleting` and `deleting (no IO)`.
-fn is_deleted(state: &str) -> bool {
-    state.starts_with("deleting")
-}
-
 /// The kernel sends no I/O to such a path (`nvme_mpath_revalidate_paths`). One that has no size any more is going away.
 fn has_another_size(path: &HeadPath, head: &Head) -> bool {
     let sizes = path.size_bytes.zip(head.size_bytes);
@@ -147,7 +148,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         let mut failures = last.map_or(0, |last| last.failures);
         let state = state(path, head);
         match change(state_before(previous, &path.name), state).filter(|_| !first) {
-            Some(Change::Failed) if is_deleted(&path.controller.state) => {}
+            Some(Change::Failed) if path.controller.is_deleted() => {}
             Some(Change::Failed) => {
                 failures += 1;
                 path_events.failed += 1;
@@ -195,9 +196,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         revision: Arc::clone(&head.firmware),
         paths,
         groups: Vec::new(),
-        // A head requeues what finds no path while a controller of its may come back (`nvme_available_path`); that the
-        // kernel gave one up (`fast_io_fail_tmo`) no file tells.
-        queueing: Some(true),
+        queueing: None,
         suspended: Some(false),
         read_only: head.read_only,
         size_bytes: head.size_bytes,
@@ -234,14 +233,13 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
 mod tests {
     use super::*;
     use crate::monitor::compare::{What as Changed, changes};
-    use crate::source::transports::nvme::Controller;
-    use crate::topology::Ports;
+    use crate::topology::{NvmeController, Ports};
 
     fn head(paths: &[(&str, &str, Option<&str>)]) -> Arc<Head> {
         let path = |(name, controller, ana): &(&str, &str, Option<&str>)| HeadPath {
             name: (*name).into(),
             ana_state: ana.map(Arc::from),
-            controller: Arc::new(Controller { state: (*controller).into(), ..Controller::default() }),
+            controller: Arc::new(NvmeController { state: (*controller).into(), ..NvmeController::default() }),
             ..HeadPath::default()
         };
         Arc::new(Head { wwid: "uuid.1".into(), paths: paths.iter().map(path).collect(), ..Head::default() })
@@ -250,6 +248,7 @@ mod tests {
     /// Follows readings as the monitor does: the changes of each, and the devices after the last.
     #[derive(Default)]
     struct Followed {
+        clocks: Clocks,
         devices: Devices,
         is_known: bool,
     }
@@ -257,7 +256,9 @@ mod tests {
     impl Followed {
         fn read(&mut self, heads: &[Arc<Head>]) -> Vec<(What, String)> {
             let before: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
-            self.devices = devices(heads, &BTreeMap::new(), &HashSet::new(), &self.devices, !self.is_known, Now::get());
+            let (io, root, now) = (BTreeMap::new(), HashSet::new(), Now::get());
+            self.clocks.follow(heads, now.instant);
+            self.devices = devices(heads, &io, &root, &self.clocks, &self.devices, !self.is_known, now);
             let now: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
             let is_found = !std::mem::replace(&mut self.is_known, true);
             let changes = changes(&before, &now).into_iter().filter(|_| !is_found);
@@ -337,14 +338,14 @@ mod tests {
     fn a_path_fails_again_also_under_another_name() {
         let path = |name: &str, controller: &str| HeadPath {
             name: name.into(),
-            controller: Arc::new(Controller {
+            controller: Arc::new(NvmeController {
                 state: controller.into(),
                 ports: Ports {
                     initiator_port: "eth1".into(),
                     target: "nqn".into(),
                     target_port: "1.2.3.4:4420".into(),
                 },
-                ..Controller::default()
+                ..NvmeController::default()
             }),
             ..HeadPath::default()
         };

@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime};
 pub use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
-    Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, Ports, Transport, Transports,
-    portal,
+    Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, NvmeController, NvmeTimeouts,
+    Ports, Transport, Transports, is_deleted, portal,
 };
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
@@ -380,6 +380,8 @@ pub struct Snapshot {
     pub iscsi_session_paths: BTreeMap<Arc<str>, usize>,
     /// Times that sessions between these ports were lost without a logout.
     pub iscsi_session_failures: Arc<Failures>,
+    /// Times that NVMe controllers between these ports were lost without being removed in order.
+    pub nvme_controller_failures: Arc<Failures>,
     /// The configured iSCSI bonds, in the order of the configuration.
     pub iscsi_bonds: Vec<IscsiBond>,
     /// Disks that no multipath device holds, though they are there on several paths or are multipath's. Sorted by WWID.

@@ -92,6 +92,9 @@ const ONLINE: &str = "Online";
 /// The state of a port that the kernel uses for want of a better.
 const MARGINAL: &str = "Marginal";
 
+/// The state of a controller that carries I/O.
+const LIVE: &str = "live";
+
 /// One iSCSI session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IscsiSession {
@@ -165,6 +168,54 @@ impl FcRemotePort {
     }
 }
 
+/// An NVMe controller: one connection of this host to a subsystem, or a port of a disk inside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NvmeController {
+    /// Its kernel name, `nvme3`. It may come back as another one.
+    pub name: Arc<str>,
+    /// The kernel's word: `live`, `connecting`, `resetting`, `deleting`, …
+    pub state: Arc<str>,
+    /// What carries its I/O.
+    pub transport: Transport,
+    /// It is not a part of this host.
+    pub over_fabrics: bool,
+    /// It is there for discovery or administration, so no path goes over it.
+    pub has_no_namespaces: bool,
+    /// What it is made of: interface or host port, subsystem NQN, address.
+    pub ports: Ports,
+    /// How long the kernel waits for it.
+    pub timeouts: NvmeTimeouts,
+}
+
+/// How long the kernel waits for a controller over fabrics, in seconds as it prints them, or `off`. Empty where it has no such
+/// limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NvmeTimeouts {
+    /// `ctrl_loss_tmo`: after this time without a connection it removes the controller.
+    pub ctrl_loss: Arc<str>,
+    /// `fast_io_fail_tmo`: after this time without a connection it fails the I/O that waits for the controller.
+    pub fast_io_fail: Arc<str>,
+    /// `reconnect_delay`: the time between two attempts to connect.
+    pub reconnect_delay: Arc<str>,
+}
+
+impl NvmeController {
+    /// Whether it carries I/O.
+    pub fn is_live(&self) -> bool {
+        &*self.state == LIVE
+    }
+
+    /// Whether it is being removed: by order, or as given up.
+    pub fn is_deleted(&self) -> bool {
+        is_deleted(&self.state)
+    }
+}
+
+/// Whether a controller in this state is being removed. The kernel says `deleting` and `deleting (no IO)`.
+pub fn is_deleted(state: &str) -> bool {
+    state.starts_with("deleting")
+}
+
 /// The parts that an initiator port stands on: it breaks with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adapter {
@@ -188,6 +239,8 @@ pub struct Transports {
     pub fc_host_ports: Vec<Arc<FcHostPort>>,
     /// Remote ports that are, or have been, SCSI targets, by the kernel's name for them.
     pub fc_remote_ports: Vec<Arc<FcRemotePort>>,
+    /// NVMe controllers over fabrics that have namespaces, by name.
+    pub nvme_controllers: Vec<Arc<NvmeController>>,
     /// The parts that initiator ports stand on.
     pub adapters: Arc<Adapters>,
 }

@@ -10,8 +10,8 @@ use multipath_exporter::metrics::devices::{Devices, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
     Daemon, DaemonCounters, Device, DirectUse, Failures, FcHostPort, FcRemotePort, Group, History, IscsiBond,
-    IscsiSession, Kind, LossReason, LostDevice, Mismatches, Path, PathEventCounts, PathState, Ports, Remembered,
-    Snapshot, Transport, Transports, Unassembled,
+    IscsiSession, Kind, LossReason, LostDevice, Mismatches, NvmeController, Path, PathEventCounts, PathState, Ports,
+    Remembered, Snapshot, Transport, Transports, Unassembled,
 };
 use prometheus_client::registry::Registry;
 
@@ -28,8 +28,13 @@ const SUBJECTS: [(&str, &str); 6] = [
 ];
 
 /// What goes over ports, and is no property of the host as a whole.
-const TRANSPORT: [&str; 4] =
-    ["multipath_iscsi_", "multipath_fc_", "multipath_unassembled_paths", "multipath_disk_used_directly"];
+const TRANSPORT: [&str; 5] = [
+    "multipath_iscsi_",
+    "multipath_fc_",
+    "multipath_nvme_",
+    "multipath_unassembled_paths",
+    "multipath_disk_used_directly",
+];
 
 struct Family {
     name: String,
@@ -122,6 +127,12 @@ fn snapshot() -> Snapshot {
         })],
         fc_host_ports: vec![Arc::new(FcHostPort { port_name: "0x1".into(), state: "Online".into() })],
         fc_remote_ports: vec![Arc::new(FcRemotePort { ports: ports(), state: "Online".into() })],
+        nvme_controllers: vec![Arc::new(NvmeController {
+            name: "nvme0".into(),
+            state: "live".into(),
+            ports: ports(),
+            ..NvmeController::default()
+        })],
         adapters: Arc::default(),
     };
     let history = History { is_redundant: Some(true), has_lost_redundancy: Some(false), ..History::default() };
@@ -131,6 +142,7 @@ fn snapshot() -> Snapshot {
         transports: Arc::new(transports),
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_session_failures: Arc::new(Failures::from([(ports(), 1)])),
+        nvme_controller_failures: Arc::new(Failures::from([(ports(), 1)])),
         iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: vec![("eth1".into(), true)] }],
         unassembled: vec![Unassembled { wwid: "3600".into(), paths: vec!["sda".into()], held_by: None }],
         used_directly: vec![DirectUse { wwid: "3600".into(), disk: "sda".into(), by: "mount".into() }],

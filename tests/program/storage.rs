@@ -11,6 +11,7 @@ mod iscsi;
 pub mod luns;
 mod mismatches;
 pub mod nvme;
+mod nvme_controllers;
 pub mod root;
 pub mod sas;
 mod stalled;

@@ -2,6 +2,7 @@
 
 mod fibre_channel;
 mod iscsi;
+mod nvme;
 
 use std::fmt;
 
@@ -18,10 +19,11 @@ labels!(UsedDirectly {
     by: &'a str,
 });
 
-/// Writes the families of iSCSI and Fibre Channel, and of disks that multipath does not hold, or does not hold alone.
+/// Writes the families of iSCSI, Fibre Channel and NVMe, and of disks that multipath does not hold, or does not hold alone.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     iscsi::encode(snapshot, families)?;
     fibre_channel::encode(snapshot, families)?;
+    nvme::encode(snapshot, families)?;
     families.gauge(
         "multipath_unassembled_paths",
         "Paths of a disk that no multipath device holds, nor another driver",

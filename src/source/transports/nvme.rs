@@ -13,6 +13,9 @@
 //! when it was known, and read again when it is live again, and now and then while it is. The name
 //! of a path has the number of its controller since Linux 5.3, and had its controller ID (`cntlid`) before.
 
+mod controllers;
+mod names;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +24,10 @@ use std::time::Duration;
 use crate::source::files::{Attribute, Entry, list, or_last, or_note};
 use crate::source::interfaces::Addresses;
 use crate::source::inventory::Inventory;
-use crate::source::{Error, Io, Stall, is_number};
-use crate::topology::{Ports, Transport, portal};
-
-/// The state of a controller that carries I/O.
-const LIVE: &str = "live";
+use crate::source::{Error, Io, Stall};
+use crate::topology::NvmeController;
+use names::head_of;
+pub use names::{is_controller, is_head, is_partition};
 
 /// A namespace head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Head {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
+    /// How long the kernel keeps it after its last path has gone (`delayed_removal_secs`, Linux 6.15).
+    pub removal_delay: Duration,
     /// Its paths, sorted by name.
     pub paths: Vec<HeadPath>,
 }
@@ -64,43 +68,22 @@ pub struct HeadPath {
     /// How long the same I/O had been in flight at the last resync, while none completed.
     pub stalled: Option<Duration>,
     /// The controller that it goes through.
-    pub controller: Arc<Controller>,
-}
-
-/// A controller.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Controller {
-    /// Its kernel name, `nvme3`. It may come back as another one.
-    pub name: Arc<str>,
-    /// The kernel's word: `live`, `connecting`, …
-    pub state: Arc<str>,
-    /// What carries its I/O.
-    pub transport: Transport,
-    /// It is not a part of this host.
-    pub over_fabrics: bool,
-    /// What it is made of: interface or host port, subsystem NQN, address.
-    pub ports: Ports,
-}
-
-impl Controller {
-    /// Whether it carries I/O.
-    pub fn is_live(&self) -> bool {
-        &*self.state == LIVE
-    }
+    pub controller: Arc<NvmeController>,
 }
 
 /// Reads heads and remembers them.
 #[derive(Debug)]
 pub struct Nvme {
     root: PathBuf,
-    controllers: Inventory<Controller>,
+    controllers: Inventory<NvmeController>,
+    reader: controllers::Reader,
     heads: BTreeMap<Arc<str>, Known>,
     file: Attribute,
 }
 
 /// A controller, and the names of the paths below it by the names of their heads.
 struct PathsOf {
-    controller: Arc<Controller>,
+    controller: Arc<NvmeController>,
     directory: PathBuf,
     names: HashMap<String, Vec<String>>,
 }
@@ -123,6 +106,7 @@ impl Nvme {
         Nvme {
             root: root.to_owned(),
             controllers: Inventory::new(root.join("class/nvme")),
+            reader: controllers::Reader::default(),
             heads: BTreeMap::new(),
             file: Attribute::default(),
         }
@@ -138,15 +122,21 @@ impl Nvme {
         addresses: &Addresses,
         unreadable: &mut Vec<Error>,
     ) -> Result<(), Error> {
-        let file = &mut self.file;
+        let reader = &mut self.reader;
         self.controllers.read(unreadable, |directory, name, last, unreadable| {
-            read_controller(file, directory, name, last, anew, addresses, unreadable)
+            reader.controller(directory, name, last, anew, addresses, unreadable)
         })
     }
 
     /// All controllers as last read.
-    pub fn controllers(&self) -> &Inventory<Controller> {
+    pub fn controllers(&self) -> &Inventory<NvmeController> {
         &self.controllers
+    }
+
+    /// The controllers over fabrics whose namespaces are paths.
+    pub fn watched_controllers(&self) -> Vec<Arc<NvmeController>> {
+        let is_watched = |controller: &NvmeController| controller.over_fabrics && !controller.has_no_namespaces;
+        self.controllers.all().into_iter().filter(|controller| is_watched(controller)).collect()
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
@@ -185,7 +175,7 @@ impl Nvme {
                 }
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
-            let controllers: Vec<Arc<Controller>> = controllers.cloned().collect();
+            let controllers: Vec<Arc<NvmeController>> = controllers.cloned().collect();
             let ways: Vec<PathsOf> =
                 controllers.iter().map(|controller| self.paths_of(controller, &before, unreadable)).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
@@ -260,7 +250,7 @@ impl Nvme {
     /// The paths that lie below a controller. If these cannot be listed, they are those that were known.
     fn paths_of(
         &self,
-        controller: &Arc<Controller>,
+        controller: &Arc<NvmeController>,
         known: &BTreeMap<Arc<str>, Known>,
         unreadable: &mut Vec<Error>,
     ) -> PathsOf {
@@ -283,10 +273,14 @@ impl Nvme {
         PathsOf { controller: Arc::clone(controller), directory, names }
     }
 
-    /// Whether the kernel keeps the head for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.15).
-    /// A local disk that was pulled looks like this, too.
+    /// How long the kernel keeps the head after its last controller has gone.
+    fn removal_delay(&mut self, head: &Path) -> Result<Duration, Error> {
+        Ok(Duration::from_secs(self.file.parsed(head, "delayed_removal_secs")?.unwrap_or_default()))
+    }
+
+    /// Whether the kernel waits for a controller of the head. A local disk that was pulled looks like this, too.
     fn waits_for_removal(&mut self, head: &Path, unreadable: &mut Vec<Error>) -> bool {
-        or_note(self.file.parsed::<u64>(head, "delayed_removal_secs"), unreadable).is_some_and(|seconds| seconds > 0)
+        !or_last(self.removal_delay(head), None, unreadable).is_zero()
     }
 
     /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: what else cannot be read
@@ -337,6 +331,7 @@ impl Nvme {
             size_bytes: or_note(self.file.size_bytes(&directory), unreadable)
                 .or(known.and_then(|head| head.size_bytes)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
+            removal_delay: or_last(self.removal_delay(&directory), known.map(|head| &head.removal_delay), unreadable),
             paths,
         }))
     }
@@ -346,7 +341,7 @@ impl Nvme {
         &mut self,
         directory: &Path,
         name: &str,
-        controller: &Arc<Controller>,
+        controller: &Arc<NvmeController>,
         last: Option<&HeadPath>,
         unreadable: &mut Vec<Error>,
     ) -> Option<HeadPath> {
@@ -362,191 +357,5 @@ impl Nvme {
         keep(self.file.parsed(directory, "ana_grpid").map(|group| path.ana_group = group));
         keep(self.file.flag(directory, "ro").map(|read_only| path.read_only = read_only));
         Some(path)
-    }
-}
-
-fn read_controller(
-    file: &mut Attribute,
-    directory: &Path,
-    name: &Arc<str>,
-    last: Option<&Controller>,
-    anew: bool,
-    addresses: &Addresses,
-    unreadable: &mut Vec<Error>,
-) -> Result<Option<Controller>, Error> {
-    let Some(state) = file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
-    let anew = |last: &Controller| &*state == LIVE && (anew || last.state != state);
-    // Nothing leaves through a port where the controller is a part of the host.
-    let is_known = |last: &Controller| last.ports.are_known() || last.transport == Transport::NvmePcie;
-    if let Some(last) = last.filter(|last| is_known(last) && !anew(last)) {
-        return Ok(Some(Controller { state, ..last.clone() }));
-    }
-    let word = file.word_or_note(directory, "transport", unreadable);
-    let (transport, over_fabrics) = match last {
-        Some(last) if word.is_empty() => (last.transport, last.over_fabrics),
-        _ => transport_named(&word),
-    };
-    let target = file.word_or_note(directory, "subsysnqn", unreadable);
-    let address = file.word_or_note(directory, "address", unreadable);
-    let Ends { initiator_port, source, target_port } = ends(transport, &address, addresses);
-    let mut ports = Ports { initiator_port, target, target_port };
-    if let Some(last) = last {
-        ports = ports.or(&last.ports);
-    }
-    // An interface that has just lost the address is still the one that it was.
-    if ports.initiator_port.is_empty() {
-        ports.initiator_port = source;
-    }
-    Ok(Some(Controller { name: Arc::clone(name), state, transport, over_fabrics, ports }))
-}
-
-/// What carries the I/O, and whether it leaves the host. There are others: a disk on Apple's own bus is none of fabrics.
-fn transport_named(name: &str) -> (Transport, bool) {
-    match name {
-        "tcp" => (Transport::NvmeTcp, true),
-        "fc" => (Transport::NvmeFc, true),
-        "rdma" => (Transport::NvmeRdma, true),
-        "loop" => (Transport::Unknown, true),
-        "pcie" => (Transport::NvmePcie, false),
-        _ => (Transport::Unknown, false),
-    }
-}
-
-/// Both ends of a controller. What is not known is empty.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Ends {
-    initiator_port: Arc<str>,
-    /// The address that it comes from, where that is told.
-    source: Arc<str>,
-    target_port: Arc<str>,
-}
-
-/// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
-/// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str, addresses: &Addresses) -> Ends {
-    let field = |name: &str| {
-        let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
-        fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
-    };
-    let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
-    match transport {
-        Transport::NvmePcie => Ends { target_port: address.into(), ..Ends::default() },
-        Transport::NvmeFc => Ends {
-            initiator_port: port_name(field("host_traddr")),
-            target_port: port_name(field("traddr")),
-            ..Ends::default()
-        },
-        _ => {
-            let source = match field("src_addr") {
-                "" => field("host_traddr"),
-                source => source,
-            };
-            let initiator_port = match field("host_iface") {
-                "" => source.parse().map(|source| addresses.owner_of(source)).unwrap_or_default(),
-                interface => interface.into(),
-            };
-            let target_port = portal(field("traddr"), field("trsvcid"));
-            Ends { initiator_port, source: source.into(), target_port }
-        }
-    }
-}
-
-/// Whether this names a controller, `nvme3`, and not its namespace `nvme3n1`.
-pub fn is_controller(name: &str) -> bool {
-    name.strip_prefix("nvme").is_some_and(is_number)
-}
-
-/// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
-pub fn is_head(name: &str) -> bool {
-    let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
-    numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
-}
-
-/// Whether this names a partition of that head, `nvme0n1p2`.
-pub fn is_partition(name: &str, head: &str) -> bool {
-    name.strip_prefix(head).and_then(|rest| rest.strip_prefix('p')).is_some_and(is_number)
-}
-
-/// The head of a path: that of `nvme0c3n1` is `nvme0n1`. `None` if it is no path.
-fn head_of(path: &str) -> Option<String> {
-    let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
-    let (controller, namespace) = rest.split_once('n')?;
-    let are_numbers = [subsystem, controller, namespace].into_iter().all(is_number);
-    are_numbers.then(|| format!("nvme{subsystem}n{namespace}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn loopback() -> Addresses {
-        Addresses::from([("127.0.0.1".parse().unwrap(), "lo".into())].to_vec())
-    }
-
-    #[test]
-    fn names_of_heads_and_paths() {
-        for (name, head) in [
-            ("nvme0n1", true),
-            ("nvme12n34", true),
-            ("nvme0c3n1", false),
-            ("ng0n1", false),
-            ("nvme0", false),
-            ("n1", false),
-        ] {
-            assert_eq!(is_head(name), head, "{name}");
-        }
-        for (name, partition) in [("nvme0n1p2", true), ("nvme0n1", false), ("nvme0n12p1", false), ("nvme0n1px", false)]
-        {
-            assert_eq!(is_partition(name, "nvme0n1"), partition, "{name}");
-        }
-        for (path, head) in [
-            ("nvme0c3n1", Some("nvme0n1")),
-            ("nvme12c56n34", Some("nvme12n34")),
-            ("nvme0n1", None),
-            ("nvme0c3n1p1", None),
-            ("nvme0c3", None),
-        ] {
-            assert_eq!(head_of(path).as_deref(), head, "{path}");
-        }
-    }
-
-    #[test]
-    fn both_ends_of_a_controller() {
-        for (transport, address, initiator, source, target) in [
-            (
-                Transport::NvmeTcp,
-                "traddr=192.0.2.2,trsvcid=4420,host_iface=e1,src_addr=192.0.2.1",
-                "e1",
-                "192.0.2.1",
-                "192.0.2.2:4420",
-            ),
-            (
-                Transport::NvmeTcp,
-                "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1",
-                "lo",
-                "127.0.0.1",
-                "192.0.2.2:4420",
-            ),
-            (
-                Transport::NvmeTcp,
-                "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255",
-                "",
-                "192.0.2.255",
-                "192.0.2.2:4420",
-            ),
-            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "", "[2001:db8::1]:4420"),
-            (
-                Transport::NvmeFc,
-                "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545",
-                "0x10000090fadcc545",
-                "",
-                "0x200a00a098aad2dc",
-            ),
-            (Transport::NvmePcie, "0000:01:00.0", "", "", "0000:01:00.0"),
-            (Transport::Unknown, "", "", "", ""),
-        ] {
-            let expected = Ends { initiator_port: initiator.into(), source: source.into(), target_port: target.into() };
-            assert_eq!(ends(transport, address, &loopback()), expected, "{address}");
-        }
     }
 }

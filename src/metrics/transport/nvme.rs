@@ -1,0 +1,95 @@
+//! NVMe controllers and subsystems, as metric families.
+
+use std::fmt;
+
+use crate::metrics::{Families, labels};
+use crate::topology::{NvmeController, NvmeTimeouts, Ports, Snapshot};
+
+labels!(ControllerLabels {
+    controller: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+});
+
+labels!(ControllerState {
+    controller: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+    state: &'a str,
+});
+
+labels!(ControllerInfo {
+    controller: &'a str,
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+    ctrl_loss_tmo: &'a str,
+    fast_io_fail_tmo: &'a str,
+    reconnect_delay: &'a str,
+});
+
+labels!(FailureLabels {
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+});
+
+/// Writes the families of controllers over fabrics.
+pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    controllers(snapshot, families)
+}
+
+fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    let controllers = || snapshot.transports.nvme_controllers.iter();
+    families.gauge(
+        "multipath_nvme_controller_up",
+        "1 if the NVMe controller over fabrics is live",
+        controllers().map(|controller| (labels_of(controller), u64::from(controller.is_live()))),
+    )?;
+    families.gauge(
+        "multipath_nvme_controller_state",
+        "Present state of the NVMe controller over fabrics",
+        controllers().map(|controller| {
+            let ControllerLabels { controller: name, target, target_port, initiator_port } = labels_of(controller);
+            let state = &controller.state;
+            (ControllerState { controller: name, target, target_port, initiator_port, state }, 1u64)
+        }),
+    )?;
+    families.gauge(
+        "multipath_nvme_controller_info",
+        "How long the kernel waits for the NVMe controller over fabrics, in seconds or off",
+        controllers().map(|controller| {
+            let ControllerLabels { controller: name, target, target_port, initiator_port } = labels_of(controller);
+            let NvmeTimeouts { ctrl_loss, fast_io_fail, reconnect_delay } = &controller.timeouts;
+            let labels = ControllerInfo {
+                controller: name,
+                target,
+                target_port,
+                initiator_port,
+                ctrl_loss_tmo: ctrl_loss,
+                fast_io_fail_tmo: fast_io_fail,
+                reconnect_delay,
+            };
+            (labels, 1u64)
+        }),
+    )?;
+    families.counter(
+        "multipath_nvme_controller_failures",
+        "Times an NVMe controller between these ports was lost without being removed in order, as seen by re-reads",
+        snapshot.nvme_controller_failures.iter().map(|(ports, failures)| {
+            let Ports { initiator_port, target, target_port } = ports;
+            (FailureLabels { target, target_port, initiator_port }, *failures)
+        }),
+    )
+}
+
+fn labels_of(controller: &NvmeController) -> ControllerLabels<'_> {
+    ControllerLabels {
+        controller: &controller.name,
+        target: &controller.ports.target,
+        target_port: &controller.ports.target_port,
+        initiator_port: &controller.ports.initiator_port,
+    }
+}

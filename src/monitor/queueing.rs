@@ -1,0 +1,208 @@
+//! Whether the kernel keeps the I/O to an NVMe head for which no path is usable, or fails it.
+//!
+//! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps it in two cases. A controller of one of the head's paths is
+//! `live`, `connecting` or `resetting`, whatever its ANA state, and has not been away for `fast_io_fail_tmo`. Or the head has a
+//! `delayed_removal_secs` (Linux 6.15): then the kernel also keeps the head so long after its last path has gone.
+//!
+//! No file tells that `fast_io_fail_tmo` has run out (`NVME_CTRL_FAILFAST_EXPIRED`). The kernel's clock starts when the
+//! controller begins to connect. The clock here starts at the reading that shows that the controller has left `live`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::source::transports::nvme::Head;
+use crate::topology::NvmeController;
+
+/// Since when controllers are away, and heads without a path.
+#[derive(Debug, Default)]
+pub struct Clocks {
+    /// The controllers that are not live, by name.
+    away: HashMap<Arc<str>, Away>,
+    /// Since when the heads are without a path that are, by name.
+    pathless: HashMap<Arc<str>, Instant>,
+}
+
+/// A controller that is not live.
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    /// How long the kernel keeps I/O for the controller; `None` for ever. A later change counts from the next time.
+    patience: Option<Duration>,
+}
+
+impl Clocks {
+    /// Takes a reading. What is found away at the first one is away since then.
+    pub fn follow(&mut self, heads: &[Arc<Head>], now: Instant) {
+        let controllers = heads.iter().flat_map(|head| &head.paths).map(|path| &*path.controller);
+        let away: BTreeMap<_, _> =
+            controllers.filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
+        self.away.retain(|name, _| away.contains_key(name));
+        for (name, controller) in away {
+            let begin = || Away { since: now, patience: patience(controller) };
+            self.away.entry(Arc::clone(name)).or_insert_with(begin);
+        }
+        let pathless: BTreeSet<_> = heads.iter().filter(|head| head.paths.is_empty()).map(|head| &head.name).collect();
+        self.pathless.retain(|name, _| pathless.contains(name));
+        for name in pathless {
+            self.pathless.entry(Arc::clone(name)).or_insert(now);
+        }
+    }
+
+    /// Whether I/O to the head waits while no path takes it.
+    pub fn queue(&self, head: &Head, now: Instant) -> bool {
+        head.paths.iter().any(|path| self.may_carry_io(&path.controller, now)) || self.keep(head, now)
+    }
+
+    fn may_carry_io(&self, controller: &NvmeController, now: Instant) -> bool {
+        let is_given_up = || self.away.get(&controller.name).is_some_and(|away| away.is_over(now));
+        match &*controller.state {
+            _ if controller.is_live() => true,
+            "connecting" | "resetting" => !is_given_up(),
+            _ => false,
+        }
+    }
+
+    /// Whether the kernel keeps the head, and its I/O, though no path may come back. While it has paths, that time has not begun.
+    fn keep(&self, head: &Head, now: Instant) -> bool {
+        let gone = self.pathless.get(&head.name).map_or(Duration::ZERO, |since| now.saturating_duration_since(*since));
+        gone < head.removal_delay
+    }
+}
+
+impl Away {
+    fn is_over(&self, now: Instant) -> bool {
+        self.patience.is_some_and(|patience| now.saturating_duration_since(self.since) >= patience)
+    }
+}
+
+/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one or before Linux 5.11.
+fn patience(controller: &NvmeController) -> Option<Duration> {
+    controller.timeouts.fast_io_fail.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::transports::nvme::HeadPath;
+    use crate::topology::NvmeTimeouts;
+
+    /// A head whose controllers are in these states and have these `fast_io_fail_tmo`.
+    fn head(controllers: &[(&str, &str)], removal_delay: u64) -> Arc<Head> {
+        let path = |(number, (state, fast_io_fail)): (usize, &(&str, &str))| HeadPath {
+            controller: Arc::new(NvmeController {
+                name: format!("nvme{number}").into(),
+                state: (*state).into(),
+                timeouts: NvmeTimeouts { fast_io_fail: (*fast_io_fail).into(), ..NvmeTimeouts::default() },
+                ..NvmeController::default()
+            }),
+            ..HeadPath::default()
+        };
+        Arc::new(Head {
+            name: "nvme0n1".into(),
+            removal_delay: Duration::from_secs(removal_delay),
+            paths: controllers.iter().enumerate().map(path).collect(),
+            ..Head::default()
+        })
+    }
+
+    /// Whether it queues at each of these readings, a head at a second.
+    fn queues<const N: usize>(readings: [(u64, Arc<Head>); N]) -> [bool; N] {
+        let (mut clocks, start) = (Clocks::default(), Instant::now());
+        readings.map(|(second, head)| {
+            let now = start + Duration::from_secs(second);
+            clocks.follow(std::slice::from_ref(&head), now);
+            clocks.queue(&head, now)
+        })
+    }
+
+    #[test]
+    fn a_controller_that_lives_or_may_come_back_makes_it_wait() {
+        for (state, expected) in [
+            ("live", true),
+            ("connecting", true),
+            ("resetting", true),
+            ("new", false),
+            ("deleting", false),
+            ("deleting (no IO)", false),
+            ("dead", false),
+            ("unknown state", false),
+        ] {
+            for patience in ["off", "", "-1", "600"] {
+                assert_eq!(queues([(0, head(&[(state, patience)], 0))]), [expected], "{state} {patience}");
+            }
+            assert_eq!(queues([(0, head(&[("dead", "off"), (state, "off")], 0))]), [expected], "{state}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_controller_runs_from_its_leaving_to_its_coming_back() {
+        let of = |state| head(&[(state, "10")], 0);
+        let readings = [
+            (0, of("live")),
+            (100, of("live")),
+            (105, of("resetting")),
+            (114, of("connecting")),
+            (115, of("connecting")),
+            (900, of("connecting")),
+            (905, of("live")),
+            (910, of("connecting")),
+            (919, of("connecting")),
+            (920, of("connecting")),
+        ];
+        assert_eq!(queues(readings), [true, true, true, true, false, false, true, true, true, false]);
+    }
+
+    #[test]
+    fn what_is_found_away_is_away_since_then_and_time_0_is_over_at_once() {
+        let of = |patience| head(&[("connecting", patience)], 0);
+        assert_eq!(queues([(0, of("10")), (9, of("10")), (10, of("10"))]), [true, true, false]);
+        assert_eq!(queues([(0, of("0"))]), [false]);
+        assert_eq!(queues([(0, of("off")), (u32::MAX.into(), of("off"))]), [true, true]);
+    }
+
+    #[test]
+    fn the_kernel_goes_by_the_time_that_it_began_with() {
+        let of = |patience| head(&[("connecting", patience)], 0);
+        assert_eq!(queues([(0, of("10")), (5, of("off")), (10, of("off"))]), [true, true, false]);
+        assert_eq!(queues([(0, of("off")), (5, of("1")), (10, of("1"))]), [true, true, true]);
+    }
+
+    #[test]
+    fn one_controller_that_is_not_given_up_is_enough() {
+        let of = |first, second| head(&[(first, "10"), (second, "60")], 0);
+        let readings = [
+            (0, of("connecting", "connecting")),
+            (10, of("connecting", "connecting")),
+            (60, of("connecting", "connecting")),
+            (61, of("connecting", "live")),
+            (62, of("connecting", "deleting")),
+        ];
+        assert_eq!(queues(readings), [true, true, false, true, false]);
+    }
+
+    #[test]
+    fn a_head_without_a_path_waits_as_long_as_the_kernel_keeps_it() {
+        let without = |seconds| head(&[], seconds);
+        assert_eq!(queues([(0, without(0))]), [false]);
+        let back = || head(&[("live", "off")], 30);
+        let readings = [
+            (0, back()),
+            (5, without(30)),
+            (34, without(30)),
+            (35, without(30)),
+            (40, back()),
+            (50, without(30)),
+            (79, without(30)),
+            (80, without(30)),
+        ];
+        assert_eq!(queues(readings), [true, true, true, false, true, true, true, false]);
+        assert_eq!(queues([(0, without(u64::MAX)), (1 << 40, without(u64::MAX))]), [true, true]);
+    }
+
+    #[test]
+    fn a_head_that_is_kept_waits_while_it_has_paths_whatever_becomes_of_them() {
+        let of = |state| head(&[(state, "1")], 30);
+        assert_eq!(queues([(0, of("connecting")), (100, of("connecting")), (200, of("deleting"))]), [true; 3]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Controllers: what state they are in, between which ports they go, and how long the kernel waits for them.
+//!
+//! ```text
+//! class/nvme/nvme3/    state, transport, address, subsysnqn, cntrltype
+//!                      ctrl_loss_tmo, fast_io_fail_tmo, reconnect_delay: of a controller over fabrics
+//! ```
+//!
+//! Documented in `drivers/nvme/host/sysfs.c` of the kernel.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::source::Error;
+use crate::source::files::{Attribute, or_last};
+use crate::source::interfaces::Addresses;
+use crate::topology::{NvmeController, NvmeTimeouts, Ports, Transport, portal};
+
+/// The name of each discovery subsystem that has no name of its own (`NVME_DISC_SUBSYS_NAME` in `include/linux/nvme.h`).
+const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
+
+/// Reads controllers.
+#[derive(Debug, Default)]
+pub struct Reader {
+    file: Attribute,
+}
+
+impl Reader {
+    /// The controller; `None` if it is gone. An error if its state cannot be told: what else cannot be read stays as it was.
+    pub fn controller(
+        &mut self,
+        directory: &Path,
+        name: &Arc<str>,
+        last: Option<&NvmeController>,
+        anew: bool,
+        addresses: &Addresses,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<Option<NvmeController>, Error> {
+        let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
+        let anew = anew || last.is_none_or(|last| last.state != state);
+        let last = last.cloned().unwrap_or_default();
+        let mut controller = NvmeController { name: Arc::clone(name), state, ..last };
+        // Nothing leaves through a port where the controller is a part of the host.
+        let is_known = controller.ports.are_known() || controller.transport == Transport::NvmePcie;
+        if (anew && controller.is_live()) || !is_known {
+            self.look_closer(directory, &mut controller, addresses, unreadable);
+        }
+        if anew && controller.over_fabrics {
+            self.read_timeouts(directory, &mut controller.timeouts, unreadable);
+        }
+        Ok(Some(controller))
+    }
+
+    /// Finds out what the controller is. What cannot be told now stays.
+    fn look_closer(
+        &mut self,
+        directory: &Path,
+        controller: &mut NvmeController,
+        addresses: &Addresses,
+        unreadable: &mut Vec<Error>,
+    ) {
+        let mut word = |name| self.file.word_or_note(directory, name, unreadable);
+        let transport = word("transport");
+        if !transport.is_empty() {
+            (controller.transport, controller.over_fabrics) = transport_named(&transport);
+        }
+        let (target, address) = (word("subsysnqn"), word("address"));
+        let kind = word("cntrltype");
+        let Ends { initiator_port, source, target_port } = ends(controller.transport, &address, addresses);
+        let mut ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
+        // An interface that has just lost the address is still the one that it was.
+        if ports.initiator_port.is_empty() {
+            ports.initiator_port = source;
+        }
+        // Before Linux 5.14 there is no `cntrltype`, and before it was connected once a controller has none.
+        controller.has_no_namespaces = match &*kind {
+            "discovery" | "admin" => true,
+            _ => controller.has_no_namespaces && kind.is_empty() || *ports.target == *DISCOVERY,
+        };
+        controller.ports = ports;
+    }
+
+    /// The kernel takes them at any time, and goes by `fast_io_fail_tmo` as it was when the controller began to connect.
+    fn read_timeouts(&mut self, directory: &Path, timeouts: &mut NvmeTimeouts, unreadable: &mut Vec<Error>) {
+        let NvmeTimeouts { ctrl_loss, fast_io_fail, reconnect_delay } = timeouts;
+        for (name, value) in
+            [("ctrl_loss_tmo", ctrl_loss), ("fast_io_fail_tmo", fast_io_fail), ("reconnect_delay", reconnect_delay)]
+        {
+            *value = or_last(self.file.word(directory, name), Some(value), unreadable);
+        }
+    }
+}
+
+/// What carries the I/O, and whether it leaves the host. There are others: a disk on Apple's own bus is none of fabrics.
+fn transport_named(name: &str) -> (Transport, bool) {
+    match name {
+        "tcp" => (Transport::NvmeTcp, true),
+        "fc" => (Transport::NvmeFc, true),
+        "rdma" => (Transport::NvmeRdma, true),
+        "loop" => (Transport::Unknown, true),
+        "pcie" => (Transport::NvmePcie, false),
+        _ => (Transport::Unknown, false),
+    }
+}
+
+/// Both ends of a controller. What is not known is empty.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ends {
+    initiator_port: Arc<str>,
+    /// The address that it comes from, where that is told.
+    source: Arc<str>,
+    target_port: Arc<str>,
+}
+
+/// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
+/// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
+fn ends(transport: Transport, address: &str, addresses: &Addresses) -> Ends {
+    let field = |name: &str| {
+        let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
+        fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
+    };
+    let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
+    match transport {
+        Transport::NvmePcie => Ends { target_port: address.into(), ..Ends::default() },
+        Transport::NvmeFc => Ends {
+            initiator_port: port_name(field("host_traddr")),
+            target_port: port_name(field("traddr")),
+            ..Ends::default()
+        },
+        _ => {
+            let source = match field("src_addr") {
+                "" => field("host_traddr"),
+                source => source,
+            };
+            let initiator_port = match field("host_iface") {
+                "" => source.parse().map(|source| addresses.owner_of(source)).unwrap_or_default(),
+                interface => interface.into(),
+            };
+            let target_port = portal(field("traddr"), field("trsvcid"));
+            Ends { initiator_port, source: source.into(), target_port }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> Addresses {
+        Addresses::from([("127.0.0.1".parse().unwrap(), "lo".into())].to_vec())
+    }
+
+    #[test]
+    fn both_ends_of_a_controller() {
+        for (transport, address, initiator, source, target) in [
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,host_iface=e1,src_addr=192.0.2.1",
+                "e1",
+                "192.0.2.1",
+                "192.0.2.2:4420",
+            ),
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1",
+                "lo",
+                "127.0.0.1",
+                "192.0.2.2:4420",
+            ),
+            (
+                Transport::NvmeTcp,
+                "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255",
+                "",
+                "192.0.2.255",
+                "192.0.2.2:4420",
+            ),
+            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "", "[2001:db8::1]:4420"),
+            (
+                Transport::NvmeFc,
+                "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545",
+                "0x10000090fadcc545",
+                "",
+                "0x200a00a098aad2dc",
+            ),
+            (Transport::NvmePcie, "0000:01:00.0", "", "", "0000:01:00.0"),
+            (Transport::Unknown, "", "", "", ""),
+        ] {
+            let expected = Ends { initiator_port: initiator.into(), source: source.into(), target_port: target.into() };
+            assert_eq!(ends(transport, address, &loopback()), expected, "{address}");
+        }
+    }
+}
