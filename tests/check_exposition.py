@@ -104,6 +104,8 @@ INTERFACE = {
         "multipath_nvme_controller_state": f"{CONTROLLER} state",
         "multipath_nvme_controller_failures_total": "target target_port initiator_port",
         "multipath_nvme_controller_info": f"{CONTROLLER} ctrl_loss_tmo fast_io_fail_tmo reconnect_delay",
+        "multipath_nvme_subsystem_info": "target iopolicy",
+        "multipath_nvme_unreachable_namespaces": "target",
         "multipath_fc_host_port_up": "initiator_port",
         "multipath_fc_remote_port_up": PORT,
         "multipath_fc_remote_port_state": f"{PORT} state",

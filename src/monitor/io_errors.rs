@@ -68,7 +68,7 @@ fn refuses_io(disk: &Disk) -> bool {
 
 /// How much a count has grown. One that has fallen has started anew: it may also have passed the end of its 32 bits, and what it
 /// counted up to there is left out.
-fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
+pub fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
     let now = now.unwrap_or_default();
     last.and_then(|last| now.checked_sub(last)).unwrap_or(now)
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::Now;
+use super::io_errors::growth;
 use super::queueing::Clocks;
 use super::repeats::Repeats;
 use super::usage::Written;
@@ -141,11 +142,15 @@ fn follow_members(repeats: &mut Repeats<Arc<str>>, before: &[Path], paths: &[Pat
 
 fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<str>>, first: bool, now: Now) -> Device {
     let mut path_events = previous.map(|device| device.path_events).unwrap_or_default();
+    let mut path_io_errors = previous.map_or(0, |device| device.path_io_errors);
     let mut has_failed = Vec::new();
     let mut paths = Vec::with_capacity(head.paths.len());
     for path in &head.paths {
         let last = previous.and_then(|device| device.paths.iter().find(|last| last.name == path.name));
         let mut failures = last.map_or(0, |last| last.failures);
+        // The kernel makes a path anew each time, so none comes back with an old count.
+        let grown = growth(last.and_then(|last| last.io_errors), path.io_errors);
+        path_io_errors = path_io_errors.saturating_add(grown);
         let state = state(path, head);
         match change(state_before(previous, &path.name), state).filter(|_| !first) {
             Some(Change::Failed) if path.controller.is_deleted() => {}
@@ -177,7 +182,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
             access_state: None,
             ana_state: path.ana_state.clone(),
             marginal: None,
-            io_errors: None,
+            io_errors: path.io_errors,
             io_timeouts: None,
             stalled: path.stalled,
         });
@@ -225,7 +230,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         best_group_priority: None,
         path_events,
         repeated_path_failures: repeats.count(),
-        path_io_errors: 0,
+        path_io_errors,
     }
 }
 
@@ -371,6 +376,31 @@ mod tests {
         assert_eq!(repeated(&[]), 2);
         assert_eq!(repeated(&[path("c", "live")]), 2);
         assert_eq!(repeated(&[]), 3);
+    }
+
+    #[test]
+    fn errors_of_all_paths_are_added_up_and_a_new_path_counts_from_0() {
+        let head = |paths: &[(&str, Option<u64>)]| {
+            let path = |(name, io_errors): &(&str, Option<u64>)| HeadPath {
+                name: (*name).into(),
+                io_errors: *io_errors,
+                ..HeadPath::default()
+            };
+            Arc::new(Head { wwid: "uuid.1".into(), paths: paths.iter().map(path).collect(), ..Head::default() })
+        };
+        let mut followed = Followed::default();
+        let mut errors = |paths: &[(&str, Option<u64>)]| {
+            followed.read(&[head(paths)]);
+            followed.device().path_io_errors
+        };
+        assert_eq!(errors(&[("a", None)]), 0);
+        assert_eq!(errors(&[("a", Some(3)), ("b", Some(4))]), 7);
+        assert_eq!(errors(&[("a", Some(5)), ("b", Some(4))]), 9);
+        assert_eq!(errors(&[("b", Some(4))]), 9);
+        assert_eq!(errors(&[("a", Some(2)), ("b", Some(4))]), 11);
+        // Somebody has set it to 0.
+        assert_eq!(errors(&[("a", Some(0)), ("b", Some(4))]), 11);
+        assert_eq!(errors(&[("a", Some(1)), ("b", Some(4))]), 12);
     }
 
     #[test]

@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime};
 pub use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
-    Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, NvmeController, NvmeTimeouts,
-    Ports, Transport, Transports, is_deleted, portal,
+    Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, NvmeController, NvmeSubsystem,
+    NvmeTimeouts, Ports, Transport, Transports, is_deleted, portal,
 };
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
@@ -214,7 +214,7 @@ pub struct Path {
     pub ana_state: Option<Arc<str>>,
     /// Whether multipathd holds it marginal.
     pub marginal: Option<bool>,
-    /// Requests that ended with an error, as the SCSI layer counts since the disk came.
+    /// Requests that ended with an error, as the SCSI layer counts since the disk came, or the NVMe driver since the path came.
     pub io_errors: Option<u64>,
     /// Requests that ran out of time, likewise.
     pub io_timeouts: Option<u64>,

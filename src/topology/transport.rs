@@ -92,9 +92,6 @@ const ONLINE: &str = "Online";
 /// The state of a port that the kernel uses for want of a better.
 const MARGINAL: &str = "Marginal";
 
-/// The state of a controller that carries I/O.
-const LIVE: &str = "live";
-
 /// One iSCSI session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IscsiSession {
@@ -200,15 +197,30 @@ pub struct NvmeTimeouts {
 }
 
 impl NvmeController {
+    /// The state of one that carries I/O.
+    pub const LIVE: &str = "live";
+
     /// Whether it carries I/O.
     pub fn is_live(&self) -> bool {
-        &*self.state == LIVE
+        &*self.state == Self::LIVE
     }
 
     /// Whether it is being removed: by order, or as given up.
     pub fn is_deleted(&self) -> bool {
         is_deleted(&self.state)
     }
+}
+
+/// An NVMe subsystem that has multipath devices, or controllers through which it could have some.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NvmeSubsystem {
+    /// Its NQN.
+    pub target: Arc<str>,
+    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` without a device.
+    pub iopolicy: Option<Arc<str>>,
+    /// Paths to namespaces for which the kernel has made no head: none of them has been usable since the connect. `None`
+    /// without a controller.
+    pub unreachable_namespaces: Option<usize>,
 }
 
 /// Whether a controller in this state is being removed. The kernel says `deleting` and `deleting (no IO)`.
@@ -241,6 +253,8 @@ pub struct Transports {
     pub fc_remote_ports: Vec<Arc<FcRemotePort>>,
     /// NVMe controllers over fabrics that have namespaces, by name.
     pub nvme_controllers: Vec<Arc<NvmeController>>,
+    /// NVMe subsystems, by NQN.
+    pub nvme_subsystems: Vec<NvmeSubsystem>,
     /// The parts that initiator ports stand on.
     pub adapters: Arc<Adapters>,
 }

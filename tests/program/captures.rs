@@ -373,6 +373,33 @@ fn a_local_disk_and_its_nqn() {
 }
 
 #[test]
+fn an_nvme_subsystem_with_a_path_that_has_no_head() {
+    let host = Host::recorded("01-healthy");
+    let (controller, subsystem) = (format!("{}/nvme0", nvme::CONTROLLERS), nvme::SUBSYSTEM);
+    for (file, content) in [
+        (format!("{controller}/nvme0c0n3/ana_state"), "inaccessible"),
+        (format!("{controller}/nvme0c0n1/diag/command_error_count"), "7"),
+        (format!("{controller}/fast_io_fail_tmo"), "15"),
+        (format!("{subsystem}/nvme0n1/delayed_removal_secs"), "30"),
+        (format!("{subsystem}/iopolicy"), "queue-depth"),
+    ] {
+        host.sysfs.write(&file, format!("{content}\n"));
+    }
+    let (capture, _) = assert_captured(&all_of(&host));
+    let page = oneshot(&[capture.option()]);
+    for part in [
+        "iopolicy=\"queue-depth\"} 1\n",
+        "ctrl_loss_tmo=\"600\",fast_io_fail_tmo=\"15\",reconnect_delay=\"2\"} 1\n",
+        "path=\"nvme0c0n1\"} 7\n",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let unreachable = page.lines().find(|line| line.starts_with("multipath_nvme_unreachable_namespaces{"));
+    assert!(unreachable.is_some_and(|line| line.ends_with("} 1")), "{unreachable:?}");
+    capture.assert_without("nvmearray1");
+}
+
+#[test]
 fn a_host_with_nothing() {
     let host = Host::bare();
     let (_, names) = assert_captured(&all_of(&host));

@@ -10,8 +10,8 @@ use multipath_exporter::metrics::devices::{Devices, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
     Daemon, DaemonCounters, Device, DirectUse, Failures, FcHostPort, FcRemotePort, Group, History, IscsiBond,
-    IscsiSession, Kind, LossReason, LostDevice, Mismatches, NvmeController, Path, PathEventCounts, PathState, Ports,
-    Remembered, Snapshot, Transport, Transports, Unassembled,
+    IscsiSession, Kind, LossReason, LostDevice, Mismatches, NvmeController, NvmeSubsystem, Path, PathEventCounts,
+    PathState, Ports, Remembered, Snapshot, Transport, Transports, Unassembled,
 };
 use prometheus_client::registry::Registry;
 
@@ -133,6 +133,11 @@ fn snapshot() -> Snapshot {
             ports: ports(),
             ..NvmeController::default()
         })],
+        nvme_subsystems: vec![NvmeSubsystem {
+            target: "t".into(),
+            iopolicy: Some("numa".into()),
+            unreachable_namespaces: Some(1),
+        }],
         adapters: Arc::default(),
     };
     let history = History { is_redundant: Some(true), has_lost_redundancy: Some(false), ..History::default() };

@@ -36,9 +36,19 @@ labels!(FailureLabels {
     initiator_port: &'a str,
 });
 
-/// Writes the families of controllers over fabrics.
+labels!(SubsystemInfo {
+    target: &'a str,
+    iopolicy: &'a str,
+});
+
+labels!(Subsystem {
+    target: &'a str,
+});
+
+/// Writes the families of controllers over fabrics, and of subsystems.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    controllers(snapshot, families)
+    controllers(snapshot, families)?;
+    subsystems(snapshot, families)
 }
 
 fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
@@ -92,4 +102,24 @@ fn labels_of(controller: &NvmeController) -> ControllerLabels<'_> {
         target_port: &controller.ports.target_port,
         initiator_port: &controller.ports.initiator_port,
     }
+}
+
+fn subsystems(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+    let subsystems = || snapshot.transports.nvme_subsystems.iter();
+    families.gauge(
+        "multipath_nvme_subsystem_info",
+        "How the kernel spreads I/O over the paths to the NVMe subsystem",
+        subsystems().filter_map(|subsystem| {
+            let iopolicy = subsystem.iopolicy.as_ref()?;
+            Some((SubsystemInfo { target: &subsystem.target, iopolicy }, 1u64))
+        }),
+    )?;
+    families.gauge(
+        "multipath_nvme_unreachable_namespaces",
+        "Paths to namespaces of the NVMe subsystem that have no device, because none was usable since the connect",
+        subsystems().filter_map(|subsystem| {
+            let unreachable = subsystem.unreachable_namespaces?;
+            Some((Subsystem { target: &subsystem.target }, unreachable as u64))
+        }),
+    )
 }

@@ -165,6 +165,7 @@ impl Reader {
             fc_host_ports: fibre_channel.map(|ports| ports.hosts().all()).unwrap_or_default(),
             fc_remote_ports: fibre_channel.map(|ports| ports.remote_ports().all()).unwrap_or_default(),
             nvme_controllers: self.nvme.as_ref().map(Nvme::watched_controllers).unwrap_or_default(),
+            nvme_subsystems: self.nvme.as_ref().map(Nvme::watched_subsystems).unwrap_or_default(),
             adapters: Arc::clone(self.adapters.known()),
         }
     }

@@ -1,10 +1,10 @@
 //! Native NVMe multipath: namespace heads, and the controllers that their paths go through.
 //!
 //! ```text
-//! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev; nvme0n1: its heads; nvme0: its controllers
-//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, stat: a head, which is what is used as a disk
-//! class/nvme/nvme3/                      state, transport, address, subsysnqn: a controller
-//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, wwid, stat: the hidden path of nvme0n1 through nvme3
+//! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev, iopolicy; nvme0n1: its heads; nvme0: its controllers
+//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, stat, delayed_removal_secs: a head, which is what is used as a disk
+//! class/nvme/nvme3/                      state, transport, address, subsysnqn, …: a controller
+//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, stat, diag/: the hidden path of nvme0n1 through nvme3
 //! ```
 //!
 //! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
@@ -15,8 +15,9 @@
 
 mod controllers;
 mod names;
+mod subsystems;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,10 @@ use crate::source::files::{Attribute, Entry, list, or_last, or_note};
 use crate::source::interfaces::Addresses;
 use crate::source::inventory::Inventory;
 use crate::source::{Error, Io, Stall};
-use crate::topology::NvmeController;
+use crate::topology::{NvmeController, NvmeSubsystem};
 use names::head_of;
 pub use names::{is_controller, is_head, is_partition};
+use subsystems::Subsystem;
 
 /// A namespace head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct HeadPath {
     pub read_only: Option<bool>,
     /// How long the same I/O had been in flight at the last resync, while none completed.
     pub stalled: Option<Duration>,
+    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Anyone may set it to 0.
+    pub io_errors: Option<u64>,
     /// The controller that it goes through.
     pub controller: Arc<NvmeController>,
 }
@@ -78,6 +82,8 @@ pub struct Nvme {
     controllers: Inventory<NvmeController>,
     reader: controllers::Reader,
     heads: BTreeMap<Arc<str>, Known>,
+    /// By their kernel names.
+    subsystems: BTreeMap<String, Subsystem>,
     file: Attribute,
 }
 
@@ -108,6 +114,7 @@ impl Nvme {
             controllers: Inventory::new(root.join("class/nvme")),
             reader: controllers::Reader::default(),
             heads: BTreeMap::new(),
+            subsystems: BTreeMap::new(),
             file: Attribute::default(),
         }
     }
@@ -139,6 +146,13 @@ impl Nvme {
         self.controllers.all().into_iter().filter(|controller| is_watched(controller)).collect()
     }
 
+    /// The subsystems that have devices, or controllers that are to give some, by NQN.
+    pub fn watched_subsystems(&self) -> Vec<NvmeSubsystem> {
+        let watched = self.subsystems.values().filter_map(Subsystem::watched);
+        let by_target: BTreeMap<_, _> = watched.map(|subsystem| (Arc::clone(&subsystem.target), subsystem)).collect();
+        by_target.into_values().collect()
+    }
+
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
     /// disk is none. What cannot be listed stays as it was. The I/O of their paths is read only if `anew`.
     pub fn read_heads(&mut self, anew: bool, unreadable: &mut Vec<Error>) {
@@ -161,8 +175,10 @@ impl Nvme {
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
         let mut before = std::mem::take(&mut self.heads);
+        let mut subsystems_before = std::mem::take(&mut self.subsystems);
         for subsystem in listed {
             let directory = subsystems.join(&subsystem.name);
+            let known = subsystems_before.remove(&subsystem.name).unwrap_or_default();
             let entries = match list(&directory) {
                 Ok(entries) => entries,
                 Err(error) => {
@@ -171,15 +187,18 @@ impl Nvme {
                     let start = subsystem.name.replacen("-subsys", "", 1) + "n";
                     let names: Vec<_> = before.keys().filter(|name| name.starts_with(&start)).cloned().collect();
                     self.heads.extend(names.iter().filter_map(|name| before.remove_entry(name)));
+                    self.subsystems.insert(subsystem.name, known);
                     continue;
                 }
             };
             let controllers = entries.iter().filter_map(|entry| self.controllers.get(&entry.name));
             let controllers: Vec<Arc<NvmeController>> = controllers.cloned().collect();
-            let ways: Vec<PathsOf> =
-                controllers.iter().map(|controller| self.paths_of(controller, &before, unreadable)).collect();
+            let paths_of = |controller| self.paths_of(controller, &before, &known, unreadable);
+            let ways: Vec<PathsOf> = controllers.iter().map(paths_of).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
+            let names: BTreeSet<String> =
+                entries.iter().filter(|entry| is_head(&entry.name)).map(|entry| entry.name.clone()).collect();
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
                 let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
                 let is_device = match &last {
@@ -209,6 +228,10 @@ impl Nvme {
                 let io = or_note(self.io_of(&directory.join(&name), &head), unreadable).or(io);
                 self.heads.insert(name.into(), Known { inode, head: Some(head), io, stalls });
             }
+            let has_device = |name: &String| self.heads.get(name.as_str()).is_some_and(|known| known.head.is_some());
+            let is_used = names.iter().any(has_device);
+            let parts = subsystems::Parts { directory, names, ways, is_shared, is_used };
+            self.subsystems.insert(subsystem.name, known.after(&mut self.file, &parts, unreadable));
         }
         Ok(())
     }
@@ -229,7 +252,7 @@ impl Nvme {
         self.root.join("class/nvme").join(&*path.controller.name).join(&*path.name)
     }
 
-    /// Reads the I/O of a head's paths, and gives how it fares.
+    /// Reads the I/O of a head's paths and their errors, and gives how the I/O fares.
     fn follow_paths(
         &mut self,
         head: &mut Head,
@@ -239,7 +262,10 @@ impl Nvme {
         let mut stalls = HashMap::new();
         for path in &mut head.paths {
             let last = last.get(&path.name).copied().unwrap_or_default();
-            let io = self.file.stat(&self.directory_of(path));
+            let directory = self.directory_of(path);
+            let errors = self.file.parsed(&directory, "diag/command_error_count");
+            path.io_errors = or_last(errors, Some(&path.io_errors), unreadable);
+            let io = self.file.stat(&directory);
             let stall = or_last(io.map(|io| last.after(io.as_ref())), Some(&last), unreadable);
             path.stalled = stall.duration();
             stalls.insert(Arc::clone(&path.name), stall);
@@ -252,6 +278,7 @@ impl Nvme {
         &self,
         controller: &Arc<NvmeController>,
         known: &BTreeMap<Arc<str>, Known>,
+        subsystem: &Subsystem,
         unreadable: &mut Vec<Error>,
     ) -> PathsOf {
         let directory = self.root.join("class/nvme").join(&*controller.name);
@@ -261,7 +288,8 @@ impl Nvme {
                 unreadable.push(error);
                 let heads = known.values().filter_map(|known| known.head.as_ref());
                 let paths = heads.flat_map(|head| &head.paths).filter(|path| path.controller.name == controller.name);
-                paths.map(|path| path.name.to_string()).collect()
+                let paths = paths.map(|path| path.name.to_string());
+                paths.chain(subsystem.headless_through(&controller.name)).collect()
             }
         };
         let mut names: HashMap<String, Vec<String>> = HashMap::new();

@@ -6,7 +6,7 @@ use super::escape::{Escaped, Names};
 use super::query::Query;
 use super::words::{Count, Severity, Size, While, are, state_word};
 use super::{Ranked, broken_port, diagram};
-use crate::topology::{Device, DirectUse, History, Path, PathState, luns};
+use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, luns};
 
 /// Devices on one page: what a phone scrolls through, and a server writes in a moment.
 const PER_PAGE: usize = 50;
@@ -133,6 +133,10 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     if one.history.has_lost_redundancy == Some(true) {
         fact(&"no longer redundant")?;
+    }
+    let live = device.paths.iter().filter(|path| path.device_state.as_deref() == Some(NvmeController::LIVE)).count();
+    if live < one.live_controllers {
+        fact(&format_args!("paths over {live} of the subsystem’s {} live controllers", one.live_controllers))?;
     }
     let mismatches = device.mismatches;
     for (number, what) in [

@@ -33,7 +33,9 @@ use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
-use crate::topology::{Counts, Daemon, Device, DirectUse, Health, History, Mismatches, Path, PathState, Snapshot};
+use crate::topology::{
+    Counts, Daemon, Device, DirectUse, Health, History, Kind, Mismatches, Path, PathState, Snapshot,
+};
 use escape::Escaped;
 use findings::Finding;
 pub use query::Query;
@@ -140,13 +142,26 @@ pub struct Ranked<'a> {
     history: History,
     /// Who uses its disks without it.
     direct_users: &'a [DirectUse],
+    /// The live controllers over fabrics of its NVMe subsystem.
+    live_controllers: usize,
 }
 
 /// The devices, worst first.
 fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
+    let mut live: BTreeMap<&str, usize> = BTreeMap::new();
+    for controller in snapshot.transports.nvme_controllers.iter().filter(|controller| controller.is_live()) {
+        *live.entry(&controller.ports.target).or_default() += 1;
+    }
     let ranked = snapshot.devices.iter().map(|device| {
         let history = snapshot.remembered.of(&device.wwid).copied().unwrap_or_default();
-        Ranked { device, counts: device.counts(), history, direct_users: snapshot.direct_users(&device.wwid) }
+        let target = device.paths.first().filter(|_| device.kind == Kind::Nvme).map(|path| &*path.ports.target);
+        Ranked {
+            device,
+            counts: device.counts(),
+            history,
+            direct_users: snapshot.direct_users(&device.wwid),
+            live_controllers: target.and_then(|target| live.get(target)).copied().unwrap_or_default(),
+        }
     });
     let mut ranked: Vec<_> = ranked.collect();
     ranked.sort_by_key(|one| (Reverse(one.rank()), !one.device.root, &one.device.name, &one.device.wwid));

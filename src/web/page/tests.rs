@@ -5,8 +5,8 @@ use PathState::{Failed, Standby, Valid};
 use super::*;
 use crate::source::health::Part;
 use crate::topology::{
-    DirectUse, FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, Ports, Remembered,
-    Transport, Transports, Unassembled, sample,
+    DirectUse, FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, NvmeController,
+    NvmeSubsystem, Ports, Remembered, Transport, Transports, Unassembled, sample,
 };
 
 fn path(name: &str, state: PathState, from: &str, to: &str) -> Path {
@@ -199,6 +199,40 @@ fn fc_host_port((port_name, state): (&str, &str)) -> Arc<FcHostPort> {
     Arc::new(FcHostPort { port_name: port_name.into(), state: state.into() })
 }
 
+fn nvme_controller((name, state): (&str, &str)) -> Arc<NvmeController> {
+    let ports = Ports { initiator_port: "eth1".into(), target: "nqn.a".into(), target_port: "192.0.2.1:4420".into() };
+    Arc::new(NvmeController { name: name.into(), state: state.into(), ports, ..NvmeController::default() })
+}
+
+fn nvme_subsystem((target, unreachable_namespaces): (&str, Option<usize>)) -> NvmeSubsystem {
+    NvmeSubsystem { target: target.into(), iopolicy: None, unreachable_namespaces }
+}
+
+/// An array may show a namespace through some of its controllers only.
+#[test]
+fn a_namespace_says_over_how_many_of_the_live_controllers_it_has_paths() {
+    let said = |controllers: &[(&str, &str)], paths: &[&str], target: &str| {
+        let mut snapshot = host(&[("a", &vec![Valid; paths.len()])]);
+        let device = Arc::make_mut(&mut snapshot.devices[0]);
+        device.kind = Kind::Nvme;
+        for (path, state) in device.paths.iter_mut().zip(paths) {
+            path.device_state = Some((*state).into());
+            path.ports.target = target.into();
+        }
+        let nvme_controllers = controllers.iter().copied().map(nvme_controller).collect();
+        snapshot.transports = Arc::new(Transports { nvme_controllers, ..Transports::default() });
+        let page = page(&snapshot);
+        let facts = between(&page, "<p class=\"facts\">", "</p>").to_owned();
+        facts.split_once("paths over ").map(|(_, words)| words.to_owned())
+    };
+    let (live, gone) = ([("nvme0", "live"), ("nvme1", "live")], [("nvme0", "live"), ("nvme1", "connecting")]);
+    assert_eq!(said(&live, &["live"], "nqn.a").as_deref(), Some("1 of the subsystem’s 2 live controllers"));
+    assert_eq!(said(&live, &["live", "live"], "nqn.a"), None);
+    assert_eq!(said(&gone, &["live"], "nqn.a"), None);
+    assert_eq!(said(&gone, &["live", "connecting"], "nqn.a"), None);
+    assert_eq!(said(&live, &["live"], "nqn.b"), None);
+}
+
 #[test]
 fn the_worst_of_all_is_said_first() {
     let mut snapshot = host(&[("a", &[Valid]), ("b", &[Failed, Valid])]);
@@ -367,6 +401,8 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         iscsi_sessions: vec![session("192.0.2.1:3260", "FAILED"), session("192.0.2.2:3260", "LOGGED_IN")],
         fc_host_ports: [("h0", "Linkdown"), ("0x11", "Linkdown"), ("h1", "Marginal")].map(fc_host_port).into(),
         fc_remote_ports: vec![Arc::default()],
+        nvme_controllers: [("nvme0", "connecting"), ("nvme1", "live")].map(nvme_controller).into(),
+        nvme_subsystems: [("nqn.a", Some(2)), ("nqn.b", Some(0)), ("nqn.c", None)].map(nvme_subsystem).into(),
         ..Transports::default()
     });
     let unread = SourceState { up: Some(false), ..SourceState::default() };
@@ -397,6 +433,14 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathDeviceSuspended", "1 device is suspended"),
         ("MultipathPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
         ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (FAILED)"),
+        (
+            "MultipathNvmeControllerDown",
+            "1 of 2 NVMe controllers is down: nvme0 to 192.0.2.1:4420 by eth1 (connecting)",
+        ),
+        (
+            "MultipathNvmeNamespaceUnreachable",
+            "1 NVMe subsystem has namespaces that cannot be reached: nqn.a (2 paths)",
+        ),
         ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down: h0 (Linkdown)"),
         ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
@@ -416,7 +460,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 28);
+    assert_eq!(lines.len(), 30);
 }
 
 #[test]

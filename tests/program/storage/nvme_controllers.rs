@@ -1,4 +1,4 @@
-//! NVMe controllers over fabrics, and whether I/O waits for them.
+//! NVMe controllers over fabrics, whether I/O waits for them, and what subsystems show through them.
 
 use super::nvme::{CONTROLLERS, FIRST, NQN, NVME, SECOND, SUBSYSTEM, add_controller, remove_controller};
 use super::{assert_errors, assert_no_errors};
@@ -174,4 +174,94 @@ fn a_head_without_a_controller_fails_io_unless_the_kernel_keeps_it() {
         host.sysfs.write(&format!("{SUBSYSTEM}/{head}/delayed_removal_secs"), format!("{seconds}\n"));
     }
     eventually("one is kept", || (queueing(&exporter.metrics()) == [Some(1.0), Some(0.0)]).then_some(()));
+}
+
+/// The paths without a head of the recorded subsystem.
+fn unreachable(page: &Page) -> Option<f64> {
+    page.value(&format!("multipath_nvme_unreachable_namespaces{{target=\"{NQN}\"}}"))
+}
+
+#[test]
+fn a_subsystem_says_how_io_is_spread_over_its_paths() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[NVME]);
+    let info = |page: &Page, policy: &str| {
+        page.value(&format!("multipath_nvme_subsystem_info{{target=\"{NQN}\",iopolicy=\"{policy}\"}}"))
+    };
+    let page = exporter.metrics();
+    assert_eq!((info(&page, "numa"), unreachable(&page)), (Some(1.0), Some(0.0)));
+    host.sysfs.write(&format!("{SUBSYSTEM}/iopolicy"), "round-robin\n");
+    let page = exporter.reread();
+    assert_eq!((info(&page, "numa"), info(&page, "round-robin")), (None, Some(1.0)));
+    host.sysfs.make_unreadable(&format!("{SUBSYSTEM}/iopolicy"));
+    let page = exporter.reread();
+    assert_eq!(info(&page, "round-robin"), Some(1.0));
+    assert_errors("iopolicy", &page);
+}
+
+/// Inaccessible since the connect.
+#[test]
+fn hidden_paths_without_a_head_are_counted_until_it_comes() {
+    let host = Host::recorded("01-healthy");
+    for controller in [0, 1] {
+        let path = format!("{CONTROLLERS}/nvme{controller}/nvme0c{controller}n3");
+        for (file, content) in [("ana_state", "inaccessible"), ("ana_grpid", "3"), ("size", "131072"), ("ro", "0")] {
+            host.sysfs.write(&format!("{path}/{file}"), format!("{content}\n"));
+        }
+    }
+    let exporter = host.exporter(&[NVME]);
+    let page = exporter.metrics();
+    assert_eq!((unreachable(&page), page.value("multipath_devices")), (Some(2.0), Some(4.0)));
+    let status = exporter.get("/");
+    assert!(status.text().contains("1 NVMe subsystem has namespaces that cannot be reached"), "{}", status.text());
+    // The path is what it was, and only its state is another one.
+    host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n3/ana_state"), "optimized\n");
+    host.sysfs.write(&format!("{SUBSYSTEM}/nvme0n3/wwid"), "uuid.3\n");
+    let page = exporter.reread();
+    assert_eq!((unreachable(&page), page.device("paths", "uuid.3")), (Some(0.0), Some(2.0)));
+    assert_no_errors(&page);
+    for controller in ["nvme0", "nvme1"] {
+        remove_controller(&host, controller);
+    }
+    assert_eq!(unreachable(&exporter.reread()), None);
+}
+
+/// `nvme_core.multipath=N`: each namespace is a disk of its own, and no path is hidden.
+#[test]
+fn without_native_multipath_nothing_waits_for_a_head() {
+    let host = Host::recorded("01-healthy");
+    for namespace in [1, 2] {
+        host.sysfs.remove(&format!("{SUBSYSTEM}/nvme0n{namespace}"));
+        for controller in [0, 1] {
+            let path = format!("{CONTROLLERS}/nvme{controller}/nvme0c{controller}n{namespace}");
+            host.sysfs.rename(&path, &format!("{CONTROLLERS}/nvme{controller}/nvme{controller}n{namespace}"));
+        }
+    }
+    let page = host.exporter(&[NVME]).reread_twice();
+    assert_eq!(unreachable(&page), Some(0.0));
+    assert!(page.of_metric("multipath_nvme_subsystem_info").is_empty());
+}
+
+/// The driver counts since Linux 7.2.
+#[test]
+fn errors_are_those_that_the_driver_counts() {
+    let host = Host::recorded("01-healthy");
+    let errors =
+        |controller: u32| format!("{CONTROLLERS}/nvme{controller}/nvme0c{controller}n1/diag/command_error_count");
+    host.sysfs.write(&errors(0), "3\n");
+    let exporter = host.exporter(&[NVME]);
+    let shown = |page: &Page| {
+        let path = |path| page.value(&format!("multipath_path_io_errors_total{{wwid=\"{FIRST}\",path=\"{path}\"}}"));
+        (path("nvme0c0n1"), path("nvme0c1n1"), page.device("path_io_errors_total", FIRST))
+    };
+    assert_eq!(shown(&exporter.metrics()), (Some(3.0), None, Some(3.0)));
+    host.sysfs.write(&errors(0), "5\n");
+    host.sysfs.write(&errors(1), "1\n");
+    assert_eq!(shown(&exporter.reread()), (Some(5.0), Some(1.0), Some(6.0)));
+    host.sysfs.make_unreadable(&errors(0));
+    let page = exporter.reread();
+    assert_eq!(shown(&page), (Some(5.0), Some(1.0), Some(6.0)));
+    assert_errors("command_error_count", &page);
+    remove_controller(&host, "nvme0");
+    assert_eq!(shown(&exporter.reread()), (None, Some(1.0), Some(6.0)));
 }

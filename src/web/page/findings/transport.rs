@@ -1,4 +1,4 @@
-//! What is wrong with sessions, ports and bonds.
+//! What is wrong with sessions, controllers, ports and bonds.
 
 use super::Found;
 use crate::topology::Snapshot;
@@ -30,6 +30,21 @@ pub fn find(snapshot: &Snapshot, ranked: &[Ranked<'_>], found: &mut Found) {
     });
     found.add(Warning, "MultipathIscsiSessionDown", sessions.collect(), |number| {
         format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
+    });
+    let controllers = transports.nvme_controllers.iter().filter(|controller| !controller.is_live());
+    let controllers = controllers.map(|controller| {
+        let (to, from, state) = (&controller.ports.target_port, &controller.ports.initiator_port, &controller.state);
+        format!("{} to {} by {} ({})", Escaped(&controller.name), Escaped(to), Escaped(from), Escaped(state))
+    });
+    found.add(Warning, "MultipathNvmeControllerDown", controllers.collect(), |number| {
+        format!("{} of {} {} down", number, Count(transports.nvme_controllers.len(), "NVMe controller"), are(number))
+    });
+    let unreachable = transports.nvme_subsystems.iter().filter_map(|subsystem| {
+        let number = subsystem.unreachable_namespaces.filter(|number| *number > 0)?;
+        Some(format!("{} ({})", Escaped(&subsystem.target), Count(number, "path")))
+    });
+    found.add(Warning, "MultipathNvmeNamespaceUnreachable", unreachable.collect(), |number| {
+        format!("{} {} namespaces that cannot be reached", Count(number, "NVMe subsystem"), have(number))
     });
     found.add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), |number| {
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))

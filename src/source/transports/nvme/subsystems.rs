@@ -1,0 +1,245 @@
+//! Subsystems: what they are called, how I/O is spread over their paths, and which of their paths have no head.
+//!
+//! The kernel makes the disk of a head when the first path to it becomes usable (`nvme_mpath_set_live` in
+//! `drivers/nvme/host/multipath.c`). Until then there are only hidden paths, and nobody can use the namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::PathsOf;
+use super::names::head_of;
+use crate::source::Error;
+use crate::source::files::{Attribute, list_if_there, or_last, or_note};
+use crate::topology::NvmeSubsystem;
+
+/// A subsystem as last read.
+#[derive(Debug, Default)]
+pub struct Subsystem {
+    /// Its NQN; empty while that is not known.
+    target: Arc<str>,
+    /// How I/O is spread over paths. It is read only of a subsystem that has a device.
+    iopolicy: Option<Arc<str>>,
+    /// The number of paths that wait for a head; `None` without a controller that could have one.
+    unreachable: Option<usize>,
+    /// The paths that had no head at the last reading, and the names of their controllers.
+    headless: BTreeMap<String, Arc<str>>,
+}
+
+/// What the directory of a subsystem shows.
+pub struct Parts {
+    pub directory: PathBuf,
+    /// The names of its heads.
+    pub names: BTreeSet<String>,
+    /// Its controllers with their paths.
+    pub ways: Vec<PathsOf>,
+    /// It is reached over fabrics, or has two controllers or more.
+    pub is_shared: bool,
+    /// A head of its is a device.
+    pub is_used: bool,
+}
+
+impl Subsystem {
+    /// The subsystem for those who watch; `None` for a lone local disk, and for one that is there for discovery only.
+    pub fn watched(&self) -> Option<NvmeSubsystem> {
+        let is_watched = !self.target.is_empty() && (self.iopolicy.is_some() || self.unreachable.is_some());
+        is_watched.then(|| NvmeSubsystem {
+            target: Arc::clone(&self.target),
+            iopolicy: self.iopolicy.clone(),
+            unreachable_namespaces: self.unreachable,
+        })
+    }
+
+    /// The paths through this controller that had no head.
+    pub fn headless_through(&self, controller: &str) -> impl Iterator<Item = String> {
+        self.headless.iter().filter(move |(_, through)| ***through == *controller).map(|(name, _)| name.clone())
+    }
+
+    /// The subsystem at the next reading. What cannot be read stays.
+    pub fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
+        let controllers = || parts.ways.iter().map(|way| &way.controller).filter(|one| !one.has_no_namespaces);
+        let target = match file.word_or_note(&parts.directory, "subsysnqn", unreadable) {
+            target if target.is_empty() => controllers().map(|one| Arc::clone(&one.ports.target)).next(),
+            target => Some(target),
+        };
+        let iopolicy =
+            parts.is_used.then(|| or_last(file.word(&parts.directory, "iopolicy"), self.iopolicy.as_ref(), unreadable));
+        let has_controllers = parts.is_shared && controllers().next().is_some();
+        let headless: Vec<_> = if has_controllers { parts.headless().collect() } else { Vec::new() };
+        let unreachable = has_controllers.then(|| self.unreachable(&headless, file, &parts.directory, unreadable));
+        let headless = headless.into_iter().map(|(way, name)| (name.clone(), Arc::clone(&way.controller.name)));
+        Subsystem { target: target.unwrap_or(self.target), iopolicy, unreachable, headless: headless.collect() }
+    }
+
+    /// How many of the paths without a head have none for good. A namespace that comes has its path before its head, and between
+    /// the listings of heads and of paths both may come. So a path counts if it had no head at the last reading, either, or if
+    /// its ANA state lets the kernel make none and there is still none.
+    fn unreachable(
+        &self,
+        headless: &[(&PathsOf, &String)],
+        file: &mut Attribute,
+        directory: &Path,
+        unreadable: &mut Vec<Error>,
+    ) -> usize {
+        let (old, new): (Vec<_>, Vec<_>) = headless.iter().partition(|(_, name)| self.headless.contains_key(*name));
+        let mut lets_none = |way: &PathsOf, name: &str| {
+            let state = file.word_or_note(&way.directory.join(name), "ana_state", unreadable);
+            matches!(&*state, "inaccessible" | "persistent-loss" | "change")
+        };
+        let refused: Vec<_> = new.into_iter().filter(|(way, name)| lets_none(way, name)).collect();
+        if refused.is_empty() {
+            return old.len();
+        }
+        let Some(entries) = or_note(list_if_there(directory), unreadable) else { return old.len() };
+        let has_head = |name: &str| head_of(name).is_some_and(|head| entries.iter().any(|entry| entry.name == head));
+        old.len() + refused.iter().filter(|(_, name)| !has_head(name)).count()
+    }
+}
+
+impl Parts {
+    /// The paths of which there is no head.
+    fn headless(&self) -> impl Iterator<Item = (&PathsOf, &String)> {
+        self.ways.iter().flat_map(|way| {
+            let without = way.names.iter().filter(|(head, _)| !self.names.contains(*head));
+            without.flat_map(move |(_, names)| names.iter().map(move |name| (way, name)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::Nvme;
+    use super::*;
+    use crate::source::interfaces::Addresses;
+
+    /// A subsystem over one controller, of which a path says this.
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new(transport: &str, ana_state: &str) -> Self {
+            let tree = Tree(tempfile::tempdir().unwrap());
+            let target = "nqn.2024-01.org.example:a";
+            tree.write("class/nvme-subsystem/nvme-subsys0/subsysnqn", target);
+            tree.write("class/nvme-subsystem/nvme-subsys0/iopolicy", "round-robin");
+            for (file, content) in [
+                ("state", "live"),
+                ("transport", transport),
+                ("address", "traddr=192.0.2.2,trsvcid=4420"),
+                ("subsysnqn", target),
+                ("nvme0c3n1/ana_state", ana_state),
+                ("nvme0c3n1/size", "8"),
+            ] {
+                tree.write(&format!("class/nvme/nvme3/{file}"), content);
+            }
+            symlink("../../nvme/nvme3", tree.0.path().join("class/nvme-subsystem/nvme-subsys0/nvme3")).unwrap();
+            tree
+        }
+
+        fn write(&self, file: &str, content: &str) {
+            let file = self.0.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, format!("{content}\n")).unwrap();
+        }
+
+        fn make_head(&self) {
+            self.write("class/nvme-subsystem/nvme-subsys0/nvme0n1/wwid", "uuid.1");
+        }
+
+        fn remove(&self, directory: &str) {
+            fs::remove_dir_all(self.0.path().join(directory)).unwrap();
+        }
+    }
+
+    /// The I/O policies and the unreachable paths of all subsystems at the next reading.
+    fn read(nvme: &mut Nvme) -> Vec<(Option<Arc<str>>, Option<usize>)> {
+        let mut unreadable = Vec::new();
+        nvme.read_controllers(false, &Addresses::default(), &mut unreadable).unwrap();
+        nvme.read_heads(false, &mut unreadable);
+        let all = nvme.watched_subsystems().into_iter();
+        all.map(|subsystem| (subsystem.iopolicy, subsystem.unreachable_namespaces)).collect()
+    }
+
+    #[test]
+    fn a_path_that_no_io_may_take_has_no_head_and_counts_at_once() {
+        for state in ["inaccessible", "persistent-loss", "change"] {
+            let tree = Tree::new("tcp", state);
+            let mut nvme = Nvme::new(tree.0.path());
+            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
+            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
+            tree.make_head();
+            assert_eq!(read(&mut nvme), [(Some("round-robin".into()), Some(0))], "{state}");
+        }
+    }
+
+    /// The kernel makes the path first, then the head.
+    #[test]
+    fn a_path_whose_head_may_be_in_the_making_counts_at_the_second_reading() {
+        for state in ["optimized", "non-optimized", "invalid state"] {
+            let tree = Tree::new("tcp", state);
+            let mut nvme = Nvme::new(tree.0.path());
+            assert_eq!(read(&mut nvme), [(None, Some(0))], "{state}");
+            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_came_after_the_listing_counts() {
+        let tree = Tree::new("tcp", "inaccessible");
+        tree.make_head();
+        let subsystem = tree.0.path().join("class/nvme-subsystem/nvme-subsys0");
+        let way = PathsOf {
+            controller: Arc::default(),
+            directory: subsystem.join("nvme3"),
+            names: [("nvme0n1".to_owned(), vec!["nvme0c3n1".to_owned()])].into(),
+        };
+        let parts =
+            Parts { directory: subsystem, names: BTreeSet::new(), ways: vec![way], is_shared: true, is_used: false };
+        let now = Subsystem::default().after(&mut Attribute::default(), &parts, &mut Vec::new());
+        assert_eq!(now.unreachable, Some(0));
+    }
+
+    #[test]
+    fn what_cannot_be_listed_stays() {
+        for directory in ["class/nvme-subsystem/nvme-subsys0", "class/nvme/nvme3"] {
+            let tree = Tree::new("tcp", "inaccessible");
+            let mut nvme = Nvme::new(tree.0.path());
+            read(&mut nvme);
+            let mut unreadable = Vec::new();
+            nvme.read_controllers(false, &Addresses::default(), &mut unreadable).unwrap();
+            tree.remove(directory);
+            fs::write(tree.0.path().join(directory), "").unwrap();
+            nvme.read_heads(false, &mut unreadable);
+            assert_eq!(nvme.watched_subsystems()[0].unreachable_namespaces, Some(1), "{directory}");
+            assert_eq!(unreadable.len(), 1, "{directory}: {unreadable:?}");
+        }
+    }
+
+    #[test]
+    fn a_lone_local_disk_is_no_subsystem_to_watch() {
+        let tree = Tree::new("pcie", "optimized");
+        tree.make_head();
+        assert_eq!(read(&mut Nvme::new(tree.0.path())), []);
+    }
+
+    #[test]
+    fn a_subsystem_for_discovery_has_no_namespaces_to_miss() {
+        let tree = Tree::new("tcp", "optimized");
+        tree.remove("class/nvme/nvme3/nvme0c3n1");
+        tree.write("class/nvme/nvme3/cntrltype", "discovery");
+        assert_eq!(read(&mut Nvme::new(tree.0.path())), []);
+    }
+
+    #[test]
+    fn a_head_that_the_kernel_keeps_without_a_controller_has_a_policy() {
+        let tree = Tree::new("tcp", "optimized");
+        tree.make_head();
+        let mut nvme = Nvme::new(tree.0.path());
+        assert_eq!(read(&mut nvme), [(Some("round-robin".into()), Some(0))]);
+        tree.remove("class/nvme/nvme3");
+        fs::remove_file(tree.0.path().join("class/nvme-subsystem/nvme-subsys0/nvme3")).unwrap();
+        assert_eq!(read(&mut nvme), [(Some("round-robin".into()), None)]);
+    }
+}
