@@ -6,7 +6,8 @@
 //! │             ├─ an arrival replaces the last reading             arrivals.rs, readings.rs
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
-//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, queueing.rs, unassembled.rs, …
+//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
+//!                whether I/O to an NVMe device waits                queueing.rs
 //!                the use of each device, disks beside it            usage.rs, strays.rs
 //!                the differences from the last snapshot             compare.rs
 //!                events, log lines, counters, then the snapshot     told.rs, log.rs
