@@ -13,7 +13,7 @@ BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
 # The virtual machines: a kernel with every module of a server, an emulator, and what makes their disk.
 TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
-	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux
+	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
 # The container image, and the packages.
