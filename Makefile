@@ -65,7 +65,7 @@ test: install-for-tests cargo $(VENV)/installed
 EARLY_TESTS := compile-release compile-tests machine test-rules compile-tools test-dashboard test-fleet test-notifications
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
-	test-model
+	test-new-kernel test-model
 .PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
@@ -120,12 +120,18 @@ test-demo:
 test-lab:
 	LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab
 
-# Both use one directory.
+# All use one directory, so one runs after the other.
 test-old-kernel: test-lab
 	SUITE=bullseye LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact $(OLD_KERNEL_SCENARIOS)
 
 # They depend on device mapper's list, which has no UUIDs there.
 OLD_KERNEL_SCENARIOS := one_path_failed map_renamed all_paths_deleted thin_pool_waits_for_a_queueing_map
+
+test-new-kernel: test-old-kernel
+	SUITE=sid LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact $(NEW_KERNEL_SCENARIOS)
+
+# They depend on what NVMe's part of the kernel can since Linux 6.15, or later.
+NEW_KERNEL_SCENARIOS := nvme_delayed_removal nvme_errors_are_counted nvme_controllers_that_reconnect
 
 demo: packages install-for-tests $(VENV)/installed
 	rm -rf .cache/demo

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::scenarios;
 use crate::share::{Share, Verdict};
-use crate::vm::{Host, Vm};
+use crate::vm::{Host, SUITE, Vm};
 
 /// As libtest's, so that scripts can tell a failed test from a broken lab.
 const TESTS_FAILED: u8 = 101;
@@ -69,7 +69,8 @@ fn stage(name: &str, forwards: &[String]) -> Result<(), String> {
     verdicts.into_iter().find_map(|verdict| verdict.failure).map_or(Ok(()), Err)
 }
 
-/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake.
+/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake, and so is a scenario
+/// for another suite that is named exactly.
 fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     let (flags, filters): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('-'));
     if let Some(flag) = flags.iter().find(|flag| !["--bench", "--exact", "--list"].contains(&flag.as_str())) {
@@ -87,9 +88,16 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
         true => scenarios::measurements().collect(),
         false => scenarios::tests().collect(),
     };
-    let candidates = candidates.into_iter().map(|scenario| scenario.name);
-    let selected: Vec<_> = candidates.filter(|name| is_wanted(name)).collect();
-    if selected.is_empty() { Err(format!("no test is called like {filters:?}")) } else { Ok(selected) }
+    let (wanted, suite) = (candidates.into_iter().filter(|scenario| is_wanted(scenario.name)), env::var(SUITE).ok());
+    let (selected, others): (Vec<_>, Vec<_>) =
+        wanted.partition(|scenario| scenario.suite.is_none() || scenario.suite == suite.as_deref());
+    match others.first() {
+        Some(other) if exact || selected.is_empty() => {
+            Err(format!("{} needs {SUITE}={}", other.name, other.suite.unwrap_or_default()))
+        }
+        _ if selected.is_empty() => Err(format!("no test is called like {filters:?}")),
+        _ => Ok(selected.into_iter().map(|scenario| scenario.name).collect()),
+    }
 }
 
 fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {

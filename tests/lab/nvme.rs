@@ -14,6 +14,9 @@ use crate::wait::{PATIENCE, eventually};
 /// The array's subsystem.
 pub const SUBSYSTEM: &str = "nqn.2003-01.org.example:array";
 
+/// The subsystem of discovery controllers, whatever array they are of.
+pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
+
 const CONFIGFS: &str = "/sys/kernel/config";
 
 /// The array and the controllers that lead to it; gone when dropped.
@@ -39,15 +42,20 @@ impl Array {
 
     /// The same over networks that others use, too.
     pub fn over(networks: Rc<Networks>) -> Self {
-        Array::connected_over(networks, "")
+        let array = Array::unconnected(networks);
+        array.connect_all("");
+        array
     }
 
     /// The same with controllers that hold a silent array to be there.
     pub fn of_the_trusting() -> Self {
-        Array::connected_over(Rc::new(Networks::start()), ",keep_alive_tmo=600")
+        let array = Array::unconnected(Rc::new(Networks::start()));
+        array.connect_all(",keep_alive_tmo=600");
+        array
     }
 
-    fn connected_over(networks: Rc<Networks>, more: &str) -> Self {
+    /// The array alone: no controller leads to it.
+    pub fn unconnected(networks: Rc<Networks>) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
         memory_disks::brd(2, 1 << 10);
         let namespaces = [1, 2].map(|number| {
@@ -56,10 +64,12 @@ impl Array {
         });
         let array = Array { networks, namespaces };
         array.make();
-        for network in &array.networks.0 {
-            array.connect(network, more);
-        }
         array
+    }
+
+    /// Makes a controller for each port. See [`Array::connect`] for further options.
+    pub fn connect_all(&self, more: &str) {
+        self.networks.0.iter().for_each(|network| drop(self.connect(network, more)));
     }
 
     fn make(&self) {
@@ -109,9 +119,18 @@ impl Array {
 
     /// Makes a controller over this network and gives its kernel name; further options, each preceded by a comma.
     pub fn connect(&self, network: &Network, more: &str) -> String {
+        self.connect_to(SUBSYSTEM, network, more)
+    }
+
+    /// Makes a discovery controller that stays, as `nvme connect-all --persistent` does, and gives its kernel name.
+    pub fn connect_to_discovery(&self, network: &Network) -> String {
+        self.connect_to(DISCOVERY, network, "")
+    }
+
+    fn connect_to(&self, subsystem: &str, network: &Network, more: &str) -> String {
         let Network { interface, address, .. } = network;
         let options = format!(
-            "transport=tcp,traddr={address},trsvcid=4420,host_iface={interface},nqn={SUBSYSTEM},\
+            "transport=tcp,traddr={address},trsvcid=4420,host_iface={interface},nqn={subsystem},\
              hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
              keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
         );
@@ -127,10 +146,12 @@ impl Array {
 
     /// From now on the kernel gives up a controller that is away for so many seconds.
     pub fn give_up_after(&self, seconds: u32) {
-        for controller in controllers() {
-            let file = format!("/sys/class/nvme/{controller}/ctrl_loss_tmo");
-            fs::write(&file, seconds.to_string()).unwrap_or_else(|e| panic!("{file}: {e}"));
-        }
+        set_of_all("ctrl_loss_tmo", &seconds.to_string());
+    }
+
+    /// From now on I/O fails where no controller has been live for so many seconds; `None`: it waits.
+    pub fn fail_io_after(&self, seconds: Option<u32>) {
+        set_of_all("fast_io_fail_tmo", &seconds.map_or("-1".to_owned(), |seconds| seconds.to_string()));
     }
 
     /// Takes all controllers away.
@@ -140,8 +161,24 @@ impl Array {
 
     /// Takes a controller away.
     pub fn disconnect(&self, controller: &str) {
-        let file = format!("/sys/class/nvme/{controller}/delete_controller");
-        fs::write(&file, "1").unwrap_or_else(|e| panic!("{file}: {e}"));
+        set(controller, "delete_controller", "1");
+    }
+
+    /// Resets a controller, as `nvme reset` does.
+    pub fn reset(&self, controller: &str) {
+        set(controller, "reset_controller", "1");
+    }
+
+    /// The state of a controller, in the kernel's word.
+    pub fn state(&self, controller: &str) -> String {
+        let state = fs::read_to_string(format!("/sys/class/nvme/{controller}/state"));
+        state.map(|state| state.trim().to_owned()).unwrap_or_else(|e| panic!("{controller}: {e}"))
+    }
+
+    /// From now on the kernel keeps a namespace's device for so many seconds after its last controller has gone.
+    pub fn delay_removal(&self, namespace: &Namespace, seconds: u32) {
+        let head = self.head(namespace).expect("the kernel has the namespace");
+        write(&Path::new("/sys/block").join(head), "delayed_removal_secs", &seconds.to_string());
     }
 
     /// The controller that a path of a namespace goes through.
@@ -152,19 +189,25 @@ impl Array {
         format!("nvme{}", controller.unwrap_or_else(|| panic!("{path} is no path of {head}")))
     }
 
+    /// The kernel's names of the hidden paths of a namespace, whether or not there is a device above them.
+    pub fn paths(&self, namespace: &Namespace) -> Vec<String> {
+        blocks_of(namespace).filter(|block| is_path(block)).map(|block| name_of(&block)).collect()
+    }
+
     /// The kernel's name of a namespace's device.
     pub fn head(&self, namespace: &Namespace) -> Option<String> {
-        let heads = fs::read_dir("/sys/block").expect("/sys/block is there").filter_map(Result::ok);
-        let is_it = |head: &PathBuf| {
-            let wwid = fs::read_to_string(head.join("wwid"));
-            wwid.is_ok_and(|wwid| wwid.trim() == namespace.wwid) && !is_path(head)
-        };
-        let head = heads.map(|entry| entry.path()).find(is_it)?;
-        Some(head.file_name()?.to_string_lossy().into_owned())
+        blocks_of(namespace).find(|block| !is_path(block)).map(|block| name_of(&block))
     }
 }
 
 impl Namespace {
+    /// It is on another disk from now on, and the device of this host is another, too.
+    pub fn move_to(&self, disk: &str) {
+        self.enable(false);
+        write(&namespace(self.number), "device_path", disk);
+        self.enable(true);
+    }
+
     /// Makes it there, or not.
     pub fn enable(&self, enabled: bool) {
         write(&namespace(self.number), "enable", if enabled { "1" } else { "0" });
@@ -177,9 +220,29 @@ fn controllers() -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+fn set_of_all(attribute: &str, value: &str) {
+    controllers().iter().for_each(|controller| set(controller, attribute, value));
+}
+
+fn set(controller: &str, attribute: &str, value: &str) {
+    write(&Path::new("/sys/class/nvme").join(controller), attribute, value);
+}
+
+/// The directories of a namespace's device and of its paths.
+fn blocks_of(namespace: &Namespace) -> impl Iterator<Item = PathBuf> {
+    let blocks = fs::read_dir("/sys/block").expect("/sys/block is there").filter_map(Result::ok);
+    let is_it =
+        |block: &PathBuf| fs::read_to_string(block.join("wwid")).is_ok_and(|wwid| wwid.trim() == namespace.wwid);
+    blocks.map(|entry| entry.path()).filter(is_it)
+}
+
+fn name_of(block: &Path) -> String {
+    block.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Whether it is hidden: `nvme0c1n1`.
 fn is_path(block: &Path) -> bool {
-    block.file_name().is_some_and(|name| name.to_string_lossy().contains('c'))
+    name_of(block).contains('c')
 }
 
 fn subsystem() -> PathBuf {

@@ -24,6 +24,9 @@ pub const CYCLES: &str = "LAB_CYCLES";
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
+/// Environment: the Debian release whose kernel machines boot. `tests/machine/image` lists them.
+pub const SUITE: &str = "SUITE";
+
 /// The script that makes what machines boot, and the one that boots them.
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/image");
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/boot");
@@ -60,7 +63,8 @@ impl Host {
 
     /// One line about what machines run.
     pub fn describe(&self) -> String {
-        self.image.file_name().unwrap_or_default().display().to_string()
+        let image = self.image.file_name().unwrap_or_default().display();
+        env::var(SUITE).map_or_else(|_| image.to_string(), |suite| format!("{image} with the kernel of {suite}"))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::memory_disks;
 use crate::metrics::Metrics;
 use crate::multipathd::Conf;
 use crate::network::Networks;
+use crate::nvme::{Array, SUBSYSTEM};
 use crate::programs::run;
 use crate::san::{Lun, San};
 use crate::scsi_debug;
@@ -34,6 +35,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_sessions_ended", notifications_of_sessions_ended),
     Scenario::new("notifications_of_a_device_made_late", notifications_of_a_device_made_late),
     Scenario::new("notifications_of_what_looks_healthy", notifications_of_what_looks_healthy),
+    Scenario::new("notifications_of_unreachable_namespaces", notifications_of_unreachable_namespaces),
 ];
 
 /// Where an exporter remembers what it has seen.
@@ -53,6 +55,7 @@ const NOT_ASSEMBLED: &str = "A disk with several paths is not used through multi
 const USED_DIRECTLY: &str = "A disk is used beside its multipath device.";
 const STALLED: &str = "I/O of a multipath device stands still.";
 const NOT_REDUNDANT: &str = "A multipath device has lost its redundancy.";
+const UNREACHABLE: &str = "NVMe namespaces cannot be reached.";
 const QUEUES: &str = "I/O waits for a device that has no valid path.";
 
 fn faulty(wwids: &str) -> String {
@@ -489,4 +492,24 @@ fn notifications_of_what_looks_healthy(lab: &Lab) {
 
     array.log_out(&array.networks.0[1]);
     alerting.until_told(&[&fires(NOT_REDUNDANT)], &[]);
+}
+
+/// Namespaces have been inaccessible since the host was connected. The array makes them accessible.
+fn notifications_of_unreachable_namespaces(lab: &Lab) {
+    let array = Array::unconnected(Rc::new(Networks::start()));
+    let set_ana = |state| [1, 2].into_iter().for_each(|port| array.set_ana(port, 2, state));
+    set_ana("inaccessible");
+    array.connect_all("");
+    let exporter = lab.exporter().flag("--reread.interval=1s").start();
+    let alerting = Alerting::start(lab, &exporter, &["multipath", "multipath-transport"], Duration::ZERO);
+
+    let told = alerting.until_told(&[&fires(UNREACHABLE)], &[]);
+    let last = told.last().expect("it has been told");
+    assert_eq!(last.title, format!("[WARNING] Host {HOST}: {UNREACHABLE}"));
+    assert_eq!(last.details, [format!("2 paths on host {HOST} to namespaces of {SUBSYSTEM} have no device.")]);
+    alerting.assert_quiet();
+
+    set_ana("optimized");
+    alerting.until_told(&[&over("MultipathNvmeNamespaceUnreachable")], &[]);
+    alerting.assert_over();
 }

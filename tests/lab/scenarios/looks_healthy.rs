@@ -32,6 +32,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("healthy_paths_count_no_errors", healthy_paths_count_no_errors),
     Scenario::new("timeouts_are_counted", timeouts_are_counted),
     Scenario::new("errors_of_a_lun_are_counted", errors_of_a_lun_are_counted),
+    Scenario::new("nvme_errors_are_counted", nvme_errors_are_counted).of_sid(),
 ];
 
 /// How long a disk is no member before it counts as stray.
@@ -352,15 +353,42 @@ fn errors_of_a_lun_are_counted(lab: &Lab) {
     let before = exporters.each_ref().map(|exporter| io_errors(exporter, &lun.wwid));
     // Sectors 0x1234 to 0x123d (SDEBUG_OPT_MEDIUM_ERR).
     scsi_debug::set("opts", "2");
-    let device = format!("if=/dev/{}", lun.map.sysfs_name());
-    let ends = [&*device, "of=/dev/null", "bs=512", "skip=4660", "count=1", "iflag=direct", "status=none"];
-    assert!(try_run("dd", ends).is_err());
+    assert!(!reads(&format!("/dev/{}", lun.map.sysfs_name()), 4660));
     scsi_debug::set("opts", "0");
+    wait_for_more_errors(exporters, before, &lun.wwid);
+}
+
+/// The same of a namespace. The driver counts errors since Linux 7.2.
+fn nvme_errors_are_counted(lab: &Lab) {
+    let array = nvme::Array::start();
+    let namespace = &array.namespaces[1];
+    let table = "0 2048 linear /dev/ram1 0\n2048 8 error\n2056 2048 linear /dev/ram1 2056\n";
+    run("dmsetup", ["create", "flawed", "--table", table]);
+    namespace.move_to("/dev/mapper/flawed");
+    let exporters = &both(lab);
+    exporters.iter().for_each(|exporter| exporter.wait_for_counts(&namespace.wwid, 2, 0));
+    let before = exporters.each_ref().map(|exporter| io_errors(exporter, &namespace.wwid));
+    let device = format!("/dev/{}", array.head(namespace).expect("the kernel has the namespace"));
+    assert!(!reads(&device, 2048));
+    wait_for_more_errors(exporters, before, &namespace.wwid);
+    namespace.enable(false);
+    run("dmsetup", ["remove", "--retry", "flawed"]);
+}
+
+/// Whether a sector can be read past the page cache.
+fn reads(device: &str, sector: u64) -> bool {
+    let (input, skip) = (format!("if={device}"), format!("skip={sector}"));
+    try_run("dd", [&*input, &skip, "of=/dev/null", "bs=512", "count=1", "iflag=direct", "status=none"]).is_ok()
+}
+
+/// Errors are counted, and no path has failed.
+#[track_caller]
+fn wait_for_more_errors(exporters: &[Exporter; 2], before: [f64; 2], wwid: &str) {
     for (exporter, before) in exporters.iter().zip(before) {
-        eventually("the error is counted", PATIENCE, || match io_errors(exporter, &lun.wwid) {
+        eventually("the error is counted", PATIENCE, || match io_errors(exporter, wwid) {
             told if told > before => Ok(()),
             told => Err(format!("{told}")),
         });
-        exporter.wait_for_counts(&lun.wwid, 2, 0);
+        exporter.wait_for_counts(wwid, 2, 0);
     }
 }

@@ -16,6 +16,7 @@ mod measure;
 pub mod memory;
 mod mismatches;
 mod nvme;
+mod nvme_queueing;
 mod path_failures;
 mod queueing;
 mod returned_paths;
@@ -32,6 +33,8 @@ pub struct Scenario {
     pub name: &'static str,
     pub run: fn(&Lab),
     pub afterwards: Afterwards,
+    /// The only suite whose kernel it is for; `None`: this machine's.
+    pub suite: Option<&'static str>,
 }
 
 /// What becomes of the machine after a scenario.
@@ -45,7 +48,12 @@ pub enum Afterwards {
 
 impl Scenario {
     const fn new(name: &'static str, run: fn(&Lab)) -> Self {
-        Scenario { name, run, afterwards: Afterwards::TearDown }
+        Scenario { name, run, afterwards: Afterwards::TearDown, suite: None }
+    }
+
+    /// It shows what only Debian's newest kernel does.
+    const fn of_sid(self) -> Self {
+        Scenario { suite: Some("sid"), ..self }
     }
 
     const fn then_power_off(self) -> Self {
@@ -86,6 +94,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         queueing::ALL,
         iscsi::ALL,
         nvme::ALL,
+        nvme_queueing::ALL,
         capture::ALL,
         unassembled::ALL,
         mismatches::ALL,

@@ -1,47 +1,69 @@
 //! Native NVMe multipath, over TCP and two networks. As root and as `nobody`, who may read all of it.
 
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
 use super::Scenario;
+use super::looks_healthy::{read, wait_for_end};
 use crate::exporter::Exporter;
 use crate::guest::Lab;
-use crate::metrics::{Counts, Host as Totals, Labels};
-use crate::network::Network;
-use crate::nvme::{Array, Namespace, SUBSYSTEM};
-use crate::wait::eventually_eq;
+use crate::metrics::{Counts, Host as Totals, Labels, Metrics, count};
+use crate::network::{Network, Networks};
+use crate::nvme::{Array, DISCOVERY, Namespace, SUBSYSTEM};
+use crate::wait::{eventually_eq, pause};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("nvme_ana_states", nvme_ana_states),
     Scenario::new("nvme_networks_lost_and_back", nvme_networks_lost_and_back),
     Scenario::new("nvme_controllers_and_namespaces_gone", nvme_controllers_and_namespaces_gone),
+    Scenario::new("nvme_controllers_that_reconnect", nvme_controllers_that_reconnect),
+    Scenario::new("nvme_takeover_is_quiet", nvme_takeover_is_quiet),
+    Scenario::new("nvme_namespace_without_a_device", nvme_namespace_without_a_device),
 ];
 
-struct Host {
-    exporters: [Exporter; 2],
-    array: Array,
+/// An array may need so long to move its namespaces to another controller.
+const TAKEOVER: Duration = Duration::from_secs(30);
+
+/// For so long of it the array calls the state one that changes. The kernel resets a controller that does so for longer than twice
+/// the array's ANATT, for which nvmet says 10 seconds.
+const CHANGE: Duration = Duration::from_secs(10);
+
+pub struct Host {
+    pub exporters: [Exporter; 2],
+    pub array: Array,
 }
 
 /// How many paths are valid, on standby and failed.
 type States = (u64, u64, u64);
 
 impl Host {
-    fn start(lab: &Lab) -> Self {
-        let array = Array::start();
-        // Nothing of NVMe has an event.
-        let launch = || lab.exporter().flag("--reread.interval=1s");
-        let host = Host { exporters: [launch().start(), launch().unprivileged().start()], array };
+    pub fn start(lab: &Lab) -> Self {
+        let host = Host::of(lab, Array::start());
         host.wait_for_states([(2, 0, 0), (2, 0, 0)]);
         host
     }
 
-    fn namespaces(&self) -> &[Namespace; 2] {
+    fn of(lab: &Lab, array: Array) -> Self {
+        // Nothing of NVMe has an event.
+        let launch = || lab.exporter().flag("--reread.interval=1s");
+        Host { exporters: [launch().start(), launch().unprivileged().start()], array }
+    }
+
+    pub fn namespaces(&self) -> &[Namespace; 2] {
         &self.array.namespaces
     }
 
-    fn networks(&self) -> &[Network; 2] {
+    pub fn networks(&self) -> &[Network; 2] {
         &self.array.networks.0
     }
 
+    /// The node of a namespace's device.
+    pub fn device(&self, namespace: &Namespace) -> String {
+        format!("/dev/{}", self.array.head(namespace).expect("the kernel has the namespace"))
+    }
+
     /// Waits until both devices have so many paths in each state.
-    fn wait_for_states(&self, states: [States; 2]) {
+    pub fn wait_for_states(&self, states: [States; 2]) {
         for exporter in &self.exporters {
             for (namespace, states) in self.namespaces().iter().zip(states) {
                 let what = format!("{} has these paths", namespace.wwid);
@@ -51,6 +73,24 @@ impl Host {
                     Some((valid, metrics.standby(&namespace.wwid), failed))
                 });
             }
+        }
+    }
+
+    /// Waits until just this is said of the controller over a network.
+    #[track_caller]
+    fn wait_for_controller(&self, network: &Network, said: Option<Controller>) {
+        for exporter in &self.exporters {
+            eventually_eq(&format!("the controller over {}", network.interface), said, || {
+                controller_over(&exporter.metrics(), network)
+            });
+        }
+    }
+
+    /// Waits until so many paths have no device.
+    #[track_caller]
+    fn wait_for_unreachable(&self, paths: f64) {
+        for exporter in &self.exporters {
+            eventually_eq("paths without a device", paths, || unreachable(&exporter.metrics()));
         }
     }
 
@@ -71,6 +111,46 @@ impl Host {
 fn path_over(exporter: &Exporter, namespace: &Namespace, network: &Network) -> Labels {
     let matching = [("wwid", namespace.wwid.as_str()), ("initiator_port", network.interface)];
     exporter.metrics().labels("multipath_path_info", &matching)
+}
+
+/// What is said of a controller over fabrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Controller {
+    up: bool,
+    state: &'static str,
+    failures: u64,
+}
+
+/// A state that [`Controller`] may name.
+fn known(state: &str) -> &'static str {
+    ["live", "resetting", "connecting"].into_iter().find(|known| *known == state).unwrap_or("another")
+}
+
+/// The one over a network; `None` without any. Nothing is ever said of a discovery controller.
+fn controller_over(metrics: &Metrics, network: &Network) -> Option<Controller> {
+    let one = |name: &str| {
+        let is_over = |labels: &Labels| {
+            assert_eq!(labels["target"], SUBSYSTEM, "{name}");
+            labels["initiator_port"] == network.interface
+        };
+        let mut found = metrics.series(name).filter(|(labels, _)| is_over(labels));
+        let one = found.next();
+        assert!(found.next().is_none(), "{name}: there are two over {}", network.interface);
+        one
+    };
+    let (_, up) = one("multipath_nvme_controller_up")?;
+    let (state, _) = one("multipath_nvme_controller_state").expect("it has a state");
+    let (_, failures) = one("multipath_nvme_controller_failures_total").expect("its failures are counted");
+    Some(Controller { up: up == 1.0, state: known(&state["state"]), failures: count(failures) })
+}
+
+fn live(failures: u64) -> Option<Controller> {
+    Some(Controller { up: true, state: "live", failures })
+}
+
+/// How many paths of the array have no device.
+fn unreachable(metrics: &Metrics) -> f64 {
+    metrics.get("multipath_nvme_unreachable_namespaces", &[("target", SUBSYSTEM)]).unwrap_or_default()
 }
 
 /// The states of an array's groups, which change with no event: valid, standby or failed.
@@ -249,4 +329,112 @@ fn nvme_controllers_and_namespaces_gone(lab: &Lab) {
     host.array.connect(one, "");
     host.wait_for_states([(1, 0, 0); 2]);
     assert_eq!(events("device_added"), [1, 1]);
+}
+
+/// A network is cut and comes back, a controller is reset, and one is disconnected. A discovery controller is beside them.
+fn nvme_controllers_that_reconnect(lab: &Lab) {
+    let host = Host::start(lab);
+    let [one, other] = host.networks();
+    let discovery = host.array.connect_to_discovery(one);
+    host.wait_for_controller(one, live(0));
+    host.wait_for_controller(other, live(0));
+    let names = [one, other].map(|network| {
+        let over = [("initiator_port", network.interface)];
+        let info = host.exporters[1].metrics().labels("multipath_nvme_controller_info", &over);
+        assert_eq!(info["target_port"], format!("{}:4420", network.address));
+        let expected = [SUBSYSTEM, "600", "off", "1"];
+        let labels = ["target", "ctrl_loss_tmo", "fast_io_fail_tmo", "reconnect_delay"];
+        assert_eq!(labels.map(|label| info[label].as_str()), expected);
+        info["controller"].clone()
+    });
+
+    one.cut();
+    host.wait_for_controller(one, Some(Controller { up: false, state: "connecting", failures: 1 }));
+    host.wait_for_controller(other, live(0));
+    eventually_eq("the discovery controller reconnects, too", "connecting", || known(&host.array.state(&discovery)));
+    one.mend();
+    host.wait_for_controller(one, live(1));
+    eventually_eq("so does it", "live", || known(&host.array.state(&discovery)));
+    host.wait_for_states([(2, 0, 0); 2]);
+    host.wait_for_controller(one, live(1));
+
+    host.array.reset(&names[0]);
+    host.array.disconnect(&names[1]);
+    host.wait_for_controller(other, None);
+    for exporter in &host.exporters {
+        let reset = controller_over(&exporter.metrics(), one);
+        // It was away for so short a time that a reading may have missed it.
+        assert!([live(1), live(2)].contains(&reset), "{reset:?}");
+    }
+    host.array.connect(other, "");
+    host.wait_for_controller(other, live(0));
+    host.array.disconnect(&discovery);
+    host.wait_for_states([(2, 0, 0); 2]);
+    for exporter in &host.exporters {
+        let subsystem = [("target", SUBSYSTEM), ("iopolicy", "numa")];
+        assert_eq!(exporter.metrics().value("multipath_nvme_subsystem_info", &subsystem), 1.0);
+        assert!(!exporter.get_ok("/metrics").body.contains(DISCOVERY));
+        assert_eq!(exporter.metrics().past().lost_devices, 0);
+    }
+}
+
+/// One side of the array owns the namespace, and the other takes it over in 30 seconds. I/O waits, and nothing has failed.
+fn nvme_takeover_is_quiet(lab: &Lab) {
+    let host = Host::start(lab);
+    let [namespace, _] = host.namespaces();
+    host.array.set_ana(2, 1, "inaccessible");
+    host.wait_for_states([(1, 1, 0), (2, 0, 0)]);
+
+    let start = Instant::now();
+    [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, "change"));
+    host.wait_for_states([(0, 2, 0), (2, 0, 0)]);
+    let reader = read(&host.device(namespace));
+    let mut changes = true;
+    while start.elapsed() < TAKEOVER {
+        if changes && start.elapsed() > CHANGE {
+            [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, "inaccessible"));
+            changes = false;
+        }
+        for exporter in &host.exporters {
+            let metrics = exporter.metrics();
+            host.networks().iter().for_each(|network| assert_eq!(controller_over(&metrics, network), live(0)));
+            assert_eq!(unreachable(&metrics), 0.0);
+            assert_eq!(metrics.host(), Totals { devices: 2, without_valid_paths: 1, paths: 4, ..Totals::default() });
+            assert_eq!(metrics.value("multipath_device_queueing", &[("wwid", &namespace.wwid)]), 1.0);
+        }
+        pause();
+    }
+    host.array.set_ana(2, 1, "optimized");
+    host.wait_for_states([(1, 1, 0), (2, 0, 0)]);
+    wait_for_end(vec![reader]);
+    host.assert_path_events([(0, 0); 2]);
+    host.networks().iter().for_each(|network| host.wait_for_controller(network, live(0)));
+}
+
+/// No controller can reach a namespace since it was connected. The kernel has paths, and makes the device when one is usable.
+fn nvme_namespace_without_a_device(lab: &Lab) {
+    let array = Array::unconnected(Rc::new(Networks::start()));
+    let [_, inaccessible] = &array.namespaces;
+    [1, 2].into_iter().for_each(|port| array.set_ana(port, 2, "inaccessible"));
+    array.connect_all("");
+    eventually_eq("the kernel has paths", 2, || array.paths(inaccessible).len());
+    assert_eq!(array.head(inaccessible), None);
+
+    let host = Host::of(lab, array);
+    let [_, inaccessible] = host.namespaces();
+    host.wait_for_unreachable(2.0);
+    for exporter in &host.exporters {
+        let metrics = exporter.metrics();
+        assert_eq!(metrics.host(), Totals { devices: 1, paths: 2, ..Totals::default() });
+        assert!(!metrics.mentions(&inaccessible.wwid));
+    }
+
+    host.array.set_ana(1, 2, "optimized");
+    host.wait_for_states([(2, 0, 0), (1, 1, 0)]);
+    host.wait_for_unreachable(0.0);
+    wait_for_end(vec![read(&host.device(inaccessible))]);
+    host.array.set_ana(2, 2, "optimized");
+    host.wait_for_states([(2, 0, 0); 2]);
+    host.assert_path_events([(0, 0); 2]);
+    host.exporters.iter().for_each(|exporter| assert_eq!(exporter.multipath_health(), serde_json::json!({})));
 }
