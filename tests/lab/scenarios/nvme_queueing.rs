@@ -75,13 +75,15 @@ fn nvme_queueing(lab: &Lab) {
     wait_for_end(vec![read(&host.device(namespace))]);
     host.wait_for_queueing(namespace, Some(1.0));
 
-    // The array makes no path accessible.
-    [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, "inaccessible"));
-    host.wait_for_states([(0, 2, 0), (2, 0, 0)]);
-    let reader = host.assert_read_waits(namespace);
-    [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, "optimized"));
-    wait_for_end(vec![reader]);
-    host.wait_for_states([(2, 0, 0); 2]);
+    // The array makes no path accessible, and says that it will, or that it never will.
+    for (state, states) in [("inaccessible", (0, 2, 0)), ("persistent-loss", (0, 0, 2))] {
+        [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, state));
+        host.wait_for_states([states, (2, 0, 0)]);
+        let reader = host.assert_read_waits(namespace);
+        [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, "optimized"));
+        wait_for_end(vec![reader]);
+        host.wait_for_states([(2, 0, 0); 2]);
+    }
 
     // Controllers reconnect, and I/O waits for them.
     host.cut_all();
