@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use multipath_exporter::config::Config;
 use multipath_exporter::memory::{Image, Machine, Memory, Now, Sighting, View};
 use multipath_exporter::monitor::measure::Assembly;
-use multipath_exporter::topology::{Adapters, Device, Kind};
+use multipath_exporter::topology::{Device, Kind, Transports};
 
 const ROUNDS: usize = 41;
 
@@ -16,12 +16,12 @@ fn main() {
     for (devices, paths) in [(500, 4), (10_000, 8)] {
         let mut assembly = Assembly::new(devices, paths);
         let seen = assembly.devices();
-        let adapters = Arc::default();
+        let transports = Transports::default();
         let before = resident();
         let mut memory = Memory::default();
-        look(&mut memory, &seen, &adapters);
+        look(&mut memory, &seen, &transports);
         let kept = resident().saturating_sub(before);
-        let again = median(|| look(&mut memory, &seen, &adapters));
+        let again = median(|| look(&mut memory, &seen, &transports));
         let assembled = median(|| {
             black_box(assembly.again());
         });
@@ -39,11 +39,11 @@ fn main() {
     }
 }
 
-fn look(memory: &mut Memory, devices: &[Arc<Device>], adapters: &Arc<Adapters>) {
+fn look(memory: &mut Memory, devices: &[Arc<Device>], transports: &Transports) {
     let sightings = devices.iter().map(|device| Sighting { device, has_no_disk: false, numbers: None });
     let view = View {
         devices: sightings.collect(),
-        adapters,
+        transports,
         listed: &Kind::ALL,
         is_complete: true,
         all_answer: true,

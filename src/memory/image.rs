@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LIMIT;
 use super::clock::{Boot, Moment, Written};
+use super::ports::FcPorts;
 use super::record::{Absence, Record};
 use super::times;
 
@@ -42,6 +43,9 @@ pub struct Image {
     pub awaited: BTreeSet<Arc<str>>,
     /// Devices that the configuration names and that are not there.
     pub absent: BTreeMap<Arc<str>, Absence>,
+    /// Fibre Channel ports.
+    #[serde(default)]
+    pub fc_ports: FcPorts,
     /// The devices, by WWID.
     pub devices: BTreeMap<Arc<str>, Record>,
 }
@@ -83,6 +87,7 @@ impl Image {
             troubled: BTreeSet::new(),
             awaited: BTreeSet::new(),
             absent: BTreeMap::new(),
+            fc_ports: FcPorts::default(),
             devices: BTreeMap::new(),
         }
     }

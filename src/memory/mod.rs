@@ -3,6 +3,7 @@
 //! ```text
 //! mod.rs       the rules: a device appears, changes, goes; the host is in trouble, and recovers
 //! record.rs    one device                      history.rs   its paths and its redundancy over time
+//! ports.rs     Fibre Channel ports
 //! clock.rs     a clock that nobody sets
 //! image.rs     all of it as text               file.rs      a process of its own that reads and writes the file
 //! ```
@@ -16,6 +17,7 @@ mod history;
 mod image;
 #[cfg(test)]
 mod model;
+mod ports;
 mod record;
 mod times;
 
@@ -24,10 +26,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
-use crate::topology::{Adapters, DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered};
+use crate::topology::{DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered, Transports};
 pub use clock::{Boot, Now};
 use clock::{Clock, Moment};
 pub use image::{Image, Machine};
+use ports::FcPorts;
 use record::{ARRIVAL, Absence, Loss, Record};
 
 /// Devices beyond this number push out those that have been gone for longest. Tests have a smaller one, or they would take long.
@@ -63,8 +66,8 @@ pub struct Sighting<'a> {
 pub struct View<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
-    /// The adapters below the paths' initiator ports.
-    pub adapters: &'a Arc<Adapters>,
+    /// What the paths go over, as far as it has been read.
+    pub transports: &'a Transports,
     /// The kinds of devices whose source has answered. Nothing is known of the others.
     pub listed: &'a [Kind],
     /// Every source of devices that is switched on and permitted has answered once.
@@ -137,6 +140,7 @@ pub struct Memory {
     awaited: BTreeSet<Arc<str>>,
     /// Configured devices that have not been there since.
     absent: BTreeMap<Arc<str>, Absence>,
+    fc_ports: FcPorts,
     /// Since when a device that has gone waits for its mounts to be read.
     unjudged: Option<Moment>,
     /// How long the host had been up when all sources of devices had first answered in this boot.
@@ -175,6 +179,7 @@ impl Memory {
             troubled: BTreeSet::new(),
             awaited: BTreeSet::new(),
             absent: BTreeMap::new(),
+            fc_ports: FcPorts::default(),
             unjudged: None,
             complete: None,
             is_settled: false,
@@ -200,6 +205,7 @@ impl Memory {
         self.present.clear();
         let is_same_boot = self.clock.is_of_boot(&image.boot_id);
         self.absent = image.absent;
+        self.fc_ports.resume(image.fc_ports, self.clock.at(now.instant));
         self.complete = image.complete.filter(|_| is_same_boot).map(Duration::from_millis);
         self.was_in_trouble = image.in_trouble;
         self.last_recovery = self.last_recovery.or(image.last_recovery);
@@ -241,6 +247,7 @@ impl Memory {
         }
         self.notice_gone(view, now, moment, &mut news);
         self.notice_not_back(view, now, moment, &mut news);
+        self.fc_ports.note(view.transports, view.devices.iter().map(|sighting| &**sighting.device), moment);
         if moment.since(self.swept) >= TURN {
             self.sweep(view, moment);
         }
@@ -261,7 +268,14 @@ impl Memory {
         let in_trouble = is_troubled || !self.troubled.is_empty() || self.was_in_trouble && !self.is_settled;
         let lost = self.lost.iter().filter_map(|wwid| self.records.get(wwid)?.lost(wwid)).collect();
         let devices = devices.into_iter().map(|(wwid, history, _)| (wwid, history)).collect();
-        let remembered = Remembered { devices, lost, in_trouble, last_recovery: self.last_recovery };
+        let remembered = Remembered {
+            devices,
+            lost,
+            fc_host_ports: self.fc_ports.hosts(view.transports, moment, self.window),
+            fc_remote_ports: self.fc_ports.remote(view.transports, moment, self.window),
+            in_trouble,
+            last_recovery: self.last_recovery,
+        };
         if *self.remembered != remembered {
             self.unsaved = self.unsaved.max(Unsaved::Facts);
             self.remembered = Arc::new(remembered);
@@ -334,6 +348,7 @@ impl Memory {
         image.troubled.clone_from(&self.troubled);
         image.awaited.clone_from(&self.awaited);
         image.absent.clone_from(&self.absent);
+        image.fc_ports.clone_from(&self.fc_ports);
         image.devices = self.records.iter().map(|(wwid, record)| (Arc::clone(wwid), record.clone())).collect();
         Some(image)
     }
@@ -359,8 +374,8 @@ impl Memory {
         }
         record.has_no_disk = sighting.has_no_disk;
         // On nearly every host nearly always nothing has changed.
-        if record.differs_from(device, view.adapters) {
-            record.take(device, view.adapters, now);
+        if record.differs_from(device, &view.transports.adapters) {
+            record.take(device, &view.transports.adapters, now);
             self.present.insert(Arc::clone(&device.wwid));
         }
         if record.loss.is_some() && record.valid_since.is_some() && !record.is_still_named(view.is_named) {
@@ -512,6 +527,10 @@ impl Memory {
     fn sweep(&mut self, view: &View<'_>, now: Moment) {
         self.swept = now;
         let window = self.window;
+        // Before that, a port that is there may be missing from the view.
+        if view.is_complete {
+            self.fc_ports.expire(view.transports, now, window);
+        }
         self.records.values_mut().for_each(|record| record.paths.expire(now, window));
         let is_old = |record: &Record| match &record.loss {
             Some(loss) => now.since(loss.at) > window && !record.is_still_named(view.is_named),

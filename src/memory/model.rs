@@ -2,6 +2,8 @@
 //!
 //! Only tests compile this module, so each panic in it is a failed test.
 
+mod ports;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
@@ -76,7 +78,7 @@ struct Host {
     boots: u32,
     booted: Instant,
     things: BTreeMap<String, Thing>,
-    adapters: Arc<Adapters>,
+    transports: Transports,
     all_answer: bool,
     usage_is_known: bool,
     listed: Vec<Kind>,
@@ -99,7 +101,7 @@ impl Host {
             boots: 1,
             booted: instant - DAY,
             things: BTreeMap::new(),
-            adapters: Arc::default(),
+            transports: Transports::default(),
             all_answer: true,
             usage_is_known: true,
             listed: Kind::ALL.to_vec(),
@@ -126,7 +128,7 @@ impl Host {
         });
         let view = View {
             devices: sightings.collect(),
-            adapters: &self.adapters,
+            transports: &self.transports,
             listed: &self.listed,
             is_complete: self.listed.len() == 2,
             all_answer: self.all_answer,

@@ -25,7 +25,7 @@ impl State {
                 .collect();
         let view = View {
             devices: sightings.collect(),
-            adapters: &snapshot.transports.adapters,
+            transports: &snapshot.transports,
             listed: &listed,
             is_complete: self.have_answered(),
             // A recovery is told after the change that led to it.

@@ -1,5 +1,6 @@
 //! Facts about the past, as they are shown beside the present.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -72,6 +73,10 @@ pub struct Remembered {
     pub devices: Vec<(Arc<str>, History)>,
     /// The lost devices, sorted by WWID.
     pub lost: Vec<LostDevice>,
+    /// The WWPNs of Fibre Channel ports of this host that were online, or carried a path, within the memory window.
+    pub fc_host_ports: BTreeSet<Arc<str>>,
+    /// Fibre Channel remote ports that were up within the memory window: the WWPN of the host's port, and its own.
+    pub fc_remote_ports: BTreeSet<(Arc<str>, Arc<str>)>,
     /// A device is not well, or was not and has not been seen well since.
     pub in_trouble: bool,
     /// When the host last recovered.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Snapshot;
+
 /// What carries a path's I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
@@ -143,14 +145,9 @@ pub struct FcRemotePort {
 }
 
 impl FcRemotePort {
-    /// Whether it is well.
-    pub fn is_up(&self) -> bool {
-        &*self.state == ONLINE
-    }
-
     /// Whether I/O goes over it, well or not.
-    pub fn is_used(&self) -> bool {
-        self.is_up() || &*self.state == MARGINAL
+    pub fn is_up(&self) -> bool {
+        [ONLINE, MARGINAL].contains(&&*self.state)
     }
 
     /// Whether the kernel waits for it to come back (`fc_remote_port_delete` in `drivers/scsi/scsi_transport_fc.c`). Until
@@ -257,6 +254,40 @@ pub struct Transports {
     pub nvme_subsystems: Vec<NvmeSubsystem>,
     /// The parts that initiator ports stand on.
     pub adapters: Arc<Adapters>,
+}
+
+impl Snapshot {
+    /// The Fibre Channel ports of this host that somebody would miss, by WWPN: those that were up within the memory window. Where
+    /// several have one name, the one that is up counts.
+    pub fn fc_host_ports(&self) -> BTreeMap<&str, &FcHostPort> {
+        let ports = self.transports.fc_host_ports.iter().map(|port| (&*port.port_name, &**port));
+        let ports = ports.filter(|(name, _)| self.remembered.fc_host_ports.contains(*name));
+        let mut known: BTreeMap<&str, &FcHostPort> = BTreeMap::new();
+        for (name, port) in ports {
+            let known = known.entry(name).or_insert(port);
+            if port.is_up() {
+                *known = port;
+            }
+        }
+        known
+    }
+
+    /// The Fibre Channel remote ports that were up within the memory window, by the WWPN of the host's port and by their own. The kernel
+    /// may know one twice, under the object of an earlier login, too. Then the one that is up counts, else the one that is there.
+    pub fn fc_remote_ports(&self) -> BTreeMap<(&str, &str), &FcRemotePort> {
+        let mut known: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
+        for port in &self.transports.fc_remote_ports {
+            let Ports { initiator_port, target_port, .. } = &port.ports;
+            if !self.remembered.fc_remote_ports.contains(&(Arc::clone(initiator_port), Arc::clone(target_port))) {
+                continue;
+            }
+            let known = known.entry((initiator_port, target_port)).or_insert(port);
+            if port.is_up() || known.is_lost() {
+                *known = port;
+            }
+        }
+        known
+    }
 }
 
 /// Failures since the exporter started, by the ports between which they were.

@@ -83,7 +83,7 @@ fn is(value: &Value, name: &str) -> bool {
 }
 
 /// Every document of the API, and every event of the stream, held to the description.
-fn assert_described(exporter: &Exporter, what: &str) {
+pub fn assert_described(exporter: &Exporter, what: &str) {
     let description = description();
     for (path, described) in description["paths"].as_object().unwrap() {
         let schema = &described["get"]["responses"]["200"]["content"]["application/json"]["schema"];

@@ -162,6 +162,8 @@ fn snapshot() -> Snapshot {
                 reason: LossReason::InUse,
                 time: SystemTime::UNIX_EPOCH,
             }],
+            fc_host_ports: ["0x1".into()].into(),
+            fc_remote_ports: [("i".into(), "p".into())].into(),
             in_trouble: true,
             last_recovery: Some(SystemTime::UNIX_EPOCH),
         }),

@@ -5,6 +5,7 @@
 
 mod blocked;
 pub mod direct;
+mod fc_window;
 pub mod fibre_channel;
 mod io_errors;
 mod iscsi;

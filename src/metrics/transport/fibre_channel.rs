@@ -1,10 +1,9 @@
 //! Fibre Channel ports, as metric families.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::metrics::{Families, labels};
-use crate::topology::{FcRemotePort, Snapshot};
+use crate::topology::Snapshot;
 
 labels!(HostPort {
     initiator_port: &'a str,
@@ -23,28 +22,16 @@ labels!(RemotePortState {
 
 /// Writes the families of ports.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    // Ports that have no name yet are all called the same.
-    let mut hosts: BTreeMap<&str, bool> = BTreeMap::new();
-    for port in &snapshot.transports.fc_host_ports {
-        *hosts.entry(&port.port_name).or_default() |= port.is_up();
-    }
+    let hosts = snapshot.fc_host_ports();
     families.gauge(
         "multipath_fc_host_port_up",
-        "1 if the Fibre Channel port of this host is online",
-        hosts.into_iter().map(|(initiator_port, up)| (HostPort { initiator_port }, u64::from(up))),
+        "1 if the Fibre Channel port of this host is online; ports that were, or carried a path, within the memory window",
+        hosts.iter().map(|(initiator_port, port)| (HostPort { initiator_port }, u64::from(port.is_up()))),
     )?;
-    // The kernel may know a port twice, under the object of an earlier login, too: the one that works counts, then the
-    // one that is there.
-    let mut remote: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
-    for port in &snapshot.transports.fc_remote_ports {
-        let known = remote.entry((&port.ports.initiator_port, &port.ports.target_port)).or_insert(port);
-        if port.is_up() || known.is_lost() {
-            *known = port;
-        }
-    }
+    let remote = snapshot.fc_remote_ports();
     families.gauge(
         "multipath_fc_remote_port_up",
-        "1 if the Fibre Channel remote port is online",
+        "1 if the Fibre Channel remote port is online or marginal, until the memory window ends",
         remote.iter().map(|((initiator_port, target_port), port)| {
             (RemotePort { initiator_port, target_port }, u64::from(port.is_up()))
         }),

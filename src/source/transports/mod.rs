@@ -174,7 +174,7 @@ impl Reader {
         let sessions = self.iscsi.iter().flat_map(|iscsi| iscsi.sessions().named());
         let sessions = sessions.filter(|(_, session)| session.is_logged_in());
         let ports = self.fibre_channel.iter().flat_map(|ports| ports.remote_ports().named());
-        let ports = ports.filter(|(_, port)| port.is_used());
+        let ports = ports.filter(|(_, port)| port.is_up());
         let controllers = self.nvme.iter().flat_map(|nvme| nvme.controllers().named());
         let controllers = controllers.filter(|(_, controller)| controller.is_live());
         sessions

@@ -119,7 +119,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     found.add(Warning, "MultipathPathsMissing", missing(snapshot, ranked), |number| {
         format!("{} {} fewer paths than expected", devices(number), have(number))
     });
-    transport::find(snapshot, ranked, &mut found);
+    transport::find(snapshot, &mut found);
     if snapshot.daemon == Daemon::Down {
         found.add(Warning, "MultipathDaemonDown", vec!["failed paths stay failed".to_owned()], |_| {
             "multipathd does not answer".to_owned()

@@ -369,6 +369,8 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         time: SystemTime::UNIX_EPOCH,
     };
     snapshot.remembered = Arc::new(Remembered {
+        fc_host_ports: ["h0".into(), "h1".into()].into(),
+        fc_remote_ports: [Default::default()].into(),
         devices: vec![("3600degraded".into(), missing(4, 1)), ("3600nowhere".into(), missing(2, 2))],
         lost: vec![
             lost("gone", LossReason::NoValidPath),
@@ -442,7 +444,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
             "1 NVMe subsystem has namespaces that cannot be reached: nqn.a (2 paths)",
         ),
         ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
-        ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down: h0 (Linkdown)"),
+        ("MultipathFcHostPortDown", "2 Fibre Channel ports of this host are down: h0 (Linkdown), h1 (Marginal)"),
         ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
         ("MultipathDaemonDown", "multipathd does not answer"),
         ("MultipathStrayPath", "</a> (sdq, sdr)"),
@@ -453,7 +455,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathPathMarginal", "does not trust"),
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
-        ("MultipathFcHostPortDown", "1 Fibre Channel port of this host without storage is down: 0x11 (Linkdown)"),
+        ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down and not in use: 0x11 (Linkdown)"),
         ("MultipathNotAssembled", "holds 1 disk: 3600power (sdx, sdy, emcpowera)"),
     ]) {
         assert!(line.contains(words), "{alert}: {line}");

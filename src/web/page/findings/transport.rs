@@ -1,15 +1,14 @@
 //! What is wrong with sessions, controllers, ports and bonds.
 
 use super::Found;
-use crate::topology::Snapshot;
-use crate::web::page::Ranked;
+use crate::topology::{FcHostPort, Snapshot};
 use crate::web::page::escape::Escaped;
 use crate::web::page::words::Count;
 use crate::web::page::words::Severity::{Critical, Note, Warning};
 use crate::web::page::words::{are, have};
 
 /// Adds what is wrong with what the paths go over.
-pub fn find(snapshot: &Snapshot, ranked: &[Ranked<'_>], found: &mut Found) {
+pub fn find(snapshot: &Snapshot, found: &mut Found) {
     let bond = |up: fn(usize, usize) -> bool| {
         let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
         let bonds =
@@ -49,27 +48,20 @@ pub fn find(snapshot: &Snapshot, ranked: &[Ranked<'_>], found: &mut Found) {
     found.add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), |number| {
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
     });
-    // One that was never cabled is down for good, and nobody misses it.
-    let has_storage = |port: &str| {
-        let mut paths = ranked.iter().flat_map(|one| &one.device.paths);
-        let mut remote = transports.fc_remote_ports.iter();
-        paths.any(|path| *path.ports.initiator_port == *port)
-            || remote.any(|remote| *remote.ports.initiator_port == *port)
-    };
-    for (severity, used) in [(Warning, true), (Note, false)] {
-        let hosts = transports.fc_host_ports.iter().filter(|port| !port.is_used());
-        let hosts = hosts.filter(|port| has_storage(&port.port_name) == used);
-        let hosts = hosts.map(|port| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state)));
-        found.add(severity, "MultipathFcHostPortDown", hosts.collect(), |number| {
-            let without = if used { "" } else { " without storage" };
-            format!("{} of this host{without} {} down", Count(number, "Fibre Channel port"), are(number))
-        });
-    }
-    let remote = transports.fc_remote_ports.iter().filter(|port| !port.is_used());
-    let remote = remote.map(|port| {
-        let (to, from) = (&port.ports.target_port, &port.ports.initiator_port);
-        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state))
+    let named = |port: &FcHostPort| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state));
+    let hosts = snapshot.fc_host_ports().into_values().filter(|port| !port.is_up()).map(named);
+    found.add(Warning, "MultipathFcHostPortDown", hosts.collect(), |number| {
+        format!("{} of this host {} down", Count(number, "Fibre Channel port"), are(number))
     });
+    // One that was never cabled is down for good, and nobody misses it.
+    let unused = transports.fc_host_ports.iter().filter(|port| !port.is_up() && !port.port_name.is_empty());
+    let unused = unused.filter(|port| !snapshot.remembered.fc_host_ports.contains(&port.port_name));
+    found.add(Note, "MultipathFcHostPortDown", unused.map(|port| named(port)).collect(), |number| {
+        format!("{} of this host {} down and not in use", Count(number, "Fibre Channel port"), are(number))
+    });
+    let remote = snapshot.fc_remote_ports().into_iter().filter(|(_, port)| !port.is_up());
+    let remote =
+        remote.map(|((from, to), port)| format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state)));
     found.add(Warning, "MultipathFcRemotePortDown", remote.collect(), |number| {
         format!("{} of the storage {} not reached", Count(number, "Fibre Channel port"), are(number))
     });
