@@ -125,7 +125,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
             "multipathd does not answer".to_owned()
         });
     }
-    let strays = ranked.iter().filter(|one| !one.device.stray_paths.is_empty());
+    let strays = ranked.iter().filter(|one| one.has_strays());
     let strays = strays.map(|one| format!("{} ({})", link(one.device), Names(&one.device.stray_paths)));
     found.add(Warning, "MultipathStrayPath", strays.collect(), |number| {
         format!("A disk has the name and size of {} and is no path of {}", devices(number), it(number))

@@ -185,6 +185,7 @@ impl Ranked<'_> {
             || self.is_suspended()
             || self.is_marginal()
             || self.hangs_in_part()
+            || self.has_strays()
             || !self.direct_users.is_empty();
         match self.counts.health() {
             Health::WithoutValidPaths if self.is_unused() => Severity::Warning,
@@ -212,6 +213,7 @@ impl Ranked<'_> {
             _ if self.is_suspended() => "suspended".to_owned(),
             _ if self.hangs_in_part() => "path hangs".to_owned(),
             _ if self.misses_paths() => "paths missing".to_owned(),
+            _ if self.has_strays() => "stray path".to_owned(),
             _ => "marginal path".to_owned(),
         }
     }
@@ -256,6 +258,11 @@ impl Ranked<'_> {
 
     fn is_marginal(&self) -> bool {
         self.device.paths.iter().any(|path| path.marginal == Some(true))
+    }
+
+    /// Disks that should be paths of it are none.
+    fn has_strays(&self) -> bool {
+        !self.device.stray_paths.is_empty()
     }
 
     /// Nothing uses it. One of which that is unknown counts as used.

@@ -249,6 +249,21 @@ fn the_worst_of_all_is_said_first() {
 }
 
 #[test]
+fn a_device_beside_which_a_disk_works_is_not_called_healthy() {
+    let mut snapshot = host(&[("a", &[Valid, Valid]), ("b", &[Valid, Valid])]);
+    let badge = |snapshot: &Snapshot, name: &str| {
+        let page = page(snapshot);
+        let device = between(&page, &format!("data-device=\"3600{name}\""), "</summary>").to_owned();
+        between(&device, "<span class=\"badge\">", "</span>").to_owned()
+    };
+    assert_eq!((badge(&snapshot, "a"), badge(&snapshot, "b")), ("✓ healthy".to_owned(), "✓ healthy".to_owned()));
+    Arc::make_mut(&mut snapshot.devices[1]).stray_paths = vec!["sdq".into()];
+    assert_eq!((badge(&snapshot, "a"), badge(&snapshot, "b")), ("✓ healthy".to_owned(), "! stray path".to_owned()));
+    let page = page(&snapshot);
+    assert!(page.find("data-device=\"3600b\"").unwrap() < page.find("data-device=\"3600a\"").unwrap(), "{page}");
+}
+
+#[test]
 fn the_numbers_of_luns_are_shown_where_they_differ() {
     let with = |lun: &str| Path { hctl: format!("1:0:0:{lun}").into(), ..path("sda", Valid, "h0", "t0") };
     let mut snapshot = Snapshot::default();
