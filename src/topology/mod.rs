@@ -21,7 +21,7 @@ pub use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
     Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, NvmeController, NvmeSubsystem,
-    NvmeTimeouts, Ports, Transport, Transports, is_deleted, portal,
+    NvmeTimeouts, Ports, Transport, Transports, fabric_of, is_deleted, portal,
 };
 
 /// Major and minor number of a block device, printed as the kernel prints it: `8:16`.

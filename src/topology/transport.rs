@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Snapshot;
+use super::{Path, Snapshot};
 
 /// What carries a path's I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -254,6 +254,11 @@ pub struct Transports {
     pub nvme_subsystems: Vec<NvmeSubsystem>,
     /// The parts that initiator ports stand on.
     pub adapters: Arc<Adapters>,
+}
+
+/// The Fibre Channel fabric that a path goes over, if the kernel knows it.
+pub fn fabric_of<'a>(path: &Path, adapters: &'a Adapters) -> Option<&'a str> {
+    adapters.get(&path.ports.initiator_port).map(|adapter| &*adapter.fabric).filter(|fabric| !fabric.is_empty())
 }
 
 impl Snapshot {

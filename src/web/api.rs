@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::event::Event;
 use crate::topology::{
-    Counts, Device, DirectUse, LostDevice, Path, PathState, Snapshot, initiator_ports, target_ports,
+    Counts, Device, DirectUse, LostDevice, Path, PathState, Snapshot, fabric_of, initiator_ports, target_ports,
 };
 
 /// `/api/v1/multipath-health`: oVirt's shape.
@@ -106,6 +106,7 @@ impl<'a> From<&'a Snapshot> for Devices<'a> {
         let document = |device: &'a Arc<Device>| {
             let history = remembered.of(&device.wwid).copied().unwrap_or_default();
             let path = |path: &'a Path| PathDocument {
+                fabric: fabric_of(path, &snapshot.transports.adapters),
                 used_by: snapshot.users_of(&device.wwid, &path.name).collect(),
                 ..PathDocument::from(path)
             };
@@ -215,6 +216,7 @@ struct PathDocument<'a> {
     initiator_port: &'a str,
     target: &'a str,
     target_port: &'a str,
+    fabric: Option<&'a str>,
     failures_total: u64,
     priority: Option<i64>,
     checker_state: Option<&'a str>,
@@ -307,6 +309,7 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
             initiator_port: &path.ports.initiator_port,
             target: &path.ports.target,
             target_port: &path.ports.target_port,
+            fabric: None,
             failures_total: path.failures,
             priority: path.priority,
             checker_state: path.checker_state.as_deref(),

@@ -6,7 +6,7 @@ use super::escape::{Escaped, Names};
 use super::query::Query;
 use super::words::{Count, Severity, Size, While, are, state_word};
 use super::{Ranked, broken_port, diagram};
-use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, luns};
+use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, fabric_of, luns};
 
 /// Devices on one page: what a phone scrolls through, and a server writes in a moment.
 const PER_PAGE: usize = 50;
@@ -75,7 +75,7 @@ fn device(page: &mut String, one: &Ranked<'_>, open: bool) -> fmt::Result {
         page.push_str("<div class=\"paths\">\n<figure>\n");
         diagram::draw(page, device)?;
         page.push_str("</figure>\n");
-        table(page, device)?;
+        table(page, one)?;
         page.push_str("</div>\n");
     }
     page.push_str("</details>\n");
@@ -164,7 +164,8 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
 }
 
 /// The paths in words, by path group.
-fn table(page: &mut String, device: &Device) -> fmt::Result {
+fn table(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
+    let device = one.device;
     write!(
         page,
         "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"Paths of {}\">\n<table>\n\
@@ -181,7 +182,7 @@ fn table(page: &mut String, device: &Device) -> fmt::Result {
             group(page, device, index, paths)?;
             page.push_str("</th></tr>\n");
         }
-        paths.iter().try_for_each(|path| row(page, path, with_lun))?;
+        paths.iter().try_for_each(|path| row(page, path, fabric_of(path, one.adapters), with_lun))?;
         page.push_str("</tbody>\n");
     }
     page.push_str("</table>\n</div>\n");
@@ -200,7 +201,7 @@ fn group(page: &mut String, device: &Device, index: u32, paths: &[Path]) -> fmt:
     }
 }
 
-fn row(page: &mut String, path: &Path, with_lun: bool) -> fmt::Result {
+fn row(page: &mut String, path: &Path, fabric: Option<&str>, with_lun: bool) -> fmt::Result {
     let (class, state) = match path.state {
         PathState::Valid => ("", "✓"),
         PathState::Standby => (" class=\"standby\"", "–"),
@@ -226,7 +227,11 @@ fn row(page: &mut String, path: &Path, with_lun: bool) -> fmt::Result {
         write!(page, " <span class=\"words\">no I/O has completed here for {}</span>", While(stalled))?;
     }
     let (from, to) = (Escaped(&path.ports.initiator_port), Escaped(&path.ports.target_port));
-    write!(page, "</td><td>{from}</td><td>{to}")?;
+    write!(page, "</td><td>{from}")?;
+    if let Some(fabric) = fabric {
+        write!(page, " <span class=\"words\">fabric {}</span>", Escaped(fabric))?;
+    }
+    write!(page, "</td><td>{to}")?;
     if let Some(lun) = path.lun().filter(|_| with_lun) {
         write!(page, " <span class=\"words\">LUN {lun}</span>")?;
     }

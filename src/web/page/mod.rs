@@ -34,7 +34,7 @@ use ring::digest::{SHA256, digest};
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
 use crate::topology::{
-    Counts, Daemon, Device, DirectUse, Health, History, Kind, Mismatches, Path, PathState, Snapshot,
+    Adapters, Counts, Daemon, Device, DirectUse, Health, History, Kind, Mismatches, Path, PathState, Snapshot,
 };
 use escape::Escaped;
 use findings::Finding;
@@ -144,6 +144,8 @@ pub struct Ranked<'a> {
     direct_users: &'a [DirectUse],
     /// The live controllers over fabrics of its NVMe subsystem.
     live_controllers: usize,
+    /// The parts that its paths' ports on this host stand on.
+    adapters: &'a Adapters,
 }
 
 /// The devices, worst first.
@@ -160,6 +162,7 @@ fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
             counts: device.counts(),
             history,
             direct_users: snapshot.direct_users(&device.wwid),
+            adapters: &snapshot.transports.adapters,
             live_controllers: target.and_then(|target| live.get(target)).copied().unwrap_or_default(),
         }
     });

@@ -222,6 +222,35 @@ fn two_ports_of_one_name_are_up_if_either_is() {
 }
 
 #[test]
+fn the_fabric_of_each_path_is_told() {
+    let host = fabric();
+    let fabrics = ["0x100000051e0a1b2c", "0x100000051e0a1b2d"];
+    for ((scsi_host, _), fabric) in HOSTS.iter().zip(fabrics) {
+        write(&host, &host_port(scsi_host), &[("fabric_name", fabric)]);
+    }
+    let exporter = host.exporter(&[]);
+    let paths = |exporter: &Exporter| {
+        let document = exporter.get("/api/v1/devices").json();
+        let paths = document["devices"][0]["paths"].as_array().unwrap().clone();
+        paths.into_iter().map(|path| path["fabric"].as_str().unwrap_or("none").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&exporter), [fabrics[0], fabrics[0], fabrics[1], fabrics[1]]);
+    let page = exporter.get("/").text().to_owned();
+    for ((_, port), fabric) in HOSTS.iter().zip(fabrics) {
+        let cell = format!("<td>{port} <span class=\"words\">fabric {fabric}</span></td>");
+        assert_eq!(page.matches(&cell).count(), 2, "{page}");
+    }
+    // A port that is down does not say it, and stood there before.
+    write(&host, &host_port("host5"), &[("port_state", "Linkdown"), ("fabric_name", "0xffffffffffffffff")]);
+    exporter.reread();
+    assert_eq!(paths(&exporter), [fabrics[0], fabrics[0], fabrics[1], fabrics[1]]);
+
+    let exporter = fabric().exporter(&[]);
+    assert_eq!(paths(&exporter), ["none"; 4]);
+    assert!(!exporter.get("/").text().contains("fabric 0x"));
+}
+
+#[test]
 fn what_is_told_of_fibre_channel_is_described() {
     crate::openapi::assert_described(&fibre_channel::fabric().exporter(&[]), "Fibre Channel");
 }
