@@ -2,7 +2,7 @@
 """Holds alerts and dashboards against what the exporter gives. `make test` runs it.
 
 Every metric and every label that a rule, a notification, a runbook or a panel names is one that the exporter's golden
-page has. Every alert of the interface has its severity, its reasons, a runbook, and tests that show it firing, quiet, and
+page has. Every query of alerts/README.md is one that promtool evaluates, to the letter. Every alert of the interface has its severity, its reasons, a runbook, and tests that show it firing, quiet, and
 waiting. The rendered rules are what the mixin makes.
 """
 
@@ -21,6 +21,8 @@ RULES = ROOT / "alerts" / "multipath.rules.yml"
 RENDER = ROOT / "alerts" / "render"
 RUNBOOKS = ROOT / "alerts" / "runbooks"
 RULE_TESTS = ROOT / "tests" / "alerts" / "rules"
+MANUAL = ROOT / "alerts" / "README.md"
+QUERY_TESTS = ROOT / "tests" / "alerts" / "queries"
 DASHBOARDS = ROOT / "dashboards"
 
 # The alerts of the interface by severity. Stock inhibition rules compare names, so a name has one severity.
@@ -60,6 +62,13 @@ HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 # The golden page is of an exporter without a memory file.
 ELSEWHERE = {"multipath_exporter_memory_last_write_successful": ""}
+
+# node_exporter's, from its collector/fibrechannel_linux.go.
+NODE_EXPORTER = {
+    "node_fibrechannel_info": "fc_host speed port_state port_type port_id port_name fabric_name symbolic_name supported_classes"
+    " supported_speeds dev_loss_tmo",
+    "node_fibrechannel_invalid_crc_total": "fc_host",
+}
 
 # Values that Grafana puts in place of its variables, as far as it matters to a parser.
 GRAFANA_DURATIONS = re.compile(r"\$(?:__rate_interval|__interval|__range)\b|\$\{__(?:rate_interval|interval|range)\}")
@@ -161,14 +170,32 @@ def check_runbooks(metrics):
                 yield f"{file.name}: its title is not its name"
             if (headings := re.findall(r"^## (.*)$", text, re.M)) != HEADINGS:
                 yield f"{file.name}: headings {headings}"
-        for block in re.findall(r"^```promql\n(.*?)^```", text, re.M | re.S):
-            try:
-                metrics.of(block)
-            except ValueError as error:
-                yield f"{file.name}: {error}"
+        yield from (f"{file.name}: {wrong}" for wrong in check_queries(text, metrics))
         for link in re.findall(r"\]\((\w+\.md)", text):
             if not (RUNBOOKS / link).exists():
                 yield f"{file.name}: a link to {link}, which is not there"
+
+
+def queries_of(text):
+    return re.findall(r"^```promql\n(.*?)^```", text, re.M | re.S)
+
+
+def check_queries(text, metrics):
+    for query in queries_of(text):
+        try:
+            metrics.of(query)
+        except ValueError as error:
+            yield str(error)
+
+
+def check_manual(metrics):
+    text = MANUAL.read_text(encoding="utf-8")
+    yield from check_queries(text, metrics)
+    tests = [test for file in QUERY_TESTS.glob("*.yml") for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]]
+    evaluated = {case["expr"] for test in tests for case in test["promql_expr_test"]}
+    documented = set(queries_of(text))
+    yield from (f"no test in {QUERY_TESTS.name} evaluates {query!r}" for query in sorted(documented - evaluated))
+    yield from (f"a test of a query that is not documented: {query!r}" for query in sorted(evaluated - documented))
 
 
 def panels_of(dashboard):
@@ -227,6 +254,7 @@ def main():
     collect("golden page", check_elsewhere())
     collect("tests/alerts/rules", check_rule_tests(rules))
     collect("runbooks", check_runbooks(metrics))
+    collect("alerts/README.md", check_manual(Metrics(given | NODE_EXPORTER)))
     for file in sorted(DASHBOARDS.glob("*.json")):
         collect(file.name, check_dashboard(json.loads(file.read_text(encoding="utf-8")), metrics))
     rendered = subprocess.run([sys.executable, RENDER, "--check"], stderr=subprocess.PIPE, text=True, check=False)
