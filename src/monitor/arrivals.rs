@@ -160,11 +160,11 @@ impl State {
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
                 self.note_open_ways(Arc::clone(&reading.open));
                 let sessions = reading.transports.iscsi_sessions.iter();
-                self.session_failures
-                    .follow(sessions.map(|session| (&session.name, &session.ports, Standing::of_session(session))));
+                let sessions = sessions.map(|session| (&session.name, &session.ports, Standing::of_session(session)));
+                self.session_failures.follow(sessions, under_way.asked);
                 let controllers = reading.transports.nvme_controllers.iter();
-                self.controller_failures
-                    .follow(controllers.map(|one| (&one.name, &one.ports, Standing::of_controller(one))));
+                let controllers = controllers.map(|one| (&one.name, &one.ports, Standing::of_controller(one)));
+                self.controller_failures.follow(controllers, under_way.asked);
                 self.nvme_clocks.follow(&reading.heads, now.instant);
                 self.readings.transports = Some(reading);
             }

@@ -5,8 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
+
+/// A session that logs out is gone before it has been [`Standing::Unclear`] for so long: the kernel has removed its disks by
+/// then, and only takes its objects down.
+const LOGOUT: Duration = Duration::from_secs(2);
 
 /// The part that a reading shows of a session or controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +20,20 @@ pub enum Standing {
     Works,
     /// It has failed.
     Failed,
-    /// It is being ended in order, or the reading does not say whether it is. The next reading tells.
+    /// It is being ended in order, however long that takes.
     Ending,
+    /// It has failed, or is being ended in order. Its return or its staying tells that it failed.
+    Unclear,
 }
 
 impl Standing {
-    /// The standing of a session. The kernel says `FREE` of one that logs out, too.
+    /// The standing of a session. Its state becomes `FAILED` when its connection is lost, and `FREE` when
+    /// `replacement_timeout` has passed since (`session_recovery_timedout`). In a logout it stays `LOGGED_IN` until
+    /// `iscsi_remove_session` makes it `FREE` and removes it (`drivers/scsi/scsi_transport_iscsi.c` of the kernel).
     pub fn of_session(session: &IscsiSession) -> Self {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
-            "FREE" => Standing::Ending,
+            "FREE" => Standing::Unclear,
             _ => Standing::Failed,
         }
     }
@@ -39,35 +48,55 @@ impl Standing {
     }
 }
 
+/// What is known of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Works,
+    /// It worked until it was unclear, at this time.
+    Unclear(Instant),
+    /// Its failure is counted, or is none.
+    Down,
+}
+
+impl Known {
+    /// What is known after a reading that was begun now, and whether the object has failed since the last one.
+    fn after(self, standing: Standing, now: Instant) -> (Known, bool) {
+        match (standing, self) {
+            (Standing::Works, _) => (Known::Works, matches!(self, Known::Unclear(_))),
+            (Standing::Failed, _) => (Known::Down, self != Known::Down),
+            (Standing::Ending, _) | (Standing::Unclear, Known::Down) => (Known::Down, false),
+            (Standing::Unclear, Known::Works) => (Known::Unclear(now), false),
+            (Standing::Unclear, Known::Unclear(since)) if now < since + LOGOUT => (self, false),
+            (Standing::Unclear, Known::Unclear(_)) => (Known::Down, true),
+        }
+    }
+}
+
 /// Counts failures from reading to reading.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Whether each object worked when that was last known, by its kernel name.
-    worked: HashMap<Arc<str>, bool>,
+    /// What is known of each object, by its kernel name.
+    known: HashMap<Arc<str>, Known>,
     counts: BTreeMap<Ports, u64>,
     present: Arc<Failures>,
 }
 
 impl Tally {
-    /// Takes a reading of all objects: kernel name, ports, and standing.
-    pub fn follow<'a>(&mut self, objects: impl Iterator<Item = (&'a Arc<str>, &'a Ports, Standing)>) {
-        let (mut worked, mut present) = (HashMap::new(), Failures::new());
+    /// Takes a reading of all objects, which was begun now: kernel name, ports, and standing.
+    pub fn follow<'a>(&mut self, objects: impl Iterator<Item = (&'a Arc<str>, &'a Ports, Standing)>, now: Instant) {
+        let (mut known, mut present) = (HashMap::new(), Failures::new());
         for (name, ports, standing) in objects {
-            let before = self.worked.get(name).copied().unwrap_or_default();
-            let works = match standing {
-                Standing::Works => true,
-                Standing::Failed => false,
-                Standing::Ending => before,
-            };
-            worked.insert(Arc::clone(name), works);
+            let before = self.known.get(name).copied().unwrap_or(Known::Down);
+            let (after, has_failed) = before.after(standing, now);
+            known.insert(Arc::clone(name), after);
             let count = match self.counts.get_mut(ports) {
                 Some(count) => count,
                 None => self.counts.entry(ports.clone()).or_default(),
             };
-            *count += u64::from(before && !works);
+            *count += u64::from(has_failed);
             present.insert(ports.clone(), *count);
         }
-        self.worked = worked;
+        self.known = known;
         if *self.present != present {
             self.present = Arc::new(present);
         }
@@ -81,42 +110,74 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::Standing::{Ending, Failed, Works};
+    use super::Standing::{Ending, Failed, Unclear, Works};
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn ports(port: &str) -> Ports {
         Ports { initiator_port: "eth1".into(), target: "iqn.2003-01.org.example:a".into(), target_port: port.into() }
     }
 
-    /// The counts after each reading.
+    /// The counts after each reading. There is one each second.
     fn counts(readings: &[&[(&str, &str, Standing)]]) -> Vec<Vec<u64>> {
-        let mut tally = Tally::default();
+        let (mut tally, mut now) = (Tally::default(), Instant::now());
         let mut take = |reading: &&[(&str, &str, Standing)]| {
             let objects: Vec<(Arc<str>, Ports, Standing)> =
                 reading.iter().map(|(name, port, standing)| ((*name).into(), ports(port), *standing)).collect();
-            tally.follow(objects.iter().map(|(name, ports, standing)| (name, ports, *standing)));
+            tally.follow(objects.iter().map(|(name, ports, standing)| (name, ports, *standing)), now);
+            now += SECOND;
             tally.present().values().copied().collect()
         };
         readings.iter().map(&mut take).collect()
     }
 
+    /// The count of one session after each reading.
+    fn count(standings: &[Standing]) -> Vec<u64> {
+        let readings: Vec<_> = standings.iter().map(|standing| [("session1", "1", *standing)]).collect();
+        let readings: Vec<&[_]> = readings.iter().map(|reading| &reading[..]).collect();
+        counts(&readings).concat()
+    }
+
     #[test]
     fn each_fall_counts_once() {
-        let one = |standing| [("session1", "1", standing)];
-        let readings = [one(Works), one(Failed), one(Failed), one(Works), one(Failed)];
-        assert_eq!(counts(&readings.each_ref().map(|one| &one[..])), [[0], [1], [1], [1], [2]]);
+        assert_eq!(count(&[Works, Failed, Failed, Works, Failed]), [0, 1, 1, 1, 2]);
+        // The time in which the kernel waits for the session is over.
+        assert_eq!(count(&[Works, Failed, Unclear, Unclear, Unclear, Unclear, Works]), [0, 1, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn an_end_that_does_not_come_or_is_taken_back_was_a_fall() {
+        assert_eq!(count(&[Works, Unclear, Unclear, Unclear, Unclear, Works]), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(count(&[Works, Unclear, Works, Works, Unclear, Works]), [0, 0, 1, 1, 1, 2]);
+        assert_eq!(count(&[Works, Unclear, Failed, Unclear, Works]), [0, 0, 1, 1, 1]);
     }
 
     #[test]
     fn what_is_found_failed_or_ends_in_order_is_no_failure() {
-        let readings: [&[_]; 5] = [
-            &[("session1", "1", Failed), ("session2", "2", Works)],
-            &[("session1", "1", Ending), ("session2", "2", Ending)],
-            &[("session1", "1", Works)],
-            &[("session1", "1", Ending)],
-            &[("session1", "1", Failed)],
-        ];
-        assert_eq!(counts(&readings), [vec![0, 0], vec![0, 0], vec![0], vec![0], vec![1]]);
+        assert_eq!(count(&[Failed, Unclear, Unclear, Unclear, Works]), [0; 5]);
+        // A session is made in this state.
+        assert_eq!(count(&[Unclear, Unclear, Unclear, Works]), [0; 4]);
+        assert_eq!(count(&[Works, Ending, Ending, Ending, Ending, Failed]), [0; 6]);
+        for last in [Unclear, Ending] {
+            let readings: [&[_]; 3] = [&[("session1", "1", Works)], &[("session1", "1", last)], &[]];
+            assert_eq!(counts(&readings), [vec![0], vec![0], vec![]]);
+            let again: &[_] = &[("session2", "1", Works)];
+            assert_eq!(counts(&[&readings[..], &[again]].concat()).last(), Some(&vec![0]));
+        }
+    }
+
+    #[test]
+    fn readings_in_quick_succession_do_not_make_a_fall_of_a_logout() {
+        let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("session1"), ports("1"));
+        let mut at = |after: Duration, standing| {
+            tally.follow([(&name, &ports, standing)].into_iter(), now + after);
+            tally.present()[&ports]
+        };
+        assert_eq!(at(Duration::ZERO, Works), 0);
+        for millisecond in 1..100 {
+            assert_eq!(at(Duration::from_millis(millisecond), Unclear), 0);
+        }
     }
 
     #[test]
