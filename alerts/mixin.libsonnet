@@ -350,8 +350,8 @@
         ),
         finding(
           'MultipathSessionWithoutPath',
-          'A session carries no path, on a host whose devices use other sessions. Ten minutes: its disks are still found.',
-          '%s == 1 and %s == 0\nand ignoring (session, target, target_port, initiator_port)\nsum without (session, target, target_port, initiator_port) (%s) > 0' % [
+          'A session carries no path, and others to its target do. Ten minutes: its disks are still found.',
+          '%s == 1 and %s == 0\nand ignoring (session, target_port, initiator_port)\nsum without (session, target_port, initiator_port) (%s) > 0' % [
             last('multipath_iscsi_session_up'),
             last('multipath_iscsi_session_paths'),
             last('multipath_iscsi_session_paths'),
