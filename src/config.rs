@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -16,6 +17,8 @@ use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter};
 
 use crate::small_file;
 use crate::source::Error;
+use crate::source::interfaces::Addresses;
+use crate::topology::Adapters;
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -161,7 +164,7 @@ impl Devices {
 pub struct IscsiBond {
     /// Its name.
     pub name: String,
-    /// The networks.
+    /// The networks; none for one that oVirt has left empty.
     pub networks: Vec<Network>,
     /// Which targets, by IQN.
     pub targets: Vec<Glob>,
@@ -183,10 +186,8 @@ impl TryFrom<IscsiBondText> for IscsiBond {
         if name.trim().is_empty() {
             return Err("a bond without a name".to_owned());
         }
-        for (what, is_empty) in [("networks", networks.is_empty()), ("targets", targets.is_empty())] {
-            if is_empty {
-                return Err(format!("bond {name:?} has no {what}, so it could never be up"));
-            }
+        if targets.is_empty() {
+            return Err(format!("bond {name:?} has no targets, so it could never be up"));
         }
         // Each is a series, and no series can be there twice.
         let mut seen = HashSet::new();
@@ -211,6 +212,20 @@ impl Network {
         match self.addresses {
             Some(addresses) => source.is_some_and(|source| addresses.contains(&source)),
             None => self.name == interface,
+        }
+    }
+
+    /// The interface that it is; `None` for a range of addresses.
+    pub fn interface(&self) -> Option<Arc<str>> {
+        self.addresses.is_none().then(|| self.name.as_str().into())
+    }
+
+    /// Whether this host has the network: an interface of that name, or an address of that range. `None` if that is not
+    /// known yet.
+    pub fn is_here(&self, interfaces: &Adapters, addresses: &Addresses) -> Option<bool> {
+        match &self.addresses {
+            Some(range) => addresses.have_any_of(range),
+            None => Some(interfaces.contains_key(&*self.name)),
         }
     }
 
@@ -524,7 +539,6 @@ mod tests {
             (&bond("networks: [more-than-fifteen]\n  targets: ['*']"), &["line 3", "more-than-fifteen"]),
             (&bond("networks: ['']\n  targets: ['*']"), &["line 3", "network"]),
             (&bond("networks: [a]\n  targets: ['[a']"), &["line 4", "[a"]),
-            (&bond("networks: []\n  targets: ['*']"), &["line 2", "\"a\"", "no networks"]),
             (&bond("networks: [b]\n  targets: []"), &["line 2", "\"a\"", "no targets"]),
             (&bond("networks: [b, b]\n  targets: ['*']"), &["line 2", "\"a\"", "\"b\"", "more than once"]),
             (&bond("networks: [192.0.2.0/24, 192.0.2.7/24]\n  targets: ['*']"), &["192.0.2.7/24", "more than once"]),

@@ -245,7 +245,7 @@ fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Erro
 /// Reads sessions, ports and controllers, and gives what cannot be read of them.
 fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
     let addresses = Addresses::read(host.places.capture.as_deref()).unwrap_or_default();
-    let request = transports::Request { anew: true, addresses: addresses.into() };
+    let request = transports::Request { anew: true, addresses: addresses.into(), ..Default::default() };
     let reading = transports::Reader::new(&host.places.sysfs, host.parts).read(&request)?;
     Ok(reading.unreadable)
 }

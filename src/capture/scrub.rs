@@ -20,7 +20,7 @@ use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 27] = [
+const PLAIN_FILES: [&str; 28] = [
     "access_state",
     "ana_grpid",
     "ana_state",
@@ -47,6 +47,7 @@ const PLAIN_FILES: [&str; 27] = [
     "stat",
     "state",
     "suspended",
+    "target_state",
     "transport",
 ];
 

@@ -112,7 +112,7 @@ impl Collector for Devices {
         if self.paths != PathSeries::None {
             self.paths(&mut families)?;
         }
-        transport::encode(&self.snapshot, &mut families)
+        transport::encode(&self.snapshot, self.events, &mut families)
     }
 }
 

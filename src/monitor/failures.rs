@@ -30,9 +30,11 @@ impl Standing {
     /// The standing of a session. Its state becomes `FAILED` when its connection is lost, and `FREE` when
     /// `replacement_timeout` has passed since (`session_recovery_timedout`). In a logout it stays `LOGGED_IN` until
     /// `iscsi_remove_session` makes it `FREE` and removes it (`drivers/scsi/scsi_transport_iscsi.c` of the kernel).
+    /// Kernels before Linux 6.3 do not say that it is ending.
     pub fn of_session(session: &IscsiSession) -> Self {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
+            _ if session.is_ending => Standing::Ending,
             "FREE" => Standing::Unclear,
             _ => Standing::Failed,
         }

@@ -57,7 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::warn;
 
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::event::EventLog;
 use crate::memory::{self, Memory, Now};
 use crate::metrics::own::OwnMetrics;
@@ -509,12 +509,21 @@ impl State {
     /// The first full read is to be made.
     fn begin(&mut self, now: Now) {
         self.start.began = Some(now.instant);
+        self.look_for_networks();
         self.want_everything(Reason::Start);
+    }
+
+    /// From now on the interfaces of the configured bonds are read, too.
+    fn look_for_networks(&mut self) {
+        let networks = self.config.iscsi_bonds.iter().flat_map(|bond| &bond.networks);
+        self.transports.want.interfaces = Arc::new(networks.filter_map(Network::interface).collect());
     }
 
     /// From now on with this configuration.
     fn configure(&mut self, config: Arc<Config>, now: Now) {
         self.config = config;
+        self.look_for_networks();
+        self.transports.want.look(true, Reason::Signal);
         self.memory.forget(&self.config, now);
         self.is_outdated = true;
     }
@@ -791,7 +800,7 @@ impl State {
         };
         let mut snapshot = Snapshot {
             daemon: self.readings.daemon(),
-            iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports.iscsi_sessions),
+            iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports, &self.readings.addresses),
             unassembled: context.look(&self.readings.block.suspects, members),
             used_directly: Vec::new(),
             iscsi_session_paths,

@@ -466,6 +466,8 @@ pub struct TransportsWant {
     reason: Option<Reason>,
     /// Which interface has which address.
     pub addresses: Arc<Addresses>,
+    /// Interfaces to look for.
+    pub interfaces: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl TransportsWant {
@@ -485,8 +487,8 @@ impl Want for TransportsWant {
 
     fn next(&mut self) -> Option<(transports::Request, Reason)> {
         let reason = self.reason.take()?;
-        let addresses = Arc::clone(&self.addresses);
-        Some((transports::Request { anew: std::mem::take(&mut self.anew), addresses }, reason))
+        let (addresses, wanted) = (Arc::clone(&self.addresses), Arc::clone(&self.interfaces));
+        Some((transports::Request { anew: std::mem::take(&mut self.anew), addresses, wanted }, reason))
     }
 }
 

@@ -7,15 +7,17 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::{Error, recorded, witness};
 
-/// Which interface has which address.
+/// Which interface has which address; `None` if that has not been read yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses(Vec<(IpAddr, Arc<str>)>);
+pub struct Addresses(Option<Vec<(IpAddr, Arc<str>)>>);
 
 impl From<Vec<(IpAddr, Arc<str>)>> for Addresses {
     fn from(addresses: Vec<(IpAddr, Arc<str>)>) -> Self {
-        Addresses(addresses)
+        Addresses(Some(addresses))
     }
 }
 
@@ -27,14 +29,29 @@ impl Addresses {
     pub fn read(capture: Option<&Path>) -> Result<Self, Error> {
         let Some(capture) = capture else { return own() };
         let interfaces = recorded::read(capture)?.interfaces.into_iter();
-        Ok(Addresses(interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into()))).collect()))
+        let owned = interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into())));
+        Ok(Addresses::from(owned.collect::<Vec<_>>()))
     }
 
-    /// The interface that has this address; empty if none has.
-    pub fn owner_of(&self, address: IpAddr) -> Arc<str> {
-        let Some((_, owner)) = self.0.iter().find(|(own, _)| *own == address) else { return Arc::default() };
-        witness::interface(address, owner);
-        Arc::clone(owner)
+    /// The interface that a connection from this address leaves through: the one that has the address. If none has it, the
+    /// address stands for the interface: an offload adapter keeps its address to itself. Empty if that is not known yet.
+    ///
+    /// `last` is the answer of last time. An interface that has lost the address is still the one that it was.
+    pub fn leave_from(&self, source: IpAddr, last: &Arc<str>) -> Arc<str> {
+        let Some(addresses) = &self.0 else { return Arc::default() };
+        match addresses.iter().find(|(own, _)| *own == source) {
+            Some((_, owner)) => {
+                witness::interface(source, owner);
+                Arc::clone(owner)
+            }
+            None if last.is_empty() || last.parse::<IpAddr>().is_ok() => source.to_string().into(),
+            None => Arc::clone(last),
+        }
+    }
+
+    /// Whether an interface has an address of this network; `None` if that is not known yet.
+    pub fn have_any_of(&self, network: &IpNet) -> Option<bool> {
+        Some(self.0.as_ref()?.iter().any(|(own, _)| network.contains(own)))
     }
 }
 
@@ -44,7 +61,7 @@ fn own() -> Result<Addresses, Error> {
         let address = ip_address(interface.address.as_ref()?)?;
         Some((address, name(&interface.interface_name).into()))
     });
-    Ok(Addresses(owned.collect()))
+    Ok(Addresses::from(owned.collect::<Vec<_>>()))
 }
 
 /// An IPv4 address may be told under a label of its own, `eth1:iscsi`. No interface has a colon in its name.
@@ -64,8 +81,26 @@ mod tests {
     #[test]
     fn the_loopback_interface_has_its_address() {
         let interfaces = Addresses::read(None).unwrap();
-        assert_eq!(&*interfaces.owner_of("127.0.0.1".parse().unwrap()), "lo");
-        assert_eq!(&*interfaces.owner_of("192.0.2.255".parse().unwrap()), "");
+        assert_eq!(&*interfaces.leave_from("127.0.0.1".parse().unwrap(), &"".into()), "lo");
+    }
+
+    #[test]
+    fn an_address_stands_for_an_interface_only_where_there_never_was_one() {
+        let addresses = Addresses::from(vec![("192.0.2.1".parse().unwrap(), "eth1".into())]);
+        for (addresses, source, last, expected) in [
+            (&addresses, "192.0.2.1", "", "eth1"),
+            (&addresses, "192.0.2.1", "192.0.2.1", "eth1"),
+            (&addresses, "192.0.2.1", "eth2", "eth1"),
+            (&addresses, "192.0.2.9", "", "192.0.2.9"),
+            (&addresses, "192.0.2.9", "192.0.2.8", "192.0.2.9"),
+            (&addresses, "2001:0db8:0000:0000:0000:0000:0000:0001", "", "2001:db8::1"),
+            // It has just lost the address.
+            (&addresses, "192.0.2.9", "eth2", "eth2"),
+            (&Addresses::default(), "192.0.2.1", "", ""),
+        ] {
+            let told = addresses.leave_from(source.parse().unwrap(), &last.into());
+            assert_eq!(&*told, expected, "{source}, last {last:?}");
+        }
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Transport {
 /// What a path shares with others when a part breaks. What is not known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ports {
-    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface. SAS: the host
+    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface; if none of this
+    /// host has the source address, that address. SAS: the host
     /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address. [`Adapters`] has what lies
     /// below.
     pub initiator_port: Arc<str>,
@@ -99,12 +100,15 @@ const MARGINAL: &str = "Marginal";
 pub struct IscsiSession {
     /// The kernel's name for it, `session1`: another one after each login.
     pub name: Arc<str>,
-    /// The interface that it is bound to or that has its source address, the target's IQN, the portal that it was made for.
+    /// The interface that it is bound to or that has its source address (or that address), the target's IQN, the portal that
+    /// it was made for.
     pub ports: Ports,
     /// The address that it comes from; `None` while that is not known.
     pub source: Option<IpAddr>,
     /// The kernel's word: `LOGGED_IN`, `FAILED`, `FREE`.
     pub state: Arc<str>,
+    /// It is down, and the kernel has begun to take its disks away: somebody logs it out.
+    pub is_ending: bool,
 }
 
 impl IscsiSession {
@@ -304,6 +308,7 @@ pub struct IscsiBond {
     /// Its name.
     pub name: Arc<str>,
     /// Its networks, as the configuration names them, and whether each is up: every target of the bond that has a session
-    /// on this host has one logged in over this network, and there is at least one.
-    pub networks: Vec<(Arc<str>, bool)>,
+    /// on this host has one logged in over this network. `None` if this host has none of the networks: oVirt then uses the
+    /// default network, and none of the bond's can be down.
+    pub networks: Option<Vec<(Arc<str>, bool)>>,
 }

@@ -259,6 +259,7 @@ fn oneshot_prints_the_page_without_what_only_a_running_exporter_knows() {
         "multipath_device_path_events_total",
         "multipath_device_repeated_path_failures_total",
         "multipath_path_failures_total",
+        "multipath_iscsi_session_failures_total",
     ];
     let allowed = |name: &&str| {
         let only_running = ["process_", "multipath_exporter_"].iter().any(|start| name.starts_with(start));

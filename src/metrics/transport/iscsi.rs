@@ -35,9 +35,12 @@ labels!(BondNetwork {
     network: &'a str,
 });
 
-/// Writes the families of sessions and of bonds.
-pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+/// Writes the families of sessions and of bonds; those that count what happened since the start only with `events`.
+pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     sessions(snapshot, families)?;
+    if events {
+        failures(snapshot, families)?;
+    }
     bonds(snapshot, families)
 }
 
@@ -63,7 +66,10 @@ fn sessions(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
             let paths = snapshot.iscsi_session_paths.get(&session.name).copied().unwrap_or_default();
             (labels_of(session), paths as u64)
         }),
-    )?;
+    )
+}
+
+fn failures(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     families.counter(
         "multipath_iscsi_session_failures",
         "Times a session between these ports was lost without a logout, as seen by re-reads",
@@ -84,26 +90,25 @@ fn labels_of(session: &IscsiSession) -> SessionLabels<'_> {
 }
 
 fn bonds(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    let bonds = || snapshot.iscsi_bonds.iter();
+    let bonds = || snapshot.iscsi_bonds.iter().filter_map(|bond| Some((&bond.name, bond.networks.as_ref()?)));
     families.gauge(
         "multipath_iscsi_bond_network_up",
         "1 if every target of the iSCSI bond that has a session is logged in to over this network, and there is one",
-        bonds().flat_map(|bond| {
-            let networks = bond.networks.iter();
-            networks.map(|(network, up)| (BondNetwork { bond: &bond.name, network }, u64::from(*up)))
+        bonds().flat_map(|(bond, networks)| {
+            networks.iter().map(|(network, up)| (BondNetwork { bond, network }, u64::from(*up)))
         }),
     )?;
     families.gauge(
         "multipath_iscsi_bond_networks",
         "Networks of the iSCSI bond",
-        bonds().map(|bond| (Bond { bond: &bond.name }, bond.networks.len() as u64)),
+        bonds().map(|(bond, networks)| (Bond { bond }, networks.len() as u64)),
     )?;
     families.gauge(
         "multipath_iscsi_bond_networks_up",
         "Networks of the iSCSI bond that are up",
-        bonds().map(|bond| {
-            let up = bond.networks.iter().filter(|(_, up)| *up).count();
-            (Bond { bond: &bond.name }, up as u64)
+        bonds().map(|(bond, networks)| {
+            let up = networks.iter().filter(|(_, up)| *up).count();
+            (Bond { bond }, up as u64)
         }),
     )
 }

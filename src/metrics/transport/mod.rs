@@ -20,10 +20,11 @@ labels!(UsedDirectly {
 });
 
 /// Writes the families of iSCSI, Fibre Channel and NVMe, and of disks that multipath does not hold, or does not hold alone.
-pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    iscsi::encode(snapshot, families)?;
+/// Those that count what happened since the start are written only with `events`.
+pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
+    iscsi::encode(snapshot, events, families)?;
     fibre_channel::encode(snapshot, families)?;
-    nvme::encode(snapshot, families)?;
+    nvme::encode(snapshot, events, families)?;
     families.gauge(
         "multipath_unassembled_paths",
         "Paths of a disk that no multipath device holds, nor another driver",

@@ -46,8 +46,11 @@ labels!(Subsystem {
 });
 
 /// Writes the families of controllers over fabrics, and of subsystems.
-pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
+pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     controllers(snapshot, families)?;
+    if events {
+        failures(snapshot, families)?;
+    }
     subsystems(snapshot, families)
 }
 
@@ -84,7 +87,10 @@ fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
             };
             (labels, 1u64)
         }),
-    )?;
+    )
+}
+
+fn failures(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     families.counter(
         "multipath_nvme_controller_failures",
         "Times an NVMe controller between these ports was lost without being removed in order, as seen by re-reads",

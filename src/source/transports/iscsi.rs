@@ -1,9 +1,10 @@
 //! iSCSI sessions: what a path of this transport shares with others.
 //!
 //! ```text
-//! class/iscsi_session/session1/        targetname, state
+//! class/iscsi_session/session1/        targetname, state; target_state: of its disks (Linux 6.3)
 //! class/iscsi_connection/connection1:0/    persistent_address, persistent_port: of the portal
 //! class/iscsi_host/host6/              netdev, ipaddress: what the session is bound to, and its source address
+//! class/iscsi_iface/ipv4-iface-6-0/    ipaddress: of an offload adapter
 //! ```
 //!
 //! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A session
@@ -11,7 +12,12 @@
 //! known, and read again when it logs in, and now and then while it is: an address may move to another interface under a
 //! connection that stays. open-iscsi uses one connection for a session, number 0. An iSER session has no `ipaddress`, so it
 //! has no source address here.
+//!
+//! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives its IPv4 address as that
+//! of the host (`0.0.0.0` if it has none) and has an `iscsi_iface` for each address; be2iscsi has only the latter. Neither
+//! has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the drivers).
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -81,7 +87,11 @@ impl Reader {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let last = last.cloned().unwrap_or_default();
         let anew = anew || last.state != state;
-        let mut session = IscsiSession { name: Arc::clone(name), state, ..last };
+        let mut session = IscsiSession { name: Arc::clone(name), state, is_ending: false, ..last };
+        if !session.is_logged_in() {
+            let of_disks = self.file.word_or_note(directory, "target_state", unreadable);
+            session.is_ending = matches!(&*of_disks, "UNBINDING" | "UNBOUND");
+        }
         if (anew && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
             self.look_closer(directory, &mut session, addresses, unreadable);
         }
@@ -98,30 +108,38 @@ impl Reader {
     ) {
         let number = session.name.trim_start_matches("session");
         let connection = self.root.join("class/iscsi_connection").join(format!("connection{number}:0"));
-        let host = or_note(self.host_of(directory), unreadable);
+        let host = or_note(host_of(directory), unreadable);
         let mut word = |directory: &Path, name| self.file.word_or_note(directory, name, unreadable);
         let (address, port) = (word(&connection, "persistent_address"), word(&connection, "persistent_port"));
         let mut now =
             Ports { target: word(directory, "targetname"), target_port: portal(&address, &port), ..Ports::default() };
         if let Some(host) = host {
-            // A link-local address may be followed by its interface, `fe80::1%eth1`.
-            let source = word(&host, "ipaddress").split('%').next().and_then(|address| address.parse().ok());
+            let family = if address.contains(':') { 6 } else { 4 };
+            let adapter = self.root.join(format!("class/iscsi_iface/ipv{family}-iface-{host}-0"));
+            let host = self.root.join(format!("class/iscsi_host/host{host}"));
+            let source = own_address(&word(&host, "ipaddress")).or_else(|| own_address(&word(&adapter, "ipaddress")));
             let bound = word(&host, "netdev");
             now.initiator_port = match source {
                 _ if is_bound_to(&bound) => bound,
-                Some(source) => addresses.owner_of(source),
+                Some(source) => addresses.leave_from(source, &session.ports.initiator_port),
                 None => Arc::default(),
             };
             session.source = source.or(session.source);
         }
         session.ports = now.or(&session.ports);
     }
+}
 
-    /// The iSCSI host that the session belongs to: it lies in that host's directory.
-    fn host_of(&self, session: &Path) -> Result<Option<PathBuf>, Error> {
-        let Some(place) = follow(session, Path::new("class/iscsi_session"))? else { return Ok(None) };
-        let mut names = place.components().filter_map(|part| part.as_os_str().to_str());
-        let host = names.rfind(|name| name.strip_prefix("host").is_some_and(is_number));
-        Ok(host.map(|host| self.root.join("class/iscsi_host").join(host)))
-    }
+/// The number of the iSCSI host that the session belongs to: it lies in that host's directory.
+fn host_of(session: &Path) -> Result<Option<String>, Error> {
+    let Some(place) = follow(session, Path::new("class/iscsi_session"))? else { return Ok(None) };
+    let mut numbers =
+        place.components().filter_map(|part| part.as_os_str().to_str()?.strip_prefix("host").map(str::to_owned));
+    Ok(numbers.rfind(|number| is_number(number)))
+}
+
+/// A link-local address may be followed by its interface, `fe80::1%eth1`. An adapter without an address says `0.0.0.0`.
+fn own_address(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.split('%').next()?.parse().ok()?;
+    Some(address).filter(|address| !address.is_unspecified())
 }

@@ -16,6 +16,7 @@ pub mod iscsi;
 pub mod nvme;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ pub struct Request {
     pub anew: bool,
     /// Which interface has which address.
     pub addresses: Arc<Addresses>,
+    /// Interfaces to look for beside those that something leaves by.
+    pub wanted: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The session, port or controller that a disk's I/O goes through, by the kernel's name for it.
@@ -116,7 +119,7 @@ impl Reader {
     /// # Errors
     /// If this process has no files or memory left to read with. The reading lists other failures.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
-        let Request { anew, addresses } = request;
+        let Request { anew, addresses, wanted } = request;
         let mut unreadable = Vec::new();
         let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(*anew, addresses, &mut unreadable));
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(&mut unreadable));
@@ -128,7 +131,7 @@ impl Reader {
         unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));
         let (mut transports, ways, open) = (self.transports(), self.ways(), self.open());
         if *anew || *self.transports != transports || *self.ways != ways || *self.open != open {
-            self.adapters.read(&interfaces(&ways), self.fibre_channel.as_ref(), &mut unreadable);
+            self.adapters.read(&(&interfaces(&ways) | wanted), self.fibre_channel.as_ref(), &mut unreadable);
             transports.adapters = Arc::clone(self.adapters.known());
         }
         unless_exhausted((), &unreadable)?;
@@ -215,12 +218,16 @@ impl Reader {
     }
 }
 
-/// The network interfaces that ways leave by.
+/// The network interfaces that ways leave by. An address that stands for one is no interface, and has no adapter.
 fn interfaces(ways: &Ways) -> BTreeSet<Arc<str>> {
     let by_network =
         |transport: &Transport| matches!(transport, Transport::Iscsi | Transport::NvmeTcp | Transport::NvmeRdma);
     let ways = ways.values().filter(|(transport, _)| by_network(transport));
-    ways.map(|(_, ports)| Arc::clone(&ports.initiator_port)).filter(|name| !name.is_empty()).collect()
+    ways.map(|(_, ports)| Arc::clone(&ports.initiator_port)).filter(|name| is_interface(name)).collect()
+}
+
+fn is_interface(initiator_port: &str) -> bool {
+    !initiator_port.is_empty() && initiator_port.parse::<IpAddr>().is_err()
 }
 
 #[cfg(test)]

@@ -407,12 +407,14 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         vec![used("3600<lone>", "sdq", "dm"), used("3600dead", "sdx", "md"), used("3600dead", "sdx", "mount")];
     let networks = |up: [bool; 2]| vec![("eth1".into(), up[0]), ("eth2".into(), up[1])];
     snapshot.iscsi_bonds = vec![
-        IscsiBond { name: "bond0".into(), networks: networks([false, false]) },
-        IscsiBond { name: "bond1".into(), networks: networks([true, false]) },
+        IscsiBond { name: "bond0".into(), networks: Some(networks([false, false])) },
+        IscsiBond { name: "bond1".into(), networks: Some(networks([true, false])) },
+        IscsiBond { name: "bond2".into(), networks: None },
     ];
     let session = |name: &str, state: &str| {
         let ports = Ports { initiator_port: "eth1".into(), target: "iqn".into(), target_port: name.into() };
-        Arc::new(IscsiSession { ports, state: state.into(), ..IscsiSession::default() })
+        let (name, state) = ("session1".into(), state.into());
+        Arc::new(IscsiSession { name, ports, state, ..IscsiSession::default() })
     };
     snapshot.transports = Arc::new(Transports {
         iscsi_sessions: vec![session("192.0.2.1:3260", "FAILED"), session("192.0.2.2:3260", "LOGGED_IN")],
@@ -449,7 +451,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathFaultyPaths", "degraded"),
         ("MultipathDeviceSuspended", "1 device is suspended"),
         ("MultipathPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
-        ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (FAILED)"),
+        ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (session1, FAILED)"),
         (
             "MultipathNvmeControllerDown",
             "1 of 2 NVMe controllers is down: nvme0 to 192.0.2.1:4420 by eth1 (connecting)",
@@ -470,6 +472,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathPathMarginal", "does not trust"),
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
+        ("MultipathIscsiBondNetworkDown", "This host has no network of 1 iSCSI bond, so none is watched: bond2."),
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down and not in use: 0x11 (Linkdown)"),
         ("MultipathNotAssembled", "holds 1 disk: 3600power (sdx, sdy, emcpowera)"),
     ]) {
@@ -477,7 +480,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 30);
+    assert_eq!(lines.len(), 31);
 }
 
 #[test]

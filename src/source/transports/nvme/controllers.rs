@@ -65,12 +65,9 @@ impl Reader {
         }
         let (target, address) = (word("subsysnqn"), word("address"));
         let kind = word("cntrltype");
-        let Ends { initiator_port, source, target_port } = ends(controller.transport, &address, addresses);
-        let mut ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
-        // An interface that has just lost the address is still the one that it was.
-        if ports.initiator_port.is_empty() {
-            ports.initiator_port = source;
-        }
+        let last = &controller.ports.initiator_port;
+        let (initiator_port, target_port) = ends(controller.transport, &address, addresses, last);
+        let ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
         // Before Linux 5.14 there is no `cntrltype`, and before it was connected once a controller has none.
         controller.has_no_namespaces = match &*kind {
             "discovery" | "admin" => true,
@@ -102,41 +99,29 @@ fn transport_named(name: &str) -> (Transport, bool) {
     }
 }
 
-/// Both ends of a controller. What is not known is empty.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Ends {
-    initiator_port: Arc<str>,
-    /// The address that it comes from, where that is told.
-    source: Arc<str>,
-    target_port: Arc<str>,
-}
-
+/// Both ends of a controller: `initiator_port`, which was `last` last time, and `target_port`. What is not known is empty.
+///
 /// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
 /// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str, addresses: &Addresses) -> Ends {
+fn ends(transport: Transport, address: &str, addresses: &Addresses, last: &Arc<str>) -> (Arc<str>, Arc<str>) {
     let field = |name: &str| {
         let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
         fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
     };
     let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
     match transport {
-        Transport::NvmePcie => Ends { target_port: address.into(), ..Ends::default() },
-        Transport::NvmeFc => Ends {
-            initiator_port: port_name(field("host_traddr")),
-            target_port: port_name(field("traddr")),
-            ..Ends::default()
-        },
+        Transport::NvmePcie => (Arc::default(), address.into()),
+        Transport::NvmeFc => (port_name(field("host_traddr")), port_name(field("traddr"))),
         _ => {
             let source = match field("src_addr") {
                 "" => field("host_traddr"),
                 source => source,
             };
             let initiator_port = match field("host_iface") {
-                "" => source.parse().map(|source| addresses.owner_of(source)).unwrap_or_default(),
+                "" => source.parse().map(|source| addresses.leave_from(source, last)).unwrap_or_default(),
                 interface => interface.into(),
             };
-            let target_port = portal(field("traddr"), field("trsvcid"));
-            Ends { initiator_port, source: source.into(), target_port }
+            (initiator_port, portal(field("traddr"), field("trsvcid")))
         }
     }
 }
@@ -151,41 +136,38 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_controller() {
-        for (transport, address, initiator, source, target) in [
+        let over_fc = "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545";
+        let unread = Addresses::default();
+        for (transport, address, addresses, initiator, target) in [
             (
                 Transport::NvmeTcp,
                 "traddr=192.0.2.2,trsvcid=4420,host_iface=e1,src_addr=192.0.2.1",
+                &unread,
                 "e1",
-                "192.0.2.1",
                 "192.0.2.2:4420",
             ),
             (
                 Transport::NvmeTcp,
                 "traddr=192.0.2.2,trsvcid=4420,src_addr=127.0.0.1",
+                &loopback(),
                 "lo",
-                "127.0.0.1",
                 "192.0.2.2:4420",
             ),
             (
                 Transport::NvmeTcp,
                 "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255",
-                "",
+                &loopback(),
                 "192.0.2.255",
                 "192.0.2.2:4420",
             ),
-            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", "", "", "[2001:db8::1]:4420"),
-            (
-                Transport::NvmeFc,
-                "traddr=nn-0x200900a098aad2dc:pn-0x200a00a098aad2dc,host_traddr=nn-0x20000090fadcc545:pn-0x10000090fadcc545",
-                "0x10000090fadcc545",
-                "",
-                "0x200a00a098aad2dc",
-            ),
-            (Transport::NvmePcie, "0000:01:00.0", "", "", "0000:01:00.0"),
-            (Transport::Unknown, "", "", "", ""),
+            (Transport::NvmeTcp, "traddr=192.0.2.2,trsvcid=4420,src_addr=192.0.2.255", &unread, "", "192.0.2.2:4420"),
+            (Transport::NvmeTcp, "traddr=2001:db8::1,trsvcid=4420", &loopback(), "", "[2001:db8::1]:4420"),
+            (Transport::NvmeFc, over_fc, &loopback(), "0x10000090fadcc545", "0x200a00a098aad2dc"),
+            (Transport::NvmePcie, "0000:01:00.0", &loopback(), "", "0000:01:00.0"),
+            (Transport::Unknown, "", &loopback(), "", ""),
         ] {
-            let expected = Ends { initiator_port: initiator.into(), source: source.into(), target_port: target.into() };
-            assert_eq!(ends(transport, address, &loopback()), expected, "{address}");
+            let told = ends(transport, address, addresses, &"".into());
+            assert_eq!((&*told.0, &*told.1), (initiator, target), "{address}");
         }
     }
 }

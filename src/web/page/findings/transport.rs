@@ -1,7 +1,7 @@
 //! What is wrong with sessions, controllers, ports and bonds.
 
 use super::Found;
-use crate::topology::{FcHostPort, Snapshot};
+use crate::topology::{FcHostPort, IscsiSession, Snapshot};
 use crate::web::page::escape::Escaped;
 use crate::web::page::words::Count;
 use crate::web::page::words::Severity::{Critical, Note, Warning};
@@ -9,23 +9,26 @@ use crate::web::page::words::{are, have};
 
 /// Adds what is wrong with what the paths go over.
 pub fn find(snapshot: &Snapshot, found: &mut Found) {
-    let bond = |up: fn(usize, usize) -> bool| {
-        let networks_up = |networks: &[(_, bool)]| networks.iter().filter(|(_, up)| *up).count();
-        let bonds =
-            snapshot.iscsi_bonds.iter().filter(move |bond| up(networks_up(&bond.networks), bond.networks.len()));
-        bonds.map(|bond| {
-            let down = bond.networks.iter().filter(|(_, up)| !up).map(|(name, _)| Escaped(name).to_string());
-            format!("{} ({})", Escaped(&bond.name), down.collect::<Vec<_>>().join(", "))
+    let bond = |is_meant: fn(usize, usize) -> bool| {
+        let bonds = snapshot.iscsi_bonds.iter().filter_map(|bond| Some((&bond.name, bond.networks.as_ref()?)));
+        let bonds = bonds.filter(move |(_, networks)| {
+            let up = networks.iter().filter(|(_, up)| *up).count();
+            is_meant(up, networks.len())
+        });
+        bonds.map(|(name, networks)| {
+            let down = networks.iter().filter(|(_, up)| !up).map(|(name, _)| Escaped(name).to_string());
+            format!("{} ({})", Escaped(name), down.collect::<Vec<_>>().join(", "))
         })
     };
-    found.add(Critical, "MultipathIscsiBondDown", bond(|up, all| up == 0 && all > 0).collect(), |number| {
+    found.add(Critical, "MultipathIscsiBondDown", bond(|up, _| up == 0).collect(), |number| {
         format!("No network of {} reaches its targets", Count(number, "iSCSI bond"))
     });
     let transports = &snapshot.transports;
     let sessions = transports.iscsi_sessions.iter().filter(|session| !session.is_logged_in());
     let sessions = sessions.map(|session| {
-        let (to, from, state) = (&session.ports.target_port, &session.ports.initiator_port, &session.state);
-        format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(state))
+        let IscsiSession { name, ports, state, .. } = &**session;
+        let (to, from) = (Escaped(&ports.target_port), Escaped(&ports.initiator_port));
+        format!("{to} by {from} ({}, {})", Escaped(name), Escaped(state))
     });
     found.add(Warning, "MultipathIscsiSessionDown", sessions.collect(), |number| {
         format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
@@ -47,6 +50,11 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
     });
     found.add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), |number| {
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
+    });
+    let elsewhere = snapshot.iscsi_bonds.iter().filter(|bond| bond.networks.is_none());
+    let elsewhere = elsewhere.map(|bond| Escaped(&bond.name).to_string());
+    found.add(Note, "MultipathIscsiBondNetworkDown", elsewhere.collect(), |number| {
+        format!("This host has no network of {}, so none is watched", Count(number, "iSCSI bond"))
     });
     let named = |port: &FcHostPort| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state));
     let hosts = snapshot.fc_host_ports().into_values().filter(|port| !port.is_up()).map(named);

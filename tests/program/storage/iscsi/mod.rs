@@ -1,16 +1,20 @@
-//! iSCSI sessions and bonds.
+//! iSCSI sessions.
+
+mod bonds;
+mod failures;
+mod offload;
 
 use std::collections::BTreeMap;
 
-use rustix::process::Signal;
-
 use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
-use crate::harness::{Exporter, Host, Page, Tree, recorded_tree};
+use crate::harness::{Host, MPATHA, MPATHB, Page, recorded_tree};
 
 const SESSION1: &str = "devices/platform/host6/session1/iscsi_session/session1";
 const SESSION2: &str = "devices/platform/host7/session2/iscsi_session/session2";
 const CONNECTION1: &str = "devices/platform/host6/session1/connection1:0/iscsi_connection/connection1:0";
+const CONNECTION2: &str = "devices/platform/host7/session2/connection2:0/iscsi_connection/connection2:0";
 const HOST6: &str = "devices/platform/host6/iscsi_host/host6";
+const HOST7: &str = "devices/platform/host7/iscsi_host/host7";
 
 const TARGET: &str = "iqn.2024-01.org.example:array1";
 
@@ -117,13 +121,13 @@ fn a_network_that_is_down_at_the_start_is_named_all_the_same() {
 }
 
 #[test]
-fn a_session_that_is_bound_to_nothing_leaves_through_the_owner_of_its_address() {
+fn a_session_that_is_bound_to_nothing_leaves_through_the_owner_of_its_address_or_from_that() {
     for (netdev, address, interface) in [
         ("(null)", Some("127.0.0.1"), "lo"),
         ("default", Some("127.0.0.1"), "lo"),
         ("", Some("127.0.0.1"), "lo"),
-        ("(null)", Some("192.0.2.255"), ""),
-        ("default", Some("192.0.2.255"), ""),
+        ("(null)", Some("192.0.2.255"), "192.0.2.255"),
+        ("default", Some("192.0.2.255"), "192.0.2.255"),
         ("(null)", Some("(null)"), ""),
         ("(null)", None, ""),
         ("default", None, ""),
@@ -170,8 +174,11 @@ fn an_address_that_moves_to_another_interface_takes_its_session_along() {
     let host = Host::recorded("01-healthy");
     host.sysfs.write(&format!("{HOST6}/netdev"), "default\n");
     let exporter = host.exporter(&[]);
-    assert_eq!(sessions(&exporter.metrics())["session1"], session("", "10.10.1.2:3260", 1.0));
+    assert_eq!(sessions(&exporter.metrics())["session1"], session("10.10.1.1", "10.10.1.2:3260", 1.0));
     host.sysfs.write(&format!("{HOST6}/ipaddress"), "127.0.0.1\n");
+    assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
+    // The interface has lost the address, which may be how it fails.
+    host.sysfs.write(&format!("{HOST6}/ipaddress"), "192.0.2.255\n");
     assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
     host.sysfs.write(&format!("{HOST6}/netdev"), "bridge0\n");
     let page = exporter.reread();
@@ -360,92 +367,36 @@ fn sessions_are_read_again_without_an_event() {
     ]);
 }
 
-const BONDS: &str = "iscsi_bonds:
-  - {name: storage, networks: [e1, 10.10.2.0/24], targets: ['iqn.2024-01.org.example:*']}
-  - {name: elsewhere, networks: [e1], targets: ['iqn.2024-02.*']}
-";
-
-fn bond_exporter(host: &Host, config: &str) -> (Tree, Exporter) {
-    let directory = Tree::empty();
-    directory.write("config.yml", config);
-    let exporter = host.exporter(&[&format!("--config.file={}", directory.path("config.yml").display())]);
-    (directory, exporter)
-}
-
-/// Networks of `storage` that are up: `e1`, the CIDR, and all together.
-fn networks_up(page: &Page) -> [Option<f64>; 3] {
-    let network = |name| format!("multipath_iscsi_bond_network_up{{bond=\"storage\",network=\"{name}\"}}");
-    let all = "multipath_iscsi_bond_networks_up{bond=\"storage\"}".to_owned();
-    [network("e1"), network("10.10.2.0/24"), all].map(|series| page.value(&series))
-}
-
+/// `nr_sessions=2`, or a login that was made twice.
 #[test]
-fn the_networks_of_a_bond_are_up_where_its_targets_are_logged_in() {
+fn of_two_sessions_that_are_equal_in_all_but_their_name_each_is_told_by_itself() {
     let host = Host::recorded("01-healthy");
-    let (_directory, exporter) = bond_exporter(&host, BONDS);
-    for (state, up) in [
-        ("01-healthy", [1.0, 1.0, 2.0]),
-        ("02-net1-lost", [0.0, 1.0, 1.0]),
-        ("03-both-lost", [0.0, 0.0, 0.0]),
-        ("04-back", [1.0, 1.0, 2.0]),
-    ] {
-        host.turn_into(state);
-        let page = exporter.reread();
-        assert_eq!(networks_up(&page), up.map(Some), "{state}");
-        for (series, value) in [
-            ("multipath_iscsi_bond_networks{bond=\"storage\"}", 2.0),
-            ("multipath_iscsi_bond_networks{bond=\"elsewhere\"}", 1.0),
-            ("multipath_iscsi_bond_networks_up{bond=\"elsewhere\"}", 0.0),
-            ("multipath_iscsi_bond_network_up{bond=\"elsewhere\",network=\"e1\"}", 0.0),
-        ] {
-            assert_eq!(page.value(series), Some(value), "{state}: {series}");
+    host.sysfs.write(&format!("{CONNECTION2}/persistent_address"), "10.10.1.2\n");
+    host.sysfs.write(&format!("{HOST7}/netdev"), "e1\n");
+    let exporter = host.exporter(&[]);
+    let twin = |up| session("e1", "10.10.1.2:3260", up);
+    let twins =
+        |first, second| BTreeMap::from([("session1".to_owned(), twin(first)), ("session2".to_owned(), twin(second))]);
+    let page = exporter.metrics();
+    assert_eq!(sessions(&page), twins(1.0, 1.0));
+
+    host.sysfs.write(&format!("{SESSION2}/state"), "FAILED\n");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page), twins(1.0, 0.0));
+    assert_eq!(state_of(&page, "session1").as_deref(), Some("LOGGED_IN"));
+    assert_eq!(state_of(&page, "session2").as_deref(), Some("FAILED"));
+    let ports = format!("target=\"{TARGET}\",target_port=\"10.10.1.2:3260\",initiator_port=\"e1\"");
+    for session in ["session1", "session2"] {
+        let paths = format!("multipath_iscsi_session_paths{{session=\"{session}\",{ports}}}");
+        assert_eq!(page.value(&paths), Some(2.0), "{session}");
+    }
+    // They share both ports, so each device hangs on one of each.
+    for wwid in [MPATHA, MPATHB] {
+        for (metric, value) in [("paths", 2.0), ("redundant", 0.0), ("initiator_ports", 1.0), ("target_ports", 1.0)] {
+            assert_eq!(page.device(metric, wwid), Some(value), "{metric}");
         }
     }
-}
-
-#[test]
-fn a_bond_that_is_down_at_the_start_is_down() {
-    for (state, up) in [("02-net1-lost", [0.0, 1.0, 1.0]), ("03-both-lost", [0.0, 0.0, 0.0])] {
-        let host = Host::recorded(state);
-        let (_directory, exporter) = bond_exporter(&host, BONDS);
-        assert_eq!(networks_up(&exporter.metrics()), up.map(Some), "{state}");
-    }
-}
-
-#[test]
-fn a_bond_without_sessions_is_down() {
-    let host = Host::bare();
-    let (_directory, exporter) = bond_exporter(&host, BONDS);
-    assert_eq!(networks_up(&exporter.metrics()), [Some(0.0); 3]);
-}
-
-#[test]
-fn a_network_that_misses_one_of_the_targets_is_down() {
-    let host = Host::recorded("01-healthy");
-    host.sysfs.write(&format!("{SESSION2}/targetname"), "iqn.2024-01.org.example:array2\n");
-    let (_directory, exporter) = bond_exporter(&host, BONDS);
-    assert_eq!(networks_up(&exporter.metrics()), [Some(0.0); 3]);
-}
-
-#[test]
-fn hangup_takes_over_other_bonds() {
-    let host = Host::recorded("02-net1-lost");
-    let (directory, exporter) = bond_exporter(&host, BONDS);
-    directory.write("config.yml", "iscsi_bonds:\n  - {name: other, networks: [e2, e3], targets: ['*:array1']}\n");
-    exporter.signal(Signal::HUP);
-    let page = exporter.await_values(&[
-        ("multipath_iscsi_bond_networks{bond=\"other\"}", 2.0),
-        ("multipath_iscsi_bond_networks_up{bond=\"other\"}", 1.0),
-        ("multipath_iscsi_bond_network_up{bond=\"other\",network=\"e2\"}", 1.0),
-        ("multipath_iscsi_bond_network_up{bond=\"other\",network=\"e3\"}", 0.0),
-    ]);
-    assert_eq!(networks_up(&page), [None; 3]);
-
-    directory.write("config.yml", "");
-    exporter.signal(Signal::HUP);
-    exporter.await_values(&[("multipath_exporter_config_last_reload_successful", 1.0)]);
-    crate::harness::eventually("no bond is left", || {
-        let page = exporter.metrics();
-        page.of_metric("multipath_iscsi_bond_networks").is_empty().then_some(())
-    });
+    let status = exporter.get("/");
+    let down = "1 of 2 iSCSI sessions is down: 10.10.1.2:3260 by e1 (session2, FAILED)";
+    assert!(status.text().contains(down), "{}", status.text());
 }
