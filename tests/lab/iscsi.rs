@@ -104,6 +104,29 @@ impl IscsiSan {
         self.initiator.log_in(network, self.ports);
     }
 
+    /// Makes a session that differs from this one only in its name.
+    pub fn log_in_again(&self, session: &str) {
+        run("iscsiadm", ["-m", "session", "-r", number(session), "--op", "new"]);
+    }
+
+    /// Ends this session in good order.
+    pub fn end_session(&self, session: &str) {
+        run("iscsiadm", ["-m", "session", "-r", number(session), "--logout"]);
+    }
+
+    /// Closes the connection of this session, which iscsid does not make again until [`IscsiSan::reconnect`].
+    pub fn disconnect(&self, session: &str) {
+        self.initiator.signal(Signal::STOP);
+        let port = format!("/sys/class/iscsi_connection/connection{}:0/local_port", number(session));
+        let port = fs::read_to_string(port).expect("the session has a connection");
+        run("ss", ["--kill", "sport", "=", &format!(":{}", port.trim())]);
+    }
+
+    /// Undoes [`IscsiSan::disconnect`].
+    pub fn reconnect(&self) {
+        self.initiator.signal(Signal::CONT);
+    }
+
     /// Ends the sessions over this network in good order.
     pub fn log_out(&self, network: &Network) {
         run("iscsiadm", ["-m", "node", "-T", TARGET, "-I", network.interface, "--logout"]);
@@ -113,6 +136,21 @@ impl IscsiSan {
 /// How each of the array's ports is reached over this network.
 pub fn portals(network: &Network) -> [String; PORTS.len()] {
     PORTS.map(|port| format!("{}:{port}", network.address))
+}
+
+/// The sessions over this network.
+pub fn sessions(network: &Network) -> BTreeSet<String> {
+    let portal = |session: &str| {
+        let address = format!("/sys/class/iscsi_connection/connection{}:0/persistent_address", number(session));
+        fs::read_to_string(address).unwrap_or_default()
+    };
+    let all = fs::read_dir("/sys/class/iscsi_session").expect("sysfs has the class");
+    let all = all.map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned());
+    all.filter(|session| portal(session).trim() == network.address.to_string()).collect()
+}
+
+fn number(session: &str) -> &str {
+    session.trim_start_matches("session")
 }
 
 /// The disks that sessions show now.
@@ -185,6 +223,10 @@ impl Initiator {
         Initiator(child)
     }
 
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("our own child can be signalled");
+    }
+
     fn log_in(&self, network: &Network, ports: usize) {
         let interface = network.interface;
         let iface = |args: &[&str]| try_run("iscsiadm", ["-m", "iface", "-I", interface].iter().chain(args));
@@ -207,6 +249,8 @@ impl Initiator {
 
 impl Drop for Initiator {
     fn drop(&mut self) {
+        // A scenario that failed may have left it stopped.
+        self.signal(Signal::CONT);
         // There may be no session left.
         let _ = try_run("iscsiadm", ["-m", "session", "--logout"]);
         network::end(&mut self.0);

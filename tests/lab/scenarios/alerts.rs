@@ -12,7 +12,7 @@ use crate::boots::Boots;
 use crate::dm::Dm;
 use crate::exporter::{Exporter, Launch};
 use crate::guest::Lab;
-use crate::iscsi::{IscsiSan, Sessions, TARGET, portals};
+use crate::iscsi::{IscsiSan, Sessions, TARGET, portals, sessions};
 use crate::memory_disks;
 use crate::metrics::Metrics;
 use crate::multipathd::Conf;
@@ -36,6 +36,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_a_device_made_late", notifications_of_a_device_made_late),
     Scenario::new("notifications_of_what_looks_healthy", notifications_of_what_looks_healthy),
     Scenario::new("notifications_of_unreachable_namespaces", notifications_of_unreachable_namespaces),
+    Scenario::new("notifications_of_a_flapping_session", notifications_of_a_flapping_session),
 ];
 
 /// Where an exporter remembers what it has seen.
@@ -51,6 +52,7 @@ const PATHLESS: Duration = Duration::from_secs(11);
 
 const NETWORK_DOWN: &str = "A network of an iSCSI bond is down.";
 const SESSION_DOWN: &str = "An iSCSI session is not logged in.";
+const SESSION_FLAPS: &str = "An iSCSI session fails again and again.";
 const NOT_ASSEMBLED: &str = "A disk with several paths is not used through multipath.";
 const USED_DIRECTLY: &str = "A disk is used beside its multipath device.";
 const STALLED: &str = "I/O of a multipath device stands still.";
@@ -512,4 +514,38 @@ fn notifications_of_unreachable_namespaces(lab: &Lab) {
     set_ana("optimized");
     alerting.until_told(&[&over("MultipathNvmeNamespaceUnreachable")], &[]);
     alerting.assert_over();
+}
+
+/// A session that is lost three times is told, though it is never down for long. Its logout is not.
+fn notifications_of_a_flapping_session(lab: &Lab) {
+    let array = IscsiSan::start(lab, 1, 1, iscsi::CONF);
+    let [network, other] = &array.networks.0;
+    let exporter = lab.exporter().flag("--reread.interval=1s").start();
+    let alerting = Alerting::start(lab, &exporter, &["multipath", "multipath-transport"], Duration::ZERO);
+    alerting.assert_quiet();
+    array.log_out(other);
+    exporter.wait_for_sessions(1);
+    array.log_in(other);
+    exporter.wait_for_sessions(2);
+    alerting.assert_quiet();
+
+    let session = sessions(network).pop_first().expect("there is one");
+    for _ in 0..3 {
+        array.disconnect(&session);
+        exporter.wait_for_sessions(1);
+        array.reconnect();
+        exporter.wait_for_sessions(2);
+    }
+    let wwid = &array.san.luns[0].wwid;
+    let beside = [
+        &fires(SESSION_DOWN),
+        &over("MultipathIscsiSessionDown"),
+        &faulty(wwid),
+        &ended("MultipathFaultyPaths", wwid),
+        &recovered(),
+    ];
+    let told = alerting.until_told(&[&fires(SESSION_FLAPS)], &beside.map(String::as_str));
+    let portal = &portals(network)[0];
+    let detail = format!("The session on host {HOST} to {TARGET} at {portal} failed 3 times within 15 minutes.");
+    assert!(told.iter().any(|told| told.details.contains(&detail)), "{told:#?}");
 }

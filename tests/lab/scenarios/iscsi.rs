@@ -1,28 +1,38 @@
 //! iSCSI over two networks: sessions, what paths share, and bonds. As root and as `nobody`, who may read all of it.
 
+use std::fmt::Debug;
 use std::fs;
 use std::time::Duration;
 
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
-use crate::iscsi::{IscsiSan, TARGET, portals};
+use crate::iscsi::{IscsiSan, TARGET, portals, sessions};
 use crate::metrics::{Labels, Metrics};
 use crate::multipathd::Conf;
 use crate::network::Network;
 use crate::programs::run;
-use crate::wait::{eventually, eventually_eq};
+use crate::wait::{PATIENCE, eventually, eventually_eq};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("iscsi_networks_lost_and_back", iscsi_networks_lost_and_back),
     Scenario::new("iscsi_session_ended_and_made_again", iscsi_session_ended_and_made_again),
     Scenario::new("iscsi_session_without_its_path", iscsi_session_without_its_path),
+    Scenario::new("iscsi_twin_sessions", iscsi_twin_sessions),
+    Scenario::new("iscsi_bond_without_its_networks", iscsi_bond_without_its_networks),
 ];
 
 /// `--reread.interval`, and the time that an emulated machine needs to read and to be asked.
 const ONE_REREAD: Duration = Duration::from_secs(5 + 2);
 
 const BONDS: [&str; 2] = ["interfaces", "addresses"];
+
+/// Bonds of which this machine has no network, and an interface that belongs to the first of them.
+const ABSENT: &str = "\
+- {name: absent, networks: [storage9, 203.0.113.0/24], targets: ['iqn.2003-01.org.example:*']}
+- {name: empty, networks: [], targets: ['iqn.2003-01.org.example:*']}
+";
+const ABSENT_INTERFACE: &str = "storage9";
 
 /// A checker that looks every second, and sessions whose disks fail after two.
 pub const CONF: Conf = Conf { more: &["fast_io_fail_tmo 2"], ..Conf::WATCHFUL };
@@ -44,7 +54,7 @@ impl Host {
             format!("- {{name: {name}, networks: [{one}, {other}], targets: ['iqn.2003-01.org.example:*']}}\n")
         };
         let bonds = [bond(BONDS[0], one.interface, other.interface), bond(BONDS[1], one.cidr, other.cidr)];
-        let launch = || lab.exporter().config(&format!("iscsi_bonds:\n{}", bonds.concat()));
+        let launch = || lab.exporter().config(&format!("iscsi_bonds:\n{}{ABSENT}", bonds.concat()));
         Host { array, exporters: [launch().start(), launch().unprivileged().start()] }
     }
 
@@ -80,6 +90,25 @@ impl Host {
         }
     }
 
+    /// Waits until this is what every exporter says.
+    #[track_caller]
+    fn wait_for<T: PartialEq + Debug>(&self, what: &str, want: &T, told: impl Fn(&Exporter) -> T) {
+        for exporter in &self.exporters {
+            eventually(what, PATIENCE, || match told(exporter) {
+                told if told == *want => Ok(()),
+                told => Err(format!("{told:?}")),
+            });
+        }
+    }
+
+    /// Waits until the sessions over each network are said to have failed so often. A session that is found `FREE` may have
+    /// been logged out: the next re-read tells.
+    #[track_caller]
+    fn wait_for_failures(&self, failures: [Option<f64>; 2]) {
+        let told = |exporter: &Exporter| told_failures(&exporter.metrics(), self.networks());
+        self.wait_for("the failures are counted", &failures, told);
+    }
+
     fn labels(&self) -> Vec<Vec<Labels>> {
         self.exporters.iter().map(|exporter| labels(&exporter.metrics())).collect()
     }
@@ -99,6 +128,16 @@ fn networks_up(metrics: &Metrics, networks: &[Network; 2]) -> [[bool; 2]; 3] {
         networks.each_ref().map(|network| bond(BONDS[0], network.interface)),
         networks.each_ref().map(|network| bond(BONDS[1], network.cidr)),
     ]
+}
+
+/// How often the sessions over each network are said to have failed.
+fn told_failures(metrics: &Metrics, networks: &[Network; 2]) -> [Option<f64>; 2] {
+    networks.each_ref().map(|network| {
+        let labels = [("target", TARGET), ("initiator_port", network.interface)];
+        let series = metrics.series("multipath_iscsi_session_failures_total");
+        let mut series = series.filter(|(has, _)| labels.iter().all(|(label, value)| has[*label] == *value));
+        series.next().map(|(_, count)| count)
+    })
 }
 
 /// What must not change while something is broken.
@@ -161,6 +200,7 @@ fn iscsi_networks_lost_and_back(lab: &Lab) {
     host.wait_for_counts(2, 0);
     host.wait_for_networks([true, true]);
     assert_eq!(host.labels(), before);
+    host.wait_for_failures([Some(1.0), Some(1.0)]);
     for exporter in &host.exporters {
         for lun in &host.array.san.luns {
             exporter.wait_for_path_events(&lun.wwid, 2, 2);
@@ -182,6 +222,7 @@ fn iscsi_session_ended_and_made_again(lab: &Lab) {
     host.array.log_out(network);
     host.wait_for_counts(1, 0);
     host.wait_for_networks([true, false]);
+    host.wait_for_failures([Some(0.0), None]);
     for exporter in &host.exporters {
         assert_eq!(session(exporter), None);
         let metrics = exporter.metrics();
@@ -195,6 +236,7 @@ fn iscsi_session_ended_and_made_again(lab: &Lab) {
     host.array.log_in(network);
     host.wait_for_counts(2, 0);
     host.wait_for_networks([true, true]);
+    host.wait_for_failures([Some(0.0), Some(0.0)]);
     for exporter in &host.exporters {
         let session = session(exporter);
         assert!(session.is_some() && session != before, "it is another one: {session:?}, {before:?}");
@@ -233,4 +275,95 @@ fn iscsi_session_without_its_path(lab: &Lab) {
             assert_eq!(metrics.state("multipath_path_device_state", &path), "running");
         }
     }
+}
+
+/// Two sessions are equal in interface, target and portal. One of them dies, and later the other one, again and again. Each
+/// failure counts once, and no logout does.
+fn iscsi_twin_sessions(lab: &Lab) {
+    let host = Host::start(lab);
+    let [network, _] = host.networks();
+    let array = &host.array;
+    let only = |sessions: Vec<String>| <[String; 1]>::try_from(sessions).expect("there is one");
+    let [first] = only(sessions(network).into_iter().collect());
+    array.log_in_again(&first);
+    let [twin] = only(sessions(network).into_iter().filter(|session| *session != first).collect());
+    host.wait_for_counts(3, 0);
+
+    let twins = |exporter: &Exporter| -> Vec<(String, f64, f64)> {
+        let metrics = exporter.metrics();
+        let of_twins = |name| {
+            let series = metrics.series(name);
+            series.filter(|(labels, _)| labels["initiator_port"] == network.interface)
+        };
+        of_twins("multipath_iscsi_session_up")
+            .zip(of_twins("multipath_iscsi_session_paths"))
+            .map(|((labels, up), (_, paths))| {
+                assert_eq!([&labels["target"], &labels["target_port"]], [TARGET, &*portals(network)[0]]);
+                (labels["session"].clone(), up, paths)
+            })
+            .collect()
+    };
+    let told = |up: [f64; 2]| vec![(first.clone(), up[0], 2.0), (twin.clone(), up[1], 2.0)];
+    host.wait_for("both are up", &told([1.0, 1.0]), twins);
+
+    array.disconnect(&twin);
+    host.wait_for("the twin is down", &told([1.0, 0.0]), twins);
+    host.wait_for_counts(2, 1);
+    host.wait_for_failures([Some(1.0), Some(0.0)]);
+    for exporter in &host.exporters {
+        let page = exporter.get_ok("/").body;
+        let down = format!("1 of 3 iSCSI sessions is down: {} by {} ({twin}, ", portals(network)[0], network.interface);
+        assert!(page.contains(&down), "{page}");
+        let session = [("session", twin.as_str())];
+        assert_ne!(exporter.metrics().state("multipath_iscsi_session_state", &session), "LOGGED_IN");
+    }
+    array.reconnect();
+    host.wait_for("the twin is back", &told([1.0, 1.0]), twins);
+    host.wait_for_counts(3, 0);
+
+    array.end_session(&twin);
+    host.wait_for_counts(2, 0);
+    host.wait_for_failures([Some(1.0), Some(0.0)]);
+    for count in [2.0, 3.0] {
+        array.disconnect(&first);
+        host.wait_for("the other one is down", &vec![(first.clone(), 0.0, 2.0)], twins);
+        host.wait_for_failures([Some(count), Some(0.0)]);
+        array.reconnect();
+        host.wait_for("the other one is back", &vec![(first.clone(), 1.0, 2.0)], twins);
+    }
+    host.wait_for_counts(2, 0);
+    array.log_out(network);
+    host.wait_for_failures([None, Some(0.0)]);
+    array.log_in(network);
+    host.wait_for_failures([Some(3.0), Some(0.0)]);
+}
+
+/// Such a bond is no outage. It is one as soon as the host has the interface and does not use it.
+fn iscsi_bond_without_its_networks(lab: &Lab) {
+    let host = Host::start(lab);
+    host.wait_for_networks([true, true]);
+    let series = |exporter: &Exporter| -> Vec<(String, f64)> {
+        let metrics = exporter.metrics();
+        let names = ["network_up", "networks", "networks_up"].map(|name| format!("multipath_iscsi_bond_{name}"));
+        let of_bonds = names.iter().flat_map(|name| metrics.series(name).map(move |series| (name, series)));
+        let of_absent = of_bonds.filter(|(_, (labels, _))| ["absent", "empty"].contains(&labels["bond"].as_str()));
+        of_absent.map(|(name, (_, value))| (name.clone(), value)).collect()
+    };
+    let note = |exporter: &Exporter, text: &str| exporter.get_ok("/").body.contains(text);
+    let both = "This host has no network of 2 iSCSI bonds, so none is watched: absent, empty.";
+    host.wait_for("neither is watched", &Vec::new(), series);
+    host.wait_for("the page says so", &true, |exporter| note(exporter, both));
+
+    run("ip", ["link", "add", ABSENT_INTERFACE, "type", "veth", "peer", "name", "storage9a"]);
+    host.exporters.iter().for_each(Exporter::hang_up);
+    let down = [("network_up", 0.0), ("network_up", 0.0), ("networks", 2.0), ("networks_up", 0.0)];
+    let down = down.map(|(name, value)| (format!("multipath_iscsi_bond_{name}"), value));
+    host.wait_for("one is watched", &down.to_vec(), series);
+    let one = "This host has no network of 1 iSCSI bond, so none is watched: empty.";
+    host.wait_for("the page says so", &true, |exporter| note(exporter, one));
+
+    run("ip", ["link", "del", ABSENT_INTERFACE]);
+    host.exporters.iter().for_each(Exporter::hang_up);
+    host.wait_for("neither is watched again", &Vec::new(), series);
+    host.wait_for("the page says so", &true, |exporter| note(exporter, both));
 }
