@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::shares::AddressShare;
 use crate::source::multipathd::SocketName;
 
 const ABOUT: &str = "Prometheus exporter for multipath storage: tells that this server is losing its paths to its \
@@ -57,9 +58,13 @@ pub struct WebOptions {
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
 
-    /// Scrapes answered at once, 503 beyond; 0 for no limit
+    /// Scrapes worked on at once, 503 beyond; 0 for no limit
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub max_requests: usize,
+
+    /// Part of each limit that one client address may take, in percent; 100 behind a proxy
+    #[arg(long = "web.address-share", value_name = "PERCENT", default_value_t)]
+    pub address_share: AddressShare,
 }
 
 /// Where to read and how often.

@@ -5,6 +5,7 @@
 //! - `tasks`: notices the end of a task that has to run for as long as the program does
 //! - `pages`: keeps the program in memory, should its disk die
 //! - `small_file`: reads the files that somebody else writes
+//! - [`shares`]: what one client may take of what all share
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak
 //! - [`privileges`]: which threads have capabilities
 //! - [`source`]: how we read: device mapper, multipathd, sysfs
@@ -37,6 +38,7 @@ pub mod memory;
 pub mod metrics;
 pub mod monitor;
 pub mod privileges;
+pub mod shares;
 pub mod source;
 pub mod topology;
 pub mod watch;

@@ -101,8 +101,8 @@ impl Server {
         let (shutdown, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let stopped = async move { stopped.await.unwrap() };
-            serve(vec![listener], || Transport::Plain, move |request| handler.clone().answer(request), limits, stopped)
-                .await;
+            let handler = move |_, request| handler.clone().answer(request);
+            serve(vec![listener], || Transport::Plain, handler, limits, Arc::default(), stopped).await;
         });
         Server { address, stub, shutdown, task }
     }
@@ -473,7 +473,7 @@ async fn idle_connections_do_not_keep_a_scrape_out() {
 
 #[tokio::test]
 async fn the_connection_idle_longest_goes_first() {
-    let server = Server::start(Limits { connections: 3, ..Limits::default() }).await;
+    let server = Server::start(Limits { connections: 3, share: "100".parse().unwrap(), ..Limits::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = server.connect().await;
@@ -591,9 +591,9 @@ async fn every_listener_is_served() {
         listeners.push(TcpListener::bind(address).await.unwrap());
     }
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-    let handler = async |_| Response::new(Body::from("here\n"));
-    let server =
-        tokio::spawn(serve(listeners, || Transport::Plain, handler, Limits::default(), std::future::pending()));
+    let handler = async |_, _| Response::new(Body::from("here\n"));
+    let (limits, metrics) = (Limits::default(), Arc::default());
+    let server = tokio::spawn(serve(listeners, || Transport::Plain, handler, limits, metrics, std::future::pending()));
     for address in addresses.iter().chain(&addresses) {
         let mut client = Client { stream: within(TcpStream::connect(address)).await.unwrap(), buffer: Vec::new() };
         assert_eq!(client.get("/").await.1, "here\n");

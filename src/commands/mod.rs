@@ -58,7 +58,11 @@ impl Failure {
 /// See [`Failure`].
 pub fn run(cli: &Cli, privileged: Privileged, memory_file: Option<io::Result<MemoryFile>>) -> Result<(), Failure> {
     let config = reload::read_config(cli.general.config_file.as_deref()).map_err(Failure::Settings)?;
-    let web_config = cli.web.config_file.as_deref().map_or_else(WebConfig::none, WebConfig::read);
+    let share = cli.web.address_share;
+    let web_config = match cli.web.config_file.as_deref() {
+        None => WebConfig::none(share),
+        Some(file) => WebConfig::read(file, share),
+    };
     let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
     if cli.general.config_check {
         return check::check(cli, &web_config);

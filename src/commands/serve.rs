@@ -17,12 +17,14 @@ use crate::config::Config;
 use crate::listen::{from_systemd, listen};
 use crate::memory::file::MemoryFile;
 use crate::metrics::exposition::Exposition;
+use crate::metrics::http::HttpMetrics;
 use crate::metrics::own::{About, ConfigReloads};
 use crate::metrics::process::ThisProcess;
 use crate::monitor::Command;
 use crate::pages;
 use crate::privileges::Privileged;
 use crate::reload::reload_on;
+use crate::shares::AddressShare;
 use crate::systemd;
 use crate::tasks::Tasks;
 use crate::web::routes::Routes;
@@ -62,19 +64,24 @@ pub async fn serve(
     registry.register_collector(Box::new(About { sources: Arc::clone(&board.sources), memory: board.memory.clone() }));
     registry.register_collector(Box::new(Arc::clone(&reloads)));
     registry.register_collector(Box::new(Arc::clone(&board.own)));
+    let http = Arc::new(HttpMetrics::default());
+    registry.register_collector(Box::new(Arc::clone(&http)));
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, path_series(cli));
     let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
-    let routes = Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests);
+    let routes =
+        Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests, cli.web.address_share);
     let routes = Arc::new(routes);
     let admission = web_config.clone();
-    let answer = move |request| {
+    let answer = move |client, request| {
         let (routes, admission) = (Arc::clone(&routes), admission.clone());
         async move {
             // From before it is let in: what changes after that ends its stream.
             let changed = admission.changed();
             admission
-                .answer(request, async |request| routes.answer(&request).await.map(|body| body.until(changed)))
+                .answer(client, request, async |request| {
+                    routes.answer(client, &request).await.map(|body| body.until(changed))
+                })
                 .await
         }
     };
@@ -109,7 +116,7 @@ pub async fn serve(
         // Streams end now, or they would use up the time that answers under way have to finish.
         events.close();
     };
-    server::serve(listeners, move || web_config.transport(), answer, limits(), end).await;
+    server::serve(listeners, move || web_config.transport(), answer, limits(cli.web.address_share), http, end).await;
     outcome
 }
 
@@ -125,9 +132,9 @@ async fn write_memory(commands: mpsc::Sender<Command>) {
 }
 
 /// As many connections as leave half of the open files to the readers.
-fn limits() -> Limits {
+fn limits(share: AddressShare) -> Limits {
     let limits = Limits::default();
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let half = usize::try_from(files / 2).unwrap_or(usize::MAX).max(1);
-    Limits { connections: limits.connections.min(half), ..limits }
+    Limits { connections: limits.connections.min(half), share, ..limits }
 }

@@ -11,6 +11,7 @@
 
 pub mod devices;
 pub mod exposition;
+pub mod http;
 pub mod own;
 pub mod process;
 pub mod text;

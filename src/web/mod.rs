@@ -5,10 +5,12 @@
 //! server/     connections, deadlines, shutdown
 //! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
 //! api.rs      the JSON documents   stream.rs: events as they come
+//! held.rs     the memory of answers that clients have yet to take
 //! page/       what a person sees
 //! ```
 
 mod api;
+mod held;
 pub mod negotiate;
 mod page;
 pub mod routes;

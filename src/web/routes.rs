@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -13,16 +13,17 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
+use super::held::Held;
 use super::page::{self, Query, View, runbooks};
 use super::server::Body;
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
+use crate::shares::{AddressShare, Client, Shares};
 use crate::source::health::Source;
 use crate::topology::Snapshot;
 
@@ -36,21 +37,11 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// Pages and documents that are made at once, and as many scrapes beside them.
 const TURNS: usize = 2;
 
-/// Status pages, runbooks and documents under way at once.
+/// Status pages, runbooks and documents that are made, or wait for it, at once.
 const PLACES: usize = 64;
 
 /// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
 const LEVEL: u32 = 3;
-
-/// How long an answer keeps its place. Its client may take longer, and then takes no place from others: a good one has it in
-/// milliseconds.
-const TAKING: Duration = Duration::from_secs(5);
-
-/// How large the pieces of an answer are that are handed over at once.
-const PIECE: usize = 64 << 10;
-
-/// Answers whose clients take longer. Each keeps a page in memory that may be nobody else's any more, so one more is cut off.
-const SLOW: usize = 16;
 
 /// Answers requests from what the monitor published.
 #[derive(Debug)]
@@ -58,14 +49,14 @@ pub struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
-    /// One permit per scrape being answered; `None` for no limit.
-    scrapes: Option<Arc<Semaphore>>,
-    /// One permit per other large answer: a page, or all devices.
-    places: Arc<Semaphore>,
-    /// One permit per answer that is not taken in time.
-    slow: Arc<Semaphore>,
-    /// One permit per event stream.
-    streams: Arc<Semaphore>,
+    /// One place per scrape whose page is being made; `None` for no limit.
+    scrapes: Option<Arc<Shares>>,
+    /// One place per other large answer that is being made: a page, or all devices.
+    places: Arc<Shares>,
+    /// One place per event stream.
+    streams: Arc<Shares>,
+    /// The pages that clients have yet to take.
+    held: Held,
     /// One permit per scrape's page that is being made.
     scrape_turns: Arc<Semaphore>,
     /// One permit per page or document that is being made.
@@ -76,21 +67,23 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// `max_requests` is the number of scrapes answered at once, 0 for no limit.
-    pub fn new(board: Board, exposition: Exposition, telemetry_path: String, max_requests: usize) -> Self {
-        let scrapes = match max_requests {
-            0 => None,
-            permits => Some(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))),
-        };
-        let streams = Arc::new(Semaphore::new(stream::LIMIT));
+    /// `max_requests` is the number of scrapes worked on at once, 0 for no limit; `share` the part of it, and of the other
+    /// limits, that one client may have.
+    pub fn new(
+        board: Board,
+        exposition: Exposition,
+        telemetry_path: String,
+        max_requests: usize,
+        share: AddressShare,
+    ) -> Self {
         Routes {
             board,
             exposition: Arc::new(exposition),
             telemetry_path,
-            scrapes,
-            places: Arc::new(Semaphore::new(PLACES)),
-            slow: Arc::new(Semaphore::new(SLOW)),
-            streams,
+            scrapes: (max_requests > 0).then(|| Shares::new(max_requests, share)),
+            places: Shares::new(PLACES, share),
+            streams: Shares::new(stream::LIMIT, share),
+            held: Held::default(),
             scrape_turns: Arc::new(Semaphore::new(TURNS)),
             turns: Arc::new(Semaphore::new(TURNS)),
             devices: Default::default(),
@@ -98,7 +91,7 @@ impl Routes {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, request: &Request<()>) -> Response<Body> {
+    pub async fn answer(&self, client: Client, request: &Request<()>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -106,19 +99,19 @@ impl Routes {
         }
         let path = request.uri().path();
         if path == self.telemetry_path {
-            return self.metrics(request).await;
+            return self.metrics(client, request).await;
         }
         if let Some(alert) = path.strip_prefix(runbooks::PLACE) {
-            return self.runbook(request, alert).await;
+            return self.runbook(client, request, alert).await;
         }
         let snapshot = self.board.snapshot.borrow().clone();
         match (path, snapshot) {
-            ("/", snapshot) => self.page(request, snapshot).await,
+            ("/", snapshot) => self.page(client, request, snapshot).await,
             ("/-/healthy", _) => text(StatusCode::OK, "healthy\n"),
             ("/-/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
-            ("/api/v1/events", _) => self.events(request),
+            ("/api/v1/events", _) => self.events(client, request),
             ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
-            ("/api/v1/devices", Some(snapshot)) => self.devices(snapshot).await,
+            ("/api/v1/devices", Some(snapshot)) => self.devices(client, snapshot).await,
             ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => self.not_ready(),
             _ => nothing(),
         }
@@ -139,10 +132,8 @@ impl Routes {
         content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into())
     }
 
-    async fn devices(&self, snapshot: Arc<Snapshot>) -> Response<Body> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n");
-        };
+    async fn devices(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
+        let Some(_place) = self.places.take(client) else { return too_many_answers() };
         let mut last = self.devices.lock().await;
         let known = last.take().filter(|(of, _)| Arc::ptr_eq(of, &snapshot));
         let document = match known {
@@ -155,11 +146,11 @@ impl Routes {
             }
         };
         *last = Some((snapshot, document.clone()));
-        content(StatusCode::OK, JSON, taken(pieces(document), Some(place), &self.slow))
+        content(StatusCode::OK, JSON, self.held.hand_over(client, pieces(document)))
     }
 
     /// The status page.
-    async fn page(&self, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
+    async fn page(&self, client: Client, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
         let telemetry_path = self.telemetry_path.clone();
@@ -174,29 +165,32 @@ impl Routes {
                 now: SystemTime::now(),
             })
         };
-        self.html(request, write).await
+        self.html(client, request, write).await
     }
 
     /// The runbook of an alert, if there is one of this name.
-    async fn runbook(&self, request: &Request<()>, alert: &str) -> Response<Body> {
+    async fn runbook(&self, client: Client, request: &Request<()>, alert: &str) -> Response<Body> {
         match runbooks::html(alert, &host()) {
-            Some(page) => self.html(request, move || page).await,
+            Some(page) => self.html(client, request, move || page).await,
             None => nothing(),
         }
     }
 
     /// A page for a browser. Written off the threads that answer others: on a large host it takes milliseconds.
-    async fn html(&self, request: &Request<()>, write: impl FnOnce() -> String + Send + 'static) -> Response<Body> {
+    async fn html(
+        &self,
+        client: Client,
+        request: &Request<()>,
+        write: impl FnOnce() -> String + Send + 'static,
+    ) -> Response<Body> {
         let gzip = negotiate::gzip(request.headers());
         let write = move || {
             let page = write();
             if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n");
-        };
+        let Some(_place) = self.places.take(client) else { return too_many_answers() };
         let Some(Ok(page)) = off_thread(&self.turns, write).await else { return not_encoded() };
-        let mut answer = content(StatusCode::OK, HTML, taken(pieces(page), Some(place), &self.slow));
+        let mut answer = content(StatusCode::OK, HTML, self.held.hand_over(client, pieces(page)));
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -208,28 +202,29 @@ impl Routes {
     }
 
     /// The recent events, or those to come.
-    fn events(&self, request: &Request<()>) -> Response<Body> {
+    fn events(&self, client: Client, request: &Request<()>) -> Response<Body> {
         let mut answer = match negotiate::event_stream(request.headers()) {
             false => json(&Events { events: self.board.events.recent() }),
-            true => match Arc::clone(&self.streams).try_acquire_owned() {
-                Ok(permit) => {
+            true => match self.streams.take(client) {
+                Some(place) => {
                     let last =
                         request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
-                    let body = stream::body(self.board.events.follow(last)).with_guard(permit);
+                    let body = stream::body(self.board.events.follow(last)).with_guard(place);
                     content(StatusCode::OK, EVENT_STREAM, body)
                 }
-                Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n"),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n"),
             },
         };
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         answer
     }
 
-    async fn metrics(&self, request: &Request<()>) -> Response<Body> {
-        let place = self.scrapes.as_ref().map(|scrapes| Arc::clone(scrapes).try_acquire_owned());
-        let Ok(place) = place.transpose() else {
+    async fn metrics(&self, client: Client, request: &Request<()>) -> Response<Body> {
+        // For as long as the page is being made: its delivery takes no place from anybody.
+        let place = self.scrapes.as_ref().map(|scrapes| scrapes.take(client));
+        if let Some(None) = place {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
-        };
+        }
         let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
         self.board.own.scrapes.inc();
         let format = negotiate::format(request.headers());
@@ -244,7 +239,7 @@ impl Routes {
             }
         };
         let Ok(page) = page else { return not_encoded() };
-        let body = taken(page.into(), place, &self.slow);
+        let body = self.held.hand_over(client, page.into());
         let mut answer = content(StatusCode::OK, format.content_type(), body);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
@@ -254,25 +249,8 @@ impl Routes {
     }
 }
 
-/// An answer that keeps its place, if it has one, until its client has taken it; not for long, though. Then it needs one of
-/// those in `slow`, or is cut off.
-fn taken(chunks: Arc<[Bytes]>, place: Option<OwnedSemaphorePermit>, slow: &Arc<Semaphore>) -> Body {
-    let (body, rest) = Body::revocable(chunks);
-    let (taking, mut taken) = oneshot::channel::<()>();
-    let slow = Arc::clone(slow);
-    tokio::spawn(async move {
-        // `taking` is dropped with the body, whether that was taken or not.
-        if timeout(TAKING, &mut taken).await.is_ok() {
-            return;
-        }
-        drop(place);
-        match slow.try_acquire_owned() {
-            Ok(_slow) => drop(taken.await),
-            Err(_) => rest.revoke(),
-        }
-    });
-    body.with_guard(taking)
-}
+/// How large the pieces of an answer are that are handed over at once.
+const PIECE: usize = 64 << 10;
 
 /// In pieces, so that a client that does not take them does not keep all of them in its connection's write queue.
 fn pieces(mut content: Bytes) -> Arc<[Bytes]> {
@@ -316,6 +294,10 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+fn too_many_answers() -> Response<Body> {
+    text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n")
+}
+
 fn nothing() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
@@ -343,35 +325,11 @@ fn content(status: StatusCode, content_type: &'static str, body: Body) -> Respon
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_an_answer_slowly_keeps_no_place_and_little_memory() {
-        let (places, slow) = (Arc::new(Semaphore::new(3)), Arc::new(Semaphore::new(1)));
-        let page = || pieces(Bytes::from(vec![b'x'; 2 * PIECE]));
-        let place = || Some(Arc::clone(&places).try_acquire_owned().unwrap());
-        let pages = [page(), page(), page()];
-        let mut answers = pages.each_ref().map(|page| Some(taken(Arc::clone(page), place(), &slow)));
-        let kept = || pages.iter().filter(|page| Arc::strong_count(page) > 1).count();
-        assert_eq!((places.available_permits(), kept()), (0, 3));
-
-        // Taken, and so out of it.
-        answers[0] = None;
-        tokio::time::sleep(TAKING / 2).await;
-        assert_eq!((places.available_permits(), kept()), (1, 2));
-
-        tokio::time::sleep(TAKING).await;
-        assert_eq!((places.available_permits(), slow.available_permits(), kept()), (3, 0, 1));
-
-        answers = [None, None, None];
-        tokio::time::sleep(TAKING).await;
-        assert_eq!((slow.available_permits(), kept()), (1, 0));
-        drop(answers);
-    }
-
     #[tokio::test]
     async fn work_that_nobody_waits_for_keeps_its_turn() {
         let turns = Arc::new(Semaphore::new(1));
         let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let (began, beginning) = oneshot::channel();
+        let (began, beginning) = tokio::sync::oneshot::channel();
         let work = off_thread(&turns, move || {
             began.send(()).unwrap();
             wait.recv().unwrap();

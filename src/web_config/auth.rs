@@ -16,12 +16,14 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use tokio::sync::{OnceCell, Semaphore};
 
+use crate::shares::{Client, Place, Shares};
+
 /// How many wrong passwords are remembered.
 const REMEMBERED: usize = 100;
 
 /// How many passwords may wait for their hash: at the usual cost they take two or three seconds together, less than a
-/// scrape may take.
-const WAITING: usize = 32;
+/// scrape may take. One client may have a share of them.
+pub const WAITING: usize = 32;
 
 /// Whether a request's name and password are right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,6 @@ pub struct Users {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
     memory: Mutex<Memory>,
-    waiting: Arc<Semaphore>,
     /// One permit, for who hashes.
     hashing: Arc<Semaphore>,
 }
@@ -62,7 +63,6 @@ impl Users {
             hashes,
             key: key.map_err(|_| "no random numbers to be had".to_owned())?,
             memory: Mutex::default(),
-            waiting: Arc::new(Semaphore::new(WAITING)),
             hashing: Arc::new(Semaphore::new(1)),
         })
     }
@@ -82,7 +82,6 @@ impl Users {
             hashes,
             key: self.key.clone(),
             memory: Mutex::new(Memory { right, others: VecDeque::new() }),
-            waiting: Arc::new(Semaphore::new(WAITING)),
             hashing: Arc::clone(&self.hashing),
         }
     }
@@ -91,8 +90,9 @@ impl Users {
         &self.hashes
     }
 
-    /// Judges a request by its headers; everything is right where there are no users.
-    pub async fn judge(&self, headers: &HeaderMap) -> Verdict {
+    /// Judges a request by its headers; everything is right where there are no users. A password whose hash is to be made waits
+    /// in one of the client's places.
+    pub async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> Verdict {
         if self.hashes.is_empty() {
             return Verdict::Right;
         }
@@ -100,7 +100,7 @@ impl Users {
         let (name, password) = credentials.parts();
         let digest = self.digest(&[name, password]);
         let known = std::str::from_utf8(name).ok().and_then(|name| self.hashes.get_key_value(name));
-        let cell = {
+        let (cell, place) = {
             let mut memory = self.memory();
             if let Some((name, _)) = known
                 && memory.right.get(name) == Some(&digest)
@@ -108,15 +108,19 @@ impl Users {
                 return Verdict::Right;
             }
             match memory.others.iter().find(|(other, _)| *other == digest) {
-                Some((_, cell)) => Arc::clone(cell),
-                None if self.waiting.available_permits() == 0 => return Verdict::Busy,
-                None => memory.remember(digest.clone()),
+                Some((_, cell)) => (Arc::clone(cell), None),
+                None => {
+                    let Some(place) = waiting.take(client) else { return Verdict::Busy };
+                    (memory.remember(digest.clone()), Some(place))
+                }
             }
         };
+        // Whoever waits for a hash that another one sent may have to take over from it.
+        let place = || place.or_else(|| waiting.take(client)).ok_or(Busy);
         // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
         // as a known one.
         let hash = known.map_or_else(|| self.stand_in(name), |(_, hash)| hash);
-        let compared = cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned())).await;
+        let compared = cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), place())).await;
         match (compared, known) {
             (Ok(true), Some((name, _))) => {
                 let mut memory = self.memory();
@@ -129,8 +133,8 @@ impl Users {
         }
     }
 
-    async fn compare(&self, password: Vec<u8>, hash: String) -> Result<bool, Busy> {
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| Busy)?;
+    async fn compare(&self, password: Vec<u8>, hash: String, place: Result<Place, Busy>) -> Result<bool, Busy> {
+        let place = place?;
         let turn = Arc::clone(&self.hashing).acquire_owned().await.map_err(|_| Busy)?;
         let compare = move || {
             // Kept to the end of the hash, though the client may be gone by then.
@@ -210,7 +214,10 @@ impl Credentials {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::shares::AddressShare;
 
     fn users(passwords: &[(&str, &str)]) -> Users {
         let hash = |password| bcrypt::hash(password, 4).unwrap();
@@ -218,13 +225,25 @@ mod tests {
         Users::new(hashes.collect()).unwrap()
     }
 
+    fn client() -> Client {
+        IpAddr::from([192, 0, 2, 1]).into()
+    }
+
+    fn places() -> Arc<Shares> {
+        Shares::new(WAITING, "100".parse().unwrap())
+    }
+
     fn headers(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
     }
 
     async fn judge(users: &Users, name: &str, password: &str) -> Verdict {
+        judge_of(users, client(), &places(), name, password).await
+    }
+
+    async fn judge_of(users: &Users, client: Client, places: &Arc<Shares>, name: &str, password: &str) -> Verdict {
         let encoded = BASE64_STANDARD.encode(format!("{name}:{password}"));
-        users.judge(&headers(&format!("Basic {encoded}"))).await
+        users.judge(&headers(&format!("Basic {encoded}")), client, places).await
     }
 
     fn remembered(users: &Users) -> (usize, usize) {
@@ -278,19 +297,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_basic_authentication_is_wrong() {
         let users = users(&[("alice", "secret")]);
-        assert_eq!(users.judge(&HeaderMap::new()).await, Verdict::Wrong);
+        assert_eq!(users.judge(&HeaderMap::new(), client(), &places()).await, Verdict::Wrong);
         let right = BASE64_STANDARD.encode("alice:secret");
         for value in
             ["", "Basic", "Basic ", "Basic !", "Bearer x", "Basic YWxpY2U=", &format!("Bearer {right}"), &right]
         {
-            assert_eq!(users.judge(&headers(value)).await, Verdict::Wrong, "{value:?}");
+            assert_eq!(users.judge(&headers(value), client(), &places()).await, Verdict::Wrong, "{value:?}");
         }
-        assert_eq!(users.judge(&headers(&format!("bAsIc {right}"))).await, Verdict::Right);
+        assert_eq!(users.judge(&headers(&format!("bAsIc {right}")), client(), &places()).await, Verdict::Right);
     }
 
     #[tokio::test]
     async fn without_users_anybody_may_ask() {
-        assert_eq!(users(&[]).judge(&HeaderMap::new()).await, Verdict::Right);
+        assert_eq!(users(&[]).judge(&HeaderMap::new(), client(), &places()).await, Verdict::Right);
     }
 
     /// CVE-2022-46146: where name, hash and password were one text, a wrong guess made another one right.
@@ -329,24 +348,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_queue_has_an_end() {
+    async fn a_client_that_guesses_keeps_places_for_others() {
         let users = Arc::new(users(&[("alice", "secret")]));
+        let places = Shares::new(WAITING, AddressShare::default());
         let turn = Arc::clone(&users.hashing).acquire_owned().await;
-        let guess = |guess: usize| {
-            let users = Arc::clone(&users);
-            tokio::spawn(async move { judge(&users, "alice", &guess.to_string()).await })
+        let ask = |client: u8, password: &str| {
+            let (users, places, password) = (Arc::clone(&users), Arc::clone(&places), password.to_owned());
+            let client = IpAddr::from([192, 0, 2, client]).into();
+            tokio::spawn(async move { judge_of(&users, client, &places, "alice", &password).await })
         };
-        let waiting: Vec<_> = (0..WAITING).map(guess).collect();
-        while users.waiting.available_permits() > 0 {
+        let mut guesses = Vec::new();
+        for guess in 0..WAITING {
+            guesses.push(ask(1, &guess.to_string()));
             tokio::task::yield_now().await;
         }
-        assert_eq!(judge(&users, "alice", "one more").await, Verdict::Busy);
-        // The same password again waits with the first.
-        let same = guess(0);
-        drop(turn);
-        for guess in waiting.into_iter().chain([same]) {
-            assert_eq!(guess.await.unwrap(), Verdict::Wrong);
+        let (same, scrape) = (ask(1, "0"), ask(2, "secret"));
+        while remembered(&users).1 <= WAITING / 4 {
+            tokio::task::yield_now().await;
         }
-        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+        drop(turn);
+        assert_eq!(scrape.await.unwrap(), Verdict::Right);
+        // The same password again waits with the first.
+        assert_eq!(same.await.unwrap(), Verdict::Wrong);
+        let mut busy = 0;
+        for guess in guesses {
+            busy += usize::from(guess.await.unwrap() == Verdict::Busy);
+        }
+        assert_eq!(busy, WAITING - WAITING / 4);
     }
 }

@@ -47,10 +47,12 @@ use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use auth::{Users, Verdict};
+use auth::{Users, Verdict, WAITING};
 use client::ClientCertificates;
 use limit::Limiter;
 use reload::{Files, Protection};
+
+use crate::shares::{AddressShare, Client, Shares};
 
 pub use tls::{HTTP_2, why_refused};
 
@@ -83,6 +85,10 @@ pub struct WebConfig {
 struct Shared {
     /// `None` if there is no file.
     file: Option<PathBuf>,
+    /// The part of the limits that one client may have.
+    share: AddressShare,
+    /// One place per password whose hash is to be made.
+    waiting: Arc<Shares>,
     state: watch::Sender<State>,
     /// The files as they were when the state was made.
     files: std::sync::Mutex<Files>,
@@ -131,25 +137,34 @@ impl WebConfig {
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub fn none() -> Result<Self, Error> {
-        let (policy, files) = reload::load(None, None);
+    pub fn none(share: AddressShare) -> Result<Self, Error> {
+        let (policy, files) = reload::load(None, share, None);
         let policy = policy.map_err(|cause| Error { file: PathBuf::new(), cause })?;
-        Ok(WebConfig::new(None, policy, files))
+        Ok(WebConfig::new(None, share, policy, files))
     }
 
     /// Reads the file, and those that it names.
     ///
     /// # Errors
     /// If one of them cannot be read, or something in it is wrong: the text names file, line and key.
-    pub fn read(file: &Path) -> Result<Self, Error> {
-        let (policy, files) = reload::load(Some(file), None);
+    pub fn read(file: &Path, share: AddressShare) -> Result<Self, Error> {
+        let (policy, files) = reload::load(Some(file), share, None);
         let policy = policy.map_err(|cause| Error { file: file.to_owned(), cause })?;
-        Ok(WebConfig::new(Some(file.to_owned()), policy, files))
+        Ok(WebConfig::new(Some(file.to_owned()), share, policy, files))
     }
 
-    fn new(file: Option<PathBuf>, policy: Policy, files: Files) -> Self {
+    fn new(file: Option<PathBuf>, share: AddressShare, policy: Policy, files: Files) -> Self {
         let (state, _) = watch::channel(State::Open(Arc::new(policy)));
-        WebConfig { shared: Arc::new(Shared { file, state, files: files.into(), reread: Notify::new() }) }
+        WebConfig {
+            shared: Arc::new(Shared {
+                file,
+                share,
+                waiting: Shares::new(WAITING, share),
+                state,
+                files: files.into(),
+                reread: Notify::new(),
+            }),
+        }
     }
 
     /// Tells the log what is on.
@@ -185,7 +200,12 @@ impl WebConfig {
     }
 
     /// Answers a request: by refusing it, or by asking `handler`.
-    pub async fn answer<B, F>(&self, request: Request<()>, handler: impl FnOnce(Request<()>) -> F) -> Response<B>
+    pub async fn answer<B, F>(
+        &self,
+        client: Client,
+        request: Request<()>,
+        handler: impl FnOnce(Request<()>) -> F,
+    ) -> Response<B>
     where
         B: From<&'static str>,
         F: Future<Output = Response<B>>,
@@ -193,10 +213,10 @@ impl WebConfig {
         let State::Open(policy) = self.state() else {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the web configuration file is not correct\n");
         };
-        if policy.limiter.as_ref().is_some_and(|limiter| !limiter.allow(Instant::now())) {
+        if policy.limiter.as_ref().is_some_and(|limiter| !limiter.allow(client, Instant::now())) {
             return refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
         }
-        let mut response = match policy.users.judge(request.headers()).await {
+        let mut response = match policy.users.judge(request.headers(), client, &self.shared.waiting).await {
             Verdict::Right => handler(request).await,
             Verdict::Wrong => {
                 let mut response = refusal(StatusCode::UNAUTHORIZED, "unauthorized\n");

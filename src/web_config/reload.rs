@@ -29,6 +29,7 @@ use super::limit::Limiter;
 use super::tls;
 use super::values::{ClientAuth, Version};
 use super::{Policy, State, WebConfig};
+use crate::shares::AddressShare;
 use crate::small_file;
 
 /// How often to look: soon enough for who watches a renewal, and 50 µs of reading each time. Also how long something must
@@ -123,13 +124,18 @@ impl Protection {
 
 /// Reads the file and those that it names, and says which these were, however it ends. What has not changed since `last` is
 /// taken over with what it remembers.
-pub(super) fn load(file: Option<&Path>, last: Option<&Policy>) -> (Result<Policy, String>, Files) {
+pub(super) fn load(file: Option<&Path>, share: AddressShare, last: Option<&Policy>) -> (Result<Policy, String>, Files) {
     let mut files = Files::default();
-    let policy = try_load(file, last, &mut files);
+    let policy = try_load(file, share, last, &mut files);
     (policy, files)
 }
 
-fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Result<Policy, String> {
+fn try_load(
+    file: Option<&Path>,
+    share: AddressShare,
+    last: Option<&Policy>,
+    files: &mut Files,
+) -> Result<Policy, String> {
     let (text, directory) = match file {
         Some(file) => {
             let content = files.read(file).map_err(|error| error.to_string())?;
@@ -153,7 +159,7 @@ fn try_load(file: Option<&Path>, last: Option<&Policy>, files: &mut Files) -> Re
     };
     let limiter = file.rate_limit.map(|limit| {
         let same = last.and_then(|last| last.limiter.as_ref()).filter(|limiter| limiter.limit() == limit);
-        same.map_or_else(|| Arc::new(Limiter::new(limit, Instant::now())), Arc::clone)
+        same.map_or_else(|| Arc::new(Limiter::new(limit, share, Instant::now())), Arc::clone)
     });
     Ok(Policy { tls, clients, http2: file.http2, headers: file.headers, users, limiter, protection, warnings })
 }
@@ -218,7 +224,7 @@ impl WebConfig {
             return;
         }
         let (State::Open(last) | State::Closed { last }) = self.state();
-        let (loaded, seen) = load(Some(file), Some(&last));
+        let (loaded, seen) = load(Some(file), self.shared.share, Some(&last));
         *files = seen;
         match loaded {
             Ok(policy) => {
@@ -257,7 +263,7 @@ mod tests {
 
     #[test]
     fn without_a_file_it_waits_and_does_not_end() {
-        let follow = std::pin::pin!(WebConfig::none().unwrap().follow());
+        let follow = std::pin::pin!(WebConfig::none(AddressShare::default()).unwrap().follow());
         assert!(follow.poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
 
@@ -308,7 +314,7 @@ mod tests {
         let path = directory.path().join("web.yml");
         let good = "rate_limit: {interval: 1s, burst: 1}\n";
         std::fs::write(&path, good).unwrap();
-        let config = WebConfig::read(&path).unwrap();
+        let config = WebConfig::read(&path, AddressShare::default()).unwrap();
         let (mut watch, start) = (Watch::default(), Instant::now());
         let mut is_open = |millis| {
             config.look(&mut watch, start + Duration::from_millis(millis));
@@ -344,7 +350,7 @@ mod tests {
         };
         write("alice");
         let alone = std::fs::read_to_string(&path).unwrap();
-        let config = WebConfig::read(&path).unwrap();
+        let config = WebConfig::read(&path, AddressShare::default()).unwrap();
         let (mut watch, start) = (Watch::default(), Instant::now());
         let mut look = |seconds| config.look(&mut watch, start + Duration::from_secs(seconds));
         let mut changed = poller(config.changed());
@@ -373,7 +379,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web.yml");
         std::fs::write(&path, "").unwrap();
-        let config = WebConfig::read(&path).unwrap();
+        let config = WebConfig::read(&path, AddressShare::default()).unwrap();
         let log = Log::default();
         let _log = tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(log.clone()).finish());
         let stuck = config.shared.files.lock().unwrap();

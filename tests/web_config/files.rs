@@ -56,7 +56,7 @@ fn a_file_that_cannot_be_read_is_refused() {
     let site = Site::new();
     let said = |name: &str| {
         let path = site.path(name);
-        multipath_exporter::web_config::WebConfig::read(&path).unwrap_err().to_string()
+        multipath_exporter::web_config::WebConfig::read(&path, Default::default()).unwrap_err().to_string()
     };
     assert!(said("missing.yml").contains("missing.yml: No such file"));
     assert!(said("").contains("directory"), "{}", said(""));

@@ -88,7 +88,13 @@ async fn assert_served(site: &Site, server: &Server) {
 
 fn impatient() -> Limits {
     let short = Duration::from_millis(300);
-    Limits { header_timeout: short, idle_timeout: short, stall_timeout: short, ..Limits::default() }
+    Limits {
+        header_timeout: short,
+        idle_timeout: short,
+        stall_timeout: short,
+        answer_timeout: short,
+        ..Limits::default()
+    }
 }
 
 #[tokio::test]

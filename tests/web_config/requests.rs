@@ -47,11 +47,12 @@ async fn over_tls_as_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guessing_does_not_hold_up_who_is_known() {
     let site = Site::new();
-    let hash = bcrypt::hash("secret", 8).unwrap();
+    let hash = bcrypt::hash("secret", 9).unwrap();
     let server = site.serve(&format!("basic_auth_users:\n  alice: {hash}\n")).await;
     assert!(server.plain("/", ALICE).await.unwrap().contains(" 200 OK"));
     let address = server.address;
-    let guesses: Vec<_> = (0..16)
+    // As many as may wait from one address.
+    let guesses: Vec<_> = (0..8)
         .map(|guess| {
             tokio::spawn(async move {
                 let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -76,8 +77,8 @@ async fn guessing_does_not_hold_up_who_is_known() {
     assert!(scrapes > 20 && slowest < Duration::from_secs(1), "{scrapes} scrapes, the slowest {slowest:?}");
 }
 
-/// Whoever measures must not learn which names there are. The times of two medians of many on a machine that does other
-/// things, so the bound is wide; without the stand-in the unknown name takes a hundredth.
+/// Whoever measures must not learn which names there are. The shortest of many times on a machine that does other things, so
+/// the bound is wide; without the stand-in the unknown name takes a hundredth.
 #[tokio::test]
 async fn an_unknown_name_takes_as_long_as_a_known_one() {
     let site = Site::new();
@@ -94,10 +95,7 @@ async fn an_unknown_name_takes_as_long_as_a_known_one() {
             assert!(answer.contains(" 401 "), "{answer}");
         }
     }
-    let [known, unknown] = times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2]
-    });
+    let [known, unknown] = times.map(|times| times.into_iter().min().unwrap());
     assert!(unknown > known / 2 && unknown < known * 2, "known {known:?}, unknown {unknown:?}");
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Request, Response};
+use multipath_exporter::shares::AddressShare;
 use multipath_exporter::web::server::{Body, Limits, serve};
 use multipath_exporter::web_config::WebConfig;
 use rustls::crypto::CryptoProvider;
@@ -81,7 +82,7 @@ impl Site {
 
     pub fn load(&self, text: &str) -> Result<WebConfig, String> {
         self.configure(text);
-        WebConfig::read(&self.path("web.yml")).map_err(|error| error.to_string())
+        WebConfig::read(&self.path("web.yml"), AddressShare::default()).map_err(|error| error.to_string())
     }
 
     /// A server that goes by this text.
@@ -94,12 +95,19 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (admission, transport) = (config.clone(), config.clone());
-        let handler = move |request| {
+        let handler = move |client, request| {
             let admission = admission.clone();
-            async move { admission.answer(request, stub).await }
+            async move { admission.answer(client, request, stub).await }
         };
         let follower = tokio::spawn(config.clone().follow());
-        let task = tokio::spawn(serve(vec![listener], move || transport.transport(), handler, limits, pending()));
+        let task = tokio::spawn(serve(
+            vec![listener],
+            move || transport.transport(),
+            handler,
+            limits,
+            Arc::default(),
+            pending(),
+        ));
         Server { address, config, tasks: [follower.abort_handle(), task.abort_handle()] }
     }
 

@@ -38,17 +38,15 @@ pub struct State {
     turns: usize,
     /// The number of the next.
     next: u64,
-    /// The turns that wait for their client to take more of the answer, and since when. HTTP/2 only: a client can take bytes
-    /// all the time and leave one answer untouched. In HTTP/1 `blocked` says all.
-    untaken: HashMap<u64, Instant>,
-    /// The turns whose answers are not wholly in the kernel, streams apart, and since when there is an answer.
+    /// The turns whose answers are not wholly written, and by when they have to be. In HTTP/2 a client can take bytes all
+    /// the time and leave one answer untouched.
     owed: HashMap<u64, Instant>,
 }
 
 impl State {
     /// Whether there is an answer under way, and it is not the client that it waits for.
     pub fn is_working(&self) -> bool {
-        matches!(self.phase, Phase::Answer) && self.blocked.is_none() && self.untaken.is_empty()
+        matches!(self.phase, Phase::Answer) && self.blocked.is_none()
     }
 }
 
@@ -58,7 +56,7 @@ pub enum Phase {
     Head { since: Instant },
     /// The handler, or the client that reads the answer, has the word.
     Answer,
-    /// Between an answer (the end of it may still be in the write queue) and the next request.
+    /// Between an answer (the end of it may still be in the queue of TLS) and the next request.
     Idle { since: Instant },
     /// Our side is shut down.
     Closing { since: Instant },
@@ -75,7 +73,6 @@ impl Activity {
             multiplexed: false,
             turns: 0,
             next: 0,
-            untaken: HashMap::new(),
             owed: HashMap::new(),
         }))
     }
@@ -97,7 +94,7 @@ impl Activity {
         state.amid_sending = false;
         state.turns += 1;
         state.next += 1;
-        Turn { activity: self.clone(), number: state.next, multiplexed: state.multiplexed }
+        Turn { activity: self.clone(), number: state.next }
     }
 
     fn read(&self) {
@@ -123,74 +120,49 @@ impl Activity {
         }
     }
 
-    /// All that was written is in the kernel.
-    fn flushed(&self) {
-        let mut state = self.lock();
-        if state.turns == 0 {
-            state.owed.clear();
-        }
-    }
-
-    /// When to give the client up, as things stand, and for what.
-    fn deadline(&self, limits: &Limits) -> Option<(Instant, Phase)> {
+    /// When to give the client up, as things stand, and whether it is too slow: an idle one is not.
+    fn deadline(&self, limits: &Limits) -> Option<(Instant, bool)> {
         let state = self.lock();
-        let waiting = match (state.blocked, state.phase) {
-            (Some(since), _) => Some((since, limits.stall_timeout)),
-            (None, Phase::Head { since }) => Some((since, limits.header_timeout)),
-            // Without one, nobody waits for the client: the handler works, or a stream has nothing to say.
-            (None, Phase::Answer) => state.untaken.values().min().map(|since| (*since, limits.stall_timeout)),
-            (None, Phase::Idle { since }) if state.multiplexed => Some((since, limits.idle_timeout)),
-            (None, Phase::Idle { .. }) => Some((state.last, limits.idle_timeout)),
-            (None, Phase::Closing { since }) => Some((since, LINGER)),
+        let (waiting, is_slow) = match (state.blocked, state.phase) {
+            (Some(since), _) => (Some((since, limits.stall_timeout)), true),
+            (None, Phase::Head { since }) => (Some((since, limits.header_timeout)), true),
+            // The handler works, or the answer has a deadline of its own.
+            (None, Phase::Answer) => (None, true),
+            (None, Phase::Idle { since }) if state.multiplexed => (Some((since, limits.idle_timeout)), false),
+            (None, Phase::Idle { .. }) => (Some((state.last, limits.idle_timeout)), false),
+            (None, Phase::Closing { since }) => (Some((since, LINGER)), false),
         };
-        let owing = state.owed.values().min().map(|since| (*since, limits.answer_timeout));
-        let deadlines = [waiting, owing].into_iter().flatten();
-        let first = deadlines.filter_map(|(since, timeout)| since.checked_add(timeout)).min()?;
-        Some((first, state.phase))
+        let waiting = waiting.and_then(|(since, timeout)| since.checked_add(timeout));
+        let owing = state.owed.values().min().map(|end| (*end, true));
+        waiting.map(|end| (end, is_slow)).into_iter().chain(owing).min()
     }
 
-    /// Resolves once the deadline has passed. It moves while the connection works, so this belongs into the task that
-    /// moves it, after what moves it.
-    pub async fn overdue(&self, limits: &Limits) -> Phase {
+    /// Resolves once the deadline has passed, with whether the client was too slow. It moves while the connection works, so
+    /// this belongs into the task that moves it, after what moves it.
+    pub async fn overdue(&self, limits: &Limits) -> bool {
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
-            let Some((deadline, phase)) = self.deadline(limits) else { return Poll::Pending };
+            let Some((deadline, is_slow)) = self.deadline(limits) else { return Poll::Pending };
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
-            timer.as_mut().poll(cx).map(|()| phase)
+            timer.as_mut().poll(cx).map(|()| is_slow)
         })
         .await
     }
 }
 
-/// From the end of a request's head until its answer is handed over, however it ends.
+/// From the end of a request's head until its answer is written, however it ends.
 pub struct Turn {
     pub activity: Arc<Activity>,
     number: u64,
-    multiplexed: bool,
 }
 
 impl Turn {
-    /// Whether there are others beside it.
-    pub fn is_multiplexed(&self) -> bool {
-        self.multiplexed
-    }
-
-    /// Notes that there is an answer, which the client is to take as a whole.
-    pub fn owes(&self) {
-        self.activity.lock().owed.insert(self.number, Instant::now());
-    }
-
-    /// Notes that the client has taken all that it was given and there is more for it, or that there is not, for now.
-    pub fn offers(&self, more: bool) {
-        if !self.multiplexed {
-            return;
-        }
-        let mut state = self.activity.lock();
-        match more {
-            true => drop(state.untaken.insert(self.number, Instant::now())),
-            false => drop(state.untaken.remove(&self.number)),
+    /// Notes that there is an answer, which the client is to take within this time.
+    pub fn owes(&self, within: Duration) {
+        if let Some(end) = Instant::now().checked_add(within) {
+            self.activity.lock().owed.insert(self.number, end);
         }
     }
 }
@@ -198,11 +170,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.activity.lock();
-        state.untaken.remove(&self.number);
-        if self.multiplexed {
-            // There may be others at any time. Its last piece is a small one.
-            state.owed.remove(&self.number);
-        }
+        state.owed.remove(&self.number);
         state.turns -= 1;
         if state.turns == 0 {
             state.phase = Phase::Idle { since: Instant::now() };
@@ -258,11 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_flush(cx);
-        if result.is_ready() {
-            self.activity.flushed();
-        }
-        result
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

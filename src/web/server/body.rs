@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -40,11 +40,11 @@ impl Body {
     }
 
     /// These chunks, and the power to take back those that have not been handed over.
-    pub fn revocable(chunks: Arc<[Bytes]>) -> (Self, Revocation) {
+    pub fn revocable(chunks: Arc<[Bytes]>) -> (Self, Rest) {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let chunks = Arc::new(Mutex::new(chunks));
-        let body = Content::Chunks { chunks: Arc::clone(&chunks), next: 0, left }.into();
-        (body, Revocation(chunks))
+        let rest = Rest(Arc::downgrade(&chunks));
+        (Content::Chunks { chunks, next: 0, left }.into(), rest)
     }
 
     /// Whatever is sent, until the sender is dropped. On shutdown the sender should be dropped, or the stream uses up
@@ -71,13 +71,21 @@ impl Body {
     }
 }
 
-/// Takes back what is left of an answer.
-pub struct Revocation(Arc<Mutex<Arc<[Bytes]>>>);
+/// The part of an answer that its client has yet to take.
+#[derive(Debug)]
+pub struct Rest(Weak<Mutex<Arc<[Bytes]>>>);
 
-impl Revocation {
+impl Rest {
+    /// Whether the client has taken all of it, or has gone.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
     /// From here on the answer holds none of it, and the connection ends amid it.
     pub fn revoke(self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new([]);
+        if let Some(chunks) = self.0.upgrade() {
+            *chunks.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new([]);
+        }
     }
 }
 
@@ -174,9 +182,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_revoked_is_not_kept() {
         let page: Arc<[Bytes]> = ["one ", "two"].map(Bytes::from).into();
-        let (mut body, revocation) = Body::revocable(page.clone());
+        let (mut body, rest) = Body::revocable(page.clone());
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one ");
-        revocation.revoke();
+        assert!(!rest.is_over());
+        rest.revoke();
         assert_eq!((Arc::strong_count(&page), body.size_hint().exact()), (1, Some(3)));
         assert!(body.frame().await.is_none());
     }

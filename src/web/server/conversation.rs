@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
@@ -30,8 +30,9 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Metered, Phase, Turn};
-use super::complaints::Complaints;
+use super::notice::{Closed, Notice};
 use super::{Body, Limits};
+use crate::shares::Client;
 use crate::web_config::{HTTP_2, Transport, why_refused};
 
 /// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
@@ -51,8 +52,8 @@ const MAX_HEAD: usize = 64 * 1024;
 /// The most answers under way at once on one HTTP/2 connection. Prometheus needs one, a browser a few.
 const MAX_STREAMS: u32 = 32;
 
-/// As much as is handed to HTTP/2 at once, so that it shows whether the client takes anything: the size of its frames.
-const PIECE: usize = 16 * 1024;
+/// As much as a client may send along with a request over HTTP/2: nothing of it is read.
+const WINDOW: u32 = 16 * 1024;
 
 /// Why a conversation ended early.
 type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -62,7 +63,7 @@ pub struct Server<H> {
     pub handler: H,
     pub transport: Box<dyn Fn() -> Transport + Send + Sync>,
     pub limits: Limits,
-    pub complaints: Complaints,
+    pub notice: Notice,
 }
 
 /// Serves one connection until it ends, for whatever reason.
@@ -74,7 +75,7 @@ pub async fn connection<S, H, F>(
     stopping: watch::Receiver<()>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
-    H: Fn(Request<()>) -> F + Send + Sync + 'static,
+    H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     // Below TLS, as it is to see the bytes of the handshake too.
@@ -85,9 +86,17 @@ pub async fn connection<S, H, F>(
         biased;
         ended = conversation.hold(stream) => match ended {
             Ok(()) => debug!(%peer, "connection closed"),
-            Err(error) => debug!(%peer, ?error, "connection broken"),
+            Err(error) => {
+                debug!(%peer, ?error, "connection broken");
+                server.notice.broken(peer, error.downcast_ref());
+            }
         },
-        phase = activity.overdue(&server.limits) => debug!(%peer, ?phase, "connection timed out"),
+        is_slow = activity.overdue(&server.limits) => {
+            debug!(%peer, is_slow, "connection timed out");
+            if is_slow {
+                server.notice.closed(Closed::Slow, peer);
+            }
+        }
     }
 }
 
@@ -101,7 +110,7 @@ struct Conversation<H> {
 
 impl<H, F> Conversation<H>
 where
-    H: Fn(Request<()>) -> F + Send + Sync + 'static,
+    H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     /// Speaks over any stream, until either side closes it or `stopping` does.
@@ -122,7 +131,7 @@ where
                 Err((error, stream)) => {
                     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
                     if let Some(reason) = cause.and_then(why_refused) {
-                        self.server.complaints.handshake_failed(self.peer.ip(), reason);
+                        self.server.notice.handshake_failed(self.peer.ip(), reason);
                     }
                     // By now the client has been told, and is to read it.
                     if let Some(mut stream) = stream {
@@ -172,7 +181,7 @@ where
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
             // Nothing that is sent along is read.
-            .initial_stream_window_size(PIECE as u32)
+            .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(u32::from(u16::MAX))
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
@@ -244,7 +253,7 @@ async fn answer<H, F>(
     turn: Turn,
 ) -> Result<Response<Answer>, Infallible>
 where
-    H: Fn(Request<()>) -> F,
+    H: Fn(Client, Request<()>) -> F,
     F: Future<Output = Response<Body>>,
 {
     let start = Instant::now();
@@ -261,13 +270,15 @@ where
     }
     let mut response = match refused {
         Some(reason) => plain(StatusCode::BAD_REQUEST, reason),
-        None => match unpanicked(async { (server.handler)(Request::from_parts(head, ())).await }).await {
-            Ok(response) => response,
-            Err(panic) => {
-                error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while answering a request");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+        None => {
+            match unpanicked(async { (server.handler)(peer.ip().into(), Request::from_parts(head, ())).await }).await {
+                Ok(response) => response,
+                Err(panic) => {
+                    error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while answering a request");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+                }
             }
-        },
+        }
     };
     if method == Method::HEAD && version == Version::HTTP_2 {
         // As hyper does by itself in HTTP/1.
@@ -280,11 +291,10 @@ where
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     debug!(%peer, %method, path = uri.path(), status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
-    turn.offers(true);
-    if response.body().size_hint().exact().is_some() {
-        turn.owes();
-    }
-    Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn }))
+    server.notice.answered(peer, response.status());
+    let is_whole = response.body().size_hint().exact().is_some();
+    turn.owes(if is_whole { server.limits.answer_timeout } else { server.limits.stream_timeout });
+    Ok(response.map(|body| Answer { body, turn: Arc::new(turn) }))
 }
 
 /// Why a request that hyper found well-formed is refused all the same.
@@ -329,44 +339,48 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// A body on its way out, and with it the turn that it ends.
+/// A body on its way out. Its turn ends with the last piece of it, which HTTP/2 may keep for long.
 struct Answer {
     body: Body,
-    /// What is left of the last chunk, where it was too large to be handed over at once.
-    rest: Bytes,
-    turn: Turn,
+    turn: Arc<Turn>,
 }
 
 impl http_body::Body for Answer {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
-            let frame = Pin::new(&mut self.body).poll_frame(cx);
-            self.turn.offers(frame.is_ready());
-            let Some(Ok(frame)) = ready!(frame) else { return Poll::Ready(None) };
-            match frame.into_data() {
-                Ok(chunk) if chunk.len() > PIECE && self.turn.is_multiplexed() => self.rest = chunk,
-                Ok(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
-                Err(frame) => return Poll::Ready(Some(Ok(frame))),
-            }
-        } else {
-            self.turn.offers(true);
-        }
-        let piece = self.rest.len().min(PIECE);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let piece = |bytes| Piece { bytes, _turn: Arc::clone(&self.turn) };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.body.size_hint().exact() {
-            Some(length) => SizeHint::with_exact(length + self.rest.len() as u64),
-            None => SizeHint::default(),
-        }
+        self.body.size_hint()
+    }
+}
+
+/// A piece of an answer, until it is written.
+struct Piece {
+    bytes: Bytes,
+    _turn: Arc<Turn>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
     }
 }
 
@@ -386,7 +400,7 @@ mod tests {
         let (client, server) = duplex(1024);
         let (stop, stopping) = watch::channel(());
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
-        let handler = |request: Request<()>| async move {
+        let handler = |_, request: Request<()>| async move {
             let content = |size| Response::new(Body::from(Bytes::from(vec![b'x'; size])));
             match request.uri().path() {
                 "/large" => content(65536),
@@ -403,7 +417,7 @@ mod tests {
             }
         };
         let transport = Box::new(|| Transport::Plain);
-        let common = Arc::new(Server { handler, transport, limits, complaints: Complaints::new() });
+        let common = Arc::new(Server { handler, transport, limits, notice: Notice::default() });
         let connection = connection(server, peer, common, Arc::new(Activity::new()), stopping);
         let start = Instant::now();
         let lasted = async move {

@@ -8,7 +8,7 @@
 //! ```text
 //! mod.rs            listeners, the table of connections      activity.rs     how long a client may keep us waiting
 //! conversation.rs   one connection, its requests             body.rs         what answers are made of
-//!                                                            complaints.rs   which clients the log tells of
+//!                                                            notice.rs       what metrics and log tell of clients
 //! ```
 //!
 //! Not hyper-util's auto connection and graceful-shutdown helper, nor tower: they know neither eviction nor deadlines
@@ -16,8 +16,8 @@
 
 mod activity;
 mod body;
-mod complaints;
 mod conversation;
+mod notice;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use hyper::{Request, Response};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::watch;
@@ -38,16 +39,22 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use activity::Activity;
-pub use body::Body;
-use complaints::Complaints;
+pub use body::{Body, Rest};
 use conversation::{Server, connection, panic_message};
+use notice::{Closed, Notice};
 
+use crate::metrics::http::HttpMetrics;
+use crate::shares::{AddressShare, Client};
 use crate::web_config::Transport;
 
 /// How many connections the kernel may hold for us until we accept them, as far as net.core.somaxconn lets it. The 128 of
 /// Rust's `bind` are full after 3 ms of a flood, and whoever is then turned away tries again a second later: too late
 /// for many a scrape.
 const BACKLOG: i32 = 4096;
+
+/// What the kernel may hold for one connection in each direction, in bytes. It counts twice as much (socket(7)). Without a
+/// limit it holds up to 4 MiB of an answer that nobody reads (`tcp_wmem`), which a container's limit includes.
+const SOCKET_BUFFER: usize = 64 << 10;
 
 /// How long a connection that was told to end may take before the next one is told, too. A task ends at its next await,
 /// so this passes only where a handler computes without one.
@@ -64,8 +71,11 @@ const ACCEPT_RECOVERY: Duration = Duration::from_secs(60);
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once, over all listeners. One more closes the one that has been idle longest.
+    /// Connections at once, over all listeners. One more closes the one that has been idle longest, of the client that has
+    /// most.
     pub connections: usize,
+    /// The part of them that one client may have. One more closes the one of its own that has been idle longest.
+    pub share: AddressShare,
     /// From the connection, or from the first byte of a later request, to the end of the request's head.
     pub header_timeout: Duration,
     /// Between an answer and the next request.
@@ -74,6 +84,8 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// For a client to take a whole answer, unless it is a stream: until then it is kept in memory for it.
     pub answer_timeout: Duration,
+    /// For a stream to end.
+    pub stream_timeout: Duration,
     /// From shutdown until the answers not yet finished are dropped.
     pub grace: Duration,
 }
@@ -82,12 +94,15 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 512,
+            share: AddressShare::default(),
             header_timeout: Duration::from_secs(10),
             // Longer than any scrape interval in use: Prometheus keeps its connection from one scrape to the next.
             idle_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(10),
             // Megabytes over a slow line. Longer than Prometheus waits for a scrape.
             answer_timeout: Duration::from_secs(60),
+            // Longer than the event streams are.
+            stream_timeout: Duration::from_secs(360),
             // A stopped exporter should be gone within a second, the runtime's own end included.
             grace: Duration::from_millis(900),
         }
@@ -109,21 +124,22 @@ pub async fn serve<H, F>(
     transport: impl Fn() -> Transport + Send + Sync + 'static,
     handler: H,
     limits: Limits,
+    metrics: Arc<HttpMetrics>,
     shutdown: impl Future<Output = ()>,
 ) where
-    H: Fn(Request<()>) -> F + Send + Sync + 'static,
+    H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     for listener in &listeners {
-        // Listening already, so this only changes the number, also of a socket that systemd has made. Without it the
-        // server works as well, but for floods.
-        if let Err(error) = rustix::net::listen(listener, BACKLOG) {
-            debug!(%error, "cannot raise the backlog of a listener");
+        // Without these the server works as well, but for floods. Each is possible on a socket that systemd has made.
+        if let Err(error) = prepare(listener) {
+            debug!(%error, "cannot set the limits of a listener");
         }
     }
-    let server = Arc::new(Server { handler, transport: Box::new(transport), limits, complaints: Complaints::new() });
+    let notice = Notice::new(metrics);
+    let server = Arc::new(Server { handler, transport: Box::new(transport), limits, notice: notice.clone() });
     let (stop, stopping) = watch::channel(());
-    let mut connections = Connections::new(limits.connections);
+    let mut connections = Connections::new(limits.connections, limits.share, notice);
     let mut trouble = Trouble::default();
     let mut waiting = None;
     let mut turn = 0;
@@ -139,9 +155,7 @@ pub async fn serve<H, F>(
                 match accepted {
                     Ok(accepted) => {
                         trouble.success(Instant::now());
-                        if connections.is_full() {
-                            connections.close_longest_idle();
-                        }
+                        connections.make_room(accepted.1.ip().into());
                         // An answer is written whole: holding back its last packet until the client acknowledges the
                         // others gains nothing. This fails only if the connection is lost, as its first read will tell.
                         let _ = accepted.0.set_nodelay(true);
@@ -159,12 +173,20 @@ pub async fn serve<H, F>(
         if let Some((stream, peer)) = waiting.take_if(|_| !connections.is_full()) {
             let activity = Arc::new(Activity::new());
             let task = connection(stream, peer, server.clone(), activity.clone(), stopping.clone());
-            connections.open(task, activity);
+            connections.open(task, peer, activity);
         }
     }
     drop((listeners, waiting, stop));
     // Dropping the table at the end of the grace aborts what is left. Not awaited: it might never come to an await.
     let _ = tokio::time::timeout(limits.grace, async { while connections.ended().await {} }).await;
+}
+
+/// Sets what the kernel may hold for each connection, which the connections take over from their listener.
+fn prepare(listener: &TcpListener) -> rustix::io::Result<()> {
+    sockopt::set_socket_send_buffer_size(listener, SOCKET_BUFFER)?;
+    sockopt::set_socket_recv_buffer_size(listener, SOCKET_BUFFER)?;
+    // Listening already, so this only changes the number.
+    rustix::net::listen(listener, BACKLOG)
 }
 
 /// The next connection on any of the listeners, starting with another one at each `turn`, not before `pause` is over.
@@ -241,27 +263,69 @@ struct Connections {
     tasks: JoinSet<()>,
     /// One entry for each task of `tasks`, until its end was seen by [`Connections::ended`].
     open: HashMap<Id, Open>,
+    /// How many connections each client has, without those that were told to end.
+    by: HashMap<Client, usize>,
     limit: usize,
+    /// The most that one client may have.
+    each: usize,
+    notice: Notice,
 }
 
 struct Open {
+    peer: SocketAddr,
     activity: Arc<Activity>,
     /// None once it is used: the task was told to end and has not done so yet.
     abort: Option<AbortHandle>,
 }
 
+impl Open {
+    fn client(&self) -> Client {
+        self.peer.ip().into()
+    }
+}
+
 impl Connections {
-    fn new(limit: usize) -> Self {
-        Connections { tasks: JoinSet::new(), open: HashMap::new(), limit: limit.max(1) }
+    fn new(limit: usize, share: AddressShare, notice: Notice) -> Self {
+        let limit = limit.max(1);
+        Connections {
+            tasks: JoinSet::new(),
+            open: HashMap::new(),
+            by: HashMap::new(),
+            limit,
+            each: share.of(limit),
+            notice,
+        }
     }
 
     fn is_full(&self) -> bool {
         self.open.len() >= self.limit
     }
 
-    fn open(&mut self, task: impl Future<Output = ()> + Send + 'static, activity: Arc<Activity>) {
+    fn open(&mut self, task: impl Future<Output = ()> + Send + 'static, peer: SocketAddr, activity: Arc<Activity>) {
         let abort = self.tasks.spawn(task);
-        self.open.insert(abort.id(), Open { activity, abort: Some(abort) });
+        let open = Open { peer, activity, abort: Some(abort.clone()) };
+        *self.by.entry(open.client()).or_default() += 1;
+        self.open.insert(abort.id(), open);
+    }
+
+    /// Closes a connection, if this client has its share or there is no place left: the client's own, or one of the client
+    /// that has most.
+    fn make_room(&mut self, client: Client) {
+        if self.by.get(&client).is_some_and(|own| *own >= self.each) {
+            self.close_longest_idle_of(client);
+        } else if self.is_full() {
+            self.close_longest_idle();
+        }
+    }
+
+    /// Notes that a client has one connection less.
+    fn leave(&mut self, client: Client) {
+        if let Some(own) = self.by.get_mut(&client) {
+            *own -= 1;
+            if *own == 0 {
+                self.by.remove(&client);
+            }
+        }
     }
 
     /// Waits for the next connection to end; false if there is none. Cancel safe.
@@ -271,32 +335,42 @@ impl Connections {
             Ok((id, ())) => *id,
             Err(error) => error.id(),
         };
-        self.open.remove(&id);
+        if let Some(open) = self.open.remove(&id)
+            && open.abort.is_some()
+        {
+            self.leave(open.client());
+        }
         if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
             error!(panic = panic_message(&*panic), "a connection's task panicked");
         }
         true
     }
 
-    /// Closes the connection whose last byte in either direction is longest ago, if any is left to close; one whose
-    /// request we are working on only where there is no other. Its client can do nothing but wait, and a flood of
-    /// connections would push it out before a slow hash or a large page is made.
+    /// Closes a connection of the client that has most.
+    fn close_longest_idle(&mut self) {
+        let most = self.by.iter().max_by_key(|(_, own)| **own);
+        if let Some(client) = most.map(|(client, _)| *client) {
+            self.close_longest_idle_of(client);
+        }
+    }
+
+    /// Closes the connection of this client whose last byte in either direction is longest ago; one whose request we are
+    /// working on only where there is no other. Its client can do nothing but wait.
     ///
     /// A look at each of them, because there are 512 and this is rare; an order kept up to date would cost every read
     /// and write of every connection instead. It is closed by aborting its task, not by asking: it may be just the
     /// client that does not listen.
-    fn close_longest_idle(&mut self) {
-        let candidates = self.open.values_mut().filter(|open| open.abort.is_some());
+    fn close_longest_idle_of(&mut self, client: Client) {
+        let candidates = self.open.values_mut().filter(|open| open.abort.is_some() && open.client() == client);
         let rank = |open: &&mut Open| {
             let state = open.activity.lock();
             (state.is_working(), state.last)
         };
-        if let Some(longest) = candidates.min_by_key(rank)
-            && let Some(abort) = longest.abort.take()
-        {
-            debug!("closing the connection idle longest to make room");
-            abort.abort();
-        }
+        let Some(longest) = candidates.min_by_key(rank) else { return };
+        let (peer, abort) = (longest.peer, longest.abort.take());
+        self.leave(client);
+        self.notice.closed(Closed::Evicted, peer);
+        abort.inspect(AbortHandle::abort);
     }
 }
 
@@ -341,10 +415,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_does_not_end_is_not_waited_for() {
-        let mut connections = Connections::new(2);
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let whole = "100".parse().unwrap();
+        let mut connections = Connections::new(2, whole, Notice::default());
         assert!(!connections.ended().await);
         for _ in 0..2 {
-            connections.open(std::future::pending(), Arc::new(Activity::new()));
+            connections.open(std::future::pending(), peer, Arc::new(Activity::new()));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert!(connections.is_full());
@@ -356,10 +432,10 @@ mod tests {
         assert!(!connections.is_full());
 
         let (asking, silent) = (Arc::new(Activity::new()), Arc::new(Activity::new()));
-        connections.open(std::future::pending(), asking.clone());
+        connections.open(std::future::pending(), peer, asking.clone());
         let _turn = asking.turn();
         tokio::time::advance(Duration::from_secs(1)).await;
-        connections.open(std::future::pending(), silent);
+        connections.open(std::future::pending(), peer, silent);
         connections.close_longest_idle();
         assert!(connections.ended().await);
         // Who waits for us is still there.
@@ -367,7 +443,7 @@ mod tests {
         connections.close_longest_idle();
         assert!(connections.ended().await && connections.open.is_empty());
 
-        connections.open(async { panic!("told to") }, Arc::new(Activity::new()));
+        connections.open(async { panic!("told to") }, peer, Arc::new(Activity::new()));
         assert!(connections.ended().await && connections.open.is_empty());
     }
 }

@@ -16,6 +16,7 @@ const VOLATILE: &[(&str, Instead)] = &[
     ("multipath_exporter_source_duration_seconds{", Instead::Zero),
     ("multipath_exporter_config_last_reload_success_timestamp_seconds ", Instead::Zero),
     ("multipath_exporter_scrapes_total ", Instead::Zero),
+    ("multipath_exporter_http_responses_total{", Instead::Zero),
     ("process_", Instead::Zero),
 ];
 
