@@ -3,7 +3,7 @@
 //! The tour of the house. Each room knows only rooms that stand above it in this list:
 //!
 //! - `tasks`: notices the end of a task that has to run for as long as the program does
-//! - `pages`: keeps the program in memory, should its disk die
+//! - `pages`: keeps the program in memory, should its disk die, and gives back what it does not need
 //! - `small_file`: reads the files that somebody else writes
 //! - [`shares`]: what one client may take of what all share
 //! - [`topology`]: devices, paths and their states; plain values in which all others speak

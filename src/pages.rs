@@ -1,14 +1,18 @@
-//! The program's own pages, kept in memory.
+//! The program's own memory: pages that stay, and memory that goes back.
 //!
 //! On a host that boots from its multipath storage, the program's file and its libraries lie on a device that may die. A thread that
 //! then needs a page which is not in memory waits in the kernel for good, and whoever scrapes waits with it. So all pages are fetched
 //! at the start (`MADV_POPULATE_READ`, Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). Pages that can be neither
 //! locked nor fetched stays as it is. Nothing helps where the host swaps to such a device.
 
+use std::convert::Infallible;
 use std::fs;
 use std::ops::Range;
+use std::time::Duration;
 
 use rustix::mm::{Advice, madvise, mlock};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 /// Keeps what the program and its libraries have in memory there, as far as the kernel lets us.
 pub fn keep() {
@@ -18,6 +22,23 @@ pub fn keep() {
         // SAFETY: neither call changes what the mapping holds, and the kernel refuses one that is gone by now.
         #[expect(unsafe_code, reason = "addresses of the kernel's")]
         let _ = unsafe { mlock(address, length).or_else(|_| madvise(address, length, Advice::LinuxPopulateRead)) };
+    }
+}
+
+/// How often the memory that is free is given back.
+const TRIM: Duration = Duration::from_secs(30);
+
+/// Gives memory back to the kernel now and then, for good. The allocator keeps for later what was freed, and after a burst that
+/// may be most of the memory (`malloc_trim(3)`).
+pub async fn give_back() -> Infallible {
+    loop {
+        sleep(TRIM).await;
+        // SAFETY: it touches only what is free.
+        #[cfg(target_env = "gnu")]
+        #[expect(unsafe_code, reason = "a call of the C library")]
+        let trim = || unsafe { libc::malloc_trim(0) };
+        #[cfg(target_env = "gnu")]
+        drop(spawn_blocking(trim).await);
     }
 }
 

@@ -8,7 +8,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU8;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The bits of an IPv6 address that tell one client from another.
 const NETWORK: u128 = !0 << 64;
@@ -136,6 +138,53 @@ impl Drop for Place {
     }
 }
 
+/// One turn for all, which each client waits for in a queue of its own: however much one of them asks, another waits for at
+/// most one turn of it.
+#[derive(Debug)]
+pub struct Turns {
+    all: Arc<Semaphore>,
+    /// The queue of each client that waits.
+    own: Mutex<HashMap<Client, Weak<Semaphore>>>,
+}
+
+/// Queues that are over are left alone until there are this many.
+const FEW: usize = 64;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { all: Arc::new(Semaphore::new(1)), own: Mutex::default() }
+    }
+}
+
+impl Turns {
+    /// Waits for the turn. It lasts until the answer is dropped. `None` never: nobody closes a queue.
+    pub async fn wait(&self, client: Client) -> Option<Turn> {
+        let own = self.queue(client).acquire_owned().await.ok()?;
+        let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Turn { _all: all, _own: own })
+    }
+
+    fn queue(&self, client: Client) -> Arc<Semaphore> {
+        let mut queues = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queues.get(&client).and_then(Weak::upgrade) {
+            return queue;
+        }
+        if queues.len() > FEW {
+            queues.retain(|_, queue| queue.strong_count() > 0);
+        }
+        let queue = Arc::new(Semaphore::new(1));
+        queues.insert(client, Arc::downgrade(&queue));
+        queue
+    }
+}
+
+/// A client's turn. Dropping it ends it.
+#[derive(Debug)]
+pub struct Turn {
+    _all: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,5 +230,32 @@ mod tests {
         assert!(shares.take(modest).is_none());
         drop(taken);
         assert!(shares.lock().by.is_empty() && shares.lock().total == 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_for_one_turn_of_another() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.wait(client("192.0.2.1")).await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let wait = |address: &str| {
+            let (turns, order, client, name) =
+                (Arc::clone(&turns), Arc::clone(&order), client(address), address.to_owned());
+            tokio::spawn(async move {
+                let _turn = turns.wait(client).await;
+                order.lock().unwrap().push(name);
+            })
+        };
+        let mut waiting = Vec::new();
+        for address in ["192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"] {
+            waiting.push(wait(address));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        let order = order.lock().unwrap();
+        assert_eq!(order.len(), 4);
+        assert!(order[..2].contains(&"192.0.2.2".to_owned()), "{order:?}");
     }
 }

@@ -93,6 +93,7 @@ pub async fn serve(
     tasks.spawn("reload", reloading);
     tasks.spawn("systemd", systemd::inform(commands, snapshot, sources));
     tasks.spawn("web_config", web_config.clone().follow());
+    tasks.spawn("memory", pages::give_back());
     tasks.spawn("monitor", async {
         match monitor.run(orders).await {
             Ok(()) => "nobody commands it any more".to_owned(),

@@ -63,7 +63,7 @@ pub struct Routes {
     turns: Arc<Semaphore>,
     /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
     /// it, there is one, and those that slow clients have yet to take.
-    devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Bytes)>>,
+    devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Pieces)>>,
 }
 
 impl Routes {
@@ -140,13 +140,13 @@ impl Routes {
             Some((_, document)) => document,
             None => {
                 let source = Arc::clone(&snapshot);
-                let encoded = off_thread(&self.turns, move || document(&Devices::from(&*source))).await;
-                let Some(document) = encoded.flatten() else { return not_encoded() };
+                let encode = move || document(&Devices::from(&*source)).map(|document| pieces(&document));
+                let Some(document) = off_thread(&self.turns, encode).await.flatten() else { return not_encoded() };
                 document
             }
         };
-        *last = Some((snapshot, document.clone()));
-        content(StatusCode::OK, JSON, self.held.hand_over(client, pieces(document)))
+        *last = Some((snapshot, Arc::clone(&document)));
+        content(StatusCode::OK, JSON, self.held.hand_over(client, document))
     }
 
     /// The status page.
@@ -190,7 +190,7 @@ impl Routes {
         };
         let Some(_place) = self.places.take(client) else { return too_many_answers() };
         let Some(Ok(page)) = off_thread(&self.turns, write).await else { return not_encoded() };
-        let mut answer = content(StatusCode::OK, HTML, self.held.hand_over(client, pieces(page)));
+        let mut answer = content(StatusCode::OK, HTML, self.held.hand_over(client, pieces(&page)));
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -249,16 +249,16 @@ impl Routes {
     }
 }
 
-/// How large the pieces of an answer are that are handed over at once.
-const PIECE: usize = 64 << 10;
+/// An answer in pieces, shared by all who ask for it.
+type Pieces = Arc<[Bytes]>;
 
-/// In pieces, so that a client that does not take them does not keep all of them in its connection's write queue.
-fn pieces(mut content: Bytes) -> Arc<[Bytes]> {
-    let mut pieces = Vec::new();
-    while !content.is_empty() {
-        pieces.push(content.split_to(content.len().min(PIECE)));
-    }
-    pieces.into()
+/// How large the pieces of an answer are that are handed over at once.
+const PIECE: usize = 16 << 10;
+
+/// In pieces, so that a client that does not take them does not keep all of them in its connection's write queue. Each piece
+/// has memory of its own, or one of them would keep all.
+fn pieces(content: &[u8]) -> Pieces {
+    content.chunks(PIECE).map(Bytes::copy_from_slice).collect()
 }
 
 /// Does this on a thread that answers nobody, in its turn. The turn ends with the work, not with who waits for it: a client

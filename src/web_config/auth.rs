@@ -14,9 +14,9 @@ use base64::prelude::BASE64_STANDARD;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
-use crate::shares::{Client, Place, Shares};
+use crate::shares::{Client, Place, Shares, Turns};
 
 /// How many wrong passwords are remembered.
 const REMEMBERED: usize = 100;
@@ -40,8 +40,8 @@ pub struct Users {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
     memory: Mutex<Memory>,
-    /// One permit, for who hashes.
-    hashing: Arc<Semaphore>,
+    /// Whose password is hashed.
+    hashing: Arc<Turns>,
 }
 
 type Digest = Vec<u8>;
@@ -63,7 +63,7 @@ impl Users {
             hashes,
             key: key.map_err(|_| "no random numbers to be had".to_owned())?,
             memory: Mutex::default(),
-            hashing: Arc::new(Semaphore::new(1)),
+            hashing: Arc::default(),
         })
     }
 
@@ -120,7 +120,8 @@ impl Users {
         // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
         // as a known one.
         let hash = known.map_or_else(|| self.stand_in(name), |(_, hash)| hash);
-        let compared = cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), place())).await;
+        let compared =
+            cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), client, place())).await;
         match (compared, known) {
             (Ok(true), Some((name, _))) => {
                 let mut memory = self.memory();
@@ -133,9 +134,15 @@ impl Users {
         }
     }
 
-    async fn compare(&self, password: Vec<u8>, hash: String, place: Result<Place, Busy>) -> Result<bool, Busy> {
+    async fn compare(
+        &self,
+        password: Vec<u8>,
+        hash: String,
+        client: Client,
+        place: Result<Place, Busy>,
+    ) -> Result<bool, Busy> {
         let place = place?;
-        let turn = Arc::clone(&self.hashing).acquire_owned().await.map_err(|_| Busy)?;
+        let turn = self.hashing.wait(client).await.ok_or(Busy)?;
         let compare = move || {
             // Kept to the end of the hash, though the client may be gone by then.
             let _held = (place, turn);
@@ -343,7 +350,7 @@ mod tests {
         }
         assert_eq!(remembered(&users), (1, REMEMBERED));
         // Not even while nobody can be hashed for.
-        let _turn = Arc::clone(&users.hashing).acquire_owned().await;
+        let _turn = users.hashing.wait(client()).await;
         assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
     }
 
@@ -351,7 +358,7 @@ mod tests {
     async fn a_client_that_guesses_keeps_places_for_others() {
         let users = Arc::new(users(&[("alice", "secret")]));
         let places = Shares::new(WAITING, AddressShare::default());
-        let turn = Arc::clone(&users.hashing).acquire_owned().await;
+        let turn = users.hashing.wait(client()).await;
         let ask = |client: u8, password: &str| {
             let (users, places, password) = (Arc::clone(&users), Arc::clone(&places), password.to_owned());
             let client = IpAddr::from([192, 0, 2, client]).into();
