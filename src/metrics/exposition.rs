@@ -29,12 +29,37 @@ pub enum Format {
     Text,
 }
 
+/// How a client wants names written that are more than ASCII letters, digits, `_` and `:`
+/// (<https://prometheus.io/docs/instrumenting/escaping_schemes/>). No name here is, so all four write the same page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words of the document say it")]
+pub enum Escaping {
+    /// What a client means that does not say.
+    #[default]
+    Underscores,
+    AllowUtf8,
+    Dots,
+    Values,
+}
+
 impl Format {
-    /// The value of `Content-Type` for a page in this format.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+    /// The value of `Content-Type` for a page in this format. OpenMetrics has to name the escaping
+    /// (<https://prometheus.io/docs/instrumenting/content_negotiation/>); text 0.0.4 has none.
+    pub fn content_type(self, escaping: Escaping) -> &'static str {
+        match (self, escaping) {
+            (Format::OpenMetrics, Escaping::Underscores) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+            }
+            (Format::OpenMetrics, Escaping::AllowUtf8) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8"
+            }
+            (Format::OpenMetrics, Escaping::Dots) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=dots"
+            }
+            (Format::OpenMetrics, Escaping::Values) => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=values"
+            }
+            (Format::Text, _) => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 }

@@ -6,14 +6,16 @@
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
-use crate::metrics::exposition::Format;
+use crate::metrics::exposition::{Escaping, Format};
 
 /// The format to answer with, from every `Accept` line of the request.
 ///
 /// RFC 9110's rules (the most specific range that matches a format gives its weight, 0 excludes it) with one addition:
 /// a wildcard asks for OpenMetrics only where the text format is not acceptable. Browsers and curl send wildcards, and
 /// the text format is the one that everything understands.
-pub fn format(headers: &HeaderMap) -> Format {
+///
+/// Beside it stands the escaping that the range asks for which gives OpenMetrics its weight.
+pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
     let mut open_metrics = Preference::default();
     let mut text = Preference::default();
     for_each_item(headers, ACCEPT, |item| {
@@ -26,7 +28,7 @@ pub fn format(headers: &HeaderMap) -> Format {
         true => open_metrics.specificity >= Specificity::Type && open_metrics.rank() >= text.rank(),
         false => open_metrics.rank() > text.rank(),
     };
-    if wanted { Format::OpenMetrics } else { Format::Text }
+    (if wanted { Format::OpenMetrics } else { Format::Text }, open_metrics.escaping)
 }
 
 /// Whether the client would rather follow events than have those there are, from every `Accept` line of the request: only
@@ -89,6 +91,8 @@ struct Preference {
     specificity: Specificity,
     /// 0 to 1, meaningless while no range fits.
     weight: f64,
+    /// What the range asks for that the weight is of.
+    escaping: Escaping,
 }
 
 impl Preference {
@@ -110,11 +114,9 @@ impl Preference {
                 Some(None) => return,
             }
         };
-        if specificity > self.specificity {
-            *self = Preference { specificity, weight: range.weight };
-        } else if specificity == self.specificity {
-            // They differ in parameters that make no difference to us, such as `escaping`.
-            self.weight = self.weight.max(range.weight);
+        // Where two are as close they differ in other parameters, such as `escaping`, and the greater weight counts.
+        if specificity > self.specificity || (specificity == self.specificity && range.weight > self.weight) {
+            *self = Preference { specificity, weight: range.weight, escaping: range.escaping };
         }
     }
 
@@ -129,11 +131,12 @@ impl Preference {
 }
 
 /// One media range of `Accept`. Of its parameters only the version selects among what we can write: there is one
-/// character set, and no name of ours needs escaping.
+/// character set, and no name of ours needs escaping, which is only named in the answer.
 struct Range<'a> {
     kind: &'a str,
     subtype: &'a str,
     version: Option<&'a str>,
+    escaping: Escaping,
     weight: f64,
 }
 
@@ -142,7 +145,13 @@ impl<'a> Range<'a> {
         let mut parts = split(item, b';');
         let (kind, subtype) = parts.next()?.split_once('/')?;
         let version = parts.clone().find_map(|parameter| named(parameter, "version"));
-        Some(Range { kind, subtype, version, weight: weight(parts)? })
+        let escaping = match parts.clone().find_map(|parameter| named(parameter, "escaping")) {
+            Some("allow-utf-8") => Escaping::AllowUtf8,
+            Some("dots") => Escaping::Dots,
+            Some("values") => Escaping::Values,
+            _ => Escaping::Underscores,
+        };
+        Some(Range { kind, subtype, version, escaping, weight: weight(parts)? })
     }
 }
 
@@ -328,7 +337,41 @@ mod tests {
             (&["text/html;title=\"é\",application/openmetrics-text"], OpenMetrics),
         ];
         for (lines, expected) in table {
-            assert_eq!(format(&headers(ACCEPT, lines)), *expected, "{lines:?}");
+            assert_eq!(format(&headers(ACCEPT, lines)).0, *expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_escaping_asked_for() {
+        for (line, expected) in [
+            // Prometheus 3, and one that keeps to old names; then older ones, which do not say.
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                 application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                Escaping::AllowUtf8,
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.5,\
+                 application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                Escaping::Underscores,
+            ),
+            ("application/openmetrics-text;version=1.0.0", Escaping::Underscores),
+            ("application/openmetrics-text", Escaping::Underscores),
+            ("application/openmetrics-text;escaping=dots", Escaping::Dots),
+            ("application/openmetrics-text;version=1.0.0;escaping=\"values\"", Escaping::Values),
+            ("application/openmetrics-text;escaping=allow-utf8", Escaping::Underscores),
+            // The range that counts is the one that says it.
+            (
+                "application/openmetrics-text;escaping=dots;q=0.4,application/openmetrics-text;escaping=values",
+                Escaping::Values,
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=dots;q=0.4,application/openmetrics-text;escaping=values",
+                Escaping::Dots,
+            ),
+        ] {
+            assert_eq!(format(&headers(ACCEPT, &[line])), (Format::OpenMetrics, expected), "{line}");
         }
     }
 

@@ -227,7 +227,7 @@ impl Routes {
         }
         let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
         self.board.own.scrapes.inc();
-        let format = negotiate::format(request.headers());
+        let (format, escaping) = negotiate::format(request.headers());
         let gzip = negotiate::gzip(request.headers());
         let page = match self.exposition.is_ready(&snapshot, format, gzip) {
             true => self.exposition.page(&snapshot, format, gzip),
@@ -240,7 +240,7 @@ impl Routes {
         };
         let Ok(page) = page else { return not_encoded() };
         let body = self.held.hand_over(client, page.into());
-        let mut answer = content(StatusCode::OK, format.content_type(), body);
+        let mut answer = content(StatusCode::OK, format.content_type(escaping), body);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));

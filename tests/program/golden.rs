@@ -74,7 +74,8 @@ fn the_text_page() {
 fn the_openmetrics_page() {
     let (_host, exporter) = exporter();
     let answer = exporter.connect().request("GET", "/metrics", &[OPENMETRICS]);
-    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
+    assert_eq!(answer.header("content-type"), Some(content_type));
     assert_golden("metrics.om", &settle(answer.text()));
 }
 

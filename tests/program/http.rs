@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use super::harness::{Answer, Connection, Exporter, Host, MPATHA, Reply, Tree};
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
 
 /// All that is answered 200.
 pub const PATHS: [&str; 9] = [
@@ -172,12 +172,17 @@ fn the_format_is_the_one_that_the_client_asks_for() {
         (Some("application/openmetrics-text;version=2.0.0"), TEXT),
         (Some("text/plain;q=0,application/openmetrics-text"), OPENMETRICS),
     ] {
+        let says = |scheme| accept.is_some_and(|accept: &str| accept.contains(scheme));
+        let content_type = match content_type == OPENMETRICS && says("escaping=allow-utf-8") {
+            true => &OPENMETRICS.replace("underscores", "allow-utf-8"),
+            false => content_type,
+        };
         let headers: Vec<_> = accept.map(|accept| ("Accept", accept)).into_iter().collect();
         let answer = connection.request("GET", "/metrics", &headers);
         assert_eq!(answer.status, 200, "{accept:?}");
         assert_eq!(answer.header("content-type"), Some(content_type), "{accept:?}");
         assert_eq!(answer.header("vary"), Some("Accept, Accept-Encoding"), "{accept:?}");
-        assert_eq!(answer.text().ends_with("# EOF\n"), content_type == OPENMETRICS, "{accept:?}");
+        assert_eq!(answer.text().ends_with("# EOF\n"), content_type != TEXT, "{accept:?}");
     }
 }
 
