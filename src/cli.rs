@@ -59,12 +59,21 @@ pub struct WebOptions {
     pub telemetry_path: String,
 
     /// Scrapes worked on at once, 503 beyond; 0 for no limit
-    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
+    #[arg(long = "web.max-requests", value_name = "N", default_value = "40", value_parser = max_requests)]
     pub max_requests: usize,
 
     /// Part of each limit that one client address may take, in percent; 100 behind a proxy
     #[arg(long = "web.address-share", value_name = "PERCENT", default_value_t)]
     pub address_share: AddressShare,
+
+    /// Name by which a browser may ask for the status page, the API and the runbooks, beside addresses, localhost and this
+    /// host's node name. Repeatable; 421 for others
+    #[arg(long = "web.allowed-host", value_name = "NAME", value_parser = host_name)]
+    pub allowed_hosts: Vec<String>,
+
+    /// Serve only the metrics and the health, neither status page nor API nor runbooks
+    #[arg(long = "web.no-status-page", overrides_with = "no_status_page")]
+    pub no_status_page: bool,
 }
 
 /// Where to read and how often.
@@ -259,8 +268,16 @@ impl std::str::FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (host, port) = text.rsplit_once(':').ok_or("no port: wanted is [HOST]:PORT")?;
-        let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+        const WANTED: &str = "wanted is [HOST]:PORT, such as :10056, 192.0.2.1:10056 or [::1]:10056";
+        match text.split_once("://") {
+            Some(("vsock", _)) => return Err(format!("vsock is not supported: {WANTED}")),
+            Some(_) => return Err(format!("an address has no scheme: {WANTED}")),
+            None => {}
+        }
+        let (host, port) =
+            text.rsplit_once(':').filter(|_| !text.ends_with(']')).ok_or_else(|| format!("no port: {WANTED}"))?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| digits).ok_or_else(|| format!("{port:?} is no port: {WANTED}"))?;
         let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
             Some(Some(address)) => address,
             Some(None) => return Err("the bracket is not closed".to_owned()),
@@ -280,19 +297,46 @@ impl std::fmt::Display for ListenAddress {
     }
 }
 
+/// Longer than anybody's, and far below what a request's head may have.
+const LONGEST_PATH: usize = 255;
+
+/// Refuses what clients would ask for otherwise than it stands here (RFC 3986, 5.2.4 and 6.2), so that nobody found it.
 fn telemetry_path(text: &str) -> Result<String, String> {
+    let refused = |cause: &str| {
+        Err(format!(
+            "{cause}: wanted is a path such as /metrics, of at most {LONGEST_PATH} letters, digits and -._~!$&'()*+,;=:@ \
+             between single slashes, and no / at its end"
+        ))
+    };
+    let mut parts = text.split('/').skip(1);
     match text {
         "/" | "/-/healthy" | "/-/ready" => Err("something else is served there".to_owned()),
         _ if text.starts_with("/api/") => Err("the API is served there".to_owned()),
         _ if text.starts_with("/runbooks/") => Err("the runbooks are served there".to_owned()),
-        _ if !text.starts_with('/') => Err("a path begins with /".to_owned()),
+        _ if !text.starts_with('/') => refused("a path begins with /"),
         // A browser takes it for the name of a host.
-        _ if text.starts_with("//") => Err("a path begins with one /".to_owned()),
-        // What browsers write otherwise than it stands here (RFC 3986, 3.3).
-        _ if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte)) => {
-            Err("no request could have this path".to_owned())
+        _ if text.starts_with("//") => refused("a path begins with one /"),
+        _ if text.ends_with('/') => refused("it ends with /"),
+        _ if parts.any(|part| matches!(part, "" | "." | "..")) => refused("clients leave out //, . and .."),
+        _ if text.contains('%') => refused("clients decode what begins with %"),
+        _ if text.len() > LONGEST_PATH => refused("it is too long"),
+        _ if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)) => {
+            refused("no request could have this path")
         }
         _ => Ok(text.to_owned()),
+    }
+}
+
+fn max_requests(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("wanted is a whole number from 1 to {}, or 0 for no limit", usize::MAX))
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_name = |name: &str| name.split('.').all(|part| !part.is_empty() && part.bytes().all(is_part));
+    match is_name(text.strip_suffix('.').unwrap_or(text)) {
+        true => Ok(text.to_owned()),
+        false => Err("wanted is a name such as storage.example.org, without scheme and port".to_owned()),
     }
 }
 
@@ -391,6 +435,20 @@ mod tests {
     }
 
     #[test]
+    fn paths_that_every_client_asks_for_as_they_stand() {
+        let longest = format!("/{}", "a".repeat(LONGEST_PATH - 1));
+        for path in ["/metrics", "/a/b", "/-/other", "/'x", "/.well-known/metrics", "/...", "/a;b=c", &longest] {
+            assert_eq!(read(&[&format!("--web.telemetry-path={path}")]).unwrap().web.telemetry_path, path);
+        }
+    }
+
+    #[test]
+    fn hosts_are_names() {
+        let cli = read(&["--web.allowed-host=storage.example.org", "--web.allowed-host=a_b-1."]).unwrap();
+        assert_eq!(cli.web.allowed_hosts, ["storage.example.org", "a_b-1."]);
+    }
+
+    #[test]
     fn the_last_switch_of_a_collector_counts() {
         assert!(!read(&["--no-collector.dm"]).unwrap().collectors.device_mapper);
         assert!(read(&["--no-collector.dm", "--collector.dm"]).unwrap().collectors.device_mapper);
@@ -419,12 +477,31 @@ mod tests {
                 "invalid value '10056' for '--web.listen-address <ADDRESS>': no port",
             ),
             (&["--web.listen-address=:http"], "\"http\" is no port"),
+            (&["--web.listen-address=127.0.0.1:+80"], "\"+80\" is no port: wanted is [HOST]:PORT"),
+            (&["--web.listen-address=:"], "\"\" is no port"),
+            (&["--web.listen-address=:65536"], "\"65536\" is no port"),
+            (&["--web.listen-address=[::1]"], "no port: wanted is [HOST]:PORT"),
+            (&["--web.listen-address=vsock://:10056"], "vsock is not supported: wanted is [HOST]:PORT"),
+            (&["--web.listen-address=http://127.0.0.1:0"], "an address has no scheme: wanted is [HOST]:PORT"),
             (&["--web.listen-address=::1:80"], "an IPv6 address stands in brackets"),
             (&["--web.listen-address=[::1:80"], "the bracket is not closed"),
             (&["--web.telemetry-path=metrics"], "'--web.telemetry-path <PATH>': a path begins with /"),
             (&["--web.telemetry-path=/"], "something else is served there"),
-            (&["--web.telemetry-path=/a b"], "no request could have this path"),
-            (&["--web.max-requests=many"], "'many' for '--web.max-requests <N>'"),
+            (&["--web.telemetry-path=/a b"], "no request could have this path: wanted is a path such as /metrics"),
+            (&["--web.telemetry-path=/metrics/"], "it ends with /: wanted is a path"),
+            (&["--web.telemetry-path=/a//b"], "clients leave out //, . and ..: wanted is a path"),
+            (&["--web.telemetry-path=/."], "clients leave out"),
+            (&["--web.telemetry-path=/./m"], "clients leave out"),
+            (&["--web.telemetry-path=/../x"], "clients leave out"),
+            (&["--web.telemetry-path=/m%"], "clients decode what begins with %"),
+            (&["--web.telemetry-path=/%6detrics"], "clients decode"),
+            (&["--web.telemetry-path=/api/x"], "the API is served there"),
+            (&[&format!("--web.telemetry-path=/{}", "a".repeat(255))], "it is too long: wanted is"),
+            (&["--web.max-requests=many"], "'many' for '--web.max-requests <N>': wanted is a whole number from 1 to"),
+            (&["--web.max-requests=-1"], "wanted is a whole number from 1 to"),
+            (&["--web.allowed-host=https://a"], "'--web.allowed-host <NAME>': wanted is a name such as"),
+            (&["--web.allowed-host=a:80"], "without scheme and port"),
+            (&["--web.allowed-host="], "--web.allowed-host <NAME>"),
             (&["--resync.interval=0s"], "'--resync.interval <DURATION>': must be more than 0"),
             (&["--multipathd.timeout=10000000000000000000s"], "must be a day at most"),
             (&["--reread.interval=soon"], "'soon' for '--reread.interval <DURATION>'"),

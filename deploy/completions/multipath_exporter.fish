@@ -2,6 +2,7 @@ complete -c multipath_exporter -l web.listen-address -d 'Address to serve on: [H
 complete -c multipath_exporter -l web.config.file -d 'File of Prometheus\'s exporters (YAML) for TLS, basic authentication, rate limit and headers. Read again when it changes' -r -F
 complete -c multipath_exporter -l web.telemetry-path -d 'Path of the metrics' -r
 complete -c multipath_exporter -l web.max-requests -d 'Scrapes answered at once, 503 beyond; 0 for no limit' -r
+complete -c multipath_exporter -l web.allowed-host -d 'Name by which a browser may ask for the status page, the API and the runbooks, beside addresses, localhost and this host\'s node name. Repeatable; 421 for others' -r
 complete -c multipath_exporter -l path.sysfs -d 'Where sysfs is mounted' -r -F
 complete -c multipath_exporter -l path.procfs -d 'Where procfs is mounted' -r -F
 complete -c multipath_exporter -l path.udev.data -d 'Where udev keeps its database' -r -F
@@ -21,6 +22,7 @@ error\t''"
 complete -c multipath_exporter -l log.format -d 'Form of the log lines' -r -f -a "logfmt\t''
 json\t''"
 complete -c multipath_exporter -l web.systemd-socket -d 'Serve on the sockets that systemd passes, not on addresses'
+complete -c multipath_exporter -l web.no-status-page -d 'Serve only the metrics and the health, neither status page nor API nor runbooks'
 complete -c multipath_exporter -l no-collector.dm -d 'No ioctls nor event poll of device mapper: its devices come from multipathd, sysfs and events'
 complete -c multipath_exporter -l collector.dm
 complete -c multipath_exporter -l no-collector.nvme -d 'No native NVMe multipath devices'

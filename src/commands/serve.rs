@@ -27,6 +27,7 @@ use crate::reload::reload_on;
 use crate::shares::AddressShare;
 use crate::systemd;
 use crate::tasks::Tasks;
+use crate::web::hosts::AllowedHosts;
 use crate::web::routes::Routes;
 use crate::web::server::{self, Limits};
 use crate::web_config::WebConfig;
@@ -69,8 +70,15 @@ pub async fn serve(
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, path_series(cli));
     let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
-    let routes =
-        Routes::new(board, exposition, cli.web.telemetry_path.clone(), cli.web.max_requests, cli.web.address_share);
+    let status_page = (!cli.web.no_status_page).then(|| AllowedHosts::new(cli.web.allowed_hosts.clone()));
+    let routes = Routes::new(
+        board,
+        exposition,
+        cli.web.telemetry_path.clone(),
+        status_page,
+        cli.web.max_requests,
+        cli.web.address_share,
+    );
     let routes = Arc::new(routes);
     let admission = web_config.clone();
     let answer = move |client, request| {

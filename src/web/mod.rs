@@ -4,6 +4,7 @@
 //! ```text
 //! server/     connections, deadlines, shutdown
 //! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
+//!                                  hosts.rs: by which names a browser may ask
 //! api.rs      the JSON documents   stream.rs: events as they come
 //! held.rs     the memory of answers that clients have yet to take
 //! page/       what a person sees
@@ -11,6 +12,7 @@
 
 mod api;
 mod held;
+pub mod hosts;
 pub mod negotiate;
 mod page;
 pub mod routes;

@@ -18,6 +18,7 @@ use tracing::error;
 
 use super::api::{Devices, Events, MultipathHealth};
 use super::held::Held;
+use super::hosts::AllowedHosts;
 use super::page::{self, Query, View, runbooks};
 use super::server::Body;
 use super::{negotiate, stream};
@@ -49,6 +50,8 @@ pub struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
+    /// By which names a client may ask for what is read by people; `None` if that is not served.
+    status_page: Option<AllowedHosts>,
     /// One place per scrape whose page is being made; `None` for no limit.
     scrapes: Option<Arc<Shares>>,
     /// One place per other large answer that is being made: a page, or all devices.
@@ -68,11 +71,13 @@ pub struct Routes {
 
 impl Routes {
     /// `max_requests` is the number of scrapes worked on at once, 0 for no limit; `share` the part of it, and of the other
-    /// limits, that one client may have.
+    /// limits, that one client may have. Without
+    /// `status_page` there are only metrics and health.
     pub fn new(
         board: Board,
         exposition: Exposition,
         telemetry_path: String,
+        status_page: Option<AllowedHosts>,
         max_requests: usize,
         share: AddressShare,
     ) -> Self {
@@ -80,6 +85,7 @@ impl Routes {
             board,
             exposition: Arc::new(exposition),
             telemetry_path,
+            status_page,
             scrapes: (max_requests > 0).then(|| Shares::new(max_requests, share)),
             places: Shares::new(PLACES, share),
             streams: Shares::new(stream::LIMIT, share),
@@ -100,6 +106,13 @@ impl Routes {
         let path = request.uri().path();
         if path == self.telemetry_path {
             return self.metrics(client, request).await;
+        }
+        if is_for_people(path) {
+            match &self.status_page {
+                None => return nothing(),
+                Some(hosts) if !hosts.allow(request, &host()) => return misdirected(),
+                Some(_) => {}
+            }
         }
         if let Some(alert) = path.strip_prefix(runbooks::PLACE) {
             return self.runbook(client, request, alert).await;
@@ -296,6 +309,18 @@ fn host() -> String {
 
 fn too_many_answers() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n")
+}
+
+/// Whether it is the status page or what belongs to it. A web page that can read it sees the host's devices and their names.
+fn is_for_people(path: &str) -> bool {
+    let place = path.split('/').nth(1).unwrap_or_default();
+    matches!(place, "" | "api" | "runbooks")
+}
+
+fn misdirected() -> Response<Body> {
+    let sentence = "this host is not known by the name that the request asks for: ask by its address or its node name, or \
+                    start the exporter with --web.allowed-host=NAME\n";
+    text(StatusCode::MISDIRECTED_REQUEST, sentence)
 }
 
 fn nothing() -> Response<Body> {

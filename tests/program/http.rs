@@ -304,6 +304,60 @@ fn the_metrics_may_stand_elsewhere() {
     assert!(exporter.get("/").text().contains("href=\"/mpath/metrics\""));
 }
 
+/// A web page whose name was made to lead here asks by that name.
+#[test]
+fn what_people_read_is_read_by_names_of_this_host() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--web.allowed-host=storage.example.org", "--web.allowed-host=other.example."]);
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let address = exporter.addresses()[0].to_string();
+    let mut connection = exporter.connect();
+    let for_people = |path: &str| !path.starts_with("/-/") && path != "/metrics";
+    for (name, known) in [
+        (address.as_str(), true),
+        ("127.0.0.1", true),
+        ("[::1]:10056", true),
+        ("localhost:10056", true),
+        (&node, true),
+        (&format!("{}.:10056", node.to_uppercase()), true),
+        ("Storage.Example.org", true),
+        ("other.example:443", true),
+        ("evil.example", false),
+        (&format!("{node}.evil.example"), false),
+        ("", false),
+    ] {
+        for path in PATHS.iter().chain(&["/api/v2", "/runbooks/README", "/?q=a"]) {
+            for method in ["GET", "HEAD"] {
+                let answer = connection.request(method, path, &[("Host", name)]);
+                let misdirected = !known && for_people(path);
+                assert_eq!(answer.status == 421, misdirected, "{method} {path} of {name}: {}", answer.status);
+                if misdirected && method == "GET" {
+                    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+                    assert!(answer.text().contains("--web.allowed-host") && !answer.text().contains("example"));
+                }
+            }
+        }
+    }
+    for path in PATHS {
+        let mut connection = exporter.connect();
+        connection.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+        assert_eq!(connection.head().status, 200, "{path}");
+    }
+}
+
+#[test]
+fn without_the_status_page_there_are_metrics_and_health() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&["--web.no-status-page"]);
+    for path in PATHS {
+        let served = path == "/metrics" || path.starts_with("/-/");
+        for name in ["localhost", "evil.example"] {
+            let answer = exporter.connect().request("GET", path, &[("Host", name)]);
+            assert_eq!(answer.status, if served { 200 } else { 404 }, "{path}");
+        }
+    }
+}
+
 #[test]
 fn several_addresses() {
     let host = Host::recorded("01-healthy");

@@ -62,10 +62,11 @@ impl Connection {
         }
     }
 
-    /// Asks.
+    /// Asks, as somebody on this host unless `headers` has another `Host`.
     pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
         let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{lines}\r\n"));
+        let host = if headers.iter().any(|(name, _)| *name == "Host") { "" } else { "Host: localhost\r\n" };
+        self.send(format!("{method} {path} HTTP/1.1\r\n{host}{lines}\r\n"));
     }
 
     /// Reads status and headers, and leaves the body where it is.
