@@ -16,6 +16,8 @@ TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc kmod libc6-dev linux-im
 	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
+# What reads the log: Go, and Loki's parser.
+TEST_PACKAGES += golang-github-go-logfmt-logfmt-dev golang-go
 # The container image, and the packages.
 TEST_PACKAGES += buildah rpm uidmap
 TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
@@ -65,7 +67,7 @@ test: install-for-tests cargo $(VENV)/installed
 EARLY_TESTS := compile-release compile-tests machine test-rules compile-tools test-dashboard test-fleet test-notifications
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
-	test-new-kernel test-model
+	test-new-kernel test-model test-logfmt
 .PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
@@ -101,6 +103,9 @@ test-model:
 
 test-web:
 	tests/timed $@ tests/web/run $(EXPORTER)
+
+test-logfmt:
+	tests/timed $@ tests/logfmt/run $(EXPORTER)
 
 test-kubernetes:
 	tests/timed $@ tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python

@@ -3,6 +3,8 @@
 //! A thread of its own writes the lines. Standard error is a pipe to somebody's log daemon, and one that hangs must not
 //! stop the monitor: beyond its queue (128,000 lines) the thread drops lines.
 
+mod logfmt;
+
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::Targets;
@@ -11,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::cli::{LogFormat, LogLevel};
+use logfmt::Logfmt;
 
 /// Starts logging. What is queued when the guard is dropped is still written.
 pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
@@ -26,7 +29,7 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
     let level = Targets::new().with_default(level).with_targets(libraries);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Logfmt => {
-            Box::new(tracing_logfmt::builder().with_target(false).layer().with_writer(writer).with_filter(level))
+            Box::new(tracing_subscriber::fmt::layer().event_format(Logfmt).with_writer(writer).with_filter(level))
         }
         LogFormat::Json => Box::new(
             tracing_subscriber::fmt::layer()
