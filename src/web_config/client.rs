@@ -81,7 +81,15 @@ impl ClientCertificates {
             false => judge(&valid, &self.provider).map_err(Error::General)?,
         };
         let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
-        chains.verify_client_cert(end_entity, intermediates, now).map(drop)
+        chains.verify_client_cert(end_entity, intermediates, now).map(drop).map_err(|error| {
+            // webpki looks first whether it is a CA's, as `openssl req -x509` makes them. What matters is that nobody here
+            // knows it.
+            let parsed = parse(end_entity);
+            match parsed.is_ok_and(|certificate| certificate.issuer() == certificate.subject()) {
+                true => CertificateError::UnknownIssuer.into(),
+                false => error,
+            }
+        })
     }
 }
 

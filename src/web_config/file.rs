@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use bcrypt::HashParts;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
 
-use super::values::{Cipher, ClientAuth, Curve, Pem, PemSource, RateLimit, Tls, Version};
+use super::users::{Users, too_costly};
+use super::values::{Cipher, ClientAuth, Curves, MinVersion, Pem, PemSource, RateLimit, Tls, Version};
 
 /// What the file says, and nothing in it contradicts itself. Other files that it names are not looked at yet.
 #[derive(Debug)]
@@ -21,6 +21,9 @@ pub struct File {
     pub headers: HeaderMap,
     /// bcrypt hashes by user name; empty if anybody may ask.
     pub users: BTreeMap<String, String>,
+    /// The names of others and the costs of their hashes, which nobody waits for. Not among `users`, so that they are as
+    /// unknown: a guess takes as long as for any name that is not there.
+    pub too_costly: Vec<(String, u32)>,
     pub rate_limit: Option<RateLimit>,
 }
 
@@ -29,7 +32,7 @@ pub struct File {
 struct FileText {
     tls_server_config: Option<TlsText>,
     http_server_config: Option<HttpText>,
-    basic_auth_users: Option<BTreeMap<String, UserHash>>,
+    basic_auth_users: Option<Users>,
     rate_limit: Option<RateLimitText>,
 }
 
@@ -44,11 +47,11 @@ struct TlsKeys {
     client_ca_file: Option<Spanned<String>>,
     client_auth_type: Option<ClientAuth>,
     client_allowed_sans: Option<Vec<String>>,
-    min_version: Option<Version>,
+    min_version: Option<Spanned<MinVersion>>,
     max_version: Option<Version>,
     cipher_suites: Option<Spanned<Vec<Cipher>>>,
     prefer_server_cipher_suites: Option<bool>,
-    curve_preferences: Option<Vec<Curve>>,
+    curve_preferences: Option<Spanned<Curves>>,
 }
 
 /// The keys that have been found to belong together.
@@ -101,8 +104,40 @@ impl TryFrom<TlsKeys> for TlsText {
             }
             _ => {}
         }
-        let (min_version, max_version) =
-            (keys.min_version.unwrap_or(Version::Tls12), keys.max_version.unwrap_or(Version::Tls13));
+        let mut left_out = Vec::new();
+        let mut leave_out = |line: u64, key: &str, names: &[String]| {
+            if !names.is_empty() {
+                let names = names.join(", ");
+                left_out
+                    .push(format!("line {line}: tls_server_config: {key}: left out, as not supported here: {names}"));
+            }
+        };
+        let min_version = match keys.min_version.map(|version| (version.referenced.line(), version.value)) {
+            None => Version::Tls12,
+            Some((_, MinVersion::Here(version))) => version,
+            Some((line, MinVersion::OfGoOnly(name))) => {
+                leave_out(line, "min_version", &[name]);
+                Version::Tls12
+            }
+        };
+        let cipher_suites_line = keys.cipher_suites.as_ref().map_or(0, |suites| suites.referenced.line());
+        let cipher_suites = keys.cipher_suites.map(|suites| suites.value).filter(|suites| !suites.is_empty());
+        let cipher_suites = cipher_suites.map(|listed| {
+            let (mut here, mut of_go_only) = (Vec::new(), Vec::new());
+            for suite in listed {
+                match suite {
+                    Cipher::Here(suite) => here.push(suite),
+                    Cipher::OfGoOnly(name) => of_go_only.push(name),
+                }
+            }
+            leave_out(cipher_suites_line, "cipher_suites", &of_go_only);
+            here
+        });
+        let curves = keys.curve_preferences.map(|curves| {
+            leave_out(curves.referenced.line(), "curve_preferences", &curves.value.of_go_only);
+            curves.value.here
+        });
+        let max_version = keys.max_version.unwrap_or(Version::Tls13);
         if min_version > max_version {
             return Err("min_version is above max_version");
         }
@@ -114,10 +149,11 @@ impl TryFrom<TlsKeys> for TlsText {
             client_allowed_sans,
             min_version,
             max_version,
-            cipher_suites_line: keys.cipher_suites.as_ref().map_or(0, |suites| suites.referenced.line()),
-            cipher_suites: keys.cipher_suites.map(|suites| suites.value).unwrap_or_default(),
+            cipher_suites,
+            cipher_suites_line,
             prefer_server_cipher_suites: keys.prefer_server_cipher_suites.unwrap_or(true),
-            curves: keys.curve_preferences.unwrap_or_default(),
+            curves: curves.filter(|curves| !curves.is_empty()),
+            left_out,
         })))
     }
 }
@@ -161,45 +197,6 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
         }
         Ok(Headers(headers))
     }
-}
-
-/// A hash that bcrypt can compare with. It is never shown: who sees it can try passwords on it.
-#[derive(Deserialize)]
-#[serde(try_from = "Option<String>")]
-struct UserHash(String);
-
-/// Each step doubles the time. At this one a password takes more than three seconds of a processor, and two more steps
-/// take longer than Prometheus waits for a scrape: whoever has such a hash never gets in. The toolkit takes up to 31, which
-/// is more than a day for each guess, and nobody else's password is looked at meanwhile.
-const MAX_COST: u32 = 16;
-
-impl TryFrom<Option<String>> for UserHash {
-    type Error = String;
-
-    fn try_from(hash: Option<String>) -> Result<Self, Self::Error> {
-        let hash = without_stray_bits(&hash.unwrap_or_default());
-        match hash.parse::<HashParts>().map(|parts| parts.get_cost()) {
-            Ok(4..=MAX_COST) => Ok(UserHash(hash)),
-            Ok(cost @ 17..=31) => Err(format!(
-                "hashed with a bcrypt cost of {cost}, which takes {} times as long as 10: at most {MAX_COST} is taken here",
-                1 << (cost - 10)
-            )),
-            _ => Err("not hashed with bcrypt, as a password in basic_auth_users must be".to_owned()),
-        }
-    }
-}
-
-/// The salt's 16 bytes are written with 22 characters, which leave room for four bits more. Some tools write something
-/// there; Go does not look at it, and the library would refuse it.
-fn without_stray_bits(hash: &str) -> String {
-    const DIGITS: &str = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    const LAST: std::ops::Range<usize> = 28..29;
-    let digit = hash.get(LAST).and_then(|last| DIGITS.find(last));
-    let mut hash = hash.to_owned();
-    if let Some(whole) = digit.and_then(|digit| DIGITS.get(digit & 0b11_0000..=digit & 0b11_0000)) {
-        hash.replace_range(LAST, whole);
-    }
-    hash
 }
 
 #[derive(Default, Deserialize)]
@@ -372,7 +369,7 @@ impl<'de> Visitor<'de> for &mut Way {
 }
 
 /// A key as far as it can be one: without a space after the colon it has its value in it, and that may be a password.
-fn name(key: &str) -> &str {
+pub fn name(key: &str) -> &str {
     key.split(':').next().unwrap_or_default()
 }
 
@@ -404,7 +401,11 @@ impl File {
         if self.rate_limit.is_some_and(|limit| limit.burst == 0) {
             warnings.push("rate_limit has a burst of 0: every request is refused".to_owned());
         }
+        for (name, cost) in &self.too_costly {
+            warnings.push(format!("basic_auth_users: {:?} is not let in: {}", self::name(name), too_costly(*cost)));
+        }
         let Some(tls) = &self.tls else { return warnings };
+        warnings.extend(tls.left_out.iter().cloned());
         let auth = tls.client_auth;
         if auth.verifies() && tls.client_ca.is_none() {
             let warning = "client_auth_type is VerifyClientCertIfGiven without client_ca_file: whoever shows a \
@@ -451,7 +452,8 @@ impl File {
             tls,
             http2: http.http2.unwrap_or(true),
             headers: http.headers.unwrap_or_default().0,
-            users: users.into_iter().map(|(name, UserHash(hash))| (name, hash)).collect(),
+            users: users.hashes,
+            too_costly: users.too_costly,
             rate_limit,
         })
     }
@@ -483,20 +485,6 @@ mod tests {
         assert_eq!((tls.min_version, tls.max_version), (Version::Tls12, Version::Tls13));
         assert_eq!(tls.client_auth, ClientAuth::NoClientCert);
         assert!(tls.prefer_server_cipher_suites && tls.client_allowed_sans.is_none() && tls.client_ca.is_none());
-    }
-
-    #[test]
-    fn what_a_salt_has_no_room_for_is_not_looked_at() {
-        let hash = bcrypt::hash("secret", 4).unwrap();
-        for stray in ['.', 'O', 'e', 'u', '9'] {
-            let mut written = hash.clone();
-            written.replace_range(28..29, &stray.to_string());
-            let UserHash(taken) = UserHash::try_from(Some(written)).unwrap();
-            // One of the four that the last two bits of the salt can be.
-            let wanted = taken[28..29] == hash[28..29];
-            assert_eq!(bcrypt::verify("secret", &taken).unwrap(), wanted, "{stray}: {taken}");
-            assert!([".", "O", "e", "u"].contains(&&taken[28..29]), "{taken}");
-        }
     }
 
     #[test]

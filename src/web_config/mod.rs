@@ -7,14 +7,17 @@
 //!
 //! ```text
 //! file.rs    the keys, and what belongs together      tls.rs      what rustls is told
-//! auth.rs    users and passwords                      client.rs   which client certificates are good enough
+//! users.rs   who may be let in                        client.rs   which client certificates are good enough
+//! auth.rs    users and passwords                      reasons.rs  why a handshake failed
 //! limit.rs   how often                                reload.rs   what a change of the files does
 //! values.rs  what the keys may say, for all of these
 //! ```
 //!
 //! Where it differs from the toolkit, on purpose:
 //!
-//! - TLS 1.0 and 1.1, the CBC cipher suites and the curve P-521 are refused at the start: rustls has none of them.
+//! - rustls has neither TLS 1.0 and 1.1, nor the CBC cipher suites, nor the curve P-521. What the file lists of them is left
+//!   out with a warning, as the same file may serve exporters that have them. It is refused if nothing is left: all curves,
+//!   all cipher suites of the only version, or a `max_version` below 1.2.
 //!   Nor has it certificates with keys on P-521, which are refused at the start where they can be seen then, nor those of
 //!   X.509 version 1 but for CAs, nor of curves Go's newest, X25519MLKEM768.
 //! - How many CAs may stand between a client's certificate and a CA of `client_ca_file` is as that CA's certificate has
@@ -24,7 +27,8 @@
 //! - What does nothing in the toolkit and looks as if it did is refused: `client_allowed_sans` where no certificate is
 //!   asked for, a CA file without a certificate. Where certificates are asked for and not verified, the names are looked
 //!   for as there, and a warning says what that is worth.
-//! - A bcrypt cost above 16 is refused: see `file.rs`.
+//! - Users whose hash has a bcrypt cost above 16 are not let in, with a warning, and take as long as names that are not
+//!   there. The file is refused if all users are such: see `users.rs`.
 //! - The toolkit reads its files at every request. Here they are compared once a second, and never on a request's way: on
 //!   a host that loses its disks, reading may take for ever.
 //! - What protects cannot be taken away without a restart. See [`reload`].
@@ -33,8 +37,10 @@ mod auth;
 mod client;
 mod file;
 mod limit;
+mod reasons;
 pub mod reload;
 mod tls;
+mod users;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -54,7 +60,8 @@ use reload::{Files, Protection};
 
 use crate::shares::{AddressShare, Client, Shares};
 
-pub use tls::{HTTP_2, why_refused};
+pub use reasons::why_refused;
+pub use tls::HTTP_2;
 
 /// What is wrong with the file, in one line that names it.
 #[derive(Debug, thiserror::Error)]

@@ -8,10 +8,10 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use rustls::{CertificateError, CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion, version};
 
 use super::client::{ClientCertificates, is_of_version_3};
-use super::values::{CIPHERS, Cipher, Curve, Pem, PemSource, Tls, Version};
+use super::values::{CIPHERS, Pem, PemSource, Tls, Version};
 
 /// What HTTP/2 calls itself in a handshake (RFC 7301).
 pub const HTTP_2: &[u8] = b"h2";
@@ -29,7 +29,7 @@ pub fn server_config(
     warnings: &mut Vec<String>,
 ) -> Result<(Arc<ServerConfig>, Arc<ClientCertificates>), String> {
     let provider = Arc::new(provider(tls));
-    if http2 && tls.min_version == Version::Tls12 && !tls.cipher_suites.is_empty() {
+    if http2 && tls.min_version == Version::Tls12 && tls.cipher_suites.is_some() {
         // RFC 9113, 9.2.2: whoever speaks HTTP/2 over TLS 1.2 may count on this suite. Go does not start without, either.
         let required =
             [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
@@ -87,7 +87,7 @@ pub fn server_config(
             ),
             error => tls.certificate.wrong(&error.to_string()),
         })?;
-    config.ignore_client_order = tls.prefer_server_cipher_suites && !tls.cipher_suites.is_empty();
+    config.ignore_client_order = tls.prefer_server_cipher_suites && tls.cipher_suites.is_some();
     config.alpn_protocols = match http2 {
         true => vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()],
         false => vec![HTTP_1_1.to_vec()],
@@ -98,53 +98,18 @@ pub fn server_config(
     Ok((Arc::new(config), clients))
 }
 
-/// Why a handshake failed, if an administrator should know: one side refused the other's certificate, or they have no
-/// version, cipher suite or protocol in common. Not what is no TLS, nor who hangs up.
-pub fn why_refused(error: &Error) -> Option<String> {
-    match error {
-        Error::NoCertificatesPresented => Some("the client shows no certificate".to_owned()),
-        Error::InvalidCertificate(cause) => Some(format!("the client's certificate: {}", what_is_wrong(cause))),
-        Error::AlertReceived(alert) => Some(format!("the client ends it: {alert:?}")),
-        Error::PeerIncompatible(cause) => Some(format!("nothing in common: {cause:?}")),
-        Error::NoApplicationProtocol => Some("the client speaks neither HTTP/1.1 nor HTTP/2".to_owned()),
-        _ => None,
-    }
-}
-
-/// In words that stay the same: rustls's have the time of day in them.
-fn what_is_wrong(error: &CertificateError) -> String {
-    use CertificateError::{
-        ApplicationVerificationFailure, BadSignature, Expired, ExpiredContext, InvalidPurpose, InvalidPurposeContext,
-        NotValidYet, NotValidYetContext, UnknownIssuer, UnsupportedSignatureAlgorithmContext,
-        UnsupportedSignatureAlgorithmForPublicKeyContext,
-    };
-    let text = match error {
-        ApplicationVerificationFailure => "no name in it is one of client_allowed_sans",
-        UnknownIssuer => "of no CA in client_ca_file",
-        Expired | ExpiredContext { .. } => "expired",
-        NotValidYet | NotValidYetContext { .. } => "not valid yet",
-        InvalidPurpose | InvalidPurposeContext { .. } => "not for clients",
-        BadSignature => "a signature is wrong",
-        UnsupportedSignatureAlgorithmContext { .. } | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "signed in a way, or by a kind of key, that is not supported here"
-        }
-        error => return error.to_string(),
-    };
-    text.to_owned()
-}
-
 /// Stands in each of the forms that an encrypted key has in PEM.
 const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
 fn provider(tls: &Tls) -> CryptoProvider {
     let all = CIPHERS.iter().map(|(_, suite)| *suite);
     let mut provider = default_provider();
-    if !tls.cipher_suites.is_empty() {
-        let listed = tls.cipher_suites.iter().map(|Cipher(suite)| *suite).filter(|suite| suite.tls13().is_none());
+    if let Some(listed) = &tls.cipher_suites {
+        let listed = listed.iter().copied().filter(|suite| suite.tls13().is_none());
         provider.cipher_suites = all.filter(|suite| suite.tls13().is_some()).chain(listed).collect();
     }
-    if !tls.curves.is_empty() {
-        provider.kx_groups = tls.curves.iter().map(|Curve(group)| *group).collect();
+    if let Some(curves) = &tls.curves {
+        provider.kx_groups.clone_from(curves);
     }
     provider
 }

@@ -18,13 +18,15 @@ pub struct Tls {
     pub client_allowed_sans: Option<Vec<String>>,
     pub min_version: Version,
     pub max_version: Version,
-    /// Empty for all.
-    pub cipher_suites: Vec<Cipher>,
+    /// `None` for all. Empty if none of those that are listed is here: TLS 1.3 has its own.
+    pub cipher_suites: Option<Vec<SupportedCipherSuite>>,
     /// Where they are listed.
     pub cipher_suites_line: u64,
     pub prefer_server_cipher_suites: bool,
-    /// In order of preference; empty for all.
-    pub curves: Vec<Curve>,
+    /// In order of preference; `None` for all.
+    pub curves: Option<Vec<&'static dyn SupportedKxGroup>>,
+    /// What the file asks for and Go alone has, each with its line and its key. The rest of the list is there.
+    pub left_out: Vec<String>,
 }
 
 /// Where a certificate or key is.
@@ -111,10 +113,32 @@ impl TryFrom<String> for Version {
     }
 }
 
-/// A cipher suite that rustls has.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// The lower end of a range of versions. Below those that rustls speaks it is the range from there on that is left.
+#[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Cipher(pub SupportedCipherSuite);
+pub enum MinVersion {
+    Here(Version),
+    OfGoOnly(String),
+}
+
+impl TryFrom<String> for MinVersion {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "TLS10" | "TLS11" => Ok(MinVersion::OfGoOnly(text)),
+            _ => Version::try_from(text).map(MinVersion::Here),
+        }
+    }
+}
+
+/// A cipher suite that Go has.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Cipher {
+    Here(SupportedCipherSuite),
+    OfGoOnly(String),
+}
 
 /// By the names that Go gives them. Those of TLS 1.3 come first and in Go's order: they cannot be chosen between, as in
 /// Go, and so are all there whatever is listed.
@@ -130,12 +154,17 @@ pub const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
     ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
 ];
 
-/// Go has these beside them. They are block ciphers whose checksum is inside, the source of a decade of attacks.
-const CIPHERS_OF_GO_ONLY: [&str; 4] = [
+/// Go has these beside them, the last four up to 1.21: `tls.CipherSuites` is what the toolkit takes. They are block ciphers
+/// whose checksum is inside, the source of a decade of attacks, or give away old traffic with the key.
+const CIPHERS_OF_GO_ONLY: [&str; 8] = [
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
 ];
 
 impl TryFrom<String> for Cipher {
@@ -143,30 +172,57 @@ impl TryFrom<String> for Cipher {
 
     fn try_from(text: String) -> Result<Self, String> {
         match CIPHERS.iter().find(|(name, _)| *name == text) {
-            Some((_, suite)) => Ok(Cipher(*suite)),
-            None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => {
-                Err(format!("cipher suite {text} is not supported here: use one with GCM or CHACHA20_POLY1305"))
-            }
+            Some((_, suite)) => Ok(Cipher::Here(*suite)),
+            None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => Ok(Cipher::OfGoOnly(text)),
             None => Err(format!("there is no cipher suite {text:?}")),
         }
     }
 }
 
-/// A curve that rustls has.
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// A curve that Go has.
+#[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Curve(pub &'static dyn SupportedKxGroup);
+pub enum Curve {
+    Here(&'static dyn SupportedKxGroup),
+    OfGoOnly(String),
+}
 
 impl TryFrom<String> for Curve {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
-            "X25519" => Ok(Curve(kx_group::X25519)),
-            "CurveP256" => Ok(Curve(kx_group::SECP256R1)),
-            "CurveP384" => Ok(Curve(kx_group::SECP384R1)),
-            "CurveP521" => Err(format!("curve {text} is not supported here: use X25519, CurveP256 or CurveP384")),
+            "X25519" => Ok(Curve::Here(kx_group::X25519)),
+            "CurveP256" => Ok(Curve::Here(kx_group::SECP256R1)),
+            "CurveP384" => Ok(Curve::Here(kx_group::SECP384R1)),
+            "CurveP521" => Ok(Curve::OfGoOnly(text)),
             _ => Err(format!("there is no curve {text:?}")),
+        }
+    }
+}
+
+/// The curves of a list that are here; what is not is told of.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Vec<Curve>")]
+pub struct Curves {
+    pub here: Vec<&'static dyn SupportedKxGroup>,
+    pub of_go_only: Vec<String>,
+}
+
+impl TryFrom<Vec<Curve>> for Curves {
+    type Error = &'static str;
+
+    fn try_from(listed: Vec<Curve>) -> Result<Self, Self::Error> {
+        let mut curves = Curves { here: Vec::new(), of_go_only: Vec::new() };
+        for curve in listed {
+            match curve {
+                Curve::Here(group) => curves.here.push(group),
+                Curve::OfGoOnly(name) => curves.of_go_only.push(name),
+            }
+        }
+        match curves.here.is_empty() && !curves.of_go_only.is_empty() {
+            true => Err("none of these curves is supported here: add X25519, CurveP256 or CurveP384"),
+            false => Ok(curves),
         }
     }
 }

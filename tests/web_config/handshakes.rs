@@ -3,7 +3,7 @@
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::{CipherSuite, ProtocolVersion, SupportedCipherSuite, version};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::certificates::{
     Ca, Identity, client, expired, for_servers_only, not_for_signing, not_of_a_ca, not_valid_yet, of_a_ca, self_signed,
@@ -340,11 +340,90 @@ async fn no_session_outlives_its_connection() {
 }
 
 #[tokio::test]
-async fn who_speaks_http_to_tls_and_tls_to_http_is_told_and_closed() {
+async fn who_speaks_tls_to_http_is_told_and_closed() {
     let site = Site::new();
-    let server = site.serve(TLS).await;
-    assert_eq!(server.plain("/", "").await, None);
     let server = site.serve("").await;
     let error = server.connect(site.client(None)).await.unwrap_err();
     assert!(error.to_string().contains("InvalidContentType"), "{error}");
+}
+
+/// As Go's server does it, and so every exporter of Prometheus: a forgotten `scheme: https`.
+#[tokio::test]
+async fn http_without_tls_is_told_so() {
+    let site = Site::new();
+    let server = site.serve(TLS).await;
+    let wanted = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    for method in ["GET", "HEAD", "POST", "PUT", "OPTIONS"] {
+        for piecewise in [false, true] {
+            let mut stream = server.tcp().await;
+            let request = format!("{method} /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
+            match piecewise {
+                false => within(stream.write_all(request.as_bytes())).await.unwrap(),
+                // No more is needed to know it by.
+                true => {
+                    for byte in &request.as_bytes()[..5] {
+                        within(stream.write_all(&[*byte])).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            let mut said = String::new();
+            within(stream.read_to_string(&mut said)).await.unwrap();
+            assert_eq!(said, wanted, "{method}");
+        }
+    }
+}
+
+/// `protocol_version`, so that the client's log says what is wrong.
+#[tokio::test]
+async fn old_versions_are_told_that_they_are() {
+    let site = Site::new();
+    let server = site.serve(TLS).await;
+    // What openssl and Go say: a random number, suites with RSA, no compression, and no signatures.
+    let hello = |version: u8| {
+        let hello = [&[3, version][..], &[7; 32], &[0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]].concat();
+        let length = u8::try_from(hello.len()).unwrap();
+        [&[22, 3, 1, 0, length + 4, 1, 0, 0, length], &hello[..]].concat()
+    };
+    for version in [1, 2] {
+        let mut stream = server.tcp().await;
+        within(stream.write_all(&hello(version))).await.unwrap();
+        let mut said = Vec::new();
+        within(stream.read_to_end(&mut said)).await.unwrap();
+        assert_eq!(said, [21, 3, version, 0, 2, 2, 70], "{version}");
+    }
+    // TLS 1.2, which lacks something else.
+    let mut stream = server.tcp().await;
+    within(stream.write_all(&hello(3))).await.unwrap();
+    let mut said = Vec::new();
+    within(stream.read_to_end(&mut said)).await.unwrap();
+    assert_eq!((said[0], said[6]), (21, 40));
+}
+
+/// `openssl req -x509` makes a certificate that is a CA's.
+#[tokio::test]
+async fn a_stranger_that_signs_itself_is_of_no_known_ca() {
+    let site = Site::new();
+    let stranger = self_signed(&of_a_ca(client(&["prometheus"])));
+    let text = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n");
+    assert_judged(&text, &site, &[("a CA's own", Some(&stranger), Err("UnknownCA"))]).await;
+}
+
+#[tokio::test]
+async fn what_go_alone_has_is_left_out_of_a_list() {
+    let site = Site::new();
+    let text = format!("{TLS}  min_version: TLS10\n  curve_preferences: [CurveP521, CurveP384]\n");
+    let server = site.serve(&text).await;
+    let client = |group: &'static dyn SupportedKxGroup, versions: &[&'static rustls::SupportedProtocolVersion]| {
+        site.client_of(CryptoProvider { kx_groups: vec![group], ..default_provider() }, versions, None)
+    };
+    for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
+        assert_eq!(server.lets_in(client(kx_group::SECP384R1, versions)).await, Ok(()));
+        // An empty list would have meant all.
+        assert!(server.lets_in(client(kx_group::X25519, versions)).await.is_err());
+    }
+    let suites = "  cipher_suites: [TLS_RSA_WITH_AES_128_CBC_SHA]\nhttp_server_config: {http2: false}\n";
+    let server = site.serve(&format!("{TLS}{suites}")).await;
+    assert_eq!(server.lets_in(site.client_of(default_provider(), &[&version::TLS13], None)).await, Ok(()));
+    assert!(server.lets_in(site.client_of(default_provider(), &[&version::TLS12], None)).await.is_err());
 }

@@ -393,7 +393,9 @@ async fn handshakes_that_are_garbage_or_never_end_are_cut_off() {
     for (name, bytes) in [
         ("nothing", Vec::new()),
         ("zeroes", vec![0; 4096]),
-        ("HTTP", b"GET / HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
+        ("HTTP that Go does not know either", b"DELETE / HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        ("half a request", b"GET".to_vec()),
         ("half a record's head", vec![22, 3]),
         ("a record that does not come", record([0x3f, 0xff])),
         ("a record that is too long", [record([0xff, 0xff]), vec![0; 65_535]].concat()),

@@ -5,6 +5,7 @@
 //! - [`handshakes`]: versions, cipher suites, curves, and who may connect
 //! - [`requests`]: users, rate limit, headers
 //! - [`changes`]: what becomes of a server whose files change
+//! - [`toolkit`]: the cases of Prometheus's exporter-toolkit, its outcome and ours
 //! - [`hostile`]: clients of TLS and HTTP/2 that mean harm
 //!
 //! `tests/web/run` does much of this again with other people's clients: curl, openssl and Prometheus.
@@ -21,3 +22,4 @@ mod handshakes;
 mod hostile;
 mod requests;
 mod site;
+mod toolkit;

@@ -32,6 +32,24 @@ async fn who_is_not_known_is_asked_for_a_password_everywhere() {
     }
 }
 
+/// Nobody waits for a hash of this cost, and without a user anybody might ask.
+#[tokio::test]
+async fn too_costly_a_hash_lets_nobody_in_and_keeps_nobody_out() {
+    let site = Site::new();
+    let costly = |user: &str| format!("  {user}: $2y$18$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n");
+    let server = site.serve(&format!("{}{}", users(), costly("nobody"))).await;
+    // `nobody:secret` is answered as a name that is not there: by one of the other hashes.
+    for _ in 0..2 {
+        for (headers, status) in [(NOBODY, 401), (ALICE, 200), (WRONG, 401), ("", 401)] {
+            let answer = server.plain("/", headers).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{headers}: {answer}");
+        }
+    }
+    let warnings = server.config.warnings();
+    assert!(warnings.iter().any(|line| line.contains("\"nobody\"") && line.contains("cost of 18")), "{warnings:?}");
+    assert!(site.load(&format!("basic_auth_users:\n{}{}", costly("a"), costly("b"))).is_err());
+}
+
 #[tokio::test]
 async fn over_tls_as_well() {
     let site = Site::new();

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -24,20 +23,14 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::server::Acceptor;
-use tokio_rustls::server::TlsStream;
 use tracing::{debug, error};
 
 use super::activity::{Activity, Metered, Phase, Turn};
+use super::handshake::{handshake, reason};
 use super::notice::{Closed, Notice};
 use super::{Body, Limits};
 use crate::shares::Client;
-use crate::web_config::{HTTP_2, Transport, why_refused};
-
-/// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
-/// large page, and take half as long again. Less than what the kernel's buffer holds for a client that takes nothing.
-const TLS_BUFFER: usize = 512 * 1024;
+use crate::web_config::{HTTP_2, Transport};
 
 /// How much of what a client sends ahead is held for it, and of an answer queued at a time. Five hundred clients that send
 /// ahead and read nothing took twice the memory with hyper's own, and a large page took as long.
@@ -128,15 +121,12 @@ where
             accepted = handshake(stream, &self.server.transport) => match accepted {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return Ok(()),
-                Err((error, stream)) => {
-                    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-                    if let Some(reason) = cause.and_then(why_refused) {
+                Err((error, mut stream)) => {
+                    if let Some(reason) = reason(&error) {
                         self.server.notice.handshake_failed(self.peer.ip(), reason);
                     }
                     // By now the client has been told, and is to read it.
-                    if let Some(mut stream) = stream {
-                        stream.shutdown().await?;
-                    }
+                    stream.shutdown().await?;
                     return Err(error.into());
                 }
             },
@@ -186,25 +176,6 @@ where
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
     }
-}
-
-/// Shakes hands as `transport` says once the client has said hello; nothing if it is not to be spoken to any more. An error
-/// comes with the stream, if it is still open.
-async fn handshake<S>(
-    stream: S,
-    transport: &(impl Fn() -> Transport + ?Sized),
-) -> Result<Option<TlsStream<S>>, (io::Error, Option<S>)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let hello = match (&mut hello).await {
-        Ok(said) => said,
-        Err(error) => return Err((error, hello.take_io())),
-    };
-    let Transport::Tls(config) = transport() else { return Ok(None) };
-    let handshake = hello.into_stream_with(config, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
-    handshake.into_fallible().await.map(Some).map_err(|(error, stream)| (error, Some(stream)))
 }
 
 /// Runs a connection to its end; when `stopping` says so, lets the answers under way finish.

@@ -8,7 +8,7 @@
 //! ```text
 //! mod.rs            listeners, the table of connections      activity.rs     how long a client may keep us waiting
 //! conversation.rs   one connection, its requests             body.rs         what answers are made of
-//!                                                            notice.rs       what metrics and log tell of clients
+//! handshake.rs      how TLS begins, or does not              notice.rs       what metrics and log tell of clients
 //! ```
 //!
 //! Not hyper-util's auto connection and graceful-shutdown helper, nor tower: they know neither eviction nor deadlines
@@ -17,6 +17,7 @@
 mod activity;
 mod body;
 mod conversation;
+mod handshake;
 mod notice;
 
 use std::collections::HashMap;

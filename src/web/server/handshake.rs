@@ -1,0 +1,237 @@
+//! How a connection over TLS begins: what the client says first, and what it is told if that will not do.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::StartHandshake;
+use tokio_rustls::rustls::server::{Accepted, Acceptor};
+use tokio_rustls::server::TlsStream;
+
+use crate::web_config::{Transport, why_refused};
+
+/// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
+/// large page, and take half as long again. Less than what the kernel's buffer holds for a client that takes nothing.
+const TLS_BUFFER: usize = 512 * 1024;
+
+/// How requests without TLS begin, as far as a record of TLS has its head. Go's server knows these
+/// (`tlsRecordHeaderLooksLikeHTTP` in `net/http/server.go`).
+const REQUESTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+
+/// What that server answers them, and so every exporter of Prometheus.
+const NO_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Bytes in the head of a record (RFC 8446, 5.1).
+const RECORD_HEAD: usize = 5;
+
+/// As much of the client's first words as is kept to look at. A client of old versions has few.
+const KEPT: usize = 2 * 1024;
+
+/// Why a client is not spoken to, before rustls is asked.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the client speaks HTTP without TLS")]
+    Http,
+    #[error("no version in common: the client offers {0} at most, and TLS 1.2 is the least here")]
+    Old(&'static str),
+}
+
+/// Shakes hands as `transport` says once the client has said hello; nothing if it is not to be spoken to any more. An error
+/// comes with the stream: by then the client has been told.
+pub async fn handshake<S>(
+    mut stream: S,
+    transport: &(impl Fn() -> Transport + ?Sized),
+) -> Result<Option<TlsStream<S>>, (io::Error, S)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let hello = match hello(&mut stream).await {
+        Ok(hello) => hello,
+        Err(error) => return Err((error, stream)),
+    };
+    let Transport::Tls(config) = transport() else { return Ok(None) };
+    let hello = StartHandshake::from_parts(hello, stream);
+    let handshake = hello.into_stream_with(config, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
+    handshake.into_fallible().await.map(Some)
+}
+
+/// Why this handshake failed, if an administrator should know.
+pub fn reason(error: &io::Error) -> Option<String> {
+    let cause = error.get_ref()?;
+    match cause.downcast_ref::<Refusal>() {
+        Some(refusal) => Some(refusal.to_string()),
+        None => cause.downcast_ref().and_then(why_refused),
+    }
+}
+
+/// Reads what the client says first.
+async fn hello<S>(stream: &mut S) -> io::Result<Accepted>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut acceptor = Acceptor::default();
+    let mut said = Vec::with_capacity(KEPT);
+    while said.len() < RECORD_HEAD {
+        hear(stream, &mut said).await?;
+    }
+    if REQUESTS.iter().any(|request| said.starts_with(*request)) {
+        return refuse(stream, NO_HTTPS, Refusal::Http).await;
+    }
+    let mut taken = 0;
+    loop {
+        let mut rest = said.get(taken..).unwrap_or_default();
+        acceptor.read_tls(&mut rest)?;
+        if !rest.is_empty() {
+            // It has room for twice of what comes at once.
+            return Err(io::Error::other("more than is taken at once"));
+        }
+        let accepted = acceptor.accept();
+        if let Some((version, alert)) = old_version(&said) {
+            return refuse(stream, &alert, Refusal::Old(version)).await;
+        }
+        match accepted {
+            Ok(Some(hello)) => return Ok(hello),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut told = Vec::new();
+                alert.write_all(&mut told)?;
+                return refuse(stream, &told, error).await;
+            }
+        }
+        said.truncate(KEPT);
+        taken = said.len();
+        hear(stream, &mut said).await?;
+    }
+}
+
+/// Adds what comes next.
+async fn hear(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> io::Result<()> {
+    match stream.take(KEPT as u64).read_buf(said).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells the client, and says why. Whether it hears it changes nothing.
+async fn refuse<S, T>(
+    stream: &mut S,
+    told: &[u8],
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> io::Result<T>
+where
+    S: AsyncWrite + Unpin,
+{
+    let _ = stream.write_all(told).await;
+    Err(io::Error::new(io::ErrorKind::InvalidData, cause))
+}
+
+/// The newest version that a client offers which offers none from TLS 1.2 on, and the alert that says so to it; `None` for
+/// others, and where its hello is not whole. rustls names the first extension that it misses instead, in the alert too.
+///
+/// RFC 8446, 4.1.2 and 4.2.1: the head of the record; a hello's type, length and version; 32 random bytes; then its session,
+/// cipher suites, compressions and extensions, each with its length before it. Among the extensions may be a list of versions.
+fn old_version(said: &[u8]) -> Option<(&'static str, [u8; 7])> {
+    const HANDSHAKE: u8 = 22;
+    const CLIENT_HELLO: u8 = 1;
+    const SUPPORTED_VERSIONS: usize = 43;
+    let mut record = Bytes(said);
+    let [HANDSHAKE, 3, _] = *record.take(3)? else { return None };
+    let mut message = record.part(2)?;
+    let [CLIENT_HELLO] = *message.take(1)? else { return None };
+    let mut hello = message.part(3)?;
+    let version = hello.number(2)?;
+    hello.take(32)?;
+    for length in [1, 2, 1] {
+        hello.part(length)?;
+    }
+    let mut newest = version;
+    let mut extensions = hello.part(2).unwrap_or(Bytes(&[]));
+    while !extensions.0.is_empty() {
+        let (kind, mut content) = (extensions.number(2)?, extensions.part(2)?);
+        if kind == SUPPORTED_VERSIONS {
+            let mut versions = content.part(1)?;
+            newest = std::iter::from_fn(|| versions.number(2)).filter(|version| version >> 8 == 3).max()?;
+        }
+    }
+    let name = match newest {
+        0x300 => "SSL 3.0",
+        0x301 => "TLS 1.0",
+        0x302 => "TLS 1.1",
+        _ => return None,
+    };
+    // Fatal, protocol_version (RFC 8446, 6), in a record of the client's version.
+    Some((name, [21, 3, u8::try_from(version & 0xff).unwrap_or(1), 0, 2, 2, 70]))
+}
+
+/// Bytes that are taken off from the front.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A number of so many bytes, the most significant first.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    /// What has its length before it, in so many bytes.
+    fn part(&mut self, bytes: usize) -> Option<Bytes<'a>> {
+        let length = self.number(bytes)?;
+        self.take(length).map(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hello of a client, with this version in it and these as an extension.
+    fn hello(version: u8, versions: Option<&[u8]>) -> Vec<u8> {
+        let mut hello = vec![3, version];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 2, 0xc0, 0x14, 1, 0]);
+        if let Some(versions) = versions {
+            let list: Vec<u8> = versions.iter().flat_map(|minor| [3, *minor]).collect();
+            let length = u8::try_from(list.len()).unwrap();
+            // Another extension stands before it.
+            hello.extend([0, length + 5 + 4, 0, 23, 0, 0, 0, 43, 0, length + 1, length]);
+            hello.extend(list);
+        }
+        let length = u8::try_from(hello.len()).unwrap();
+        [vec![22, 3, 1, 0, length + 4, 1, 0, 0, length], hello].concat()
+    }
+
+    #[test]
+    fn old_clients_are_known_by_the_newest_version_they_offer() {
+        for (version, versions, name) in [
+            (0, None, Some("SSL 3.0")),
+            (1, None, Some("TLS 1.0")),
+            (2, None, Some("TLS 1.1")),
+            (3, None, None),
+            (2, Some(&[2, 1][..]), Some("TLS 1.1")),
+            (3, Some(&[1]), Some("TLS 1.0")),
+            (3, Some(&[3, 2]), None),
+            (3, Some(&[4]), None),
+            (1, Some(&[4, 3]), None),
+        ] {
+            let found = old_version(&hello(version, versions));
+            assert_eq!(found.map(|(name, _)| name), name, "{version} {versions:?}");
+            if let Some((_, alert)) = found {
+                assert_eq!(alert, [21, 3, version, 0, 2, 2, 70]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_judged() {
+        let whole = hello(2, Some(&[2, 1]));
+        assert!(old_version(&whole).is_some());
+        for end in 0..whole.len() {
+            assert_eq!(old_version(&whole[..end]), None, "{end}");
+        }
+        assert_eq!(old_version(b"GET / HTTP/1.1\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! Why handshakes fail, in words for an administrator. rustls's own are the names of its variants.
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// Why a handshake failed, if an administrator should know: one side refused the other's certificate, or they have no
+/// version, cipher suite or protocol in common. Not what is no TLS, nor who hangs up.
+pub fn why_refused(error: &Error) -> Option<String> {
+    let reason = match error {
+        Error::NoCertificatesPresented => "the client shows no certificate".to_owned(),
+        Error::InvalidCertificate(cause) => format!("the client's certificate: {}", of_certificate(cause)),
+        Error::AlertReceived(alert) => format!("the client ends it: {}", of_alert(*alert)),
+        Error::PeerIncompatible(cause) => of_incompatible(cause).to_owned(),
+        Error::PeerMisbehaved(_) => "the client does not keep to the rules of TLS".to_owned(),
+        Error::NoApplicationProtocol => "the client speaks neither HTTP/1.1 nor HTTP/2".to_owned(),
+        _ => return None,
+    };
+    Some(reason)
+}
+
+/// In words that stay the same, so that one client is told of once: rustls's have the time of day in them.
+fn of_certificate(error: &CertificateError) -> &'static str {
+    use CertificateError as E;
+    match error {
+        E::ApplicationVerificationFailure => "no name in it is one of client_allowed_sans",
+        E::UnknownIssuer => "of no CA in client_ca_file",
+        E::Expired | E::ExpiredContext { .. } => "expired",
+        E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet",
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not for clients",
+        E::BadSignature => "a signature is wrong",
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "signed in a way, or by a kind of key, that is not supported here"
+        }
+        E::BadEncoding => "it cannot be read",
+        E::UnhandledCriticalExtension => "it has an extension that is critical and not known here",
+        E::NotValidForName | E::NotValidForNameContext { .. } => {
+            "the names of its CA's certificate do not allow its own"
+        }
+        E::Revoked => "revoked",
+        E::Other(cause) => of_webpki(&cause.to_string()),
+        // Of a later rustls.
+        _ => UNUSABLE,
+    }
+}
+
+const UNUSABLE: &str = "it, or a CA's certificate above it, cannot be used for a client";
+
+/// `webpki` has more kinds than rustls, and they show as they are called: the variants of `webpki::Error`.
+fn of_webpki(name: &str) -> &'static str {
+    match name {
+        "CaUsedAsEndEntity" => "a CA's own, and so no client's",
+        "EndEntityUsedAsCa" => "signed with a certificate that is no CA's",
+        "UnsupportedCertVersion" => "of an X.509 version other than 3, which is not supported here",
+        "NameConstraintViolation" => "the names of its CA's certificate do not allow its own",
+        "PathLenConstraintViolated" | "MaximumPathDepthExceeded" => "too many CAs stand between it and client_ca_file",
+        _ => UNUSABLE,
+    }
+}
+
+/// What the client has that we have not, or the other way round. Its list says which.
+fn of_incompatible(error: &PeerIncompatible) -> &'static str {
+    use PeerIncompatible as E;
+    match error {
+        E::NoCipherSuitesInCommon => {
+            "no cipher suite in common that fits the certificate: the client offers none that cipher_suites allows and is \
+             supported here"
+        }
+        E::NoKxGroupsInCommon => {
+            "no curve in common: the client offers none that curve_preferences allows and is supported here"
+        }
+        E::NamedGroupsExtensionRequired
+        | E::EcPointsExtensionRequired
+        | E::NoEcPointFormatsInCommon
+        | E::UncompressedEcPointsRequired => "the client offers no curves, or not in a form that is supported here",
+        E::NoSignatureSchemesInCommon
+        | E::NoCertificateRequestSignatureSchemesInCommon
+        | E::SignatureAlgorithmsExtensionRequired => {
+            "no signature in common: the client takes none that the key of the server's certificate makes"
+        }
+        E::Tls12NotOffered | E::Tls12NotOfferedOrEnabled | E::ServerDoesNotSupportTls12Or13 => {
+            "no version in common: the client does not offer TLS 1.2, nor what max_version allows"
+        }
+        E::SupportedVersionsExtensionRequired | E::ServerTlsVersionIsDisabledByOurConfig => {
+            "no version in common: the client offers TLS 1.2 at most, and min_version is TLS13"
+        }
+        E::KeyShareExtensionRequired => "the client offers TLS 1.3 without a key share",
+        E::ExtendedMasterSecretExtensionRequired => "the client offers TLS 1.2 without an extended master secret",
+        E::NullCompressionRequired => "the client wants its data compressed",
+        E::IncorrectCertificateTypeExtension | E::UnsolicitedCertificateTypeExtension => {
+            "the client wants certificates that are not of X.509"
+        }
+        E::Tls13RequiredForQuic
+        | E::ServerSentHelloRetryRequestWithUnknownExtension
+        | E::ServerRejectedEncryptedClientHello(_) => NOTHING_IN_COMMON,
+        // Of a later rustls.
+        _ => NOTHING_IN_COMMON,
+    }
+}
+
+const NOTHING_IN_COMMON: &str = "client and server have no way to speak TLS in common";
+
+/// RFC 8446, 6.2; those before it in RFC 5246, 7.2.2.
+fn of_alert(alert: AlertDescription) -> &'static str {
+    use AlertDescription as A;
+    match alert {
+        A::UnknownCA => "it does not know the CA of the server's certificate",
+        A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
+            "it does not take the server's certificate"
+        }
+        A::CertificateExpired => "the server's certificate has expired, or is not valid yet",
+        A::CertificateRevoked => "the server's certificate is revoked",
+        A::UnrecognisedName => "the server's certificate is of another name",
+        A::ProtocolVersion | A::InappropriateFallback => "it does not speak this version of TLS",
+        A::HandshakeFailure | A::InsufficientSecurity | A::ExportRestriction => {
+            "it does not take what the server has chosen"
+        }
+        A::AccessDenied => "it takes the server's certificate, and may not connect",
+        A::NoCertificate | A::CertificateRequired | A::CertificateUnobtainable => {
+            "it has no certificate that is asked for"
+        }
+        A::NoApplicationProtocol => "it wants neither HTTP/1.1 nor HTTP/2",
+        A::CloseNotify | A::UserCanceled => "it has changed its mind",
+        A::InternalError => "it has an error of its own",
+        A::BadRecordMac | A::DecryptionFailed | A::DecryptError => {
+            "it could not decrypt, or verify, what the server said"
+        }
+        _ => "it does not understand what the server said",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{OtherError, PeerMisbehaved};
+
+    use super::*;
+
+    /// A stand-in for `webpki`'s, which is shown as it is called.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Cause(&'static str);
+
+    fn other(cause: &'static str) -> Error {
+        CertificateError::Other(OtherError(Arc::new(Cause(cause)))).into()
+    }
+
+    #[test]
+    fn no_reason_is_the_name_of_a_variant() {
+        use PeerIncompatible as E;
+        let incompatible = [
+            E::EcPointsExtensionRequired,
+            E::ExtendedMasterSecretExtensionRequired,
+            E::IncorrectCertificateTypeExtension,
+            E::KeyShareExtensionRequired,
+            E::NamedGroupsExtensionRequired,
+            E::NoCertificateRequestSignatureSchemesInCommon,
+            E::NoCipherSuitesInCommon,
+            E::NoEcPointFormatsInCommon,
+            E::NoKxGroupsInCommon,
+            E::NoSignatureSchemesInCommon,
+            E::NullCompressionRequired,
+            E::ServerDoesNotSupportTls12Or13,
+            E::ServerSentHelloRetryRequestWithUnknownExtension,
+            E::ServerTlsVersionIsDisabledByOurConfig,
+            E::SignatureAlgorithmsExtensionRequired,
+            E::SupportedVersionsExtensionRequired,
+            E::Tls12NotOffered,
+            E::Tls12NotOfferedOrEnabled,
+            E::Tls13RequiredForQuic,
+            E::UncompressedEcPointsRequired,
+            E::UnsolicitedCertificateTypeExtension,
+            E::ServerRejectedEncryptedClientHello(None),
+        ];
+        let certificates = [
+            CertificateError::BadEncoding,
+            CertificateError::Expired,
+            CertificateError::NotValidYet,
+            CertificateError::Revoked,
+            CertificateError::UnhandledCriticalExtension,
+            CertificateError::UnknownIssuer,
+            CertificateError::UnknownRevocationStatus,
+            CertificateError::ExpiredRevocationList,
+            CertificateError::BadSignature,
+            CertificateError::NotValidForName,
+            CertificateError::InvalidPurpose,
+            CertificateError::InvalidOcspResponse,
+            CertificateError::ApplicationVerificationFailure,
+        ];
+        let misbehaved = [PeerMisbehaved::MissingKeyShare, PeerMisbehaved::DuplicateClientHelloExtensions];
+        let alerts = (0..=u8::MAX).map(|alert| Error::AlertReceived(alert.into()));
+        let errors = incompatible.into_iter().map(Error::from).chain(certificates.map(Error::from)).chain(alerts);
+        let errors = errors.chain(misbehaved.map(Error::from)).chain([
+            Error::NoCertificatesPresented,
+            Error::NoApplicationProtocol,
+            other("CaUsedAsEndEntity"),
+            other("MaximumPathDepthExceeded"),
+        ]);
+        for error in errors {
+            let reason = why_refused(&error).unwrap();
+            let of_a_variant = |word: &str| {
+                let capitals = word.chars().filter(char::is_ascii_uppercase).count();
+                capitals > 1 && word.chars().any(|c| c.is_ascii_lowercase()) && word != "CAs"
+            };
+            assert!(
+                !reason.split(|c: char| !c.is_ascii_alphanumeric()).any(of_a_variant)
+                    && !reason.contains(['(', '{', '"']),
+                "{error:?}: {reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_tls_is_not_told() {
+        for error in [Error::DecryptError, Error::General("x".to_owned()), Error::PeerSentOversizedRecord] {
+            assert_eq!(why_refused(&error), None);
+        }
+    }
+}
