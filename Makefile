@@ -12,7 +12,7 @@ SHELL := /bin/bash
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
 # The virtual machines: a kernel with every module of a server, an emulator, and what makes their disk.
-TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
+TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc iproute2 kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
 	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
@@ -54,11 +54,12 @@ packages: build tools
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
 
 # Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the machine to itself: some of its
-# tests tell a second from two. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
+# tests tell a second from two. So have the attacks, which compare times of scrapes. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
 test: install-for-tests cargo $(VENV)/installed
 	rm -rf .cache/times
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(EARLY_TESTS)
 	$(MAKE) --no-print-directory test-cargo
+	$(MAKE) --no-print-directory test-attacks
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(LATE_TESTS)
 	@echo 'Seconds that each took, and seconds of processors:'
 	@cd .cache/times; awk '{ printf "%6d %6d %s\n", $$1, $$2 + $$3, FILENAME }' * | sort -rn
@@ -68,7 +69,7 @@ EARLY_TESTS := compile-release compile-tests machine test-rules compile-tools te
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
 	test-new-kernel test-model test-logfmt
-.PHONY: test-cargo $(EARLY_TESTS) $(LATE_TESTS)
+.PHONY: test-attacks test-cargo $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
 	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
@@ -106,6 +107,9 @@ test-web:
 
 test-logfmt:
 	tests/timed $@ tests/logfmt/run $(EXPORTER)
+
+test-attacks:
+	tests/timed $@ tests/web/attacks $(EXPORTER)
 
 test-kubernetes:
 	tests/timed $@ tests/kubernetes/run $(EXPORTER) $(VENV)/bin/python

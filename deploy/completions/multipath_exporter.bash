@@ -23,7 +23,7 @@ _multipath_exporter() {
 
     case "${cmd}" in
         multipath_exporter)
-            opts="-h -V --web.listen-address --web.systemd-socket --web.config.file --web.telemetry-path --web.max-requests --web.allowed-host --web.no-status-page --path.sysfs --path.procfs --path.udev.data --path.capture --multipathd.socket --multipathd.timeout --resync.interval --reread.interval --no-collector.dm --collector.dm --no-collector.nvme --collector.nvme --no-collector.iscsi --collector.iscsi --no-collector.fc --collector.fc --no-collector.multipathd --collector.multipathd --no-collector.paths --collector.paths --collector.paths.unhealthy-only --config.file --memory.file --memory.window --config.check --oneshot --capture --log.level --log.format --help --version"
+            opts="-h -V --web.listen-address --web.systemd-socket --web.config.file --web.telemetry-path --web.max-requests --web.address-share --web.allowed-host --web.no-status-page --path.sysfs --path.procfs --path.udev.data --path.capture --multipathd.socket --multipathd.timeout --resync.interval --reread.interval --no-collector.dm --collector.dm --no-collector.nvme --collector.nvme --no-collector.iscsi --collector.iscsi --no-collector.fc --collector.fc --no-collector.multipathd --collector.multipathd --no-collector.paths --collector.paths --collector.paths.unhealthy-only --config.file --memory.file --memory.window --config.check --oneshot --capture --log.level --log.format --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -42,6 +42,10 @@ _multipath_exporter() {
                     return 0
                     ;;
                 --web.max-requests)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --web.address-share)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,7 +1,8 @@
 complete -c multipath_exporter -l web.listen-address -d 'Address to serve on: [HOST]:PORT. Repeatable' -r
 complete -c multipath_exporter -l web.config.file -d 'File of Prometheus\'s exporters (YAML) for TLS, basic authentication, rate limit and headers. Read again when it changes' -r -F
 complete -c multipath_exporter -l web.telemetry-path -d 'Path of the metrics' -r
-complete -c multipath_exporter -l web.max-requests -d 'Scrapes answered at once, 503 beyond; 0 for no limit' -r
+complete -c multipath_exporter -l web.max-requests -d 'Scrapes worked on at once, 503 beyond; 0 for no limit' -r
+complete -c multipath_exporter -l web.address-share -d 'Part of each limit that one client address may take, in percent; 100 behind a proxy' -r
 complete -c multipath_exporter -l web.allowed-host -d 'Name by which a browser may ask for the status page, the API and the runbooks, beside addresses, localhost and this host\'s node name. Repeatable; 421 for others' -r
 complete -c multipath_exporter -l path.sysfs -d 'Where sysfs is mounted' -r -F
 complete -c multipath_exporter -l path.procfs -d 'Where procfs is mounted' -r -F

@@ -20,7 +20,7 @@ use super::api::{Devices, Events, MultipathHealth};
 use super::held::Held;
 use super::hosts::AllowedHosts;
 use super::page::{self, Query, View, runbooks};
-use super::server::Body;
+use super::server::{Body, NoRefusal};
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
@@ -142,7 +142,9 @@ impl Routes {
             none if none.is_empty() => "the first full read is under way\n".to_owned(),
             reasons => format!("waiting for a first answer of:\n{reasons}"),
         };
-        content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into())
+        let mut answer = content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into());
+        answer.extensions_mut().insert(NoRefusal);
+        answer
     }
 
     async fn devices(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::harness::{Answer, Connection, Exporter, Host, eventually};
 use super::robustness::HOSTILE;
 
-/// As many as are answered at once.
-const LIMIT: usize = 64;
+/// As many as one address may have at once.
+const LIMIT: usize = 16;
 
 /// A client of the stream.
 pub struct Reader {

@@ -216,6 +216,10 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
+/// Marks an answer whose status says no, and which the log is not to tell of.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRefusal;
+
 /// Answers one request: by refusing it, or by asking the handler.
 async fn answer<H, F>(
     request: Request<Incoming>,
@@ -262,7 +266,10 @@ where
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     debug!(%peer, %method, path = uri.path(), status = response.status().as_u16(), duration = ?start.elapsed(), "answered");
-    server.notice.answered(peer, response.status());
+    match response.extensions().get() {
+        None => server.notice.answered(peer, response.status()),
+        Some(NoRefusal) => server.notice.expected(response.status()),
+    }
     let is_whole = response.body().size_hint().exact().is_some();
     turn.owes(if is_whole { server.limits.answer_timeout } else { server.limits.stream_timeout });
     Ok(response.map(|body| Answer { body, turn: Arc::new(turn) }))

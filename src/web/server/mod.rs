@@ -41,6 +41,7 @@ use tracing::{debug, error, info, warn};
 
 use activity::Activity;
 pub use body::{Body, Rest};
+pub use conversation::NoRefusal;
 use conversation::{Server, connection, panic_message};
 use notice::{Closed, Notice};
 

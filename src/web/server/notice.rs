@@ -66,11 +66,16 @@ impl Notice {
 
     /// A request was answered.
     pub fn answered(&self, peer: SocketAddr, status: StatusCode) {
-        self.metrics.count_response(status.as_u16());
+        self.expected(status);
         // A path or method that is not served is no trouble of anybody's.
         if !status.is_success() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             self.tell(Kind::Refused(status.as_u16()), peer.ip());
         }
+    }
+
+    /// A request was answered as its client has to expect.
+    pub fn expected(&self, status: StatusCode) {
+        self.metrics.count_response(status.as_u16());
     }
 
     /// A conversation has broken. hyper answers by itself what it cannot read.
