@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::failures::Standing;
+use super::failures::Object;
 use super::readings::DaemonReply;
 use super::schedule::{Lane, Reason, UnderWay};
 use super::{Now, State};
@@ -159,13 +159,12 @@ impl State {
                 self.tell_intervals();
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
                 self.note_open_ways(Arc::clone(&reading.open));
-                let sessions = reading.transports.iscsi_sessions.iter();
-                let sessions = sessions.map(|session| (&session.name, &session.ports, Standing::of_session(session)));
+                let transports::Reading { transports, heads, .. } = &reading;
+                let sessions = transports.iscsi_sessions.iter().map(|session| Object::session(session));
                 self.session_failures.follow(sessions, under_way.asked);
-                let controllers = reading.transports.nvme_controllers.iter();
-                let controllers = controllers.map(|one| (&one.name, &one.ports, Standing::of_controller(one)));
+                let controllers = transports.nvme_controllers.iter().map(|controller| Object::controller(controller));
                 self.controller_failures.follow(controllers, under_way.asked);
-                self.nvme_clocks.follow(&reading.heads, now.instant);
+                self.nvme_clocks.follow(&transports.nvme_controllers, heads, under_way.asked);
                 self.readings.transports = Some(reading);
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Failures of iSCSI sessions and NVMe controllers, counted by the ports between which they go.
 //!
 //! The kernel counts none of them. A failure here is the difference between two readings, so one that ended before the next
-//! reading is not seen. A new login or connection has another name and the same ports, so it counts on from there.
+//! reading is not seen. A new login or connection is another object with the same ports, so it counts on from there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +12,13 @@ use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 /// A session that logs out is gone before it has been [`Standing::Unclear`] for so long: the kernel has removed its disks by
 /// then, and only takes its objects down.
 const LOGOUT: Duration = Duration::from_secs(2);
+
+/// The failures between ports without an object are kept so long. That is longer than the alerts on flapping look back
+/// (15 minutes): to them a count that goes on and one that begins at 0 are the same then.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+
+/// More counts than these are not kept of ports without an object. A host has far fewer sessions and controllers.
+const MOST_KEPT: usize = if cfg!(test) { 4 } else { 10_000 };
 
 /// The part that a reading shows of a session or controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +37,7 @@ impl Standing {
     /// The standing of a session. Its state becomes `FAILED` when its connection is lost, and `FREE` when
     /// `replacement_timeout` has passed since (`session_recovery_timedout`). In a logout it stays `LOGGED_IN` until
     /// `iscsi_remove_session` makes it `FREE` and removes it (`drivers/scsi/scsi_transport_iscsi.c` of the kernel).
-    /// Kernels before Linux 6.3 do not say that it is ending.
+    /// Only Linux 6.2 and later stable kernels say that it is ending.
     pub fn of_session(session: &IscsiSession) -> Self {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
@@ -74,33 +81,82 @@ impl Known {
     }
 }
 
+/// A session or controller as a reading shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Object<'a> {
+    /// The kernel's name for it.
+    pub name: &'a Arc<str>,
+    /// Tells it from an earlier object of that name.
+    pub instance: u64,
+    /// The ports between which it goes.
+    pub ports: &'a Ports,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+impl<'a> Object<'a> {
+    /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in `drivers/scsi/scsi_transport_iscsi.c`).
+    pub fn session(session: &'a IscsiSession) -> Self {
+        Object { name: &session.name, instance: 0, ports: &session.ports, standing: Standing::of_session(session) }
+    }
+
+    /// A controller.
+    pub fn controller(controller: &'a NvmeController) -> Self {
+        let NvmeController { name, instance, ports, .. } = controller;
+        Object { name, instance: *instance, ports, standing: Standing::of_controller(controller) }
+    }
+}
+
+#[derive(Debug)]
+struct Count {
+    failures: u64,
+    /// When an object had these ports.
+    seen: Instant,
+}
+
 /// Counts failures from reading to reading.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// What is known of each object, by its kernel name.
-    known: HashMap<Arc<str>, Known>,
-    counts: BTreeMap<Ports, u64>,
+    /// What is known of each object, by its kernel name and instance.
+    known: HashMap<(Arc<str>, u64), Known>,
+    counts: BTreeMap<Ports, Count>,
     present: Arc<Failures>,
 }
 
 impl Tally {
-    /// Takes a reading of all objects, which was begun now: kernel name, ports, and standing.
-    pub fn follow<'a>(&mut self, objects: impl Iterator<Item = (&'a Arc<str>, &'a Ports, Standing)>, now: Instant) {
+    /// Takes a reading of all objects, which was begun now.
+    pub fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
         let (mut known, mut present) = (HashMap::new(), Failures::new());
-        for (name, ports, standing) in objects {
-            let before = self.known.get(name).copied().unwrap_or(Known::Down);
+        for Object { name, instance, ports, standing } in objects {
+            let object = (Arc::clone(name), instance);
+            let before = self.known.get(&object).copied().unwrap_or(Known::Down);
             let (after, has_failed) = before.after(standing, now);
-            known.insert(Arc::clone(name), after);
+            known.insert(object, after);
             let count = match self.counts.get_mut(ports) {
                 Some(count) => count,
-                None => self.counts.entry(ports.clone()).or_default(),
+                None => self.counts.entry(ports.clone()).or_insert(Count { failures: 0, seen: now }),
             };
-            *count += u64::from(has_failed);
-            present.insert(ports.clone(), *count);
+            count.seen = now;
+            count.failures += u64::from(has_failed);
+            present.insert(ports.clone(), count.failures);
         }
         self.known = known;
+        self.forget_all_but(&present, now);
         if *self.present != present {
             self.present = Arc::new(present);
+        }
+    }
+
+    /// Each address that a host has ever connected to would have an entry otherwise.
+    fn forget_all_but(&mut self, present: &Failures, now: Instant) {
+        let is_kept = |count: &Count| count.failures > 0 && now.saturating_duration_since(count.seen) < KEPT;
+        self.counts.retain(|ports, count| present.contains_key(ports) || is_kept(count));
+        let absent = self.counts.iter().filter(|(ports, _)| !present.contains_key(*ports));
+        let mut times: Vec<Instant> = absent.map(|(_, count)| count.seen).collect();
+        if let Some(excess) = times.len().checked_sub(MOST_KEPT + 1) {
+            let (_, limit, _) = times.select_nth_unstable(excess);
+            let limit = *limit;
+            self.counts.retain(|ports, count| present.contains_key(ports) || count.seen > limit);
         }
     }
 
@@ -127,7 +183,8 @@ mod tests {
         let mut take = |reading: &&[(&str, &str, Standing)]| {
             let objects: Vec<(Arc<str>, Ports, Standing)> =
                 reading.iter().map(|(name, port, standing)| ((*name).into(), ports(port), *standing)).collect();
-            tally.follow(objects.iter().map(|(name, ports, standing)| (name, ports, *standing)), now);
+            let of = |(name, ports, standing)| Object { name, instance: 0, ports, standing };
+            tally.follow(objects.iter().map(|(name, ports, standing)| of((name, ports, *standing))), now);
             now += SECOND;
             tally.present().values().copied().collect()
         };
@@ -173,7 +230,7 @@ mod tests {
     fn readings_in_quick_succession_do_not_make_a_fall_of_a_logout() {
         let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("session1"), ports("1"));
         let mut at = |after: Duration, standing| {
-            tally.follow([(&name, &ports, standing)].into_iter(), now + after);
+            tally.follow([Object { name: &name, instance: 0, ports: &ports, standing }].into_iter(), now + after);
             tally.present()[&ports]
         };
         assert_eq!(at(Duration::ZERO, Works), 0);
@@ -191,5 +248,50 @@ mod tests {
             &[("session3", "1", Works)],
         ];
         assert_eq!(counts(&readings), [vec![0], vec![2], vec![], vec![2]]);
+    }
+
+    #[test]
+    fn an_object_that_got_the_name_of_another_has_not_failed_with_it() {
+        let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("nvme3"), ports("1"));
+        let mut at = |second, instance, standing| {
+            let object = Object { name: &name, instance, ports: &ports, standing };
+            tally.follow([object].into_iter(), now + SECOND * second);
+            tally.present()[&ports]
+        };
+        assert_eq!((at(0, 1, Works), at(1, 2, Failed), at(2, 2, Works), at(3, 2, Failed)), (0, 0, 0, 1));
+    }
+
+    /// A tally after a failure at each of these ports, one each second, and the time of the last.
+    fn failed_at(ports_of: &[&str]) -> (Tally, Instant) {
+        let (mut tally, mut now, name) = (Tally::default(), Instant::now(), Arc::from("session1"));
+        for port in ports_of {
+            now += SECOND;
+            for standing in [Works, Failed] {
+                let object = Object { name: &name, instance: 0, ports: &ports(port), standing };
+                tally.follow([object].into_iter(), now);
+            }
+        }
+        (tally, now)
+    }
+
+    #[test]
+    fn failures_at_ports_without_an_object_are_forgotten_after_an_hour() {
+        for (later, expected) in [(KEPT - SECOND, 1), (KEPT, 0)] {
+            let (mut tally, now) = failed_at(&["1"]);
+            tally.follow([].into_iter(), now + later);
+            assert_eq!(tally.counts.len(), expected, "{later:?}");
+        }
+    }
+
+    #[test]
+    fn ports_without_an_object_are_kept_only_with_failures_and_the_latest_of_them() {
+        let (name, new) = (Arc::from("session2"), ports("9"));
+        let (mut tally, now) = failed_at(&["1", "2", "3", "4", "5", "6"]);
+        let object = Object { name: &name, instance: 0, ports: &new, standing: Works };
+        tally.follow([object].into_iter(), now);
+        let kept = |tally: &Tally| tally.counts.keys().map(|ports| ports.target_port.to_string()).collect::<String>();
+        assert_eq!(kept(&tally), "34569");
+        tally.follow([].into_iter(), now);
+        assert_eq!(kept(&tally), "3456");
     }
 }

@@ -56,12 +56,13 @@ pub fn devices(
             *known = head;
         }
     }
+    let clocks = clocks.at(now.instant);
     let build = |head: &Arc<Head>| {
         let known = last.get(&head.wwid);
         let root = root.contains(&*head.name);
         let inflight_requests = io.get(&head.name).map(|io| io.in_flight);
         // Time alone ends the wait for a path.
-        let queueing = Some(clocks.queue(head, now.instant));
+        let queueing = Some(clocks.queue(head));
         let is_same = |device: &Device| {
             (device.root, device.inflight_requests, device.queueing) == (root, inflight_requests, queueing)
         };
@@ -262,7 +263,7 @@ mod tests {
         fn read(&mut self, heads: &[Arc<Head>]) -> Vec<(What, String)> {
             let before: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
             let (io, root, now) = (BTreeMap::new(), HashSet::new(), Now::get());
-            self.clocks.follow(heads, now.instant);
+            self.clocks.follow(&[], heads, now.instant);
             self.devices = devices(heads, &io, &root, &self.clocks, &self.devices, !self.is_known, now);
             let now: Vec<_> = self.devices.values().map(|built| Arc::clone(&built.device)).collect();
             let is_found = !std::mem::replace(&mut self.is_known, true);

@@ -2,12 +2,12 @@
 //!
 //! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps it in two cases. A controller of one of the head's paths is
 //! `live`, `connecting` or `resetting`, whatever its ANA state, and has not been away for `fast_io_fail_tmo`. Or the head has a
-//! `delayed_removal_secs` (Linux 6.15): then the kernel also keeps the head so long after its last path has gone.
+//! `delayed_removal_secs` (Linux 6.16): then the kernel also keeps the head so long after its last path has gone.
 //!
 //! No file tells that `fast_io_fail_tmo` has run out (`NVME_CTRL_FAILFAST_EXPIRED`). The kernel's clock starts when the
 //! controller begins to connect. The clock here starts at the reading that shows that the controller has left `live`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,20 +26,22 @@ pub struct Clocks {
 /// A controller that is not live.
 #[derive(Debug)]
 struct Away {
+    /// Of the controller: a new one of its name begins anew.
+    instance: u64,
     since: Instant,
     /// How long the kernel keeps I/O for the controller; `None` for ever. A later change counts from the next time.
     patience: Option<Duration>,
 }
 
 impl Clocks {
-    /// Takes a reading. What is found away at the first one is away since then.
-    pub fn follow(&mut self, heads: &[Arc<Head>], now: Instant) {
-        let controllers = heads.iter().flat_map(|head| &head.paths).map(|path| &*path.controller);
+    /// Takes a reading of all controllers over fabrics and all heads, which was begun now. All that it finds away at first is
+    /// away since then.
+    pub fn follow(&mut self, controllers: &[Arc<NvmeController>], heads: &[Arc<Head>], now: Instant) {
         let away: BTreeMap<_, _> =
-            controllers.filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
-        self.away.retain(|name, _| away.contains_key(name));
+            controllers.iter().filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
+        self.away.retain(|name, known| away.get(name).is_some_and(|one| one.instance == known.instance));
         for (name, controller) in away {
-            let begin = || Away { since: now, patience: patience(controller) };
+            let begin = || Away { instance: controller.instance, since: now, patience: patience(controller) };
             self.away.entry(Arc::clone(name)).or_insert_with(begin);
         }
         let pathless: BTreeSet<_> = heads.iter().filter(|head| head.paths.is_empty()).map(|head| &head.name).collect();
@@ -49,23 +51,40 @@ impl Clocks {
         }
     }
 
+    /// The clocks at this moment.
+    pub fn at(&self, now: Instant) -> Moment<'_> {
+        let given_up = self.away.iter().filter(|(_, away)| away.is_over(now)).map(|(name, _)| &**name);
+        Moment { clocks: self, given_up: given_up.collect(), now }
+    }
+}
+
+/// The clocks at one moment. Each controller carries many paths, so it is looked at once.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    clocks: &'a Clocks,
+    /// The names of the controllers for which the kernel keeps no I/O any more.
+    given_up: HashSet<&'a str>,
+    now: Instant,
+}
+
+impl Moment<'_> {
     /// Whether I/O to the head waits while no path takes it.
-    pub fn queue(&self, head: &Head, now: Instant) -> bool {
-        head.paths.iter().any(|path| self.may_carry_io(&path.controller, now)) || self.keep(head, now)
+    pub fn queue(&self, head: &Head) -> bool {
+        head.paths.iter().any(|path| self.may_carry_io(&path.controller)) || self.keep(head)
     }
 
-    fn may_carry_io(&self, controller: &NvmeController, now: Instant) -> bool {
-        let is_given_up = || self.away.get(&controller.name).is_some_and(|away| away.is_over(now));
+    fn may_carry_io(&self, controller: &NvmeController) -> bool {
         match &*controller.state {
             _ if controller.is_live() => true,
-            "connecting" | "resetting" => !is_given_up(),
+            "connecting" | "resetting" => !self.given_up.contains(&*controller.name),
             _ => false,
         }
     }
 
     /// Whether the kernel keeps the head, and its I/O, though no path may come back. While it has paths, that time has not begun.
-    fn keep(&self, head: &Head, now: Instant) -> bool {
-        let gone = self.pathless.get(&head.name).map_or(Duration::ZERO, |since| now.saturating_duration_since(*since));
+    fn keep(&self, head: &Head) -> bool {
+        let since = self.clocks.pathless.get(&head.name);
+        let gone = since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(*since));
         gone < head.removal_delay
     }
 }
@@ -76,7 +95,8 @@ impl Away {
     }
 }
 
-/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one or before Linux 5.11.
+/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one. Linux 5.11 and
+/// 5.12 can give up, but have no file that tells when: I/O is then said to wait until the controller goes.
 fn patience(controller: &NvmeController) -> Option<Duration> {
     controller.timeouts.fast_io_fail.parse().ok().map(Duration::from_secs)
 }
@@ -111,8 +131,9 @@ mod tests {
         let (mut clocks, start) = (Clocks::default(), Instant::now());
         readings.map(|(second, head)| {
             let now = start + Duration::from_secs(second);
-            clocks.follow(std::slice::from_ref(&head), now);
-            clocks.queue(&head, now)
+            let controllers: Vec<_> = head.paths.iter().map(|path| Arc::clone(&path.controller)).collect();
+            clocks.follow(&controllers, std::slice::from_ref(&head), now);
+            clocks.at(now).queue(&head)
         })
     }
 
@@ -204,5 +225,16 @@ mod tests {
     fn a_head_that_is_kept_waits_while_it_has_paths_whatever_becomes_of_them() {
         let of = |state| head(&[(state, "1")], 30);
         assert_eq!(queues([(0, of("connecting")), (100, of("connecting")), (200, of("deleting"))]), [true; 3]);
+    }
+
+    #[test]
+    fn the_time_of_a_controller_is_its_own_and_not_that_of_an_earlier_one_of_its_name() {
+        let of = |instance| {
+            let mut head = head(&[("connecting", "10")], 0);
+            Arc::make_mut(&mut Arc::make_mut(&mut head).paths[0].controller).instance = instance;
+            head
+        };
+        let readings = [(0, of(1)), (10, of(1)), (12, of(2)), (21, of(2)), (22, of(2))];
+        assert_eq!(queues(readings), [true, false, true, true, false]);
     }
 }

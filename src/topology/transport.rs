@@ -171,6 +171,8 @@ impl FcRemotePort {
 pub struct NvmeController {
     /// Its kernel name, `nvme3`. It may come back as another one.
     pub name: Arc<str>,
+    /// Tells it from an earlier controller of that name: the kernel gives a name anew as soon as it is free.
+    pub instance: u64,
     /// The kernel's word: `live`, `connecting`, `resetting`, `deleting`, …
     pub state: Arc<str>,
     /// What carries its I/O.

@@ -85,6 +85,29 @@ fn a_controller_that_reconnects_has_failed_once_and_one_that_is_removed_in_order
     assert_eq!(failures(&exporter.reread()), Some(2.0));
 }
 
+/// The kernel gives its name at once to the next one, which cannot connect.
+#[test]
+fn a_controller_that_is_removed_in_order_has_not_failed_with_its_successor() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[NVME]);
+    let successor = "devices/virtual/successor";
+    let set = |state: &str| host.sysfs.write(&format!("{successor}/state"), format!("{state}\n"));
+    let address = "traddr=10.10.1.2,trsvcid=4420,host_iface=e1";
+    for (file, content) in [("transport", "tcp"), ("subsysnqn", NQN), ("address", address)] {
+        host.sysfs.write(&format!("{successor}/{file}"), format!("{content}\n"));
+    }
+    set("connecting");
+    host.sysfs.link("class/successor", &format!("../../{successor}"));
+    host.sysfs.rename("class/successor", "class/nvme/nvme0");
+    let failures = format!("multipath_nvme_controller_failures_total{{{}}}", ports());
+    let page = exporter.reread_twice();
+    assert_eq!((up(&page, "nvme0"), page.value(&failures)), (Some(0.0), Some(0.0)));
+    set("live");
+    exporter.reread_twice();
+    set("connecting");
+    assert_eq!(exporter.reread_twice().value(&failures), Some(1.0));
+}
+
 #[test]
 fn a_controller_without_namespaces_is_none_to_miss() {
     let host = Host::recorded("01-healthy");

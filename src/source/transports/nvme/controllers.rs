@@ -22,6 +22,8 @@ const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 #[derive(Debug, Default)]
 pub struct Reader {
     file: Attribute,
+    /// The controllers that it has met.
+    met: u64,
 }
 
 impl Reader {
@@ -50,7 +52,12 @@ impl Reader {
         Ok(Some(controller))
     }
 
-    /// Finds out what the controller is. What cannot be told now stays.
+    fn meet(&mut self) -> NvmeController {
+        self.met += 1;
+        NvmeController { instance: self.met, ..NvmeController::default() }
+    }
+
+    /// Reads what the controller is. Parts that cannot be told now stay.
     fn look_closer(
         &mut self,
         directory: &Path,
