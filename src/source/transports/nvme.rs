@@ -48,7 +48,8 @@ pub struct Head {
     pub size_bytes: Option<u64>,
     /// Write-protected.
     pub read_only: Option<bool>,
-    /// How long the kernel keeps it after its last path has gone (`delayed_removal_secs`, Linux 6.15).
+    /// How long the kernel keeps it after its last path has gone (`delayed_removal_secs`, Linux 6.16). While one of its
+    /// controllers is live, it is what it was when none was.
     pub removal_delay: Duration,
     /// Its paths, sorted by name.
     pub paths: Vec<HeadPath>,
@@ -301,7 +302,8 @@ impl Nvme {
         PathsOf { controller: Arc::clone(controller), directory, names }
     }
 
-    /// How long the kernel keeps the head after its last controller has gone.
+    /// How long the kernel keeps the head after its last controller has gone. The kernel tells only while it holds the lock of the
+    /// subsystem, and that is held as long as a controller works on a command like `nvme format`.
     fn removal_delay(&mut self, head: &Path) -> Result<Duration, Error> {
         Ok(Duration::from_secs(self.file.parsed(head, "delayed_removal_secs")?.unwrap_or_default()))
     }
@@ -340,6 +342,11 @@ impl Nvme {
             }
         }
         paths.sort_by(|one, other| one.name.cmp(&other.name));
+        let removal_delay = known.map(|head| head.removal_delay).unwrap_or_default();
+        let removal_delay = match paths.iter().any(|path: &HeadPath| path.controller.is_live()) {
+            true => removal_delay,
+            false => or_last(self.removal_delay(&directory), Some(&removal_delay), unreadable),
+        };
         let mut word = |directory: &Path, name, last: Option<&Arc<str>>| match last {
             Some(last) if !last.is_empty() => Arc::clone(last),
             _ => self.file.word_or_note(directory, name, unreadable),
@@ -359,7 +366,7 @@ impl Nvme {
             size_bytes: or_note(self.file.size_bytes(&directory), unreadable)
                 .or(known.and_then(|head| head.size_bytes)),
             read_only: or_note(self.file.flag(&directory, "ro"), unreadable).or(known.and_then(|head| head.read_only)),
-            removal_delay: or_last(self.removal_delay(&directory), known.map(|head| &head.removal_delay), unreadable),
+            removal_delay,
             paths,
         }))
     }

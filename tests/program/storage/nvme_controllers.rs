@@ -199,6 +199,25 @@ fn a_head_without_a_controller_fails_io_unless_the_kernel_keeps_it() {
     eventually("one is kept", || (queueing(&exporter.metrics()) == [Some(1.0), Some(0.0)]).then_some(()));
 }
 
+/// The kernel tells it only under a lock that a command like `nvme format` holds until its controller is done with it.
+#[test]
+fn how_long_a_head_is_kept_is_asked_only_when_none_of_its_controllers_is_live() {
+    let host = Host::recorded("01-healthy");
+    let file = |head| format!("{SUBSYSTEM}/{head}/delayed_removal_secs");
+    host.sysfs.write(&file("nvme0n1"), "0\n");
+    host.sysfs.make_unreadable(&file("nvme0n1"));
+    host.sysfs.write(&file("nvme0n2"), "3600\n");
+    let exporter = host.exporter(&[NVME]);
+    set_state(&host, "nvme0", "connecting");
+    assert_no_errors(&exporter.reread_twice());
+    for controller in ["nvme0", "nvme1"] {
+        set_state(&host, controller, "dead");
+    }
+    let page = exporter.reread_twice();
+    assert_eq!(queueing(&page), [Some(0.0), Some(1.0)]);
+    assert_errors("delayed_removal_secs", &page);
+}
+
 /// The paths without a head of the recorded subsystem.
 fn unreachable(page: &Page) -> Option<f64> {
     page.value(&format!("multipath_nvme_unreachable_namespaces{{target=\"{NQN}\"}}"))
