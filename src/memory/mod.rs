@@ -290,6 +290,12 @@ impl Memory {
         Arc::clone(&self.remembered)
     }
 
+    /// The NVMe devices that were there when they were last seen, or are lost.
+    pub fn nvme_devices(&self) -> BTreeSet<Arc<str>> {
+        let is_nvme = |wwid: &&Arc<str>| self.records.get(*wwid).is_some_and(|record| record.kind == Kind::Nvme);
+        self.present.iter().chain(&self.awaited).chain(&self.lost).filter(is_nvme).cloned().collect()
+    }
+
     /// When the next look is due, if nothing happens before.
     pub fn due(&self) -> Option<Instant> {
         self.due

@@ -532,6 +532,8 @@ impl State {
     fn resume(&mut self, image: memory::Image, now: Now) {
         self.memory.resume(image, now);
         self.memory.forget(&self.config, now);
+        self.transports.want.remembered = Arc::new(self.memory.nvme_devices());
+        self.transports.want.look(false, Reason::Start);
         self.is_outdated = true;
     }
 

@@ -468,6 +468,8 @@ pub struct TransportsWant {
     pub addresses: Arc<Addresses>,
     /// Interfaces to look for.
     pub interfaces: Arc<BTreeSet<Arc<str>>>,
+    /// The WWIDs of NVMe heads that were devices in an earlier life.
+    pub remembered: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl TransportsWant {
@@ -488,7 +490,8 @@ impl Want for TransportsWant {
     fn next(&mut self) -> Option<(transports::Request, Reason)> {
         let reason = self.reason.take()?;
         let (addresses, wanted) = (Arc::clone(&self.addresses), Arc::clone(&self.interfaces));
-        Some((transports::Request { anew: std::mem::take(&mut self.anew), addresses, wanted }, reason))
+        let (anew, remembered) = (std::mem::take(&mut self.anew), Arc::clone(&self.remembered));
+        Some((transports::Request { anew, addresses, wanted, remembered }, reason))
     }
 }
 

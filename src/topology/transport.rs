@@ -219,11 +219,15 @@ impl NvmeController {
 pub struct NvmeSubsystem {
     /// Its NQN.
     pub target: Arc<str>,
-    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` without a device.
+    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` if it tells none.
     pub iopolicy: Option<Arc<str>>,
     /// Paths to namespaces for which the kernel has made no head: none of them has been usable since the connect. `None`
     /// without a controller.
     pub unreachable_namespaces: Option<usize>,
+    /// How many of its controllers are live, whether over fabrics or not.
+    pub live_controllers: usize,
+    /// The kernel names of its devices, `nvme0n1`.
+    pub devices: Vec<Arc<str>>,
 }
 
 /// Whether a controller in this state is being removed. The kernel says `deleting` and `deleting (no IO)`.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Exporter, Host, MPATHA, MPATHB, PATIENCE, PROGRAM, Page, Tree, eventually, run};
-use crate::storage::nvme::{FIRST, NVME, SECOND};
+use crate::storage::nvme::{FIRST, NVME, SECOND, local_disk, remove_controller};
 use crate::storage::root;
 
 const WRITTEN: &str = "multipath_exporter_memory_last_write_successful";
@@ -91,6 +91,44 @@ fn keeper(exporter: &Exporter) -> Pid {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let [keeper] = children.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{children:?}") };
     Pid::from_raw(keeper.parse().unwrap()).unwrap()
+}
+
+/// The kernel keeps its head so long. Nothing else tells it from a local disk that was pulled.
+#[test]
+fn a_native_nvme_device_that_lost_its_controllers_while_nobody_looked_is_still_one() {
+    let remembering = Remembering::new();
+    stop(remembering.exporter());
+    let tree = &remembering.host.sysfs;
+    for controller in ["nvme0", "nvme1"] {
+        remove_controller(&remembering.host, controller);
+    }
+    for head in ["nvme0n1", "nvme0n2"] {
+        tree.write(&format!("{SUBSYSTEM}/{head}/delayed_removal_secs"), "3600\n");
+    }
+    let page = remembering.exporter().metrics();
+    for wwid in [FIRST, SECOND] {
+        let facts = ["paths", "valid_paths", "queueing"].map(|metric| page.device(metric, wwid));
+        assert_eq!(facts, [Some(0.0), Some(0.0), Some(1.0)], "{wwid}");
+    }
+    assert_eq!((page.value(LOST), page.value("multipath_devices_without_valid_paths")), (Some(0.0), Some(2.0)));
+
+    // Nobody has seen them with a controller.
+    fs::remove_file(remembering.file()).unwrap();
+    assert!(remembering.exporter().metrics().of_device(FIRST).is_empty());
+}
+
+/// A disk with two ports has lost one of them: it is no other disk for that.
+#[test]
+fn a_local_disk_that_lost_a_port_while_nobody_looked_is_still_a_device() {
+    let remembering = Remembering { host: local_disk(2), directory: Tree::empty() };
+    remembering.boot("1", 100_000);
+    stop(remembering.exporter());
+    for entry in ["class/nvme/nvme1", "devices/virtual/nvme-subsystem/nvme-subsys7/nvme1"] {
+        remembering.host.sysfs.remove(entry);
+    }
+    let page = remembering.exporter().metrics();
+    assert_eq!(page.device("paths", "eui.0025385a81b0a001"), Some(1.0));
+    assert_eq!(page.value(LOST), Some(0.0));
 }
 
 #[test]

@@ -138,6 +138,7 @@ fn snapshot() -> Snapshot {
             target: "t".into(),
             iopolicy: Some("numa".into()),
             unreachable_namespaces: Some(1),
+            ..NvmeSubsystem::default()
         }],
         adapters: Arc::default(),
     };

@@ -48,6 +48,8 @@ pub struct Request {
     pub addresses: Arc<Addresses>,
     /// Interfaces to look for beside those that something leaves by.
     pub wanted: Arc<BTreeSet<Arc<str>>>,
+    /// The WWIDs of NVMe heads that were devices in an earlier life.
+    pub remembered: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The session, port or controller that a disk's I/O goes through, by the kernel's name for it.
@@ -119,13 +121,13 @@ impl Reader {
     /// # Errors
     /// If this process has no files or memory left to read with. The reading lists other failures.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
-        let Request { anew, addresses, wanted } = request;
+        let Request { anew, addresses, wanted, remembered } = request;
         let mut unreadable = Vec::new();
         let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(*anew, addresses, &mut unreadable));
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(&mut unreadable));
         let nvme = self.nvme.as_mut().map(|nvme| {
             let controllers = nvme.read_controllers(*anew, addresses, &mut unreadable);
-            nvme.read_heads(*anew, &mut unreadable);
+            nvme.read_heads(*anew, remembered, &mut unreadable);
             controllers
         });
         unreadable.extend([iscsi, fibre_channel, nvme].into_iter().flatten().filter_map(Result::err));

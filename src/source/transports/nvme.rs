@@ -70,7 +70,7 @@ pub struct HeadPath {
     pub read_only: Option<bool>,
     /// How long the same I/O had been in flight at the last resync, while none completed.
     pub stalled: Option<Duration>,
-    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Anyone may set it to 0.
+    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Root may set it to 0.
     pub io_errors: Option<u64>,
     /// The controller that it goes through.
     pub controller: Arc<NvmeController>,
@@ -155,9 +155,10 @@ impl Nvme {
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
-    /// disk is none. What cannot be listed stays as it was. The I/O of their paths is read only if `anew`.
-    pub fn read_heads(&mut self, anew: bool, unreadable: &mut Vec<Error>) {
-        if let Err(error) = self.look_for_heads(anew, unreadable) {
+    /// disk is none, unless its WWID is among the `remembered` ones: it has lost controllers while nobody looked. Heads that
+    /// cannot be listed stay as they were. The I/O of their paths is read only if `anew`.
+    pub fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
+        if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);
         }
     }
@@ -172,7 +173,12 @@ impl Nvme {
         self.heads.iter().filter_map(|(name, known)| Some((Arc::clone(name), known.io?))).collect()
     }
 
-    fn look_for_heads(&mut self, anew: bool, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    fn look_for_heads(
+        &mut self,
+        anew: bool,
+        remembered: &BTreeSet<Arc<str>>,
+        unreadable: &mut Vec<Error>,
+    ) -> Result<(), Error> {
         let subsystems = self.root.join("class/nvme-subsystem");
         let listed = list(&subsystems)?;
         let mut before = std::mem::take(&mut self.heads);
@@ -202,12 +208,12 @@ impl Nvme {
                 entries.iter().filter(|entry| is_head(&entry.name)).map(|entry| entry.name.clone()).collect();
             for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
                 let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
-                let is_device = match &last {
-                    // A head that has lost controllers is what it was.
-                    Some(Known { head: Some(_), .. }) => true,
-                    Some(Known { head: None, .. }) => is_shared,
-                    None => is_shared || has_none && !self.waits_for_removal(&directory.join(&name), unreadable),
-                };
+                let path = directory.join(&name);
+                // A head that has lost controllers is what it was.
+                let is_device = is_shared
+                    || last.as_ref().is_some_and(|known| known.head.is_some())
+                    || last.is_none() && has_none && !self.waits_for_removal(&path, unreadable)
+                    || self.is_among(remembered, &path, unreadable);
                 if !is_device {
                     self.heads.insert(name.into(), Known { inode, head: None, io: None, stalls: HashMap::new() });
                     continue;
@@ -226,12 +232,12 @@ impl Nvme {
                     }
                 };
                 let Some(head) = head else { continue };
-                let io = or_note(self.io_of(&directory.join(&name), &head), unreadable).or(io);
+                let io = or_note(self.io_of(&path, &head), unreadable).or(io);
                 self.heads.insert(name.into(), Known { inode, head: Some(head), io, stalls });
             }
-            let has_device = |name: &String| self.heads.get(name.as_str()).is_some_and(|known| known.head.is_some());
-            let is_used = names.iter().any(has_device);
-            let parts = subsystems::Parts { directory, names, ways, is_shared, is_used };
+            let device_named = |name: &String| self.heads.get(name.as_str())?.head.as_ref();
+            let devices = names.iter().filter_map(device_named).map(|head| Arc::clone(&head.name)).collect();
+            let parts = subsystems::Parts { directory, names, ways, is_shared, devices };
             self.subsystems.insert(subsystem.name, known.after(&mut self.file, &parts, unreadable));
         }
         Ok(())
@@ -308,13 +314,18 @@ impl Nvme {
         Ok(Duration::from_secs(self.file.parsed(head, "delayed_removal_secs")?.unwrap_or_default()))
     }
 
-    /// Whether the kernel waits for a controller of the head. A local disk that was pulled looks like this, too.
+    /// Whether the kernel waits for a controller of the head. A head over fabrics and a local disk that was pulled look the same.
     fn waits_for_removal(&mut self, head: &Path, unreadable: &mut Vec<Error>) -> bool {
         !or_last(self.removal_delay(head), None, unreadable).is_zero()
     }
 
-    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: what else cannot be read
-    /// stays as it was.
+    /// Whether the head has one of these WWIDs.
+    fn is_among(&mut self, wwids: &BTreeSet<Arc<str>>, head: &Path, unreadable: &mut Vec<Error>) -> bool {
+        !wwids.is_empty() && wwids.contains(&self.file.word_or_note(head, "wwid", unreadable))
+    }
+
+    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: other parts that cannot be
+    /// read stay as they were.
     fn head(
         &mut self,
         subsystem: &Path,

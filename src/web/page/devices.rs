@@ -136,7 +136,8 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     let live = device.paths.iter().filter(|path| path.device_state.as_deref() == Some(NvmeController::LIVE)).count();
     if live < one.live_controllers {
-        fact(&format_args!("paths over {live} of the subsystem’s {} live controllers", one.live_controllers))?;
+        let all = Count(one.live_controllers, "live controller");
+        fact(&format_args!("paths over {live} of the subsystem’s {all}"))?;
     }
     let mismatches = device.mismatches;
     for (number, what) in [

@@ -34,7 +34,7 @@ use ring::digest::{SHA256, digest};
 use crate::event::{Event, EventType};
 use crate::source::health::{Health as SourceState, Source, unknown_sources};
 use crate::topology::{
-    Adapters, Counts, Daemon, Device, DirectUse, Health, History, Kind, Mismatches, Path, PathState, Snapshot,
+    Adapters, Counts, Daemon, Device, DirectUse, Health, History, Mismatches, Path, PathState, Snapshot,
 };
 use escape::Escaped;
 use findings::Finding;
@@ -142,7 +142,7 @@ pub struct Ranked<'a> {
     history: History,
     /// Who uses its disks without it.
     direct_users: &'a [DirectUse],
-    /// The live controllers over fabrics of its NVMe subsystem.
+    /// The live controllers of its NVMe subsystem.
     live_controllers: usize,
     /// The parts that its paths' ports on this host stand on.
     adapters: &'a Adapters,
@@ -150,20 +150,19 @@ pub struct Ranked<'a> {
 
 /// The devices, worst first.
 fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
-    let mut live: BTreeMap<&str, usize> = BTreeMap::new();
-    for controller in snapshot.transports.nvme_controllers.iter().filter(|controller| controller.is_live()) {
-        *live.entry(&controller.ports.target).or_default() += 1;
+    let mut live: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    for subsystem in &snapshot.transports.nvme_subsystems {
+        live.extend(subsystem.devices.iter().map(|name| (name, subsystem.live_controllers)));
     }
     let ranked = snapshot.devices.iter().map(|device| {
         let history = snapshot.remembered.of(&device.wwid).copied().unwrap_or_default();
-        let target = device.paths.first().filter(|_| device.kind == Kind::Nvme).map(|path| &*path.ports.target);
         Ranked {
             device,
             counts: device.counts(),
             history,
             direct_users: snapshot.direct_users(&device.wwid),
             adapters: &snapshot.transports.adapters,
-            live_controllers: target.and_then(|target| live.get(target)).copied().unwrap_or_default(),
+            live_controllers: live.get(&device.sysfs_name).copied().unwrap_or_default(),
         }
     });
     let mut ranked: Vec<_> = ranked.collect();

@@ -205,32 +205,32 @@ fn nvme_controller((name, state): (&str, &str)) -> Arc<NvmeController> {
 }
 
 fn nvme_subsystem((target, unreachable_namespaces): (&str, Option<usize>)) -> NvmeSubsystem {
-    NvmeSubsystem { target: target.into(), iopolicy: None, unreachable_namespaces }
+    NvmeSubsystem { target: target.into(), unreachable_namespaces, ..NvmeSubsystem::default() }
 }
 
 /// An array may show a namespace through some of its controllers only.
 #[test]
 fn a_namespace_says_over_how_many_of_the_live_controllers_it_has_paths() {
-    let said = |controllers: &[(&str, &str)], paths: &[&str], target: &str| {
+    let said = |live_controllers, paths: &[&str], name: &str| {
         let mut snapshot = host(&[("a", &vec![Valid; paths.len()])]);
         let device = Arc::make_mut(&mut snapshot.devices[0]);
-        device.kind = Kind::Nvme;
+        device.sysfs_name = "nvme0n1".into();
         for (path, state) in device.paths.iter_mut().zip(paths) {
             path.device_state = Some((*state).into());
-            path.ports.target = target.into();
         }
-        let nvme_controllers = controllers.iter().copied().map(nvme_controller).collect();
-        snapshot.transports = Arc::new(Transports { nvme_controllers, ..Transports::default() });
+        let subsystem = NvmeSubsystem { live_controllers, devices: vec![name.into()], ..NvmeSubsystem::default() };
+        snapshot.transports = Arc::new(Transports { nvme_subsystems: vec![subsystem], ..Transports::default() });
         let page = page(&snapshot);
         let facts = between(&page, "<p class=\"facts\">", "</p>").to_owned();
         facts.split_once("paths over ").map(|(_, words)| words.to_owned())
     };
-    let (live, gone) = ([("nvme0", "live"), ("nvme1", "live")], [("nvme0", "live"), ("nvme1", "connecting")]);
-    assert_eq!(said(&live, &["live"], "nqn.a").as_deref(), Some("1 of the subsystem’s 2 live controllers"));
-    assert_eq!(said(&live, &["live", "live"], "nqn.a"), None);
-    assert_eq!(said(&gone, &["live"], "nqn.a"), None);
-    assert_eq!(said(&gone, &["live", "connecting"], "nqn.a"), None);
-    assert_eq!(said(&live, &["live"], "nqn.b"), None);
+    assert_eq!(said(2, &["live"], "nvme0n1").as_deref(), Some("1 of the subsystem’s 2 live controllers"));
+    assert_eq!(said(2, &["live", "live"], "nvme0n1"), None);
+    assert_eq!(said(1, &["live"], "nvme0n1"), None);
+    assert_eq!(said(1, &["live", "connecting"], "nvme0n1"), None);
+    assert_eq!(said(2, &["live"], "nvme1n1"), None);
+    // Its head lost all paths, and stays.
+    assert_eq!(said(1, &[], "nvme0n1").as_deref(), Some("0 of the subsystem’s 1 live controller"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn each_controller_has_a_state_and_the_times_that_the_kernel_waits_for_it() {
     assert_no_errors(&page);
 }
 
-/// Before Linux 5.11 there is no `fast_io_fail_tmo`.
+/// Before Linux 5.13 there is no `fast_io_fail_tmo`.
 #[test]
 fn a_time_that_the_kernel_does_not_have_is_empty() {
     let host = Host::recorded("03-both-lost");
@@ -223,22 +223,41 @@ fn unreachable(page: &Page) -> Option<f64> {
     page.value(&format!("multipath_nvme_unreachable_namespaces{{target=\"{NQN}\"}}"))
 }
 
+fn policy(page: &Page, policy: &str) -> Option<f64> {
+    page.value(&format!("multipath_nvme_subsystem_info{{target=\"{NQN}\",iopolicy=\"{policy}\"}}"))
+}
+
 #[test]
 fn a_subsystem_says_how_io_is_spread_over_its_paths() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[NVME]);
-    let info = |page: &Page, policy: &str| {
-        page.value(&format!("multipath_nvme_subsystem_info{{target=\"{NQN}\",iopolicy=\"{policy}\"}}"))
-    };
     let page = exporter.metrics();
-    assert_eq!((info(&page, "numa"), unreachable(&page)), (Some(1.0), Some(0.0)));
+    assert_eq!((policy(&page, "numa"), unreachable(&page)), (Some(1.0), Some(0.0)));
     host.sysfs.write(&format!("{SUBSYSTEM}/iopolicy"), "round-robin\n");
     let page = exporter.reread();
-    assert_eq!((info(&page, "numa"), info(&page, "round-robin")), (None, Some(1.0)));
+    assert_eq!((policy(&page, "numa"), policy(&page, "round-robin")), (None, Some(1.0)));
     host.sysfs.make_unreadable(&format!("{SUBSYSTEM}/iopolicy"));
     let page = exporter.reread();
-    assert_eq!(info(&page, "round-robin"), Some(1.0));
+    assert_eq!(policy(&page, "round-robin"), Some(1.0));
     assert_errors("iopolicy", &page);
+}
+
+/// All of its namespaces are inaccessible, or it has none yet; and it has lost all.
+#[test]
+fn a_subsystem_without_a_device_says_so_too() {
+    let host = Host::recorded("01-healthy");
+    for namespace in [1, 2] {
+        host.sysfs.remove(&format!("{SUBSYSTEM}/nvme0n{namespace}"));
+    }
+    let exporter = host.exporter(&[NVME]);
+    assert_eq!(policy(&exporter.metrics(), "numa"), Some(1.0));
+    for controller in ["nvme0", "nvme1"] {
+        remove_controller(&host, controller);
+    }
+    let page = exporter.reread();
+    assert_eq!((policy(&page, "numa"), unreachable(&page)), (Some(1.0), None));
+    host.sysfs.remove("class/nvme-subsystem/nvme-subsys0");
+    assert_eq!(policy(&exporter.reread(), "numa"), None);
 }
 
 /// Inaccessible since the connect.
@@ -280,8 +299,7 @@ fn without_native_multipath_nothing_waits_for_a_head() {
         }
     }
     let page = host.exporter(&[NVME]).reread_twice();
-    assert_eq!(unreachable(&page), Some(0.0));
-    assert!(page.of_metric("multipath_nvme_subsystem_info").is_empty());
+    assert_eq!((unreachable(&page), policy(&page, "numa")), (Some(0.0), Some(1.0)));
 }
 
 /// The driver counts since Linux 7.2.

@@ -18,15 +18,21 @@ use crate::topology::NvmeSubsystem;
 pub struct Subsystem {
     /// Its NQN; empty while that is not known.
     target: Arc<str>,
-    /// How I/O is spread over paths. It is read only of a subsystem that has a device.
+    /// It has a device or a controller that could have one, or it had when it last had controllers.
+    is_watched: bool,
+    /// How I/O is spread over paths. It is read only of a subsystem that is watched.
     iopolicy: Option<Arc<str>>,
+    /// The number of its controllers that are live and could have devices.
+    live_controllers: usize,
+    /// The names of its devices.
+    devices: Vec<Arc<str>>,
     /// The number of paths that wait for a head; `None` without a controller that could have one.
     unreachable: Option<usize>,
     /// The paths that had no head at the last reading, and the names of their controllers.
     headless: BTreeMap<String, Arc<str>>,
 }
 
-/// What the directory of a subsystem shows.
+/// The contents of a subsystem's directory.
 pub struct Parts {
     pub directory: PathBuf,
     /// The names of its heads.
@@ -35,18 +41,19 @@ pub struct Parts {
     pub ways: Vec<PathsOf>,
     /// It is reached over fabrics, or has two controllers or more.
     pub is_shared: bool,
-    /// A head of its is a device.
-    pub is_used: bool,
+    /// The names of those heads that are devices.
+    pub devices: Vec<Arc<str>>,
 }
 
 impl Subsystem {
     /// The subsystem for those who watch; `None` for a lone local disk, and for one that is there for discovery only.
     pub fn watched(&self) -> Option<NvmeSubsystem> {
-        let is_watched = !self.target.is_empty() && (self.iopolicy.is_some() || self.unreachable.is_some());
-        is_watched.then(|| NvmeSubsystem {
+        (self.is_watched && !self.target.is_empty()).then(|| NvmeSubsystem {
             target: Arc::clone(&self.target),
             iopolicy: self.iopolicy.clone(),
             unreachable_namespaces: self.unreachable,
+            live_controllers: self.live_controllers,
+            devices: self.devices.clone(),
         })
     }
 
@@ -55,20 +62,34 @@ impl Subsystem {
         self.headless.iter().filter(move |(_, through)| ***through == *controller).map(|(name, _)| name.clone())
     }
 
-    /// The subsystem at the next reading. What cannot be read stays.
+    /// The subsystem at the next reading. Parts that cannot be read stay.
     pub fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
         let controllers = || parts.ways.iter().map(|way| &way.controller).filter(|one| !one.has_no_namespaces);
         let target = match file.word_or_note(&parts.directory, "subsysnqn", unreadable) {
             target if target.is_empty() => controllers().map(|one| Arc::clone(&one.ports.target)).next(),
             target => Some(target),
         };
-        let iopolicy =
-            parts.is_used.then(|| or_last(file.word(&parts.directory, "iopolicy"), self.iopolicy.as_ref(), unreadable));
         let has_controllers = parts.is_shared && controllers().next().is_some();
+        let is_watched = has_controllers || !parts.devices.is_empty() || self.is_watched && parts.ways.is_empty();
+        let iopolicy = match is_watched {
+            true => {
+                let iopolicy = file.text(&parts.directory, "iopolicy").map(|text| text.map(Arc::from));
+                or_last(iopolicy, Some(&self.iopolicy), unreadable)
+            }
+            false => None,
+        };
         let headless: Vec<_> = if has_controllers { parts.headless().collect() } else { Vec::new() };
         let unreachable = has_controllers.then(|| self.unreachable(&headless, file, &parts.directory, unreadable));
         let headless = headless.into_iter().map(|(way, name)| (name.clone(), Arc::clone(&way.controller.name)));
-        Subsystem { target: target.unwrap_or(self.target), iopolicy, unreachable, headless: headless.collect() }
+        Subsystem {
+            target: target.unwrap_or(self.target),
+            is_watched,
+            iopolicy,
+            unreachable,
+            live_controllers: controllers().filter(|one| one.is_live()).count(),
+            devices: parts.devices.clone(),
+            headless: headless.collect(),
+        }
     }
 
     /// How many of the paths without a head have none for good. A namespace that comes has its path before its head, and between
@@ -157,9 +178,13 @@ mod tests {
     fn read(nvme: &mut Nvme) -> Vec<(Option<Arc<str>>, Option<usize>)> {
         let mut unreadable = Vec::new();
         nvme.read_controllers(false, &Addresses::default(), &mut unreadable).unwrap();
-        nvme.read_heads(false, &mut unreadable);
+        nvme.read_heads(false, &BTreeSet::new(), &mut unreadable);
         let all = nvme.watched_subsystems().into_iter();
         all.map(|subsystem| (subsystem.iopolicy, subsystem.unreachable_namespaces)).collect()
+    }
+
+    fn policy() -> Option<Arc<str>> {
+        Some("round-robin".into())
     }
 
     #[test]
@@ -167,10 +192,10 @@ mod tests {
         for state in ["inaccessible", "persistent-loss", "change"] {
             let tree = Tree::new("tcp", state);
             let mut nvme = Nvme::new(tree.0.path());
-            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
-            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
+            assert_eq!(read(&mut nvme), [(policy(), Some(1))], "{state}");
+            assert_eq!(read(&mut nvme), [(policy(), Some(1))], "{state}");
             tree.make_head();
-            assert_eq!(read(&mut nvme), [(Some("round-robin".into()), Some(0))], "{state}");
+            assert_eq!(read(&mut nvme), [(policy(), Some(0))], "{state}");
         }
     }
 
@@ -180,8 +205,8 @@ mod tests {
         for state in ["optimized", "non-optimized", "invalid state"] {
             let tree = Tree::new("tcp", state);
             let mut nvme = Nvme::new(tree.0.path());
-            assert_eq!(read(&mut nvme), [(None, Some(0))], "{state}");
-            assert_eq!(read(&mut nvme), [(None, Some(1))], "{state}");
+            assert_eq!(read(&mut nvme), [(policy(), Some(0))], "{state}");
+            assert_eq!(read(&mut nvme), [(policy(), Some(1))], "{state}");
         }
     }
 
@@ -195,8 +220,13 @@ mod tests {
             directory: subsystem.join("nvme3"),
             names: [("nvme0n1".to_owned(), vec!["nvme0c3n1".to_owned()])].into(),
         };
-        let parts =
-            Parts { directory: subsystem, names: BTreeSet::new(), ways: vec![way], is_shared: true, is_used: false };
+        let parts = Parts {
+            directory: subsystem,
+            names: BTreeSet::new(),
+            ways: vec![way],
+            is_shared: true,
+            devices: Vec::new(),
+        };
         let now = Subsystem::default().after(&mut Attribute::default(), &parts, &mut Vec::new());
         assert_eq!(now.unreachable, Some(0));
     }
@@ -211,7 +241,7 @@ mod tests {
             nvme.read_controllers(false, &Addresses::default(), &mut unreadable).unwrap();
             tree.remove(directory);
             fs::write(tree.0.path().join(directory), "").unwrap();
-            nvme.read_heads(false, &mut unreadable);
+            nvme.read_heads(false, &BTreeSet::new(), &mut unreadable);
             assert_eq!(nvme.watched_subsystems()[0].unreachable_namespaces, Some(1), "{directory}");
             assert_eq!(unreadable.len(), 1, "{directory}: {unreadable:?}");
         }
@@ -233,13 +263,25 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_the_kernel_keeps_without_a_controller_has_a_policy() {
+    fn a_subsystem_without_a_controller_has_a_policy_while_it_is_there() {
         let tree = Tree::new("tcp", "optimized");
         tree.make_head();
         let mut nvme = Nvme::new(tree.0.path());
-        assert_eq!(read(&mut nvme), [(Some("round-robin".into()), Some(0))]);
+        assert_eq!(read(&mut nvme), [(policy(), Some(0))]);
         tree.remove("class/nvme/nvme3");
         fs::remove_file(tree.0.path().join("class/nvme-subsystem/nvme-subsys0/nvme3")).unwrap();
-        assert_eq!(read(&mut nvme), [(Some("round-robin".into()), None)]);
+        assert_eq!(read(&mut nvme), [(policy(), None)]);
+        tree.remove("class/nvme-subsystem/nvme-subsys0/nvme0n1");
+        assert_eq!(read(&mut nvme), [(policy(), None)]);
+        tree.remove("class/nvme-subsystem/nvme-subsys0");
+        assert_eq!(read(&mut nvme), []);
+    }
+
+    #[test]
+    fn a_kernel_without_multipath_has_no_policy() {
+        let tree = Tree::new("tcp", "optimized");
+        tree.remove("class/nvme/nvme3/nvme0c3n1");
+        fs::remove_file(tree.0.path().join("class/nvme-subsystem/nvme-subsys0/iopolicy")).unwrap();
+        assert_eq!(read(&mut Nvme::new(tree.0.path())), [(None, Some(0))]);
     }
 }
