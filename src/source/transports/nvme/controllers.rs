@@ -39,7 +39,7 @@ impl Reader {
     ) -> Result<Option<NvmeController>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let anew = anew || last.is_none_or(|last| last.state != state);
-        let last = last.cloned().unwrap_or_default();
+        let last = last.cloned().unwrap_or_else(|| self.meet());
         let mut controller = NvmeController { name: Arc::clone(name), state, ..last };
         // Nothing leaves through a port where the controller is a part of the host.
         let is_known = controller.ports.are_known() || controller.transport == Transport::NvmePcie;
@@ -75,7 +75,7 @@ impl Reader {
         let last = &controller.ports.initiator_port;
         let (initiator_port, target_port) = ends(controller.transport, &address, addresses, last);
         let ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
-        // Before Linux 5.14 there is no `cntrltype`, and before it was connected once a controller has none.
+        // Before Linux 5.18 there is no `cntrltype`, and before it was connected once a controller has none.
         controller.has_no_namespaces = match &*kind {
             "discovery" | "admin" => true,
             _ => controller.has_no_namespaces && kind.is_empty() || *ports.target == *DISCOVERY,
