@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use crate::scenarios;
+use crate::scenarios::{self, Scenario};
 use crate::share::{Share, Verdict};
 use crate::vm::{Host, SUITE, Vm};
 
@@ -39,7 +39,8 @@ pub fn run(args: &[String]) -> ExitCode {
     })
 }
 
-/// Boots a stage and hands it the lines of standard input, at whose end it goes. It also goes when something in it fails.
+/// Boots a stage and hands it the lines of standard input, at whose end it goes. It also goes when something in it
+/// fails.
 pub fn run_stage(name: &str, forwards: &[String]) -> ExitCode {
     let failure = stage(name, forwards).err().unwrap_or_else(|| "it has ended".to_owned());
     eprintln!("lab: stage {name}: {failure}");
@@ -69,8 +70,8 @@ fn stage(name: &str, forwards: &[String]) -> Result<(), String> {
     verdicts.into_iter().find_map(|verdict| verdict.failure).map_or(Ok(()), Err)
 }
 
-/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake, and so is a scenario
-/// for another suite that is named exactly.
+/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake, and so
+/// is a scenario for another suite that is named exactly. Others for another suite are left out, and it says so.
 fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     let (flags, filters): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('-'));
     if let Some(flag) = flags.iter().find(|flag| !["--bench", "--exact", "--list"].contains(&flag.as_str())) {
@@ -96,7 +97,20 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
             Err(format!("{} needs {SUITE}={}", other.name, other.suite.unwrap_or_default()))
         }
         _ if selected.is_empty() => Err(format!("no test is called like {filters:?}")),
-        _ => Ok(selected.into_iter().map(|scenario| scenario.name).collect()),
+        _ => {
+            tell_left_out(&others);
+            Ok(selected.into_iter().map(|scenario| scenario.name).collect())
+        }
+    }
+}
+
+/// Says which scenarios are not run because they need the kernel of another suite.
+fn tell_left_out(others: &[&Scenario]) {
+    if !others.is_empty() {
+        let names: Vec<_> = others.iter().map(|other| other.name).collect();
+        let suites: BTreeSet<_> = others.iter().filter_map(|other| other.suite).collect();
+        let suites: Vec<_> = suites.into_iter().map(|suite| format!("{SUITE}={suite}")).collect();
+        eprintln!("lab: {} left out, as they need {}: {}", names.len(), suites.join(" or "), names.join(", "));
     }
 }
 
