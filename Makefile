@@ -139,7 +139,7 @@ OLD_KERNEL_SCENARIOS := one_path_failed map_renamed all_paths_deleted thin_pool_
 test-new-kernel: test-old-kernel
 	SUITE=sid LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact $(NEW_KERNEL_SCENARIOS)
 
-# They depend on what NVMe's part of the kernel can since Linux 6.15, or later.
+# They depend on what NVMe's part of the kernel can since Linux 6.16, or later.
 NEW_KERNEL_SCENARIOS := nvme_delayed_removal nvme_errors_are_counted nvme_controllers_that_reconnect
 
 demo: packages install-for-tests $(VENV)/installed

@@ -1,7 +1,8 @@
 //! Failures of iSCSI sessions and NVMe controllers, counted by the ports between which they go.
 //!
-//! The kernel counts none of them. A failure here is the difference between two readings, so one that ended before the next
-//! reading is not seen. A new login or connection is another object with the same ports, so it counts on from there.
+//! The kernel counts none of them. A failure here is the difference between two readings, so one that ended before the
+//! next reading is not seen. A new login or connection is another object with the same ports, so it counts on from
+//! there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 
-/// A session that logs out is gone before it has been [`Standing::Unclear`] for so long: the kernel has removed its disks by
-/// then, and only takes its objects down.
+/// A session that logs out is gone before it has been [`Standing::Unclear`] for so long. The kernel has removed its
+/// disks by then, and only takes its objects down.
 const LOGOUT: Duration = Duration::from_secs(2);
 
-/// The failures between ports without an object are kept so long. That is longer than the alerts on flapping look back
-/// (15 minutes): to them a count that goes on and one that begins at 0 are the same then.
+/// The failures between ports without an object are kept so long. The alerts on flapping look back less far (15
+/// minutes). To them a count that goes on is then the same as one that begins at 0.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// More counts than these are not kept of ports without an object. A host has far fewer sessions and controllers.
@@ -57,7 +58,7 @@ impl Standing {
     }
 }
 
-/// What is known of an object.
+/// The exporter's knowledge of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Works,
@@ -68,7 +69,7 @@ enum Known {
 }
 
 impl Known {
-    /// What is known after a reading that was begun now, and whether the object has failed since the last one.
+    /// The knowledge after a reading that was begun now, and whether the object has failed since the last one.
     fn after(self, standing: Standing, now: Instant) -> (Known, bool) {
         match (standing, self) {
             (Standing::Works, _) => (Known::Works, matches!(self, Known::Unclear(_))),
@@ -95,7 +96,8 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in `drivers/scsi/scsi_transport_iscsi.c`).
+    /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in
+    /// `drivers/scsi/scsi_transport_iscsi.c`).
     pub fn session(session: &'a IscsiSession) -> Self {
         Object { name: &session.name, instance: 0, ports: &session.ports, standing: Standing::of_session(session) }
     }
@@ -117,7 +119,7 @@ struct Count {
 /// Counts failures from reading to reading.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// What is known of each object, by its kernel name and instance.
+    /// The knowledge of each object, by its kernel name and instance.
     known: HashMap<(Arc<str>, u64), Known>,
     counts: BTreeMap<Ports, Count>,
     present: Arc<Failures>,

@@ -1,7 +1,7 @@
 //! Native NVMe multipath devices, out of what sysfs says of namespace heads.
 //!
-//! Nothing tells of their path failures but the difference between two readings, so that is what is counted: what was
-//! last published holds the counts so far.
+//! Nothing tells of their path failures but the difference between two readings, so differences are counted. The
+//! devices last published hold the counts so far.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -113,7 +113,8 @@ fn state(path: &HeadPath, head: &Head) -> PathState {
     }
 }
 
-/// Whether the path goes because its controller is being deleted, as `nvme disconnect` does it. That is no failure.
+/// Whether the path goes because its controller is being deleted, as `nvme disconnect` does it. Such a path has not
+/// failed.
 pub fn is_leaving(path: &Path) -> bool {
     path.devno.is_none() && path.device_state.as_deref().is_some_and(is_deleted)
 }

@@ -1,8 +1,9 @@
 //! Whether the kernel keeps the I/O to an NVMe head for which no path is usable, or fails it.
 //!
-//! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps it in two cases. A controller of one of the head's paths is
-//! `live`, `connecting` or `resetting`, whatever its ANA state, and has not been away for `fast_io_fail_tmo`. Or the head has a
-//! `delayed_removal_secs` (Linux 6.16): then the kernel also keeps the head so long after its last path has gone.
+//! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps it in two cases. A controller of one of the head's
+//! paths is `live`, `connecting` or `resetting`, whatever its ANA state, and has not been away for `fast_io_fail_tmo`.
+//! Or the head has a `delayed_removal_secs` (Linux 6.16): then the kernel also keeps the head so long after its last
+//! path has gone.
 //!
 //! No file tells that `fast_io_fail_tmo` has run out (`NVME_CTRL_FAILFAST_EXPIRED`). The kernel's clock starts when the
 //! controller begins to connect. The clock here starts at the reading that shows that the controller has left `live`.
@@ -26,7 +27,7 @@ pub struct Clocks {
 /// A controller that is not live.
 #[derive(Debug)]
 struct Away {
-    /// Of the controller: a new one of its name begins anew.
+    /// The instance of the controller: a new one of its name begins anew.
     instance: u64,
     since: Instant,
     /// How long the kernel keeps I/O for the controller; `None` for ever. A later change counts from the next time.
@@ -34,8 +35,8 @@ struct Away {
 }
 
 impl Clocks {
-    /// Takes a reading of all controllers over fabrics and all heads, which was begun now. All that it finds away at first is
-    /// away since then.
+    /// Takes a reading of all controllers over fabrics and all heads, which was begun now. All that it finds away at
+    /// first is away since then.
     pub fn follow(&mut self, controllers: &[Arc<NvmeController>], heads: &[Arc<Head>], now: Instant) {
         let away: BTreeMap<_, _> =
             controllers.iter().filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
@@ -81,7 +82,8 @@ impl Moment<'_> {
         }
     }
 
-    /// Whether the kernel keeps the head, and its I/O, though no path may come back. While it has paths, that time has not begun.
+    /// Whether the kernel keeps the head, and its I/O, though no path may come back. While it has paths, that time has
+    /// not begun.
     fn keep(&self, head: &Head) -> bool {
         let since = self.clocks.pathless.get(&head.name);
         let gone = since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(*since));
@@ -95,8 +97,8 @@ impl Away {
     }
 }
 
-/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one. Linux 5.11 and
-/// 5.12 can give up, but have no file that tells when: I/O is then said to wait until the controller goes.
+/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one. Linux 5.11
+/// and 5.12 can give up, but have no file that tells when: I/O is then said to wait until the controller goes.
 fn patience(controller: &NvmeController) -> Option<Duration> {
     controller.timeouts.fast_io_fail.parse().ok().map(Duration::from_secs)
 }

@@ -175,20 +175,20 @@ pub struct NvmeController {
     pub instance: u64,
     /// The kernel's word: `live`, `connecting`, `resetting`, `deleting`, …
     pub state: Arc<str>,
-    /// What carries its I/O.
+    /// The carrier of its I/O.
     pub transport: Transport,
     /// It is not a part of this host.
     pub over_fabrics: bool,
     /// It is there for discovery or administration, so no path goes over it.
     pub has_no_namespaces: bool,
-    /// What it is made of: interface or host port, subsystem NQN, address.
+    /// Its ends: interface or host port, subsystem NQN, address.
     pub ports: Ports,
     /// How long the kernel waits for it.
     pub timeouts: NvmeTimeouts,
 }
 
-/// How long the kernel waits for a controller over fabrics, in seconds as it prints them, or `off`. Empty where it has no such
-/// limit.
+/// How long the kernel waits for a controller over fabrics, in seconds as it prints them, or `off`. Empty where it has
+/// no such limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NvmeTimeouts {
     /// `ctrl_loss_tmo`: after this time without a connection it removes the controller.
@@ -219,10 +219,11 @@ impl NvmeController {
 pub struct NvmeSubsystem {
     /// Its NQN.
     pub target: Arc<str>,
-    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` if it tells none.
+    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` if it tells
+    /// none.
     pub iopolicy: Option<Arc<str>>,
-    /// Paths to namespaces for which the kernel has made no head: none of them has been usable since the connect. `None`
-    /// without a controller.
+    /// Paths to namespaces for which the kernel has made no head: none of them has been usable since the connect.
+    /// `None` without a controller.
     pub unreachable_namespaces: Option<usize>,
     /// How many of its controllers are live, whether over fabrics or not.
     pub live_controllers: usize,

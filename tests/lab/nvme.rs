@@ -1,5 +1,5 @@
-//! NVMe over TCP: the kernel's own target in the array's namespace, with a port in each of two networks, and controllers
-//! of this host on both.
+//! NVMe over TCP. The kernel's own target is in the array's namespace, with a port in each of two networks. This host
+//! has controllers on both.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -269,7 +269,7 @@ fn write(directory: &Path, name: &str, value: &str) {
 
 impl Drop for Array {
     fn drop(&mut self) {
-        // What a scenario has not made, or has taken away already, is no loss.
+        // A scenario may not have made one, or may have taken it away already.
         for controller in controllers() {
             let _ = fs::write(format!("/sys/class/nvme/{controller}/delete_controller"), "1");
         }

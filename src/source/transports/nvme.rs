@@ -1,17 +1,18 @@
 //! Native NVMe multipath: namespace heads, and the controllers that their paths go through.
 //!
 //! ```text
-//! class/nvme-subsystem/nvme-subsys0/     subsysnqn, model, firmware_rev, iopolicy; nvme0n1: its heads; nvme0: its controllers
-//! …/nvme-subsys0/nvme0n1/                wwid, uuid, size, ro, stat, delayed_removal_secs: a head, which is what is used as a disk
-//! class/nvme/nvme3/                      state, transport, address, subsysnqn, …: a controller
-//! class/nvme/nvme3/nvme0c3n1/            ana_state, ana_grpid, size, ro, stat, diag/: the hidden path of nvme0n1 through nvme3
+//! class/nvme-subsystem/nvme-subsys0/  subsysnqn, model, firmware_rev, iopolicy; nvme0n1: a head; nvme0: a controller
+//! …/nvme-subsys0/nvme0n1/             wwid, uuid, size, ro, stat, delayed_removal_secs: a head, which is used as a disk
+//! class/nvme/nvme3/                   state, transport, address, subsysnqn, …: a controller
+//! class/nvme/nvme3/nvme0c3n1/         ana_state, ana_grpid, size, ro, stat, diag/: the hidden path through nvme3
 //! ```
 //!
-//! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel. There is
-//! no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays `optimized` while its
-//! controller reconnects, so both count. `src_addr` goes with the connection, so what a controller is called is kept from
-//! when it was known, and read again when it is live again, and now and then while it is. The name
-//! of a path has the number of its controller since Linux 5.3, and had its controller ID (`cntlid`) before.
+//! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel.
+//! There is no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays
+//! `optimized` while its controller reconnects, so both count. `src_addr` goes with the connection, so a controller is
+//! called as it was when that was known. It is read again when the controller is live again, and now and then while it
+//! is. The name of a path has the number of its controller since Linux 5.3, and had its controller ID (`cntlid`)
+//! before.
 
 mod controllers;
 mod names;
@@ -70,7 +71,8 @@ pub struct HeadPath {
     pub read_only: Option<bool>,
     /// How long the same I/O had been in flight at the last resync, while none completed.
     pub stalled: Option<Duration>,
-    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Root may set it to 0.
+    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Root may set it
+    /// to 0.
     pub io_errors: Option<u64>,
     /// The controller that it goes through.
     pub controller: Arc<NvmeController>,
@@ -97,7 +99,7 @@ struct PathsOf {
 
 #[derive(Debug)]
 struct Known {
-    /// Of its entry: a new head of an old name is a new one.
+    /// The inode of its entry: a new head of an old name is a new one.
     inode: u64,
     /// `None` for a lone local disk, which is none when it loses its controller, either.
     head: Option<Arc<Head>>,
@@ -154,9 +156,9 @@ impl Nvme {
         by_target.into_values().collect()
     }
 
-    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone local
-    /// disk is none, unless its WWID is among the `remembered` ones: it has lost controllers while nobody looked. Heads that
-    /// cannot be listed stay as they were. The I/O of their paths is read only if `anew`.
+    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone
+    /// local disk is none, unless its WWID is among the `remembered` ones: it has lost controllers while nobody looked.
+    /// Heads that cannot be listed stay as they were. The I/O of their paths is read only if `anew`.
     pub fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
         if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);
@@ -308,13 +310,14 @@ impl Nvme {
         PathsOf { controller: Arc::clone(controller), directory, names }
     }
 
-    /// How long the kernel keeps the head after its last controller has gone. The kernel tells only while it holds the lock of the
-    /// subsystem, and that is held as long as a controller works on a command like `nvme format`.
+    /// How long the kernel keeps the head after its last controller has gone. The kernel tells only under the lock of
+    /// the subsystem. A command like `nvme format` holds that until its controller is done with it.
     fn removal_delay(&mut self, head: &Path) -> Result<Duration, Error> {
         Ok(Duration::from_secs(self.file.parsed(head, "delayed_removal_secs")?.unwrap_or_default()))
     }
 
-    /// Whether the kernel waits for a controller of the head. A head over fabrics and a local disk that was pulled look the same.
+    /// Whether the kernel waits for a controller of the head. A head over fabrics and a local disk that was pulled look
+    /// the same.
     fn waits_for_removal(&mut self, head: &Path, unreadable: &mut Vec<Error>) -> bool {
         !or_last(self.removal_delay(head), None, unreadable).is_zero()
     }
@@ -324,8 +327,8 @@ impl Nvme {
         !wwids.is_empty() && wwids.contains(&self.file.word_or_note(head, "wwid", unreadable))
     }
 
-    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: other parts that cannot be
-    /// read stay as they were.
+    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: other parts that
+    /// cannot be read stay as they were.
     fn head(
         &mut self,
         subsystem: &Path,
@@ -382,7 +385,7 @@ impl Nvme {
         }))
     }
 
-    /// The path of a head through a controller; `None` if there is none. What cannot be read of it stays as it was.
+    /// The path of a head through a controller; `None` if there is none. Parts that cannot be read stay as they were.
     fn path(
         &mut self,
         directory: &Path,

@@ -24,8 +24,8 @@ pub const ALL: &[Scenario] = &[
 /// An array may need so long to move its namespaces to another controller.
 const TAKEOVER: Duration = Duration::from_secs(30);
 
-/// For so long of it the array calls the state one that changes. The kernel resets a controller that does so for longer than twice
-/// the array's ANATT, for which nvmet says 10 seconds.
+/// For so long of it the array calls the state one that changes. The kernel resets a controller that does so for longer
+/// than twice the array's ANATT, for which nvmet says 10 seconds.
 const CHANGE: Duration = Duration::from_secs(10);
 
 pub struct Host {
@@ -113,7 +113,7 @@ fn path_over(exporter: &Exporter, namespace: &Namespace, network: &Network) -> L
     exporter.metrics().labels("multipath_path_info", &matching)
 }
 
-/// What is said of a controller over fabrics.
+/// The facts that metrics tell of a controller over fabrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Controller {
     up: bool,
@@ -331,7 +331,8 @@ fn nvme_controllers_and_namespaces_gone(lab: &Lab) {
     assert_eq!(events("device_added"), [1, 1]);
 }
 
-/// A network is cut and comes back, a controller is reset, and one is disconnected. A discovery controller is beside them.
+/// A network is cut and comes back, a controller is reset, and one is disconnected. A discovery controller is beside
+/// them.
 fn nvme_controllers_that_reconnect(lab: &Lab) {
     let host = Host::start(lab);
     let [one, other] = host.networks();
@@ -378,7 +379,8 @@ fn nvme_controllers_that_reconnect(lab: &Lab) {
     }
 }
 
-/// One side of the array owns the namespace, and the other takes it over in 30 seconds. I/O waits, and nothing has failed.
+/// One side of the array owns the namespace, and the other takes it over in 30 seconds. I/O waits, and nothing has
+/// failed.
 fn nvme_takeover_is_quiet(lab: &Lab) {
     let host = Host::start(lab);
     let [namespace, _] = host.namespaces();
@@ -411,7 +413,8 @@ fn nvme_takeover_is_quiet(lab: &Lab) {
     host.networks().iter().for_each(|network| host.wait_for_controller(network, live(0)));
 }
 
-/// No controller can reach a namespace since it was connected. The kernel has paths, and makes the device when one is usable.
+/// No controller can reach a namespace since it was connected. The kernel has paths, and makes the device when one is
+/// usable.
 fn nvme_namespace_without_a_device(lab: &Lab) {
     let array = Array::unconnected(Rc::new(Networks::start()));
     let [_, inaccessible] = &array.namespaces;

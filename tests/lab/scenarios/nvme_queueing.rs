@@ -1,4 +1,4 @@
-//! What happens to I/O of an NVMe device without a valid path, by a program that reads it. As root and as `nobody`.
+//! The fate of I/O to an NVMe device without a valid path, shown by a program that reads it. As root and as `nobody`.
 
 use std::process::Child;
 use std::time::Duration;
@@ -114,7 +114,7 @@ fn nvme_queueing(lab: &Lab) {
     host.wait_for_queueing(namespace, None);
 }
 
-/// The kernel keeps a device for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.15).
+/// The kernel keeps a device for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.16).
 fn nvme_delayed_removal(lab: &Lab) {
     let host = Host::start(lab);
     let [kept, other] = host.namespaces();
@@ -137,6 +137,19 @@ fn nvme_delayed_removal(lab: &Lab) {
     host.array.disconnect_all();
     host.wait_for_queueing(other, None);
     wait_for_failure(host.assert_read_waits(kept));
+    eventually_eq("the device is gone", None, || host.array.head(kept));
+    host.wait_for_queueing(kept, None);
+
+    // An administrator ends the waiting.
+    host.array.connect_all("");
+    host.wait_for_states([(2, 0, 0); 2]);
+    host.array.delay_removal(kept, 600);
+    host.cut_all();
+    host.wait_for_states([(0, 0, 2); 2]);
+    let reader = host.assert_read_waits(kept);
+    host.array.delay_removal(kept, 0);
+    host.array.disconnect_all();
+    wait_for_failure(reader);
     eventually_eq("the device is gone", None, || host.array.head(kept));
     host.wait_for_queueing(kept, None);
 }

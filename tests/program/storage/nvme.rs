@@ -554,7 +554,7 @@ fn what_cannot_be_listed_stays_as_last_read() {
 fn two_heads_of_one_wwid_are_one_device() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[NVME]);
-    // What is left of earlier ones that something still holds open.
+    // The rest of earlier ones that something still holds open.
     for stale in ["nvme0n0", "nvme0n9"] {
         host.sysfs.write(&format!("{SUBSYSTEM}/{stale}/wwid"), format!("{FIRST}\n"));
     }

@@ -15,7 +15,8 @@ use crate::source::files::{Attribute, or_last};
 use crate::source::interfaces::Addresses;
 use crate::topology::{NvmeController, NvmeTimeouts, Ports, Transport, portal};
 
-/// The name of each discovery subsystem that has no name of its own (`NVME_DISC_SUBSYS_NAME` in `include/linux/nvme.h`).
+/// The name of each discovery subsystem that has no name of its own (`NVME_DISC_SUBSYS_NAME` in
+/// `include/linux/nvme.h`).
 const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 /// Reads controllers.
@@ -27,7 +28,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The controller; `None` if it is gone. An error if its state cannot be told: what else cannot be read stays as it was.
+    /// The controller; `None` if it is gone. An error if its state cannot be told: what else cannot be read stays as it
+    /// was.
     pub fn controller(
         &mut self,
         directory: &Path,
@@ -83,7 +85,8 @@ impl Reader {
         controller.ports = ports;
     }
 
-    /// The kernel takes them at any time, and goes by `fast_io_fail_tmo` as it was when the controller began to connect.
+    /// The kernel takes them at any time, and goes by `fast_io_fail_tmo` as it was when the controller began to
+    /// connect.
     fn read_timeouts(&mut self, directory: &Path, timeouts: &mut NvmeTimeouts, unreadable: &mut Vec<Error>) {
         let NvmeTimeouts { ctrl_loss, fast_io_fail, reconnect_delay } = timeouts;
         for (name, value) in
@@ -94,7 +97,8 @@ impl Reader {
     }
 }
 
-/// What carries the I/O, and whether it leaves the host. There are others: a disk on Apple's own bus is none of fabrics.
+/// The transport of this name, and whether it leaves the host. There are others: a disk on Apple's own bus is none of
+/// fabrics.
 fn transport_named(name: &str) -> (Transport, bool) {
     match name {
         "tcp" => (Transport::NvmeTcp, true),
@@ -106,7 +110,8 @@ fn transport_named(name: &str) -> (Transport, bool) {
     }
 }
 
-/// Both ends of a controller: `initiator_port`, which was `last` last time, and `target_port`. What is not known is empty.
+/// Both ends of a controller: `initiator_port`, which was `last` last time, and `target_port`. Either is empty if it is
+/// not known.
 ///
 /// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
 /// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.

@@ -92,9 +92,9 @@ impl Subsystem {
         }
     }
 
-    /// How many of the paths without a head have none for good. A namespace that comes has its path before its head, and between
-    /// the listings of heads and of paths both may come. So a path counts if it had no head at the last reading, either, or if
-    /// its ANA state lets the kernel make none and there is still none.
+    /// How many of the paths without a head have none for good. A namespace that comes has its path before its head,
+    /// and between the listings of heads and of paths both may come. So a path counts if it had no head at the last
+    /// reading, either. It also counts if its ANA state lets the kernel make none, and there is still none.
     fn unreachable(
         &self,
         headless: &[(&PathsOf, &String)],
