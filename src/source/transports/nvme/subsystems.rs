@@ -74,7 +74,9 @@ impl Subsystem {
         let iopolicy = match is_watched {
             true => {
                 let iopolicy = file.text(&parts.directory, "iopolicy").map(|text| text.map(Arc::from));
-                or_last(iopolicy, Some(&self.iopolicy), unreadable)
+                let iopolicy = or_last(iopolicy, Some(&self.iopolicy), unreadable);
+                // Only a kernel without multipath devices has no file. Otherwise it is just not known.
+                iopolicy.or_else(|| (!parts.devices.is_empty()).then(Arc::default))
             }
             false => None,
         };
