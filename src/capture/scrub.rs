@@ -20,7 +20,7 @@ use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 28] = [
+const PLAIN_FILES: [&str; 29] = [
     "access_state",
     "ana_grpid",
     "ana_state",
@@ -41,6 +41,7 @@ const PLAIN_FILES: [&str; 28] = [
     "persistent_port",
     "port_state",
     "reconnect_delay",
+    "reset_count",
     "ro",
     "scsi_target_id",
     "size",

@@ -1,13 +1,14 @@
 //! Failures of iSCSI sessions and NVMe controllers, counted by the ports between which they go.
 //!
-//! The kernel counts none of them. A failure here is the difference between two readings, so one that ended before the
-//! next reading is not seen. A new login or connection is another object with the same ports, so it counts on from
-//! there.
+//! A failure here is the difference between two readings, so one that ended before the next reading is not seen. Only
+//! controllers have a count of the kernel's own, which has that one, too (`diag/reset_count`, Linux 7.2). A new login
+//! or connection is another object with the same ports, so it counts on from there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::io_errors::growth;
 use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 
 /// A session that logs out is gone before it has been [`Standing::Unclear`] for so long. The kernel has removed its
@@ -93,19 +94,22 @@ pub struct Object<'a> {
     pub ports: &'a Ports,
     /// How it stands.
     pub standing: Standing,
+    /// How often the kernel says that it was reset; `None` if it does not say.
+    pub resets: Option<u64>,
 }
 
 impl<'a> Object<'a> {
     /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in
     /// `drivers/scsi/scsi_transport_iscsi.c`).
     pub fn session(session: &'a IscsiSession) -> Self {
-        Object { name: &session.name, instance: 0, ports: &session.ports, standing: Standing::of_session(session) }
+        let (name, ports, standing) = (&session.name, &session.ports, Standing::of_session(session));
+        Object { name, instance: 0, ports, standing, resets: None }
     }
 
     /// A controller.
     pub fn controller(controller: &'a NvmeController) -> Self {
-        let NvmeController { name, instance, ports, .. } = controller;
-        Object { name, instance: *instance, ports, standing: Standing::of_controller(controller) }
+        let NvmeController { name, instance, ports, resets, .. } = controller;
+        Object { name, instance: *instance, ports, standing: Standing::of_controller(controller), resets: *resets }
     }
 }
 
@@ -116,11 +120,43 @@ struct Count {
     seen: Instant,
 }
 
+/// An object from its first reading on.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    known: Known,
+    /// The failures that its standing showed.
+    falls: u64,
+    /// The kernel's own count, and how much that has grown.
+    resets: Option<u64>,
+    growth: u64,
+}
+
+impl Followed {
+    const NEW: Followed = Followed { known: Known::Down, falls: 0, resets: None, growth: 0 };
+
+    /// The object after a reading that was begun now, which gives these.
+    fn after(self, standing: Standing, resets: Option<u64>, now: Instant) -> Self {
+        let (known, has_failed) = self.known.after(standing, now);
+        let growth = self.resets.map_or(0, |last| growth(Some(last), resets));
+        Followed {
+            known,
+            falls: self.falls + u64::from(has_failed),
+            resets: resets.or(self.resets),
+            growth: self.growth.saturating_add(growth),
+        }
+    }
+
+    /// Its failures. The two counts have seen the same ones.
+    fn failures(&self) -> u64 {
+        self.falls.max(self.growth)
+    }
+}
+
 /// Counts failures from reading to reading.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// The knowledge of each object, by its kernel name and instance.
-    known: HashMap<(Arc<str>, u64), Known>,
+    /// The objects of the last reading, by kernel name and instance.
+    known: HashMap<(Arc<str>, u64), Followed>,
     counts: BTreeMap<Ports, Count>,
     present: Arc<Failures>,
 }
@@ -129,17 +165,17 @@ impl Tally {
     /// Takes a reading of all objects, which was begun now.
     pub fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
         let (mut known, mut present) = (HashMap::new(), Failures::new());
-        for Object { name, instance, ports, standing } in objects {
+        for Object { name, instance, ports, standing, resets } in objects {
             let object = (Arc::clone(name), instance);
-            let before = self.known.get(&object).copied().unwrap_or(Known::Down);
-            let (after, has_failed) = before.after(standing, now);
+            let before = self.known.get(&object).copied().unwrap_or(Followed::NEW);
+            let after = before.after(standing, resets, now);
             known.insert(object, after);
             let count = match self.counts.get_mut(ports) {
                 Some(count) => count,
                 None => self.counts.entry(ports.clone()).or_insert(Count { failures: 0, seen: now }),
             };
             count.seen = now;
-            count.failures += u64::from(has_failed);
+            count.failures = count.failures.saturating_add(after.failures() - before.failures());
             present.insert(ports.clone(), count.failures);
         }
         self.known = known;
@@ -185,7 +221,7 @@ mod tests {
         let mut take = |reading: &&[(&str, &str, Standing)]| {
             let objects: Vec<(Arc<str>, Ports, Standing)> =
                 reading.iter().map(|(name, port, standing)| ((*name).into(), ports(port), *standing)).collect();
-            let of = |(name, ports, standing)| Object { name, instance: 0, ports, standing };
+            let of = |(name, ports, standing)| Object { name, instance: 0, ports, standing, resets: None };
             tally.follow(objects.iter().map(|(name, ports, standing)| of((name, ports, *standing))), now);
             now += SECOND;
             tally.present().values().copied().collect()
@@ -232,7 +268,8 @@ mod tests {
     fn readings_in_quick_succession_do_not_make_a_fall_of_a_logout() {
         let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("session1"), ports("1"));
         let mut at = |after: Duration, standing| {
-            tally.follow([Object { name: &name, instance: 0, ports: &ports, standing }].into_iter(), now + after);
+            let object = Object { name: &name, instance: 0, ports: &ports, standing, resets: None };
+            tally.follow([object].into_iter(), now + after);
             tally.present()[&ports]
         };
         assert_eq!(at(Duration::ZERO, Works), 0);
@@ -256,11 +293,31 @@ mod tests {
     fn an_object_that_got_the_name_of_another_has_not_failed_with_it() {
         let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("nvme3"), ports("1"));
         let mut at = |second, instance, standing| {
-            let object = Object { name: &name, instance, ports: &ports, standing };
+            let object = Object { name: &name, instance, ports: &ports, standing, resets: None };
             tally.follow([object].into_iter(), now + SECOND * second);
             tally.present()[&ports]
         };
         assert_eq!((at(0, 1, Works), at(1, 2, Failed), at(2, 2, Works), at(3, 2, Failed)), (0, 0, 0, 1));
+    }
+
+    #[test]
+    fn failures_between_two_readings_are_those_that_the_kernel_counts() {
+        let (mut tally, mut now, name, ports) = (Tally::default(), Instant::now(), Arc::from("nvme3"), ports("1"));
+        let mut after = |standing, resets| {
+            now += SECOND;
+            tally.follow([Object { name: &name, instance: 1, ports: &ports, standing, resets }].into_iter(), now);
+            tally.present()[&ports]
+        };
+        // Those of before are not ours.
+        assert_eq!(after(Works, Some(7)), 0);
+        assert_eq!(after(Works, Some(9)), 2);
+        assert_eq!(after(Failed, Some(10)), 3);
+        assert_eq!(after(Works, Some(10)), 3);
+        // The one file is read after the other.
+        assert_eq!((after(Works, Some(11)), after(Failed, Some(11))), (4, 4));
+        assert_eq!(after(Works, None), 4);
+        // Root has set it to 0.
+        assert_eq!((after(Works, Some(0)), after(Works, Some(1))), (4, 5));
     }
 
     /// A tally after a failure at each of these ports, one each second, and the time of the last.
@@ -269,7 +326,7 @@ mod tests {
         for port in ports_of {
             now += SECOND;
             for standing in [Works, Failed] {
-                let object = Object { name: &name, instance: 0, ports: &ports(port), standing };
+                let object = Object { name: &name, instance: 0, ports: &ports(port), standing, resets: None };
                 tally.follow([object].into_iter(), now);
             }
         }
@@ -289,7 +346,7 @@ mod tests {
     fn ports_without_an_object_are_kept_only_with_failures_and_the_latest_of_them() {
         let (name, new) = (Arc::from("session2"), ports("9"));
         let (mut tally, now) = failed_at(&["1", "2", "3", "4", "5", "6"]);
-        let object = Object { name: &name, instance: 0, ports: &new, standing: Works };
+        let object = Object { name: &name, instance: 0, ports: &new, standing: Works, resets: None };
         tally.follow([object].into_iter(), now);
         let kept = |tally: &Tally| tally.counts.keys().map(|ports| ports.target_port.to_string()).collect::<String>();
         assert_eq!(kept(&tally), "34569");

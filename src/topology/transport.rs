@@ -185,6 +185,9 @@ pub struct NvmeController {
     pub ports: Ports,
     /// How long the kernel waits for it.
     pub timeouts: NvmeTimeouts,
+    /// How often the kernel has reset it, also for a lost connection (Linux 7.2); `None` if it does not say. Root may set
+    /// it to 0.
+    pub resets: Option<u64>,
 }
 
 /// How long the kernel waits for a controller over fabrics, in seconds as it prints them, or `off`. Empty where it has

@@ -169,6 +169,11 @@ impl Array {
         set(controller, "reset_controller", "1");
     }
 
+    /// Whether the kernel counts how often a controller was reset.
+    pub fn counts_resets(&self, controller: &str) -> bool {
+        Path::new("/sys/class/nvme").join(controller).join("diag/reset_count").exists()
+    }
+
     /// The state of a controller, in the kernel's word.
     pub fn state(&self, controller: &str) -> String {
         let state = fs::read_to_string(format!("/sys/class/nvme/{controller}/state"));

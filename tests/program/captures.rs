@@ -397,6 +397,7 @@ fn an_nvme_subsystem_with_a_path_that_has_no_head() {
     for (file, content) in [
         (format!("{controller}/nvme0c0n3/ana_state"), "inaccessible"),
         (format!("{controller}/nvme0c0n1/diag/command_error_count"), "7"),
+        (format!("{controller}/diag/reset_count"), "3"),
         (format!("{controller}/fast_io_fail_tmo"), "15"),
         (format!("{subsystem}/nvme0n1/delayed_removal_secs"), "30"),
         (format!("{subsystem}/iopolicy"), "queue-depth"),

@@ -85,6 +85,25 @@ fn a_controller_that_reconnects_has_failed_once_and_one_that_is_removed_in_order
     assert_eq!(failures(&exporter.reread()), Some(2.0));
 }
 
+/// The kernel counts since Linux 7.2.
+#[test]
+fn a_controller_that_was_away_between_two_readings_has_failed() {
+    let host = Host::recorded("01-healthy");
+    let count = |count: u32| {
+        host.sysfs.write(&format!("{CONTROLLERS}/nvme0/diag/reset_count"), format!("{count}\n"));
+    };
+    count(2);
+    let exporter = host.exporter(&[NVME]);
+    let failures = format!("multipath_nvme_controller_failures_total{{{}}}", ports());
+    assert_eq!(exporter.metrics().value(&failures), Some(0.0));
+    count(4);
+    assert_eq!(exporter.reread_twice().value(&failures), Some(2.0));
+    host.sysfs.make_unreadable(&format!("{CONTROLLERS}/nvme0/diag/reset_count"));
+    let page = exporter.reread_twice();
+    assert_eq!(page.value(&failures), Some(2.0));
+    assert_errors("reset_count", &page);
+}
+
 /// The kernel gives its name at once to the next one, which cannot connect.
 #[test]
 fn a_controller_that_is_removed_in_order_has_not_failed_with_its_successor() {

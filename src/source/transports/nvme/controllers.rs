@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! class/nvme/nvme3/    state, transport, address, subsysnqn, cntrltype
-//!                      ctrl_loss_tmo, fast_io_fail_tmo, reconnect_delay: of a controller over fabrics
+//!                      ctrl_loss_tmo, fast_io_fail_tmo, reconnect_delay, diag/reset_count: of a controller over fabrics
 //! ```
 //!
 //! Documented in `drivers/nvme/host/sysfs.c` of the kernel.
@@ -48,8 +48,13 @@ impl Reader {
         if (anew && controller.is_live()) || !is_known {
             self.look_closer(directory, &mut controller, addresses, unreadable);
         }
-        if anew && controller.over_fabrics {
-            self.read_timeouts(directory, &mut controller.timeouts, unreadable);
+        if controller.over_fabrics {
+            if anew {
+                self.read_timeouts(directory, &mut controller.timeouts, unreadable);
+            }
+            // After its state: a loss between both counts now.
+            let resets = self.file.parsed(directory, "diag/reset_count");
+            controller.resets = or_last(resets, Some(&controller.resets), unreadable);
         }
         Ok(Some(controller))
     }
