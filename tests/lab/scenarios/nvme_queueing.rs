@@ -23,7 +23,7 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 const SECONDS_OF_PATIENCE: u32 = 15;
 
 /// After so many seconds the kernel gives up a controller, or a device without controllers.
-const SECONDS_UNTIL_GONE: u32 = 10;
+const SECONDS_UNTIL_GONE: u32 = 20;
 
 impl Host {
     /// Waits until this is said of whether I/O of the device waits; `None`: nothing is said of the device.
