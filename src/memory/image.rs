@@ -106,6 +106,9 @@ impl Image {
         if image.devices.len() > LIMIT {
             return Err(format!("it has {} devices, and {LIMIT} is the limit", image.devices.len()));
         }
+        if image.fc_ports.are_too_many() {
+            return Err(format!("it has more than {LIMIT} Fibre Channel ports, which is the limit"));
+        }
         match image.machine.is(machine) {
             true => Ok(image),
             false => Err(format!("it is of another machine, {:?}", image.machine.host)),
@@ -165,6 +168,7 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_says_why() {
         let good = text(machine("a", "1"));
+        let ports = (0..=LIMIT).map(|port| format!("[\"{port}\",0]")).collect::<Vec<_>>().join(",");
         for (text, why) in [
             (String::new(), "damaged"),
             (good[..good.len() / 2].to_owned(), "damaged"),
@@ -173,6 +177,7 @@ mod tests {
             (good.replace("\"version\":1", "\"version\":2"), "version is 2"),
             ("{\"version\":7,\"devices\":[]}".to_owned(), "version is 7"),
             (good.replace("\"1\"", "\"2\""), "another machine"),
+            (good.replace("\"hosts\":[]", &format!("\"hosts\":[{ports}]")), "2000 Fibre Channel ports"),
         ] {
             let error = Image::read(text.as_bytes(), &machine("a", "1")).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

@@ -205,7 +205,7 @@ impl Memory {
         self.present.clear();
         let is_same_boot = self.clock.is_of_boot(&image.boot_id);
         self.absent = image.absent;
-        self.fc_ports.resume(image.fc_ports, self.clock.at(now.instant));
+        self.fc_ports.resume(image.fc_ports, written.clock, self.clock.at(now.instant));
         self.complete = image.complete.filter(|_| is_same_boot).map(Duration::from_millis);
         self.was_in_trouble = image.in_trouble;
         self.last_recovery = self.last_recovery.or(image.last_recovery);
@@ -301,7 +301,7 @@ impl Memory {
         self.due
     }
 
-    /// Drops what is remembered of these devices from before those times. That is no recovery.
+    /// Drops what is remembered of these devices from before those times, which is no recovery.
     pub fn forget(&mut self, config: &Config, now: Now) {
         let moment = self.clock.at(now.instant);
         let was_troubled = !self.troubled.is_empty();

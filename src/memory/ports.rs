@@ -28,8 +28,8 @@ impl FcPorts {
     pub fn note<'a>(&mut self, seen: &Transports, devices: impl Iterator<Item = &'a Device>, now: Moment) {
         for port in &seen.fc_remote_ports {
             let name = name_of(port);
-            // The host's port was online when this one became a target. Nobody knows when either was last up, so their time begins
-            // with the first sight of them.
+            // The host's port was online when this one became a target. Nobody knows when either was last up, so their
+            // time begins with the first sight of them.
             self.hosts.was_up(&name.0, now);
             match port.is_up() {
                 true => self.remote.is_up(&name, now),
@@ -60,8 +60,8 @@ impl FcPorts {
         names.filter(|name| self.remote.is_recent(name, now, window)).collect()
     }
 
-    /// Drops ports that are gone and older than the window, and those beyond the limit. One that is there is not dropped, or it would
-    /// be seen for the first time again.
+    /// Drops ports that are gone and older than the window, and those beyond the limit. One that is there is not
+    /// dropped, or it would be seen for the first time again.
     pub fn expire(&mut self, seen: &Transports, now: Moment, window: Duration) {
         let hosts = seen.fc_host_ports.iter().map(|port| Arc::clone(&port.port_name)).collect();
         self.hosts.expire(&hosts, now, window);
@@ -75,10 +75,15 @@ impl FcPorts {
         (self.hosts.0.len(), self.remote.0.len())
     }
 
-    /// Takes up what an earlier life has written. What it did not know has been seen since.
-    pub fn resume(&mut self, earlier: FcPorts, now: Moment) {
-        self.hosts.resume(earlier.hosts, now);
-        self.remote.resume(earlier.remote, now);
+    /// Whether a file holds more ports than would ever be written.
+    pub fn are_too_many(&self) -> bool {
+        self.hosts.0.len().max(self.remote.0.len()) > LIMIT
+    }
+
+    /// Takes up what an earlier life wrote at a moment of the same clock. It did not know what has been seen since.
+    pub fn resume(&mut self, earlier: FcPorts, written: Moment, now: Moment) {
+        self.hosts.resume(earlier.hosts, written, now);
+        self.remote.resume(earlier.remote, written, now);
     }
 }
 
@@ -114,8 +119,10 @@ impl<Name: Clone + Ord> LastUp<Name> {
         }
     }
 
-    fn resume(&mut self, earlier: LastUp<Name>, now: Moment) {
-        let since = std::mem::replace(&mut self.0, earlier.0);
+    fn resume(&mut self, earlier: LastUp<Name>, written: Moment, now: Moment) {
+        // A damaged file may tell of times that were yet to come, and those would never pass.
+        let earlier = earlier.0.into_iter().map(|(name, last)| (name, last.min(written))).collect();
+        let since = std::mem::replace(&mut self.0, earlier);
         since.into_keys().for_each(|name| self.was_up(&name, now));
     }
 }
@@ -212,7 +219,8 @@ mod tests {
     }
 
     proptest! {
-        /// The definition, kept as plainly as possible: the minute in which each port was last up, or first seen if it was found lost.
+        /// The definition, kept as plainly as possible: the minute in which each port was last up, or first seen if it
+        /// was found lost.
         #[test]
         fn a_port_is_missed_until_the_window_ends(steps in proptest::collection::vec(step(), 1..60)) {
             let (mut memory, mut kernel, mut minute) = (FcPorts::default(), Kernel::default(), 0u32);
@@ -233,7 +241,7 @@ mod tests {
                     minute += u32::from(passed > 0);
                     let now = Moment::default() + MINUTE * minute;
                     if let Some(file) = file.take_if(|_| passed == minutes) {
-                        memory.resume(file, now);
+                        memory.resume(file, now, now);
                     }
                     let (seen, device) = (kernel.transports(), kernel.device());
                     memory.note(&seen, std::iter::once(&device), now);

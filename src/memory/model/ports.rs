@@ -45,7 +45,8 @@ fn a_port_that_was_up_is_missed_until_the_window_ends() {
         let (own, remote) = if is_remote { ("Online", seen) } else { (seen, "Online") };
         host.set_ports(&[(HOST, own)], &[(TARGET, remote)]);
         let missed = |host: &Host| if is_remote { host.missed().1 } else { host.missed().0.len() };
-        // Through a restart, a reboot that clears what the kernel knew of the array, and an exporter that has not read the ports yet.
+        // Through a restart, a reboot that clears what the kernel knew of the array, and an exporter that has not read
+        // the ports yet.
         host.restart();
         host.wait(DAY);
         host.reboot();
@@ -160,4 +161,22 @@ fn ports_that_come_and_go_leave_a_bounded_memory() {
     host.instant += WINDOW;
     host.wait(2 * MINUTE);
     assert_eq!(host.memory.fc_ports.len(), (0, 0));
+}
+
+#[test]
+fn a_damaged_file_does_not_tell_of_times_that_never_pass() {
+    let mut host = Host::new();
+    host.set_ports(&[(HOST, "Online")], &[(TARGET, "Online")]);
+    let now = host.now();
+    let text = host.memory.last_image(now).unwrap().write().unwrap();
+    let mut damaged: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    for kind in ["hosts", "remote"] {
+        damaged["fc_ports"][kind][0][1] = u64::MAX.into();
+    }
+    let image = Image::read(damaged.to_string().as_bytes(), &Machine::default()).unwrap();
+    host.memory.resume(image, now);
+    host.set_ports(&[(HOST, "Linkdown")], &[(TARGET, "Not Present")]);
+    assert_eq!(host.missed(), (vec![HOST.to_owned()], 1));
+    host.wait(WINDOW + MINUTE);
+    assert_eq!(host.missed(), (vec![], 0));
 }

@@ -163,7 +163,8 @@ fn a_takeover_of_half_a_minute_leaves_no_trace() {
             write(&host, &remote_port(scsi_host, 2), &[("port_state", state)]);
         }
     };
-    // The ports of one controller move to the other. The kernel blocks them for less long than `fast_io_fail_tmo`, so no path fails.
+    // The ports of one controller move to the other. The kernel blocks them for less long than `fast_io_fail_tmo`, so
+    // no path fails.
     turn("Blocked");
     let page = exporter.reread();
     assert_eq!(page.of_metric(REMOTE_UP).iter().filter(|(_, up)| *up == "0").count(), 2);
