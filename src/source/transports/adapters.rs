@@ -9,7 +9,7 @@
 //!
 //! Documented in `Documentation/ABI/testing/sysfs-class-net`, `net/core/dev.c` (`netdev_adjacent_sysfs_add`),
 //! `drivers/net/tun.c` and `drivers/scsi/scsi_transport_fc.c` of the kernel. Only interfaces are read that some session or
-//! controller leaves through. That a link goes down has no event here, so each adapter is read again now and then, and when
+//! controller leaves through. A link that goes down sends no event here, so each adapter is read again now and then, and when
 //! a session, port or controller has changed. An interface of another network namespace is not there: it stands on itself.
 
 use std::collections::BTreeSet;
@@ -75,6 +75,10 @@ impl Reader {
         let ports = fibre_channel.iter().flat_map(|ports| ports.hosts().named());
         for (host, port) in ports.filter(|(_, port)| !port.port_name.is_empty()) {
             let name = &port.port_name;
+            // Two ports of one name may be there, as after a driver has lost one. The one that is used counts.
+            if !port.is_used() && adapters.contains_key(name) {
+                continue;
+            }
             let last = self.known.get(name).map(|adapter| Arc::clone(&adapter.fabric)).unwrap_or_default();
             // A port that is down does not say any more where it was connected.
             let fabric = if port.is_used() { self.fabric(host, name) } else { Ok(Arc::clone(&last)) };
@@ -340,5 +344,23 @@ mod tests {
             assert_eq!(**host.reader.known(), Adapters::from([(port.into(), adapter)]), "{state} {told}");
         }
         assert_eq!(host.unreadable, []);
+    }
+
+    #[test]
+    fn of_two_ports_of_one_name_the_one_that_is_used_has_the_fabric() {
+        let (port, fabric) = ("0x10000090fa000005", "0x1000c4f57c000001");
+        for states in [["Online", "Linkdown"], ["Linkdown", "Online"]] {
+            let mut host = Host::new();
+            for (number, state) in states.into_iter().enumerate() {
+                let told = if state == "Online" { fabric } else { "0xffffffffffffffff" };
+                for (file, content) in [("port_name", port), ("port_state", state), ("fabric_name", told)] {
+                    host.write(&format!("class/fc_host/host{number}/{file}"), content);
+                }
+            }
+            let mut ports = FibreChannel::new(host.root.path());
+            ports.read(&mut host.unreadable).unwrap();
+            host.reader.read(&BTreeSet::new(), Some(&ports), &mut host.unreadable);
+            assert_eq!(&*host.reader.known()[port].fabric, fabric, "{states:?}");
+        }
     }
 }
