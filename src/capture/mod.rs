@@ -306,6 +306,8 @@ fn readme() -> String {
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
+         It shows no iSCSI bonds: it has no configuration, and only those addresses of the host that connections come from.\n\
+         \n\
          kernel.json     what device mapper's ioctls gave, and the interfaces that have the addresses of connections\n\
          multipathd/     its replies\n\
          sys/ proc/ udev/    files and links; a file that could not be read is a directory here\n\
