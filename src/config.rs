@@ -207,11 +207,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether a session that leaves through `interface`, from `source` if that is known, goes over this network.
-    pub fn carries(&self, interface: &str, source: Option<IpAddr>) -> bool {
+    /// Whether a session that leaves through `interface`, which is empty if unknown, from `source` goes over this network.
+    /// `None` if that is not known.
+    pub fn carries(&self, interface: &str, source: Option<IpAddr>) -> Option<bool> {
         match self.addresses {
-            Some(addresses) => source.is_some_and(|source| addresses.contains(&source)),
-            None => self.name == interface,
+            Some(addresses) => source.map(|source| addresses.contains(&source)),
+            None => (!interface.is_empty()).then_some(self.name == interface),
         }
     }
 
@@ -457,9 +458,10 @@ mod tests {
         assert_eq!(humantime::format_rfc3339(forget.before).to_string(), "2026-11-29T10:00:00Z");
         assert!(config.ignores("360060160a") && !config.ignores("3600a098"));
         let [eth1, net] = config.iscsi_bonds[0].networks.as_slice() else { panic!("{config:?}") };
-        assert!(eth1.carries("eth1", None) && !eth1.carries("eth10", None));
-        assert!(net.carries("", "192.0.2.7".parse().ok()) && !net.carries("", "192.0.3.7".parse().ok()));
-        assert!(!net.carries("eth1", None));
+        assert_eq!(["eth1", "eth10", ""].map(|name| eth1.carries(name, None)), [Some(true), Some(false), None]);
+        let sources = [Some("192.0.2.7"), Some("192.0.3.7"), None];
+        let over_net = sources.map(|source| net.carries("eth1", source.and_then(|source| source.parse().ok())));
+        assert_eq!(over_net, [Some(true), Some(false), None]);
         let [targets] = config.iscsi_bonds[0].targets.as_slice() else { panic!("{config:?}") };
         assert!(targets.fits("iqn.2003-01.org.example:a/b") && !targets.fits("iqn.2003-01.org.example"));
     }

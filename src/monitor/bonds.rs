@@ -1,7 +1,7 @@
 //! Which networks of the configured iSCSI bonds this host reaches its targets over.
 //!
-//! A host that is in maintenance has logged out of all targets of a bond, and one that has none of its networks reaches them
-//! over the default network. Neither is an outage.
+//! A host that is in maintenance has logged out of all targets of a bond, and one that never had any of its networks reaches
+//! them over the default network. Neither is an outage. A network that the host has had is missed: its addresses may go with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,37 +10,65 @@ use crate::config::{self, Network};
 use crate::source::interfaces::Addresses;
 use crate::topology::{IscsiBond, IscsiSession, Transports};
 
-/// The bonds of which a target has a session on this host. One is left out while it is not known whether the host has any
-/// of its networks.
-pub fn look(bonds: &[config::IscsiBond], transports: &Transports, addresses: &Addresses) -> Vec<IscsiBond> {
-    bonds.iter().filter_map(|bond| look_at(bond, transports, addresses)).collect()
+/// Remembers of which bonds this host has had a network.
+#[derive(Debug, Default)]
+pub struct Bonds {
+    /// By name. An outage may take the addresses of a network away, and sessions may log in again over another one.
+    seen: BTreeSet<String>,
 }
 
-fn look_at(bond: &config::IscsiBond, transports: &Transports, addresses: &Addresses) -> Option<IscsiBond> {
-    // A session that is just being made does not know its target yet.
-    let of_bond = |session: &&Arc<IscsiSession>| {
-        let target = &session.ports.target;
-        !target.is_empty() && bond.targets.iter().any(|glob| glob.fits(target))
-    };
-    let sessions: Vec<_> = transports.iscsi_sessions.iter().filter(of_bond).collect();
-    if sessions.is_empty() {
-        return None;
+impl Bonds {
+    /// The bonds of which a target has a session on this host. One is left out while it is not known whether the host has any
+    /// of its networks.
+    pub fn look(
+        &mut self,
+        bonds: &[config::IscsiBond],
+        transports: &Transports,
+        addresses: &Addresses,
+    ) -> Vec<IscsiBond> {
+        bonds.iter().filter_map(|bond| self.look_at(bond, transports, addresses)).collect()
     }
-    let targets: BTreeSet<_> = sessions.iter().map(|session| &session.ports.target).collect();
-    let is_up = |network: &Network| {
-        let over = sessions.iter().filter(|session| session.is_logged_in() && is_over(session, network));
-        over.map(|session| &session.ports.target).collect::<BTreeSet<_>>() == targets
-    };
-    let has_some = has_some(&bond.networks, transports, addresses)?;
-    let networks = bond.networks.iter().map(|network| (network.name.as_str().into(), is_up(network)));
-    Some(IscsiBond { name: bond.name.as_str().into(), networks: has_some.then(|| networks.collect()) })
+
+    fn look_at(
+        &mut self,
+        bond: &config::IscsiBond,
+        transports: &Transports,
+        addresses: &Addresses,
+    ) -> Option<IscsiBond> {
+        // A session that is just being made does not know its target yet.
+        let of_bond = |session: &&Arc<IscsiSession>| {
+            let target = &session.ports.target;
+            !target.is_empty() && bond.targets.iter().any(|glob| glob.fits(target))
+        };
+        let sessions: Vec<_> = transports.iscsi_sessions.iter().filter(of_bond).collect();
+        if sessions.is_empty() {
+            self.seen.remove(&bond.name);
+            return None;
+        }
+        let has_some = has_some(&bond.networks, transports, addresses);
+        if has_some == Some(true) {
+            self.seen.insert(bond.name.clone());
+        }
+        let is_watched = match self.seen.contains(&bond.name) || may_go_over(&bond.networks, &sessions) {
+            true => true,
+            false => has_some?,
+        };
+        let targets: BTreeSet<_> = sessions.iter().map(|session| &session.ports.target).collect();
+        let is_up = |network: &Network| {
+            let over =
+                |session: &&&Arc<IscsiSession>| session.is_logged_in() && is_over(session, network) == Some(true);
+            sessions.iter().filter(over).map(|session| &session.ports.target).collect::<BTreeSet<_>>() == targets
+        };
+        let networks = bond.networks.iter().map(|network| (network.name.as_str().into(), is_up(network)));
+        Some(IscsiBond { name: bond.name.as_str().into(), networks: networks.collect(), is_watched })
+    }
 }
 
 /// Whether this host has some of the networks; `None` if that is not known yet. The address of an offload adapter, or that of
 /// a session which is down, may be none of the host's.
 fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses) -> Option<bool> {
     let sessions = &transports.iscsi_sessions;
-    let is_here = |network: &Network| match sessions.iter().any(|session| is_over(session, network)) {
+    let is_here = |network: &Network| match sessions.iter().any(|session| is_over(session, network) == Some(true)) {
         true => Some(true),
         false => network.is_here(&transports.adapters, addresses),
     };
@@ -51,7 +79,15 @@ fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses
     }
 }
 
-fn is_over(session: &IscsiSession, network: &Network) -> bool {
+/// Whether all sessions of a bond are down, and one may go over one of the networks: a session that was down when the exporter
+/// started does not tell where it came from. One that is logged in tells that the host reaches the targets otherwise.
+fn may_go_over(networks: &[Network], sessions: &[&Arc<IscsiSession>]) -> bool {
+    let may = |session: &&Arc<IscsiSession>| networks.iter().any(|network| is_over(session, network).is_none());
+    !sessions.iter().any(|session| session.is_logged_in()) && sessions.iter().any(may)
+}
+
+/// Whether the session goes over the network; `None` if that is not known.
+fn is_over(session: &IscsiSession, network: &Network) -> Option<bool> {
     network.carries(&session.ports.initiator_port, session.source)
 }
 
@@ -70,8 +106,18 @@ mod tests {
         Arc::new(IscsiSession { ports, source: source.parse().ok(), state: state.into(), ..IscsiSession::default() })
     }
 
-    /// What the only bond's networks are, on a host with these sessions, interfaces, and addresses.
+    /// The networks of the only bond, on a host with these sessions, interfaces, and addresses: nothing if it is not watched.
     fn networks(
+        config: &str,
+        sessions: &[Arc<IscsiSession>],
+        interfaces: &[&str],
+        addresses: Option<&[&str]>,
+    ) -> Option<Option<Vec<bool>>> {
+        networks_next(&mut Bonds::default(), config, sessions, interfaces, addresses)
+    }
+
+    fn networks_next(
+        bonds: &mut Bonds,
         config: &str,
         sessions: &[Arc<IscsiSession>],
         interfaces: &[&str],
@@ -85,9 +131,11 @@ mod tests {
             addresses.iter().map(|own| (own.parse().unwrap(), Arc::default())).collect()
         };
         let addresses = addresses.map(|addresses| of(addresses).into()).unwrap_or_default();
-        let bonds = look(&config.iscsi_bonds, &transports, &addresses);
-        assert!(bonds.len() < 2, "{bonds:?}");
-        bonds.into_iter().next().map(|bond| bond.networks.map(|all| all.into_iter().map(|(_, up)| up).collect()))
+        let mut seen = bonds.look(&config.iscsi_bonds, &transports, &addresses).into_iter();
+        let up = |bond: IscsiBond| bond.networks.into_iter().map(|(_, up)| up).collect();
+        let first = seen.next().map(|bond| bond.is_watched.then(|| up(bond)));
+        assert_eq!(seen.next(), None);
+        first
     }
 
     #[test]
@@ -136,11 +184,40 @@ mod tests {
             (&[session(A, "eth3", "", "FREE")], &[], Some(&[]), all_down.clone()),
             // It may have the range.
             (&by_default, &["eth0"], None, None),
-            (&by_default, &["eth1"], None, all_down),
+            (&by_default, &["eth1"], None, all_down.clone()),
+            // They were down when the exporter started, and their addresses are gone.
+            (&[session(A, "", "", "FAILED"), session(B, "", "", "FREE")], &[], Some(&[]), all_down.clone()),
+            (&[session(A, "", "", "FAILED")], &["eth0"], Some(&["203.0.113.1"]), all_down.clone()),
+            (&[session(A, "", "", "FAILED")], &["eth0"], None, all_down),
+            // One that is down, and another that shows how this host reaches the targets.
+            (
+                &[session(A, "", "", "FAILED"), session(A, "eth0", "203.0.113.1", "LOGGED_IN")],
+                &["eth0"],
+                Some(&["203.0.113.1"]),
+                Some(None),
+            ),
+            (&[session(A, "eth0", "203.0.113.1", "FAILED")], &["eth0"], Some(&["203.0.113.1"]), Some(None)),
+            // The source of a session over RDMA is never known.
+            (&[session(A, "eth0", "", "LOGGED_IN")], &["eth0"], Some(&["203.0.113.1"]), Some(None)),
         ] {
             let what = format!("{sessions:?} {interfaces:?} {addresses:?}");
             assert_eq!(networks(BONDS, sessions, interfaces, addresses), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_bond_stays_watched_when_its_networks_vanish_in_an_outage() {
+        let mut bonds = Bonds::default();
+        let mut look =
+            |sessions: &[_], addresses| networks_next(&mut bonds, BONDS, sessions, &["eth0", "eth2"], Some(addresses));
+        let over_range = session(A, "eth2", "192.0.2.7", "LOGGED_IN");
+        assert_eq!(look(&[over_range], &["203.0.113.1", "192.0.2.7"]), Some(Some(vec![false, true, false])));
+        // The addresses go, and the sessions log in again over another interface.
+        let elsewhere = [session(A, "eth0", "203.0.113.1", "LOGGED_IN")];
+        assert_eq!(look(&elsewhere, &["203.0.113.1"]), Some(Some(vec![false; 3])));
+        // It goes into maintenance, and is used over the default network afterwards.
+        assert_eq!(look(&[session("iqn.2024-01.net.example:c", "eth0", "", "LOGGED_IN")], &["203.0.113.1"]), None);
+        assert_eq!(look(&elsewhere, &["203.0.113.1"]), Some(None));
     }
 
     #[test]
@@ -149,5 +226,6 @@ mod tests {
         let sessions = [session(A, "eth0", "203.0.113.1", "LOGGED_IN")];
         assert_eq!(networks(empty, &sessions, &["eth0"], Some(&["203.0.113.1"])), Some(None));
         assert_eq!(networks(empty, &sessions, &[], None), Some(None));
+        assert_eq!(networks(empty, &[session(A, "", "", "FAILED")], &[], None), Some(None));
     }
 }

@@ -68,6 +68,7 @@ use crate::source::transports::Way;
 use crate::source::{Error, Io, Places, Stall, multipathd, transports};
 use crate::topology::{DevNo, Device, DirectUse, Kind, Snapshot};
 use crate::watch::{self as watchers, Wake, Watcher};
+use bonds::Bonds;
 use compare::Change;
 use corrections::Corrections;
 use departures::Departures;
@@ -371,6 +372,7 @@ struct State {
     session_failures: Tally,
     controller_failures: Tally,
     nvme_clocks: queueing::Clocks,
+    bonds: Bonds,
     /// The ways that were open in the last three readings, the newest first.
     open_ways: [Arc<HashSet<Way>>; 3],
     // The last readings.
@@ -451,6 +453,7 @@ impl State {
             session_failures: Tally::default(),
             controller_failures: Tally::default(),
             nvme_clocks: queueing::Clocks::default(),
+            bonds: Bonds::default(),
             open_ways: Default::default(),
             timers: Timers {
                 resync: Cadence::new(resync, now.instant),
@@ -521,6 +524,9 @@ impl State {
 
     /// From now on with this configuration.
     fn configure(&mut self, config: Arc<Config>, now: Now) {
+        if config.iscsi_bonds != self.config.iscsi_bonds {
+            self.bonds = Bonds::default();
+        }
         self.config = config;
         self.look_for_networks();
         self.transports.want.look(true, Reason::Signal);
@@ -656,7 +662,7 @@ impl State {
             self.being_read.append(&mut self.unread);
             asks.push(Ask::Kernel(request));
         }
-        asks.extend(self.interfaces.begin(now.instant).map(|()| Ask::Interfaces));
+        asks.extend(self.interfaces.begin(now.instant).map(|_| Ask::Interfaces));
         let kernel_was_tried = self.kernel.as_ref().is_none_or(Lane::was_tried);
         if kernel_was_tried || self.start.order_is_over {
             let kernel = self.readings.kernel.as_ref().filter(|kernel| kernel.current);
@@ -727,6 +733,8 @@ impl State {
         let candidates = &self.readings.block.candidates;
         self.strays.follow(candidates, &mut self.dm_devices, &self.ledgers, &ways, now.instant);
         let mut snapshot = self.snapshot_of_devices();
+        let (bonds, addresses) = (&self.config.iscsi_bonds, &self.readings.addresses);
+        snapshot.iscsi_bonds = self.bonds.look(bonds, &snapshot.transports, addresses);
         let before = self.snapshot.borrow().clone().unwrap_or_default();
         let changes = compare::changes(&before.devices, &snapshot.devices);
 
@@ -802,7 +810,7 @@ impl State {
         };
         let mut snapshot = Snapshot {
             daemon: self.readings.daemon(),
-            iscsi_bonds: bonds::look(&self.config.iscsi_bonds, &transports, &self.readings.addresses),
+            iscsi_bonds: Vec::new(),
             unassembled: context.look(&self.readings.block.suspects, members),
             used_directly: Vec::new(),
             iscsi_session_paths,

@@ -46,19 +46,18 @@ impl Transport {
     }
 }
 
-/// What a path shares with others when a part breaks. What is not known is empty.
+/// The parts that a path shares with others, so that it breaks with them. An unknown part is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ports {
-    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface; if none of this
-    /// host has the source address, that address. SAS: the host
-    /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address. [`Adapters`] has what lies
-    /// below.
+    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface; if none of
+    /// this host has the source address, that address. SAS: the host adapter's SAS address, else its PCI address.
+    /// virtio-scsi: the controller's PCI address. [`Adapters`] has what lies below.
     pub initiator_port: Arc<str>,
-    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the enclosure's identifier, else
-    /// the expander's SAS address, else its name.
+    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the enclosure's identifier,
+    /// else the expander's SAS address, else its name.
     pub target: Arc<str>,
-    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address. SAS: the
-    /// SAS address of the disk's port.
+    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address.
+    /// SAS: the SAS address of the disk's port.
     pub target_port: Arc<str>,
 }
 
@@ -100,8 +99,8 @@ const MARGINAL: &str = "Marginal";
 pub struct IscsiSession {
     /// The kernel's name for it, `session1`: another one after each login.
     pub name: Arc<str>,
-    /// The interface that it is bound to or that has its source address (or that address), the target's IQN, the portal that
-    /// it was made for.
+    /// The interface that it is bound to or that has its source address (or that address), the target's IQN, the portal
+    /// that it was made for.
     pub ports: Ports,
     /// The address that it comes from; `None` while that is not known.
     pub source: Option<IpAddr>,
@@ -154,8 +153,8 @@ impl FcRemotePort {
         [ONLINE, MARGINAL].contains(&&*self.state)
     }
 
-    /// Whether the kernel waits for it to come back (`fc_remote_port_delete` in `drivers/scsi/scsi_transport_fc.c`). Until
-    /// `fast_io_fail_tmo` or `dev_loss_tmo` runs out, I/O to the disks beyond waits with it.
+    /// Whether the kernel waits for it to come back (`fc_remote_port_delete` in `drivers/scsi/scsi_transport_fc.c`).
+    /// Until `fast_io_fail_tmo` or `dev_loss_tmo` runs out, I/O to the disks beyond waits with it.
     pub fn is_blocked(&self) -> bool {
         &*self.state == "Blocked"
     }
@@ -183,6 +182,8 @@ pub struct NvmeController {
     pub has_no_namespaces: bool,
     /// Its ends: interface or host port, subsystem NQN, address.
     pub ports: Ports,
+    /// The address that it comes from; `None` while that is not known, and where it has none.
+    pub source: Option<IpAddr>,
     /// How long the kernel waits for it.
     pub timeouts: NvmeTimeouts,
     /// How often the kernel has reset it, also for a lost connection (Linux 7.2); `None` if it does not say. Root may set
@@ -250,7 +251,8 @@ pub struct Adapter {
     pub fabric: Arc<str>,
 }
 
-/// The adapters by the names that paths have for them, [`Ports::initiator_port`]. A port that is not there stands on itself.
+/// The adapters by the names that paths have for them, [`Ports::initiator_port`]. A port that is not there stands on
+/// itself.
 pub type Adapters = BTreeMap<Arc<str>, Adapter>;
 
 /// All that paths go over, on one host at one moment.
@@ -270,14 +272,26 @@ pub struct Transports {
     pub adapters: Arc<Adapters>,
 }
 
+impl Transports {
+    /// The addresses that connections come from which leave through no interface that is known, and what stands for
+    /// one: nothing, or the address.
+    pub fn sources(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let sessions = self.iscsi_sessions.iter().map(|session| (session.source, &session.ports.initiator_port));
+        let controllers = self.nvme_controllers.iter();
+        let controllers = controllers.map(|controller| (controller.source, &controller.ports.initiator_port));
+        let sources = sessions.chain(controllers).filter_map(|(source, port)| Some((source?, &**port)));
+        sources.filter(|(_, port)| port.is_empty() || port.parse::<IpAddr>().is_ok())
+    }
+}
+
 /// The Fibre Channel fabric that a path goes over, if the kernel knows it.
 pub fn fabric_of<'a>(path: &Path, adapters: &'a Adapters) -> Option<&'a str> {
     adapters.get(&path.ports.initiator_port).map(|adapter| &*adapter.fabric).filter(|fabric| !fabric.is_empty())
 }
 
 impl Snapshot {
-    /// The Fibre Channel ports of this host that somebody would miss, by WWPN: those that were up within the memory window. Where
-    /// several have one name, the one that is up counts.
+    /// The Fibre Channel ports of this host that somebody would miss, by WWPN: those that were up within the memory
+    /// window. Where several have one name, the one that is up counts.
     pub fn fc_host_ports(&self) -> BTreeMap<&str, &FcHostPort> {
         let ports = self.transports.fc_host_ports.iter().map(|port| (&*port.port_name, &**port));
         let ports = ports.filter(|(name, _)| self.remembered.fc_host_ports.contains(*name));
@@ -291,8 +305,9 @@ impl Snapshot {
         known
     }
 
-    /// The Fibre Channel remote ports that were up within the memory window, by the WWPN of the host's port and by their own. The kernel
-    /// may know one twice, under the object of an earlier login, too. Then the one that is up counts, else the one that is there.
+    /// The Fibre Channel remote ports that were up within the memory window, by the WWPN of the host's port and by
+    /// their own. The kernel may know one twice, under the object of an earlier login, too. Then the one that is up
+    /// counts, else the one that is there.
     pub fn fc_remote_ports(&self) -> BTreeMap<(&str, &str), &FcRemotePort> {
         let mut known: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
         for port in &self.transports.fc_remote_ports {
@@ -317,8 +332,10 @@ pub type Failures = BTreeMap<Ports, u64>;
 pub struct IscsiBond {
     /// Its name.
     pub name: Arc<str>,
-    /// Its networks, as the configuration names them, and whether each is up: every target of the bond that has a session
-    /// on this host has one logged in over this network. `None` if this host has none of the networks: oVirt then uses the
-    /// default network, and none of the bond's can be down.
-    pub networks: Option<Vec<(Arc<str>, bool)>>,
+    /// Its networks, as the configuration names them, and whether each is up: every target of the bond that has a
+    /// session on this host has one logged in over this network.
+    pub networks: Vec<(Arc<str>, bool)>,
+    /// This host has a network of it, or has had one. Otherwise oVirt uses the default network, and none of the bond's
+    /// can be down.
+    pub is_watched: bool,
 }

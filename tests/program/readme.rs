@@ -150,7 +150,11 @@ fn snapshot() -> Snapshot {
         iscsi_session_paths: BTreeMap::from([("session1".into(), 1)]),
         iscsi_session_failures: Arc::new(Failures::from([(ports(), 1)])),
         nvme_controller_failures: Arc::new(Failures::from([(ports(), 1)])),
-        iscsi_bonds: vec![IscsiBond { name: "storage".into(), networks: Some(vec![("eth1".into(), true)]) }],
+        iscsi_bonds: vec![IscsiBond {
+            name: "storage".into(),
+            networks: vec![("eth1".into(), true)],
+            is_watched: true,
+        }],
         unassembled: vec![Unassembled { wwid: "3600".into(), paths: vec!["sda".into()], held_by: None }],
         used_directly: vec![DirectUse { wwid: "3600".into(), disk: "sda".into(), by: "mount".into() }],
         remembered: Arc::new(Remembered {

@@ -90,7 +90,7 @@ fn labels_of(session: &IscsiSession) -> SessionLabels<'_> {
 }
 
 fn bonds(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    let bonds = || snapshot.iscsi_bonds.iter().filter_map(|bond| Some((&bond.name, bond.networks.as_ref()?)));
+    let bonds = || snapshot.iscsi_bonds.iter().filter(|bond| bond.is_watched).map(|bond| (&bond.name, &bond.networks));
     families.gauge(
         "multipath_iscsi_bond_network_up",
         "1 if every target of the iSCSI bond that has a session is logged in to over this network, and there is one",

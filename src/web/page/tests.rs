@@ -407,9 +407,10 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         vec![used("3600<lone>", "sdq", "dm"), used("3600dead", "sdx", "md"), used("3600dead", "sdx", "mount")];
     let networks = |up: [bool; 2]| vec![("eth1".into(), up[0]), ("eth2".into(), up[1])];
     snapshot.iscsi_bonds = vec![
-        IscsiBond { name: "bond0".into(), networks: Some(networks([false, false])) },
-        IscsiBond { name: "bond1".into(), networks: Some(networks([true, false])) },
-        IscsiBond { name: "bond2".into(), networks: None },
+        IscsiBond { name: "bond0".into(), networks: networks([false, false]), is_watched: true },
+        IscsiBond { name: "bond1".into(), networks: networks([true, false]), is_watched: true },
+        IscsiBond { name: "bond2".into(), networks: networks([false, false]), is_watched: false },
+        IscsiBond { name: "bond3".into(), networks: vec![], is_watched: false },
     ];
     let session = |name: &str, state: &str| {
         let ports = Ports { initiator_port: "eth1".into(), target: "iqn".into(), target_port: name.into() };
@@ -473,6 +474,10 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
         ("MultipathIscsiBondNetworkDown", "This host has no network of 1 iSCSI bond, so none is watched: bond2."),
+        (
+            "MultipathIscsiBondNetworkDown",
+            "1 iSCSI bond has no networks in the configuration, so none is watched: bond3.",
+        ),
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down and not in use: 0x11 (Linkdown)"),
         ("MultipathNotAssembled", "holds 1 disk: 3600power (sdx, sdy, emcpowera)"),
     ]) {
@@ -480,7 +485,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         assert!(line.contains(&format!("href=\"/runbooks/{alert}\"")), "{alert}: {line}");
         assert!(runbooks::html(alert, "db01").is_some(), "{alert}");
     }
-    assert_eq!(lines.len(), 31);
+    assert_eq!(lines.len(), 32);
 }
 
 #[test]

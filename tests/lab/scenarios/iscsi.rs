@@ -20,6 +20,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("iscsi_session_without_its_path", iscsi_session_without_its_path),
     Scenario::new("iscsi_twin_sessions", iscsi_twin_sessions),
     Scenario::new("iscsi_bond_without_its_networks", iscsi_bond_without_its_networks),
+    Scenario::new("iscsi_bond_whose_addresses_vanish", iscsi_bond_whose_addresses_vanish),
 ];
 
 /// `--reread.interval`, and the time that an emulated machine needs to read and to be asked.
@@ -218,6 +219,9 @@ fn iscsi_session_ended_and_made_again(lab: &Lab) {
         sessions.find(|labels| labels["initiator_port"] == network.interface).map(|labels| labels["session"].clone())
     };
     let before = session(&host.exporters[0]);
+    let name = before.as_deref().expect("there is a session");
+    let of_disks = fs::read_to_string(format!("/sys/class/iscsi_session/{name}/target_state"));
+    assert_eq!(of_disks.expect("this kernel tells of a session's disks").trim(), "SCANNED");
 
     host.array.log_out(network);
     host.wait_for_counts(1, 0);
@@ -350,20 +354,52 @@ fn iscsi_bond_without_its_networks(lab: &Lab) {
         of_absent.map(|(name, (_, value))| (name.clone(), value)).collect()
     };
     let note = |exporter: &Exporter, text: &str| exporter.get_ok("/").body.contains(text);
-    let both = "This host has no network of 2 iSCSI bonds, so none is watched: absent, empty.";
+    let elsewhere = "This host has no network of 1 iSCSI bond, so none is watched: absent.";
+    let empty = "1 iSCSI bond has no networks in the configuration, so none is watched: empty.";
     host.wait_for("neither is watched", &Vec::new(), series);
-    host.wait_for("the page says so", &true, |exporter| note(exporter, both));
+    host.wait_for("the page says so", &[true; 2], |exporter| [elsewhere, empty].map(|text| note(exporter, text)));
 
     run("ip", ["link", "add", ABSENT_INTERFACE, "type", "veth", "peer", "name", "storage9a"]);
     host.exporters.iter().for_each(Exporter::hang_up);
     let down = [("network_up", 0.0), ("network_up", 0.0), ("networks", 2.0), ("networks_up", 0.0)];
     let down = down.map(|(name, value)| (format!("multipath_iscsi_bond_{name}"), value));
     host.wait_for("one is watched", &down.to_vec(), series);
-    let one = "This host has no network of 1 iSCSI bond, so none is watched: empty.";
-    host.wait_for("the page says so", &true, |exporter| note(exporter, one));
+    host.wait_for("the page says so", &[false, true], |exporter| [elsewhere, empty].map(|text| note(exporter, text)));
 
+    // An interface that vanishes is missed until the host goes into maintenance.
     run("ip", ["link", "del", ABSENT_INTERFACE]);
     host.exporters.iter().for_each(Exporter::hang_up);
+    host.wait_for("it is still watched after a re-read", &down.to_vec(), series);
+    let [one, other] = host.networks();
+    host.array.log_out(one);
+    host.array.log_out(other);
+    host.wait_for("no bond is watched", &0, |exporter| {
+        exporter.metrics().series("multipath_iscsi_bond_networks").count()
+    });
+    host.array.log_in(one);
+    host.wait_for("the page says so", &true, |exporter| note(exporter, elsewhere));
     host.wait_for("neither is watched again", &Vec::new(), series);
-    host.wait_for("the page says so", &true, |exporter| note(exporter, both));
+}
+
+/// An outage takes the addresses along, and a session that is bound to nothing may come back over another interface.
+fn iscsi_bond_whose_addresses_vanish(lab: &Lab) {
+    let host = Host::start(lab);
+    host.wait_for_networks([true, true]);
+    for network in host.networks() {
+        network.cut();
+        run("ip", ["address", "flush", "dev", network.interface]);
+    }
+    host.wait_for_networks([false, false]);
+    host.exporters.iter().for_each(Exporter::hang_up);
+    host.wait_for_networks([false, false]);
+    // It knows nothing of before, as after a restart.
+    let bond = |network: &Network| network.cidr.to_owned();
+    let [one, other] = host.networks().each_ref().map(bond);
+    let config = format!("iscsi_bonds:\n- {{name: {}, networks: [{one}, {other}], targets: ['*']}}\n", BONDS[1]);
+    for exporter in [lab.exporter().config(&config).start(), lab.exporter().config(&config).unprivileged().start()] {
+        let metrics = exporter.metrics();
+        let bond = [("bond", BONDS[1])];
+        assert_eq!(metrics.value("multipath_iscsi_bond_networks", &bond), 2.0);
+        assert_eq!(metrics.value("multipath_iscsi_bond_networks_up", &bond), 0.0);
+    }
 }

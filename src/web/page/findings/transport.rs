@@ -1,7 +1,7 @@
 //! What is wrong with sessions, controllers, ports and bonds.
 
 use super::Found;
-use crate::topology::{FcHostPort, IscsiSession, Snapshot};
+use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Snapshot};
 use crate::web::page::escape::Escaped;
 use crate::web::page::words::Count;
 use crate::web::page::words::Severity::{Critical, Note, Warning};
@@ -10,7 +10,7 @@ use crate::web::page::words::{are, have};
 /// Adds what is wrong with what the paths go over.
 pub fn find(snapshot: &Snapshot, found: &mut Found) {
     let bond = |is_meant: fn(usize, usize) -> bool| {
-        let bonds = snapshot.iscsi_bonds.iter().filter_map(|bond| Some((&bond.name, bond.networks.as_ref()?)));
+        let bonds = snapshot.iscsi_bonds.iter().filter(|bond| bond.is_watched).map(|bond| (&bond.name, &bond.networks));
         let bonds = bonds.filter(move |(_, networks)| {
             let up = networks.iter().filter(|(_, up)| *up).count();
             is_meant(up, networks.len())
@@ -51,10 +51,14 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
     found.add(Warning, "MultipathIscsiBondNetworkDown", bond(|up, all| up > 0 && up < all).collect(), |number| {
         format!("{} {} a network that does not reach all targets", Count(number, "iSCSI bond"), have(number))
     });
-    let elsewhere = snapshot.iscsi_bonds.iter().filter(|bond| bond.networks.is_none());
-    let elsewhere = elsewhere.map(|bond| Escaped(&bond.name).to_string());
-    found.add(Note, "MultipathIscsiBondNetworkDown", elsewhere.collect(), |number| {
+    let (empty, elsewhere): (Vec<_>, Vec<_>) =
+        snapshot.iscsi_bonds.iter().filter(|bond| !bond.is_watched).partition(|bond| bond.networks.is_empty());
+    let names = |bonds: Vec<&IscsiBond>| bonds.into_iter().map(|bond| Escaped(&bond.name).to_string()).collect();
+    found.add(Note, "MultipathIscsiBondNetworkDown", names(elsewhere), |number| {
         format!("This host has no network of {}, so none is watched", Count(number, "iSCSI bond"))
+    });
+    found.add(Note, "MultipathIscsiBondNetworkDown", names(empty), |number| {
+        format!("{} {} no networks in the configuration, so none is watched", Count(number, "iSCSI bond"), have(number))
     });
     let named = |port: &FcHostPort| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state));
     let hosts = snapshot.fc_host_ports().into_values().filter(|port| !port.is_up()).map(named);

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use super::super::assert_no_errors;
-use super::SESSION2;
+use super::{HOST6, HOST7, SESSION2};
 use crate::harness::{Exporter, Host, Page, Tree};
 
 const BONDS: &str = "iscsi_bonds:
@@ -92,8 +92,15 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     assert_eq!(page.value("multipath_iscsi_bond_networks{bond=\"storage\"}"), Some(2.0));
     assert_eq!(page.value("multipath_iscsi_bond_networks_up{bond=\"storage\"}"), Some(0.0));
     assert!(!exporter.get("/").text().contains(line));
+    // An interface that is gone is missed, until the targets are logged out of or the configuration changes.
     host.sysfs.remove("class/net/e3");
-    assert_eq!(series_of(&exporter.reread(), "storage"), [""; 0]);
+    let page = exporter.reread();
+    assert_eq!(page.value("multipath_iscsi_bond_networks_up{bond=\"storage\"}"), Some(0.0));
+    directory.write("config.yml", config("[10.10.3.0/24, e3]"));
+    exporter.signal(Signal::HUP);
+    crate::harness::eventually("the bond is not watched", || {
+        series_of(&exporter.metrics(), "storage").is_empty().then_some(())
+    });
 
     // It has an address of the network; the other network is an interface of its own.
     for (networks, number, up) in [("[e3, 127.0.0.0/8]", 2.0, 0.0), ("[e3, e2]", 2.0, 1.0)] {
@@ -107,8 +114,24 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
 
     // oVirt allows a bond without networks.
     directory.write("config.yml", config("[]"));
-    assert_eq!(series_of(&exporter.reread(), "storage"), [""; 0]);
-    assert!(exporter.get("/").text().contains(line));
+    exporter.signal(Signal::HUP);
+    let line = "1 iSCSI bond has no networks in the configuration, so none is watched: storage.";
+    crate::harness::eventually("the page says so", || exporter.get("/").text().contains(line).then_some(()));
+    assert_eq!(series_of(&exporter.metrics(), "storage"), [""; 0]);
+}
+
+/// The kernel does not say any more where they came from, and the addresses may be gone.
+#[test]
+fn a_bond_of_sessions_that_are_down_at_the_start_is_watched() {
+    let host = Host::recorded("03-both-lost");
+    for place in [HOST6, HOST7] {
+        host.sysfs.write(&format!("{place}/netdev"), "default\n");
+    }
+    let config = "iscsi_bonds: [{name: storage, networks: [10.10.1.0/24, 10.10.2.0/24], targets: ['*:array1']}]\n";
+    let (_directory, exporter) = bond_exporter(&host, config);
+    let page = exporter.metrics();
+    assert_eq!(page.value("multipath_iscsi_bond_networks{bond=\"storage\"}"), Some(2.0));
+    assert_eq!(page.value("multipath_iscsi_bond_networks_up{bond=\"storage\"}"), Some(0.0));
 }
 
 #[test]
