@@ -165,6 +165,10 @@ impl State {
                 let controllers = transports.nvme_controllers.iter().map(|controller| Object::controller(controller));
                 self.controller_failures.follow(controllers, under_way.asked);
                 self.nvme_clocks.follow(&transports.nvme_controllers, heads, under_way.asked);
+                self.interfaces.want.sources = transports.sources().map(|(source, _)| source).collect();
+                let addresses = &self.readings.addresses;
+                self.interfaces.want.wanted |=
+                    self.interfaces.want.sources.iter().any(|source| addresses.are_older_than(source));
                 self.readings.transports = Some(reading);
             }
             Err(error) => {
@@ -196,8 +200,8 @@ impl State {
     }
 
     pub(super) fn take_interfaces(&mut self, reply: Result<Addresses, Error>) {
-        self.interfaces.end();
-        match reply {
+        let Some(under_way) = self.interfaces.end() else { return };
+        match reply.map(|addresses| addresses.beside(&under_way.request)) {
             Ok(addresses) if addresses == *self.readings.addresses => {}
             Ok(addresses) => {
                 self.readings.addresses = Arc::new(addresses);
@@ -283,5 +287,101 @@ impl State {
         if self.daemon.as_mut().is_some_and(|lane| lane.turns_late(now)) {
             self.daemon_fails(&late("multipathd"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::Options;
+    use super::super::readers::{Ask, Reply};
+    use super::*;
+    use crate::memory::Memory;
+    use crate::topology::{IscsiSession, NvmeController, Transports};
+
+    /// A connection comes from this address after so many seconds, and the other one a second later.
+    const SOURCES: [&str; 2] = ["192.0.2.7", "192.0.2.8"];
+    const LOGIN: u64 = 33;
+
+    /// The names of the initiator ports of a session and of a controller in each second, and how often the interfaces were
+    /// asked for, if `eth1` has the addresses or none has.
+    fn follow(have_addresses: bool, seconds: u64) -> (Vec<[String; 2]>, usize) {
+        let start = Instant::now();
+        let options = Options {
+            device_mapper: false,
+            multipathd: None,
+            nvme: true,
+            resync: Duration::from_secs(30),
+            reread: Duration::from_secs(5),
+            config: Arc::default(),
+        };
+        let (mut state, _board) =
+            State::new(options, Memory::default(), Arc::default(), Now { instant: start, time: SystemTime::now() });
+        let (mut seen, mut asked, mut last) = (Vec::new(), 0, [Arc::<str>::default(), Arc::default()]);
+        state.begin(Now { instant: start, time: SystemTime::now() });
+        for second in 0..seconds {
+            let now = Now { instant: start + Duration::from_secs(second), time: SystemTime::now() };
+            state.look_at_clock(now);
+            // Each answer comes at once, and may lead to another question.
+            for _ in 0..10 {
+                for ask in state.due(now) {
+                    let reply = match ask {
+                        Ask::Block(_) => Reply::Block(Ok(Default::default())),
+                        Ask::Interfaces => {
+                            asked += 1;
+                            let own = SOURCES.map(|source| (source.parse().unwrap(), "eth1".into()));
+                            let own = own.into_iter().filter(|_| have_addresses && second >= LOGIN);
+                            Reply::Interfaces(Ok(Addresses::from(own.collect::<Vec<_>>())))
+                        }
+                        Ask::Transports(request) => {
+                            let [session, controller] = &mut last;
+                            let mut transports = Transports::default();
+                            let come = |source: &str, last: &mut Arc<str>| {
+                                let source = source.parse().unwrap();
+                                let port = request.addresses.leave_from(source, last);
+                                *last = if port.is_empty() { Arc::clone(last) } else { port };
+                                (
+                                    Some(source),
+                                    crate::topology::Ports { initiator_port: Arc::clone(last), ..Default::default() },
+                                )
+                            };
+                            if second >= LOGIN {
+                                let (source, ports) = come(SOURCES[0], session);
+                                let session = IscsiSession { source, ports, ..IscsiSession::default() };
+                                transports.iscsi_sessions.push(session.into());
+                            }
+                            if second > LOGIN {
+                                let (source, ports) = come(SOURCES[1], controller);
+                                let controller = NvmeController { source, ports, ..NvmeController::default() };
+                                transports.nvme_controllers.push(controller.into());
+                            }
+                            Reply::Transports(Ok(transports::Reading {
+                                transports: transports.into(),
+                                ..transports::Reading::default()
+                            }))
+                        }
+                        ask => panic!("{ask:?} is switched off"),
+                    };
+                    state.take((reply, Duration::ZERO), now);
+                }
+            }
+            seen.push(last.each_ref().map(|port| port.to_string()));
+        }
+        (seen, asked)
+    }
+
+    #[test]
+    fn an_interface_that_has_just_got_its_address_is_asked_for_at_once() {
+        let (seen, _) = follow(true, LOGIN + 8);
+        assert!(seen.iter().flatten().all(|port| ["", "eth1"].contains(&&**port)), "{seen:?}");
+        assert_eq!(seen.last(), Some(&["eth1", "eth1"].map(str::to_owned)));
+    }
+
+    #[test]
+    fn an_address_that_no_interface_has_is_asked_for_once_and_at_each_resync() {
+        let (seen, asked) = follow(false, LOGIN + 300);
+        assert_eq!(seen[LOGIN as usize + 8], SOURCES.map(str::to_owned));
+        assert_eq!(asked, 1 + (LOGIN as usize + 300) / 30 + 1);
     }
 }

@@ -4,6 +4,7 @@
 //! could not read stands as last read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -497,17 +498,22 @@ impl Want for TransportsWant {
 
 /// Whether the interfaces are to be read.
 #[derive(Debug, Default)]
-pub struct InterfacesWant(pub bool);
+pub struct InterfacesWant {
+    /// They are.
+    pub wanted: bool,
+    /// The addresses that connections come from of which no interface is known.
+    pub sources: BTreeSet<IpAddr>,
+}
 
 impl Want for InterfacesWant {
-    type Request = ();
+    type Request = BTreeSet<IpAddr>;
 
     fn is_empty(&self) -> bool {
-        !self.0
+        !self.wanted
     }
 
-    fn next(&mut self) -> Option<((), Reason)> {
-        std::mem::take(&mut self.0).then_some(((), Reason::Timer))
+    fn next(&mut self) -> Option<(BTreeSet<IpAddr>, Reason)> {
+        std::mem::take(&mut self.wanted).then(|| (self.sources.clone(), Reason::Timer))
     }
 }
 

@@ -63,6 +63,11 @@ impl State {
             && self.daemon.as_ref().is_none_or(Lane::was_tried)
     }
 
+    /// Whether each connection is known to leave through an interface or through none, or nobody waits any longer for that.
+    fn knows_interfaces(&self) -> bool {
+        self.start.order_is_over || !self.readings.transports().sources().any(|(_, port)| port.is_empty())
+    }
+
     /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked, too,
     /// since path states may be its. After [`PATIENCE`] what the others know has to do.
     pub(super) fn may_open(&self) -> bool {
@@ -70,7 +75,7 @@ impl State {
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
         let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
         // A device that waits for a name is found, and does not appear later.
-        self.have_answered() && daemon_was_tried && knows_paths && self.nameless.is_empty()
+        self.have_answered() && daemon_was_tried && knows_paths && self.nameless.is_empty() && self.knows_interfaces()
             || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
     }
 
@@ -79,6 +84,7 @@ impl State {
         let is_idle = self.kernel.as_ref().is_none_or(Lane::is_idle)
             && self.block.is_idle()
             && self.transports.is_idle()
+            && self.knows_interfaces()
             && self.daemon.as_ref().is_none_or(|lane| lane.is_idle() && !self.daemon_pace.is_awaited());
         self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
     }

@@ -160,7 +160,7 @@ impl State {
         }
         self.block.want.everything(reason);
         self.transports.want.look(true, reason);
-        self.interfaces.want.0 = true;
+        self.interfaces.want.wanted = true;
         if self.readings.block.suspects.is_empty() {
             self.daemon_pace.want(reason);
         } else {

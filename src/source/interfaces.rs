@@ -1,8 +1,9 @@
 //! The network interfaces of this host, to say which of them a connection leaves through.
 //!
-//! `getifaddrs(3)` waits for the kernel's `rtnl` lock, which a network driver that hangs can hold for good. That is the very
-//! moment in which paths over that network fail, so the reading of transports never asks for it: it is given the last answer.
+//! `getifaddrs(3)` waits for the kernel's `rtnl` lock, which a network driver that hangs can hold for good. Paths over
+//! that network fail at that very moment, so the reading of transports never asks for it: it is given the last answer.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,13 +12,18 @@ use ipnet::IpNet;
 
 use super::{Error, recorded, witness};
 
-/// Which interface has which address; `None` if that has not been read yet.
+/// Which interface has which address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses(Option<Vec<(IpAddr, Arc<str>)>>);
+pub struct Addresses {
+    /// `None` if that has not been read yet.
+    owned: Option<Vec<(IpAddr, Arc<str>)>>,
+    /// Addresses that some connection came from when these were asked for, and that no interface had.
+    foreign: BTreeSet<IpAddr>,
+}
 
 impl From<Vec<(IpAddr, Arc<str>)>> for Addresses {
     fn from(addresses: Vec<(IpAddr, Arc<str>)>) -> Self {
-        Addresses(Some(addresses))
+        Addresses { owned: Some(addresses), foreign: BTreeSet::new() }
     }
 }
 
@@ -33,25 +39,40 @@ impl Addresses {
         Ok(Addresses::from(owned.collect::<Vec<_>>()))
     }
 
+    /// The same, asked for while there were connections from these addresses.
+    pub fn beside(self, sources: &BTreeSet<IpAddr>) -> Self {
+        let foreign = sources.iter().filter(|source| self.owner(source).is_none()).copied().collect();
+        Addresses { foreign, ..self }
+    }
+
+    fn owner(&self, address: &IpAddr) -> Option<&Arc<str>> {
+        self.owned.iter().flatten().find(|(own, _)| own == address).map(|(_, owner)| owner)
+    }
+
     /// The interface that a connection from this address leaves through: the one that has the address. If none has it, the
     /// address stands for the interface: an offload adapter keeps its address to itself. Empty if that is not known yet.
     ///
     /// `last` is the answer of last time. An interface that has lost the address is still the one that it was.
     pub fn leave_from(&self, source: IpAddr, last: &Arc<str>) -> Arc<str> {
-        let Some(addresses) = &self.0 else { return Arc::default() };
-        match addresses.iter().find(|(own, _)| *own == source) {
-            Some((_, owner)) => {
+        match self.owner(&source) {
+            Some(owner) => {
                 witness::interface(source, owner);
                 Arc::clone(owner)
             }
-            None if last.is_empty() || last.parse::<IpAddr>().is_ok() => source.to_string().into(),
-            None => Arc::clone(last),
+            None if !last.is_empty() && last.parse::<IpAddr>().is_err() => Arc::clone(last),
+            None if self.foreign.contains(&source) => source.to_string().into(),
+            None => Arc::default(),
         }
+    }
+
+    /// Whether no interface has this address, and one may have got it since these were asked for.
+    pub fn are_older_than(&self, source: &IpAddr) -> bool {
+        self.owned.is_some() && !self.foreign.contains(source) && self.owner(source).is_none()
     }
 
     /// Whether an interface has an address of this network; `None` if that is not known yet.
     pub fn have_any_of(&self, network: &IpNet) -> Option<bool> {
-        Some(self.0.as_ref()?.iter().any(|(own, _)| network.contains(own)))
+        Some(self.owned.as_ref()?.iter().any(|(own, _)| network.contains(own)))
     }
 }
 
@@ -86,11 +107,17 @@ mod tests {
 
     #[test]
     fn an_address_stands_for_an_interface_only_where_there_never_was_one() {
-        let addresses = Addresses::from(vec![("192.0.2.1".parse().unwrap(), "eth1".into())]);
+        let before = Addresses::from(vec![("192.0.2.1".parse().unwrap(), "eth1".into())]);
+        let sources = ["192.0.2.9", "2001:db8::1", "192.0.2.1"].map(|source| source.parse().unwrap());
+        let addresses = before.clone().beside(&sources.into());
         for (addresses, source, last, expected) in [
             (&addresses, "192.0.2.1", "", "eth1"),
             (&addresses, "192.0.2.1", "192.0.2.1", "eth1"),
             (&addresses, "192.0.2.1", "eth2", "eth1"),
+            // An interface may have got it since.
+            (&before, "192.0.2.9", "", ""),
+            (&before, "192.0.2.9", "192.0.2.8", ""),
+            (&before, "192.0.2.9", "eth2", "eth2"),
             (&addresses, "192.0.2.9", "", "192.0.2.9"),
             (&addresses, "192.0.2.9", "192.0.2.8", "192.0.2.9"),
             (&addresses, "2001:0db8:0000:0000:0000:0000:0000:0001", "", "2001:db8::1"),
@@ -98,8 +125,10 @@ mod tests {
             (&addresses, "192.0.2.9", "eth2", "eth2"),
             (&Addresses::default(), "192.0.2.1", "", ""),
         ] {
-            let told = addresses.leave_from(source.parse().unwrap(), &last.into());
+            let source = source.parse().unwrap();
+            let told = addresses.leave_from(source, &last.into());
             assert_eq!(&*told, expected, "{source}, last {last:?}");
+            assert_eq!(addresses.are_older_than(&source), *addresses == before && source != sources[2], "{source}");
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! Documented in `drivers/nvme/host/sysfs.c` of the kernel.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +81,8 @@ impl Reader {
         let (target, address) = (word("subsysnqn"), word("address"));
         let kind = word("cntrltype");
         let last = &controller.ports.initiator_port;
-        let (initiator_port, target_port) = ends(controller.transport, &address, addresses, last);
+        let (source, initiator_port, target_port) = ends(controller.transport, &address, addresses, last);
+        controller.source = source.or(controller.source);
         let ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
         // Before Linux 5.18 there is no `cntrltype`, and before it was connected once a controller has none.
         controller.has_no_namespaces = match &*kind {
@@ -115,30 +117,36 @@ fn transport_named(name: &str) -> (Transport, bool) {
     }
 }
 
-/// Both ends of a controller: `initiator_port`, which was `last` last time, and `target_port`. Either is empty if it is
-/// not known.
+/// Both ends of a controller: the address that it comes from, `initiator_port`, which was `last` last time, and
+/// `target_port`. Each is empty if it is not known.
 ///
 /// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
 /// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
-fn ends(transport: Transport, address: &str, addresses: &Addresses, last: &Arc<str>) -> (Arc<str>, Arc<str>) {
+fn ends(
+    transport: Transport,
+    address: &str,
+    addresses: &Addresses,
+    last: &Arc<str>,
+) -> (Option<IpAddr>, Arc<str>, Arc<str>) {
     let field = |name: &str| {
         let mut fields = address.split(',').filter_map(|field| field.trim().split_once('='));
         fields.find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default()
     };
     let port_name = |address: &str| Arc::from(address.split_once("pn-").map(|(_, name)| name).unwrap_or_default());
     match transport {
-        Transport::NvmePcie => (Arc::default(), address.into()),
-        Transport::NvmeFc => (port_name(field("host_traddr")), port_name(field("traddr"))),
+        Transport::NvmePcie => (None, Arc::default(), address.into()),
+        Transport::NvmeFc => (None, port_name(field("host_traddr")), port_name(field("traddr"))),
         _ => {
             let source = match field("src_addr") {
                 "" => field("host_traddr"),
                 source => source,
             };
+            let source = source.parse().ok();
             let initiator_port = match field("host_iface") {
-                "" => source.parse().map(|source| addresses.leave_from(source, last)).unwrap_or_default(),
+                "" => source.map(|source| addresses.leave_from(source, last)).unwrap_or_default(),
                 interface => interface.into(),
             };
-            (initiator_port, portal(field("traddr"), field("trsvcid")))
+            (source, initiator_port, portal(field("traddr"), field("trsvcid")))
         }
     }
 }
@@ -148,7 +156,8 @@ mod tests {
     use super::*;
 
     fn loopback() -> Addresses {
-        Addresses::from([("127.0.0.1".parse().unwrap(), "lo".into())].to_vec())
+        let own = Addresses::from([("127.0.0.1".parse().unwrap(), "lo".into())].to_vec());
+        own.beside(&["192.0.2.255".parse().unwrap()].into())
     }
 
     #[test]
@@ -184,7 +193,7 @@ mod tests {
             (Transport::Unknown, "", &loopback(), "", ""),
         ] {
             let told = ends(transport, address, addresses, &"".into());
-            assert_eq!((&*told.0, &*told.1), (initiator, target), "{address}");
+            assert_eq!((&*told.1, &*told.2), (initiator, target), "{address}");
         }
     }
 }
