@@ -30,6 +30,7 @@ const PLAIN_FILES: [&str; 29] = [
     "ctrl_loss_tmo",
     "delayed_removal_secs",
     "dev",
+    "discovery_session",
     "diskseq",
     "fast_io_fail_tmo",
     "inflight",

@@ -265,11 +265,14 @@ fn interfaces_below_the_one_that_a_session_leaves_by() {
 #[test]
 fn offload_adapters() {
     let host = Host::recorded("02-net1-lost");
-    for (number, address) in [("6", "192.0.2.251"), ("7", "2001:0db8:0000:0000:0000:0000:0000:0252")] {
+    for number in ["6", "7"] {
         host.sysfs.remove(&format!("devices/platform/host{number}/iscsi_host/host{number}/netdev"));
-        host.sysfs.write(&format!("class/iscsi_iface/ipv4-iface-{number}-0/ipaddress"), format!("{address}\n"));
     }
+    // The session over the first one is down.
+    host.sysfs.write("devices/platform/host6/iscsi_host/host6/ipaddress", "192.0.2.251\n");
     host.sysfs.remove("devices/platform/host7/iscsi_host/host7/ipaddress");
+    let address = "2001:0db8:0000:0000:0000:0000:0000:0252\n";
+    host.sysfs.write("class/iscsi_iface/ipv4-iface-7-0/ipaddress", address);
     host.sysfs.write("devices/platform/host6/session1/iscsi_session/session1/target_state", "UNBOUND\n");
     let (capture, names) = assert_captured(&all_of(&host));
     for address in ["192.0.2.251", "2001:db8::252"] {

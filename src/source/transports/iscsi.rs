@@ -1,7 +1,7 @@
 //! iSCSI sessions: what a path of this transport shares with others.
 //!
 //! ```text
-//! class/iscsi_session/session1/        targetname, state; target_state: of its disks (Linux 6.3)
+//! class/iscsi_session/session1/        targetname, state, discovery_session; target_state: of its disks
 //! class/iscsi_connection/connection1:0/    persistent_address, persistent_port: of the portal
 //! class/iscsi_host/host6/              netdev, ipaddress: what the session is bound to, and its source address
 //! class/iscsi_iface/ipv4-iface-6-0/    ipaddress: of an offload adapter
@@ -15,8 +15,16 @@
 //!
 //! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives its IPv4 address as that
 //! of the host (`0.0.0.0` if it has none) and has an `iscsi_iface` for each address; be2iscsi has only the latter. Neither
-//! has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the drivers).
+//! has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the drivers). be2iscsi
+//! asks its firmware for an address, which may take minutes (`beiscsi_if_get_info`). So an adapter is asked when a session
+//! has just logged in through it, and at each resync only while that has told nothing.
+//!
+//! `target_state` came with Linux 6.2, and with its stable predecessors (commit a3be19b91ea7 in `scsi_transport_iscsi.c`).
+//! A session for discovery has no disks. open-iscsi ends those of software at once. qla4xxx keeps the one that its firmware
+//! makes, and be2iscsi and iSER have the file, too.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +35,7 @@ use crate::source::inventory::Inventory;
 use crate::source::{Error, is_number};
 use crate::topology::{IscsiSession, Ports, portal};
 
-/// What `netdev` may hold for a session that is bound to no interface: open-iscsi's word, or the name that an adapter
+/// Whether `netdev` names an interface. A session that is bound to none may have open-iscsi's word, or the name that an adapter
 /// (qedi) gives its own port, `host7`.
 fn is_bound_to(netdev: &str) -> bool {
     !matches!(netdev, "" | "default") && !netdev.strip_prefix("host").is_some_and(is_number)
@@ -44,6 +52,8 @@ pub struct Iscsi {
 struct Reader {
     root: PathBuf,
     file: Attribute,
+    /// The addresses of the adapters that this reading has asked.
+    asked: HashMap<PathBuf, Option<IpAddr>>,
 }
 
 impl Iscsi {
@@ -51,7 +61,7 @@ impl Iscsi {
     pub fn new(root: &Path) -> Self {
         Iscsi {
             sessions: Inventory::new(root.join("class/iscsi_session")),
-            reader: Reader { root: root.to_owned(), file: Attribute::default() },
+            reader: Reader { root: root.to_owned(), file: Attribute::default(), asked: HashMap::new() },
         }
     }
 
@@ -61,6 +71,7 @@ impl Iscsi {
     /// If they cannot be listed. No iSCSI at all is no error.
     pub fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
+        reader.asked.clear();
         self.sessions.read(unreadable, |directory, name, last, unreadable| {
             reader.session(directory, name, last, anew, addresses, unreadable)
         })
@@ -86,23 +97,32 @@ impl Reader {
     ) -> Result<Option<IscsiSession>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let last = last.cloned().unwrap_or_default();
-        let anew = anew || last.state != state;
+        let has_changed = last.state != state;
+        if has_changed && or_note(self.file.flag(directory, "discovery_session"), unreadable) == Some(true) {
+            return Ok(None);
+        }
         let mut session = IscsiSession { name: Arc::clone(name), state, is_ending: false, ..last };
         if !session.is_logged_in() {
             let of_disks = self.file.word_or_note(directory, "target_state", unreadable);
             session.is_ending = matches!(&*of_disks, "UNBINDING" | "UNBOUND");
         }
-        if (anew && session.is_logged_in()) || !session.ports.are_known() || session.source.is_none() {
-            self.look_closer(directory, &mut session, addresses, unreadable);
+        let Ports { target, target_port, .. } = &session.ports;
+        let is_being_made = target.is_empty() || target_port.is_empty();
+        let is_unknown = session.source.is_none() || !session.ports.are_known();
+        if is_being_made || (anew || has_changed) && (session.is_logged_in() || is_unknown) {
+            let asks_adapter = session.is_logged_in() && (has_changed || anew && session.source.is_none());
+            self.look_closer(directory, &mut session, asks_adapter, addresses, unreadable);
         }
         Ok(Some(session))
     }
 
-    /// Finds out what the session is. What cannot be told now stays.
+    /// Finds out what the session is. Its adapter is asked for its address only if so said. A part that cannot
+    /// be told now stays.
     fn look_closer(
         &mut self,
         directory: &Path,
         session: &mut IscsiSession,
+        asks_adapter: bool,
         addresses: &Addresses,
         unreadable: &mut Vec<Error>,
     ) {
@@ -117,14 +137,23 @@ impl Reader {
             let family = if address.contains(':') { 6 } else { 4 };
             let adapter = self.root.join(format!("class/iscsi_iface/ipv{family}-iface-{host}-0"));
             let host = self.root.join(format!("class/iscsi_host/host{host}"));
-            let source = own_address(&word(&host, "ipaddress")).or_else(|| own_address(&word(&adapter, "ipaddress")));
             let bound = word(&host, "netdev");
-            now.initiator_port = match source {
+            let mut source = own_address(&word(&host, "ipaddress"));
+            if source.is_none() && asks_adapter {
+                source = match self.asked.entry(adapter) {
+                    Entry::Occupied(asked) => *asked.get(),
+                    Entry::Vacant(adapter) => {
+                        let address = own_address(&word(adapter.key(), "ipaddress"));
+                        *adapter.insert(address)
+                    }
+                };
+            }
+            session.source = source.or(session.source);
+            now.initiator_port = match session.source {
                 _ if is_bound_to(&bound) => bound,
                 Some(source) => addresses.leave_from(source, &session.ports.initiator_port),
                 None => Arc::default(),
             };
-            session.source = source.or(session.source);
         }
         session.ports = now.or(&session.ports);
     }

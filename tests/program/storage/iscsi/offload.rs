@@ -2,7 +2,7 @@
 //! `*_attr_is_visible` of `drivers/scsi/{qla4xxx,be2iscsi,bnx2i,cxgbi,qedi}` in the kernel).
 
 use super::super::assert_no_errors;
-use super::{CONNECTION1, CONNECTION2, HOST6, HOST7, session, sessions};
+use super::{CONNECTION1, CONNECTION2, HOST6, HOST7, SESSION1, SESSION2, session, sessions};
 use crate::harness::{Host, MPATHA};
 
 /// A host whose two sessions go through two ports of an adapter: what the hosts of these have, and their interfaces.
@@ -89,4 +89,46 @@ fn two_sessions_of_one_adapter_are_not_redundant() {
     let page = host.exporter(&[]).metrics();
     assert_eq!(page.device("redundant", MPATHA), Some(0.0));
     assert_eq!(page.device("initiator_ports", MPATHA), Some(1.0));
+}
+
+/// be2iscsi asks its firmware, which may take minutes.
+#[test]
+fn an_adapter_is_asked_for_its_address_only_when_a_session_has_logged_in() {
+    let interfaces = [("ipv4-iface-6-0", "192.0.2.251"), ("ipv4-iface-7-0", "192.0.2.252")];
+    let host = adapter([&[], &[]], &interfaces);
+    host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
+    let exporter = host.exporter(&[]);
+    let page = exporter.metrics();
+    assert_eq!(sessions(&page)["session1"], session("", "10.10.1.2:3260", 0.0));
+    assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
+
+    // It is not asked again, so nobody sees that it does not answer.
+    host.sysfs.make_unreadable("class/iscsi_iface/ipv4-iface-6-0/ipaddress");
+    host.sysfs.make_unreadable("class/iscsi_iface/ipv4-iface-7-0/ipaddress");
+    let page = exporter.reread();
+    assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
+    assert_no_errors(&page);
+
+    host.sysfs.remove("class/iscsi_iface/ipv4-iface-6-0/ipaddress");
+    host.sysfs.write("class/iscsi_iface/ipv4-iface-6-0/ipaddress", "192.0.2.250\n");
+    host.sysfs.write(&format!("{SESSION1}/state"), "LOGGED_IN\n");
+    let page = exporter.reread_twice();
+    assert_eq!(sessions(&page)["session1"], session("192.0.2.250", "10.10.1.2:3260", 1.0));
+    assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
+}
+
+/// qla4xxx keeps the session that its firmware makes for discovery (`qla4xxx_session_get_param`).
+#[test]
+fn a_session_for_discovery_is_none_that_anybody_misses() {
+    for (file, count) in [(None, 2), (Some("0\n"), 2), (Some("1\n"), 1)] {
+        let host = Host::recorded("01-healthy");
+        if let Some(content) = file {
+            host.sysfs.write(&format!("{SESSION2}/discovery_session"), content);
+        }
+        host.sysfs.write(&format!("{SESSION2}/state"), "FREE\n");
+        let exporter = host.exporter(&[]);
+        assert_eq!(sessions(&exporter.metrics()).len(), count, "{file:?}");
+        assert_eq!(sessions(&exporter.reread()).len(), count, "{file:?}");
+        assert_no_errors(&exporter.metrics());
+    }
 }
