@@ -51,8 +51,8 @@
   // How much a counter has risen, as its samples say. `increase` is a guess, and each engine guesses otherwise: VictoriaMetrics
   // takes a counter that it has not seen for hours for one that rose now. The first comparison leaves out the many that are 0:
   // to subtract 25,000 numbers costs as much as to read them.
-  local rose(name, condition, window='15m') =
-    '(%s %s) - min_over_time(%s[%s]) %s' % [last(name), condition, metric(name), window, condition],
+  local rose(name, condition, window='15m', threshold=condition) =
+    '(%s %s) - min_over_time(%s[%s]) %s' % [last(name), condition, metric(name), window, threshold],
 
   // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
   local lost(matchers) =
@@ -342,8 +342,13 @@
         ),
         finding(
           'MultipathIscsiSessionFlapping',
-          'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour.',
-          rose('multipath_iscsi_session_failures_total', '>= 3'),
+          'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour. Sessions that are equal in '
+          + 'their ports share a count, and fail together: the number of them that there were at a time counts.',
+          rose(
+            'multipath_iscsi_session_failures_total',
+            '>= 3',
+            threshold='>= 3 * max_over_time(count without (session) (%s)[15m:1m])' % metric('multipath_iscsi_session_up')
+          ),
           'An iSCSI session fails again and again.',
           'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ $value }} times within 15 minutes.'
           % onHost,
