@@ -207,8 +207,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether a session that leaves through `interface`, which is empty if unknown, from `source` goes over this network.
-    /// `None` if that is not known.
+    /// Whether a session that leaves through `interface`, which is empty if unknown, from `source` goes over this
+    /// network. `None` if that is not known.
     pub fn carries(&self, interface: &str, source: Option<IpAddr>) -> Option<bool> {
         match self.addresses {
             Some(addresses) => source.map(|source| addresses.contains(&source)),

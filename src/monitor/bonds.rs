@@ -1,7 +1,8 @@
 //! Which networks of the configured iSCSI bonds this host reaches its targets over.
 //!
-//! A host that is in maintenance has logged out of all targets of a bond, and one that never had any of its networks reaches
-//! them over the default network. Neither is an outage. A network that the host has had is missed: its addresses may go with it.
+//! A host that is in maintenance has logged out of all targets of a bond, and one that never had any of its networks
+//! reaches them over the default network. Neither is an outage. A network that the host has had is missed: its
+//! addresses may go with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ pub struct Bonds {
 }
 
 impl Bonds {
-    /// The bonds of which a target has a session on this host. One is left out while it is not known whether the host has any
-    /// of its networks.
+    /// The bonds of which a target has a session on this host. One is left out while it is not known whether the host
+    /// has any of its networks.
     pub fn look(
         &mut self,
         bonds: &[config::IscsiBond],
@@ -49,10 +50,7 @@ impl Bonds {
         if has_some == Some(true) {
             self.seen.insert(bond.name.clone());
         }
-        let is_watched = match self.seen.contains(&bond.name) || may_go_over(&bond.networks, &sessions) {
-            true => true,
-            false => has_some?,
-        };
+        let is_watched = self.seen.contains(&bond.name) || may_go_over(&bond.networks, &sessions) || has_some?;
         let targets: BTreeSet<_> = sessions.iter().map(|session| &session.ports.target).collect();
         let is_up = |network: &Network| {
             let over =
@@ -64,8 +62,8 @@ impl Bonds {
     }
 }
 
-/// Whether this host has some of the networks; `None` if that is not known yet. The address of an offload adapter, or that of
-/// a session which is down, may be none of the host's.
+/// Whether this host has some of the networks; `None` if that is not known yet. The address of an offload adapter, or
+/// that of a session which is down, may be none of the host's.
 fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses) -> Option<bool> {
     let sessions = &transports.iscsi_sessions;
     let is_here = |network: &Network| match sessions.iter().any(|session| is_over(session, network) == Some(true)) {
@@ -79,8 +77,9 @@ fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses
     }
 }
 
-/// Whether all sessions of a bond are down, and one may go over one of the networks: a session that was down when the exporter
-/// started does not tell where it came from. One that is logged in tells that the host reaches the targets otherwise.
+/// Whether all sessions of a bond are down, and one may go over one of the networks: a session that was down when the
+/// exporter started does not tell where it came from. One that is logged in tells that the host reaches the targets
+/// otherwise.
 fn may_go_over(networks: &[Network], sessions: &[&Arc<IscsiSession>]) -> bool {
     let may = |session: &&Arc<IscsiSession>| networks.iter().any(|network| is_over(session, network).is_none());
     !sessions.iter().any(|session| session.is_logged_in()) && sessions.iter().any(may)
@@ -106,7 +105,8 @@ mod tests {
         Arc::new(IscsiSession { ports, source: source.parse().ok(), state: state.into(), ..IscsiSession::default() })
     }
 
-    /// The networks of the only bond, on a host with these sessions, interfaces, and addresses: nothing if it is not watched.
+    /// The networks of the only bond, on a host with these sessions, interfaces, and addresses: nothing if it is not
+    /// watched.
     fn networks(
         config: &str,
         sessions: &[Arc<IscsiSession>],

@@ -7,8 +7,8 @@ use super::schedule::Lane;
 use super::unassembled::KnownPaths;
 use crate::source::health::Part;
 
-/// sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for the addresses
-/// of interfaces.
+/// sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for the
+/// addresses of interfaces.
 const ORDER: Duration = Duration::from_secs(5);
 /// After this long, what the other sources know is published without the one that does not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,13 +63,14 @@ impl State {
             && self.daemon.as_ref().is_none_or(Lane::was_tried)
     }
 
-    /// Whether each connection is known to leave through an interface or through none, or nobody waits any longer for that.
+    /// Whether each connection is known to leave through an interface or through none, or nobody waits any longer for
+    /// that.
     fn knows_interfaces(&self) -> bool {
         self.start.order_is_over || !self.readings.transports().sources().any(|(_, port)| port.is_empty())
     }
 
-    /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked, too,
-    /// since path states may be its. After [`PATIENCE`] what the others know has to do.
+    /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked,
+    /// too, since path states may be its. After [`PATIENCE`] what the others know has to do.
     pub(super) fn may_open(&self) -> bool {
         let knows_paths = self.readings.block.suspects.is_empty()
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);

@@ -7,21 +7,21 @@
 //! class/iscsi_iface/ipv4-iface-6-0/    ipaddress: of an offload adapter
 //! ```
 //!
-//! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A session
-//! whose connection is dead answers for `ipaddress` with `ENOTCONN`, so what a session is called is kept from when it was
-//! known, and read again when it logs in, and now and then while it is: an address may move to another interface under a
-//! connection that stays. open-iscsi uses one connection for a session, number 0. An iSER session has no `ipaddress`, so it
-//! has no source address here.
+//! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A
+//! session whose connection is dead answers for `ipaddress` with `ENOTCONN`, so what a session is called is kept from
+//! when it was known, and read again when it logs in, and now and then while it is: an address may move to another
+//! interface under a connection that stays. open-iscsi uses one connection for a session, number 0. An iSER session has
+//! no `ipaddress`, so it has no source address here.
 //!
-//! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives its IPv4 address as that
-//! of the host (`0.0.0.0` if it has none) and has an `iscsi_iface` for each address; be2iscsi has only the latter. Neither
-//! has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the drivers). be2iscsi
-//! asks its firmware for an address, which may take minutes (`beiscsi_if_get_info`). So an adapter is asked when a session
-//! has just logged in through it, and at each resync only while that has told nothing.
+//! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives its IPv4 address as
+//! that of the host (`0.0.0.0` if it has none) and has an `iscsi_iface` for each address; be2iscsi has only the latter.
+//! Neither has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the
+//! drivers). be2iscsi asks its firmware for an address, which may take minutes (`beiscsi_if_get_info`). So an adapter
+//! is asked when a session has just logged in through it, and at each resync only while that has told nothing.
 //!
-//! `target_state` came with Linux 6.2, and with its stable predecessors (commit a3be19b91ea7 in `scsi_transport_iscsi.c`).
-//! A session for discovery has no disks. open-iscsi ends those of software at once. qla4xxx keeps the one that its firmware
-//! makes, and be2iscsi and iSER have the file, too.
+//! `target_state` came with Linux 6.2, and with its stable predecessors (commit a3be19b91ea7 in
+//! `scsi_transport_iscsi.c`). A session for discovery has no disks. open-iscsi ends those of software at once. qla4xxx
+//! keeps the one that its firmware makes, and be2iscsi and iSER have the file, too.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -35,8 +35,8 @@ use crate::source::inventory::Inventory;
 use crate::source::{Error, is_number};
 use crate::topology::{IscsiSession, Ports, portal};
 
-/// Whether `netdev` names an interface. A session that is bound to none may have open-iscsi's word, or the name that an adapter
-/// (qedi) gives its own port, `host7`.
+/// Whether `netdev` names an interface. A session that is bound to none may have open-iscsi's word, or the name that an
+/// adapter (qedi) gives its own port, `host7`.
 fn is_bound_to(netdev: &str) -> bool {
     !matches!(netdev, "" | "default") && !netdev.strip_prefix("host").is_some_and(is_number)
 }
@@ -84,8 +84,8 @@ impl Iscsi {
 }
 
 impl Reader {
-    /// The session; `None` if it is gone. An error if its state cannot be told: what else cannot be read leaves only itself
-    /// out.
+    /// The session; `None` if it is gone. An error if its state cannot be told: what else cannot be read leaves only
+    /// itself out.
     fn session(
         &mut self,
         directory: &Path,
