@@ -20,8 +20,8 @@
 //! is asked when a session has just logged in through it, and at each resync only while that has told nothing.
 //!
 //! `target_state` came with Linux 6.2, and with its stable predecessors (commit a3be19b91ea7 in
-//! `scsi_transport_iscsi.c`). A session for discovery has no disks. open-iscsi ends those of software at once. qla4xxx
-//! keeps the one that its firmware makes, and be2iscsi and iSER have the file, too.
+//! `scsi_transport_iscsi.c`). A session for discovery has no disks. open-iscsi ends its own at once, and an adapter may
+//! keep one. `discovery_session` is there with qla4xxx and iSER (`*_attr_is_visible` of the drivers).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

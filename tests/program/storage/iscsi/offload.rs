@@ -117,7 +117,7 @@ fn an_adapter_is_asked_for_its_address_only_when_a_session_has_logged_in() {
     assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
 }
 
-/// qla4xxx keeps the session that its firmware makes for discovery (`qla4xxx_session_get_param`).
+/// An adapter may keep a session for discovery. qla4xxx and iSER say so (`*_attr_is_visible`).
 #[test]
 fn a_session_for_discovery_is_none_that_anybody_misses() {
     for (file, count) in [(None, 2), (Some("0\n"), 2), (Some("1\n"), 1)] {
