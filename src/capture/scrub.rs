@@ -20,7 +20,7 @@ use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
-const PLAIN_FILES: [&str; 29] = [
+const PLAIN_FILES: [&str; 30] = [
     "access_state",
     "ana_grpid",
     "ana_state",
