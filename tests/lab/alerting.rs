@@ -301,7 +301,7 @@ fn rules(groups: &[&str]) -> String {
     groups.iter().for_each(|group| assert!(all.iter().any(|(name, _)| name == group), "there is no group {group}"));
     let wanted = all.iter().filter(|(name, _)| groups.is_empty() || groups.contains(name));
     let rules: String = wanted.map(|(name, rules)| format!("{HEAD}{name}\n{rules}")).collect();
-    let time = Regex::new(r"(for: |interval: |offset |\[)(\d+)([mhd])\b").expect("it is one");
+    let time = Regex::new(r"(for: |interval: |offset |\[|:)(\d+)([mhd])\b").expect("it is one");
     let shorter = |time: &Captures| {
         let unit = match &time[3] {
             "m" => 1,
