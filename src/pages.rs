@@ -11,7 +11,6 @@ use std::ops::Range;
 use std::time::Duration;
 
 use rustix::mm::{Advice, madvise, mlock};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 /// Keeps what the program and its libraries have in memory there, as far as the kernel lets us.
@@ -38,7 +37,7 @@ pub async fn give_back() -> Infallible {
         #[expect(unsafe_code, reason = "a call of the C library")]
         let trim = || unsafe { libc::malloc_trim(0) };
         #[cfg(target_env = "gnu")]
-        drop(spawn_blocking(trim).await);
+        drop(tokio::task::spawn_blocking(trim).await);
     }
 }
 

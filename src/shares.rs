@@ -1,4 +1,4 @@
-//! What one client may take of what all clients share, so that none can take it away from the others.
+//! The share that one client may take of what all clients share, so that none can take it away from the others.
 //!
 //! A client here is its address. An IPv6 client has a whole /64 to choose addresses from, so that counts as one. Clients
 //! behind a proxy have one address, too: [`AddressShare`] is for them to change.
@@ -91,7 +91,7 @@ pub struct Shares {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    /// Of each client that has any.
+    /// Those of each client that has any.
     by: HashMap<Client, usize>,
 }
 

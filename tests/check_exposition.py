@@ -134,6 +134,8 @@ INTERFACE = {
         "multipath_exporter_config_last_reload_successful": "",
         "multipath_exporter_config_last_reload_success_timestamp_seconds": "",
         "multipath_exporter_scrapes_total": "",
+        "multipath_exporter_http_responses_total": "code",
+        "multipath_exporter_http_connections_closed_total": "reason",
     },
     "process": {
         "process_cpu_seconds_total": "",

@@ -29,7 +29,7 @@ use crate::systemd;
 use crate::tasks::Tasks;
 use crate::web::hosts::AllowedHosts;
 use crate::web::routes::Routes;
-use crate::web::server::{self, Limits};
+use crate::web::server::{self, Limits, Notice};
 use crate::web_config::WebConfig;
 
 /// How long the end waits for the memory to be written. A disk that works needs a tenth of it.
@@ -67,6 +67,7 @@ pub async fn serve(
     registry.register_collector(Box::new(Arc::clone(&board.own)));
     let http = Arc::new(HttpMetrics::default());
     registry.register_collector(Box::new(Arc::clone(&http)));
+    let notice = Notice::new(http);
     registry.register_collector(Box::new(ThisProcess::new(&cli.sources.procfs)));
     let exposition = Exposition::new(registry, path_series(cli));
     let (events, snapshot, sources) = (Arc::clone(&board.events), board.snapshot.clone(), Arc::clone(&board.sources));
@@ -78,6 +79,7 @@ pub async fn serve(
         status_page,
         cli.web.max_requests,
         cli.web.address_share,
+        notice.clone(),
     );
     let routes = Arc::new(routes);
     let admission = web_config.clone();
@@ -125,7 +127,7 @@ pub async fn serve(
         // Streams end now, or they would use up the time that answers under way have to finish.
         events.close();
     };
-    server::serve(listeners, move || web_config.transport(), answer, limits(cli.web.address_share), http, end).await;
+    server::serve(listeners, move || web_config.transport(), answer, limits(cli.web.address_share), notice, end).await;
     outcome
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::server::{Body, Rest};
+use super::server::{Body, Closed, Notice, Rest};
 use crate::shares::Client;
 
 /// What pages may take, in bytes. On a host so large that it is less than [`PAGES`] of its pages, these may.
@@ -27,12 +27,7 @@ const FEW: usize = 64;
 pub struct Held {
     budget: usize,
     answers: Mutex<Answers>,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Held { budget: BUDGET, answers: Mutex::default() }
-    }
+    notice: Notice,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +52,11 @@ struct Answer {
 type PageId = usize;
 
 impl Held {
+    /// `notice` learns of answers that are taken back.
+    pub fn new(notice: Notice) -> Self {
+        Held { budget: BUDGET, answers: Mutex::default(), notice }
+    }
+
     /// A page, as the content of an answer to this client.
     pub fn hand_over(&self, client: Client, page: Arc<[Bytes]>) -> Body {
         let size = page.iter().map(Bytes::len).sum();
@@ -64,36 +64,43 @@ impl Held {
         let (body, rest) = Body::revocable(page);
         let budget = self.budget.max(PAGES * (size + OWN));
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.add(Answer { client, page: id, size, rest }, budget);
+        let cut_off = answers.add(Answer { client, page: id, size, rest }, budget);
+        drop(answers);
+        cut_off.into_iter().for_each(|client| self.notice.closed(Closed::Slow, client));
         body
     }
 }
 
 impl Answers {
-    fn add(&mut self, answer: Answer, budget: usize) {
+    /// Gives the clients whose answers were cut off for it.
+    fn add(&mut self, answer: Answer, budget: usize) -> Vec<Client> {
         self.at_most += OWN;
         if self.under_way.last().is_none_or(|last| last.page != answer.page) {
             self.at_most += answer.size;
         }
         self.under_way.push(answer);
         if self.at_most > budget || self.under_way.len() > self.next_look {
-            self.settle(budget);
+            return self.settle(budget);
         }
+        Vec::new()
     }
 
     /// Leaves out answers that are over, and takes back as much as is too much.
-    fn settle(&mut self, budget: usize) {
+    fn settle(&mut self, budget: usize) -> Vec<Client> {
+        let mut cut_off = Vec::new();
         self.under_way.retain(|answer| !answer.rest.is_over());
         while self.size() > budget {
             let Some((client, page)) = self.oldest_of_largest() else { break };
             let (lost, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.under_way)
                 .into_iter()
                 .partition(|answer| answer.client == client && answer.page == page);
+            cut_off.extend(lost.iter().map(|answer| answer.client));
             lost.into_iter().for_each(|answer| answer.rest.revoke());
             self.under_way = kept;
         }
         self.at_most = self.size();
         self.next_look = FEW.max(2 * self.under_way.len());
+        cut_off
     }
 
     /// What all of them take.
@@ -136,9 +143,9 @@ mod tests {
         Arc::strong_count(page) > 1
     }
 
-    #[test]
-    fn the_client_that_keeps_most_loses_its_oldest() {
-        let held = Held { budget: BUDGET, ..Held::default() };
+    #[tokio::test]
+    async fn the_client_that_keeps_most_loses_its_oldest() {
+        let held = Held { budget: BUDGET, ..Held::new(Notice::default()) };
         let size = BUDGET / 8 - OWN;
         let slow = page(size);
         let of_slow = held.hand_over(client(1), Arc::clone(&slow));
@@ -151,9 +158,9 @@ mod tests {
         assert!(!pages.iter().any(is_kept));
     }
 
-    #[test]
-    fn answers_of_one_page_count_once() {
-        let held = Held { budget: BUDGET, ..Held::default() };
+    #[tokio::test]
+    async fn answers_of_one_page_count_once() {
+        let held = Held { budget: BUDGET, ..Held::new(Notice::default()) };
         let shared = Bytes::from(vec![b'x'; BUDGET / 2]);
         let answers: Vec<_> = (0..30)
             .map(|number: u8| {
@@ -166,16 +173,16 @@ mod tests {
         assert_eq!(held.answers.lock().unwrap().under_way.len(), 30);
     }
 
-    #[test]
-    fn what_is_taken_is_forgotten() {
-        let held = Held { budget: BUDGET, ..Held::default() };
+    #[tokio::test]
+    async fn what_is_taken_is_forgotten() {
+        let held = Held { budget: BUDGET, ..Held::new(Notice::default()) };
         (0..10 * FEW).for_each(|_| drop(held.hand_over(client(1), page(1))));
         assert!(held.answers.lock().unwrap().under_way.len() <= FEW);
     }
 
-    #[test]
-    fn a_page_larger_than_all_is_handed_over() {
-        let held = Held { budget: BUDGET, ..Held::default() };
+    #[tokio::test]
+    async fn a_page_larger_than_all_is_handed_over() {
+        let held = Held { budget: BUDGET, ..Held::new(Notice::default()) };
         let pages: Vec<_> = (0..PAGES + 1).map(|_| page(BUDGET)).collect();
         let bodies: Vec<_> = pages.iter().map(|page| held.hand_over(client(1), Arc::clone(page))).collect();
         assert_eq!(pages.iter().map(is_kept).collect::<Vec<_>>(), [false, true, true, true, true]);

@@ -101,7 +101,7 @@ mod tests {
             ("storage.example.org", true),
             ("Storage.Example.org.:443", true),
             ("absolute.example", true),
-            // Of a name only all of it counts.
+            // A part of a name does not count.
             ("node7.example.org", false),
             ("node", false),
             ("node77", false),

@@ -20,7 +20,7 @@ use super::api::{Devices, Events, MultipathHealth};
 use super::held::Held;
 use super::hosts::AllowedHosts;
 use super::page::{self, Query, View, runbooks};
-use super::server::{Body, NoRefusal};
+use super::server::{Body, NoRefusal, Notice};
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
 use crate::monitor::Board;
@@ -64,15 +64,18 @@ pub struct Routes {
     scrape_turns: Arc<Semaphore>,
     /// One permit per page or document that is being made.
     turns: Arc<Semaphore>,
-    /// The document of all devices, megabytes on a large host, and the snapshot it was made of: however many ask for
-    /// it, there is one, and those that slow clients have yet to take.
-    devices: tokio::sync::Mutex<Option<(Arc<Snapshot>, Pieces)>>,
+    /// All devices: megabytes on a large host.
+    devices: Kept<Same>,
+    /// oVirt's document.
+    health: Kept<Same>,
+    /// The recent events, up to the one with this id.
+    events: Kept<Option<u64>>,
 }
 
 impl Routes {
     /// `max_requests` is the number of scrapes worked on at once, 0 for no limit; `share` the part of it, and of the other
     /// limits, that one client may have. Without
-    /// `status_page` there are only metrics and health.
+    /// `status_page` there are only metrics and health. `notice` learns of answers that are cut off.
     pub fn new(
         board: Board,
         exposition: Exposition,
@@ -80,6 +83,7 @@ impl Routes {
         status_page: Option<AllowedHosts>,
         max_requests: usize,
         share: AddressShare,
+        notice: Notice,
     ) -> Self {
         Routes {
             board,
@@ -89,10 +93,12 @@ impl Routes {
             scrapes: (max_requests > 0).then(|| Shares::new(max_requests, share)),
             places: Shares::new(PLACES, share),
             streams: Shares::new(stream::LIMIT, share),
-            held: Held::default(),
+            held: Held::new(notice),
             scrape_turns: Arc::new(Semaphore::new(TURNS)),
             turns: Arc::new(Semaphore::new(TURNS)),
-            devices: Default::default(),
+            devices: Kept::default(),
+            health: Kept::default(),
+            events: Kept::default(),
         }
     }
 
@@ -122,8 +128,8 @@ impl Routes {
             ("/", snapshot) => self.page(client, request, snapshot).await,
             ("/-/healthy", _) => text(StatusCode::OK, "healthy\n"),
             ("/-/ready", Some(_)) => text(StatusCode::OK, "ready\n"),
-            ("/api/v1/events", _) => self.events(client, request),
-            ("/api/v1/multipath-health", Some(snapshot)) => json(&MultipathHealth::from(&*snapshot)),
+            ("/api/v1/events", _) => self.events(client, request).await,
+            ("/api/v1/multipath-health", Some(snapshot)) => self.health(client, snapshot).await,
             ("/api/v1/devices", Some(snapshot)) => self.devices(client, snapshot).await,
             ("/-/ready" | "/api/v1/multipath-health" | "/api/v1/devices", None) => self.not_ready(),
             _ => nothing(),
@@ -147,21 +153,28 @@ impl Routes {
         answer
     }
 
-    async fn devices(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
+    /// A document that all share who ask for it while `key` stays the same. Clients that take it slowly share it, too.
+    async fn document<K: PartialEq>(
+        &self,
+        client: Client,
+        kept: &Kept<K>,
+        key: K,
+        write: impl FnOnce() -> Option<Bytes> + Send + 'static,
+    ) -> Response<Body> {
         let Some(_place) = self.places.take(client) else { return too_many_answers() };
-        let mut last = self.devices.lock().await;
-        let known = last.take().filter(|(of, _)| Arc::ptr_eq(of, &snapshot));
-        let document = match known {
-            Some((_, document)) => document,
-            None => {
-                let source = Arc::clone(&snapshot);
-                let encode = move || document(&Devices::from(&*source)).map(|document| pieces(&document));
-                let Some(document) = off_thread(&self.turns, encode).await.flatten() else { return not_encoded() };
-                document
-            }
-        };
-        *last = Some((snapshot, Arc::clone(&document)));
+        let write = off_thread(&self.turns, move || write().map(|document| pieces(&document)));
+        let Some(document) = kept.get(key, async { write.await.flatten() }).await else { return not_encoded() };
         content(StatusCode::OK, JSON, self.held.hand_over(client, document))
+    }
+
+    async fn devices(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
+        let key = Same(Arc::clone(&snapshot));
+        self.document(client, &self.devices, key, move || encoded(&Devices::from(&*snapshot))).await
+    }
+
+    async fn health(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
+        let key = Same(Arc::clone(&snapshot));
+        self.document(client, &self.health, key, move || encoded(&MultipathHealth::from(&*snapshot))).await
     }
 
     /// The status page.
@@ -217,21 +230,26 @@ impl Routes {
     }
 
     /// The recent events, or those to come.
-    fn events(&self, client: Client, request: &Request<()>) -> Response<Body> {
+    async fn events(&self, client: Client, request: &Request<()>) -> Response<Body> {
         let mut answer = match negotiate::event_stream(request.headers()) {
-            false => json(&Events { events: self.board.events.recent() }),
-            true => match self.streams.take(client) {
-                Some(place) => {
-                    let last =
-                        request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
-                    let body = stream::body(self.board.events.follow(last)).with_guard(place);
-                    content(StatusCode::OK, EVENT_STREAM, body)
-                }
-                None => text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n"),
-            },
+            false => {
+                let events = self.board.events.recent();
+                let last = events.last().map(|event| event.id);
+                self.document(client, &self.events, last, move || encoded(&Events { events })).await
+            }
+            true => self.event_stream(client, request),
         };
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         answer
+    }
+
+    fn event_stream(&self, client: Client, request: &Request<()>) -> Response<Body> {
+        let Some(place) = self.streams.take(client) else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n");
+        };
+        let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
+        let body = stream::body(self.board.events.follow(last)).with_guard(place);
+        content(StatusCode::OK, EVENT_STREAM, body)
     }
 
     async fn metrics(&self, client: Client, request: &Request<()>) -> Response<Body> {
@@ -261,6 +279,39 @@ impl Routes {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         answer
+    }
+}
+
+/// A document, and the key of what it was made of. Whoever comes while it is made waits for it.
+#[derive(Debug)]
+struct Kept<K>(tokio::sync::Mutex<Option<(K, Pieces)>>);
+
+impl<K> Default for Kept<K> {
+    fn default() -> Self {
+        Kept(tokio::sync::Mutex::default())
+    }
+}
+
+impl<K: PartialEq> Kept<K> {
+    /// The document of this key, made anew if the last one was of another; `None` if it cannot be made.
+    async fn get(&self, key: K, make: impl Future<Output = Option<Pieces>>) -> Option<Pieces> {
+        let mut kept = self.0.lock().await;
+        let document = match kept.take() {
+            Some((of, document)) if of == key => document,
+            _ => make.await?,
+        };
+        *kept = Some((key, Arc::clone(&document)));
+        Some(document)
+    }
+}
+
+/// A snapshot, the same only as itself.
+#[derive(Debug)]
+struct Same(Arc<Snapshot>);
+
+impl PartialEq for Same {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -294,11 +345,7 @@ fn compress(text: &[u8]) -> io::Result<Bytes> {
     Ok(encoder.finish()?.into())
 }
 
-fn json(content_of: &impl Serialize) -> Response<Body> {
-    document(content_of).map_or_else(not_encoded, |document| content(StatusCode::OK, JSON, document.into()))
-}
-
-fn document(content_of: &impl Serialize) -> Option<Bytes> {
+fn encoded(content_of: &impl Serialize) -> Option<Bytes> {
     let mut document = serde_json::to_vec(content_of).ok()?;
     document.push(b'\n');
     Some(document.into())

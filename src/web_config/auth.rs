@@ -40,7 +40,7 @@ pub struct Users {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
     memory: Mutex<Memory>,
-    /// Whose password is hashed.
+    /// One password is hashed at a time.
     hashing: Arc<Turns>,
 }
 
@@ -107,21 +107,23 @@ impl Users {
             {
                 return Verdict::Right;
             }
-            match memory.others.iter().find(|(other, _)| *other == digest) {
-                Some((_, cell)) => (Arc::clone(cell), None),
-                None => {
-                    let Some(place) = waiting.take(client) else { return Verdict::Busy };
-                    (memory.remember(digest.clone()), Some(place))
-                }
+            let known = memory.others.iter().find(|(other, _)| *other == digest).map(|(_, cell)| Arc::clone(cell));
+            // Whoever waits for a hash that another one sent keeps a request in memory, too.
+            let place = match known.as_deref().and_then(OnceCell::get) {
+                Some(_) => None,
+                None => waiting.take(client),
+            };
+            match (known, place) {
+                (Some(cell), place) if place.is_some() || cell.initialized() => (cell, place),
+                (None, Some(place)) => (memory.remember(digest.clone()), Some(place)),
+                _ => return Verdict::Busy,
             }
         };
-        // Whoever waits for a hash that another one sent may have to take over from it.
-        let place = || place.or_else(|| waiting.take(client)).ok_or(Busy);
         // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
         // as a known one.
         let hash = known.map_or_else(|| self.stand_in(name), |(_, hash)| hash);
         let compared =
-            cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), client, place())).await;
+            cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), client, place)).await;
         match (compared, known) {
             (Ok(true), Some((name, _))) => {
                 let mut memory = self.memory();
@@ -139,9 +141,8 @@ impl Users {
         password: Vec<u8>,
         hash: String,
         client: Client,
-        place: Result<Place, Busy>,
+        place: Option<Place>,
     ) -> Result<bool, Busy> {
-        let place = place?;
         let turn = self.hashing.wait(client).await.ok_or(Busy)?;
         let compare = move || {
             // Kept to the end of the hash, though the client may be gone by then.
@@ -369,7 +370,7 @@ mod tests {
             guesses.push(ask(1, &guess.to_string()));
             tokio::task::yield_now().await;
         }
-        let (same, scrape) = (ask(1, "0"), ask(2, "secret"));
+        let (same, scrape) = (ask(3, "0"), ask(2, "secret"));
         while remembered(&users).1 <= WAITING / 4 {
             tokio::task::yield_now().await;
         }

@@ -37,7 +37,7 @@ fn of_certificate(error: &CertificateError) -> &'static str {
         }
         E::Revoked => "revoked",
         E::Other(cause) => of_webpki(&cause.to_string()),
-        // Of a later rustls.
+        // A later rustls may have more.
         _ => UNUSABLE,
     }
 }
@@ -91,7 +91,7 @@ fn of_incompatible(error: &PeerIncompatible) -> &'static str {
         E::Tls13RequiredForQuic
         | E::ServerSentHelloRetryRequestWithUnknownExtension
         | E::ServerRejectedEncryptedClientHello(_) => NOTHING_IN_COMMON,
-        // Of a later rustls.
+        // A later rustls may have more.
         _ => NOTHING_IN_COMMON,
     }
 }

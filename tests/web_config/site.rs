@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::{Request, Response};
 use multipath_exporter::shares::AddressShare;
-use multipath_exporter::web::server::{Body, Limits, serve};
+use multipath_exporter::web::server::{Body, Limits, Notice, serve};
 use multipath_exporter::web_config::WebConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
@@ -105,7 +105,7 @@ impl Site {
             move || transport.transport(),
             handler,
             limits,
-            Arc::default(),
+            Notice::default(),
             pending(),
         ));
         Server { address, config, tasks: [follower.abort_handle(), task.abort_handle()] }

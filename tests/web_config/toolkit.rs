@@ -263,7 +263,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
     ),
 ];
 
-/// Of the passwords `secret`.
+/// The hashes are of the password `secret`.
 const USERS: &str = "basic_auth_users:\n  alice: $2y$04$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n  \
                      bob: $2y$18$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n";
 

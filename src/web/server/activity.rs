@@ -172,7 +172,7 @@ impl Drop for Turn {
         let mut state = self.activity.lock();
         state.owed.remove(&self.number);
         state.turns -= 1;
-        if state.turns == 0 {
+        if state.turns == 0 && !matches!(state.phase, Phase::Closing { .. }) {
             state.phase = Phase::Idle { since: Instant::now() };
         }
     }

@@ -34,10 +34,7 @@ use crate::web_config::{HTTP_2, Transport};
 
 /// How much of what a client sends ahead is held for it, and of an answer queued at a time. Five hundred clients that send
 /// ahead and read nothing took twice the memory with hyper's own, and a large page took as long.
-const PLAIN_BUFFER: usize = 128 * 1024;
-
-/// The same under TLS, as hyper has it by itself: with less, a large page took a fourteenth more of the processor.
-const HYPERS_BUFFER: usize = 8 * 1024 + 400 * 1024;
+const BUFFER: usize = 128 * 1024;
 
 /// The largest request head, in bytes; a larger one is answered 431. Generous: Prometheus sends some 500.
 const MAX_HEAD: usize = 64 * 1024;
@@ -87,7 +84,7 @@ pub async fn connection<S, H, F>(
         is_slow = activity.overdue(&server.limits) => {
             debug!(%peer, is_slow, "connection timed out");
             if is_slow {
-                server.notice.closed(Closed::Slow, peer);
+                server.notice.closed(Closed::Slow, peer.ip().to_canonical());
             }
         }
     }
@@ -112,7 +109,7 @@ where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match (self.server.transport)() {
-            Transport::Plain => return self.http_1(stream, PLAIN_BUFFER).await,
+            Transport::Plain => return self.http_1(stream).await,
             Transport::Tls(_) => {}
             Transport::Refused => return Ok(()),
         }
@@ -134,11 +131,11 @@ where
         };
         match stream.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => self.http_2(stream).await,
-            _ => self.http_1(stream, HYPERS_BUFFER).await,
+            _ => self.http_1(stream).await,
         }
     }
 
-    async fn http_1<S>(self, stream: S, buffer: usize) -> Result<(), Broken>
+    async fn http_1<S>(self, stream: S) -> Result<(), Broken>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -153,7 +150,7 @@ where
             // It would run between requests too, where idle_timeout is meant: Activity keeps both.
             .header_read_timeout(None)
             .max_header_size(MAX_HEAD)
-            .max_buf_size(buffer)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
     }

@@ -9,16 +9,19 @@ use tokio_rustls::server::TlsStream;
 
 use crate::web_config::{Transport, why_refused};
 
-/// How much of an answer is encrypted before it is handed to the kernel. rustls's own 64 KiB wake the client 42 times in a
-/// large page, and take half as long again. Less than what the kernel's buffer holds for a client that takes nothing.
-const TLS_BUFFER: usize = 512 * 1024;
+/// How much of an answer is encrypted before it is handed to the kernel: what one client that takes nothing can keep. rustls's
+/// own 64 KiB wake the client more often.
+const TLS_BUFFER: usize = 128 * 1024;
 
 /// How requests without TLS begin, as far as a record of TLS has its head. Go's server knows these
 /// (`tlsRecordHeaderLooksLikeHTTP` in `net/http/server.go`).
 const REQUESTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
 
-/// What that server answers them, and so every exporter of Prometheus.
+/// Go's answer to them, and so that of every exporter of Prometheus.
 const NO_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// What the log says of a client whose words rustls cannot read.
+const NO_TLS: &str = "the client does not speak TLS";
 
 /// Bytes in the head of a record (RFC 8446, 5.1).
 const RECORD_HEAD: usize = 5;
@@ -54,12 +57,12 @@ where
     handshake.into_fallible().await.map(Some)
 }
 
-/// Why this handshake failed, if an administrator should know.
+/// Why this handshake failed; `None` if the client went before it said anything to answer.
 pub fn reason(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?;
     match cause.downcast_ref::<Refusal>() {
         Some(refusal) => Some(refusal.to_string()),
-        None => cause.downcast_ref().and_then(why_refused),
+        None => Some(cause.downcast_ref().and_then(why_refused).unwrap_or_else(|| NO_TLS.to_owned())),
     }
 }
 

@@ -20,6 +20,7 @@ mod conversation;
 mod handshake;
 mod notice;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -43,9 +44,8 @@ use activity::Activity;
 pub use body::{Body, Rest};
 pub use conversation::NoRefusal;
 use conversation::{Server, connection, panic_message};
-use notice::{Closed, Notice};
+pub use notice::{Closed, Notice};
 
-use crate::metrics::http::HttpMetrics;
 use crate::shares::{AddressShare, Client};
 use crate::web_config::Transport;
 
@@ -57,6 +57,9 @@ const BACKLOG: i32 = 4096;
 /// What the kernel may hold for one connection in each direction, in bytes. It counts twice as much (socket(7)). Without a
 /// limit it holds up to 4 MiB of an answer that nobody reads (`tcp_wmem`), which a container's limit includes.
 const SOCKET_BUFFER: usize = 64 << 10;
+
+/// A client with so many connections has not more of them than others: two scrapers on one host, or a browser.
+const FEW: usize = 4;
 
 /// How long a connection that was told to end may take before the next one is told, too. A task ends at its next await,
 /// so this passes only where a handler computes without one.
@@ -126,7 +129,7 @@ pub async fn serve<H, F>(
     transport: impl Fn() -> Transport + Send + Sync + 'static,
     handler: H,
     limits: Limits,
-    metrics: Arc<HttpMetrics>,
+    notice: Notice,
     shutdown: impl Future<Output = ()>,
 ) where
     H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
@@ -138,7 +141,6 @@ pub async fn serve<H, F>(
             debug!(%error, "cannot set the limits of a listener");
         }
     }
-    let notice = Notice::new(metrics);
     let server = Arc::new(Server { handler, transport: Box::new(transport), limits, notice: notice.clone() });
     let (stop, stopping) = watch::channel(());
     let mut connections = Connections::new(limits.connections, limits.share, notice);
@@ -350,28 +352,31 @@ impl Connections {
 
     /// Closes a connection of the client that has most.
     fn close_longest_idle(&mut self) {
-        let most = self.by.iter().max_by_key(|(_, own)| **own);
-        if let Some(client) = most.map(|(client, _)| *client) {
-            self.close_longest_idle_of(client);
-        }
+        self.close(|_| true);
     }
 
-    /// Closes the connection of this client whose last byte in either direction is longest ago; one whose request we are
-    /// working on only where there is no other. Its client can do nothing but wait.
+    /// Closes a connection of this client.
+    fn close_longest_idle_of(&mut self, client: Client) {
+        self.close(|open| open.client() == client);
+    }
+
+    /// Closes the connection, of these, whose client has most, and whose last byte in either direction is longest ago; one whose
+    /// request we are working on only where there is no other. Its client can do nothing but wait.
     ///
     /// A look at each of them, because there are 512 and this is rare; an order kept up to date would cost every read
     /// and write of every connection instead. It is closed by aborting its task, not by asking: it may be just the
     /// client that does not listen.
-    fn close_longest_idle_of(&mut self, client: Client) {
-        let candidates = self.open.values_mut().filter(|open| open.abort.is_some() && open.client() == client);
+    fn close(&mut self, is_one: impl Fn(&Open) -> bool) {
+        let candidates = self.open.values_mut().filter(|open| open.abort.is_some() && is_one(open));
         let rank = |open: &&mut Open| {
+            let own = self.by.get(&open.client()).copied().unwrap_or_default();
             let state = open.activity.lock();
-            (state.is_working(), state.last)
+            (Reverse(own.max(FEW)), state.is_working(), state.last)
         };
         let Some(longest) = candidates.min_by_key(rank) else { return };
-        let (peer, abort) = (longest.peer, longest.abort.take());
-        self.leave(client);
-        self.notice.closed(Closed::Evicted, peer);
+        let (peer, abort) = (longest.peer.ip(), longest.abort.take());
+        self.leave(peer.into());
+        self.notice.closed(Closed::Evicted, peer.to_canonical());
         abort.inspect(AbortHandle::abort);
     }
 }

@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 const KINDS: usize = 64;
 
 /// Counters, and the log lines of the last minute.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Notice {
     metrics: Arc<HttpMetrics>,
     told: Arc<Mutex<HashMap<Kind, u64>>>,
@@ -69,7 +69,7 @@ impl Notice {
         self.expected(status);
         // A path or method that is not served is no trouble of anybody's.
         if !status.is_success() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
-            self.tell(Kind::Refused(status.as_u16()), peer.ip());
+            self.tell(Kind::Refused(status.as_u16()), peer.ip().to_canonical());
         }
     }
 
@@ -84,29 +84,32 @@ impl Notice {
             Some(error) if error.is_parse_too_large() => {
                 self.answered(peer, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
             }
-            Some(error) if error.is_parse() => self.answered(peer, StatusCode::BAD_REQUEST),
+            // It answers nothing to one that begins to speak HTTP/2.
+            Some(error) if error.is_parse() && !error.to_string().contains("HTTP2 preface") => {
+                self.answered(peer, StatusCode::BAD_REQUEST);
+            }
             _ => {}
         }
     }
 
-    /// A connection was closed for this.
-    pub fn closed(&self, reason: Closed, peer: SocketAddr) {
+    /// A connection was closed for this, or an answer to a client was cut off.
+    pub fn closed(&self, reason: Closed, client: impl fmt::Display) {
         self.metrics.count_closed(reason);
-        self.tell(Kind::Closed(reason), peer.ip());
+        self.tell(Kind::Closed(reason), client);
     }
 
     /// A handshake failed for this.
     pub fn handshake_failed(&self, peer: IpAddr, reason: String) {
         self.metrics.count_closed(Closed::Handshake);
-        self.tell(Kind::Handshake(reason), peer);
+        self.tell(Kind::Handshake(reason), peer.to_canonical());
     }
 
-    fn tell(&self, kind: Kind, peer: IpAddr) {
+    fn tell(&self, kind: Kind, peer: impl fmt::Display) {
         let mut told = self.lock();
         if let Some(more) = told.get_mut(&kind) {
             *more += 1;
         } else if told.len() < KINDS {
-            warn!(peer = %peer.to_canonical(), reason = kind.reason(), "{kind}");
+            warn!(%peer, reason = kind.reason(), "{kind}");
             told.insert(kind.clone(), 0);
             tokio::spawn(self.clone().sum_up(kind));
         }
@@ -151,7 +154,7 @@ mod tests {
             notice.answered(peer, StatusCode::NOT_FOUND);
             notice.answered(peer, StatusCode::TOO_MANY_REQUESTS);
         }
-        notice.closed(Closed::Slow, peer);
+        notice.closed(Closed::Slow, peer.ip());
         let slow = ("connection closed because its client is too slow".to_owned(), 0);
         assert_eq!(told(), [slow, ("request answered with 429".to_owned(), 99)]);
         sleep(PERIOD + Duration::from_secs(1)).await;
