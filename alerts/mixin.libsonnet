@@ -343,11 +343,12 @@
         finding(
           'MultipathIscsiSessionFlapping',
           'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour. Sessions that are equal in '
-          + 'their ports share a count, and fail together: the number of them that there were at a time counts.',
+          + 'their ports share a count, and fail together: the number of them that there were at a time counts, 1 if unknown.',
           rose(
             'multipath_iscsi_session_failures_total',
             '>= 3',
-            threshold='>= 3 * max_over_time(count without (session) (%s)[15m:1m])' % metric('multipath_iscsi_session_up')
+            threshold='>= 3 * max_over_time((count without (session) (%s) or %s ^ 0)[15m:1m])'
+                      % [metric('multipath_iscsi_session_up'), metric('multipath_iscsi_session_failures_total')]
           ),
           'An iSCSI session fails again and again.',
           'The session %s to {{ $labels.target }} at {{ $labels.target_port }} failed {{ $value }} times within 15 minutes.'

@@ -13,7 +13,7 @@ use super::server::{Body, Closed, Notice, Rest};
 use crate::shares::Client;
 
 /// What pages may take, in bytes. On a host so large that it is less than [`PAGES`] of its pages, these may.
-const BUDGET: usize = 64 << 20;
+const BUDGET: usize = 32 << 20;
 const PAGES: usize = 4;
 
 /// What an answer takes beside the page that it shares: the exporter's own numbers, and its stream.
