@@ -93,7 +93,7 @@ UP = 'up{%s, job=~"$exporter_job"}' % S
 SILENT = f'({UP} == 0 or {UP} unless on {HOST} {metric("devices")} or last_over_time({UP}[5m]) unless {UP})'
 # -- findings: what the alerts say -----------------------------------------------------------------------------------------
 
-LOST, SESSION = 'wwid, name, kind, vendor, product, reason', 'session, target, target_port, initiator_port'
+LOST, OF_TARGET = 'wwid, name, kind, vendor, product, reason', 'session, target_port, initiator_port'
 CONTROLLER = 'controller, target, target_port, initiator_port'
 DAEMON, NOT_DAEMON = 'source="multipathd"', 'source!="multipathd"'
 
@@ -138,9 +138,9 @@ WARNING = [
     ('MultipathDiskUsedDirectly', 'Bypassed', 'Disks that are used beside their device', metric('disk_used_directly'), None),
     ('MultipathNotAssembled', 'Bypassed', 'Disks that no device holds', metric('unassembled_paths'), None),
     ('MultipathIscsiSessionDown', 'Transport', 'iSCSI sessions that are down', metric('iscsi_session_up') + ' == 0', None),
-    ('MultipathIscsiSessionFlapping', 'Transport', 'iSCSI sessions that flap', risen('iscsi_session_failures_total', '>= 3'), None),
+    ('MultipathIscsiSessionFlapping', 'Transport', 'iSCSI sessions that flap', risen('iscsi_session_failures_total', f'>= 3 * count without (session) ({metric("iscsi_session_up")})'), None),
     ('MultipathSessionWithoutPath', 'Transport', 'iSCSI sessions without a path',
-     f'{metric("iscsi_session_up")} == 1 and {metric("iscsi_session_paths")} == 0 and ignoring ({SESSION}) sum without ({SESSION}) ({metric("iscsi_session_paths")}) > 0', None),
+     f'{metric("iscsi_session_up")} == 1 and {metric("iscsi_session_paths")} == 0 and ignoring ({OF_TARGET}) sum without ({OF_TARGET}) ({metric("iscsi_session_paths")}) > 0', None),
     ('MultipathIscsiBondNetworkDown', 'Transport', 'Networks of iSCSI bonds that are down', metric('iscsi_bond_network_up') + ' == 0', None),
     ('MultipathFcHostPortDown', 'Transport', 'FC host ports that are down', metric('fc_host_port_up') + ' == 0', None),
     ('MultipathFcRemotePortDown', 'Transport', 'FC remote ports that are lost', metric('fc_remote_port_up') + ' == 0', None),

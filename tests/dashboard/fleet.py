@@ -370,7 +370,7 @@ class Fleet:
                 del on['session']
                 self.counter('iscsi_session_failures', self.counters[host, port, 'failures'], **on)
             if self.has(host, 'empty-session', minute):
-                on = {'session': 'session9', 'target': 'iqn.2003-01.org.example:array9', 'target_port': '192.0.2.99:3260', 'initiator_port': 'eth1'}
+                on = {'session': 'session9', 'target': parts[0][1], 'target_port': '192.0.2.99:3260', 'initiator_port': 'eth1'}
                 self.gauge('iscsi_session_up', 1, **on)
                 self.gauge('iscsi_session_paths', 0, **on)
                 self.gauge('iscsi_session_state', 1, **on, state='LOGGED_IN')
@@ -433,6 +433,10 @@ class Fleet:
         self.gauge('exporter_config_last_reload_successful', 1)
         self.gauge('exporter_config_last_reload_success_timestamp_seconds', START - 86400)
         self.counter('exporter_scrapes', 400 + int(minute * 60 / STEP))
+        for code in '200', '400', '401', '404', '405', '421', '429', '431', '500', '503':
+            self.counter('exporter_http_responses', 400 + int(minute * 60 / STEP) if code == '200' else 0, code=code)
+        for reason in 'evicted', 'slow', 'handshake':
+            self.counter('exporter_http_connections_closed', 0, reason=reason)
         start = START + 40 * 60 if self.has(host, 'restarted', minute) else START - 86400
         for name, value in (('resident_memory_bytes', 9e6 + noise * 4e5 + minute * 900), ('virtual_memory_bytes', 3.1e7),
                             ('start_time_seconds', start), ('open_fds', 14), ('max_fds', 1024), ('threads', 6)):
