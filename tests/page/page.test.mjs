@@ -318,7 +318,8 @@ test("before the first read it asks often, and not while nobody sees it", () =>
 test("where there is no room for its stream it reads now and then", () =>
   on({ devices: 1 }, async exporter => {
     const all = new AbortController();
-    for (let number = 0; number < 64; number++) {
+    // As many as one address may have.
+    for (let number = 0; number < 16; number++) {
       const answer = await fetch(`${exporter.url}/api/v1/events`, { headers: { Accept: "text/event-stream" }, signal: all.signal });
       assert.equal(answer.status, 200);
     }
