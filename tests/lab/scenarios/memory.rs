@@ -35,6 +35,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("devices_in_use", devices_in_use),
 ];
 
+/// A device that was in trouble for less than two seconds when it went was on its way out. Its end is no recovery.
+const LONGER_THAN_A_DEPARTURE: Duration = Duration::from_secs(3);
+
 /// A device that has had no valid path for longer than this is lost when its disks go.
 const LONGER_THAN_PATHLESS: Duration = Duration::from_secs(11);
 
@@ -320,6 +323,7 @@ fn host_put_into_maintenance(lab: &Lab) {
     array.san.luns.iter().for_each(|lun| watch.wait_for_counts(lun, 1, 1));
     watch.wait_for("its devices are degraded", TROUBLE);
 
+    sleep(LONGER_THAN_A_DEPARTURE);
     mounted.unmount();
     run("iscsiadm", ["-m", "node", "--logoutall=all"]);
     for exporter in &watch.exporters {
