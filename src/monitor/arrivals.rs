@@ -308,14 +308,7 @@ mod tests {
     /// asked for, if `eth1` has the addresses or none has.
     fn follow(have_addresses: bool, seconds: u64) -> (Vec<[String; 2]>, usize) {
         let start = Instant::now();
-        let options = Options {
-            device_mapper: false,
-            multipathd: None,
-            nvme: true,
-            resync: Duration::from_secs(30),
-            reread: Duration::from_secs(5),
-            config: Arc::default(),
-        };
+        let options = Options::default();
         let (mut state, _board) =
             State::new(options, Memory::default(), Arc::default(), Now { instant: start, time: SystemTime::now() });
         let (mut seen, mut asked, mut last) = (Vec::new(), 0, [Arc::<str>::default(), Arc::default()]);

@@ -357,6 +357,21 @@ struct Options {
     config: Arc<Config>,
 }
 
+/// Only sysfs is read, as often as by default.
+#[cfg(test)]
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            device_mapper: false,
+            multipathd: None,
+            nvme: true,
+            resync: Duration::from_secs(30),
+            reread: Duration::from_secs(5),
+            config: Arc::default(),
+        }
+    }
+}
+
 /// All that the monitor knows between one wake and the next.
 struct State {
     // Readings: wanted, and under way.
@@ -963,14 +978,7 @@ mod tests {
         let places =
             Places { sysfs: sysfs.to_owned(), procfs: "/proc".into(), udev_data: sysfs.join("udev"), capture: None };
         let mut reader = block::Block::new(places);
-        let options = Options {
-            device_mapper: false,
-            multipathd: None,
-            nvme: true,
-            resync: Duration::MAX,
-            reread: Duration::MAX,
-            config: Arc::default(),
-        };
+        let options = Options { resync: Duration::MAX, reread: Duration::MAX, ..Options::default() };
         let (mut state, board) = State::new(options, Memory::default(), Arc::default(), Now::get());
         let wake = |state: &mut State, wakes: Vec<Wake>| {
             state.wake(wakes.into_iter(), Now::get());

@@ -590,14 +590,7 @@ type Verdict = Result<(), TestCaseError>;
 
 impl Game {
     fn new(terms: Terms) -> Self {
-        let options = Options {
-            device_mapper: true,
-            multipathd: Some(Duration::from_secs(2)),
-            nvme: true,
-            resync: Duration::from_secs(30),
-            reread: Duration::from_secs(5),
-            config: Arc::default(),
-        };
+        let options = Options { device_mapper: true, multipathd: Some(Duration::from_secs(2)), ..Options::default() };
         let now = Now::get();
         let (mut state, board) = State::new(options, Memory::default(), Arc::default(), now);
         state.expect_events();

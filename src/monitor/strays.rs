@@ -197,14 +197,7 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let start = Instant::now();
-            let options = Options {
-                device_mapper: false,
-                multipathd: None,
-                nvme: false,
-                resync: Duration::from_secs(30),
-                reread: Duration::from_secs(3600),
-                config: Arc::default(),
-            };
+            let options = Options { nvme: false, reread: Duration::from_secs(3600), ..Options::default() };
             let now = Now { instant: start, time: SystemTime::now() };
             let (mut state, _board) = State::new(options, Memory::default(), Arc::default(), now);
             state.begin(now);

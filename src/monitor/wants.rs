@@ -231,14 +231,7 @@ mod tests {
     /// How often multipathd is asked anything and asked for its maps in the last five of ten minutes, if these take it so long.
     fn asked(cost: Duration) -> (usize, usize) {
         let start = Instant::now();
-        let options = Options {
-            device_mapper: false,
-            multipathd: Some(Duration::from_secs(60)),
-            nvme: true,
-            resync: Duration::from_secs(30),
-            reread: Duration::from_secs(5),
-            config: Arc::default(),
-        };
+        let options = Options { multipathd: Some(Duration::from_secs(60)), ..Options::default() };
         let (mut state, _board) =
             State::new(options, Memory::default(), Arc::default(), Now { instant: start, time: SystemTime::now() });
         let mut asked = (0, 0);

@@ -107,17 +107,16 @@ impl Users {
             {
                 return Verdict::Right;
             }
-            let known = memory.others.iter().find(|(other, _)| *other == digest).map(|(_, cell)| Arc::clone(cell));
+            let asked = memory.others.iter().find(|(other, _)| *other == digest).map(|(_, cell)| Arc::clone(cell));
             // Whoever waits for a hash that another one sent keeps a request in memory, too.
-            let place = match known.as_deref().and_then(OnceCell::get) {
-                Some(_) => None,
-                None => waiting.take(client),
+            let place = match asked.as_deref().is_some_and(OnceCell::initialized) {
+                true => None,
+                false => {
+                    let Some(place) = waiting.take(client) else { return Verdict::Busy };
+                    Some(place)
+                }
             };
-            match (known, place) {
-                (Some(cell), place) if place.is_some() || cell.initialized() => (cell, place),
-                (None, Some(place)) => (memory.remember(digest.clone()), Some(place)),
-                _ => return Verdict::Busy,
-            }
+            (asked.unwrap_or_else(|| memory.remember(digest.clone())), place)
         };
         // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
         // as a known one.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::failures;
 use crate::metrics::{Families, labels};
-use crate::topology::{IscsiSession, Ports, Snapshot};
+use crate::topology::{IscsiSession, Snapshot};
 
 labels!(SessionLabels {
     session: &'a str,
@@ -20,12 +21,6 @@ labels!(SessionState {
     state: &'a str,
 });
 
-labels!(FailureLabels {
-    target: &'a str,
-    target_port: &'a str,
-    initiator_port: &'a str,
-});
-
 labels!(Bond {
     bond: &'a str,
 });
@@ -39,7 +34,12 @@ labels!(BondNetwork {
 pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     sessions(snapshot, families)?;
     if events {
-        failures(snapshot, families)?;
+        failures(
+            families,
+            "multipath_iscsi_session_failures",
+            "Times a session between these ports was lost without a logout, as seen by re-reads",
+            &snapshot.iscsi_session_failures,
+        )?;
     }
     bonds(snapshot, families)
 }
@@ -65,17 +65,6 @@ fn sessions(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
         sessions().map(|session| {
             let paths = snapshot.iscsi_session_paths.get(&session.name).copied().unwrap_or_default();
             (labels_of(session), paths as u64)
-        }),
-    )
-}
-
-fn failures(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    families.counter(
-        "multipath_iscsi_session_failures",
-        "Times a session between these ports was lost without a logout, as seen by re-reads",
-        snapshot.iscsi_session_failures.iter().map(|(ports, failures)| {
-            let Ports { initiator_port, target, target_port } = ports;
-            (FailureLabels { target, target_port, initiator_port }, *failures)
         }),
     )
 }

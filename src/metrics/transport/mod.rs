@@ -1,4 +1,4 @@
-//! What paths go over, and disks that multipath does not hold or does not hold alone, as metric families.
+//! Sessions, ports and controllers, and disks that multipath does not hold or does not hold alone, as metric families.
 
 mod fibre_channel;
 mod iscsi;
@@ -7,7 +7,13 @@ mod nvme;
 use std::fmt;
 
 use super::{Families, labels};
-use crate::topology::{DirectUse, Snapshot};
+use crate::topology::{DirectUse, Failures, Ports, Snapshot};
+
+labels!(FailureLabels {
+    target: &'a str,
+    target_port: &'a str,
+    initiator_port: &'a str,
+});
 
 labels!(Unassembled {
     wwid: &'a str,
@@ -39,5 +45,17 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
         "multipath_disk_used_directly",
         "1 for each disk that is used itself though it should be used through its multipath device",
         snapshot.used_directly.iter().map(|DirectUse { wwid, disk, by }| (UsedDirectly { wwid, disk, by }, 1u64)),
+    )
+}
+
+/// Writes how often sessions or controllers failed, by their ports; `name` without `_total`.
+fn failures(families: &mut Families, name: &str, help: &str, failures: &Failures) -> fmt::Result {
+    families.counter(
+        name,
+        help,
+        failures.iter().map(|(ports, failures)| {
+            let Ports { initiator_port, target, target_port } = ports;
+            (FailureLabels { target, target_port, initiator_port }, *failures)
+        }),
     )
 }

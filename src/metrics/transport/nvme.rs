@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::failures;
 use crate::metrics::{Families, labels};
-use crate::topology::{NvmeController, NvmeTimeouts, Ports, Snapshot};
+use crate::topology::{NvmeController, NvmeTimeouts, Snapshot};
 
 labels!(ControllerLabels {
     controller: &'a str,
@@ -30,12 +31,6 @@ labels!(ControllerInfo {
     reconnect_delay: &'a str,
 });
 
-labels!(FailureLabels {
-    target: &'a str,
-    target_port: &'a str,
-    initiator_port: &'a str,
-});
-
 labels!(SubsystemInfo {
     target: &'a str,
     iopolicy: &'a str,
@@ -49,7 +44,12 @@ labels!(Subsystem {
 pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     controllers(snapshot, families)?;
     if events {
-        failures(snapshot, families)?;
+        failures(
+            families,
+            "multipath_nvme_controller_failures",
+            "Times an NVMe controller between these ports was lost without being removed in order, as seen by re-reads",
+            &snapshot.nvme_controller_failures,
+        )?;
     }
     subsystems(snapshot, families)
 }
@@ -86,17 +86,6 @@ fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
                 reconnect_delay,
             };
             (labels, 1u64)
-        }),
-    )
-}
-
-fn failures(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
-    families.counter(
-        "multipath_nvme_controller_failures",
-        "Times an NVMe controller between these ports was lost without being removed in order, as seen by re-reads",
-        snapshot.nvme_controller_failures.iter().map(|(ports, failures)| {
-            let Ports { initiator_port, target, target_port } = ports;
-            (FailureLabels { target, target_port, initiator_port }, *failures)
         }),
     )
 }

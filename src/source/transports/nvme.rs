@@ -206,9 +206,9 @@ impl Nvme {
             let ways: Vec<PathsOf> = controllers.iter().map(paths_of).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
-            let names: BTreeSet<String> =
-                entries.iter().filter(|entry| is_head(&entry.name)).map(|entry| entry.name.clone()).collect();
-            for Entry { name, inode } in entries.into_iter().filter(|entry| is_head(&entry.name)) {
+            let heads: Vec<Entry> = entries.into_iter().filter(|entry| is_head(&entry.name)).collect();
+            let names: BTreeSet<String> = heads.iter().map(|head| head.name.clone()).collect();
+            for Entry { name, inode } in heads {
                 let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
                 let path = directory.join(&name);
                 // A head that has lost controllers is what it was.

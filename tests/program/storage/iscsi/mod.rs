@@ -186,10 +186,8 @@ fn an_address_that_moves_to_another_interface_takes_its_session_along() {
     assert_eq!(page.ports("sdb")[1], "bridge0");
 }
 
-#[test]
-fn a_login_under_another_number_takes_the_old_ones_place() {
-    let host = Host::recorded("01-healthy");
-    let exporter = host.exporter(&[]);
+/// Takes away the first session with its disks, as a logout does.
+fn log_out_of_the_first(host: &Host) {
     for gone in [
         "class/iscsi_session/session1",
         "class/iscsi_connection/connection1:0",
@@ -202,12 +200,23 @@ fn a_login_under_another_number_takes_the_old_ones_place() {
     ] {
         host.sysfs.remove(gone);
     }
-    let renumbered = recorded_tree("01-healthy")
+}
+
+/// The host with the first session under another number, and to another portal.
+fn renumbered_tree() -> String {
+    recorded_tree("01-healthy")
         .replace("session1", "session3")
         .replace("connection1:0", "connection3:0")
         .replace("host6", "host8")
-        .replace("= 10.10.1.2", "= 10.10.1.3");
-    host.sysfs.record(&renumbered);
+        .replace("= 10.10.1.2", "= 10.10.1.3")
+}
+
+#[test]
+fn a_login_under_another_number_takes_the_old_ones_place() {
+    let host = Host::recorded("01-healthy");
+    let exporter = host.exporter(&[]);
+    log_out_of_the_first(&host);
+    host.sysfs.record(&renumbered_tree());
     let page = exporter.reread();
     let names: Vec<_> = sessions(&page).into_iter().collect();
     let third = ("session3".to_owned(), session("e1", "10.10.1.3:3260", 1.0));
@@ -226,28 +235,11 @@ fn a_disk_that_comes_under_the_number_of_one_that_went_is_shown_as_it_is() {
         let exporter = host.exporter(&["--no-collector.multipathd"]);
         let number = |page: &Page| page.label("multipath_path_info", "devno=\"8:16\"", "path").map(str::to_owned);
         assert_eq!(number(&exporter.metrics()).as_deref(), Some("sdb"));
-        for gone in [
-            "class/iscsi_session/session1",
-            "class/iscsi_connection/connection1:0",
-            "class/iscsi_host/host6",
-            "devices/platform/host6",
-            "devices/virtual/block/dm-0/slaves/sdb",
-            "devices/virtual/block/dm-1/slaves/sda",
-            "block/sda",
-            "block/sdb",
-        ] {
-            host.sysfs.remove(gone);
-        }
+        log_out_of_the_first(&host);
         let page = exporter.reread();
         assert_eq!((page.value("multipath_paths"), number(&page)), (Some(2.0), None));
 
-        let renumbered = recorded_tree("01-healthy")
-            .replace("session1", "session3")
-            .replace("connection1:0", "connection3:0")
-            .replace("host6", "host8")
-            .replace("6:0:0", "8:0:0")
-            .replace("/sdb", &format!("/{name}"))
-            .replace("= 10.10.1.2", "= 10.10.1.3");
+        let renumbered = renumbered_tree().replace("6:0:0", "8:0:0").replace("/sdb", &format!("/{name}"));
         host.sysfs.record(&renumbered);
         host.sysfs.write("devices/platform/host8/session3/target8:0:0/8:0:0:2/state", "blocked\n");
         let page = exporter.reread();
