@@ -16,7 +16,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc iproute2 kmod libc6-dev
 	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
 # The status page: two browsers, and a font for the one that draws.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
-# What reads the log: Go, and Loki's parser.
+# Go, and Loki's parser, which reads the log.
 TEST_PACKAGES += golang-github-go-logfmt-logfmt-dev golang-go
 # The container image, and the packages.
 TEST_PACKAGES += buildah rpm uidmap

@@ -161,7 +161,7 @@ mod tests {
     }
 
     proptest! {
-        /// What stands in quotes is a string of JSON, as go-logfmt takes it: the same for whoever reads it.
+        /// A quoted value is a string of JSON, as go-logfmt takes it, so every reader understands it.
         #[test]
         fn whatever_comes_can_be_read_again(value in prop_oneof![any::<String>(), "\\PC{0,8}", "[\\x00-\\xff]{0,8}"]) {
             let line = written("key", &value);

@@ -66,7 +66,7 @@ pub struct Sighting<'a> {
 pub struct View<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
-    /// What the paths go over, as far as it has been read.
+    /// The sessions, ports and controllers of the paths, as far as they have been read.
     pub transports: &'a Transports,
     /// The kinds of devices whose source has answered. Nothing is known of the others.
     pub listed: &'a [Kind],

@@ -160,7 +160,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60 * 60);
     const PORTS: [&str; 3] = ["0x10", "0x11", "0x12"];
 
-    /// What the kernel says of the ports, each of which may be gone.
+    /// The ports as the kernel shows them. Each may be gone.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Host(usize, Option<&'static str>),

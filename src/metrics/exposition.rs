@@ -34,7 +34,7 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words of the document say it")]
 pub enum Escaping {
-    /// What a client means that does not say.
+    /// The scheme of a client that names none.
     #[default]
     Underscores,
     AllowUtf8,

@@ -26,7 +26,7 @@ pub enum Closed {
 labels!(CodeLabels { code: &'a str });
 labels!(ReasonLabels { reason: &'a str });
 
-/// What the server has done to its clients.
+/// Answers to clients, and connections that the server closed.
 #[derive(Debug, Default)]
 pub struct HttpMetrics {
     responses: [Counter; CODES.len()],

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use super::server::{Body, Closed, Notice, Rest};
 use crate::shares::Client;
 
-/// What pages may take, in bytes. On a host so large that it is less than [`PAGES`] of its pages, these may.
+/// The memory that pages may take, in bytes. On a very large host [`PAGES`] pages may take more.
 const BUDGET: usize = 32 << 20;
 const PAGES: usize = 4;
 
-/// What an answer takes beside the page that it shares: the exporter's own numbers, and its stream.
+/// The memory of an answer beside the page that it shares: the exporter's own numbers, and its stream.
 const OWN: usize = 16 << 10;
 
 /// Answers looked at in vain cost time, so they are left alone until this many have come.
@@ -103,7 +103,7 @@ impl Answers {
         cut_off
     }
 
-    /// What all of them take.
+    /// The memory that all of them take.
     fn size(&self) -> usize {
         let mut pages = HashSet::new();
         let first = |answer: &Answer| if pages.insert(answer.page) { answer.size } else { 0 };

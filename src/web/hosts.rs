@@ -22,7 +22,7 @@ impl AllowedHosts {
     /// Whether the request asks for a name of ours; `node` is the node name of `uname(2)`. HTTP/1.0 need not say a name,
     /// and every browser says one.
     pub fn allow(&self, request: &Request<()>, node: &str) -> bool {
-        // What stands in the request's first line, or in HTTP/2's `:authority`, goes before `Host` (RFC 9112, 3.2.2).
+        // The request's first line, or HTTP/2's `:authority`, goes before `Host` (RFC 9112, 3.2.2).
         let asked = match (request.uri().authority(), request.headers().get(HOST)) {
             (Some(authority), _) => Some(authority.as_str()),
             (None, Some(host)) => Some(host.to_str().unwrap_or_default()),

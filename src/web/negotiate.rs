@@ -91,7 +91,7 @@ struct Preference {
     specificity: Specificity,
     /// 0 to 1, meaningless while no range fits.
     weight: f64,
-    /// What the range asks for that the weight is of.
+    /// The escaping that the range of this weight asks for.
     escaping: Escaping,
 }
 

@@ -74,8 +74,8 @@ pub struct Routes {
 
 impl Routes {
     /// `max_requests` is the number of scrapes worked on at once, 0 for no limit; `share` the part of it, and of the other
-    /// limits, that one client may have. Without
-    /// `status_page` there are only metrics and health. `notice` learns of answers that are cut off.
+    /// limits, that one client may have. Without `status_page` there are only metrics and health. `notice` learns of
+    /// answers that are cut off.
     pub fn new(
         board: Board,
         exposition: Exposition,

@@ -20,7 +20,7 @@ const REQUESTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /
 /// Go's answer to them, and so that of every exporter of Prometheus.
 const NO_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// What the log says of a client whose words rustls cannot read.
+/// The reason in the log where rustls cannot read what the client sends.
 const NO_TLS: &str = "the client does not speak TLS";
 
 /// Bytes in the head of a record (RFC 8446, 5.1).
@@ -180,7 +180,7 @@ impl<'a> Bytes<'a> {
         Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// What has its length before it, in so many bytes.
+    /// A part with its length before it, in so many bytes.
     fn part(&mut self, bytes: usize) -> Option<Bytes<'a>> {
         let length = self.number(bytes)?;
         self.take(length).map(Bytes)

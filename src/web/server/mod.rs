@@ -54,7 +54,7 @@ use crate::web_config::Transport;
 /// for many a scrape.
 const BACKLOG: i32 = 4096;
 
-/// What the kernel may hold for one connection in each direction, in bytes. It counts twice as much (socket(7)). Without a
+/// The kernel may hold so much for one connection in each direction, in bytes. It counts twice as much (socket(7)). Without a
 /// limit it holds up to 4 MiB of an answer that nobody reads (`tcp_wmem`), which a container's limit includes.
 const SOCKET_BUFFER: usize = 64 << 10;
 

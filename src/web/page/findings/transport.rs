@@ -1,4 +1,4 @@
-//! What is wrong with sessions, controllers, ports and bonds.
+//! Trouble with sessions, controllers, ports and bonds.
 
 use super::Found;
 use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Snapshot};
