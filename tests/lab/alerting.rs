@@ -247,9 +247,8 @@ impl Alerting {
     /// How often Prometheus has evaluated the rules of devices in trouble.
     fn evaluations(&self) -> u64 {
         let page = try_get(PROMETHEUS, "/metrics").unwrap_or_default();
-        let line = page
-            .lines()
-            .find(|line| line.starts_with("prometheus_rule_group_iterations_total{") && line.contains(";multipath\"}"));
+        // All groups are evaluated at the same interval.
+        let line = page.lines().find(|line| line.starts_with("prometheus_rule_group_iterations_total{"));
         let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         count.map_or(0, |count| count as u64)
     }
