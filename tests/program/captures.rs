@@ -1,7 +1,9 @@
-//! Captures: the page of a host and of its capture are the same but for the names, and none of these is left.
+//! Captures: a host and its capture give the same page except for names, and no original name is
+//! left.
 //!
-//! Every `tests/fixtures/captures/*.tar.gz` is run, and its page compared with the one beside it: to drop one in is to
-//! add a test. `ACCEPT=1 cargo test --test program captures` writes the pages.
+//! The test runs every `tests/fixtures/captures/*.tar.gz` and compares its page with the file
+//! beside it. A new file adds a test. `ACCEPT=1 cargo test --test program captures` writes the
+//! pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,11 +29,11 @@ use super::harness::{
 };
 use super::storage::{direct, fibre_channel, luns, nvme, root, sas, strays, unassembled};
 
-/// A capture, unpacked.
+/// An unpacked capture.
 struct Capture(TempDir);
 
 impl Capture {
-    /// Of the host that is read with these options.
+    /// Captures the host that these options read.
     fn of(options: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("capture.tar.gz");
@@ -58,7 +60,7 @@ impl Capture {
         format!("--path.capture={}", self.0.path().display())
     }
 
-    /// Everything that it holds: names and targets of links, and contents.
+    /// Everything in the capture: names, targets of links, and contents.
     fn entries(&self) -> Vec<(String, Vec<u8>)> {
         let mut entries = Vec::new();
         let mut open = vec![self.0.path().to_owned()];
@@ -80,7 +82,7 @@ impl Capture {
         entries
     }
 
-    /// A short name (`e1`) would be found in hexadecimal digits: such a one stands nowhere by itself.
+    /// A short name (`e1`) also occurs in hexadecimal digits. Such a name must not stand by itself.
     #[track_caller]
     fn assert_without(&self, name: &str) {
         let is_part = |character: Option<char>| name.len() < 4 && character.is_some_and(char::is_alphanumeric);
@@ -101,16 +103,16 @@ fn oneshot(options: &[String]) -> String {
     settle(&finished.stdout)
 }
 
-/// The options of a host that say what to read of it and not where.
+/// The options of a host that select what to read, not where.
 fn collectors(options: &[String]) -> Vec<String> {
     options.iter().filter(|option| option.contains("collector")).cloned().collect()
 }
 
-/// Names of labels whose values may be names of the host's owner, or addresses.
+/// Labels whose values may be names or addresses that belong to the host's owner.
 const NAMES: [&str; 6] = ["wwid", "name", "uuid", "target", "target_port", "initiator_port"];
 
-/// The lines in an order in which no name has a say: by what is told of each name, and together with which others. New
-/// names of different forms are not in the order of the old ones.
+/// Sorts the lines independently of the names: by what each name's lines say and by the names
+/// beside it. New names of different forms may sort differently from the old ones.
 fn ordered<'a>(page: &'a str, label: &Regex) -> Vec<&'a str> {
     let mut told = BTreeMap::<&str, u64>::new();
     let by_told = |line: &str, told: &BTreeMap<&str, u64>| {
@@ -124,7 +126,7 @@ fn ordered<'a>(page: &'a str, label: &Regex) -> Vec<&'a str> {
         let mut next = BTreeMap::<&str, Vec<String>>::new();
         for line in page.lines() {
             for label in label.captures_iter(line).map(|label| label.extract::<2>().1) {
-                // With itself marked among the others of the line.
+                // The name itself is marked among the other names of the line.
                 let marked = format!("{} {}", label[0], by_told(line, &told));
                 next.entry(label[1]).or_default().push(marked);
             }
@@ -142,8 +144,8 @@ fn ordered<'a>(page: &'a str, label: &Regex) -> Vec<&'a str> {
     lines
 }
 
-/// Says that the pages are the same but for names, each of which is always replaced by the same other one, and gives
-/// these.
+/// Checks that the pages are the same except for names, and that each name has one replacement.
+/// Returns the replacements.
 #[track_caller]
 fn assert_same_but_for_names(page: &str, replayed: &str) -> BTreeMap<String, String> {
     let label = Regex::new(r#"([a-z_]+)="((?:[^"\\]|\\.)*)""#).unwrap();
@@ -167,8 +169,8 @@ fn assert_same_but_for_names(page: &str, replayed: &str) -> BTreeMap<String, Str
     there.into_iter().filter(|(old, new)| old != new).collect()
 }
 
-/// Captures the host that is read with these options and says that its page is the same but for the names, and that none of
-/// those is left. Gives the capture and the names.
+/// Captures the host that these options read. Checks that its page is the same except for names,
+/// and that no original name is left. Returns the capture and the names.
 #[track_caller]
 fn assert_captured(options: &[String]) -> (Capture, BTreeMap<String, String>) {
     let page = oneshot(options);
@@ -179,7 +181,7 @@ fn assert_captured(options: &[String]) -> (Capture, BTreeMap<String, String>) {
     (capture, names)
 }
 
-/// The options of a host with all there is of it.
+/// The options that read everything of a host.
 fn all_of(host: &Host) -> Vec<String> {
     let mut options: Vec<_> = host.options().into_iter().filter(|option| option != "--no-collector.nvme").collect();
     options.push(format!("--path.procfs={}", host.sysfs.path("proc").display()));
@@ -197,7 +199,7 @@ fn the_recorded_host_in_each_state() {
         for name in [&MPATHA[1..], "10.10.1.1", "10.10.2.1", "org.example", "6ba2c62e"] {
             capture.assert_without(name);
         }
-        // Of the same form.
+        // The replacement has the same form.
         assert!(names[MPATHA].starts_with("36") && names[MPATHA].len() == MPATHA.len(), "{names:?}");
         assert!(names["iqn.2024-01.org.example:array1"].starts_with("iqn.2024-01."), "{names:?}");
         assert_eq!(names["10.10.1.2:3260"].split_once(':').unwrap().1, "3260");
@@ -268,7 +270,7 @@ fn offload_adapters() {
     for number in ["6", "7"] {
         host.sysfs.remove(&format!("devices/platform/host{number}/iscsi_host/host{number}/netdev"));
     }
-    // The session over the first one is down.
+    // The session over the first adapter is down.
     host.sysfs.write("devices/platform/host6/iscsi_host/host6/ipaddress", "192.0.2.251\n");
     host.sysfs.remove("devices/platform/host7/iscsi_host/host7/ipaddress");
     let address = "2001:0db8:0000:0000:0000:0000:0000:0252\n";
@@ -377,7 +379,7 @@ fn the_root_by_its_number_and_by_its_name() {
                 .any(|line| line.starts_with("multipath_device_root{") && line.ends_with(" 1"))
         );
         capture.assert_without("vg-root");
-        // A mount elsewhere shows nothing but its number.
+        // A capture shows only the device number of a mount elsewhere.
         let mounts = fs::read_to_string(capture.path("proc/1/mountinfo")).unwrap();
         assert_eq!(mounts.lines().skip(1).collect::<Vec<_>>(), ["1 0 254:9 / none rw - none none rw"]);
     }
@@ -458,7 +460,8 @@ fn a_daemon_that_refuses_or_is_down() {
     assert!(!capture.path("multipathd").exists());
 }
 
-/// Hosts whose maps device mapper tells of are in the lab; here its part of a capture is written by hand.
+/// The lab captures hosts whose maps device mapper reports. Here the test writes that part of a
+/// capture by hand.
 #[test]
 fn device_mapper_and_names_that_nobody_should_give() {
     let host = Host::recorded("02-net1-lost");
@@ -480,7 +483,7 @@ fn device_mapper_and_names_that_nobody_should_give() {
     kernel["device_mapper"] = serde_json::json!({"maps": [
         map(0, "Kunde\\x20\\xc3\\xa9t\\xc3\\xa9_42", ["8:16", "8:48"]), map(1, "db\\x22x", ["8:0", "8:32"]), broken,
     ]});
-    // Captures from before it was counted do not have it.
+    // Older captures do not have this count.
     kernel["device_mapper"]["maps"][1]["closed_partitions"] = 3.into();
     fs::write(capture.path("kernel.json"), kernel.to_string()).unwrap();
     let daemon = fs::read_to_string(capture.path("multipathd/show-maps.json")).unwrap();
@@ -503,7 +506,7 @@ fn device_mapper_and_names_that_nobody_should_give() {
     let names = assert_same_but_for_names(&page, &oneshot(&[again.option()]));
     let is_like = |new: &str| Regex::new("^[A-Z][a-z]{4} [Ā-ǿ][a-z][Ā-ǿ]_[0-9]{2}$").unwrap().is_match(new);
     assert!(is_like(&names["Kunde été_42"]), "{names:?}");
-    // The other sources have the same name for it.
+    // The other sources use the same replacement for it.
     let without = |capture: &Capture| oneshot(&["--no-collector.dm".to_owned(), capture.option()]);
     let names_without = assert_same_but_for_names(&without(&capture), &without(&again));
     assert_eq!(names_without["Kunde été_42"], names["Kunde été_42"]);
@@ -519,7 +522,7 @@ fn a_running_exporter_shows_a_capture() {
     let exporter =
         Exporter::start(&[capture.option(), "--reread.interval=1s".to_owned(), "--resync.interval=1s".to_owned()]);
     exporter.await_ready();
-    // Through readings of every kind, and without a word of this machine's own devices.
+    // Every kind of reading runs. None shows the devices of this machine.
     let page = exporter.await_values(&[("multipath_exporter_resyncs_total{reason=\"timer\"}", 3.0)]);
     assert_eq!(page.value("multipath_failed_paths"), Some(4.0));
     assert_eq!(page.value("multipath_exporter_resync_corrections_total"), Some(0.0));
@@ -569,7 +572,7 @@ fn a_model_that_only_resembles_a_name_stays() {
     ["hsv300_vol1", "20220002ac00a3e5", "com.3pardata"].into_iter().for_each(|name| capture.assert_without(name));
 }
 
-/// What no rule knows for a name is looked for in the end.
+/// A final search finds names that no rule recognises.
 #[test]
 fn a_name_in_what_stays_is_not_given_away() {
     let host = Host::recorded("01-healthy");
@@ -667,13 +670,13 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
 fn a_place_that_cannot_be_written_is_noticed_before_anything_is_read() {
     let host = Host::recorded("01-healthy");
     host.sysfs.remove(ALIAS);
-    // Who reads this waits.
+    // The reader of this file blocks.
     host.sysfs.fifo(ALIAS);
     let finished = run(&[all_of(&host), vec!["--capture=/nonexistent/file".to_owned()]].concat());
     assert_eq!(finished.status, Some(2), "{}", finished.stderr);
 }
 
-/// The program as a terminal starts it. A shell starts what is to run in the background with SIGINT ignored.
+/// The program as a terminal starts it. A shell starts background jobs with SIGINT ignored.
 fn interruptible() -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=INT,HUP,TERM", PROGRAM]).stdin(Stdio::null());
@@ -684,7 +687,7 @@ fn interruptible() -> Command {
 fn who_is_stopped_leaves_nothing_behind() {
     let host = Host::recorded("01-healthy");
     host.sysfs.remove(ALIAS);
-    // Who reads this waits.
+    // The reader of this file blocks.
     host.sysfs.fifo(ALIAS);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let directory = tempfile::tempdir().unwrap();
@@ -702,14 +705,14 @@ fn who_is_stopped_leaves_nothing_behind() {
     }
 }
 
-/// Its capture has more than a page.
+/// A host whose capture is larger than a memory page.
 fn large() -> Host {
     let host = Host::bare();
     (0..200).for_each(|map| host.sysfs.add_map(map, format!("disk{map}"), format!("mpath-36{map:031x}"), &[]));
     host
 }
 
-/// A pipe with room for less than a capture has, and how many bytes it holds when it is full.
+/// A pipe with less room than a capture needs, and the number of bytes in it when it is full.
 fn narrow_pipe() -> (PipeReader, PipeWriter, u64) {
     const ROOM: usize = 4096;
     let (mut reader, mut writer) = io::pipe().unwrap();
@@ -746,7 +749,7 @@ fn nohup_keeps_a_hangup_away() {
     let (pid, finished) = start_command(command);
     eventually("the pipe is full", || (ioctl_fionread(&reader).unwrap() == size).then_some(()));
     kill_process(pid, Signal::HUP).unwrap();
-    // It would end meanwhile.
+    // Without the pause it would end in this time.
     sleep(Duration::from_millis(300));
     reader.read_to_end(&mut Vec::new()).unwrap();
     let finished = finished();
@@ -758,7 +761,7 @@ fn two_captures_of_a_host_have_no_name_in_common() {
     let host = Host::recorded("01-healthy");
     let names = || {
         let (_, names) = assert_captured(&all_of(&host));
-        // Of two characters (`e1`) there are few others.
+        // Few replacements exist for names of two characters (`e1`).
         names.into_values().filter(|name| name.len() > 2).collect::<BTreeSet<_>>()
     };
     assert!(names().is_disjoint(&names()));
@@ -823,12 +826,12 @@ fn those_that_were_donated() {
         let capture = Capture::unpacked(&file);
         let page = oneshot(&[capture.option()]);
         assert_file(&file.with_extension("").with_extension("txt").to_string_lossy(), &page);
-        // What it was made of is in it whole: another capture of it shows the same.
+        // The capture holds all of its input: another capture of it shows the same.
         assert_captured(&[capture.option()]);
     }
 }
 
-/// Makes device mapper of this recorded host print the status of these maps in words that nobody knows.
+/// Gives these maps of the recorded host a device-mapper status that no parser knows.
 fn make_status_unknown(capture: &Capture, maps: &[usize]) {
     let file = capture.path("kernel.json");
     let mut kernel: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -840,7 +843,7 @@ fn make_status_unknown(capture: &Capture, maps: &[usize]) {
     fs::write(&file, kernel.to_string()).unwrap();
 }
 
-/// The devices, their paths and states, of a page.
+/// The devices of a page with their paths and states.
 fn devices(page: &Page) -> Vec<&str> {
     let wanted = ["multipath_device_info{", "multipath_device_valid_paths{", "multipath_path_valid{"];
     page.text().lines().filter(|line| wanted.iter().any(|wanted| line.starts_with(wanted))).collect()

@@ -1,4 +1,5 @@
-//! The command line: what is wrong is said in one line before anything is served, and what is to be printed is printed.
+//! The command line: the program reports a mistake in one line before it serves anything, and
+//! prints what it is asked to print.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -8,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::harness::{Host, Page, Reply, Tree, run, run_into};
 
-/// Says that the program refuses these options: status 2, and one line on standard error that has all these words.
+/// Checks that the program refuses these options with status 2 and one line on standard error that
+/// contains these words.
 fn assert_refused(options: &[&str], words: &[&str]) {
     let finished = run(options);
     assert_eq!(finished.status, Some(2), "{options:?}: {}", finished.stderr);
@@ -121,7 +123,7 @@ fn configuration_files_that_cannot_be_read() {
         (&no_file, &["directory"]),
         (&file, &["line 1", "UTF-8"]),
         (&large, &["larger than"]),
-        // Nobody ever writes to it.
+        // No process ever writes to it.
         (&pipe, &["no regular file"]),
         (&String::new(), &[]),
     ] {
@@ -142,7 +144,7 @@ fn a_sysfs_without_anything_in_it() {
     }
 }
 
-/// A container may have none.
+/// A container may have no such file.
 #[test]
 fn no_database_of_udev_is_warned_of() {
     let host = Host::recorded("01-healthy");
@@ -159,13 +161,13 @@ fn no_database_of_udev_is_warned_of() {
 fn addresses_that_cannot_be_used() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    // A label of a name has 63 bytes at most: this is refused without asking a name server.
+    // A label of a host name has at most 63 bytes. The resolver refuses this name without a query.
     let unresolvable = format!("{}.example:10056", "x".repeat(64));
-    // RFC 5737: no machine has this address.
+    // RFC 5737 reserves this address for documentation, so no machine has it.
     for address in [taken.as_str(), &unresolvable, "192.0.2.1:0"] {
         let option = format!("--web.listen-address={address}");
         assert_refused(&["--no-collector.dm", &option], &[address]);
-        // Nothing is served, on the addresses that can be used neither.
+        // The program also serves nothing on the addresses that it could use.
         assert_refused(&["--no-collector.dm", "--web.listen-address=127.0.0.1:0", &option], &[address]);
     }
 }
@@ -298,7 +300,7 @@ fn oneshot_prints_nothing_though_multipathd_answers_where_sysfs_does_not() {
         }
         let finished = run(&options);
         assert_eq!((finished.status, finished.stdout.as_str()), (Some(1), ""), "{}", finished.stderr);
-        // The other lines are the log's.
+        // The other lines belong to the log.
         let told: Vec<_> = finished.stderr.lines().filter(|line| line.starts_with("multipath_exporter: ")).collect();
         assert!(matches!(told[..], [line] if line.contains("sysfs")), "{}", finished.stderr);
     }

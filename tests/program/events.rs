@@ -1,4 +1,4 @@
-//! Events as they come: `/api/v1/events` as an event stream.
+//! `/api/v1/events` as an event stream.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::harness::{Answer, Connection, Exporter, Host, eventually};
 use super::robustness::HOSTILE;
 
-/// As many as one address may have at once.
+/// The number of streams that one address may have open.
 const LIMIT: usize = 16;
 
 /// A client of the stream.
@@ -41,7 +41,7 @@ impl Reader {
         Reader::try_open(exporter, headers).unwrap_or_else(|answer| panic!("{}: {}", answer.status, answer.text()))
     }
 
-    /// The lines up to the next empty one; `None` at the end of the stream.
+    /// The lines up to the next empty line, or `None` at the end of the stream.
     fn frame(&mut self) -> Option<String> {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
@@ -53,7 +53,7 @@ impl Reader {
         }
     }
 
-    /// The next event, whose frame is exactly its id and its document.
+    /// The next event. Its frame holds exactly its id and its document.
     pub fn event(&mut self) -> Value {
         let frame = self.frame().expect("the stream goes on");
         let (id, data) = frame.split_once('\n').unwrap_or_else(|| panic!("{frame:?}"));
@@ -65,14 +65,14 @@ impl Reader {
 }
 
 impl Reader {
-    /// What the stream calls the event with this id.
+    /// The stream's name for the event with this id.
     fn last_id(&self, id: impl Display) -> String {
         let (start, _) = self.last.split_once('-').unwrap_or_else(|| panic!("{}", self.last));
         format!("{start}-{id}")
     }
 }
 
-/// A host that has lost a network under a running exporter: two events.
+/// A host that loses a network while an exporter runs: two events.
 fn after_two_failures() -> (Host, Exporter) {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[]);
@@ -80,7 +80,8 @@ fn after_two_failures() -> (Host, Exporter) {
     (host, exporter)
 }
 
-/// Turns the host into another state, and waits until it has been told of both paths that changed, and of a recovery.
+/// Changes the host's state, and waits until the reader has received both path changes and a
+/// recovery.
 pub fn turn_into(state: &str, host: &Host, exporter: &Exporter) {
     let before = kept(exporter).len();
     host.turn_into(state);
@@ -111,7 +112,7 @@ fn a_failure_comes_by_itself() {
 fn what_was_missed_is_given_to_who_says_so() {
     let (host, exporter) = after_two_failures();
     let kept = kept(&exporter);
-    // Whoever does not say gets what comes.
+    // A client without `Last-Event-ID` receives new events only.
     let mut reader = Reader::open(&exporter, &[]);
     let [none, one, two, three] = [0, 1, 2, 77].map(|id| reader.last_id(id));
     assert_eq!(reader.last, two);
@@ -120,7 +121,7 @@ fn what_was_missed_is_given_to_who_says_so() {
         let given: Vec<_> = missed.clone().map(|_| reader.event()).collect();
         assert_eq!(given, kept[missed], "{last:?}");
     }
-    // What this exporter has not given is of an earlier one, or nonsense: all of it is news.
+    // An id from an earlier exporter or a malformed id: the client receives all events.
     for last in ["1", "-1", "1795168800123-1", "0-2", "1; drop", "99999999999999999999"] {
         let mut reader = Reader::open(&exporter, &[("Last-Event-ID", last)]);
         assert_eq!([reader.event(), reader.event()], kept[..], "{last:?}");
@@ -160,7 +161,7 @@ fn a_place_is_soon_free_when_its_reader_is_gone() {
     let mut readers: Vec<_> = (0..LIMIT).map(|_| Reader::open(&exporter, &[])).collect();
     let gone = Instant::now();
     readers.pop();
-    // Though nothing happens.
+    // The slot becomes free although no event occurs.
     eventually("there is room again", || Reader::try_open(&exporter, &[]).ok());
     let took = gone.elapsed();
     assert!(took < Duration::from_secs(14), "it took {took:?}");
@@ -191,7 +192,8 @@ fn streams_have_a_bound_of_their_own() {
     for path in ["/", "/metrics", "/api/v1/events"] {
         assert_eq!(exporter.get(path).status, 200, "{path}");
     }
-    // That a reader is gone is found out by writing to it: the first time is answered with a reset, the second fails.
+    // The server notices that a reader is gone only when it writes. The first write causes a reset,
+    // and the second one fails.
     readers.pop();
     turn_into("01-healthy", &host, &exporter);
     turn_into("02-net1-lost", &host, &exporter);

@@ -1,4 +1,5 @@
-//! Open files run out: an array has sessions by the hundred, or the limit is reached.
+//! The process runs out of file descriptors: an array has hundreds of sessions, or the limit is
+//! reached.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +17,7 @@ const SYSFS_ERRORS: &str = "multipath_exporter_errors_total{source=\"sysfs\"}";
 const MAPS: u32 = 60;
 const PORTALS: u32 = 2;
 
-/// An array that has a target for each LUN: every path goes over a session of its own.
+/// An array with one target per LUN: every path has a session of its own.
 fn target_per_lun() -> Host {
     let host = Host::bare();
     for map in 0..MAPS {
@@ -68,7 +69,7 @@ fn add_session(tree: &Tree, map: u32, portal: u32) {
     }
 }
 
-/// The page shows all of it, and the exporter counts no error.
+/// The page shows everything, and the exporter counts no error.
 fn assert_complete(page: &Page) {
     for (series, value) in [
         ("multipath_devices", MAPS),
@@ -109,14 +110,14 @@ fn reading_many_sessions_takes_few_open_files() {
     assert_read_whole_under(64, 64);
 }
 
-/// One scrape, over a connection that is open.
+/// Scrapes once over an open connection.
 fn scrape(connection: &mut Connection) -> Page {
     let answer = connection.request("GET", "/metrics", &[]);
     assert_eq!(answer.status, 200, "{}", answer.text());
     Page::new(answer.text())
 }
 
-/// Scrapes until the source is up, or not.
+/// Scrapes until the source is up, or down.
 fn await_sysfs(connection: &mut Connection, up: f64) -> Page {
     eventually(format!("{SYSFS_UP} {up}"), || {
         let page = scrape(connection);
@@ -124,7 +125,7 @@ fn await_sysfs(connection: &mut Connection, up: f64) -> Page {
     })
 }
 
-/// Gives the number that the next file gets. Files that are open only now and then do not count.
+/// The number that the next file gets. Files that are open only briefly do not count.
 fn next_file(pid: Pid) -> u64 {
     let next = || {
         let entries = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_pid())).unwrap();
@@ -132,7 +133,7 @@ fn next_file(pid: Pid) -> u64 {
             entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
         (0..).find(|number| !open.contains(number)).unwrap()
     };
-    // Its start may have one open for some hundredths of a second.
+    // The start may keep a file open for some hundredths of a second.
     let later = || {
         sleep(Duration::from_millis(3));
         next()
@@ -140,7 +141,7 @@ fn next_file(pid: Pid) -> u64 {
     (0..100).map(|_| later()).min().unwrap()
 }
 
-/// Gives the series of devices, paths and sessions, as the page writes them.
+/// The series of devices, paths and sessions as the page writes them.
 fn known(page: &Page) -> Vec<(&str, &str)> {
     let metrics = [
         "multipath_devices",
@@ -160,18 +161,20 @@ fn known(page: &Page) -> Vec<(&str, &str)> {
     metrics.into_iter().flat_map(|metric| page.of_metric(metric)).collect()
 }
 
-/// Takes all files from an exporter that has read a host, and gives them back. `again` has it read the host anew.
+/// Takes all file descriptors from an exporter that has read a host, and returns them. `again`
+/// requests another reading.
 fn exhaust(options: &[&str], again: impl Fn(&Exporter)) {
     let host = Host::recorded("02-net1-lost");
     let exporter = host.unready_exporter(&[&[NVME, "--no-collector.multipathd"], options].concat());
-    // There is no other connection. One that closes would free a file, and a new one would push this one out.
+    // This is the only connection. A connection that closes frees a file, and a new one would evict
+    // this one.
     let mut connection = exporter.connect();
     eventually("it is ready", || (connection.request("GET", "/-/ready", &[]).status == 200).then_some(()));
     let before = await_sysfs(&mut connection, 1.0);
     assert_eq!(before.value("multipath_devices"), Some(4.0));
 
     let pid = exporter.pid();
-    // A lower hard limit could not be raised again without privilege.
+    // An unprivileged process cannot raise a lowered hard limit.
     let none = Rlimit { current: Some(next_file(pid)), ..getrlimit(Resource::Nofile) };
     let limit = prlimit(Some(pid), Resource::Nofile, none).unwrap();
     host.turn_into("03-both-lost");

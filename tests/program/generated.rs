@@ -1,5 +1,5 @@
-//! What is made of the options: manual page and completions, as the packages install them. `ACCEPT=1 cargo test --test
-//! program` writes them anew.
+//! The manual page and the completions match the options and the packages. `ACCEPT=1 cargo test
+//! --test program` writes them.
 
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
@@ -10,7 +10,7 @@ use super::golden::assert_file;
 
 const PROGRAM: &str = "multipath_exporter";
 
-/// What an administrator needs beyond the options.
+/// Facts that an administrator needs beside the options.
 const SECTIONS: &str = include_str!("../../deploy/man/sections.roff");
 
 fn command() -> Command {
@@ -23,10 +23,10 @@ fn the_manual_page() {
     let command = command()
         .about("Prometheus exporter for multipath storage")
         .long_about(about)
-        // Readers look for one list.
+        // Readers expect a single list.
         .mut_args(|option| option.help_heading(None));
-    // Section 8, with its neighbours multipath and multipathd: a daemon for whoever administers the host.
-    // No date, but its place: without one what follows would take it.
+    // Section 8, like multipath and multipathd: a daemon for administrators. The date stays empty
+    // but keeps its position, because the next argument would take its place.
     let page = Man::new(command).section("8").date(" ").manual("System Administration");
     let mut text = Vec::new();
     page.render_title(&mut text).unwrap();

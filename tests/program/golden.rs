@@ -1,8 +1,8 @@
-//! What the program gives for one recorded host, compared with `tests/golden`: every change of the public surface is a
-//! diff to review. `ACCEPT=1 cargo test --test program` writes the files anew.
+//! The program's output for one recorded host, compared with `tests/golden`. Every change of the
+//! public surface shows as a diff. `ACCEPT=1 cargo test --test program` writes the files.
 //!
-//! The host is the one that has lost a network: of each device one path has failed. `make test` also has the files
-//! judged by those who read such pages: promtool, and Prometheus' Python client through `tests/check_exposition.py`.
+//! The host has lost a network: one path of each device has failed. In `make test`, promtool and
+//! Prometheus' Python client (`tests/check_exposition.py`) also read the pages.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -16,7 +16,7 @@ const OPENMETRICS: (&str, &str) = ("Accept", "application/openmetrics-text; vers
 
 const CONFIG: &str = concat!("--config.file=", env!("CARGO_MANIFEST_DIR"), "/tests/golden/config.yml");
 
-/// With all there is of the host.
+/// Options that read everything of the host.
 const ALL: [&str; 2] = [CONFIG, "--collector.nvme"];
 
 fn exporter() -> (Host, Exporter) {
@@ -25,7 +25,8 @@ fn exporter() -> (Host, Exporter) {
     (host, exporter)
 }
 
-/// The recorded host in this state. A logical volume lies on each device, so that it does not matter what is mounted where this runs.
+/// The recorded host in this state. A logical volume lies on each device, so that the mounts of the
+/// test machine do not matter.
 fn host(state: &str) -> Host {
     let host = Host::recorded(state);
     let heads = "nvme-subsystem/nvme-subsys0/nvme0n";
@@ -39,7 +40,7 @@ fn assert_golden(name: &str, text: &str) {
     assert_file(&format!("tests/golden/{name}"), text);
 }
 
-/// That `text` is what the file of this name in the project holds.
+/// Checks that the project's file of this name holds `text`.
 pub fn assert_file(name: &str, text: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("ACCEPT").is_some_and(|accept| accept == "1") {
@@ -146,10 +147,11 @@ fn the_api_has_what_the_page_has() {
     }
 }
 
-/// A key for each metric whose name starts like this, and for each label of its info series.
+/// Checks that the object has a key for each metric with this prefix and for each label of its info
+/// series.
 fn assert_has_keys(object: &serde_json::Value, page: &Page, start: &str) {
     let names = page.names();
-    // A group is no path, and has its own list.
+    // A group is not a path, and has a list of its own.
     let metrics = names.iter().filter_map(|name| name.strip_prefix(start)).filter(|name| *name != "group_state");
     let info = page.samples().find_map(|(series, _)| series.strip_prefix(&format!("{start}info{{"))).unwrap();
     let labels = info.split(',').map(|label| label.split_once('=').unwrap().0);
@@ -232,7 +234,7 @@ fn without_multipathd() {
     let page = host.exporter(&["--no-collector.multipathd"]).metrics();
     assert!(!page.text().contains("source=\"multipathd\""));
     assert_eq!(page.value("multipath_daemon_up"), None);
-    // By the SCSI states alone.
+    // The SCSI states alone decide.
     assert_eq!(page.value("multipath_failed_paths"), Some(2.0));
     assert!(!page.names().contains("multipath_path_checker_state"));
 }

@@ -1,4 +1,4 @@
-//! A call in the kernel does not return. It holds up only what it was to tell.
+//! A system call does not return. It delays only the facts that it should deliver.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,7 +37,7 @@ fn set_controllers(tree: &Tree, state: &str) {
     }
 }
 
-/// Waits until all paths over both controllers have failed. `series` are to have these values then, too.
+/// Waits until all paths over both controllers have failed and `series` have these values.
 fn await_both_failed(exporter: &Exporter, series: &[(&str, f64)]) -> Page {
     let mut wanted = Vec::new();
     for (wwid, namespace) in [(FIRST, 1), (SECOND, 2)] {
@@ -48,7 +48,7 @@ fn await_both_failed(exporter: &Exporter, series: &[(&str, f64)]) -> Page {
     exporter.await_values(&wanted.chain(series.iter().copied()).collect::<Vec<_>>())
 }
 
-/// The C library's list of network interfaces, which comes when we let it.
+/// The C library's list of network interfaces. The test decides when a call returns.
 struct Interfaces {
     directory: TempDir,
 }
@@ -67,7 +67,7 @@ impl Interfaces {
         self.directory.path().join(name).display().to_string()
     }
 
-    /// The list does not come from now on.
+    /// From now on the call does not return.
     fn hang(&self) {
         File::create(self.path("flag")).unwrap();
     }
@@ -78,12 +78,12 @@ impl Interfaces {
         eventually("the exporter asks for the interfaces", || Path::new(&asked).exists().then_some(()));
     }
 
-    /// The list comes to all that wait for it.
+    /// Answers all waiting calls.
     fn answer(&self) {
         fs::remove_file(self.path("flag")).unwrap();
     }
 
-    /// Starts an exporter that has to ask for the list again and again. It need not be ready.
+    /// Starts an exporter that repeatedly asks for the list. It need not be ready.
     fn exporter(&self, host: &Host) -> Exporter {
         for (controller, array) in [("nvme0", "10.10.1.2"), ("nvme1", "10.10.2.2")] {
             let address = format!("traddr={array},trsvcid=4420,src_addr=127.0.0.1\n");
@@ -109,7 +109,7 @@ fn paths_fail_while_the_interfaces_cannot_be_listed() {
     set_controllers(&host.sysfs, "connecting");
     let page = await_both_failed(&exporter, &[(SYSFS_UP, 1.0), (WITHOUT_VALID_PATHS, 2.0)]);
     assert!(named(&page), "{}", page.text());
-    // multipathd tells of the paths. Only sysfs tells of their session.
+    // multipathd reports the paths. Only sysfs reports their session.
     host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
     let state = |page: &Page| {
         let state = page.label("multipath_iscsi_session_state", "session=\"session1\"", ",state");
@@ -151,7 +151,8 @@ struct Fifo<'a> {
     tree: &'a Tree,
     name: String,
     content: Vec<u8>,
-    /// The reader waits while this is open and nothing is written. It is `None` until somebody reads.
+    /// The reader blocks while this is open and empty. It is `None` until a process opens the FIFO
+    /// for reading.
     writer: Option<File>,
 }
 
@@ -165,13 +166,13 @@ impl<'a> Fifo<'a> {
 
     /// Waits until the exporter has begun to read it.
     fn await_reader(&mut self) {
-        // Such an open fails without a reader.
+        // Without a reader, this open fails.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = || rustix::fs::open(self.tree.path(&self.name), flags, Mode::empty()).ok();
         self.writer = Some(eventually(format!("{} is read", self.name), open).into());
     }
 
-    /// Puts the file back, and has its reader read what was in it.
+    /// Puts the file back and lets its reader read the former content.
     fn answer(mut self) {
         self.tree.write("file", &self.content);
         self.tree.rename("file", &self.name);
@@ -197,7 +198,7 @@ fn maps_are_followed_while_a_controller_cannot_be_read() {
         host.sysfs.write(&format!("{SDB}/state"), "offline\n");
         await_device_state(&exporter, "sdb", "offline");
         host.sysfs.remove("block/dm-1");
-        // The heads stay as last read.
+        // The heads keep their last reading.
         exporter.await_values(&[("multipath_devices", 3.0), (&valid_paths(FIRST), 2.0)]);
 
         fifo.answer();
@@ -226,7 +227,7 @@ fn controllers_and_sessions_are_followed_while_a_disk_cannot_be_read() {
     await_device_state(&exporter, "sdb", "offline");
 }
 
-/// A page without the namespaces would say that there are none.
+/// A page without the namespaces would claim that the host has none.
 #[test]
 fn nothing_is_claimed_before_the_controllers_could_be_read() {
     for file in ["state", "address"] {
@@ -234,7 +235,7 @@ fn nothing_is_claimed_before_the_controllers_could_be_read() {
         let mut fifo = Fifo::in_place_of(&host.sysfs, &format!("{CONTROLLERS}/nvme0/{file}"));
         let exporter = host.unready_exporter(&[NVME, REREAD, RESYNC]);
         fifo.await_reader();
-        // The block devices can be read meanwhile.
+        // The exporter can still read the block devices.
         for _ in 0..50 {
             for (path, status) in [("/metrics", 503), ("/-/ready", 503), ("/api/v1/devices", 503), ("/", 200)] {
                 assert_eq!(exporter.get(path).status, status, "{file}: {path}");

@@ -1,4 +1,4 @@
-//! HTTP: the right answer for each request, and a scrape that waits for nobody.
+//! HTTP: each request gets the right answer, and no client delays a scrape.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use super::harness::{Answer, Connection, Exporter, Host, MPATHA, Reply, Tree};
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores";
 
-/// All that is answered 200.
+/// The paths that the server answers with 200.
 pub const PATHS: [&str; 9] = [
     "/",
     "/metrics",
@@ -24,7 +24,7 @@ pub const PATHS: [&str; 9] = [
     "/runbooks/MultipathFaultyPaths",
 ];
 
-/// What `Accept` is when Prometheus 2.x and 3.x scrape (`scrape/scrape.go`, `acceptHeader`).
+/// The `Accept` headers of Prometheus 2.x and 3.x (`scrape/scrape.go`, `acceptHeader`).
 const PROMETHEUS_2: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
                             q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
 const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
@@ -32,7 +32,7 @@ const PROMETHEUS_3: &str = "application/openmetrics-text;version=1.0.0;escaping=
                             text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,\
                             */*;q=0.2";
 
-/// A host whose page is larger than the sockets' buffers.
+/// A host whose page is larger than the socket buffers.
 fn large_host() -> Host {
     let host = Host::recorded("01-healthy");
     let sysfs = Tree::empty();
@@ -47,7 +47,7 @@ fn large_host() -> Host {
     Host { sysfs, ..host }
 }
 
-/// An exporter on it that does not ask multipathd, with this and other options.
+/// An exporter on that host with these additional options. It does not ask multipathd.
 pub fn large_exporter(options: &[&str]) -> (Host, Exporter) {
     let host = large_host();
     let exporter = host.exporter(&[&["--no-collector.multipathd"], options].concat());
@@ -56,7 +56,7 @@ pub fn large_exporter(options: &[&str]) -> (Host, Exporter) {
     (host, exporter)
 }
 
-/// A client that has read the head of a large page, and nothing of its body.
+/// A client that has read the head of a large page, but nothing of its body.
 pub fn half_read(exporter: &Exporter) -> (Connection, Answer) {
     let mut connection = exporter.connect();
     connection.ask("GET", "/metrics", &[]);
@@ -134,7 +134,8 @@ fn head_is_get_without_the_body() {
                 let mut headers = answer.headers.clone();
                 headers.retain(|(name, _)| name != "date");
                 if ["/metrics", "/"].contains(path) {
-                    // The one counts its own scrapes, and the processor's time for them; the other says how old things are.
+                    // The first page counts its own scrapes and their processor time. The second
+                    // one shows ages.
                     let length = headers.iter_mut().find(|(name, _)| name == "content-length").unwrap();
                     length.1.clear();
                 }
@@ -281,7 +282,8 @@ fn a_daemon_that_hangs_later_holds_up_no_scrape() {
     ]);
 }
 
-/// More than `--web.max-requests` by default, and as many as one address may have connections.
+/// The number is above the default of `--web.max-requests`, and equals the connections that one
+/// address may have.
 #[test]
 fn clients_that_do_not_read_take_no_place_from_others() {
     let (_host, exporter) = large_exporter(&["--web.max-requests=1"]);
@@ -304,7 +306,7 @@ fn the_metrics_may_stand_elsewhere() {
     assert!(exporter.get("/").text().contains("href=\"/mpath/metrics\""));
 }
 
-/// A web page whose name was made to lead here asks by that name.
+/// DNS rebinding: a foreign web page sends requests under its own host name.
 #[test]
 fn what_people_read_is_read_by_names_of_this_host() {
     let host = Host::recorded("01-healthy");
@@ -373,7 +375,7 @@ fn several_addresses() {
 #[test]
 fn ipv6_and_all_addresses() {
     if let Err(error) = TcpListener::bind("[::1]:0") {
-        // Past the test runner, which shows what a test prints only if it fails.
+        // This bypasses the test runner, which shows output only of failed tests.
         writeln!(std::io::stderr(), "NOT TESTED: serving on [::1], which this machine has not: {error}").unwrap();
         return;
     }

@@ -1,4 +1,4 @@
-//! The log, as whoever collects it reads it: one line for each event, whatever names have to be told.
+//! The log, as a log collector reads it: one line for each event, whatever the names contain.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::harness::{Exporter, Host, MPATHA, Reply};
 use super::robustness::HOSTILE;
 
-/// An exporter that has had much to tell, in this format of the log.
+/// An exporter with many log lines in this format.
 fn talkative(format: &str) -> (Host, Exporter) {
     let host = Host::recorded("02-net1-lost");
     for (minor, name) in (10..).zip(HOSTILE) {
@@ -64,7 +64,8 @@ fn logfmt_lines_are_logfmt() {
     }
 }
 
-/// `key=value key="quoted value"`; `None` if it is anything else. `tests/logfmt` asks go-logfmt itself.
+/// Parses `key=value key="quoted value"`, or returns `None` for anything else. `tests/logfmt` asks
+/// go-logfmt itself.
 fn logfmt(line: &str) -> Option<Vec<(String, String)>> {
     let mut fields = Vec::new();
     let mut rest = line;
@@ -84,7 +85,7 @@ fn logfmt(line: &str) -> Option<Vec<(String, String)>> {
                 value.to_owned()
             }
             Some(_) => {
-                // A string of JSON.
+                // A JSON string.
                 let mut strings = serde_json::Deserializer::from_str(after).into_iter::<String>();
                 let value = strings.next()?.ok()?;
                 rest = &after[strings.byte_offset()..];
@@ -126,7 +127,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
     let mut exporter = Exporter::start_and_ignore(&[host.options(), vec!["--log.level=debug".to_owned()]].concat());
     exporter.await_ready();
     let mut connection = exporter.connect();
-    // A line each: several times what a pipe holds.
+    // One line each. Together they exceed the capacity of a pipe several times.
     for _ in 0..2000 {
         assert_eq!(connection.request("GET", "/-/healthy", &[]).status, 200);
     }

@@ -1,30 +1,32 @@
-//! The whole program, as a user meets it: the real binary, its command line, its log and its HTTP, over a sysfs tree
-//! recorded on a real host and a fake multipathd. No root, no devices, no network but loopback.
+//! The whole program, as a user meets it: the real binary, its command line, its log and its HTTP
+//! server. It runs over a sysfs tree recorded on a real host, with a fake multipathd. The tests
+//! need no root, no devices, and no network but loopback.
 //!
-//! - [`golden`]: what a scrape, the API and `--oneshot` give, byte for byte
-//! - [`generated`]: manual page and completions are those of the options
-//! - [`http`]: statuses, negotiation, readiness, and that no client or daemon holds up a scrape
-//! - [`events`]: events as they come
-//! - [`openapi`]: the API is as it is described
-//! - [`readme`]: its tables of metrics and options
-//! - [`status_page`]: what a person sees
-//! - [`command_line`]: what is refused before anything is served, and what is printed and left
-//! - [`start`]: what is put right, refused and warned of at the start
+//! - [`golden`]: output of a scrape, the API and `--oneshot`, byte for byte
+//! - [`generated`]: manual page and completions match the options
+//! - [`http`]: statuses, negotiation, readiness; no client or daemon delays a scrape
+//! - [`events`]: the event stream
+//! - [`openapi`]: the API matches its description
+//! - [`readme`]: the tables of metrics and options
+//! - [`status_page`]: the page that a person sees
+//! - [`command_line`]: refused options, and commands that print and exit
+//! - [`start`]: corrections, refusals and warnings at the start
 //! - [`signals`]: SIGTERM and SIGHUP
-//! - [`robustness`]: a daemon that misbehaves, a tree with holes, names meant to do harm
-//! - [`unreadable`]: a map that cannot be told apart
-//! - [`hanging`]: calls in the kernel that do not return
-//! - [`exhausted`]: no file can be opened any more
-//! - [`storage`]: what paths go over, NVMe, disks never assembled, paths that differ, the root
-//! - [`memory`]: what is remembered, and the file where it is kept
-//! - [`logging`]: every line can be read by a machine
-//! - [`captures`]: a host, captured and run from there
-//! - [`systemd`]: what systemd is told
+//! - [`robustness`]: a daemon that misbehaves, a tree with holes, hostile names
+//! - [`unreadable`]: a map without a readable identity
+//! - [`hanging`]: system calls that do not return
+//! - [`exhausted`]: no file descriptors are left
+//! - [`storage`]: ports below paths, NVMe, unassembled disks, mismatched paths, the root file
+//!   system
+//! - [`memory`]: the exporter's memory and its file
+//! - [`logging`]: a machine can read every line
+//! - [`captures`]: a capture replayed instead of its host
+//! - [`systemd`]: messages to systemd
 //! - [`web_config`]: the web configuration file, and sockets from systemd
 //!
-//! What only a kernel can show is in `tests/lab`. The tests' own tools are in [`harness`]: a test starts a
-//! [`Host`](harness::Host), then an [`Exporter`](harness::Exporter) on it. Nothing sleeps: a test waits for what should
-//! happen ([`harness::eventually`]) and fails if it has not after [`harness::PATIENCE`].
+//! Tests that need a kernel are in `tests/lab`. The tools of these tests are in [`harness`]: a test
+//! starts a [`Host`](harness::Host), then an [`Exporter`](harness::Exporter) on it. No test sleeps
+//! for a result: it waits for it ([`harness::eventually`]) and fails after [`harness::PATIENCE`].
 
 #![expect(clippy::disallowed_methods, reason = "the program under test is started as a program")]
 #![allow(

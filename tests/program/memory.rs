@@ -1,4 +1,4 @@
-//! The exporter's memory, and the file where it keeps that: through restarts, reboots, damage and kill -9.
+//! The exporter's memory and its file: restarts, reboots, damage, and kill -9.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,7 +36,7 @@ impl Remembering {
         remembering
     }
 
-    /// The host has booted: this is the kernel's `boot_id`, and for so many seconds it has been up.
+    /// The host has booted with this `boot_id`, and has been up for this many seconds.
     fn boot(&self, id: &str, uptime: u64) {
         self.host.sysfs.write("proc/sys/kernel/random/boot_id", format!("{id}\n"));
         self.host.sysfs.write("proc/uptime", format!("{uptime}.00 1.00\n"));
@@ -62,7 +62,7 @@ impl Remembering {
         serde_json::from_slice(&fs::read(self.file()).ok()?).ok()
     }
 
-    /// Takes the native NVMe devices away, mounted or not.
+    /// Removes the native NVMe devices, mounted or not.
     fn remove_nvme(&self) {
         for entry in ["class/nvme/nvme0", "class/nvme/nvme1", "class/nvme-subsystem/nvme-subsys0", SUBSYSTEM] {
             self.host.sysfs.remove(entry);
@@ -85,7 +85,7 @@ fn lost(page: &Page) -> Vec<(String, String)> {
     infos.into_iter().map(|(series, _)| (label(series, "wwid"), label(series, "reason"))).collect()
 }
 
-/// The process that keeps the file.
+/// The process that writes the file.
 fn keeper(exporter: &Exporter) -> Pid {
     let pid = exporter.pid().as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -93,7 +93,8 @@ fn keeper(exporter: &Exporter) -> Pid {
     Pid::from_raw(keeper.parse().unwrap()).unwrap()
 }
 
-/// The kernel keeps its head so long. Nothing else tells it from a local disk that was pulled.
+/// The kernel keeps the head for that time. No other fact distinguishes it from a local disk that
+/// was removed.
 #[test]
 fn a_native_nvme_device_that_lost_its_controllers_while_nobody_looked_is_still_one() {
     let remembering = Remembering::new();
@@ -112,12 +113,12 @@ fn a_native_nvme_device_that_lost_its_controllers_while_nobody_looked_is_still_o
     }
     assert_eq!((page.value(LOST), page.value("multipath_devices_without_valid_paths")), (Some(0.0), Some(2.0)));
 
-    // Nobody has seen them with a controller.
+    // No exporter has seen them with a controller.
     fs::remove_file(remembering.file()).unwrap();
     assert!(remembering.exporter().metrics().of_device(FIRST).is_empty());
 }
 
-/// A disk with two ports has lost one of them: it is no other disk for that.
+/// A disk with two ports has lost one of them. It is still the same disk.
 #[test]
 fn a_local_disk_that_lost_a_port_while_nobody_looked_is_still_a_device() {
     let remembering = Remembering { host: local_disk(2), directory: Tree::empty() };
@@ -163,7 +164,7 @@ fn trouble_and_recovery_outlive_a_restart() {
     assert_eq!(page.value(RECOVERED), None);
     stop(exporter);
 
-    // The paths are back before it is.
+    // The paths return before the exporter starts again.
     remembering.host.turn_into("01-healthy");
     let exporter = remembering.exporter();
     let recovered = exporter.await_values(&[(IN_TROUBLE, 0.0)]).value(RECOVERED);
@@ -201,7 +202,7 @@ fn a_lost_device_stays_lost() {
     let document = exporter.get("/api/v1/devices").json();
     assert_eq!(document["lost_devices"][0]["wwid"], FIRST);
     assert!(exporter.get("/").text().contains("1 device went while it was in use"));
-    // A loss is written at once.
+    // The exporter writes a loss immediately.
     eventually("the loss is on disk", || {
         remembering.image().filter(|image| !image["devices"][FIRST]["loss"].is_null())
     });
@@ -209,7 +210,7 @@ fn a_lost_device_stays_lost() {
 
     let exporter = remembering.exporter();
     assert_eq!(lost(&exporter.metrics()), [(FIRST.to_owned(), "in_use".to_owned())]);
-    // The mount still names the number of the head that is gone.
+    // The mount still names the device number of the removed head.
     remembering.host.turn_into("01-healthy");
     remembering.host.sysfs.write(&format!("{head}/dev"), "259:9\n");
     exporter.reread();
@@ -258,7 +259,7 @@ fn missing_paths_are_remembered() {
     assert!(exporter.get("/").text().contains("1 of 2 paths, 1 missing since "));
     stop(exporter);
 
-    // After a boot paths arrive one after the other.
+    // After a boot, paths arrive one after the other.
     remembering.boot("2", 30);
     let exporter = remembering.exporter();
     assert_eq!(exporter.metrics().device("missing_paths", wwid), Some(0.0));
@@ -333,7 +334,7 @@ fn a_file_has_one_writer() {
     let second = remembering.exporter();
     second.await_log(&["level=warn", "another exporter holds it"]);
     second.await_values(&[(WRITTEN, 0.0), ("multipath_devices", 4.0)]);
-    // The second one knows what the first one wrote.
+    // The second exporter reads what the first one wrote.
     assert_eq!(second.metrics().device("expected_paths", FIRST), Some(2.0));
     let finished = run(&[remembering.options(), vec!["--oneshot".to_owned()]].concat());
     assert!(finished.stdout.contains(&format!("{WRITTEN} 0")), "{}", finished.stderr);
@@ -367,7 +368,7 @@ fn a_disk_that_hangs_holds_up_neither_scrapes_nor_the_end() {
     exporter.await_values(&[(WRITTEN, 1.0)]);
     let keeper = keeper(&exporter);
     kill_process(keeper, Signal::STOP).unwrap();
-    // A loss would be written at once.
+    // The exporter would write a loss immediately.
     let head = format!("{SUBSYSTEM}/nvme0n1");
     remembering.host.sysfs.link("dev/block/259:7", &format!("../../{head}"));
     root::mount(&remembering.host, "259:7", "/dev/nvme0n1");
@@ -382,19 +383,20 @@ fn a_disk_that_hangs_holds_up_neither_scrapes_nor_the_end() {
     let took = told.elapsed();
     assert!(took < Duration::from_secs(3), "it took {took:?}");
     kill_process(keeper, Signal::CONT).unwrap();
-    // It writes what it was given, and ends by itself.
+    // The process writes what it received, and ends by itself.
     eventually("it ends", || (!Path::new(&format!("/proc/{}", keeper.as_raw_nonzero())).exists()).then_some(()));
     assert!(!remembering.image().unwrap()["devices"][FIRST]["loss"].is_null());
 }
 
-/// How often the exporter is killed while it writes. `KILLS=1000 cargo test kill_9` does it more often.
+/// The number of times that the test kills the exporter while it writes. `KILLS=1000 cargo test
+/// kill_9` raises it.
 const KILLS: u32 = 50;
 
 #[test]
 fn kill_9_leaves_the_old_file_or_the_new_one() {
     let kills = std::env::var("KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let remembering = Remembering::new();
-    // Large enough for a write to take a while.
+    // The file is large enough for a write to take a while.
     stop(remembering.exporter());
     let mut image = remembering.image().unwrap();
     let record = image["devices"][FIRST].clone();
@@ -416,7 +418,7 @@ fn kill_9_leaves_the_old_file_or_the_new_one() {
             .unwrap();
         let pid = child.id();
         let began = Instant::now();
-        // The write is under way, or has just been done.
+        // The write is under way or has just finished.
         let number = || fs::metadata(remembering.file()).unwrap().ino();
         let before = number();
         while !new.exists() && number() == before && began.elapsed() < PATIENCE {

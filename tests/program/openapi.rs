@@ -1,5 +1,5 @@
-//! The API is as `src/web/openapi.yaml` describes it, and that describes all of it. Objects are closed and their keys
-//! required there, so that neither can gain or lose one alone.
+//! The API matches `src/web/openapi.yaml`, and that file describes all of it. Its objects are
+//! closed and all their keys are required, so neither side can gain or lose a key alone.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,8 @@ fn description() -> Value {
     serde_saphyr::from_str(&std::fs::read_to_string(DESCRIPTION).unwrap()).unwrap()
 }
 
-/// How a value differs from a schema, if it does. Knows the keywords that are used, and no other.
+/// Returns how a value differs from a schema, if it does. It knows only the keywords that the
+/// description uses.
 fn difference(value: &Value, schema: &Value, description: &Value) -> Option<String> {
     let schema = schema.as_object().unwrap();
     schema.iter().find_map(|(keyword, wanted)| {
@@ -82,7 +83,7 @@ fn is(value: &Value, name: &str) -> bool {
     }
 }
 
-/// Every document of the API, and every event of the stream, held to the description.
+/// Checks every document of the API and every event of the stream against the description.
 pub fn assert_described(exporter: &Exporter, what: &str) {
     let description = description();
     for (path, described) in description["paths"].as_object().unwrap() {

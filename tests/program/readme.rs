@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::golden::assert_file;
 
-/// How metrics begin, and what such are about; the first that fits counts.
+/// Prefixes of metric names and their subjects. The first match counts.
 const SUBJECTS: [(&str, &str); 6] = [
     ("multipath_exporter_", "The exporter"),
     ("process_", "Its process"),
@@ -27,7 +27,7 @@ const SUBJECTS: [(&str, &str); 6] = [
     ("multipath_", "The host"),
 ];
 
-/// What goes over ports, and is no property of the host as a whole.
+/// Metrics of transports. They are not properties of the whole host.
 const TRANSPORT: [&str; 5] = [
     "multipath_iscsi_",
     "multipath_fc_",
@@ -43,7 +43,7 @@ struct Family {
     labels: Vec<String>,
 }
 
-/// Metric families in the order of the page. Labels are those of their first sample.
+/// Metric families in the order of the page, with the labels of their first sample.
 fn families(page: &str) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for line in page.lines() {
@@ -64,7 +64,7 @@ fn families(page: &str) -> Vec<Family> {
     families
 }
 
-/// A host that has one of everything, and every fault.
+/// A host with one object of each kind and with every fault.
 fn snapshot() -> Snapshot {
     let ports = || Ports { initiator_port: "i".into(), target: "t".into(), target_port: "p".into() };
     let path = Path {
@@ -176,7 +176,8 @@ fn snapshot() -> Snapshot {
     }
 }
 
-/// A table for each subject, of the families of the golden page: a real one, and so all there are.
+/// One table for each subject, with the families of the golden page. That page is real and has all
+/// families.
 fn metrics_section() -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Devices {

@@ -1,5 +1,5 @@
-//! A daemon that misbehaves, a sysfs with holes, names meant to do harm: what one device or source does wrong is that
-//! one's loss, and is counted.
+//! A daemon that misbehaves, a sysfs with holes, and hostile names. A fault of one device or source
+//! costs only that one, and the exporter counts it.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ const SYSFS_ERRORS: &str = "multipath_exporter_errors_total{source=\"sysfs\"}";
 const DM_0: &str = "devices/virtual/block/dm-0";
 const SDB: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:2/block/sdb";
 
-/// The host in its degraded state and an exporter that has read it.
+/// The host in its degraded state, and an exporter that has read it.
 fn degraded() -> (Host, Exporter, Page) {
     let host = Host::recorded("02-net1-lost");
     let exporter = host.exporter(&[]);
@@ -58,7 +58,7 @@ fn no_answer_to_show_daemon_that_is_none_loses_a_device() {
         let at_start = Host::recorded("02-net1-lost");
         at_start.multipathd.daemon(reply);
         let page = at_start.exporter(&[]).metrics();
-        // By the SCSI states, as multipathd has never answered.
+        // The SCSI states decide, because multipathd has never answered.
         for (series, value) in [(DAEMON_UP, 0.0), ("multipath_devices", 2.0), ("multipath_failed_paths", 2.0)] {
             assert_eq!(page.value(series), Some(value), "{what}: {series}");
         }
@@ -199,8 +199,8 @@ fn devices_come_and_go_with_the_tree() {
     exporter.await_log(&["device added", MPATHA]);
 }
 
-/// Damages the tree of a healthy host before the exporter starts, and then again while one runs, and checks that
-/// `mpathb` is unharmed both times. Gives both pages.
+/// Damages the tree of a healthy host before an exporter starts, and again while one runs. Checks
+/// that `mpathb` is unharmed both times, and returns both pages.
 fn damage(what: &str, damage: impl Fn(&Tree)) -> [Page; 2] {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[]);
@@ -256,7 +256,7 @@ fn content_that_makes_no_sense_is_counted_and_harms_one_device_only() {
             None => tree.make_unreadable(&format!("{DM_0}/{file}")),
         });
         assert!(later.value(SYSFS_ERRORS) > Some(0.0), "{what}");
-        // It keeps its last reading.
+        // The map keeps its last reading.
         for (metric, value) in [("valid_paths", 2.0), ("paths", 2.0), ("size_bytes", 67_108_864.0), ("read_only", 0.0)]
         {
             assert_eq!(later.device(metric, MPATHA), Some(value), "{what}: {metric}");
@@ -283,10 +283,11 @@ fn a_disk_that_cannot_be_read_harms_its_own_device_only() {
 
 #[test]
 fn a_disk_that_is_gone_is_a_member_as_long_as_its_device_holds_it() {
-    // The kernel takes the link away only when the map is loaded without the disk.
+    // The kernel removes the link only when the map is loaded without the disk.
     let [at_start, later] = damage("a dangling link", |tree| tree.remove(SDB));
     assert_eq!(later.device("paths", MPATHA), Some(2.0));
-    // An exporter that has never seen the disk knows it from multipathd, which reads the kernel's word on its path.
+    // An exporter that has never seen the disk knows it from multipathd, which reads the kernel's
+    // status.
     assert_eq!(at_start.device("paths", MPATHA), Some(2.0));
     assert_eq!(at_start.device("valid_paths", MPATHA), Some(2.0));
 }
@@ -380,7 +381,8 @@ fn without_sysfs_from_the_start_nothing_is_claimed_though_multipathd_answers() {
     let page = exporter.get("/");
     assert!(page.text().contains("<title>Nothing is shown before a first answer of sysfs"), "{}", page.text());
 
-    // As soon as it can be read there is a page. A path that is found failed is warned of, and is no event.
+    // The exporter serves a page as soon as it can read the directory. It warns of a path that has
+    // already failed, and counts no event.
     drop(unlistable);
     exporter.await_ready();
     let page = exporter.metrics();
@@ -415,7 +417,8 @@ fn without_any_source_nothing_is_claimed_and_the_reasons_are_told() {
     }
     assert_eq!(exporter.get("/-/healthy").status, 200);
 
-    // As soon as one can be read there is a page, and what it shows is what was found, not what has changed.
+    // The exporter serves a page as soon as it can read a directory. The page shows the present
+    // state and no changes.
     drop(unlistable);
     exporter.await_ready();
     exporter.await_values(&[("multipath_devices", 2.0), ("multipath_paths", 4.0)]);
@@ -493,7 +496,7 @@ fn a_hostile_name_is_only_a_name() {
     }
 }
 
-/// The status page has no markup, and no header, but its own.
+/// The status page contains only its own markup and headers.
 fn assert_page(answer: &Answer, what: &str) {
     let page = answer.text();
     for (element, times) in [("<script", 1), ("<style", 1), ("<meta", 4), ("<form", 1), ("alert(1)</script>", 0)] {
@@ -511,7 +514,7 @@ fn assert_page(answer: &Answer, what: &str) {
     assert_eq!(names, [&ours[..], &["vary", "x-content-type-options"]].concat(), "{what}");
 }
 
-/// `name="value",…` as both formats have it.
+/// `name="value",…`, as both formats write it.
 fn assert_labels(mut rest: &str, what: &str) {
     loop {
         let (name, value) = rest.split_once("=\"").unwrap_or_else(|| panic!("{what}: {rest}"));
@@ -545,7 +548,8 @@ fn a_page_of_a_hostile_host_has_no_series_twice() {
     assert_eq!(series.len(), once.len());
 }
 
-/// A configuration as a kernel without path events has it in itself. The kernel that runs here has them.
+/// The configuration of a kernel without device-mapper uevents. The kernel of the test machine has
+/// them.
 #[test]
 fn a_kernel_without_path_events_is_told_once_in_the_log_and_on_the_page() {
     let host = Host::recorded("01-healthy");

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::harness::{Connection, Exporter, Host, MPATHA, MPATHB, Reply, Tree};
 use super::http::{half_read, large_exporter};
 
-/// Answers that are not finished have 900 ms (`Limits::grace`), the rest is for a busy machine.
+/// Unfinished answers get 900 ms (`Limits::grace`). The rest allows for a busy machine.
 const SOON: Duration = Duration::from_millis(1500);
 
 #[test]
@@ -61,7 +61,7 @@ fn it_ends_when_told_before_it_is_ready() {
     let host = Host::recorded("01-healthy");
     host.multipathd.daemon(Reply::Hold);
     let mut exporter = host.unready_exporter(&[]);
-    // Signals are waited for by the time that requests are answered.
+    // The program waits for signals before it answers requests.
     assert_eq!(exporter.get("/-/ready").status, 503);
     exporter.signal(Signal::TERM);
     assert_eq!(exporter.wait().code(), Some(0));
@@ -69,7 +69,7 @@ fn it_ends_when_told_before_it_is_ready() {
 
 #[test]
 fn hangup_right_after_the_start_does_no_harm() {
-    // A race: without its handler the signal would end a part of these.
+    // Repeats a race: without its handler, the signal would end some of these processes.
     for _ in 0..20 {
         let host = Host::recorded("01-healthy");
         let exporter = Exporter::start_and_signal(&host.options(), Signal::HUP);

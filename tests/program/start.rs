@@ -1,4 +1,4 @@
-//! The start: limits are raised, wrong places are refused or warned of.
+//! The start: the program raises limits, and refuses wrong directories or warns about them.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ fn the_limit_of_open_files_is_raised() {
     assert_eq!(exporter.metrics().value("process_max_fds"), Some(3000.0));
 }
 
-/// Says that all commands refuse this as sysfs, for this reason.
+/// Checks that all commands refuse this directory as sysfs for this reason.
 #[track_caller]
 fn assert_no_sysfs(sysfs: &Tree, directory: &str, why: &str) {
     let file = sysfs.path("capture.tar.gz");

@@ -1,5 +1,6 @@
-//! The page at `/`: its headers, its address, and that it shows what the metrics count. The runbooks, which share its
-//! headers. What a browser makes of them is in `tests/page`, their sentences are tested beside the code.
+//! The page at `/`: its headers, its address, and its agreement with the metrics. The runbooks
+//! share its headers. `tests/page` shows it in a browser, and unit tests beside the code check its
+//! sentences.
 
 use std::io::Read;
 
@@ -146,7 +147,7 @@ fn it_is_compressed_for_who_asks_for_it() {
         assert!(compressed.body.len() * 2 < plain.body.len(), "{} of {}", compressed.body.len(), plain.body.len());
         let mut text = String::new();
         GzDecoder::new(&compressed.body[..]).read_to_string(&mut text).unwrap();
-        // Times go on between the two.
+        // Times differ between the two requests.
         let without_times = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
         assert_eq!(without_times(&text), without_times(plain.text()));
     }

@@ -1,7 +1,7 @@
-//! What a host's storage is made of, beyond device-mapper maps and the states of their paths.
+//! The storage below the devices, beyond device-mapper maps and the states of their paths.
 //!
-//! Three things hold everywhere: labels do not change at the moment of failure, what cannot be read stays as last read,
-//! and what a host does not have is no error.
+//! Three rules hold everywhere. Labels do not change at the moment of failure. Unreadable facts
+//! keep their last reading. A feature that the host lacks is no error.
 
 mod blocked;
 pub mod direct;
@@ -25,12 +25,12 @@ use super::harness::Page;
 const SYSFS_UP: &str = "multipath_exporter_source_up{source=\"sysfs\"}";
 const SYSFS_ERRORS: &str = "multipath_exporter_errors_total{source=\"sysfs\"}";
 
-/// Everything could be read.
+/// Checks that the exporter could read everything.
 fn assert_no_errors(page: &Page) {
     assert_eq!((page.value(SYSFS_UP), page.value(SYSFS_ERRORS)), (Some(1.0), Some(0.0)));
 }
 
-/// Something could not be read, and that is all.
+/// Checks that the only fault is a reading error.
 fn assert_errors(what: &str, page: &Page) {
     assert_eq!(page.value(SYSFS_UP), Some(1.0), "{what}");
     assert!(page.value(SYSFS_ERRORS) > Some(0.0), "{what}");

@@ -1,4 +1,4 @@
-//! What systemd is told, by a socket in its place.
+//! Messages to systemd. A socket of the test takes systemd's place.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::harness::{Exporter, Host, Reply, eventually, recorded_reply};
 
-/// Who is told, in systemd's place.
+/// The receiver of the messages, in systemd's place.
 struct Manager {
     socket: UnixDatagram,
     directory: TempDir,
@@ -23,7 +23,7 @@ impl Manager {
         Manager { socket, directory }
     }
 
-    /// An exporter that tells us. Options given here win over those of the host.
+    /// An exporter that sends its messages to the test. These options override those of the host.
     fn start(&self, host: &Host, options: &[&str]) -> Exporter {
         self.start_in(&[], host, options)
     }
@@ -38,7 +38,7 @@ impl Manager {
         Exporter::start_in(&environment, &all)
     }
 
-    /// The next message, if there is one by now.
+    /// The next message, if one has arrived.
     fn hear(&self) -> Option<String> {
         let mut message = [0; 4096];
         match self.socket.recv(&mut message) {
@@ -50,7 +50,7 @@ impl Manager {
         }
     }
 
-    /// All messages until one that begins like this.
+    /// All messages up to the first one with this beginning.
     fn hear_until(&self, beginning: &str) -> Vec<String> {
         let mut heard: Vec<String> = Vec::new();
         eventually(format!("systemd is told {beginning}"), || {
@@ -61,7 +61,7 @@ impl Manager {
     }
 }
 
-/// A daemon that takes longer to answer than a test takes.
+/// A multipathd timeout that is longer than a test.
 const PATIENT: &str = "--multipathd.timeout=10m";
 
 #[test]
@@ -102,7 +102,7 @@ fn a_line_for_people_that_follows_the_host() {
     }
 }
 
-/// All of them that can say which devices there are, of which none can be read. Then multipathd can, and sysfs last.
+/// No source of devices can be read. Then multipathd becomes readable, and sysfs last.
 #[test]
 fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
     let (manager, host) = (Manager::new(), Host::recorded("01-healthy"));
@@ -142,7 +142,7 @@ fn what_was_read_before_everything_was_lost_is_called_so() {
     assert!(line.contains("; sysfs: ") && line.contains("block"), "{line}");
     assert_eq!(line.lines().count(), 1, "{line}");
 
-    // One of them is enough.
+    // One source is enough.
     host.multipathd.maps(Reply::Text(recorded_reply("02-net1-lost")));
     exporter.signal(Signal::HUP);
     manager.hear_until("STATUS=2 devices, 2 with failed paths");
@@ -155,7 +155,7 @@ fn a_reload_begins_and_ends() {
     manager.hear_until("READY=1");
     exporter.signal(Signal::HUP);
     let heard = manager.hear_until("RELOADING=1");
-    // Type=notify-reload asks for the time of it.
+    // `Type=notify-reload` requires this timestamp.
     let time = heard.last().unwrap().lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
     assert!(time.unwrap().parse::<u64>().unwrap() > 0);
     manager.hear_until("READY=1");

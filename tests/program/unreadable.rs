@@ -1,16 +1,16 @@
-//! sysfs lists a map and cannot say which one it is. The exporter does not drop it in silence.
+//! sysfs lists a map without a readable identity. The exporter does not drop it silently.
 
 use super::harness::{Exporter, Host, MPATHA, MPATHB, Page};
 
 const SYSFS_UP: &str = "multipath_exporter_source_up{source=\"sysfs\"}";
 const SYSFS_ERRORS: &str = "multipath_exporter_errors_total{source=\"sysfs\"}";
 
-/// Says which map `mpatha` is.
+/// The file that identifies `mpatha`.
 const UUID: &str = "devices/virtual/block/dm-0/dm/uuid";
 /// The SCSI device of `sda`, a path of `mpathb`.
 const SDA: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:1";
 
-/// Has all read anew a few times. There are more errors each time, and `check` is content with the page.
+/// Requests several resyncs. The number of errors rises each time, and `check` accepts the page.
 fn assert_errors_grow(exporter: &Exporter, check: impl Fn(&Page)) {
     let mut errors = None;
     for _ in 0..3 {
@@ -63,7 +63,8 @@ fn an_unknown_map_is_told_of_and_found_when_it_can_be_read() {
     }
 }
 
-/// The disk of a failed path is gone, with what linked to it. The map still holds it, as multipathd says.
+/// The disk of a failed path and all links to it are gone. According to multipathd, the map still
+/// holds it.
 #[test]
 fn a_failed_member_that_only_multipathd_tells_of_is_one_after_a_restart() {
     let host = Host::recorded("02-net1-lost");

@@ -1,4 +1,5 @@
-//! `--web.config.file` and `--web.systemd-socket` of the program. What the file means is tested in `tests/web_config`.
+//! The program's `--web.config.file` and `--web.systemd-socket`. `tests/web_config` tests the
+//! meaning of the file.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -131,7 +132,7 @@ fn a_change_counts_within_seconds_and_with_hangup_at_once() {
     assert_eq!(status(&exporter, "/metrics", &[]), 401);
 }
 
-/// Whoever follows the events is let in as long as others like him.
+/// An event stream is subject to the same authentication as other requests.
 #[test]
 fn a_stream_ends_with_what_let_it_in() {
     let host = Host::bare();
@@ -147,7 +148,7 @@ fn a_stream_ends_with_what_let_it_in() {
         let mut stream = follow();
         let start = Instant::now();
         directory.write("web.yml", &changed);
-        // It ends as an answer does, long before it would by itself.
+        // The stream ends like an answer, long before its own end.
         while stream.chunk().is_some() {}
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         assert_ne!(status(&exporter, "/api/v1/events", &[ALICE]), 200);
@@ -156,14 +157,15 @@ fn a_stream_ends_with_what_let_it_in() {
     }
 }
 
-/// A program started as systemd starts it, with these as its sockets, from descriptor 3 on.
+/// A program that starts like under systemd, with these sockets from descriptor 3 on.
 struct Activated(Child);
 
 impl Activated {
     fn start(host: &Host, sockets: [Option<OwnedFd>; 2]) -> Self {
         let count = sockets.iter().flatten().count();
         let [first, second] = sockets.map(|socket| socket.map_or_else(Stdio::null, Stdio::from));
-        // Only who becomes the program knows its number, which systemd tells it.
+        // systemd puts the process ID of the program into `LISTEN_PID`. Only the process that
+        // becomes the program knows it.
         let script = format!("LISTEN_FDS={count} LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 </dev/null >&2");
         let child = Command::new("/bin/sh")
             .args(["-c", &script, "sh", PROGRAM, "--web.systemd-socket"])
@@ -201,7 +203,7 @@ fn bound(address: &str) -> (TcpListener, SocketAddr) {
 fn it_serves_on_the_sockets_that_systemd_passes() {
     let host = Host::recorded("01-healthy");
     let ((one, first), (other, second)) = (bound("127.0.0.1:0"), bound("127.0.0.1:0"));
-    // Whoever connects before it is there waits.
+    // A client that connects before the program starts waits in the socket's queue.
     let mut early = Connection::open(first);
     early.ask("GET", "/-/healthy", &[]);
     let _exporter = Activated::start(&host, [Some(one.into()), Some(other.into())]);

@@ -1,4 +1,4 @@
-//! The program, started.
+//! The running program.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -15,7 +15,7 @@ use super::{Answer, Connection, Page, eventually};
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_multipath_exporter");
 const LISTEN: &str = "--web.listen-address";
 
-/// A running exporter; killed when dropped.
+/// A running exporter. Dropping it kills the process.
 pub struct Exporter {
     child: Running,
     addresses: Vec<SocketAddr>,
@@ -23,26 +23,28 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts it with these options, by default on a free port of 127.0.0.1, and waits until it listens.
+    /// Starts the exporter with these options, by default on a free port of 127.0.0.1, and waits
+    /// until it listens.
     pub fn start(options: &[impl AsRef<str>]) -> Self {
         Exporter::start_and(Command::new(PROGRAM), options, |_| true)
     }
 
-    /// The same by a shell, after these words of its own.
+    /// Like [`Exporter::start`], but a shell starts it after these words.
     pub fn start_after(words: &str, options: &[impl AsRef<str>]) -> Self {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("{words}; exec \"$@\""), "sh", PROGRAM]);
         Exporter::start_and(shell, options, |_| true)
     }
 
-    /// The same in this environment.
+    /// Like [`Exporter::start`], with these environment variables.
     pub fn start_in(environment: &[(&str, &str)], options: &[impl AsRef<str>]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.envs(environment.iter().copied());
         Exporter::start_and(command, options, |_| true)
     }
 
-    /// The same, and sends it a signal as soon as it says that it listens.
+    /// Like [`Exporter::start`], and sends a signal as soon as the log says that the exporter
+    /// listens.
     pub fn start_and_signal(options: &[impl AsRef<str>], signal: Signal) -> Self {
         let send = move |pid| {
             kill_process(pid, signal).unwrap();
@@ -51,12 +53,14 @@ impl Exporter {
         Exporter::start_and(Command::new(PROGRAM), options, send)
     }
 
-    /// The same, and reads nothing of its log after it has said so, nor closes it.
+    /// Like [`Exporter::start`], but reads no more of the log after the exporter listens, and keeps
+    /// the pipe open.
     pub fn start_and_ignore(options: &[impl AsRef<str>]) -> Self {
         Exporter::start_and(Command::new(PROGRAM), options, |_| false)
     }
 
-    /// `program` takes the options. `listening` is called where it says so, and tells whether to go on reading its log.
+    /// `program` takes the options. `listening` runs when the exporter listens, and returns true if
+    /// the log should be read further.
     fn start_and(
         mut program: Command,
         options: &[impl AsRef<str>],
@@ -93,12 +97,12 @@ impl Exporter {
         exporter
     }
 
-    /// Waits for its first full read.
+    /// Waits for the first full reading.
     pub fn await_ready(&self) {
         eventually("it is ready", || (self.get("/-/ready").status == 200).then_some(()));
     }
 
-    /// Where it listens, in the order of the options.
+    /// The addresses that it listens on, in the order of the options.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -107,12 +111,12 @@ impl Exporter {
         Connection::open(self.addresses[0])
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a connection of its own.
     pub fn get(&self, path: &str) -> Answer {
         self.connect().request("GET", path, &[])
     }
 
-    /// One scrape.
+    /// Scrapes once.
     pub fn metrics(&self) -> Page {
         let answer = self.get("/metrics");
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -132,24 +136,26 @@ impl Exporter {
         eventually(what, look)
     }
 
-    /// Has everything read anew and waits until sysfs and multipathd have been, well or not, unless they are switched off.
+    /// Requests a resync. Waits until the exporter has read sysfs and multipathd, with or without
+    /// success, unless they are switched off.
     ///
-    /// The page may tell the time of a reading a moment before it shows what was read. Once a second reading has come, the first
-    /// one has been published.
+    /// The page may show the time of a reading a moment before its result. After a second reading,
+    /// the first result is published.
     pub fn reread(&self) -> Page {
         self.read_once_more();
         self.read_once_more();
         self.metrics()
     }
 
-    /// The same twice: a single reading is certain to be shown after each.
+    /// Like [`Exporter::reread`], twice: the page certainly shows a single reading after each.
     pub fn reread_twice(&self) -> Page {
         self.reread();
         self.reread()
     }
 
     fn read_once_more(&self) {
-        // The page tells milliseconds. What was read before the signal must not be of the same one as what is read after it.
+        // The page counts milliseconds. Readings before and after the signal must not fall in the
+        // same one.
         thread::sleep(Duration::from_millis(2));
         let signalled = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as f64 / 1000.0;
         self.signal(Signal::HUP);
@@ -172,19 +178,19 @@ impl Exporter {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// The lines of its log so far.
+    /// The lines of the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for a line of its log that has all these words.
+    /// Waits for a log line that contains all these words.
     pub fn await_log(&self, words: &[&str]) -> String {
         eventually(format!("a line of the log with {words:?}"), || {
             self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
         })
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub fn wait(&mut self) -> ExitStatus {
         eventually("it ends", || self.child.0.try_wait().unwrap())
     }
@@ -198,7 +204,7 @@ impl Drop for Exporter {
     }
 }
 
-/// A child that does not outlive its test.
+/// A child process that does not outlive its test.
 struct Running(Child);
 
 impl Drop for Running {

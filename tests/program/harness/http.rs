@@ -32,10 +32,10 @@ impl Answer {
     }
 }
 
-/// A connection, kept alive unless the server closes it.
+/// A connection. It stays open unless the server closes it.
 pub struct Connection {
     stream: TcpStream,
-    /// What has come and is not used yet.
+    /// Received bytes that no caller has used.
     buffer: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ impl Connection {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Asks, and reads the whole answer.
+    /// Sends a request and reads the whole answer.
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.ask(method, path, headers);
         let answer = self.head();
@@ -62,14 +62,14 @@ impl Connection {
         }
     }
 
-    /// Asks, as somebody on this host unless `headers` has another `Host`.
+    /// Sends a request with a `Host` of this machine, unless `headers` has another one.
     pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
         let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let host = if headers.iter().any(|(name, _)| *name == "Host") { "" } else { "Host: localhost\r\n" };
         self.send(format!("{method} {path} HTTP/1.1\r\n{host}{lines}\r\n"));
     }
 
-    /// Reads status and headers, and leaves the body where it is.
+    /// Reads status and headers, and leaves the body unread.
     pub fn head(&mut self) -> Answer {
         let end = loop {
             match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -97,7 +97,7 @@ impl Connection {
         answer
     }
 
-    /// Reads the next chunk of a body of unknown length; `None` at its end.
+    /// Reads the next chunk of a body of unknown length, or returns `None` at its end.
     pub fn chunk(&mut self) -> Option<String> {
         let size = usize::from_str_radix(self.line().trim_end(), 16).unwrap();
         while self.buffer.len() < size + 2 {
@@ -118,12 +118,13 @@ impl Connection {
         String::from_utf8(self.buffer.drain(..=end).collect()).unwrap()
     }
 
-    /// Waits for the server to close the connection; `true` if it said nothing more before.
+    /// Waits until the server closes the connection. Returns true if the server sent nothing more
+    /// before.
     pub fn is_closed(&mut self) -> bool {
         !self.read_more()
     }
 
-    /// `false` at the end.
+    /// Returns false at the end.
     fn read_more(&mut self) -> bool {
         let mut piece = [0; 64 << 10];
         match self.stream.read(&mut piece) {

@@ -1,4 +1,4 @@
-//! What the tests are made with.
+//! Tools of the tests.
 
 mod exporter;
 mod http;
@@ -17,10 +17,10 @@ pub use multipathd::{FakeMultipathd, Reply};
 pub use page::{Page, settle};
 pub use tree::Tree;
 
-/// Longer than anything here takes on a busy machine; shorter than a person's.
+/// The deadline of a wait. It is longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Looks again and again until there is something to see, and gives that.
+/// Calls `look` until it returns a value, and returns that.
 pub fn eventually<T>(what: impl Display, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -56,18 +56,18 @@ impl Host {
         Host { sysfs: Tree::empty(), multipathd: FakeMultipathd::start(Reply::Text(reply.to_owned())) }
     }
 
-    /// From one recorded state to another.
+    /// Changes the host from one recorded state to another.
     pub fn turn_into(&self, state: &str) {
         self.sysfs.record(&recorded_tree(state));
         self.multipathd.maps(Reply::Text(recorded_reply(state)));
     }
 
-    /// The options that make the exporter look here and nowhere else, and only when it is told to (SIGHUP): what a test
-    /// sees does not depend on a timer.
+    /// The options that make the exporter read only this host, and only on request (SIGHUP), so
+    /// that no timer affects a test.
     pub fn options(&self) -> Vec<String> {
         vec![
             "--no-collector.dm".to_owned(),
-            // Two more devices, which few tests are about: they say so.
+            // Few tests are about these two additional devices. Those tests switch them on.
             "--no-collector.nvme".to_owned(),
             format!("--path.sysfs={}", self.sysfs.root().display()),
             format!("--path.udev.data={}", self.sysfs.path("udev").display()),
@@ -78,19 +78,19 @@ impl Host {
         ]
     }
 
-    /// A ready exporter on this host. Options given here win over those of the host.
+    /// A ready exporter on this host. These options override those of the host.
     pub fn exporter(&self, options: &[&str]) -> Exporter {
         let exporter = self.unready_exporter(options);
         exporter.await_ready();
         exporter
     }
 
-    /// An exporter on this host that listens, and may not have read anything.
+    /// An exporter on this host that listens but may not have read anything yet.
     pub fn unready_exporter(&self, options: &[&str]) -> Exporter {
         Exporter::start(&self.options_with(options))
     }
 
-    /// The options of the host, and these, which win.
+    /// The options of the host, overridden by these.
     pub fn options_with(&self, options: &[&str]) -> Vec<String> {
         let given = |option: &String| {
             let name = option.split('=').next();
@@ -102,12 +102,12 @@ impl Host {
     }
 }
 
-/// What the real sysfs held in this state of the recorded host.
+/// The recorded content of the real sysfs in this state of the host.
 pub fn recorded_tree(state: &str) -> String {
     fixture(&format!("sysfs/6.1-tgt-iscsi-retry/{state}.txt"))
 }
 
-/// What the real multipathd answered in this state of the recorded host.
+/// The recorded reply of the real multipathd in this state of the host.
 pub fn recorded_reply(state: &str) -> String {
     fixture(&format!("multipathd/0.9.4-tgt-iscsi-retry/{state}.json"))
 }

@@ -1,8 +1,8 @@
-//! A fake multipathd, for what a real one will not do on demand: hang, lie, cut itself short, die halfway. The real one
-//! is asked in the lab.
+//! A fake multipathd for behaviour that a real daemon does not show on demand: it hangs, lies, cuts
+//! its answer short, or dies halfway. The lab uses the real daemon.
 //!
-//! It speaks the protocol of `libmpathcmd` on a socket in a temporary directory: both ways a length in the machine's
-//! own byte order, then that many bytes, the last of them NUL.
+//! The fake speaks the protocol of `libmpathcmd` on a socket in a temporary directory. Both sides
+//! send a length in the machine's byte order and then that many bytes. The last byte is NUL.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,26 +14,26 @@ use tempfile::TempDir;
 
 use super::eventually;
 
-/// What it does when it is asked something.
+/// The daemon's reaction to a request.
 #[derive(Clone)]
 pub enum Reply {
-    /// Answers this text, as the protocol has it.
+    /// Sends this text in the protocol's framing.
     Text(String),
-    /// The same for text that is none.
+    /// Sends bytes that are not valid text in the protocol's framing.
     Bytes(Vec<u8>),
     /// Sends these bytes and closes the connection.
     Raw(Vec<u8>),
-    /// Says nothing until it is given another reply, then says that.
+    /// Sends nothing until it receives another reply, and then sends that.
     Hold,
 }
 
 impl Reply {
-    /// The answer cut after this many bytes of the text.
+    /// The answer, cut after this many bytes of the text.
     pub fn cut(text: &str, length: usize) -> Self {
         Reply::Raw(framed(text.as_bytes())[..8 + length].to_vec())
     }
 
-    /// A connection closed without a word.
+    /// The daemon closes the connection without an answer.
     pub fn closed() -> Self {
         Reply::Raw(Vec::new())
     }
@@ -43,7 +43,7 @@ fn framed(text: &[u8]) -> Vec<u8> {
     [&(text.len() + 1).to_ne_bytes()[..], text, b"\0"].concat()
 }
 
-/// What it is asked, and what it says to that.
+/// The requests and the daemon's replies.
 struct Script {
     daemon: Reply,
     maps: Reply,
@@ -75,14 +75,14 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The daemon; its socket is gone when it is dropped.
+/// The daemon. Dropping it removes its socket.
 pub struct FakeMultipathd {
     directory: TempDir,
     shared: Arc<Shared>,
 }
 
 impl FakeMultipathd {
-    /// A daemon that is well, answers this to `show maps json`, and knows no path.
+    /// A healthy daemon that answers `show maps json` with this reply and knows no path.
     pub fn start(maps: Reply) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
@@ -107,30 +107,30 @@ impl FakeMultipathd {
         self.directory.path().join("socket")
     }
 
-    /// From now on this is the answer to `show daemon`.
+    /// Sets the answer to `show daemon`.
     pub fn daemon(&self, reply: Reply) {
         self.shared.script.lock().unwrap().daemon = reply;
         self.shared.changed.notify_all();
     }
 
-    /// From now on this is the answer to `show maps json`.
+    /// Sets the answer to `show maps json`.
     pub fn maps(&self, reply: Reply) {
         self.shared.script.lock().unwrap().maps = reply;
         self.shared.changed.notify_all();
     }
 
-    /// From now on this is the answer to `show paths raw format %d`.
+    /// Sets the answer to `show paths raw format %d`.
     pub fn paths(&self, reply: Reply) {
         self.shared.script.lock().unwrap().paths = reply;
         self.shared.changed.notify_all();
     }
 
-    /// How often it has been asked for its paths.
+    /// The number of requests for paths.
     pub fn asked_for_paths(&self) -> u64 {
         self.shared.script.lock().unwrap().asked_for_paths
     }
 
-    /// Does something, and waits until the daemon has been asked something anew.
+    /// Runs `something`, and waits until the daemon receives a new request.
     pub fn asked_after(&self, something: impl FnOnce()) {
         let asked = || self.shared.script.lock().unwrap().asked;
         let before = asked();
@@ -143,13 +143,13 @@ impl Drop for FakeMultipathd {
     fn drop(&mut self) {
         self.shared.script.lock().unwrap().ended = true;
         self.shared.changed.notify_all();
-        // The listener waits for this one.
+        // This connection wakes the listener.
         drop(UnixStream::connect(self.socket()));
     }
 }
 
 impl Shared {
-    /// Errors are those of a client that has left, which tests make happen.
+    /// Errors mean that the client has left. Tests cause them on purpose.
     fn answer(&self, mut stream: UnixStream) {
         let mut length = [0; size_of::<usize>()];
         if stream.read_exact(&mut length).is_err() {

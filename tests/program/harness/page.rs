@@ -1,8 +1,9 @@
-//! A page of metrics, taken apart just enough.
+//! A parser for the metrics page that does only what tests need.
 
 use std::collections::BTreeSet;
 
-/// What differs between two runs on the same fixtures, by how its line begins. The first that fits counts.
+/// Series that differ between two runs on the same fixtures, by the beginning of their line. The
+/// first match counts.
 const VOLATILE: &[(&str, Instead)] = &[
     ("multipath_exporter_build_info{", Instead::EmptyLabels),
     // A sandbox may forbid the socket, and the machine's own devices send uevents.
@@ -20,18 +21,18 @@ const VOLATILE: &[(&str, Instead)] = &[
     ("process_", Instead::Zero),
 ];
 
-/// What stands in a settled page instead of the volatile line.
+/// The replacement of a volatile line in a settled page.
 #[derive(Clone, Copy)]
 enum Instead {
-    /// The series, with the value 0.
+    /// The series with the value 0.
     Zero,
-    /// The series, its labels empty.
+    /// The series with empty labels.
     EmptyLabels,
-    /// Nothing.
+    /// No line.
     Nothing,
 }
 
-/// The page without what is [`VOLATILE`].
+/// The page without the [`VOLATILE`] parts.
 pub fn settle(page: &str) -> String {
     page.lines().filter_map(settle_line).map(|line| line + "\n").collect()
 }
@@ -51,7 +52,7 @@ fn settle_line(line: &str) -> Option<String> {
     }
 }
 
-/// A page in either format: they differ in comments only.
+/// A page in either format. The formats differ only in comments.
 pub struct Page {
     text: String,
 }
@@ -65,13 +66,13 @@ impl Page {
         &self.text
     }
 
-    /// Every series as written, and its value as written.
+    /// Every series and its value, as written.
     pub fn samples(&self) -> impl Iterator<Item = (&str, &str)> {
         let lines = self.text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}")))
     }
 
-    /// The value of a series, written as the page writes it.
+    /// The value of a series. The argument is the series as the page writes it.
     pub fn value(&self, series: &str) -> Option<f64> {
         self.samples().find(|(other, _)| *other == series).map(|(_, value)| value.parse().unwrap())
     }
@@ -88,7 +89,8 @@ impl Page {
         value.unwrap_or(0.0)
     }
 
-    /// The value of a label of the one series of this metric that has these other labels, all as the page writes them.
+    /// The value of a label in the only series of this metric with these other labels, as the page
+    /// writes them.
     pub fn label(&self, metric: &str, others: &str, label: &str) -> Option<&str> {
         let mut found = self.samples().filter_map(|(series, _)| {
             let labels = series.strip_prefix(metric)?.strip_prefix('{')?;
@@ -100,7 +102,8 @@ impl Page {
         rest.split_once('"').map(|(value, _)| value)
     }
 
-    /// What a path shares with others, as its `multipath_path_info` says: transport, initiator port, target, target port.
+    /// The ports of a path according to its `multipath_path_info`: transport, initiator port,
+    /// target, target port.
     pub fn ports(&self, path: &str) -> [&str; 4] {
         let path = format!("path=\"{path}\"");
         ["transport", "initiator_port", "target", "target_port"]
@@ -112,7 +115,7 @@ impl Page {
         self.samples().filter(|(series, _)| series.split('{').next() == Some(metric)).collect()
     }
 
-    /// The samples that speak of this device, as written.
+    /// The samples of this device, as written.
     pub fn of_device(&self, wwid: &str) -> BTreeSet<(&str, &str)> {
         let label = format!("wwid=\"{wwid}\"");
         self.samples().filter(|(series, _)| series.contains(&label)).collect()

@@ -20,7 +20,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
 
-/// The tree; gone when dropped.
+/// The tree. Dropping it deletes the directory.
 pub struct Tree {
     directory: TempDir,
 }
@@ -43,7 +43,8 @@ impl Drop for Unlistable<'_> {
 impl Tree {
     /// A host without any block device. It has the directories that every host has.
     pub fn empty() -> Self {
-        // Thousands of small files: where there is memory to put them in, that saves most of the time the tests take.
+        // The tree has thousands of small files. A file system in memory saves most of the time of
+        // the tests.
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let tree = Tree { directory };
         for name in ["block", "class", "devices", "udev"] {
@@ -52,14 +53,14 @@ impl Tree {
         tree
     }
 
-    /// As recorded in this text.
+    /// The tree that this text records.
     pub fn recorded(text: &str) -> Self {
         let tree = Tree::empty();
         tree.record(text);
         tree
     }
 
-    /// Writes everything that the text has, over what is there.
+    /// Writes everything in the text over the existing files.
     pub fn record(&self, text: &str) {
         for line in text.lines() {
             if let Some((link, target)) = line.strip_prefix("L /sys/").and_then(|rest| rest.split_once(" -> ")) {
@@ -75,7 +76,7 @@ impl Tree {
         }
     }
 
-    /// Where it is mounted, so to speak.
+    /// The tree's root, as if it were mounted there.
     pub fn root(&self) -> &Path {
         self.directory.path()
     }
@@ -84,14 +85,14 @@ impl Tree {
         self.root().join(name)
     }
 
-    /// Writes a file, with the directories above it.
+    /// Writes a file and creates its directories.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let file = self.path(name);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, content).unwrap();
     }
 
-    /// Makes a link, with the directories above it.
+    /// Makes a link and creates its directories.
     pub fn link(&self, name: &str, target: &str) {
         let link = self.path(name);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
@@ -120,18 +121,20 @@ impl Tree {
         fs::rename(self.path(name), self.path(new)).unwrap();
     }
 
-    /// Puts a directory in a file's place: reading it fails, for root too.
+    /// Puts a directory in a file's place. Reading it fails, even for root.
     pub fn make_unreadable(&self, name: &str) {
         let file = self.path(name);
         fs::remove_file(&file).unwrap();
         fs::create_dir(file).unwrap();
     }
 
-    /// Puts another directory in a directory's place, which nobody can list, until this is dropped.
+    /// Puts another directory in a directory's place. Nobody can list it until the result is
+    /// dropped.
     #[must_use]
     pub fn make_unlistable<'a>(&'a self, name: &'a str) -> Unlistable<'a> {
         let child = Command::new("true").spawn().unwrap();
-        // It has ended, and is not waited for: the kernel still shows its directories and gives nothing of its network.
+        // The process has ended but has not been waited for. The kernel still shows its
+        // directories, but not its network.
         let pid = WaitId::Pid(Pid::from_child(&child));
         waitid(pid, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         self.rename(name, &format!("{name}.away"));
@@ -140,19 +143,20 @@ impl Tree {
         Unlistable { tree: self, name, child }
     }
 
-    /// What udev knows of a device, below `udev`: written beside the old entry and moved over it, as udevd does.
+    /// udev's entry for a device below `udev`. Like udevd, it writes a new file and moves it over
+    /// the old one.
     pub fn udev(&self, devno: &str, property: &str) {
         self.write("udev/.#new", format!("I:4711\nE:{property}\nG:systemd\nV:1\n"));
         self.rename("udev/.#new", &format!("udev/b{devno}"));
     }
 
-    /// Empties a file, or puts something else in it: a directory goes, with all that is in it.
+    /// Empties a file or replaces its content. A directory and its contents disappear.
     pub fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
         self.remove(name);
         self.write(name, content);
     }
 
-    /// A SCSI disk of no transport in particular.
+    /// A SCSI disk without a transport.
     pub fn add_disk(&self, name: &str, devno: &str) {
         let device = "devices/pci0000:00/host9/target9:0:0/9:0:0:0";
         self.write(&format!("{device}/block/{name}/dev"), format!("{devno}\n"));

@@ -7,7 +7,7 @@ use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page};
 /// The four paths of the fabric: their SCSI host and the number of their remote port.
 const PATHS: [(&str, usize); 4] = [("host5", 2), ("host5", 3), ("host6", 2), ("host6", 3)];
 
-/// What the kernel says of a port, and of the disk behind it.
+/// Sets the kernel's state of a port, and of the disk behind it.
 fn turn(host: &Host, (scsi_host, number): (&str, usize), port: &str, disk: &str) {
     let remote = fibre_channel::remote_port(scsi_host, number);
     host.sysfs.write(&format!("{remote}/port_state"), format!("{port}\n"));
@@ -65,7 +65,7 @@ fn a_path_on_which_io_fails_is_not_blocked() {
     let host = fabric();
     let exporter = host.exporter(&[]);
     let [first, second, third, _] = PATHS;
-    // `fast_io_fail_tmo` has run out, and `dev_loss_tmo`.
+    // `fast_io_fail_tmo` and `dev_loss_tmo` have run out.
     turn(&host, first, "Blocked", "transport-offline");
     turn(&host, second, "Not Present", "transport-offline");
     turn(&host, third, "Online", "offline");
@@ -97,7 +97,7 @@ fn a_session_that_is_down_blocks_its_disks_until_they_fail() {
     turn(1, "FAILED", "blocked");
     turn(2, "LOGGED_IN", "running");
     assert_eq!(blocked(&exporter.reread_twice()), [None; 2], "they have failed");
-    // No controller of NVMe blocks anything.
+    // NVMe controllers never block paths.
     host.sysfs.write("devices/virtual/nvme-fabrics/ctl/nvme0/state", "connecting\n");
     let page = exporter.reread_twice();
     assert_eq!(page.of_metric("multipath_device_blocked_paths").len(), 0);

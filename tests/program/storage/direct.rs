@@ -1,4 +1,4 @@
-//! Disks that are used without the multipath device that they belong to, and what looks like that and is in order.
+//! Disks that are used without their multipath device, and similar situations that are in order.
 
 use super::unassembled::unassembled;
 use super::{assert_errors, assert_no_errors};
@@ -6,7 +6,7 @@ use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page, Reply, run};
 
 const VIRTUAL: &str = "devices/virtual/block";
 
-/// The recorded host, on which nothing is mounted.
+/// The recorded host without any mount.
 fn host() -> Host {
     let host = Host::recorded("01-healthy");
     host.sysfs.write("proc/1/mountinfo", "");
@@ -17,7 +17,7 @@ fn exporter(host: &Host) -> Exporter {
     host.exporter(&[&format!("--path.procfs={}", host.sysfs.path("proc").display())])
 }
 
-/// The place of a disk of the recorded host.
+/// The directory of a disk of the recorded host.
 pub fn place(disk: &str) -> String {
     let (host, lun) = match disk {
         "sda" => (6, 1),
@@ -28,7 +28,7 @@ pub fn place(disk: &str) -> String {
     format!("devices/platform/host{host}/session{}/target{host}:0:0/{host}:0:0:{lun}/block/{disk}", host - 5)
 }
 
-/// The place of a disk or a partition, which is made.
+/// Creates the directory of a disk or a partition, and returns it.
 fn part(host: &Host, name: &str) -> String {
     let disk = name.trim_end_matches(|character: char| character.is_ascii_digit());
     if disk == name {
@@ -39,7 +39,7 @@ fn part(host: &Host, name: &str) -> String {
     part
 }
 
-/// Where a block device is found by its number and its name.
+/// Links a block device by its number and its name.
 pub fn announce(host: &Host, place: &str, devno: &str) {
     let name = place.rsplit('/').next().unwrap();
     host.sysfs.write(&format!("{place}/dev"), format!("{devno}\n"));
@@ -47,7 +47,7 @@ pub fn announce(host: &Host, place: &str, devno: &str) {
     host.sysfs.link(&format!("class/block/{name}"), &format!("../../{place}"));
 }
 
-/// A virtual block device over these: disks, their partitions, or other virtual ones.
+/// A virtual block device over disks, their partitions, or other virtual devices.
 pub fn stack(host: &Host, name: &str, uuid: Option<&str>, slaves: &[&str]) {
     let directory = format!("{VIRTUAL}/{name}");
     host.sysfs.link(&format!("block/{name}"), &format!("../{directory}"));
@@ -69,7 +69,7 @@ fn mount(host: &Host, lines: &[(&str, &str)]) {
     host.sysfs.write("proc/1/mountinfo", lines.iter().map(line).collect::<String>());
 }
 
-/// Disk and user of each series, sorted, as far as it is of this device.
+/// Disk and user of each series of this device, sorted.
 fn uses(page: &Page, wwid: &str) -> Vec<String> {
     let series = page.of_metric("multipath_disk_used_directly");
     let of_device = series.iter().filter(|(series, _)| series.contains(wwid));
@@ -170,7 +170,7 @@ fn what_stands_on_a_map_or_on_no_path_is_in_order() {
     for (name, devno) in [("dm-0", "254:0"), ("dm-7", "254:7"), ("dm-8", "254:8")] {
         announce(&host, &format!("{VIRTUAL}/{name}"), devno);
     }
-    // A map that only this reading finds, and one that is being taken away.
+    // Only this reading finds the first map. The second map is being removed.
     stack(&host, "dm-9", Some("mpath-3600new"), &["sda"]);
     stack(&host, "dm-10", None, &["sda"]);
     // A local disk, and the head of a native NVMe device.
@@ -198,7 +198,7 @@ fn an_unassembled_disk_that_carries_the_root() {
     let page = exporter.metrics();
     assert_eq!((uses(&page, MPATHA), uses(&page, MPATHB)), (vec!["sdb mount".to_owned()], Vec::new()));
     assert!(exporter.get("/").text().contains(&format!("sdb of {MPATHA} (by mount)")));
-    // What multipathd leaves alone is other software's.
+    // A disk that multipathd ignores belongs to other software.
     host.multipathd.paths(Reply::Text("\n".to_owned()));
     let options = [host.options(), vec![format!("--path.procfs={}", host.sysfs.path("proc").display())]].concat();
     none(&Page::new(&run(&[options, vec!["--oneshot".to_owned()]].concat()).stdout));
@@ -218,7 +218,7 @@ fn what_cannot_be_read_stays_as_last_read() {
     assert_eq!(all(&exporter.metrics()), wanted);
     host.sysfs.remove(&format!("{VIRTUAL}/md0/slaves"));
     host.sysfs.write(&format!("{VIRTUAL}/md0/slaves"), "garbage");
-    // What we see ourselves is less.
+    // The exporter's own mount table shows less.
     host.sysfs.write("proc/self/mountinfo", "");
     host.sysfs.make_unreadable("proc/1/mountinfo");
     let page = exporter.reread();
@@ -241,7 +241,7 @@ fn a_large_table_with_names_garbage_and_links_that_lead_nowhere() {
         table.extend(format!(r"{number} 1 0:{number} / /var/lib/a\040{number} rw - overlay overlay rw").bytes());
         table.push(b'\n');
     }
-    // By its node, whose name is escaped.
+    // The mount table names the node, with an escaped name.
     table.extend(br"7 1 0:99 / /srv/a\040b\134 rw shared:1 - btrfs /dev/mapper/s\040w\134x20 rw");
     table.push(b'\n');
     host.sysfs.write("proc/1/mountinfo", &table);
@@ -249,7 +249,7 @@ fn a_large_table_with_names_garbage_and_links_that_lead_nowhere() {
     stack(&host, "dm-5", Some("LVM-1"), &["sdd"]);
     host.sysfs.write(&format!("{VIRTUAL}/dm-5/dm/name"), "s\\x20w\\x20\n");
     announce(&host, &format!("{VIRTUAL}/dm-5"), "254:5");
-    // In a circle, and to nothing.
+    // One link forms a circle, and one has no target.
     stack(&host, "md0", None, &["md1"]);
     stack(&host, "md1", None, &["md0", "md1"]);
     host.sysfs.link(&format!("{VIRTUAL}/md1/slaves/sdx"), "../../../../gone/block/sdx");
@@ -257,7 +257,7 @@ fn a_large_table_with_names_garbage_and_links_that_lead_nowhere() {
     let page = exporter.metrics();
     assert_eq!(uses(&page, MPATHA), ["sdd dm"]);
     assert_no_errors(&page);
-    // A link to itself is an error of its device alone.
+    // A link to itself is an error of that device only.
     host.sysfs.link(&format!("{VIRTUAL}/md1/slaves/sdy"), "sdy");
     table.extend(b"8 1 8:17 / /data rw - ext4 /dev/disk/by-label/a\\040b rw");
     host.sysfs.write("proc/1/mountinfo", &table);

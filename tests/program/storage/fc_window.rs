@@ -1,6 +1,6 @@
-//! Fibre Channel ports that are down: which of them somebody misses, and for how long.
+//! Fibre Channel ports that are down: which ones the exporter reports, and for how long.
 //!
-//! The host is the one of [`super::fibre_channel`], which is written by hand.
+//! The host is that of [`super::fibre_channel`], which is written by hand.
 
 use rustix::process::Signal;
 
@@ -9,12 +9,12 @@ use super::fibre_channel::{self, HOSTS, WWID, add_host_port, fabric, host_port, 
 use super::root;
 use crate::harness::{Exporter, Host, Page, Tree, eventually};
 
-/// A third port of the host, over which no path goes.
+/// A third port of the host. No path uses it.
 const SPARE: &str = "0x10000090fa000007";
 const WEEK: u64 = 7 * 24 * 60 * 60;
 const REMOTE_UP: &str = "multipath_fc_remote_port_up";
 
-/// The host and a directory for the memory. It has been up for so many seconds.
+/// The host and a directory for the memory. The host has been up for this many seconds.
 struct Remembering {
     host: Host,
     directory: Tree,
@@ -33,7 +33,8 @@ impl Remembering {
         self.host.sysfs.write("proc/uptime", format!("{seconds}.00 1.00\n"));
     }
 
-    /// An exporter that has a memory file. On a busy machine it may be ready before it has read that.
+    /// An exporter with a memory file. On a busy machine it may be ready before it has read the
+    /// file.
     fn exporter(&self) -> Exporter {
         let procfs = format!("--path.procfs={}", self.host.sysfs.path("proc").display());
         let file = format!("--memory.file={}", self.directory.path("memory.json").display());
@@ -55,7 +56,7 @@ fn await_host_port(exporter: &Exporter, up: Option<f64>) {
     eventually(format!("the spare port is {up:?}"), is_so);
 }
 
-/// The first sentence of the status page, and what is said of ports of this host.
+/// The first sentence of the status page, and its sentences about host ports.
 fn told(exporter: &Exporter) -> (String, Vec<String>) {
     let page = exporter.get("/").text().to_owned();
     let (_, rest) = page.split_once("<h1>").unwrap();
@@ -99,7 +100,7 @@ fn a_port_that_was_online_is_missed_through_restarts_until_the_window_ends() {
     assert_eq!(told(&exporter), (not_well, vec![down]));
     stop(exporter);
 
-    // Without a file the exporter knows only what it has seen itself.
+    // Without a file, the exporter knows only what it has seen itself.
     assert_eq!(host_port_up(&remembering.host.exporter(&[]).metrics(), SPARE), None);
 
     remembering.up_for(100_000 + WEEK + 3_600);
@@ -136,7 +137,8 @@ fn a_remote_port_that_was_removed_for_good_is_missed_until_the_window_ends() {
     };
     let is_told =
         |exporter: &Exporter| exporter.get("/").text().contains("1 Fibre Channel port of the storage is not reached");
-    // Nobody saw it up, so its time starts with the first sight of it, and no restart starts it again.
+    // No exporter saw the port up. Its time starts when the first one sees it, and a restart does
+    // not start it again.
     for (after, expected) in [(0, 1), (WEEK - 3_600, 1), (WEEK + 3_600, 0), (2 * WEEK, 0)] {
         remembering.up_for(100_000 + after);
         let exporter = remembering.exporter();
@@ -163,8 +165,8 @@ fn a_takeover_of_half_a_minute_leaves_no_trace() {
             write(&host, &remote_port(scsi_host, 2), &[("port_state", state)]);
         }
     };
-    // The ports of one controller move to the other. The kernel blocks them for less long than `fast_io_fail_tmo`, so
-    // no path fails.
+    // The ports of one array controller move to the other. The kernel blocks them for less than
+    // `fast_io_fail_tmo`, so no path fails.
     turn("Blocked");
     let page = exporter.reread();
     assert_eq!(page.of_metric(REMOTE_UP).iter().filter(|(_, up)| *up == "0").count(), 2);
@@ -189,7 +191,7 @@ fn a_takeover_of_half_a_minute_leaves_no_trace() {
 
 #[test]
 fn a_virtual_port_is_a_port_of_its_own() {
-    // NPIV: the kernel makes another SCSI host for it, with another name, on the same physical port.
+    // NPIV: the kernel makes another SCSI host with another name on the same physical port.
     let host = fabric();
     add_host_port(&host, "host7", SPARE, "Online");
     write(&host, &host_port("host7"), &[("port_type", "NPIV VPORT")]);
@@ -197,10 +199,10 @@ fn a_virtual_port_is_a_port_of_its_own() {
     write(&host, &host_port("host7"), &[("port_state", "Offline")]);
     let page = exporter.reread();
     assert_eq!((host_port_up(&page, SPARE), host_port_up(&page, HOSTS[0].1)), (Some(0.0), Some(1.0)));
-    // It is deleted.
+    // The virtual port is deleted.
     host.sysfs.remove("class/fc_host/host7");
     assert_eq!(host_port_up(&exporter.reread(), SPARE), None);
-    // Its virtual machine starts here again, and the fabric does not let it in.
+    // The virtual machine starts here again, and the fabric refuses its port.
     add_host_port(&host, "host8", SPARE, "Linkdown");
     assert_eq!(host_port_up(&exporter.reread(), SPARE), Some(0.0));
 }
@@ -241,7 +243,7 @@ fn the_fabric_of_each_path_is_told() {
         let cell = format!("<td>{port} <span class=\"words\">fabric {fabric}</span></td>");
         assert_eq!(page.matches(&cell).count(), 2, "{page}");
     }
-    // A port that is down does not say it, and stood there before.
+    // A port that is down does not name its fabric. The former name must not remain.
     write(&host, &host_port("host5"), &[("port_state", "Linkdown"), ("fabric_name", "0xffffffffffffffff")]);
     exporter.reread();
     assert_eq!(paths(&exporter), [fabrics[0], fabrics[0], fabrics[1], fabrics[1]]);

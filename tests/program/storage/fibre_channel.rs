@@ -1,8 +1,9 @@
 //! Fibre Channel.
 //!
-//! No machine of ours has it, so this host is written by hand, after the kernel's
-//! `Documentation/ABI/testing/sysfs-class-{fc_host,fc_remote_ports}` and `drivers/scsi/scsi_transport_fc.c`: two ports of
-//! the host, each of which sees the two ports of one array, its fabric's switch, and the other port of the host.
+//! The tests have no such hardware. The host is written by hand after the kernel's
+//! `Documentation/ABI/testing/sysfs-class-{fc_host,fc_remote_ports}` and
+//! `drivers/scsi/scsi_transport_fc.c`. It has two ports. Each one sees the two ports of one array,
+//! its fabric's switch, and the other port of the host.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ pub const WWID: &str = "3600a098000aad1e3000064e45f2c2355";
 pub const HOSTS: [(&str, &str); 2] = [("host5", "0x10000090fa000005"), ("host6", "0x10000090fa000006")];
 const ARRAY: &str = "0x200000a098aad1e3";
 const ARRAY_PORTS: [&str; 2] = ["0x202000a098aad1e3", "0x203000a098aad1e3"];
-/// How the kernel prints a name that it has cleared.
+/// The kernel's output for a name that it has cleared.
 const CLEARED: &str = "0xffffffffffffffff";
 
 fn host_directory(host: &str) -> String {
@@ -43,7 +44,7 @@ fn add_remote_port(host: &Host, scsi_host: &str, number: usize, files: &[(&str, 
     host.sysfs.link(&format!("class/fc_remote_ports/{name}"), &format!("../../{directory}"));
 }
 
-/// A port of the host that sees nothing.
+/// A port of the host that sees no remote port.
 pub fn add_host_port(host: &Host, scsi_host: &str, port_name: &str, state: &str) {
     let directory = host_port(scsi_host);
     let node_name = port_name.replacen("0x1", "0x2", 1);
@@ -60,7 +61,7 @@ pub fn fabric() -> Host {
     for (scsi_host, port_name) in HOSTS {
         add_host_port(&host, scsi_host, port_name, "Online");
         write(&host, &host_port(scsi_host), &[("port_type", "NPort (fabric via point-to-point)")]);
-        // What a fabric shows besides: its name server, and the host's own other port.
+        // Other remote ports of a fabric: its name server, and the host's own other port.
         for (number, role) in [(0, "Directory Server"), (1, "FCP Initiator")] {
             let name = format!("0x2ffc00000000000{number}");
             add_remote_port(
@@ -108,7 +109,7 @@ pub fn fabric() -> Host {
     host
 }
 
-/// Each remote port by its names, and its state.
+/// Each remote port by its names, with its state.
 fn remote_ports(page: &Page) -> BTreeSet<(String, String, String, String)> {
     let label = |series: &str, name: &str| {
         let (_, rest) = series.split_once(&format!("{name}=\"")).unwrap();
@@ -126,7 +127,7 @@ fn remote_ports(page: &Page) -> BTreeSet<(String, String, String, String)> {
     states.into_iter().map(port).collect()
 }
 
-/// The four ports of the fabric, all online but the first of `host5`.
+/// The four array ports, all online except the first one of `host5`.
 fn all_online_but_one(state: &str, up: &str) -> BTreeSet<(String, String, String, String)> {
     let ports = HOSTS.iter().flat_map(|(_, host)| ARRAY_PORTS.map(|port| (*host, port)));
     let state = |(host, port): (&str, &str)| {
@@ -145,7 +146,7 @@ fn ports_and_paths_are_called_by_their_world_wide_names() {
     let page = fabric().exporter(&[]).metrics();
     assert_eq!((host_port_up(&page, 0), host_port_up(&page, 1)), (Some(1.0), Some(1.0)));
     assert_eq!(page.of_metric("multipath_fc_host_port_up").len(), 2);
-    // Neither the switch nor an initiator.
+    // The page shows neither the switch nor an initiator.
     assert_eq!(remote_ports(&page), all_online_but_one("Online", "1"));
     let [(_, first), (_, second)] = HOSTS;
     assert_eq!(page.ports("sda"), ["fc", first, ARRAY, ARRAY_PORTS[0]]);
@@ -168,7 +169,7 @@ fn a_remote_port_is_up_while_it_is_online_or_marginal() {
     }
 }
 
-/// What the kernel does when `dev_loss_tmo` has passed.
+/// Removes a port as the kernel does when `dev_loss_tmo` has passed.
 pub fn lose_for_good(host: &Host) {
     let names =
         [("port_state", "Not Present"), ("roles", "unknown"), ("node_name", CLEARED), ("port_id", "0xffffffff")];
@@ -187,7 +188,7 @@ fn labels_do_not_change_when_a_port_is_lost() {
     assert_eq!(page.of_metric("multipath_path_info").len(), paths);
     assert_no_errors(&page);
 
-    // Started after the loss, the exporter knows it by what the kernel has left.
+    // An exporter that starts after the loss knows it from the kernel's remains.
     let page = host.exporter(&[]).metrics();
     assert_eq!(remote_ports(&page), all_online_but_one("Not Present", "0"));
     assert_eq!(page.ports("sda"), ["fc", HOSTS[0].1, "", ARRAY_PORTS[0]]);
@@ -251,7 +252,7 @@ fn a_port_that_the_kernel_knows_twice_is_up_if_either_is() {
     add_remote_port(&host, "host5", 9, &again);
     let exporter = host.exporter(&[]);
     assert_eq!(remote_ports(&exporter.metrics()), all_online_but_one("Online", "1"));
-    // Neither is, but one is there.
+    // Neither port is up, but one still exists.
     write(&host, &remote_port("host5", 9), &[("port_state", "Blocked")]);
     assert_eq!(remote_ports(&exporter.reread()), all_online_but_one("Blocked", "0"));
 }
@@ -269,7 +270,7 @@ fn a_port_of_the_host_is_up_while_it_is_online() {
 
 #[test]
 fn a_port_of_the_host_without_a_name_yet_gets_it_later() {
-    // Drivers set the name when they have brought the port up; until then the kernel has none.
+    // A driver sets the name when the port is up. Until then the kernel has no name.
     let host = fabric();
     for (scsi_host, _) in HOSTS {
         write(&host, &host_port(scsi_host), &[("port_name", CLEARED), ("port_state", "Linkdown")]);

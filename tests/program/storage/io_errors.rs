@@ -1,4 +1,4 @@
-//! I/O errors and timeouts of paths, as the SCSI layer counts them, and of the devices that have had these paths.
+//! I/O errors and timeouts of paths, as the SCSI layer counts them, and their sums per device.
 
 use super::{assert_errors, assert_no_errors};
 use crate::harness::{Host, MPATHA, MPATHB, Page};
@@ -63,7 +63,7 @@ fn a_count_goes_on_where_the_kernel_prints_it_as_negative() {
     write(&host, SDB, "0xffffffff80000000", "0x0");
     let page = exporter.reread();
     assert_eq!((of_path(&page, "sdb")[0], of_device(&page)), (Some(end + 1.0), Some(end + 1.0)));
-    // It has passed the end of its 32 bits.
+    // The counter has wrapped at 32 bits.
     write(&host, SDB, "0x2", "0x0");
     let page = exporter.reread();
     assert_eq!((of_path(&page, "sdb")[0], of_device(&page)), (Some(2.0), Some(end + 3.0)));
@@ -81,7 +81,7 @@ fn a_count_that_makes_no_sense_is_an_error_and_stands_as_last_read() {
         assert_errors(nonsense, &page);
         assert_eq!(of_path(&page, "sdb"), [Some(16.0), Some(2.0)], "{nonsense}");
         assert_eq!(of_device(&page), Some(18.0), "{nonsense}");
-        // One that has never been read is absent.
+        // A counter that was never read is absent.
         assert_eq!(of_path(&host.exporter(&[]).metrics(), "sdb"), [None, Some(2.0)], "{nonsense}");
     }
 }

@@ -1,4 +1,5 @@
-//! The LUN numbers of a device's paths: another number to the same target, and two numbers over one pair of ports.
+//! The LUN numbers of a device's paths: two numbers at one target, and two numbers over one pair of
+//! ports.
 
 use super::assert_no_errors;
 use super::fibre_channel::fabric;
@@ -8,7 +9,7 @@ use crate::harness::{Host, Page};
 const WWID: &str = "3600a098000aad1e3000064e45f2c2355";
 const DISKS: [&str; 4] = ["sda", "sdb", "sdc", "sdd"];
 
-/// `devices/…/target5:0:1/5:0:1:1`
+/// The directory `devices/…/target5:0:1/5:0:1:1` of a disk.
 fn scsi_device(host: &Host, disk: &str) -> String {
     let link = std::fs::read_link(host.sysfs.path(format!("block/{disk}"))).unwrap();
     link.to_str().unwrap().strip_prefix("../").and_then(|place| place.split_once("/block/")).unwrap().0.to_owned()
@@ -30,12 +31,12 @@ fn add(host: &Host, scsi_device: &str, disk: &str, devno: &str) {
     host.sysfs.link(&format!("devices/virtual/block/dm-0/slaves/{disk}"), &format!("../../../../../{block}"));
 }
 
-/// Another path over the ports of a path, with another number.
+/// Adds a path over the same ports as an existing path, with another number.
 fn add_beside(host: &Host, beside: &str, lun: &str, disk: &str, devno: &str) {
     add(host, &with_number(&scsi_device(host, beside), lun), disk, devno);
 }
 
-/// Gives paths other numbers, before anybody looks.
+/// Gives paths other numbers before an exporter starts.
 fn number(host: &Host, luns: &[(&str, &str)]) {
     for (disk, lun) in luns {
         let before = scsi_device(host, disk);
@@ -52,7 +53,7 @@ fn number(host: &Host, luns: &[(&str, &str)]) {
     }
 }
 
-/// Gives the target that these paths lead to another name.
+/// Gives the target of these paths another name.
 fn call_target(host: &Host, disks: &[&str], node_name: &str) {
     for disk in disks {
         let scsi_device = scsi_device(host, disk);
@@ -62,7 +63,7 @@ fn call_target(host: &Host, disks: &[&str], node_name: &str) {
     }
 }
 
-/// A device with a path of a number of 64 bits, and with a pair of ports that has two numbers.
+/// A device that has a path with a 64-bit number, and a pair of ports with two numbers.
 pub fn several_luns() -> Host {
     let host = fabric();
     number(&host, &[("sdd", "4611967493404098560")]);
@@ -70,7 +71,7 @@ pub fn several_luns() -> Host {
     host
 }
 
-/// Paths of another number, and pairs of ports with several.
+/// The number of paths with another LUN number, and of port pairs with several numbers.
 fn findings(page: &Page) -> [f64; 2] {
     ["lun_mismatched_paths", "lun_conflicts"].map(|what| page.fault(what, WWID))
 }
@@ -96,7 +97,8 @@ fn paths_of_another_number_to_the_same_target_are_counted() {
     }
 }
 
-/// Each controller of an active/active array is a target of its own, and may number its LUNs by itself.
+/// Each controller of an active/active array is a target of its own, and may number its LUNs
+/// independently.
 #[test]
 fn each_target_has_its_own_numbers() {
     let host = fabric();
@@ -134,14 +136,14 @@ fn a_pair_of_ports_with_two_numbers_is_a_conflict() {
     for words in ["stop using it, data is at risk", "/runbooks/MultipathLunConflict", "LUN 8</span>"] {
         assert!(page.contains(words), "{words}: {page}");
     }
-    // Its path is gone, and with it the finding.
+    // The path is gone, and the finding with it.
     for disk in ["sde", "sdf", "sdg"] {
         host.sysfs.remove(&format!("devices/virtual/block/dm-0/slaves/{disk}"));
     }
     assert_eq!(findings(&exporter.reread()), [0.0; 2]);
 }
 
-/// Some arrays number a LUN by port. A conflict is none of that.
+/// Some arrays number a LUN per port. That is no conflict.
 #[test]
 fn an_array_that_numbers_by_port_has_no_mismatch() {
     let host = fabric();
@@ -163,7 +165,7 @@ fn an_array_that_numbers_by_port_has_no_mismatch() {
     assert_eq!(findings(&exporter.reread()), [0.0, 1.0]);
 }
 
-/// Whatever series are left out.
+/// The findings do not depend on the series that the options leave out.
 #[test]
 fn findings_stay_where_paths_have_no_series() {
     let host = fabric();

@@ -8,7 +8,7 @@ const DM_0: &str = "devices/virtual/block/dm-0";
 const SDB: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:2";
 const SDD: &str = "devices/platform/host7/session2/target7:0:0/7:0:0:2";
 
-/// Of `mpatha`: paths that differ in size, write protection and WWID.
+/// The mismatches of `mpatha`: paths that differ in size, write protection and WWID.
 fn mismatches(page: &Page) -> [f64; 3] {
     let of = |wwid| ["size", "read_only", "wwid"].map(|what| page.fault(&format!("{what}_mismatched_paths"), wwid));
     assert_eq!(of(MPATHB), [0.0; 3]);
@@ -83,10 +83,10 @@ fn another_lun_is_seen_by_what_udev_says() {
     assert_eq!(mismatches(&exporter.reread()), [0.0; 3]);
     host.sysfs.udev("8:16", "ID_SERIAL=360000000000000000e00000000010003");
     assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
-    // One path, whoever says so.
+    // One path counts once, even if two sources report it.
     scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
     assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
-    // A rule that failed to ask the disk says nothing.
+    // A udev rule that could not query the disk sets no property.
     host.sysfs.udev("8:16", "DEVTYPE=disk");
     assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 1.0]);
 }
@@ -120,7 +120,8 @@ fn when_all_paths_are_another_lun_all_are_counted() {
     assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0, 0.0, 2.0]);
 }
 
-/// A LUN number was given to another volume, the disks were scanned anew, and udev was told nothing. Then the exporter starts.
+/// The array gave the LUN number to another volume. The disks were rescanned, but udev received no
+/// event. Then the exporter starts.
 #[test]
 fn what_the_kernel_alone_knows_is_seen_after_a_restart() {
     let host = Host::recorded("01-healthy");
@@ -144,7 +145,7 @@ fn a_name_that_another_vendor_gave_may_be_another_name_of_the_same_lun() {
     assert_eq!(mismatches(&host.exporter(&[]).metrics()), [0.0; 3]);
 }
 
-/// One after the other, so that in the end nobody calls the map by its name any more.
+/// The paths change one after the other. In the end no path has the map's name.
 #[test]
 fn all_paths_that_become_another_lun_one_by_one_are_counted() {
     let host = Host::recorded("01-healthy");
@@ -155,7 +156,7 @@ fn all_paths_that_become_another_lun_one_by_one_are_counted() {
     assert_eq!(mismatches(&exporter.reread()), [0.0, 0.0, 2.0]);
 }
 
-/// A LUN with two names, of which the kernel takes the one and udev the other.
+/// The kernel and udev use different names of one LUN.
 #[test]
 fn another_name_of_the_same_lun_is_not_taken_for_another_lun() {
     let host = Host::recorded("01-healthy");
@@ -169,16 +170,16 @@ fn another_name_of_the_same_lun_is_not_taken_for_another_lun() {
 #[test]
 fn names_of_other_kinds_are_not_taken_for_other_luns() {
     for (wwid, scsi, serial, mismatched) in [
-        // What udev makes of a T10 name is not what the SCSI layer makes of it.
+        // udev and the SCSI layer write a T10 name differently.
         ("1LABARRAY_0002", "t10.LABARRAY 0002", "1LABARRAY_0002", 0.0),
         ("SLABARRAY_VDISK_beaf12", "t10.LABARRAY", "SLABARRAY_VDISK_beaf12", 0.0),
         ("20123456789abcdef", "eui.0123456789ABCDEF", "20123456789abcdef", 0.0),
-        // `uid_attribute` is another property, or a rule of the site's own.
+        // `uid_attribute` is another property, or the site has a udev rule of its own.
         ("0x60000000000000000e00000000010002", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
         ("60000000000000000e00000000010002", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
         ("IBM.750000000N8392.6900.5f", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
         ("my-database", "naa.60000000000000000e00000000010002", MPATHA, 0.0),
-        // The other path still says what the device is called.
+        // The other path still has the device's name.
         ("1LABARRAY_0002", "t10.LABARRAY 0002", "1LABARRAY_0003", 1.0),
         ("20123456789abcdef", "eui.0123456789abcd00", "20123456789abcd00", 1.0),
     ] {
@@ -198,8 +199,8 @@ fn names_of_other_kinds_are_not_taken_for_other_luns() {
     }
 }
 
-/// A LUN number was given to another volume of the same array: the kernel's word is new for none, one or all of the paths, while
-/// udev's is old. An exporter that has seen better days and one that starts now say the same.
+/// The array gave the LUN number to another of its volumes. The kernel's name is new for none, one
+/// or all of the paths, and udev's is old. A running exporter and a new one report the same.
 #[test]
 fn whoever_made_the_names_another_lun_is_seen_with_history_and_without() {
     for (wwid, own, other) in [
@@ -276,7 +277,7 @@ fn whoever_made_the_names_another_lun_is_seen_with_history_and_without() {
     }
 }
 
-/// A map that is called by one of the other names of its LUN, and firmware that adds a name which its users prefer.
+/// A map has one of the other names of its LUN. A firmware update adds a name that udev prefers.
 #[test]
 fn a_name_of_another_type_is_no_other_lun_with_history_or_without() {
     for (wwid, udev, own, later) in [
@@ -340,7 +341,7 @@ fn a_name_of_another_type_is_no_other_lun_with_history_or_without() {
 fn what_cannot_be_read_stays_as_last_read() {
     for file in ["wwid", "block/sdb/size", "block/sdb/ro", "vendor", "model", "rev", "state"] {
         let host = Host::recorded("01-healthy");
-        // Nobody else knows the states.
+        // No other source knows the states.
         host.multipathd.daemon(Reply::closed());
         scsi_says(&host, SDB, "naa.60000000000000000e00000000010003");
         host.sysfs.write(&format!("{SDB}/block/sdb/size"), "262144\n");

@@ -9,14 +9,14 @@ use crate::harness::{Exporter, Host, Page, eventually, recorded_tree};
 pub const NVME: &str = "--collector.nvme";
 /// `nvme0n1`: optimized through `nvme0`, non-optimized through `nvme1`.
 pub const FIRST: &str = "uuid.6ba2c62e-71c1-41c8-b9f6-d2e788c59000";
-/// `nvme0n2`: the other way round.
+/// `nvme0n2`: the opposite.
 pub const SECOND: &str = "uuid.8ec73938-af51-4c85-b5a2-8b314497996d";
 pub const NQN: &str = "nqn.2024-01.org.example:nvmearray1";
 
 pub const CONTROLLERS: &str = "devices/virtual/nvme-fabrics/ctl";
 pub const SUBSYSTEM: &str = "devices/virtual/nvme-subsystem/nvme-subsys0";
 
-/// Members, valid, standby, failed.
+/// The numbers of members, valid, standby and failed paths.
 fn counts(page: &Page, wwid: &str) -> [Option<f64>; 4] {
     ["paths", "valid_paths", "standby_paths", "failed_paths"].map(|metric| page.device(metric, wwid))
 }
@@ -25,7 +25,7 @@ fn some(counts: [f64; 4]) -> [Option<f64>; 4] {
     counts.map(Some)
 }
 
-/// Degraded devices, and those without valid paths.
+/// The numbers of degraded devices and of devices without valid paths.
 fn unhealthy(page: &Page) -> [Option<f64>; 2] {
     ["multipath_degraded_devices", "multipath_devices_without_valid_paths"].map(|series| page.value(series))
 }
@@ -46,7 +46,7 @@ fn events_total(page: &Page, wwid: &str, action: &str) -> Option<f64> {
     page.value(&format!("multipath_device_path_events_total{{wwid=\"{wwid}\",action=\"{action}\"}}"))
 }
 
-/// Takes a controller away with its paths, as a disconnect does.
+/// Removes a controller with its paths, like a disconnect.
 pub fn remove_controller(host: &Host, name: &str) {
     for entry in [format!("class/nvme/{name}"), format!("{SUBSYSTEM}/{name}"), format!("{CONTROLLERS}/{name}")] {
         host.sysfs.remove(&entry);
@@ -110,7 +110,7 @@ fn a_path_fails_with_its_controller_and_is_called_as_before() {
             assert_eq!(counts(&page, wwid), some(expected), "{state}");
         }
         assert_eq!(labels(&page), before, "{state}");
-        // The kernel's own words beside it: the ANA state stays what it was.
+        // The kernel's own state is shown beside it. The ANA state has not changed.
         let ana = page.label("multipath_path_ana_state", "path=\"nvme0c0n1\"", ",state");
         assert_eq!(ana, Some("optimized"), "{state}");
     }
@@ -166,7 +166,7 @@ fn what_is_found_when_sysfs_can_first_be_read_is_no_event() {
     let unlistable = host.sysfs.make_unlistable("block");
     let exporter = host.unready_exporter(&[NVME]);
     exporter.await_log(&["source cannot be read", "sysfs"]);
-    // The controllers can be read meanwhile.
+    // The exporter can still read the controllers.
     eventually("multipathd has answered", || (!exporter.get("/-/ready").text().contains("multipathd")).then_some(()));
     assert_eq!(exporter.get("/-/ready").status, 503);
     drop(unlistable);
@@ -272,14 +272,14 @@ fn an_array_with_one_optimized_controller_is_healthy() {
     assert_eq!((unhealthy(&page), page.value("multipath_failed_paths")), ([Some(0.0); 2], Some(0.0)));
     assert_eq!(exporter.get("/api/v1/multipath-health").json(), json!({"multipathHealth": {}}));
 
-    // With that one gone nothing takes I/O.
+    // Without this controller, no path takes I/O.
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/state"), "connecting\n");
     let page = exporter.reread();
     assert_eq!(counts(&page, FIRST), some([2.0, 0.0, 1.0, 1.0]));
     assert_eq!(unhealthy(&page), [Some(1.0), Some(1.0)]);
 }
 
-/// No path fails, so no event tells.
+/// No path fails, so the kernel sends no event.
 #[test]
 fn the_log_tells_when_an_array_puts_the_last_path_on_standby() {
     let host = Host::recorded("01-healthy");
@@ -307,7 +307,7 @@ fn without_ana_every_live_controller_is_a_valid_path() {
     assert_eq!(page.label("multipath_path_info", "path=\"nvme0c0n1\"", ",group"), Some(""));
 }
 
-/// A local disk that could be shared (CMIC), with this many controllers.
+/// A local disk that could be shared (CMIC), with this number of controllers.
 pub fn local_disk(controllers: u32) -> Host {
     let host = Host::bare();
     let tree = &host.sysfs;
@@ -340,7 +340,7 @@ fn a_local_disk_that_takes_the_name_of_an_array_s_is_no_device() {
     for gone in [format!("{subsystem}/nvme7n1"), format!("{subsystem}/nvme1"), "class/nvme/nvme1".to_owned()] {
         host.sysfs.remove(&gone);
     }
-    // Another inode, as another object has in sysfs.
+    // Another object has another inode in sysfs.
     host.sysfs.write("elsewhere/wwid", "eui.0025385a81b0a002\n");
     host.sysfs.write(&format!("{subsystem}/nvme7n1/wwid"), "eui.0025385a81b0a002\n");
     assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
@@ -350,13 +350,13 @@ fn a_local_disk_that_takes_the_name_of_an_array_s_is_no_device() {
 fn a_local_disk_is_no_device_whatever_becomes_of_its_controller() {
     let class = "class/nvme/nvme0";
     let host = local_disk(1);
-    // It is listed and cannot be read yet.
+    // The head is listed, but not readable yet.
     host.sysfs.remove(class);
     let exporter = host.exporter(&[NVME]);
     assert_eq!(exporter.metrics().value("multipath_devices"), Some(0.0));
     host.sysfs.link(class, "../../devices/pci0000:00/0000:00:00.0/nvme/nvme0");
     assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
-    // Pulled out, while something holds it open.
+    // The disk was removed while a process holds it open.
     host.sysfs.remove(class);
     host.sysfs.remove("devices/virtual/nvme-subsystem/nvme-subsys7/nvme0");
     assert_eq!(exporter.reread().value("multipath_devices"), Some(0.0));
@@ -369,7 +369,7 @@ fn a_local_disk_of_another_bus_is_no_device() {
     assert_eq!(host.exporter(&[NVME]).metrics().value("multipath_devices"), Some(0.0));
 }
 
-/// A restart while nothing is left: nobody else remembers what it was.
+/// A restart after the head is gone: only the memory knows what it was.
 #[test]
 fn a_head_found_without_controllers_has_no_valid_path() {
     let host = Host::recorded("01-healthy");
@@ -415,7 +415,7 @@ fn a_lone_local_disk_is_no_device_and_one_with_two_ports_is() {
     assert_eq!(counts(&page, "eui.0025385a81b0a001"), some([2.0, 2.0, 0.0, 0.0]));
     assert_eq!(page.ports("nvme7c1n1"), ["nvme-pcie", "", "nqn.2014.08.org.example:disk", "0000:00:01.0"]);
 
-    // It does not cease to be one by losing a port.
+    // The disk remains a device when it loses a port.
     host.sysfs.remove("class/nvme/nvme1");
     host.sysfs.remove("devices/virtual/nvme-subsystem/nvme-subsys7/nvme1");
     assert_eq!(counts(&exporter.reread(), "eui.0025385a81b0a001"), some([1.0, 1.0, 0.0, 0.0]));
@@ -445,13 +445,13 @@ fn a_connection_bound_to_nothing_leaves_through_the_owner_of_its_address() {
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), format!("{address}\n"));
         let exporter = host.exporter(&[NVME]);
         assert_eq!(exporter.metrics().ports("nvme0c0n1"), ["nvme-tcp", interface, NQN, portal], "{address}");
-        // An interface that loses the address before the controller notices is still the one that it was.
+        // An interface may lose the address before the controller notices. The port keeps its name.
         if interface == "lo" {
             let moved = address.replace("127.0.0.1", "192.0.2.255");
             host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), format!("{moved}\n"));
             assert_eq!(exporter.reread().ports("nvme0c0n1")[1], interface, "{address}");
         }
-        // Its own address goes with the connection.
+        // The source address disappears with the connection.
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/state"), "connecting\n");
         host.sysfs.write(&format!("{CONTROLLERS}/nvme0/address"), "traddr=10.10.1.2,trsvcid=4420\n");
         assert_eq!(exporter.reread().ports("nvme0c0n1")[1], interface, "{address}");
@@ -485,7 +485,7 @@ fn what_cannot_be_read_stays_as_last_read_and_nothing_else() {
         let page = exporter.reread();
         assert_eq!(page.of_device(FIRST), before.of_device(FIRST), "{file}");
 
-        // Its states are followed all the same.
+        // The exporter still follows its states.
         host.sysfs.write(&format!("{controller}/state"), "connecting\n");
         host.sysfs.write(&format!("{CONTROLLERS}/nvme1/nvme0c1n1/ana_state"), "inaccessible\n");
         let page = exporter.reread();
@@ -554,7 +554,7 @@ fn what_cannot_be_listed_stays_as_last_read() {
 fn two_heads_of_one_wwid_are_one_device() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&[NVME]);
-    // The rest of earlier ones that something still holds open.
+    // Former heads that something still holds open.
     for stale in ["nvme0n0", "nvme0n9"] {
         host.sysfs.write(&format!("{SUBSYSTEM}/{stale}/wwid"), format!("{FIRST}\n"));
     }
@@ -585,7 +585,7 @@ fn paths_that_differ_from_their_head_are_counted() {
     assert_eq!(mismatches(&page, FIRST), [1.0, 1.0, 0.0]);
     assert_eq!(mismatches(&page, SECOND), [0.0; 3]);
 
-    // The kernel takes the size from what it is about to remove.
+    // The kernel clears the size of a path before it removes the path.
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n1/size"), "0\n");
     assert_eq!(mismatches(&host.exporter(&[NVME]).metrics(), FIRST), [0.0, 1.0, 0.0]);
 }
@@ -624,7 +624,7 @@ fn without_nvme_there_is_nothing_and_no_error() {
     assert_no_errors(&page);
 }
 
-/// The head of a local disk that was pulled, while the kernel waits for it to come back.
+/// The head of a removed local disk. The kernel waits for its return.
 #[test]
 fn a_pulled_local_disk_is_no_device_while_its_removal_is_delayed() {
     let host = local_disk(1);
@@ -638,7 +638,7 @@ fn a_pulled_local_disk_is_no_device_while_its_removal_is_delayed() {
     assert_no_errors(&page);
 }
 
-/// Before Linux 5.3 the name of a path has the controller's ID, which is not the controller's number.
+/// Before Linux 5.3, a path's name contains the controller's ID instead of the controller's number.
 #[test]
 fn paths_are_found_by_whatever_number_is_in_their_names() {
     let host = Host::recorded("01-healthy");
@@ -663,7 +663,7 @@ fn a_path_of_another_size_than_its_head_is_failed() {
     let page = exporter.reread();
     assert_eq!(counts(&page, FIRST), some([2.0, 1.0, 0.0, 1.0]));
     assert_eq!(page.device("size_mismatched_paths", FIRST), Some(1.0));
-    // Its namespace is being removed.
+    // The kernel is removing the namespace.
     host.sysfs.write(&size, "0\n");
     assert_eq!(counts(&exporter.reread(), FIRST), some([2.0, 2.0, 0.0, 0.0]));
 }

@@ -1,15 +1,15 @@
-//! NVMe controllers over fabrics, whether I/O waits for them, and what subsystems show through them.
+//! NVMe controllers over fabrics, I/O that waits for them, and facts about subsystems.
 
 use super::nvme::{CONTROLLERS, FIRST, NQN, NVME, SECOND, SUBSYSTEM, add_controller, remove_controller};
 use super::{assert_errors, assert_no_errors};
 use crate::harness::{Exporter, Host, Page, eventually};
 
-/// The labels of what goes between the ports of `nvme0` of the recorded host.
+/// The labels of connections between the ports of `nvme0` of the recorded host.
 fn ports() -> String {
     format!("target=\"{NQN}\",target_port=\"10.10.1.2:4420\",initiator_port=\"e1\"")
 }
 
-/// Whether the controller of this name is up, where it is there.
+/// The state (up is 1) of this controller, if it exists.
 fn up(page: &Page, controller: &str) -> Option<f64> {
     let ours = |series: &&(&str, &str)| series.0.contains(&format!("controller=\"{controller}\""));
     page.of_metric("multipath_nvme_controller_up").iter().find(ours).map(|(_, value)| value.parse().unwrap())
@@ -69,7 +69,7 @@ fn a_controller_that_reconnects_has_failed_once_and_one_that_is_removed_in_order
         ("connecting", (0.0, 1.0)),
         ("live", (1.0, 1.0)),
         ("connecting", (0.0, 2.0)),
-        // The kernel gives it up.
+        // The kernel gives up the controller.
         ("deleting", (0.0, 2.0)),
     ] {
         assert_eq!(after(state), expected, "{state}");
@@ -85,7 +85,7 @@ fn a_controller_that_reconnects_has_failed_once_and_one_that_is_removed_in_order
     assert_eq!(failures(&exporter.reread()), Some(2.0));
 }
 
-/// The kernel counts since Linux 7.2.
+/// The kernel has these counters since Linux 7.2.
 #[test]
 fn a_controller_that_was_away_between_two_readings_has_failed() {
     let host = Host::recorded("01-healthy");
@@ -104,7 +104,7 @@ fn a_controller_that_was_away_between_two_readings_has_failed() {
     assert_errors("reset_count", &page);
 }
 
-/// The kernel gives its name at once to the next one, which cannot connect.
+/// The kernel immediately reuses the name for the next controller, which cannot connect.
 #[test]
 fn a_controller_that_is_removed_in_order_has_not_failed_with_its_successor() {
     let host = Host::recorded("01-healthy");
@@ -185,7 +185,7 @@ fn io_waits_until_the_kernel_gives_the_last_controller_up() {
         host.sysfs.write(&format!("{CONTROLLERS}/{controller}/fast_io_fail_tmo"), "1\n");
         set_state(&host, controller, "connecting");
     }
-    // Nothing in sysfs changes any more.
+    // From here on, nothing in sysfs changes.
     await_queueing(&exporter, 0.0);
     set_state(&host, "nvme1", "live");
     await_queueing(&exporter, 1.0);
@@ -218,7 +218,8 @@ fn a_head_without_a_controller_fails_io_unless_the_kernel_keeps_it() {
     eventually("one is kept", || (queueing(&exporter.metrics()) == [Some(1.0), Some(0.0)]).then_some(()));
 }
 
-/// The kernel tells it only under a lock that a command like `nvme format` holds until its controller is done with it.
+/// The kernel reads this attribute under a lock. A command like `nvme format` holds the lock until
+/// its controller has finished.
 #[test]
 fn how_long_a_head_is_kept_is_asked_only_when_none_of_its_controllers_is_live() {
     let host = Host::recorded("01-healthy");
@@ -237,7 +238,7 @@ fn how_long_a_head_is_kept_is_asked_only_when_none_of_its_controllers_is_live() 
     assert_errors("delayed_removal_secs", &page);
 }
 
-/// The paths without a head of the recorded subsystem.
+/// The number of paths without a head in the recorded subsystem.
 fn unreachable(page: &Page) -> Option<f64> {
     page.value(&format!("multipath_nvme_unreachable_namespaces{{target=\"{NQN}\"}}"))
 }
@@ -261,7 +262,8 @@ fn a_subsystem_says_how_io_is_spread_over_its_paths() {
     assert_errors("iopolicy", &page);
 }
 
-/// All of its namespaces are inaccessible, or it has none yet; and it has lost all.
+/// First all namespaces are inaccessible, then the subsystem has none yet, and finally it has lost
+/// all.
 #[test]
 fn a_subsystem_without_a_device_says_so_too() {
     let host = Host::recorded("01-healthy");
@@ -279,7 +281,7 @@ fn a_subsystem_without_a_device_says_so_too() {
     assert_eq!(policy(&exporter.reread(), "numa"), None);
 }
 
-/// Inaccessible since the connect.
+/// The namespace has been inaccessible since the connect.
 #[test]
 fn hidden_paths_without_a_head_are_counted_until_it_comes() {
     let host = Host::recorded("01-healthy");
@@ -294,7 +296,7 @@ fn hidden_paths_without_a_head_are_counted_until_it_comes() {
     assert_eq!((unreachable(&page), page.value("multipath_devices")), (Some(2.0), Some(4.0)));
     let status = exporter.get("/");
     assert!(status.text().contains("1 NVMe subsystem has namespaces that cannot be reached"), "{}", status.text());
-    // The path is what it was, and only its state is another one.
+    // Only the path's state has changed.
     host.sysfs.write(&format!("{CONTROLLERS}/nvme0/nvme0c0n3/ana_state"), "optimized\n");
     host.sysfs.write(&format!("{SUBSYSTEM}/nvme0n3/wwid"), "uuid.3\n");
     let page = exporter.reread();
@@ -321,7 +323,7 @@ fn without_native_multipath_nothing_waits_for_a_head() {
     assert_eq!((unreachable(&page), policy(&page, "numa")), (Some(0.0), Some(1.0)));
 }
 
-/// The driver counts since Linux 7.2.
+/// The driver has these counters since Linux 7.2.
 #[test]
 fn errors_are_those_that_the_driver_counts() {
     let host = Host::recorded("01-healthy");

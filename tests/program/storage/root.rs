@@ -1,4 +1,4 @@
-//! Which device the root file system stands on.
+//! The device that carries the root file system.
 
 use super::{assert_errors, assert_no_errors};
 use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page};
@@ -82,7 +82,7 @@ fn a_root_on_a_partition_of_a_head_stands_on_it() {
 fn a_btrfs_root_stands_on_all_its_devices() {
     let host = Host::recorded("01-healthy");
     add_volume(&host);
-    // The number is found by the node that is named: here it is that of a device every machine has.
+    // The node's device number decides. This node is the one of a device that every machine has.
     mount(&host, "0:29", "/dev/null");
     host.sysfs.link("dev/block/1:3", "../../devices/virtual/block/dm-2");
     let exporter = exporter(&host);
@@ -108,9 +108,10 @@ fn a_root_on_a_path_alone_is_on_no_device() {
 fn the_root_is_what_is_on_top_that_stands_on_a_device() {
     for table in [
         "1 0 0:1 / / rw - rootfs rootfs rw\n29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n",
-        // A mount point that is no text.
+        // A mount point that is not UTF-8.
         "29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n30 29 8:99 / /media/caf\u{e9} rw - vfat /dev/sdz rw\n",
-        // Overlays over it, over an image in it, and over it under another number than its device's.
+        // An overlay over the root, one over an image on it, and a root with another number than
+        // its device.
         "29 1 254:2 / / rw - xfs /dev/mapper/vg-root rw\n30 1 0:30 / / rw - overlay overlayroot rw\n",
         "29 1 0:30 / / ro - overlay composefs ro\n30 29 254:2 / /sysroot ro - xfs /dev/mapper/vg-root rw\n",
         "29 1 0:30 /root / rw - btrfs /dev/mapper/vg-root rw\n",

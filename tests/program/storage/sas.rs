@@ -1,7 +1,9 @@
-//! SAS and virtio-scsi: no session or port is read apart from their disks, whose own directories tell what they go over.
+//! SAS and virtio-scsi. Their transport has no session or port objects that the exporter reads: the
+//! directories of the disks show the ports.
 //!
-//! No machine of ours has SAS, so this host is written by hand, after `drivers/scsi/scsi_transport_sas.c` and a report of a
-//! shelf that lost an adapter: two host adapters, two expanders in a shelf, a disk with a port on each expander.
+//! The tests have no SAS hardware. The host is written by hand after
+//! `drivers/scsi/scsi_transport_sas.c` and a report of a shelf that lost an adapter. It has two
+//! host adapters and a shelf with two expanders. Each disk has a port on each expander.
 
 use super::assert_no_errors;
 use crate::harness::{Host, Page};
@@ -17,13 +19,14 @@ fn end_device(adapter: &str, expander: usize) -> String {
     format!("{adapter}/port-{number}/expander-{number}/port-{number}:46/end_device-{number}:46")
 }
 
-/// The kernel tells of a port, an expander or an adapter below its directory, by its own name.
+/// The kernel shows a port, an expander or an adapter in a directory of the same name below its
+/// own.
 fn write_class(host: &Host, directory: &str, class: &str, file: &str, content: &str) {
     let name = directory.rsplit('/').next().unwrap();
     host.sysfs.write(&format!("{directory}/{class}/{name}/{file}"), format!("{content}\n"));
 }
 
-/// A disk of which the map 0 consists, in this directory.
+/// A disk in this directory that is a path of map 0.
 fn add_path(host: &Host, directory: &str, disk: &str, devno: &str, hctl: &str) {
     let target = format!("target{}", hctl.rsplit_once(':').unwrap().0);
     let scsi = format!("{directory}/{target}/{hctl}");
@@ -39,7 +42,8 @@ fn add_path(host: &Host, directory: &str, disk: &str, devno: &str, hctl: &str) {
     host.sysfs.link(&format!("devices/virtual/block/dm-0/slaves/{disk}"), &format!("../../../../../{block}"));
 }
 
-/// `sda` and `sdb` over the first adapter, `sdc` and `sdd` over the second. Its driver tells no addresses but the disk's.
+/// `sda` and `sdb` use the first adapter, `sdc` and `sdd` the second. The driver shows no address
+/// except the disk's.
 pub fn shelf() -> Host {
     let host = Host::bare();
     host.sysfs.add_map(0, "mpatha", format!("mpath-{WWID}"), &[]);
@@ -55,7 +59,7 @@ pub fn shelf() -> Host {
     host
 }
 
-/// The driver tells more: the addresses of adapters, and which enclosure a disk is in.
+/// A driver that also shows the addresses of adapters and the enclosure of a disk.
 pub fn shelf_of_a_driver_that_tells() -> Host {
     let host = shelf();
     for (adapter, address) in [(FIRST, "0x500605b00aa00010"), (SECOND, "0x500605b00aa00020")] {
@@ -107,7 +111,8 @@ fn labels_do_not_change_when_an_adapter_is_lost() {
     for host in [shelf(), shelf_of_a_driver_that_tells()] {
         let exporter = host.exporter(&[]);
         let before = exporter.metrics();
-        // First its disks say so, then it stops to tell of itself, then it is gone.
+        // First the disks report the failure. Then the adapter loses its attributes, and finally it
+        // is gone.
         for (expander, target) in [(0, 46), (1, 47)] {
             let disk = format!("{}/target15:0:{target}/15:0:{target}:0/state", end_device(SECOND, expander));
             host.sysfs.write(&disk, "offline\n");

@@ -1,4 +1,4 @@
-//! I/O that stands still: of devices, and of single paths whose siblings work.
+//! Stalled I/O of devices, and of single paths whose siblings work.
 
 use serde_json::Value;
 
@@ -11,7 +11,8 @@ const SDB: &str = "devices/platform/host6/session1/target6:0:0/6:0:0:2/block/sdb
 const SDD: &str = "devices/platform/host7/session2/target7:0:0/7:0:0:2/block/sdd";
 const NVME_PATH: &str = "devices/virtual/nvme-fabrics/ctl/nvme0/nvme0c0n1";
 
-/// Writes `stat` of 17 numbers: so many requests are in flight, so many discards have completed.
+/// Writes a `stat` file of 17 numbers with these numbers of requests in flight and completed
+/// discards.
 fn write(host: &Host, device: &str, in_flight: u64, discards: u64) {
     host.sysfs.write(&format!("{device}/stat"), format!("7 0 9 9 7 0 9 9 {in_flight} 9 9 {discards} 0 0 0 3 0\n"));
 }
@@ -26,7 +27,7 @@ const DEVICES: [&str; 3] = ["devices/virtual/block/dm-0", "devices/virtual/block
 fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     let host = Host::recorded("01-healthy");
     let exporter = host.exporter(&["--collector.nvme"]);
-    // There is `inflight` alone, which does not tell of completions.
+    // Only `inflight` exists. It has no count of completions.
     host.sysfs.write(&format!("{}/inflight", DEVICES[0]), "       4        0\n");
     let page = exporter.reread();
     assert_eq!((stalled(&page), page.device("inflight_requests", MPATHA)), ([false; 3], Some(4.0)));
@@ -37,7 +38,7 @@ fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     assert!(document["devices"].as_array().unwrap().iter().any(|device| device["stalled_seconds"].is_number()));
     write(&host, DEVICES[1], 0, 8);
     assert_eq!(stalled(&exporter.reread()), [true, false, true]);
-    // It is suspended, or has no valid path: what waits for that may count as in flight.
+    // The device is suspended or has no valid path. Waiting I/O may then count as in flight.
     host.sysfs.write(&format!("{}/dm/suspended", DEVICES[0]), "1\n");
     assert_eq!(stalled(&exporter.reread()), [false, false, true]);
     host.turn_into("03-both-lost");
@@ -47,7 +48,7 @@ fn io_stands_still_while_some_is_in_flight_and_none_completes() {
     assert_no_errors(&page);
 }
 
-/// Kernels before 6.2 count the I/O of a native NVMe device at its paths only.
+/// Kernels before 6.2 count the I/O of a native NVMe device only at its paths.
 #[test]
 fn the_paths_of_a_head_that_counts_nothing_tell() {
     let host = Host::recorded("01-healthy");
@@ -88,7 +89,7 @@ fn a_stat_that_makes_no_sense_is_an_error_of_one_device() {
     }
 }
 
-/// How long I/O stands still on each path that has a word for it.
+/// Each path with a series for stalled I/O, and whether its I/O stalls.
 fn paths(exporter: &Exporter) -> Vec<(String, bool)> {
     let document = exporter.get("/api/v1/devices").json();
     let devices = document["devices"].as_array().unwrap();

@@ -1,11 +1,12 @@
-//! Disks that are LUNs of a device and no paths of it.
+//! Disks that are LUNs of a device but not its paths.
 
 use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
 use crate::harness::{Host, MPATHA, MPATHB, Page, run};
 
 const SDD: &str = "devices/platform/host7/session2/target7:0:0/7:0:0:2";
 
-/// The recorded host, where `sdd` has left its map. A single look waits for nothing, so it tells what is beside the map.
+/// The recorded host after `sdd` has left its map. `--oneshot` does not wait for a minute before it
+/// reports a stray path.
 pub fn beside() -> Host {
     let host = Host::recorded("01-healthy");
     for (devno, wwid) in [("8:0", MPATHB), ("8:16", MPATHA), ("8:32", MPATHB), ("8:48", MPATHA)] {
@@ -31,7 +32,7 @@ fn a_disk_beside_its_map_is_a_stray() {
     let host = beside();
     let page = look(&host);
     assert_eq!((strays(&page), page.value("multipath_unassembled_wwids")), (1.0, Some(0.0)));
-    // A running exporter waits for a minute.
+    // A running exporter waits for one minute.
     let exporter = host.exporter(&["--no-collector.multipathd"]);
     assert_eq!(strays(&exporter.metrics()), 0.0);
     let device = &exporter.get("/api/v1/devices").json()["devices"][0];

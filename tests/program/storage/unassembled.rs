@@ -1,4 +1,4 @@
-//! Disks that are there on several paths, and that no multipath device holds.
+//! Disks with several paths that no multipath device holds.
 
 use rustix::process::Signal;
 
@@ -6,7 +6,7 @@ use super::{SYSFS_ERRORS, assert_errors, assert_no_errors};
 use crate::harness::{Host, MPATHA, MPATHB, Page, Reply, eventually, run};
 
 const WWIDS: &str = "multipath_unassembled_wwids";
-/// As multipathd prints them.
+/// The disks in multipathd's output format.
 const ALL: &str = "sda\nsdb\nsdc\nsdd\n";
 
 fn paths(wwid: &str) -> String {
@@ -23,7 +23,7 @@ pub fn unassembled() -> Host {
     for (devno, wwid) in [("8:0", MPATHB), ("8:16", MPATHA), ("8:32", MPATHB), ("8:48", MPATHA)] {
         host.sysfs.udev(devno, &format!("ID_SERIAL={wwid}"));
     }
-    // Others may have the same name twice, too.
+    // Other disks may also share a name.
     for devno in ["259:1", "259:3"] {
         host.sysfs.udev(devno, "ID_WWN=uuid.1");
     }
@@ -102,7 +102,7 @@ fn refused_again_and_again_it_does_not_come_and_go() {
     let exporter = host.exporter(&["--reread.interval=20ms"]);
     eventually("it is refused", || (exporter.metrics().value(WWIDS) == Some(2.0)).then_some(()));
     let asked = host.multipathd.asked_for_paths();
-    // By a timer, which goes the slower the longer an answer takes.
+    // The interval of the timer grows with the time of an answer.
     eventually("it is refused more often", || {
         assert_both(&exporter.metrics());
         (host.multipathd.asked_for_paths() > asked + 2).then_some(())
@@ -112,7 +112,7 @@ fn refused_again_and_again_it_does_not_come_and_go() {
         assert_both(&exporter.reread());
     }
     assert!(host.multipathd.asked_for_paths() >= asked + 10);
-    // As soon as it answers that counts.
+    // The exporter uses an answer as soon as it arrives.
     host.multipathd.paths(Reply::Text("\n".to_owned()));
     exporter.await_values(&[(WWIDS, 0.0)]);
 }
@@ -248,7 +248,7 @@ fn one_path_is_shown_where_it_is_marked_or_beside_a_map() {
         assert_eq!(page.value(WWIDS), Some(shown), "{marks}");
         assert_eq!(page.value(&paths(MPATHA)), (shown > 0.0).then_some(shown), "{marks}");
     }
-    // The map over the other LUN comes.
+    // The map over the other LUN appears.
     let host = unassembled();
     host.turn_into("01-healthy");
     let exporter = host.exporter(&["--no-collector.multipathd"]);
@@ -302,13 +302,13 @@ fn what_another_driver_holds_is_counted_and_no_alert_is_about_it() {
         let expected = (serde_json::json!(MPATHA), serde_json::json!(held_by), serde_json::json!(["sdb", "sdd"]));
         assert!(told.contains(&(&expected.0, &expected.1, &expected.2)), "{what}: {told:?}");
     }
-    // Where nothing tells which disks it holds, its size does.
+    // If no source says which disks a map holds, the map's size decides.
     let host = unassembled();
     host.sysfs.write("devices/virtual/block/emcpowera/size", "131072\n");
     host.sysfs.link("block/emcpowera", "../devices/virtual/block/emcpowera");
     let page = host.exporter(&["--no-collector.multipathd"]).metrics();
     assert_eq!((page.value(WWIDS), page.of_metric("multipath_unassembled_paths").len()), (Some(2.0), 0));
-    // What stands on it by itself uses it directly, and is no reason to be silent.
+    // A mount on the disk itself is direct use, and does not suppress the finding.
     let host = unassembled();
     host.sysfs.write(&format!("{disk}/holders/dm-9/x"), "");
     assert_both(&host.exporter(&["--no-collector.multipathd"]).metrics());

@@ -1,4 +1,4 @@
-//! Which devices are in use, where device mapper does not tell who holds them.
+//! Devices in use on a host where the exporter may not ask device mapper.
 
 use super::{assert_errors, assert_no_errors, root};
 use crate::harness::{Exporter, Host, MPATHA, MPATHB, Page};
@@ -36,7 +36,7 @@ fn mounts_swaps_and_holders() {
     assert_eq!(use_of(&page), [Some(1.0); 3]);
     assert_no_errors(&page);
     assert_eq!(exporter.get("/api/v1/devices").json()["devices"][0]["in_use"], true);
-    // A table that cannot be read stays as last read.
+    // An unreadable table keeps its last reading.
     host.sysfs.make_unreadable("proc/swaps");
     host.sysfs.write("proc/1/mountinfo", "");
     let page = exporter.reread();

@@ -18,14 +18,14 @@ fn bond_exporter(host: &Host, config: &str) -> (Tree, Exporter) {
     (directory, exporter)
 }
 
-/// Networks of `storage` that are up: `e1`, the CIDR, and all together.
+/// The networks of `storage` that are up: `e1`, the CIDR, and all together.
 fn networks_up(page: &Page) -> [Option<f64>; 3] {
     let network = |name| format!("multipath_iscsi_bond_network_up{{bond=\"storage\",network=\"{name}\"}}");
     let all = "multipath_iscsi_bond_networks_up{bond=\"storage\"}".to_owned();
     [network("e1"), network("10.10.2.0/24"), all].map(|series| page.value(&series))
 }
 
-/// All that the page has of this bond.
+/// All series of this bond.
 fn series_of<'a>(page: &'a Page, bond: &str) -> Vec<&'a str> {
     let bond = format!("bond=\"{bond}\"");
     page.samples().map(|(series, _)| series).filter(|series| series.contains(&bond)).collect()
@@ -73,7 +73,7 @@ fn a_bond_of_which_no_target_has_a_session_is_not_watched() {
     assert_eq!(series_of(&exporter.metrics(), "storage"), [""; 0]);
 }
 
-/// oVirt uses the default network then.
+/// In this case oVirt uses the default network.
 #[test]
 fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     let config =
@@ -86,13 +86,14 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     assert!(exporter.get("/").text().contains(line));
     assert_no_errors(&page);
 
-    // It gets the interface, and no session goes over that.
+    // The interface appears, but no session uses it.
     host.sysfs.write("class/net/e3/operstate", "down\n");
     let page = exporter.reread();
     assert_eq!(page.value("multipath_iscsi_bond_networks{bond=\"storage\"}"), Some(2.0));
     assert_eq!(page.value("multipath_iscsi_bond_networks_up{bond=\"storage\"}"), Some(0.0));
     assert!(!exporter.get("/").text().contains(line));
-    // An interface that is gone is missed, until the targets are logged out of or the configuration changes.
+    // The bond misses a removed interface until the host logs out of the targets or the
+    // configuration changes.
     host.sysfs.remove("class/net/e3");
     let page = exporter.reread();
     assert_eq!(page.value("multipath_iscsi_bond_networks_up{bond=\"storage\"}"), Some(0.0));
@@ -102,7 +103,7 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
         series_of(&exporter.metrics(), "storage").is_empty().then_some(())
     });
 
-    // It has an address of the network; the other network is an interface of its own.
+    // This interface has an address of the network. The other network is an interface of its own.
     for (networks, number, up) in [("[e3, 127.0.0.0/8]", 2.0, 0.0), ("[e3, e2]", 2.0, 1.0)] {
         directory.write("config.yml", config(networks));
         exporter.signal(Signal::HUP);
@@ -120,7 +121,8 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     assert_eq!(series_of(&exporter.metrics(), "storage"), [""; 0]);
 }
 
-/// The kernel does not say any more where they came from, and the addresses may be gone.
+/// The kernel no longer shows the source address of the sessions, and the interface addresses may
+/// be gone.
 #[test]
 fn a_bond_of_sessions_that_are_down_at_the_start_is_watched() {
     let host = Host::recorded("03-both-lost");

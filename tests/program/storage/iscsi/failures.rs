@@ -1,4 +1,4 @@
-//! How often sessions fail.
+//! The number of session failures.
 
 use super::{SESSION1, SESSION2, TARGET};
 use crate::harness::{Exporter, Host, Page, recorded_tree};
@@ -74,7 +74,7 @@ fn a_logout_that_takes_long_is_no_failure() {
         let exporter = host.exporter(&["--reread.interval=100ms"]);
         host.sysfs.write(&format!("{SESSION1}/target_state"), "UNBOUND\n");
         assert_eq!(into(&host, &exporter, SESSION1, state), [Some(0.0); 2], "{state}");
-        // The other session has been down for long enough to have failed.
+        // The other session has been down long enough to have failed.
         host.sysfs.write(&format!("{SESSION2}/target_state"), "SCANNED\n");
         host.sysfs.write(&format!("{SESSION2}/state"), "FREE\n");
         exporter.await_values(&[(&series(FIRST), 0.0), (&series(SECOND), 1.0)]);

@@ -18,7 +18,7 @@ const HOST7: &str = "devices/platform/host7/iscsi_host/host7";
 
 const TARGET: &str = "iqn.2024-01.org.example:array1";
 
-/// Of each session by name: initiator port, target, target port, and whether it is up.
+/// Each session by name: initiator port, target, target port, and state (up is 1).
 fn sessions(page: &Page) -> BTreeMap<String, (String, String, String, f64)> {
     let series = page.of_metric("multipath_iscsi_session_up");
     let session = |(series, value): (&str, &str)| {
@@ -34,7 +34,7 @@ fn session(initiator_port: &str, target_port: &str, up: f64) -> (String, String,
     (initiator_port.to_owned(), TARGET.to_owned(), target_port.to_owned(), up)
 }
 
-/// The two sessions of the recorded host, up or not.
+/// The two sessions of the recorded host with these states.
 fn both(first_up: f64, second_up: f64) -> BTreeMap<String, (String, String, String, f64)> {
     let first = ("session1".to_owned(), session("e1", "10.10.1.2:3260", first_up));
     let second = ("session2".to_owned(), session("e2", "10.10.2.2:3260", second_up));
@@ -99,7 +99,7 @@ fn members_are_counted_by_the_session_that_they_use() {
         assert!(series.iter().all(|(series, _)| series.contains(&format!(",target=\"{TARGET}\""))), "{series:?}");
         series.into_iter().map(|(_, value)| value.parse().unwrap()).collect()
     };
-    // A path that has failed is one, too.
+    // A failed path still counts as a path.
     assert_eq!(paths(&exporter.metrics()), [2.0, 2.0]);
     host.sysfs.remove("devices/platform/host7/session2/target7:0:0/7:0:0:2");
     assert_eq!(paths(&exporter.reread()), [2.0, 1.0]);
@@ -161,7 +161,7 @@ fn a_session_bound_to_nothing_is_named_once_its_network_is_there() {
     host.sysfs.write(&format!("{SESSION1}/state"), "LOGGED_IN\n");
     assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
 
-    // And stays so when it dies again.
+    // The label remains when the session dies again.
     host.sysfs.remove(&format!("{HOST6}/ipaddress"));
     host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
     let page = exporter.reread();
@@ -177,7 +177,7 @@ fn an_address_that_moves_to_another_interface_takes_its_session_along() {
     assert_eq!(sessions(&exporter.metrics())["session1"], session("10.10.1.1", "10.10.1.2:3260", 1.0));
     host.sysfs.write(&format!("{HOST6}/ipaddress"), "127.0.0.1\n");
     assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
-    // The interface has lost the address, which may be how it fails.
+    // The interface has lost its address. Such a loss may be the cause of the failure.
     host.sysfs.write(&format!("{HOST6}/ipaddress"), "192.0.2.255\n");
     assert_eq!(sessions(&exporter.reread())["session1"], session("lo", "10.10.1.2:3260", 1.0));
     host.sysfs.write(&format!("{HOST6}/netdev"), "bridge0\n");
@@ -186,7 +186,7 @@ fn an_address_that_moves_to_another_interface_takes_its_session_along() {
     assert_eq!(page.ports("sdb")[1], "bridge0");
 }
 
-/// Takes away the first session with its disks, as a logout does.
+/// Removes the first session with its disks, like a logout.
 fn log_out_of_the_first(host: &Host) {
     for gone in [
         "class/iscsi_session/session1",
@@ -202,7 +202,7 @@ fn log_out_of_the_first(host: &Host) {
     }
 }
 
-/// The host with the first session under another number, and to another portal.
+/// The host with another number and portal for the first session.
 fn renumbered_tree() -> String {
     recorded_tree("01-healthy")
         .replace("session1", "session3")
@@ -227,7 +227,7 @@ fn a_login_under_another_number_takes_the_old_ones_place() {
     assert_no_errors(&page);
 }
 
-/// The kernel gives a number that is free to the next disk that comes.
+/// The kernel gives a free number to the next disk.
 #[test]
 fn a_disk_that_comes_under_the_number_of_one_that_went_is_shown_as_it_is() {
     for name in ["sdb", "sde"] {
@@ -287,7 +287,7 @@ fn what_cannot_be_read_of_a_session_is_all_that_is_missing() {
         host.sysfs.make_unreadable(&file);
         host.sysfs.write(&format!("{SESSION1}/state"), "FAILED\n");
         assert_eq!(sessions(&before.reread()), both(0.0, 1.0), "{what}");
-        // Read anew where it logs in.
+        // A login causes a new reading.
         host.sysfs.write(&format!("{SESSION1}/state"), "LOGGED_IN\n");
         let page = before.reread();
         assert_eq!(sessions(&page), both(1.0, 1.0), "{what}");
@@ -359,7 +359,7 @@ fn sessions_are_read_again_without_an_event() {
     ]);
 }
 
-/// `nr_sessions=2`, or a login that was made twice.
+/// `nr_sessions=2`, or two logins.
 #[test]
 fn of_two_sessions_that_are_equal_in_all_but_their_name_each_is_told_by_itself() {
     let host = Host::recorded("01-healthy");
@@ -382,7 +382,7 @@ fn of_two_sessions_that_are_equal_in_all_but_their_name_each_is_told_by_itself()
         let paths = format!("multipath_iscsi_session_paths{{session=\"{session}\",{ports}}}");
         assert_eq!(page.value(&paths), Some(2.0), "{session}");
     }
-    // They share both ports, so each device hangs on one of each.
+    // The sessions share both ports, so each device depends on one port of each side.
     for wwid in [MPATHA, MPATHB] {
         for (metric, value) in [("paths", 2.0), ("redundant", 0.0), ("initiator_ports", 1.0), ("target_ports", 1.0)] {
             assert_eq!(page.device(metric, wwid), Some(value), "{metric}");

@@ -1,11 +1,13 @@
-//! Offload adapters: in the shape in which their drivers show them, as none can be had for real (`*_host_get_param` and
-//! `*_attr_is_visible` of `drivers/scsi/{qla4xxx,be2iscsi,bnx2i,cxgbi,qedi}` in the kernel).
+//! Offload adapters. The tests have no such hardware, so the files follow the drivers in the kernel
+//! (`*_host_get_param` and `*_attr_is_visible` of
+//! `drivers/scsi/{qla4xxx,be2iscsi,bnx2i,cxgbi,qedi}`).
 
 use super::super::assert_no_errors;
 use super::{CONNECTION1, CONNECTION2, HOST6, HOST7, SESSION1, SESSION2, session, sessions};
 use crate::harness::{Host, MPATHA};
 
-/// A host whose two sessions go through two ports of an adapter: what the hosts of these have, and their interfaces.
+/// A host whose two sessions use two ports of an adapter. The arguments are the attributes of both
+/// SCSI hosts, and their interfaces.
 fn adapter(hosts: [&[(&str, &str)]; 2], interfaces: &[(&str, &str)]) -> Host {
     let host = Host::recorded("01-healthy");
     for (place, attributes) in [HOST6, HOST7].into_iter().zip(hosts) {
@@ -46,7 +48,7 @@ fn an_adapter_is_named_by_its_own_address() {
             &[],
             ["192.0.2.251", "2001:db8::252"],
         ),
-        // These share the port of a network interface.
+        // These adapters share the port of a network interface.
         (
             "bnx2i, cxgb4i",
             [&[("ipaddress", "192.0.2.251"), ("netdev", "e5")], &[("ipaddress", "192.0.2.252"), ("netdev", "e6")]],
@@ -80,7 +82,7 @@ fn an_adapter_that_speaks_ipv6_is_named_by_that_address() {
     assert_eq!(sessions(&page)["session1"], session("2001:db8::251", "[2001:db8::1]:3260", 1.0));
 }
 
-/// One port of an adapter is one port of the host, whatever the sessions are.
+/// One port of an adapter is one port of the host, for any number of sessions.
 #[test]
 fn two_sessions_of_one_adapter_are_not_redundant() {
     let address = [("ipaddress", "192.0.2.251")];
@@ -102,7 +104,7 @@ fn an_adapter_is_asked_for_its_address_only_when_a_session_has_logged_in() {
     assert_eq!(sessions(&page)["session1"], session("", "10.10.1.2:3260", 0.0));
     assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
 
-    // It is not asked again, so nobody sees that it does not answer.
+    // The exporter does not ask again, so it does not see that the adapter gives no answer.
     host.sysfs.make_unreadable("class/iscsi_iface/ipv4-iface-6-0/ipaddress");
     host.sysfs.make_unreadable("class/iscsi_iface/ipv4-iface-7-0/ipaddress");
     let page = exporter.reread();
@@ -117,7 +119,7 @@ fn an_adapter_is_asked_for_its_address_only_when_a_session_has_logged_in() {
     assert_eq!(sessions(&page)["session2"], session("192.0.2.252", "10.10.2.2:3260", 1.0));
 }
 
-/// An adapter may keep a session for discovery. qla4xxx and iSER say so (`*_attr_is_visible`).
+/// An adapter may keep a session for discovery. qla4xxx and iSER mark it (`*_attr_is_visible`).
 #[test]
 fn a_session_for_discovery_is_none_that_anybody_misses() {
     for (file, count) in [(None, 2), (Some("0\n"), 2), (Some("1\n"), 1)] {
