@@ -1,5 +1,5 @@
-//! One round of the monitor over readings that have come: how long devices take to be assembled anew, and how long where
-//! nothing has changed, as on nearly every host nearly always.
+//! One round of the monitor over finished readings. It measures the assembly of changed devices,
+//! and of a host without changes, which is the usual case.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! The cost of remembering: memory, the file's size, and the time of one look at the host. The ratio is to the assembly of
-//! devices that have not changed, which comes before each look.
+//! The cost of the exporter's memory: resident memory, the file's size, and the time of one look at
+//! the host. The ratio compares it with the assembly of unchanged devices, which precedes each
+//! look.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ fn look(memory: &mut Memory, devices: &[Arc<Device>], transports: &Transports) {
     black_box(memory.look(&view, Now::get()));
 }
 
-/// Bytes that this process has in memory.
+/// The resident memory of this process in bytes.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4096

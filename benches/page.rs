@@ -1,8 +1,10 @@
-//! The status page of a large host over HTTP, beside a bare loop that writes the same bytes to a loopback socket.
+//! The status page of a large host over HTTP, compared with a bare loop that writes the same bytes
+//! to a loopback socket.
 //!
-//! The real program, as built for release, on a made-up host of 1,000 devices × 8 paths, healthy and with one of its two
-//! networks lost, so that every device is in trouble. Unlike the metrics the page is written anew for whoever asks: it
-//! says how old things are. Measured like the scrape.
+//! The benchmark runs the release build on an artificial host of 1,000 devices × 8 paths. The host
+//! is healthy first, and then loses one of its two networks, so that every device is in trouble.
+//! The server renders the page for each request, because the page shows ages. The method is that of
+//! the scrape benchmark.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts what it measures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]

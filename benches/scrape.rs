@@ -1,9 +1,11 @@
-//! A whole scrape over HTTP, beside a bare loop that writes the same bytes to a loopback socket, and over TLS.
+//! A whole scrape over HTTP, compared with a bare loop that writes the same bytes to a loopback
+//! socket, and over TLS.
 //!
-//! The real program, as built for release, on a made-up host of 500 devices × 4 paths: a sysfs tree in a temporary
-//! directory and a thread that answers as multipathd does, so that every series is there. Both sides answer one client
-//! over a kept connection, turn by turn, so that what disturbs the one disturbs the other. Times are medians of rounds;
-//! CPU is the answering process's or thread's own, from the kernel's scheduler statistics.
+//! The benchmark runs the release build on an artificial host of 500 devices × 4 paths: a sysfs
+//! tree in a temporary directory, and a thread in multipathd's place, so that every series exists.
+//! Both sides answer one client over a kept connection in turns, so that disturbances affect both.
+//! Times are medians of rounds. Processor time comes from the kernel's scheduler statistics of the
+//! answering process or thread.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark starts what it measures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]
@@ -69,7 +71,7 @@ fn main() {
     gzip_tls.show_ratio("gzip: TLS / no TLS", gzip);
 }
 
-/// TLS over this connection, with the cipher suite that Prometheus's client, Go's, offers first.
+/// TLS on this connection with the cipher suite that Go's client, and so Prometheus, prefers.
 fn tls(stream: TcpStream, certificate: &CertificateDer<'static>) -> StreamOwned<ClientConnection, Buffered> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
@@ -80,7 +82,7 @@ fn tls(stream: TcpStream, certificate: &CertificateDer<'static>) -> StreamOwned<
     StreamOwned::new(session, Buffered(BufReader::with_capacity(1 << 20, stream)))
 }
 
-/// A web configuration file with a certificate, which is returned.
+/// Writes a web configuration file with a certificate, and returns the certificate.
 fn make_web_config(directory: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(directory.join("server.crt"), made.cert.pem()).unwrap();
@@ -90,7 +92,7 @@ fn make_web_config(directory: &Path) -> CertificateDer<'static> {
     made.cert.der().clone()
 }
 
-/// What comes, read as much at a time as without TLS: rustls by itself asks for 4 KiB.
+/// A stream that reads as much at a time as without TLS. rustls alone reads 4 KiB.
 struct Buffered(BufReader<TcpStream>);
 
 impl Read for Buffered {

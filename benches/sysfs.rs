@@ -1,9 +1,10 @@
-//! One reading of sysfs, as a resync or a re-read makes it: how long, and how many files.
+//! One reading of sysfs in a resync or a re-read: its time and the number of files.
 //!
-//! Two made-up hosts over 16 iSCSI sessions, in memory, with udev's database: 500 devices × 4 paths, and 10,000 × 8. A file
-//! there costs about what one of a real sysfs does, which is in memory too, so these are figures to compare with each
-//! other, and with the bare loop that opens, reads and closes the files that no reading can do without. A host without
-//! device mapper's word has everything to find out from files; with it, only what device mapper does not tell.
+//! The two artificial hosts have 16 iSCSI sessions and udev's database, all in memory: 500 devices
+//! × 4 paths, and 10,000 × 8. A file there costs about as much as in a real sysfs, which is also in
+//! memory. Compare the figures with each other, and with the bare loop that opens, reads and closes
+//! the files that every reading needs. Without device mapper's status, the exporter must learn
+//! everything from files. With it, the files add only what device mapper does not report.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]
 
@@ -22,7 +23,7 @@ use multipath_exporter::topology::DevNo;
 use rustix::time::ClockId;
 
 const SESSIONS: usize = 16;
-/// The `stat` of a device at rest.
+/// The `stat` of an idle device.
 const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
 fn main() {
@@ -31,7 +32,7 @@ fn main() {
     }
 }
 
-/// A made-up host, and how often it is read.
+/// An artificial host, and the number of its readings.
 struct Host {
     devices: usize,
     paths: usize,
@@ -53,7 +54,8 @@ impl Host {
         let mut buffer = [0; 4096];
         let mut read_whole = |file: &PathBuf| assert!(File::open(file).unwrap().read(&mut buffer).unwrap() > 0);
         self.show("bare loop over the states of all disks", || measure(|| states.iter().for_each(&mut read_whole)));
-        // A re-read on a real sysfs reads ALUA states so, and leaves out the other states where device mapper tells of the maps.
+        // A re-read of a real sysfs reads ALUA states this way. It omits the other states where
+        // device mapper reports the maps.
         let open = File::open("/sys/class/net/lo/ifindex").unwrap();
         let mut again = |_| assert!(open.read_at(&mut buffer, 0).unwrap() > 0);
         self.show("an open file of a real sysfs, once for each disk", || {
@@ -107,7 +109,7 @@ impl Host {
         println!("{name:52} {time:>8.2} ms {cpu:>8.2} ms {each:>11.2} µs {reads:>12}");
     }
 
-    /// A resync has to read these at the least: two files of each disk.
+    /// A resync must read at least these two files of each disk.
     fn state_files(&self, root: &Path) -> Vec<PathBuf> {
         let places = |device| (0..self.paths).map(move |path| self.scsi_device(device, path));
         let disks = (0..self.devices).flat_map(places);
@@ -123,14 +125,16 @@ impl Host {
         (0..self.devices).map(map).collect()
     }
 
-    /// The host's files: maps `dm-N` over disks `sdX`, each path of a device through a session of its own.
+    /// Writes the host's files: maps `dm-N` over disks `sdX`. Each path of a device has a session
+    /// of its own.
     fn make(&self, root: &Path) {
         let mut written: HashMap<String, PathBuf> = HashMap::new();
         let mut write = |directory: &Path, files: &[(&str, String)]| {
             fs::create_dir_all(directory).unwrap();
             for (name, content) in files {
                 let file = directory.join(name);
-                // Files that hold the same are one file of many names: a page for each would take 4 GB.
+                // Files with equal content are hard links. A page of memory for each would take 4
+                // GB.
                 if written.get(content).is_none_or(|same| fs::hard_link(same, &file).is_err()) {
                     fs::write(&file, format!("{content}\n")).unwrap();
                     written.insert(content.clone(), file);
@@ -196,7 +200,7 @@ impl Host {
         }
     }
 
-    /// Where a path's SCSI device lies: below the session that it goes through.
+    /// The directory of a path's SCSI device, below its session.
     fn scsi_device(&self, device: usize, path: usize) -> String {
         let session = device % (SESSIONS / self.paths) * self.paths + path;
         let hctl = format!("{session}:0:0:{device}");
@@ -214,7 +218,7 @@ fn read_transports(reader: &mut Reader, request: &transports::Request) {
     assert_eq!(reading.transports.iscsi_sessions.len(), SESSIONS);
 }
 
-/// What one reading took.
+/// The cost of one reading.
 struct Round {
     time: Duration,
     cpu: Duration,
@@ -227,13 +231,13 @@ fn measure(action: impl FnOnce()) -> Round {
     Round { time: start.elapsed(), cpu: cpu_time() - cpu, reads: reads() - before - 1 }
 }
 
-/// Time on a processor, of this thread.
+/// Processor time of this thread.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The process's own count of reads, this one included.
+/// The number of reads of this process, including this one.
 fn reads() -> u64 {
     let text = fs::read_to_string("/proc/self/io").unwrap();
     text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse().unwrap()
@@ -243,7 +247,8 @@ fn wwid(device: usize) -> String {
     format!("3600a0980{device:024x}")
 }
 
-/// Disks have sixteen numbers each, and 16 majors: the first 256 have the old ones, more follow above.
+/// Each disk has 16 minor numbers. The first 256 disks use the 16 old majors, and the others follow
+/// above.
 fn devno(disk: usize) -> String {
     let major = match disk / 16 % 16 {
         0 => 8,

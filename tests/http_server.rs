@@ -1,6 +1,7 @@
-//! The HTTP server over real sockets, with a stub for a handler: what it promises to clients, kind or not.
+//! The HTTP server over real sockets with a stub handler: its promises to friendly and hostile
+//! clients.
 //!
-//! Nothing here sleeps. A test waits for what should happen, and fails if it has not after [`PATIENCE`].
+//! No test sleeps for a result. It waits for it, and fails after [`PATIENCE`].
 
 #![allow(
     clippy::unwrap_used,
@@ -23,23 +24,23 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-/// Longer than anything here takes on a busy machine; shorter than a person's.
+/// The deadline of a wait. It is longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// More than the server's queue and the sockets' buffers can hold.
+/// More than the server's queue and the socket buffers can hold.
 const LARGE: usize = 16 * 1024 * 1024;
 
 const GET: &str = "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// What the stub's paths need.
+/// The state behind the stub's paths.
 #[derive(Clone)]
 struct Stub {
     large: Arc<[Bytes]>,
-    /// Permits of the answers to `/guarded` that are not yet handed over: one.
+    /// The single permit for unfinished answers to `/guarded`.
     permits: Arc<Semaphore>,
-    /// A request of `/held` has come.
+    /// Signals that a request for `/held` has arrived.
     arrived: Arc<Notify>,
-    /// Lets it go on.
+    /// Lets that request continue.
     release: Arc<Notify>,
 }
 
@@ -111,21 +112,22 @@ impl Server {
         Client { stream: within(TcpStream::connect(self.address)).await.unwrap(), buffer: Vec::new() }
     }
 
-    /// A client that takes little at a time, so that an answer soon fills all the buffers.
+    /// A client with a small receive buffer, so that an answer soon fills all buffers.
     async fn connect_narrow(&self) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 * 1024).unwrap();
         Client { stream: within(socket.connect(self.address)).await.unwrap(), buffer: Vec::new() }
     }
 
-    /// Everything that the server says to these bytes on a connection of their own, until it closes it.
+    /// Sends these bytes on a new connection, and returns everything that the server sends until it
+    /// closes.
     async fn say(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut client = self.connect().await;
         client.send(bytes).await;
         client.rest().await
     }
 
-    /// Tells the server to stop, and how long it took to do so.
+    /// Stops the server, and returns how long that took.
     async fn stop(self) -> Duration {
         let start = Instant::now();
         self.shutdown.send(()).unwrap();
@@ -144,7 +146,8 @@ impl Client {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
-    /// Reads more into the buffer; false if the server has closed its side, or the whole connection.
+    /// Reads more into the buffer. Returns false if the server has closed its side or the
+    /// connection.
     async fn more(&mut self) -> bool {
         match within(self.stream.read_buf(&mut self.buffer)).await {
             Ok(read) => read > 0,
@@ -153,13 +156,13 @@ impl Client {
         }
     }
 
-    /// What the server still says until it closes the connection.
+    /// Everything that the server sends until it closes the connection.
     async fn rest(&mut self) -> String {
         while self.more().await {}
         String::from_utf8(std::mem::take(&mut self.buffer)).unwrap()
     }
 
-    /// Reads until the buffer holds the text, and returns what is before and the text itself.
+    /// Reads until the buffer holds the text. Returns everything up to and including the text.
     async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.buffer.windows(text.len()).position(|window| window == text.as_bytes()) {
@@ -170,7 +173,7 @@ impl Client {
         }
     }
 
-    /// Reads one answer: its head, and as much content as the head says.
+    /// Reads one answer: its head, and the content whose length the head states.
     async fn answer(&mut self) -> (String, String) {
         let head = self.until("\r\n\r\n").await.to_lowercase();
         let length: usize = head.split_once("content-length: ").unwrap().1.split_once('\r').unwrap().0.parse().unwrap();
@@ -193,7 +196,7 @@ fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     async move { timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing came to {caller}")) }
 }
 
-/// Asserts that the server refused: it said this once, and closed.
+/// Checks that the server refused the request once, with this answer, and closed the connection.
 #[track_caller]
 fn assert_refused(said: &str, status: u16) {
     assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{said:?}");
@@ -241,7 +244,7 @@ async fn head_is_get_without_the_content() {
         let head = client.until("\r\n\r\n").await;
         assert!(head.contains(&format!("content-length: {length}\r\n")), "{head}");
     }
-    // The next answer follows at once, and the guard of what was not sent is gone.
+    // The next answer follows immediately, and the guard of the unsent answer is gone.
     assert_eq!(client.get("/hello").await.1, "GET hello\n");
     assert_eq!(server.stub.permits.available_permits(), 1);
 }
@@ -317,7 +320,7 @@ async fn a_body_sent_along_ends_the_connection() {
     assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 1, "{said:?}");
     assert!(said.contains("connection: close\r\n"), "{said:?}");
 
-    // Not read, however large, nor awaited; and not asked for with 100.
+    // The server neither reads nor awaits the body, and does not request it with 100.
     let mut client = server.connect().await;
     client.send("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n").await;
     assert_eq!(client.answer().await.1, "no such page\n");
@@ -359,10 +362,11 @@ async fn what_could_smuggle_a_request_is_refused() {
             assert_refused(&said, 400);
         }
     }
-    // Not in HTTP/1.0 either, in which there are no chunks.
+    // HTTP/1.0 has no chunks, so the server refuses them there, too.
     let said = server.say("GET /hello HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned() + GET).await;
     assert!(said.contains(" 400 ") && !said.contains("hello"), "{said:?}");
-    // With a method that may have a body the handler answers, and nothing behind it is taken for a request.
+    // The handler answers a method that may have a body. The server takes nothing after it for a
+    // request.
     let said = server
         .say(
             "POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -396,12 +400,12 @@ async fn a_head_without_end_is_refused() {
         start.to_owned() + &line.repeat(80),
         start.to_owned() + "X-More: " + &"x".repeat(80_000),
         start.to_owned() + &"X: x\r\n".repeat(200) + "\r\n",
-        // The client goes on for as long as it can, and gets to read why all the same.
+        // The client sends as long as it can, and still receives the reason.
         start.to_owned() + &line.repeat(500),
     ] {
         assert_refused(&server.say(head).await, 431);
     }
-    // One that never stops is cut off.
+    // The server cuts off a client that never stops.
     let mut client = server.connect().await;
     within(async { while client.stream.write_all(&[b'x'; 65_536]).await.is_ok() {} }).await;
 }
@@ -409,7 +413,7 @@ async fn a_head_without_end_is_refused() {
 #[tokio::test]
 async fn a_head_that_trickles_in_is_cut_off() {
     let server = Server::start(impatient()).await;
-    // On a new connection, and on one that was in use.
+    // On a new connection, and on one that has been in use.
     for requests in 0..2 {
         let mut client = server.connect().await;
         for _ in 0..requests {
@@ -420,7 +424,7 @@ async fn a_head_that_trickles_in_is_cut_off() {
             if client.stream.write_all(&[byte]).await.is_err() {
                 break;
             }
-            // The pace of the trickle: each byte comes well within the timeout.
+            // The delay between two bytes, far below the timeout.
             match timeout(Duration::from_millis(20), client.stream.read(&mut [0])).await {
                 Err(_) => assert!(start.elapsed() < PATIENCE, "still not cut off"),
                 Ok(read) => {
@@ -443,7 +447,7 @@ async fn idle_connections_end() {
     assert_eq!(used.rest().await, "");
     assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
     assert_eq!(fresh.rest().await, "");
-    // One whose answer takes its time is not idle.
+    // A connection whose answer is slow is not idle.
     let mut waiting = server.connect().await;
     waiting.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n").await;
     let quiet = timeout(Duration::from_millis(700), waiting.stream.read_u8()).await;
@@ -454,7 +458,7 @@ async fn idle_connections_end() {
 
 #[tokio::test]
 async fn idle_connections_do_not_keep_a_scrape_out() {
-    // Both ends of 600 connections are more files than most shells allow a process at first.
+    // Both ends of 600 connections exceed the default limit on open files in most shells.
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).unwrap();
@@ -466,7 +470,7 @@ async fn idle_connections_do_not_keep_a_scrape_out() {
     let start = Instant::now();
     assert_eq!(server.connect().await.get("/hello").await.1, "GET hello\n");
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    // Those that were first had to go, the last ones have not.
+    // The server closed the oldest connections, but not the newest.
     assert_eq!(idle[0].rest().await, "");
     assert_eq!(idle[599].get("/hello").await.1, "GET hello\n");
 }
@@ -481,7 +485,7 @@ async fn the_connection_idle_longest_goes_first() {
         clients.push(client);
     }
     clients[0].get("/hello").await;
-    // Whoever waits for us goes last.
+    // The server closes connections that wait for an answer last.
     clients[1].send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n").await;
     within(server.stub.arrived.notified()).await;
     clients[0].get("/hello").await;
@@ -507,11 +511,11 @@ async fn a_client_that_does_not_read_is_given_up() {
     client.until("\r\n\r\n").await;
     assert_eq!(server.stub.permits.available_permits(), 0);
     let start = Instant::now();
-    // Meanwhile others are served.
+    // The server meanwhile serves others.
     assert_eq!(server.connect().await.get("/hello").await.1, "GET hello\n");
     let _permit = within(server.stub.permits.acquire()).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
-    // And it is closed, not only forgotten.
+    // The server closes the connection instead of only forgetting it.
     while client.more().await {}
     assert!(client.buffer.len() < LARGE);
 }
@@ -546,7 +550,7 @@ async fn shutdown_closes_what_is_idle_at_once() {
 async fn shutdown_lets_answers_finish() {
     let server = Server::start(Limits { grace: PATIENCE, ..Limits::default() }).await;
     let mut held = server.connect().await;
-    // The second request comes too late.
+    // The second request arrives too late.
     held.send("GET /held HTTP/1.1\r\nHost: test\r\n\r\n".to_owned() + GET).await;
     within(server.stub.arrived.notified()).await;
     let mut large = server.connect_narrow().await;
@@ -598,7 +602,7 @@ async fn every_listener_is_served() {
         let mut client = Client { stream: within(TcpStream::connect(address)).await.unwrap(), buffer: Vec::new() };
         assert_eq!(client.get("/").await.1, "here\n");
     }
-    // Dropping the server ends it like anything else in Rust: no connection is left behind.
+    // Dropping the server leaves no connection behind.
     let mut client = Client { stream: within(TcpStream::connect(addresses[0])).await.unwrap(), buffer: Vec::new() };
     client.get("/").await;
     server.abort();

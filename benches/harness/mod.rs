@@ -1,4 +1,5 @@
-//! What the benchmarks of the web share: a made-up host, the program on it, its clients, and a bare loop beside it.
+//! Common parts of the web benchmarks: an artificial host, the program on it, its clients, and a
+//! bare loop for comparison.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,19 +14,19 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Rounds of which the median is told.
+/// The number of rounds. The benchmarks report the median.
 pub const ROUNDS: usize = 9;
-/// The `stat` of a device at rest.
+/// The `stat` of an idle device.
 const STAT: &str = "    1234        0    56789      100     4321        0    98765      200        0      300      300";
 
-/// One request's share of a round.
+/// The cost of one request in a round.
 #[derive(Clone, Copy)]
 pub struct Round {
     pub time: Duration,
     pub cpu: Duration,
 }
 
-/// Asks so many times.
+/// Calls `ask` this many times.
 pub fn round(times: u32, tasks: &Tasks, mut ask: impl FnMut()) -> Round {
     let (start, cpu) = (Instant::now(), cpu_time(tasks));
     (0..times).for_each(|_| ask());
@@ -33,19 +34,19 @@ pub fn round(times: u32, tasks: &Tasks, mut ask: impl FnMut()) -> Round {
 }
 
 impl Round {
-    /// A line of the table.
+    /// Prints a line of the table.
     pub fn show(self, name: &str) {
         println!("{name:44} {:>7.3} ms {:>7.3} ms", millis(self.time), millis(self.cpu));
     }
 
-    /// The same for how it compares with another.
+    /// Prints a line of the table with the ratio to another round.
     pub fn show_ratio(self, name: &str, other: Round) {
         let ratio = |one: Duration, other: Duration| one.as_secs_f64() / other.as_secs_f64();
         println!("{name:44} {:>10.2} {:>10.2}", ratio(self.time, other.time), ratio(self.cpu, other.cpu));
     }
 }
 
-/// The round in the middle.
+/// The median round.
 pub fn median(rounds: Vec<Round>) -> Round {
     let middle = |mut values: Vec<Duration>| {
         values.sort();
@@ -61,7 +62,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Time on a processor of these threads, directories of procfs.
+/// Processor time of these threads. They are directories of procfs.
 fn cpu_time(tasks: &Tasks) -> Duration {
     let directories: Vec<PathBuf> = match tasks {
         Tasks::One(thread) => vec![thread.clone()],
@@ -74,19 +75,19 @@ fn cpu_time(tasks: &Tasks) -> Duration {
     Duration::from_nanos(directories.into_iter().map(nanos).sum())
 }
 
-/// Whose time on a processor counts.
+/// The threads whose processor time counts.
 pub enum Tasks {
     One(PathBuf),
     AllOf(PathBuf),
 }
 
-/// Writes the same bytes whenever a byte comes.
+/// A loop that writes the same bytes for each byte that it receives.
 pub struct Bare {
     pub client: BareClient,
     pub tasks: Tasks,
 }
 
-/// Who asks it.
+/// The client of the bare loop.
 pub struct BareClient {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -130,7 +131,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// On this host, with these options.
+    /// Starts the program on this host with these options.
     pub fn start(host: &Host, options: &[String]) -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let (sysfs, socket) = (directory.path().join("sys"), directory.path().join("multipathd.socket"));
@@ -156,12 +157,13 @@ impl Exporter {
         Exporter { process, address, tasks, _host: directory }
     }
 
-    /// A connection that asks for this, once there is something to be had.
+    /// A client that asks for this content on one connection. It exists as soon as the program is
+    /// ready.
     pub fn client(&self, accept: &str, encoding: &str) -> Client {
         Client::over(self.connect(), accept, encoding)
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub fn connect(&self) -> TcpStream {
         TcpStream::connect(&self.address).unwrap()
     }
@@ -174,7 +176,7 @@ impl Drop for Exporter {
     }
 }
 
-/// What a client speaks over.
+/// A byte stream of a client.
 pub trait Stream: Read + Write {}
 
 impl<S: Read + Write> Stream for S {}
@@ -186,7 +188,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks for this over this stream, once there is something to be had.
+    /// A client on this stream. It exists as soon as the program is ready.
     pub fn over(stream: impl Stream + 'static, accept: &str, encoding: &str) -> Self {
         let headers = format!("Host: bench\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n");
         let mut client = Client { stream: BufReader::with_capacity(1 << 20, Box::new(stream)), headers };
@@ -196,7 +198,7 @@ impl Client {
         client
     }
 
-    /// The body of the answer.
+    /// Requests a path and returns the body of the answer.
     pub fn body(&mut self, path: &str) -> Vec<u8> {
         let (head, body) = self.get(path);
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -217,13 +219,13 @@ impl Client {
     }
 }
 
-/// A host: maps `dm-N` over disks `sdN`, each path through an iSCSI host of its own.
+/// A host with maps `dm-N` over disks `sdN`. Each path has an iSCSI host of its own.
 pub struct Host {
     pub devices: usize,
     pub paths: usize,
-    /// Its sessions are there, half of them by each of two interfaces.
+    /// The host has iSCSI sessions. Each of two interfaces has half of them.
     pub sessions: bool,
-    /// The paths by the first interface have failed.
+    /// The paths through the first interface have failed.
     pub lost: bool,
 }
 
@@ -277,7 +279,7 @@ impl Host {
         device * self.paths + path
     }
 
-    /// Stands in for the daemon, which cannot be had for 500 devices without a machine that holds them.
+    /// Takes the daemon's place. A real one needs a machine with 500 devices.
     fn answer_as_multipathd(&self, socket: &Path) {
         let listener = UnixListener::bind(socket).unwrap();
         let maps = self.maps_json();

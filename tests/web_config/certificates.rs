@@ -1,4 +1,4 @@
-//! Certificates for every taste.
+//! Certificates of many kinds.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -23,7 +23,7 @@ impl Identity {
     }
 }
 
-/// Who signs.
+/// A certificate authority.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: String,
@@ -34,7 +34,7 @@ impl Ca {
         Ca::of(of_a_ca(named(name, &[])))
     }
 
-    /// Who has this certificate, whether or not it may sign.
+    /// The holder of this certificate. The certificate may not be allowed to sign.
     pub fn of(mut params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         if params.is_ca != IsCa::NoCa && params.key_usages.is_empty() {
@@ -44,7 +44,7 @@ impl Ca {
         Ca { issuer: Issuer::new(params, key), certificate }
     }
 
-    /// For a server at 127.0.0.1, or for whatever.
+    /// A certificate for a server at 127.0.0.1, or for this name.
     pub fn server(&self, name: &str) -> Identity {
         let mut params = named(name, &["localhost", "127.0.0.1"]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -67,7 +67,7 @@ pub fn self_signed(params: &CertificateParams) -> Identity {
     Identity { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
-/// A client's certificate to be, with names as DNS names or addresses.
+/// Parameters of a client certificate with DNS names or addresses.
 pub fn client(names: &[&str]) -> CertificateParams {
     let mut params = named("a client", names);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

@@ -22,7 +22,7 @@ async fn await_status(server: &Server, headers: &str, wanted: &str) {
     look_until(server, wanted, async || status(server, headers).await == wanted).await;
 }
 
-/// Has the files looked at again and again until it is so.
+/// Requests checks of the files until the condition holds.
 async fn look_until(server: &Server, what: &str, mut so: impl AsyncFnMut() -> bool) {
     eventually(what, async || {
         server.config.reread();
@@ -38,7 +38,7 @@ async fn users_come_and_go() {
     assert_eq!(status(&server, ALICE).await, "200");
     let hash = bcrypt::hash("other", 4).unwrap();
     site.configure(&format!("basic_auth_users:\n  alice: {hash}\n"));
-    // What was remembered of the old password is forgotten with it.
+    // The server forgets the cached login of the old password.
     await_status(&server, ALICE, "401").await;
     let other = "Authorization: Basic YWxpY2U6b3RoZXI=\r\n";
     assert_eq!(status(&server, other).await, "200");
@@ -53,12 +53,13 @@ async fn users_that_appear_are_asked_for() {
     let server = site.serve("").await;
     assert_eq!(status(&server, "").await, "200");
     site.configure(&users());
-    // Without being told to look.
+    // No signal requests this check.
     eventually("there are users", async || status(&server, "").await == "401").await;
     assert_eq!(status(&server, ALICE).await, "200");
 }
 
-/// An empty file is correct, and lets everybody in. It is also what a file looks like that is just being written.
+/// An empty file is valid and admits everyone. A file that is being rewritten is also empty for a
+/// moment.
 #[tokio::test]
 async fn what_turns_bad_or_loses_what_protects_closes_and_what_is_good_again_opens() {
     let site = Site::new();
@@ -104,14 +105,15 @@ async fn with_tls_a_bad_file_ends_handshakes_and_requests() {
     }
 }
 
-/// What counts is the file as it is when the client begins to speak, however long it has been connected.
+/// The file's content when the client begins its handshake decides, however long the client has
+/// been connected.
 #[tokio::test]
 async fn who_connected_before_a_change_shakes_hands_after_it() {
     let site = Site::new();
     let limits = Limits { header_timeout: 4 * PATIENCE, ..Limits::default() };
     let server = site.serve_with(TLS, limits).await;
     let [early, late] = [server.tcp().await, server.tcp().await];
-    // They are accepted in order, so this one's answer shows that they are.
+    // The server accepts connections in order. This answer shows that it has accepted the others.
     server.lets_in(site.client(None)).await.unwrap();
     let next = site.ca.server("the server, renewed");
     site.install(&next);
@@ -152,7 +154,7 @@ async fn cas_change_and_what_they_demand_is_not_loosened() {
     }
 }
 
-/// What follows `min_version` in a file that ends too early is lost with it.
+/// A file that ends too early loses the lines after `min_version` and that line itself.
 #[tokio::test]
 async fn old_versions_are_not_let_in_by_a_part_of_the_file() {
     let site = Site::new();
@@ -167,7 +169,7 @@ async fn old_versions_are_not_let_in_by_a_part_of_the_file() {
     server.lets_in(old()).await.unwrap_err();
 }
 
-/// One that keeps its connection, as Prometheus does, and one that makes a new one for each scrape.
+/// One client keeps its connection, like Prometheus. The other makes a new one for each scrape.
 async fn scrape(
     server: &Server,
     client: &ClientConfig,
@@ -187,7 +189,8 @@ async fn scrape(
     Ok(())
 }
 
-/// The certificate first and the key after it, or the other way round, with time for scrapes and looks between.
+/// Replaces the certificate first and then the key, or the opposite, with time for scrapes and
+/// checks in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_renewed_under_load_without_a_failed_scrape() {
     let site = Arc::new(Site::new());
@@ -214,7 +217,7 @@ async fn certificates_are_renewed_under_load_without_a_failed_scrape() {
         }
         site.write(halves[0].0, halves[0].1);
         if round >= 2 {
-            // At least one look sees the one without the other.
+            // At least one check sees only one of the two files replaced.
             server.config.reread();
         }
         site.write(halves[1].0, halves[1].1);

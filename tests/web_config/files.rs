@@ -1,7 +1,7 @@
-//! What is taken and what is refused.
+//! Accepted and refused files.
 //!
-//! Files in `tests/fixtures/web_config`: those in `good` are taken. Those in `bad` begin with a comment that is, word for
-//! word, what is said of them: dropping a file in adds a test.
+//! The server accepts the files in `tests/fixtures/web_config/good`. Each file in `bad` begins with
+//! a comment that holds the exact error text. A new file adds a test.
 
 use std::fs;
 use std::path::Path;
@@ -76,10 +76,10 @@ fn certificates_and_keys_can_stand_in_the_file_itself() {
         "tls_server_config:\n  cert: |\n    {cert}\n  key_file: server.key\n  client_ca: |\n    {ca}\n  {policy}\n"
     ))
     .unwrap();
-    // Where both forms are given it is the file that counts, as in the toolkit.
+    // If both forms are given, the file counts, as in the toolkit.
     let both = "tls_server_config:\n  cert: nothing\n  cert_file: server.crt\n  key: nothing\n  key_file: server.key\n";
     site.load(both).unwrap();
-    // What is wrong with a key must not show it.
+    // An error about a key must not show the key.
     let other = self_signed(&client(&[])).key.replace('\n', "\n    ");
     let error =
         site.load(&format!("tls_server_config:\n  cert_file: server.crt\n  key: |\n    {other}\n")).unwrap_err();

@@ -1,4 +1,4 @@
-//! Who may connect, and how.
+//! Client authentication and TLS parameters.
 
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
@@ -11,7 +11,8 @@ use super::certificates::{
 };
 use super::site::{Site, TLS, within};
 
-/// Asserts that the first of these is let in, and each of the others with the words beside it refused.
+/// Checks that the server admits the first client, and refuses each other one with the words beside
+/// it.
 async fn assert_judged(text: &str, site: &Site, identities: &[(&str, Option<&Identity>, Result<(), &str>)]) {
     let server = site.serve(text).await;
     for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
@@ -50,7 +51,7 @@ async fn each_client_auth_type_has_its_meaning() {
     let (ok, required, unknown) = (Ok(()), Err("CertificateRequired"), Err("UnknownCA"));
     let ca = "  client_ca_file: ca.crt\n";
     let (late_one, server_one) = (Err("CertificateExpired"), Err("UnsupportedCertificate"));
-    // rustls has one alert for both.
+    // rustls sends the same alert for both.
     let early_one = late_one;
 
     let policy = |name: &str, ca: &str| format!("{TLS}  client_auth_type: {name}\n{ca}");
@@ -70,7 +71,7 @@ async fn each_client_auth_type_has_its_meaning() {
 async fn a_certificate_that_is_named_as_ca_is_good_while_it_is_valid() {
     let site = Site::new();
     let text = format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n");
-    // As `openssl req -x509` makes them.
+    // A certificate like one of `openssl req -x509`.
     let client = |names: &[&str]| of_a_ca(client(names));
     let own = self_signed(&client(&["prometheus"]));
     let late = self_signed(&expired(client(&["prometheus"])));
@@ -90,7 +91,8 @@ async fn a_certificate_that_is_named_as_ca_is_good_while_it_is_valid() {
     assert_judged(&text, &site, &judged).await;
 }
 
-/// Only a CA's, and only while it is valid: whoever is trusted for himself cannot vouch for others.
+/// Only a valid CA certificate can vouch for others. A client certificate that is trusted itself
+/// cannot.
 #[tokio::test]
 async fn not_every_certificate_that_is_named_as_ca_may_sign() {
     let site = Site::new();
@@ -111,7 +113,8 @@ async fn not_every_certificate_that_is_named_as_ca_may_sign() {
     assert_judged(&text, &site, &judged).await;
 }
 
-/// webpki knows version 1 of whom it trusts only. (A client that shows one is openssl's: see `tests/web/run`.)
+/// webpki accepts X.509 version 1 only for trust anchors. `tests/web/run` lets an openssl client
+/// present such a certificate.
 #[tokio::test]
 async fn a_ca_may_be_of_version_1() {
     let site = Site::new();
@@ -148,7 +151,7 @@ fn what_keeps_nobody_out_is_warned_of() {
     assert!(site.load("rate_limit: {interval: 1s}\n").unwrap().warnings()[0].contains("burst of 0"));
 }
 
-/// Whoever shows another's certificate cannot sign with its key.
+/// A client that presents another's certificate cannot sign with its key.
 #[tokio::test]
 async fn a_certificate_without_its_key_is_worth_nothing() {
     let site = Site::new();
@@ -202,10 +205,10 @@ async fn one_of_the_allowed_names_must_be_in_the_certificate() {
         let judged = [("it", Some(&rich), Ok(())), ("another", Some(dns), refused)];
         assert_judged(&text(&format!("['{name}']")), &site, &judged).await;
     }
-    // A wildcard is a name like any other, and an empty list has nobody's.
+    // A wildcard is an ordinary name, and an empty list matches no name.
     assert_judged(&text("['*']"), &site, &[("it", Some(dns), refused)]).await;
     assert_judged(&text("[]"), &site, &[("it", Some(dns), refused)]).await;
-    // Names are asked for even where certificates are only requested, so there must be one.
+    // The server checks names even if it only requests certificates, so a name must exist.
     let any = format!("{TLS}  client_auth_type: RequestClientCert\n  client_allowed_sans: [prometheus]\n");
     let judged =
         [("it", Some(dns), Ok(())), ("none", None, Err("CertificateRequired")), ("other", Some(wrong), refused)];
@@ -243,7 +246,7 @@ async fn versions_are_kept_to() {
     }
 }
 
-/// rustls cannot even ask for TLS 1.1: a ClientHello of it, by hand.
+/// rustls cannot offer TLS 1.1, so the test writes a ClientHello by hand.
 #[tokio::test]
 async fn tls_1_1_is_refused_with_an_alert() {
     let site = Site::new();
@@ -258,7 +261,7 @@ async fn tls_1_1_is_refused_with_an_alert() {
     within(tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes)).await.unwrap();
     let mut said = Vec::new();
     within(stream.read_to_end(&mut said)).await.unwrap();
-    // A fatal alert: protocol_version, or what lacks in such an old hello.
+    // A fatal alert: protocol_version, or a complaint about a part that the old hello lacks.
     assert!(said.len() == 7 && said[0] == 21 && said[5] == 2, "{said:?}");
 }
 
@@ -283,7 +286,7 @@ async fn the_suites_that_are_listed_are_used() {
         assert_eq!(stream.get_ref().1.negotiated_cipher_suite().unwrap().suite(), chosen, "{prefer}");
         let said = server.lets_in(of(&[chacha])).await.unwrap_err();
         assert!(said.contains("HandshakeFailure"), "{said}");
-        // The list is one of TLS 1.2: of TLS 1.3 there is always all, as in Go.
+        // The list applies to TLS 1.2. All suites of TLS 1.3 are always enabled, as in Go.
         let newest = provider(&[cipher_suite::TLS13_CHACHA20_POLY1305_SHA256], &[]);
         server.lets_in(site.client_of(newest, &[&version::TLS13], None)).await.unwrap();
     }
@@ -347,7 +350,7 @@ async fn who_speaks_tls_to_http_is_told_and_closed() {
     assert!(error.to_string().contains("InvalidContentType"), "{error}");
 }
 
-/// As Go's server does it, and so every exporter of Prometheus: a forgotten `scheme: https`.
+/// Go's server, and so every Prometheus exporter, gives this answer to a forgotten `scheme: https`.
 #[tokio::test]
 async fn http_without_tls_is_told_so() {
     let site = Site::new();
@@ -359,7 +362,7 @@ async fn http_without_tls_is_told_so() {
             let request = format!("{method} /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
             match piecewise {
                 false => within(stream.write_all(request.as_bytes())).await.unwrap(),
-                // No more is needed to know it by.
+                // These bytes identify the answer.
                 true => {
                     for byte in &request.as_bytes()[..5] {
                         within(stream.write_all(&[*byte])).await.unwrap();
@@ -374,12 +377,13 @@ async fn http_without_tls_is_told_so() {
     }
 }
 
-/// `protocol_version`, so that the client's log says what is wrong.
+/// The alert `protocol_version` puts the reason into the client's log.
 #[tokio::test]
 async fn old_versions_are_told_that_they_are() {
     let site = Site::new();
     let server = site.serve(TLS).await;
-    // What openssl and Go say: a random number, suites with RSA, no compression, and no signatures.
+    // The form of openssl's and Go's hello: a random number, suites with RSA, no compression, no
+    // signature algorithms.
     let hello = |version: u8| {
         let hello = [&[3, version][..], &[7; 32], &[0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]].concat();
         let length = u8::try_from(hello.len()).unwrap();
@@ -392,7 +396,7 @@ async fn old_versions_are_told_that_they_are() {
         within(stream.read_to_end(&mut said)).await.unwrap();
         assert_eq!(said, [21, 3, version, 0, 2, 2, 70], "{version}");
     }
-    // TLS 1.2, which lacks something else.
+    // A hello of TLS 1.2 lacks another part.
     let mut stream = server.tcp().await;
     within(stream.write_all(&hello(3))).await.unwrap();
     let mut said = Vec::new();
@@ -400,7 +404,7 @@ async fn old_versions_are_told_that_they_are() {
     assert_eq!((said[0], said[6]), (21, 40));
 }
 
-/// `openssl req -x509` makes a certificate that is a CA's.
+/// `openssl req -x509` makes a CA certificate.
 #[tokio::test]
 async fn a_stranger_that_signs_itself_is_of_no_known_ca() {
     let site = Site::new();
@@ -419,7 +423,7 @@ async fn what_go_alone_has_is_left_out_of_a_list() {
     };
     for versions in [&[&version::TLS12][..], &[&version::TLS13]] {
         assert_eq!(server.lets_in(client(kx_group::SECP384R1, versions)).await, Ok(()));
-        // An empty list would have meant all.
+        // An empty list would enable all curves.
         assert!(server.lets_in(client(kx_group::X25519, versions)).await.is_err());
     }
     let suites = "  cipher_suites: [TLS_RSA_WITH_AES_128_CBC_SHA]\nhttp_server_config: {http2: false}\n";

@@ -1,4 +1,5 @@
-//! Clients of TLS and HTTP/2 that mean harm, and some that only look so. While each does its worst, another is served.
+//! Hostile clients of TLS and HTTP/2, and some that only look hostile. The server must serve
+//! another client at the same time.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A frame, right or wrong (RFC 9113, 4.1).
+/// A frame, valid or not (RFC 9113, section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
@@ -37,7 +38,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The fields of a GET (RFC 7541).
+/// The header fields of a GET (RFC 7541).
 fn fields(path: &str) -> Vec<u8> {
     let mut fields = vec![0x82, 0x87, 0x41, 4];
     fields.extend(b"test");
@@ -50,24 +51,24 @@ fn ask(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(path))
 }
 
-/// A connection on which HTTP/2 was agreed on, and nothing said yet.
+/// A connection that has agreed on HTTP/2 and carries no data yet.
 async fn agreed(site: &Site, server: &Server) -> TlsStream<TcpStream> {
     let mut client = site.client(None);
     client.alpn_protocols = vec![b"h2".to_vec()];
     server.connect(client).await.unwrap()
 }
 
-/// And on which this is said after the preface and empty settings.
+/// Such a connection after the preface, empty settings, and these bytes.
 async fn saying(site: &Site, server: &Server, bytes: &[u8]) -> TlsStream<TcpStream> {
     let mut stream = agreed(site, server).await;
     within(stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), bytes].concat())).await.unwrap();
     stream
 }
 
-/// What the server says until it closes: kinds of frames and their payloads.
+/// Everything that the server sends until it closes: kinds of frames and their payloads.
 async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<(u8, Vec<u8>)> {
     let mut bytes = Vec::new();
-    // However it ends: with a reset, too.
+    // The connection may end in any way, including a reset.
     let _ = within(stream.read_to_end(&mut bytes)).await;
     let (mut frames, mut rest) = (Vec::new(), bytes.as_slice());
     while rest.len() >= 9 {
@@ -79,7 +80,7 @@ async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<(u8, Vec<u8>)> {
     frames
 }
 
-/// One scrape by another client, which must not wait.
+/// Checks that another client's scrape does not wait.
 async fn assert_served(site: &Site, server: &Server) {
     let start = Instant::now();
     server.lets_in(site.client(None)).await.unwrap();
@@ -107,7 +108,8 @@ async fn http_2_serves_many_at_once() {
     let (mut client, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
     tokio::spawn(connection);
     use http_body_util::{BodyExt, Empty};
-    // Read all at once: a client that reads one after the other lets those it does not read use up the window of all.
+    // The client reads all streams at once. Unread streams would use up the window of the
+    // connection.
     let mut answers = tokio::task::JoinSet::new();
     for number in 0..20 {
         let (path, length) = if number % 4 == 0 { ("/large", LARGE) } else { ("/", "hello\n".len()) };
@@ -174,7 +176,7 @@ async fn http_2_that_is_wrong_ends_the_connection_at_once() {
     assert_served(&site, &server).await;
 }
 
-/// Requests that would not be the same to a proxy and to us.
+/// A proxy could interpret these requests differently.
 #[tokio::test]
 async fn http_2_requests_that_could_be_smuggled_are_not_answered() {
     let site = Site::new();
@@ -202,7 +204,7 @@ async fn http_2_requests_that_could_be_smuggled_are_not_answered() {
     ] {
         let block = [fields("/"), literal(name, value)].concat();
         let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
-        // And a second one behind it, so that something ends it.
+        // A GOAWAY follows, so that the connection ends.
         let mut stream = saying(&site, &server, &[request, frame(GOAWAY, 0, 0, &[0; 8])].concat()).await;
         let said = frames(&mut stream).await;
         assert!(said.iter().all(|(kind, _)| *kind != DATA), "{name}: {value:?} was answered: {said:?}");
@@ -222,7 +224,7 @@ async fn headers_without_end_are_refused() {
     assert_served(&site, &server).await;
 }
 
-/// CVE-2023-44487, and its like: requests that are taken back at once.
+/// CVE-2023-44487 and similar attacks: the client cancels each request immediately.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_are_cut_off() {
     let site = Site::new();
@@ -231,11 +233,11 @@ async fn rapid_resets_are_cut_off() {
         .flat_map(|n| [ask(2 * n + 1, "/held"), frame(RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8])].concat())
         .collect();
     let mut stream = saying(&site, &server, &[]).await;
-    // It may be cut off amid what it sends.
+    // The server may close the connection during the write.
     let _ = within(stream.write_all(&burst)).await;
     let said = frames(&mut stream).await;
     let goaway = said.iter().find(|(kind, _)| *kind == GOAWAY).map(|(_, payload)| payload[4..8].to_vec());
-    // ENHANCE_YOUR_CALM, if it arrived.
+    // The code is ENHANCE_YOUR_CALM, if the frame arrived.
     assert!(goaway.is_none_or(|code| code == [0, 0, 0, 11]), "{said:?}");
     assert_served(&site, &server).await;
 }
@@ -254,7 +256,8 @@ async fn there_are_only_so_many_streams() {
     assert_served(&site, &server).await;
 }
 
-/// Frames that ask for an answer each, from a client that reads none of them: it is read no further, and then given up.
+/// Each frame requires an answer, and the client reads none. The server stops reading, and later
+/// closes the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_end() {
     let site = Site::new();
@@ -288,7 +291,8 @@ async fn floods_end() {
     }
 }
 
-/// A window of nothing: the answer cannot be sent, however often the client says that it is there.
+/// A zero window: the server cannot send the answer, however often the client shows that it is
+/// alive.
 #[tokio::test]
 async fn an_answer_that_is_not_taken_ends_the_connection_though_it_pings() {
     let site = Site::new();
@@ -311,7 +315,7 @@ async fn an_answer_that_is_not_taken_ends_the_connection_though_it_pings() {
     }
 }
 
-/// Nor one that is taken bit by bit, each bit in time.
+/// The client takes the answer in small pieces, each one in time.
 #[tokio::test]
 async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
     let site = Site::new();
@@ -332,7 +336,8 @@ async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
         assert!(start.elapsed() < PATIENCE, "still open");
     }
     assert!(start.elapsed() >= answer_timeout, "{:?}", start.elapsed());
-    // More than the window that it begins with (RFC 9113, 6.9.2): what came after was taken in time.
+    // The amount exceeds the initial window (RFC 9113, section 6.9.2), so the client took the
+    // following data in time.
     assert!(65_535 < said && said < LARGE, "{said}");
     assert_served(&site, &server).await;
 }
@@ -354,7 +359,7 @@ async fn who_only_pings_is_idle() {
             }
         }
     }
-    // One whose answer takes its time is not.
+    // A stream whose answer is slow is not idle.
     let mut stream = saying(&site, &server, &ask(1, "/held")).await;
     let mut said = Vec::new();
     let ended =
@@ -362,7 +367,7 @@ async fn who_only_pings_is_idle() {
     assert!(ended.await.is_err(), "closed while the handler worked");
 }
 
-/// As Go's client does between two scrapes, to see whether the connection is still there.
+/// Go's client sends these frames between two scrapes to check the connection.
 #[tokio::test]
 async fn a_ping_between_requests_begins_none() {
     let site = Site::new();
@@ -414,12 +419,12 @@ async fn handshakes_that_are_garbage_or_never_end_are_cut_off() {
             }
             let mut said = Vec::new();
             let _ = within(stream.read_to_end(&mut said)).await;
-            // An alert at most.
+            // At most an alert.
             assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{name}: {said:?}");
         }
         assert_served(&site, &server).await;
     }
-    // Byte for byte, each well within the time.
+    // The client sends single bytes, each well within the timeout.
     let mut stream = server.tcp().await;
     let start = Instant::now();
     for byte in record([0x3f, 0]).into_iter().chain(std::iter::repeat(0)) {
@@ -441,7 +446,8 @@ async fn connections_that_say_nothing_do_not_keep_a_scrape_out() {
     setrlimit(Resource::Nofile, files).unwrap();
     let site = Site::new();
     let server = site.serve(TLS).await;
-    // Some before the handshake, some after it, some with half of a hello, some amid HTTP/2.
+    // Some clients stop before the handshake, some after it, some within the hello, and some within
+    // HTTP/2.
     let mut silent = Vec::new();
     let mut connected = Vec::new();
     for number in 0..560 {

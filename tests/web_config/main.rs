@@ -1,14 +1,14 @@
-//! The web configuration file, from its text to what clients get: real handshakes and requests over loopback, with a stub
-//! for what is served. Certificates are made by the tests.
+//! The web configuration file and its effect on clients: real handshakes and requests over loopback
+//! with a stub handler. The tests make the certificates.
 //!
-//! - [`files`]: what is taken and what is refused, and in which words
-//! - [`handshakes`]: versions, cipher suites, curves, and who may connect
+//! - [`files`]: accepted and refused files, and the error texts
+//! - [`handshakes`]: versions, cipher suites, curves, and client authentication
 //! - [`requests`]: users, rate limit, headers
-//! - [`changes`]: what becomes of a server whose files change
-//! - [`toolkit`]: the cases of Prometheus's exporter-toolkit, its outcome and ours
-//! - [`hostile`]: clients of TLS and HTTP/2 that mean harm
+//! - [`changes`]: files that change while the server runs
+//! - [`toolkit`]: the cases of Prometheus's exporter-toolkit with both outcomes
+//! - [`hostile`]: hostile clients of TLS and HTTP/2
 //!
-//! `tests/web/run` does much of this again with other people's clients: curl, openssl and Prometheus.
+//! `tests/web/run` repeats much of this with curl, openssl and Prometheus.
 
 #![allow(
     clippy::unwrap_used,

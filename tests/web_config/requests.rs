@@ -1,10 +1,10 @@
-//! Users, rate limit, headers: what happens to a request before it is answered.
+//! Users, rate limit and headers: the processing of a request before its answer.
 
 use std::time::{Duration, Instant};
 
 use super::site::{Site, TLS, eventually, get};
 
-/// `alice` with the password `secret`, and `bob` with `hunter2`, as cheap as bcrypt goes.
+/// `alice` with the password `secret`, and `bob` with `hunter2`, at bcrypt's lowest cost.
 pub fn users() -> String {
     let hash = |password: &str| bcrypt::hash(password, 4).unwrap();
     format!("basic_auth_users:\n  alice: {}\n  bob: {}\n", hash("secret"), hash("hunter2"))
@@ -19,7 +19,7 @@ const NOBODY: &str = "Authorization: Basic bm9ib2R5OnNlY3JldA==\r\n";
 async fn who_is_not_known_is_asked_for_a_password_everywhere() {
     let site = Site::new();
     let server = site.serve(&users()).await;
-    // The second round is answered from memory.
+    // The cache answers the second round.
     for _ in 0..2 {
         for headers in ["", WRONG, NOBODY, "Authorization: Bearer YWxpY2U6c2VjcmV0\r\n"] {
             for path in ["/", "/metrics", "/-/healthy"] {
@@ -32,13 +32,14 @@ async fn who_is_not_known_is_asked_for_a_password_everywhere() {
     }
 }
 
-/// Nobody waits for a hash of this cost, and without a user anybody might ask.
+/// A client cannot wait for a hash of this cost. A file without users would admit everyone.
 #[tokio::test]
 async fn too_costly_a_hash_lets_nobody_in_and_keeps_nobody_out() {
     let site = Site::new();
     let costly = |user: &str| format!("  {user}: $2y$18$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n");
     let server = site.serve(&format!("{}{}", users(), costly("nobody"))).await;
-    // `nobody:secret` is answered as a name that is not there: by one of the other hashes.
+    // `nobody:secret` gets the answer of an unknown name, after a comparison with another user's
+    // hash.
     for _ in 0..2 {
         for (headers, status) in [(NOBODY, 401), (ALICE, 200), (WRONG, 401), ("", 401)] {
             let answer = server.plain("/", headers).await.unwrap();
@@ -61,7 +62,8 @@ async fn over_tls_as_well() {
     }
 }
 
-/// At this cost, and without optimization, a guess takes a tenth of a second or more, and one is hashed at a time.
+/// At this cost and without optimisation, a guess takes a tenth of a second or more. The server
+/// hashes one at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guessing_does_not_hold_up_who_is_known() {
     let site = Site::new();
@@ -69,7 +71,7 @@ async fn guessing_does_not_hold_up_who_is_known() {
     let server = site.serve(&format!("basic_auth_users:\n  alice: {hash}\n")).await;
     assert!(server.plain("/", ALICE).await.unwrap().contains(" 200 OK"));
     let address = server.address;
-    // As many as may wait from one address.
+    // The number of guesses that may wait from one address.
     let guesses: Vec<_> = (0..8)
         .map(|guess| {
             tokio::spawn(async move {
@@ -95,8 +97,8 @@ async fn guessing_does_not_hold_up_who_is_known() {
     assert!(scrapes > 20 && slowest < Duration::from_secs(1), "{scrapes} scrapes, the slowest {slowest:?}");
 }
 
-/// Whoever measures must not learn which names there are. The shortest of many times on a machine that does other things, so
-/// the bound is wide; without the stand-in the unknown name takes a hundredth.
+/// Timing must not reveal which users exist. The test compares the shortest of many times on a busy
+/// machine, so its bound is wide. Without the stand-in, an unknown name takes a hundredth.
 #[tokio::test]
 async fn an_unknown_name_takes_as_long_as_a_known_one() {
     let site = Site::new();
@@ -160,7 +162,7 @@ async fn answers_carry_the_headers_that_were_asked_for() {
         }
         assert!(!answer.contains("content-security-policy"), "{answer}");
     }
-    // What an answer says of itself stays.
+    // The configured headers do not replace the answer's own framing headers.
     let framed = server.plain("/framed", ALICE).await.unwrap();
     assert!(framed.contains("x-frame-options: sameorigin") && !framed.contains("deny"), "{framed}");
 }

@@ -1,4 +1,4 @@
-//! A directory with certificates, a server that goes by a file in it, and clients.
+//! A directory with certificates, a server that uses a file in it, and clients.
 
 use std::fs;
 use std::future::pending;
@@ -26,12 +26,12 @@ use tokio_rustls::client::TlsStream;
 
 use super::certificates::{Ca, Identity, client, self_signed};
 
-/// Longer than anything here takes on a busy machine; shorter than a person's.
+/// The deadline of a wait. It is longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const TLS: &str = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
 
-/// Larger than any window of HTTP/2 here.
+/// Larger than any HTTP/2 window here.
 pub const LARGE: usize = 8 << 20;
 
 pub struct Site {
@@ -40,8 +40,9 @@ pub struct Site {
 }
 
 impl Site {
-    /// With `ca.crt`, `server.crt` and `.key`, `other.key`, a self-signed `client.crt`, `empty.crt`, and what
-    /// `tests/fixtures/web_config/certificates` has: those that `rcgen` does not make, made by `openssl`.
+    /// Creates `ca.crt`, `server.crt` and `.key`, `other.key`, a self-signed `client.crt`, and
+    /// `empty.crt`. It also copies `tests/fixtures/web_config/certificates`, made by `openssl`,
+    /// because `rcgen` cannot make those.
     pub fn new() -> Self {
         let site = Site { directory: tempfile::tempdir().unwrap(), ca: Ca::new("a test's CA") };
         site.write("ca.crt", &site.ca.certificate);
@@ -69,13 +70,13 @@ impl Site {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Makes this the server's certificate and key.
+    /// Installs this as the server's certificate and key.
     pub fn install(&self, identity: &Identity) {
         self.write("server.crt", &identity.certificate);
         self.write("server.key", &identity.key);
     }
 
-    /// Makes this the file.
+    /// Writes this text to the file.
     pub fn configure(&self, text: &str) {
         self.write("web.yml", text);
     }
@@ -85,7 +86,7 @@ impl Site {
         WebConfig::read(&self.path("web.yml"), AddressShare::default()).map_err(|error| error.to_string())
     }
 
-    /// A server that goes by this text.
+    /// Starts a server with this configuration.
     pub async fn serve(&self, text: &str) -> Server {
         self.serve_with(text, Limits::default()).await
     }
@@ -117,7 +118,7 @@ impl Site {
         roots
     }
 
-    /// A client that trusts this site's CA, and shows this certificate if it is asked for one.
+    /// A client that trusts this site's CA, and presents this certificate on request.
     pub fn client(&self, identity: Option<&Identity>) -> ClientConfig {
         self.client_of(default_provider(), rustls::ALL_VERSIONS, identity)
     }
@@ -167,18 +168,19 @@ impl Server {
         within(TcpStream::connect(self.address)).await.unwrap()
     }
 
-    /// A handshake, as far as the client can tell.
+    /// Completes a handshake from the client's point of view.
     pub async fn connect(&self, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
         self.handshake(self.tcp().await, client).await
     }
 
-    /// The same over a connection that is there already.
+    /// Like [`Server::connect`], over an existing connection.
     pub async fn handshake(&self, stream: TcpStream, client: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::from(self.address.ip());
         within(TlsConnector::from(Arc::new(client)).connect(name, stream)).await
     }
 
-    /// Whether a client is let in: in TLS 1.3 it takes itself for connected before it has been judged.
+    /// Returns an error if the server refuses the client. In TLS 1.3, the client's handshake ends
+    /// before the server has judged it.
     pub async fn lets_in(&self, client: ClientConfig) -> Result<(), String> {
         let mut stream = self.connect(client).await.map_err(|error| error.to_string())?;
         let answer = get(&mut stream, "/", "").await.map_err(|error| error.to_string())?;
@@ -188,13 +190,14 @@ impl Server {
         }
     }
 
-    /// The answer to one request without TLS, or nothing if the connection was closed instead.
+    /// The answer to one request without TLS, or `None` if the server closed the connection
+    /// instead.
     pub async fn plain(&self, path: &str, headers: &str) -> Option<String> {
         get(&mut self.tcp().await, path, headers).await.ok()
     }
 }
 
-/// One request as HTTP/1.1; the whole answer.
+/// Sends one HTTP/1.1 request, and returns the whole answer.
 pub async fn get(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     path: &str,
@@ -223,7 +226,7 @@ pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     async move { timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing came to {caller}")) }
 }
 
-/// Looks again and again until it is so.
+/// Calls `look` until it returns true.
 pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !look().await {

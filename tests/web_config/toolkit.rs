@@ -1,7 +1,9 @@
-//! The cases of Prometheus's exporter-toolkit at 19a7c2d (2026-07-23): what it makes of each, and what we do.
+//! The test cases of Prometheus's exporter-toolkit at 19a7c2d (2026-07-23), with its outcome and
+//! ours.
 //!
-//! Its files are in `web/testdata`, their outcomes in `web/tls_config_test.go` and `web/handler_test.go`. The texts here are
-//! written after them, with this directory's certificates and cheaper hashes.
+//! Its files are in `web/testdata`, and their outcomes in `web/tls_config_test.go` and
+//! `web/handler_test.go`. The texts here are our own, with this directory's certificates and
+//! cheaper hashes.
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{default_provider, kx_group};
@@ -10,18 +12,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::requests::ALICE;
 use super::site::{Site, TLS, get, within};
 
-/// What becomes of a file at the start.
+/// The outcome of a file at the start.
 enum Outcome {
     Taken,
-    /// Taken, with a warning that has these words.
+    /// Accepted, with a warning that contains these words.
     Warned(&'static str),
-    /// Refused, in words that include these.
+    /// Refused with an error that contains these words.
     Refused(&'static str),
 }
 
 use Outcome::{Refused, Taken, Warned};
 
-/// The toolkit's file, its text, the toolkit's outcome, ours. Where both refuse, ours may say other words.
+/// The toolkit's file, its text, the toolkit's outcome, ours. If both refuse the file, our words
+/// may differ.
 const FILES: [(&str, &str, Outcome, Outcome); 41] = [
     (
         "tls_config_noAuth.requireandverifyclientcert.good.yml",
@@ -41,14 +44,14 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         Taken,
         Taken,
     ),
-    // It says nothing before, and no certificate is asked for by default.
+    // The toolkit gives no warning at the start, and requests no certificate by default.
     (
         "web_config_auth_clientCAs_invalid.bad.yml",
         "{TLS}  client_ca_file: somefile\n",
         Refused("no such file"),
         Refused("client_ca without a client_auth_type"),
     ),
-    // It refuses every handshake.
+    // The toolkit refuses every handshake.
     (
         "web_config_auth_clientCAs_missing.bad.yml",
         "{TLS}  client_auth_type: RequireAndVerifyClientCert\n",
@@ -116,7 +119,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         Refused("Client CA's have been configured without a Client Auth Policy"),
         Refused("client_ca without a client_auth_type"),
     ),
-    // Every handshake fails there.
+    // Every handshake fails in the toolkit.
     (
         "web_config_noAuth.good.blocking.yml",
         "{TLS}  client_auth_type: RequireAndVerifyClientCert\n",
@@ -227,7 +230,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         Taken,
         Taken,
     ),
-    // Nothing is left of it here.
+    // None of the listed curves exists here.
     (
         "web_config_noAuth_someCurves.good.yml",
         "{TLS}  min_version: TLS13\n  curve_preferences: [CurveP521]\n",
@@ -248,7 +251,8 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         Taken,
         Warned("burst of 0"),
     ),
-    // bob gets in there, after some 20 seconds, and here never: his hash has a cost of 18.
+    // The toolkit admits bob after some 20 seconds. Our server never does, because his hash has
+    // cost 18.
     (
         "web_config_users.good.yml",
         "{TLS}{USERS}",
@@ -263,11 +267,11 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
     ),
 ];
 
-/// The hashes are of the password `secret`.
+/// Hashes of the password `secret`.
 const USERS: &str = "basic_auth_users:\n  alice: $2y$04$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n  \
                      bob: $2y$18$Ipr52z.aVaHGbHN8XC61IOvIPFu1yEIXaM11FRJGp6PNysGRf532S\n";
 
-/// The text of a file, with what many of them have.
+/// The text of a file, with the lines that many of them share.
 fn text(site: &Site, short: &str) -> String {
     let inline = |name: &str| site.read(name).lines().map(|line| format!("    {line}\n")).collect::<String>();
     let text = short.replace("{TLS}", TLS).replace("{USERS}", USERS);
@@ -291,14 +295,14 @@ fn each_file_has_its_outcome() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // What is taken there, and not here: two that let nobody in, and one of which nothing is left.
+    // Files that only the toolkit accepts. Two of them admit nobody, and one leaves no curve.
     let stricter: Vec<_> =
         FILES.iter().filter(|(_, _, its, ours)| !matches!(its, Refused(_)) && matches!(ours, Refused(_))).collect();
     assert_eq!(stricter.len(), 3);
     assert!(!FILES.iter().any(|(_, _, its, ours)| matches!(its, Refused(_)) && !matches!(ours, Refused(_))));
 }
 
-/// `TestServerBehaviour` and `TestBasicAuth`, as far as the other tests here have none of it: what clients get.
+/// The cases of `TestServerBehaviour` and `TestBasicAuth` that the other tests here lack.
 #[tokio::test]
 async fn clients_get_what_they_get_there() {
     let site = Site::new();
@@ -317,13 +321,13 @@ async fn clients_get_what_they_get_there() {
     {
         assert_eq!(site.serve(&of(name)).await.lets_in(site.client(None)).await, Ok(()), "{name}");
     }
-    // "valid tls config yml with all curves", each of those that are left
+    // "valid tls config yml with all curves": each curve that we have
     let server = site.serve(&of("web_config_noAuth_allCurves.good.yml")).await;
     for group in [kx_group::SECP256R1, kx_group::SECP384R1, kx_group::X25519] {
         let provider = CryptoProvider { kx_groups: vec![group], ..default_provider() };
         assert_eq!(server.lets_in(site.client_of(provider, rustls::ALL_VERSIONS, None)).await, Ok(()), "{group:?}");
     }
-    // Users, with TLS and without; `bob:secret` is right there.
+    // Users with and without TLS. `bob:secret` is correct in the toolkit's cases.
     const BOB: &str = "Authorization: Basic Ym9iOnNlY3JldA==\r\n";
     let cases = [("", 401), (ALICE, 200), (BOB, 401), ("Authorization: Basic YWxpY2U6YmFk\r\n", 401)];
     let server = site.serve(&of("web_config_users_noTLS.good.yml")).await;
