@@ -1,6 +1,7 @@
-//! The real Prometheus and Alertmanager over an exporter, and what they tell whom.
+//! The real Prometheus and Alertmanager over an exporter, and the notifications that people
+//! receive.
 //!
-//! Rules, configurations and texts are the project's own; only addresses and times are others.
+//! Rules, configurations and texts are the project's own. Only addresses and times differ.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
@@ -21,7 +22,7 @@ use crate::inbox::Inbox;
 use crate::programs::{reap, run};
 use crate::wait::{PATIENCE, eventually, eventually_eq, try_eventually};
 
-/// What the alerts call the exporter's host.
+/// The name of the exporter's host in alerts.
 pub const HOST: &str = "127.0.0.1";
 
 const RULES: &str = include_str!("../../alerts/multipath.rules.yml");
@@ -33,67 +34,72 @@ const MAINTENANCE: &str = include_str!("../../docs/maintenance.md");
 const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
 
-/// Of scrapes and evaluations: as short as an emulated processor bears that is shared.
+/// The interval of scrapes and evaluations. A shorter one overloads an emulated processor that is
+/// shared.
 const INTERVAL: Duration = Duration::from_millis(2500);
 
-/// How long the routes wait for an alert that silences another.
+/// The time that the routes wait for an alert that silences another.
 const TWO_SCRAPES: &str = "30s";
 
-/// Evaluations in which nothing is notified if nothing is to be: every group is looked at twice.
+/// The number of evaluations without a notification that count as quiet. Alertmanager looks at
+/// every group twice in that time.
 const QUIET: u64 = 3;
 
-/// How often Prometheus sends an alert again that lasts: once is enough, as nothing gets lost. To groups that are looked at
-/// every few seconds it would be news, minute by minute, that something has been over for long.
+/// The interval at which Prometheus sends a lasting alert again. One transmission is enough,
+/// because nothing gets lost. Groups with an interval of seconds would take each repetition for
+/// news of an alert that is long over.
 const RESEND: Duration = Duration::from_secs(60 * 60);
 
-/// How a sentence about an alert that has ended begins.
+/// The beginning of a sentence about an alert that has ended.
 const ENDED: &str = "No longer firing";
 
-/// How lines begin that say nothing of an alert.
+/// Beginnings of lines that do not describe an alert.
 const NO_SENTENCES: &[&str] = &["https://", "An alert that ends is no recovery.", "Alertmanager: "];
 
-/// How long a minute of the rules lasts.
+/// The length of a minute of the rules.
 const MINUTE: Duration = Duration::from_millis(1500);
 
-/// The rules of devices in trouble: enough where there are many devices, as the machine has one processor.
+/// The rules of devices in trouble. They are enough where there are many devices, because the
+/// machine has one processor.
 pub const TROUBLE: &[&str] = &["multipath"];
 
-/// Every group: what is told then is all that there is to tell.
+/// Every group, so that no notification is missing.
 pub const ALL_GROUPS: &[&str] = &[];
 
-/// Both programs; killed when dropped.
+/// Both programs. Dropping the value kills them.
 pub struct Alerting {
     prometheus: RefCell<Option<Child>>,
     alertmanager: Child,
     inbox: Inbox,
-    /// How many of the notifications have been looked at.
+    /// The number of notifications that the scenario has examined.
     seen: Cell<usize>,
     dir: PathBuf,
     storage: TempDir,
     resend: Duration,
 }
 
-/// What a person gets to read.
+/// A notification, as a person reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
     pub title: String,
-    /// A sentence for each host and alert that fires.
+    /// One sentence for each host and alert that fires.
     pub firing: Vec<String>,
-    /// The same for those that have ended.
+    /// One sentence for each host and alert that has ended.
     pub ended: Vec<String>,
-    /// More about each device, or whatever else it is about, but not since when.
+    /// Details of each device or other object, without start times.
     pub details: Vec<String>,
 }
 
 impl Alerting {
-    /// Starts them with these groups of rules and waits until the exporter has been scraped. Trouble that begins when all
-    /// was well is told after `group_wait`. Configurations and logs go into the scenario's directory.
+    /// Starts both programs with these groups of rules, and waits for the first scrape of the
+    /// exporter. Alertmanager sends new trouble after `group_wait`. Configurations and logs go into
+    /// the scenario's directory.
     pub fn start(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration) -> Self {
         Alerting::resending(lab, exporter, groups, group_wait, RESEND)
     }
 
-    /// The same, with a Prometheus that sends alerts again after this time. Four times as long after it was stopped,
-    /// Alertmanager takes them for ended.
+    /// Like [`Alerting::start`], with a Prometheus that sends alerts again after `resend`. When
+    /// Prometheus has been stopped for four times as long, Alertmanager considers its alerts ended.
     pub fn resending(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration, resend: Duration) -> Self {
         let dir = lab.dir();
         let storage = TempDir::new().expect("/tmp is writable in the guest");
@@ -109,9 +115,9 @@ impl Alerting {
             "prometheus-alertmanager",
             &[
                 "--config.file=alertmanager.yml",
-                // Which alerts it gets, and when it looks at which group.
+                // The log shows received alerts, and each look at a group.
                 "--log.level=debug",
-                // Not waiting for other Alertmanagers.
+                // Alertmanager does not wait for other instances.
                 "--cluster.listen-address=",
                 &format!("--web.listen-address={ALERTMANAGER}"),
                 &format!("--storage.path={}", storage.path().join("alertmanager").display()),
@@ -125,14 +131,14 @@ impl Alerting {
         alerting
     }
 
-    /// Starts Prometheus with what it has stored, and waits until the exporter has been scraped.
+    /// Starts Prometheus with its stored data, and waits for the first scrape of the exporter.
     pub fn start_prometheus(&self) {
         let prometheus = spawn(
             &self.dir,
             "prometheus",
             &[
                 "--config.file=prometheus.yml",
-                // Otherwise the first scrape comes after five seconds.
+                // By default the first scrape takes five seconds.
                 "--scrape.discovery-reload-interval=100ms",
                 &format!("--rules.alert.resend-delay={}", go_duration(self.resend)),
                 &format!("--web.listen-address={PROMETHEUS}"),
@@ -151,15 +157,15 @@ impl Alerting {
         reap(&mut prometheus, 2 * PATIENCE).expect("SIGTERM ends it");
     }
 
-    /// Silences what a planned maintenance causes, with the command of the documentation, until that is dropped.
+    /// Silences the alerts of a planned maintenance with the documented command.
     pub fn silence_for_maintenance(&self) {
         let command = MAINTENANCE.lines().find(|line| line.starts_with("amtool silence add")).expect("it has one");
-        // Here alerts have no such label.
+        // Alerts have no such label here.
         let command = command.replace(" cluster=prod ", " ");
         run("sh", ["-c", &format!("{command} --author=lab --alertmanager.url=http://{ALERTMANAGER}")]);
     }
 
-    /// Waits until the exporter is seen to answer, or not to.
+    /// Waits until Prometheus sees the exporter answer, or fail.
     #[track_caller]
     pub fn wait_for_scrapes(&self, answered: bool) {
         let want = if answered { "1" } else { "0" };
@@ -178,7 +184,8 @@ impl Alerting {
         Notification::of(&post.unwrap_or_else(|_| panic!("no notification after {at}\n{}", self.problems())))
     }
 
-    /// Waits for a notification in which just this fires, and gives all until then, itself included.
+    /// Waits for a notification in which exactly these sentences fire. Returns all notifications up
+    /// to it.
     #[track_caller]
     pub fn until_firing(&self, sentences: &[&str]) -> Vec<Notification> {
         let mut told = vec![self.next()];
@@ -188,7 +195,8 @@ impl Alerting {
         told
     }
 
-    /// Waits until each of these has been told to fire or to have ended, and nothing but these and what `may` be told.
+    /// Waits until each of these sentences has fired or ended. Only these and those in `may` are
+    /// allowed.
     #[track_caller]
     pub fn until_told(&self, sentences: &[&str], may: &[&str]) -> Vec<Notification> {
         let mut told: Vec<Notification> = Vec::new();
@@ -203,14 +211,14 @@ impl Alerting {
         told
     }
 
-    /// Waits until nothing fires any more, or is about to, and sees that nobody has been notified of more.
+    /// Waits until no alert fires or is pending. Checks that no further notification arrives.
     #[track_caller]
     pub fn assert_over(&self) {
         eventually_eq("there is no alert", String::new(), || self.problems());
         self.assert_quiet();
     }
 
-    /// Sees several groups' intervals go by, and nobody notified.
+    /// Waits for several group intervals, and checks that no notification arrives.
     #[track_caller]
     pub fn assert_quiet(&self) {
         let before = self.evaluations();
@@ -238,13 +246,13 @@ impl Alerting {
         self.query(&format!(r#"ALERTS{{alertname="{alert}",alertstate="firing"}}"#))
     }
 
-    /// All that Prometheus holds of alerts and of troubled hosts, for a failure's report.
+    /// All alerts and troubled hosts in Prometheus, for a failure's report.
     fn problems(&self) -> String {
         let series = ["ALERTS", "multipath_in_trouble == 1"].map(|promql| self.query(promql));
         series.iter().flatten().map(|sample| format!("{} {}\n", sample["metric"], sample["value"][1])).collect()
     }
 
-    /// How often Prometheus has evaluated the rules of devices in trouble.
+    /// The number of times that Prometheus has evaluated the rules.
     fn evaluations(&self) -> u64 {
         let page = try_get(PROMETHEUS, "/metrics").unwrap_or_default();
         // All groups are evaluated at the same interval.
@@ -257,7 +265,7 @@ impl Alerting {
 impl Drop for Alerting {
     fn drop(&mut self) {
         for child in self.prometheus.get_mut().iter_mut().chain([&mut self.alertmanager]) {
-            // Either may fail if it has ended already.
+            // The process may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -265,7 +273,7 @@ impl Drop for Alerting {
 }
 
 impl Notification {
-    /// From what a Slack channel's incoming webhook gets.
+    /// Parses the message of a Slack incoming webhook.
     fn of(post: &Value) -> Self {
         let field = |name: &str| {
             let value = post["attachments"][0][name].as_str();
@@ -284,15 +292,15 @@ impl Notification {
         Notification { title: field("title"), firing, ended, details }
     }
 
-    /// All of them.
+    /// All sentences.
     pub fn sentences(&self) -> impl Iterator<Item = &str> {
         self.firing.iter().chain(&self.ended).map(String::as_str)
     }
 }
 
-/// The rules of these groups in a time lapse: every duration is as much shorter as a minute is, and no group is evaluated
-/// more often than those without an interval of their own. So is the time for which a recovery is told. Other numbers of
-/// seconds, with which expressions compare, stay.
+/// The rules of these groups in time lapse. Every duration shrinks by the factor of [`MINUTE`], and
+/// no group's interval is below the default. The time for which a recovery is shown shrinks, too.
+/// Other numbers of seconds in expressions stay.
 fn rules(groups: &[&str]) -> String {
     const HEAD: &str = "\n  - name: ";
     let (preamble, all) = RULES.split_once(HEAD).expect("there are groups");
@@ -315,7 +323,7 @@ fn rules(groups: &[&str]) -> String {
     format!("{preamble}{}", time.replace_all(&rules, shorter).replace("< 600", &recovery))
 }
 
-/// The example with our addresses and times.
+/// The example with the lab's addresses and times.
 fn scrapes(exporter: SocketAddr) -> String {
     let interval = go_duration(INTERVAL);
     with_values(SCRAPES, |key, _| match key {
@@ -327,7 +335,7 @@ fn scrapes(exporter: SocketAddr) -> String {
     .replace("- localhost:10056\n", &format!("- {exporter}\n"))
 }
 
-/// The example with a Slack channel of ours as the receivers, and with our times.
+/// The example with the lab's Slack channel as receiver, and with the lab's times.
 fn routes(slack_url_file: &Path, group_wait: Duration) -> String {
     let slack = "  - name: multipath-slack\n";
     let (before, after) = ROUTES.split_once(slack).expect("there is a receiver for Slack");
@@ -345,7 +353,7 @@ fn routes(slack_url_file: &Path, group_wait: Duration) -> String {
     })
 }
 
-/// A configuration with other values; one that is to be replaced stands on the line of its key.
+/// A configuration with other values. A value can be replaced if it stands on the line of its key.
 fn with_values(text: &str, value: impl Fn(&str, &str) -> Option<String>) -> String {
     let line = |line: &str| match line.split_once(':') {
         Some((key, old)) if !old.is_empty() => match value(key.trim_start(), old.trim_start()) {
@@ -378,7 +386,7 @@ fn try_get(address: &str, path: &str) -> Result<String, String> {
     }
 }
 
-/// As these programs write it.
+/// A duration in Go's notation.
 fn go_duration(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }

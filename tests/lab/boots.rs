@@ -1,4 +1,5 @@
-//! A procfs that tells of any boot of this machine, for what the exporter remembers across boots and over hours.
+//! A procfs that simulates boots of this machine. It serves tests of facts that the exporter
+//! remembers across boots and over hours.
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +11,11 @@ const PROCFS: &str = "/run/boots/proc";
 const ID: &str = "/run/boots/boot_id";
 const UPTIME: &str = "/run/boots/uptime";
 
-/// The machine's own procfs at another place, but for two files; gone when dropped.
+/// The machine's procfs at another place, with two files replaced. Dropping the value unmounts it.
 pub struct Boots(());
 
 impl Boots {
-    /// It tells of a boot a day ago.
+    /// Starts with a boot one day ago.
     pub fn start() -> Self {
         fs::create_dir_all(PROCFS).expect("/run is writable");
         let boots = Boots(());
@@ -26,14 +27,15 @@ impl Boots {
         boots
     }
 
-    /// From now on this is the boot of that number, so long ago. A running exporter has read it already.
+    /// Simulates the boot with this number and uptime. A running exporter has already read the
+    /// former one.
     pub fn tell(&self, number: u32, uptime: Duration) {
         let write = |file: &str, text: String| fs::write(file, text).expect("/run is writable");
         write(ID, format!("00000000-0000-4000-8000-{number:012}\n"));
         write(UPTIME, format!("{}.00 0.00\n", uptime.as_secs()));
     }
 
-    /// The flag that makes an exporter read it.
+    /// The flag that makes an exporter read this procfs.
     pub fn flag(&self) -> String {
         format!("--path.procfs={PROCFS}")
     }
@@ -41,7 +43,7 @@ impl Boots {
 
 impl Drop for Boots {
     fn drop(&mut self) {
-        // A machine on which it stays is none the worse.
+        // A leftover mount does no harm.
         let _ = try_run("umount", ["--recursive", "--lazy", PROCFS]);
     }
 }

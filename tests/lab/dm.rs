@@ -1,6 +1,8 @@
-//! Device mapper by its own ioctls (`include/uapi/linux/dm-ioctl.h`): what the kernel holds true, and ways to change it.
+//! Device mapper through its own ioctls (`include/uapi/linux/dm-ioctl.h`): the kernel's state, and
+//! ways to change it.
 //!
-//! dmsetup would do for most of it, but starts too slowly for a storm of events and mangles the names that matter here.
+//! dmsetup could do most of this. It starts too slowly for a storm of events, and it mangles the
+//! names that matter here.
 
 #![expect(unsafe_code, reason = "the ioctls of /dev/mapper/control")]
 
@@ -39,39 +41,40 @@ const UUID_FLAG: u32 = 1 << 14;
 /// A device as device mapper lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {
-    /// Any bytes but a slash and NUL.
+    /// Any bytes except a slash and NUL.
     pub name: Vec<u8>,
     pub uuid: String,
     pub minor: u32,
 }
 
 impl Map {
-    /// The kernel's name of the block device.
+    /// The kernel name of the block device.
     pub fn sysfs_name(&self) -> String {
         format!("dm-{}", self.minor)
     }
 
-    /// The name where it is text.
+    /// The name, if it is valid UTF-8.
     pub fn alias(&self) -> &str {
         std::str::from_utf8(&self.name).expect("a map's name is UTF-8")
     }
 
-    /// What identifies a multipath device; `None` for any other.
+    /// The identity of a multipath device, or `None` for other devices.
     pub fn wwid(&self) -> Option<&str> {
         self.uuid.strip_prefix("mpath-")
     }
 
-    /// Size by sysfs.
+    /// The size according to sysfs.
     pub fn size_bytes(&self) -> u64 {
         let sectors = fs::read_to_string(format!("/sys/block/{}/size", self.sysfs_name())).expect("a map has a size");
         512 * sectors.trim().parse::<u64>().expect("a size is a number")
     }
 }
 
-/// Path states of one map, by device number: is it active?
+/// The paths of one map by device number. True means active.
 pub type Paths = BTreeMap<String, bool>;
 
-/// The table of a multipath target whose groups hold these device numbers; features such as `2 queue_mode bio`.
+/// The table of a multipath target with these groups of device numbers. `features` is a string such
+/// as `2 queue_mode bio`.
 pub fn multipath_table(features: &str, groups: &[&[String]]) -> String {
     let groups: String = groups
         .iter()
@@ -84,7 +87,7 @@ pub fn multipath_table(features: &str, groups: &[&[String]]) -> String {
     format!("{features} 0 {count} {}{groups}", count.min(1))
 }
 
-/// Device number of a disk, as the kernel prints it.
+/// The device number of a disk, as the kernel prints it.
 pub fn devno(disk: &str) -> String {
     fs::read_to_string(Path::new("/sys/block").join(disk).join("dev"))
         .unwrap_or_else(|e| panic!("{disk}: {e}"))
@@ -96,19 +99,19 @@ pub fn devno(disk: &str) -> String {
 pub struct Dm(File);
 
 impl Dm {
-    /// Opens the control device, which needs root and a loaded `dm_mod`.
+    /// Opens the control device. This needs root and a loaded `dm_mod`.
     pub fn open() -> Self {
         let control = OpenOptions::new().read(true).write(true).open("/dev/mapper/control");
         Dm(control.expect("/dev/mapper/control opens"))
     }
 
-    /// Makes a map of 2,048 sectors with one multipath target and starts it.
+    /// Creates a map of 2,048 sectors with one multipath target, and starts it.
     #[track_caller]
     pub fn create(&self, name: &str, uuid: &str, table: &str) {
         self.create_device(name, uuid, table, None);
     }
 
-    /// As [`Dm::create`], with a chosen minor number.
+    /// Like [`Dm::create`], with this minor number.
     #[track_caller]
     pub fn create_as(&self, name: &str, uuid: &str, table: &str, minor: u32) {
         self.create_device(name, uuid, table, Some(minor));
@@ -150,19 +153,19 @@ impl Dm {
         self.call(TARGET_MSG, &mut request)
     }
 
-    /// Tells the map that a path has failed, as the kernel does after an I/O error.
+    /// Marks a path as failed in the map, like the kernel after an I/O error.
     #[track_caller]
     pub fn fail_path(&self, name: &str, devno: &str) {
         self.message(name, &format!("fail_path {devno}"));
     }
 
-    /// Tells the map that a path works again, as multipathd does.
+    /// Reinstates a path in the map, like multipathd.
     #[track_caller]
     pub fn reinstate_path(&self, name: &str, devno: &str) {
         self.message(name, &format!("reinstate_path {devno}"));
     }
 
-    /// Holds all I/O of the map.
+    /// Suspends the map: all its I/O waits.
     #[track_caller]
     pub fn suspend(&self, name: &str) {
         let mut request = Request::new(name.as_bytes());
@@ -170,13 +173,13 @@ impl Dm {
         self.call(DEV_SUSPEND, &mut request).unwrap_or_else(|e| panic!("suspend {name}: {e}"));
     }
 
-    /// Lets the map's I/O go on, with the table that was loaded last.
+    /// Resumes the map with the table that was loaded last.
     #[track_caller]
     pub fn resume(&self, name: &str) {
         self.call(DEV_SUSPEND, &mut Request::new(name.as_bytes())).unwrap_or_else(|e| panic!("resume {name}: {e}"));
     }
 
-    /// Gives the map another name, which may be any bytes but a slash and NUL.
+    /// Renames the map. The name may be any bytes except a slash and NUL.
     #[track_caller]
     pub fn rename(&self, name: &[u8], new: &[u8]) {
         let mut request = Request::new(name);
@@ -190,10 +193,11 @@ impl Dm {
         self.call(DEV_REMOVE, &mut Request::new(name))
     }
 
-    /// Removes every device; an error names those that are held open.
+    /// Removes every device. The error names devices that something holds open.
     pub fn clear(&self) -> Result<(), String> {
         for map in self.multipaths().into_values() {
-            // I/O that waits for a path holds its map. One that is just going away takes no message.
+            // I/O that waits for a path holds its map open. A map that is disappearing accepts no
+            // message.
             let _ = self.try_message(&map.name, "fail_if_no_path");
         }
         self.call(REMOVE_ALL, &mut Request::new(b"")).map_err(|e| format!("remove all: {e}"))?;
@@ -203,7 +207,7 @@ impl Dm {
         }
     }
 
-    /// Every device that device mapper holds, multipath or not.
+    /// Every device of device mapper, multipath or not.
     pub fn list(&self) -> Vec<Map> {
         let mut request = Request::new(b"");
         request.set_flags(UUID_FLAG);
@@ -228,7 +232,7 @@ impl Dm {
         maps
     }
 
-    /// Empty for a device that has none, or that has gone.
+    /// The device's UUID, or an empty string for a device without one or a device that is gone.
     fn uuid(&self, name: &[u8]) -> String {
         let mut request = Request::new(name);
         match self.call(DEV_STATUS, &mut request) {
@@ -242,7 +246,7 @@ impl Dm {
         self.list().into_iter().filter_map(|map| Some((map.wwid()?.to_owned(), map))).collect()
     }
 
-    /// The status line of the map's first target, without waiting for I/O.
+    /// The status line of the map's first target. It does not wait for I/O.
     #[track_caller]
     pub fn status(&self, name: &[u8]) -> String {
         self.target_line(name, NOFLUSH_FLAG)
@@ -267,13 +271,13 @@ impl Dm {
         Ok(String::from_utf8_lossy(text_at(request.answer(), TARGET_SPEC)).trim_end().to_owned())
     }
 
-    /// Waits until there is no map of a LUN whose disks are gone. multipathd tries to remove it once, and does not if udevd
-    /// happens to read it then: that is made up for.
+    /// Waits until no map is left whose disks are gone. multipathd tries once to remove such a map,
+    /// and fails if udevd is reading it. This function then removes it.
     #[track_caller]
     pub fn wait_until_gone(&self, wwid: &str) {
         eventually("the kernel has no such map", PATIENCE, || {
             let Some(map) = self.multipaths().remove(wwid) else { return Ok(()) };
-            // It may go at any moment.
+            // The map may disappear at any moment.
             let status = self.try_target_line(&map.name, NOFLUSH_FLAG).map_err(|e| e.to_string())?;
             match parse_paths(&status) {
                 Some(paths) if paths.is_empty() => {
@@ -288,7 +292,7 @@ impl Dm {
     #[track_caller]
     pub fn paths(&self, name: &[u8]) -> Paths {
         let status = self.status(name);
-        // multipathd makes a map first, and loads its table then.
+        // multipathd creates a map first and loads its table afterwards.
         if status.is_empty() {
             return Paths::new();
         }
@@ -312,10 +316,10 @@ impl Dm {
     }
 }
 
-/// The ioctls of a full reading and nothing else: the list, then status and table of each map, the answers unread.
+/// The ioctls of a full reading without any parsing: the list, then status and table of each map.
 pub struct BareReading {
     list: Request,
-    /// The headers of the requests; the kernel writes its answers over what it is given.
+    /// The headers of the requests. The kernel overwrites a request with its answer.
     heads: Vec<Vec<u8>>,
     buffer: Vec<u8>,
 }
@@ -326,7 +330,7 @@ impl BareReading {
         const ROOM: usize = 4 << 10;
         let mut list = Request::new(b"");
         list.set_flags(UUID_FLAG);
-        // The kernel copies in what it is given: no more room than the list needs.
+        // The kernel copies the whole buffer in, so it is no larger than the list needs.
         list.reserve((maps.len() * 128).next_power_of_two());
         let head = |map: &Map, flags| {
             let mut request = Request::new(&map.name);
@@ -340,7 +344,7 @@ impl BareReading {
         BareReading { list, heads, buffer: vec![0; ROOM] }
     }
 
-    /// Makes them.
+    /// Runs the requests.
     pub fn read(&mut self, dm: &Dm) {
         let head = self.list.0[..HEADER].to_vec();
         dm.call(LIST_DEVICES, &mut self.list).expect("list devices");
@@ -352,7 +356,7 @@ impl BareReading {
     }
 }
 
-/// A `struct dm_ioctl` and what follows it.
+/// A `struct dm_ioctl` and its payload.
 struct Request(Vec<u8>);
 
 impl Request {
@@ -396,7 +400,7 @@ impl Request {
         self.0[12..16].copy_from_slice(&size.to_ne_bytes());
     }
 
-    /// What the kernel wrote behind the header.
+    /// The kernel's data after the header.
     fn answer(&self) -> &[u8] {
         let flags = u32_at(&self.0, 28).expect("the header is there");
         assert_eq!(flags & BUFFER_FULL_FLAG, 0, "the answer did not fit into {} bytes", self.0.len());
@@ -430,8 +434,9 @@ unsafe impl Ioctl for Call<'_> {
     }
 }
 
-/// `features hardware-handler groups initial-group`, then per group `state selector-arguments paths path-arguments` and
-/// per path `devno A|F failures arguments`; both lists of arguments are preceded by their length.
+/// The form is `features hardware-handler groups initial-group`. Each group follows as `state
+/// selector-arguments paths path-arguments`, and each path as `devno A|F failures arguments`. Both
+/// lists of arguments begin with their length.
 fn parse_paths(status: &str) -> Option<Paths> {
     let mut words = status.split_ascii_whitespace();
     skip_counted(&mut words)?;
@@ -458,13 +463,13 @@ fn parse_paths(status: &str) -> Option<Paths> {
     words.next().is_none().then_some(paths)
 }
 
-/// Skips a list that is preceded by its length.
+/// Skips a list that begins with its length.
 fn skip_counted(words: &mut SplitAsciiWhitespace<'_>) -> Option<()> {
     let count: usize = words.next()?.parse().ok()?;
     (words.take(count).count() == count).then_some(())
 }
 
-/// How two readings of all paths differ; empty if they do not.
+/// The differences between two readings of all paths. It is empty if there are none.
 pub fn differences(exported: &BTreeMap<String, Paths>, kernel: &BTreeMap<String, Paths>) -> Vec<String> {
     let wwids: BTreeSet<_> = exported.keys().chain(kernel.keys()).collect();
     wwids

@@ -1,4 +1,4 @@
-//! The exporter under test, as a process of its own.
+//! The exporter under test as a process of its own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use crate::metrics::{Counts, Metrics};
 use crate::programs;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
-/// What a process may do.
+/// The privileges of a process.
 #[derive(Clone, Copy)]
 enum Rights {
     Root,
@@ -27,7 +27,7 @@ enum Rights {
     Nobody,
 }
 
-/// How to start the exporter.
+/// A way to start the exporter.
 pub struct Launch<'a> {
     dir: &'a Path,
     program: &'a Path,
@@ -37,40 +37,41 @@ pub struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    /// As root, with default flags. Its log goes into `dir`.
+    /// Starts `program` as root with default flags. Its log goes into `dir`.
     pub fn new(program: &'a Path, dir: &'a Path) -> Self {
         Launch { dir, program, rights: Rights::Root, address: None, args: Vec::new() }
     }
 
-    /// As `nobody` without any capability.
+    /// Starts it as `nobody` without any capability.
     pub fn unprivileged(self) -> Self {
         Launch { rights: Rights::Nobody, ..self }
     }
 
-    /// As root without CAP_NET_ADMIN: its socket buffer is bound by `net.core.rmem_max`.
+    /// Starts it as root without CAP_NET_ADMIN. `net.core.rmem_max` then limits its socket buffer.
     pub fn without_net_admin(self) -> Self {
         Launch { rights: Rights::RootWithoutNetAdmin, ..self }
     }
 
-    /// Another copy of the program.
+    /// Starts another copy of the program.
     pub fn program(self, program: &'a Path) -> Self {
         Launch { program, ..self }
     }
 
-    /// With one more flag.
+    /// Adds a flag.
     pub fn flag(mut self, flag: &str) -> Self {
         self.args.push(flag.to_owned());
         self
     }
 
-    /// With a configuration file that says this.
+    /// Adds a configuration file with this text.
     pub fn config(self, text: &str) -> Self {
         let file = self.dir.join("config.yml");
         fs::write(&file, text).expect("the scenario's directory is writable");
         self.flag(&format!("--config.file={}", file.display()))
     }
 
-    /// Where another one listened that has ended, or where others than the scenario reach it.
+    /// Listens on this address: that of a former exporter, or one that others than the scenario can
+    /// reach.
     pub fn at(self, address: SocketAddr) -> Self {
         Launch { address: Some(address), ..self }
     }
@@ -108,7 +109,7 @@ impl<'a> Launch<'a> {
         Exporter { child, address, log }
     }
 
-    /// Runs `--oneshot` to its end and gives what it prints.
+    /// Runs `--oneshot` to its end, and returns its output.
     pub fn oneshot(self) -> String {
         let (status, printed) = self.spawn_oneshot().end(PATIENCE);
         assert!(status.success(), "--oneshot: {status}");
@@ -139,14 +140,14 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// A running `--oneshot`; killed when dropped.
+/// A running `--oneshot`. Dropping it kills the process.
 pub struct Oneshot {
     child: Child,
     printed: PathBuf,
 }
 
 impl Oneshot {
-    /// Waits for its end, and gives that and what it has printed.
+    /// Waits for its end, and returns the status and the output.
     #[track_caller]
     pub fn end(mut self, within: Duration) -> (ExitStatus, String) {
         let status = programs::reap(&mut self.child, within);
@@ -161,7 +162,7 @@ impl Drop for Oneshot {
     }
 }
 
-/// A running exporter; killed when dropped.
+/// A running exporter. Dropping it kills the process.
 pub struct Exporter {
     child: Child,
     address: SocketAddr,
@@ -169,12 +170,12 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Asks for a path.
+    /// Requests a path.
     pub fn get(&self, path: &str) -> io::Result<Response> {
         http::get(self.address, path, PATIENCE)
     }
 
-    /// Asks for a path that must answer 200.
+    /// Requests a path that must answer 200.
     #[track_caller]
     pub fn get_ok(&self, path: &str) -> Response {
         let response = self.get(path).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -182,7 +183,7 @@ impl Exporter {
         response
     }
 
-    /// One scrape.
+    /// Scrapes once.
     #[track_caller]
     pub fn metrics(&self) -> Metrics {
         let response = self.get_ok("/metrics");
@@ -198,13 +199,13 @@ impl Exporter {
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
     }
 
-    /// oVirt's view: the devices that are not in order.
+    /// oVirt's view: the unhealthy devices.
     #[track_caller]
     pub fn multipath_health(&self) -> Value {
         self.json("/api/v1/multipath-health")["multipathHealth"].take()
     }
 
-    /// The events about a device that are of one type, oldest first.
+    /// The events of one type about a device, oldest first.
     #[track_caller]
     pub fn events(&self, wwid: &str, kind: &str) -> Vec<Value> {
         let mut events = self.events_of_type(kind);
@@ -222,7 +223,7 @@ impl Exporter {
         events
     }
 
-    /// The events after the one with this id, or those to come.
+    /// The events after the one with this id, or future events.
     #[track_caller]
     pub fn follow_events(&self, after: Option<&str>) -> EventStream {
         EventStream::open(self.address, after, PATIENCE).unwrap_or_else(|e| panic!("the event stream: {e}"))
@@ -242,41 +243,41 @@ impl Exporter {
         log.lines().filter(|line| path(line) == Some(true)).map(str::to_owned).collect()
     }
 
-    /// Waits until a device has so many paths in each state.
+    /// Waits until a device has these numbers of paths in each state.
     #[track_caller]
     pub fn wait_for_counts(&self, wwid: &str, valid: u64, failed: u64) {
         let what = format!("{wwid} is exported with these paths");
         eventually_eq(&what, Some(Counts { valid, failed }), || self.metrics().counts(wwid));
     }
 
-    /// Waits until so many iSCSI sessions are up.
+    /// Waits until this number of iSCSI sessions is up.
     #[track_caller]
     pub fn wait_for_sessions(&self, up: usize) {
         let count = || self.metrics().series("multipath_iscsi_session_up").filter(|(_, up)| *up == 1.0).count();
         eventually_eq("so many sessions are up", up, count);
     }
 
-    /// Waits until so many paths of a device are counted as failed and reinstated. Device mapper's event poll can show a
-    /// state before the uevent that counts it has been read.
+    /// Waits until this number of failed and reinstated paths has been counted for a device. Device
+    /// mapper's event poll may show a state before the exporter reads the uevent that counts.
     #[track_caller]
     pub fn wait_for_path_events(&self, wwid: &str, failed: u64, reinstated: u64) {
         let what = format!("the path events of {wwid} are counted");
         eventually_eq(&what, (failed, reinstated), || self.metrics().path_events(wwid));
     }
 
-    /// Waits until the log has so many such lines; a thread of its own writes them.
+    /// Waits until the log has this number of such lines. A thread of its own writes the log.
     #[track_caller]
     pub fn wait_for_log_lines(&self, level: &str, text: &str, lines: usize) {
         eventually_eq(&format!("the log tells: {text}"), lines, || self.log_lines(level, text).len());
     }
 
-    /// How its path states differ from the kernel's now.
+    /// The present differences between its path states and the kernel's.
     #[track_caller]
     pub fn differences(&self, dm: &Dm) -> Vec<String> {
         dm::differences(&self.metrics().all_paths(), &dm.all_paths())
     }
 
-    /// Stops it where it is.
+    /// Stops the process with SIGSTOP.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -286,29 +287,29 @@ impl Exporter {
         self.signal(Signal::CONT);
     }
 
-    /// Tells it to end and waits for that.
+    /// Sends SIGTERM, and waits for the end.
     #[track_caller]
     pub fn terminate(mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
         programs::reap(&mut self.child, within).unwrap_or_else(|| panic!("SIGTERM did not end it within {within:?}"))
     }
 
-    /// Time that its threads have had on a processor.
+    /// The processor time of its threads.
     pub fn cpu_time(&self) -> Duration {
         programs::cpu_time(&format!("/proc/{}/task", self.child.id()))
     }
 
-    /// Has it read everything now.
+    /// Requests a resync (SIGHUP).
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Resident memory in all and its anonymous part, in kB.
+    /// Resident memory and its anonymous part, in kB.
     pub fn resident_kb(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the exporter runs");
         let field = |name: &str| {
@@ -330,7 +331,7 @@ impl Drop for Exporter {
 }
 
 fn kill(child: &mut Child) {
-    // Either may fail if it has ended already.
+    // The process may have ended already.
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// An answer, its body decoded from chunks.
+/// An answer. Its body is decoded from chunks.
 pub struct Response {
     pub status: u16,
     pub body: String,
@@ -14,13 +14,13 @@ pub struct Response {
 }
 
 impl Response {
-    /// The value of a header, by its name in lower case.
+    /// The value of a header. The name is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Asks for `path` and reads the answer to its end.
+/// Requests `path`, and reads the whole answer.
 pub fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Response> {
     let mut stream = ask(address, path, "", patience)?;
     let mut answer = Vec::new();
@@ -36,15 +36,16 @@ fn ask(address: SocketAddr, path: &str, headers: &str, patience: Duration) -> io
     Ok(stream)
 }
 
-/// Events as they come.
+/// A client of the event stream.
 pub struct EventStream {
     lines: Lines<BufReader<TcpStream>>,
-    /// What to come back with.
+    /// The id to resume after.
     pub last_id: String,
 }
 
 impl EventStream {
-    /// Begins after the event with this id of the stream's, or with the next one, and has it confirmed.
+    /// Opens the stream after the event with this id, or at the next event. Waits for the
+    /// confirmation.
     pub fn open(address: SocketAddr, after: Option<&str>, patience: Duration) -> io::Result<Self> {
         let last = after.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         let headers = format!("Accept: text/event-stream\r\n{last}");
@@ -59,7 +60,8 @@ impl EventStream {
         Ok(serde_json::from_str(&self.line("data: ")?)?)
     }
 
-    /// The rest of the next line that begins like this. A chunk holds whole lines, so its frame is passed over as well.
+    /// The rest of the next line with this beginning. Chunks hold whole lines, so the function can
+    /// skip their frames.
     fn line(&mut self, start: &str) -> io::Result<String> {
         for line in &mut self.lines {
             let line = line?;

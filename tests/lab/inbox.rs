@@ -1,4 +1,4 @@
-//! Takes what is posted to it over HTTP, and keeps it in the order in which it came.
+//! An HTTP server that keeps the posted documents in order.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,14 +12,15 @@ use serde_json::Value;
 
 use crate::wait::PATIENCE;
 
-/// A server that listens as long as this program runs.
+/// A server that listens as long as the program runs.
 pub struct Inbox {
     address: SocketAddr,
     posts: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Inbox {
-    /// Opens it, on a port of its own. What comes is also written into a log, after the seconds since then.
+    /// Opens the server on a port of its own. A log records each document and the seconds since the
+    /// start.
     pub fn open(log: &Path) -> Self {
         let start = Instant::now();
         let mut log = File::create(log).expect("the scenario's directory is writable");
@@ -31,7 +32,7 @@ impl Inbox {
             for stream in listener.incoming() {
                 let post = stream.and_then(|stream| receive(&stream));
                 let text = post.as_ref().map_or_else(|e| format!("not a post: {e}"), Value::to_string);
-                // For people only.
+                // The log is only for people.
                 let _ = writeln!(log, "{:.1} {text}", start.elapsed().as_secs_f64());
                 sink.lock().expect("nobody panics over posts").extend(post);
             }
@@ -39,18 +40,18 @@ impl Inbox {
         Inbox { address, posts }
     }
 
-    /// Where it listens; any path will do.
+    /// The server's address. It accepts any path.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// All that has come, oldest first.
+    /// All received documents, oldest first.
     pub fn posts(&self) -> Vec<Value> {
         self.posts.lock().expect("nobody panics over posts").clone()
     }
 }
 
-/// One request with a JSON document and a length.
+/// Reads one request with a JSON document and a `Content-Length`.
 fn receive(mut stream: &TcpStream) -> io::Result<Value> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);

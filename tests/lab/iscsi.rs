@@ -22,15 +22,16 @@ pub const TARGET: &str = "iqn.2003-01.org.example:array";
 /// The array's ports in each network.
 const PORTS: [u16; 2] = [3260, 3261];
 
-/// Where open-iscsi keeps all that it is told.
+/// The directory where open-iscsi keeps its database.
 const DATABASE: &str = "/etc/iscsi";
 
-/// How sessions take it that the array does not answer.
+/// The reaction of sessions to an array that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Sessions {
-    /// They fail within seconds, and so does the I/O of their disks: as impatient as these programs can be made.
+    /// They fail within seconds, and so does the I/O of their disks. The timeouts are as short as
+    /// the programs allow.
     Impatient,
-    /// They fail within seconds, and the I/O of their disks waits for them.
+    /// They fail within seconds, and the I/O of their disks waits.
     Patient,
     /// They do not notice.
     Trusting,
@@ -52,13 +53,13 @@ impl Sessions {
     }
 }
 
-/// The array, and multipathd over it; gone when dropped.
+/// The array, and multipathd over its disks. Dropping the value removes both.
 pub struct IscsiSan {
     pub san: San,
     initiator: Initiator,
     array: Array,
     pub networks: Rc<Networks>,
-    /// How many of the array's ports in each network are used.
+    /// The number of the array's ports in use in each network.
     ports: usize,
 }
 
@@ -67,17 +68,18 @@ struct Initiator(Child);
 struct Array(Child);
 
 impl IscsiSan {
-    /// Each LUN is one device with a path over each network to each of so many ports, and every path is in order.
+    /// Starts an array. Each LUN is one device with a valid path over each network to each of these
+    /// ports.
     pub fn start(lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         IscsiSan::over(Rc::new(Networks::start()), lab, luns, ports, conf)
     }
 
-    /// The same over networks that others use, too.
+    /// Like [`IscsiSan::start`], over networks that others share.
     pub fn over(networks: Rc<Networks>, lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         IscsiSan::with(Sessions::Impatient, networks, lab, luns, ports, conf)
     }
 
-    /// The same with sessions of this kind.
+    /// Like [`IscsiSan::over`], with sessions of this kind.
     pub fn with(sessions: Sessions, networks: Rc<Networks>, lab: &Lab, luns: usize, ports: usize, conf: Conf) -> Self {
         let array = Array::start(lab.dir(), luns);
         let initiator = Initiator::start(lab.dir(), sessions);
@@ -89,7 +91,7 @@ impl IscsiSan {
         IscsiSan { san: San::over(&disks, luns, lab, conf), initiator, array, networks, ports }
     }
 
-    /// The array goes on to hold its connections, and answers nothing.
+    /// Stops the array: it keeps its connections and answers nothing.
     pub fn freeze(&self) {
         self.array.signal(Signal::STOP);
     }
@@ -99,22 +101,23 @@ impl IscsiSan {
         self.array.signal(Signal::CONT);
     }
 
-    /// Makes the sessions over this network.
+    /// Logs in over this network.
     pub fn log_in(&self, network: &Network) {
         self.initiator.log_in(network, self.ports);
     }
 
-    /// Makes a session that differs from this one only in its name.
+    /// Creates a session that differs from this one only in its name.
     pub fn log_in_again(&self, session: &str) {
         run("iscsiadm", ["-m", "session", "-r", number(session), "--op", "new"]);
     }
 
-    /// Ends this session in good order.
+    /// Logs out of this session.
     pub fn end_session(&self, session: &str) {
         run("iscsiadm", ["-m", "session", "-r", number(session), "--logout"]);
     }
 
-    /// Closes the connection of this session, which iscsid does not make again until [`IscsiSan::reconnect`].
+    /// Closes the connection of this session. iscsid does not restore it before
+    /// [`IscsiSan::reconnect`].
     pub fn disconnect(&self, session: &str) {
         self.initiator.signal(Signal::STOP);
         let port = format!("/sys/class/iscsi_connection/connection{}:0/local_port", number(session));
@@ -127,13 +130,13 @@ impl IscsiSan {
         self.initiator.signal(Signal::CONT);
     }
 
-    /// Ends the sessions over this network in good order.
+    /// Logs out of the sessions over this network.
     pub fn log_out(&self, network: &Network) {
         run("iscsiadm", ["-m", "node", "-T", TARGET, "-I", network.interface, "--logout"]);
     }
 }
 
-/// How each of the array's ports is reached over this network.
+/// The portals of the array's ports in this network.
 pub fn portals(network: &Network) -> [String; PORTS.len()] {
     PORTS.map(|port| format!("{}:{port}", network.address))
 }
@@ -153,7 +156,7 @@ fn number(session: &str) -> &str {
     session.trim_start_matches("session")
 }
 
-/// The disks that sessions show now.
+/// The disks of the present sessions.
 pub fn disks() -> BTreeSet<Disk> {
     scsi_disk::below(|device| device.to_string_lossy().contains("/session"))
 }
@@ -249,9 +252,9 @@ impl Initiator {
 
 impl Drop for Initiator {
     fn drop(&mut self) {
-        // A scenario that failed may have left it stopped.
+        // A failed scenario may have left it stopped.
         self.signal(Signal::CONT);
-        // There may be no session left.
+        // There may be no session.
         let _ = try_run("iscsiadm", ["-m", "session", "--logout"]);
         network::end(&mut self.0);
         let _ = try_run("umount", ["-l", DATABASE]);

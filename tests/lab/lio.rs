@@ -1,5 +1,5 @@
-//! The kernel's own SCSI target, LIO, with loopback hosts: one disk over several paths, each with an ALUA state that is set
-//! here.
+//! The kernel's SCSI target, LIO, with loopback hosts: one disk over several paths. The lab sets
+//! the ALUA state of each path.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ pub enum Alua {
     Transitioning = 15,
 }
 
-/// One disk over several paths, and multipathd over it; gone when dropped.
+/// One disk over several paths, and multipathd over it. Dropping the value removes both.
 pub struct Lio {
     pub san: San,
     /// Its paths in the order of their ports.
@@ -35,7 +35,7 @@ pub struct Lio {
 struct Ports(usize);
 
 impl Lio {
-    /// Every path is optimized and in order.
+    /// Starts the target. Every path is optimized and valid.
     pub fn start(lab: &Lab, paths: usize, conf: Conf) -> Self {
         ["target_core_mod", "tcm_loop"].into_iter().for_each(|module| drop(run("modprobe", [module])));
         let ports = Ports(paths);
@@ -50,12 +50,12 @@ impl Lio {
         });
         let san = San::over(&disks, 1, lab, conf);
         let mut disks: Vec<_> = disks.into_iter().collect();
-        // A host for each port, in the order in which they were made.
+        // The hosts are in the order of their ports.
         disks.sort_by_key(|disk| disk.hctl.split(':').next().and_then(|host| host.parse::<u32>().ok()));
         Lio { san, disks, ports }
     }
 
-    /// Sets the state of a port's group, by the port's number from 0.
+    /// Sets the state of a port's group. Ports count from 0.
     pub fn set_alua(&self, port: usize, state: Alua) {
         assert!(port < self.ports.0);
         write(&group(port + 1), "alua_access_state", &(state as u8).to_string());
@@ -77,7 +77,8 @@ fn port(number: usize) -> PathBuf {
 fn make_port(number: usize) {
     make(&group(number));
     write(&group(number), "tg_pt_gp_id", &number.to_string());
-    // The array alone changes states: Linux would make standby paths active as soon as no other is left.
+    // Only the array changes states. Linux would otherwise activate standby paths when no other
+    // path is left.
     write(&group(number), "alua_access_type", "1");
     let portal = port(number).join("tpgt_1");
     make(&portal);
@@ -99,7 +100,7 @@ fn write(directory: &Path, name: &str, value: &str) {
 
 impl Drop for Ports {
     fn drop(&mut self) {
-        // What was not made is not there.
+        // The teardown ignores parts that were never created.
         for number in 1..=self.0 {
             let portal = port(number).join("tpgt_1");
             let _ = fs::remove_file(portal.join("lun/lun_0/disk"));

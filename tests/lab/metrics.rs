@@ -1,4 +1,4 @@
-//! What `/metrics` says, read strictly.
+//! A strict reader of `/metrics`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::dm::Paths;
 /// Labels of one series, by name.
 pub type Labels = BTreeMap<String, String>;
 
-/// One exposition in text 0.0.4.
+/// One page in text format 0.0.4.
 pub struct Metrics(BTreeMap<String, BTreeMap<Labels, f64>>);
 
 /// The host's own counts.
@@ -36,7 +36,7 @@ pub struct Counts {
 }
 
 impl Metrics {
-    /// Reads an exposition, in which no series comes twice and all counts agree with each other.
+    /// Reads a page. No series may occur twice, and all counts must agree.
     pub fn parse(text: &str) -> Self {
         let mut families: BTreeMap<String, BTreeMap<Labels, f64>> = BTreeMap::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -60,7 +60,7 @@ impl Metrics {
         self.0.get(name)?.get(&labels).copied()
     }
 
-    /// As [`Metrics::get`], for a series that must be there.
+    /// Like [`Metrics::get`], for a series that must exist.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.get(name, labels).unwrap_or_else(|| panic!("no {name}{labels:?} in {:?}", self.0.get(name)))
@@ -74,7 +74,7 @@ impl Metrics {
         value.unwrap_or(0.0)
     }
 
-    /// The labels of the one series among several that has these.
+    /// The labels of the only series with these labels.
     #[track_caller]
     pub fn labels(&self, name: &str, matching: &[(&str, &str)]) -> Labels {
         let matches =
@@ -87,18 +87,19 @@ impl Metrics {
         }
     }
 
-    /// The current word of a state set: the `state` of the one series with these other labels.
+    /// The current value of a state set: the `state` label of the only series with these other
+    /// labels.
     #[track_caller]
     pub fn state(&self, name: &str, labels: &[(&str, &str)]) -> String {
         self.labels(name, labels)["state"].clone()
     }
 
-    /// Whether any series speaks of a device.
+    /// Returns true if any series has this WWID.
     pub fn mentions(&self, wwid: &str) -> bool {
         self.0.values().flat_map(BTreeMap::keys).any(|labels| labels.get("wwid").is_some_and(|value| value == wwid))
     }
 
-    /// The host's counts, always there.
+    /// The host's counts. They always exist.
     #[track_caller]
     pub fn host(&self) -> Host {
         Host {
@@ -120,7 +121,7 @@ impl Metrics {
         }
     }
 
-    /// The WWID of each lost device, and why it counts as lost.
+    /// The WWID of each lost device, and the reason why it counts as lost.
     pub fn lost(&self) -> Vec<(String, String)> {
         let lost = self.series("multipath_lost_device_info");
         lost.map(|(labels, _)| (labels["wwid"].clone(), labels["reason"].clone())).collect()
