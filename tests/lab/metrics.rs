@@ -163,7 +163,7 @@ impl Metrics {
         devices
     }
 
-    /// What holds in every answer, whatever happens meanwhile.
+    /// Invariants of every page.
     fn assert_counts_agree(&self) {
         let mut host = Host::default();
         let mut path_states: BTreeMap<&str, Counts> = BTreeMap::new();
@@ -224,7 +224,7 @@ fn parse_sample(line: &str) -> Option<(&str, Labels, f64)> {
     Some((name, labels, rest.strip_prefix(' ')?.parse().ok()?))
 }
 
-/// A label's value up to its closing quote, and what follows the quote.
+/// A label's value up to its closing quotation mark, and the text after it.
 fn parse_quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -1,4 +1,4 @@
-//! The real multipathd: its configuration, its life, and its socket.
+//! The real multipathd: its configuration, its process, and its socket.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,24 +16,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::programs;
 use crate::wait::{PATIENCE, eventually};
 
-/// What the scenarios differ in. Each option stands on its own line in `/etc/multipath.conf`.
+/// The parts of the configuration that scenarios vary. Each option has a line of its own in
+/// `/etc/multipath.conf`.
 #[derive(Clone, Copy)]
 pub struct Conf {
-    /// Seconds between two looks of the path checkers.
+    /// The interval of the path checkers in seconds.
     pub polling_interval: u32,
     pub no_path_retry: &'static str,
-    /// Which disks it assembles.
+    /// The selection of disks to assemble.
     pub find_multipaths: &'static str,
     /// How it groups paths.
     pub path_grouping_policy: &'static str,
-    /// Further options of `defaults`, a line each.
+    /// Further options of `defaults`, one line each.
     pub more: &'static [&'static str],
     /// Further sections.
     pub sections: &'static str,
 }
 
 impl Conf {
-    /// Checkers that look so seldom that nothing undoes `fail_path` during a scenario.
+    /// Checkers with so long an interval that nothing undoes `fail_path` during a scenario.
     pub const BLIND: Conf = Conf {
         polling_interval: 3600,
         no_path_retry: "fail",
@@ -42,10 +43,11 @@ impl Conf {
         more: &[],
         sections: "",
     };
-    /// Checkers that look every second.
+    /// Checkers that run every second.
     pub const WATCHFUL: Conf = Conf { polling_interval: 1, ..Conf::BLIND };
 
-    /// Makes it the daemon's, which reads it when it starts and when it reconfigures.
+    /// Writes the daemon's configuration. The daemon reads it at its start and when it
+    /// reconfigures.
     pub fn write(self) {
         fs::write("/etc/multipath.conf", self.text()).expect("/etc is writable in the guest");
     }
@@ -65,11 +67,11 @@ impl Conf {
     }
 }
 
-/// A running daemon; stopped when dropped. Its maps stay.
+/// A running daemon. Dropping it stops the process. Its maps stay.
 pub struct Multipathd(Child);
 
 impl Multipathd {
-    /// Starts the daemon and waits until it answers. Its log goes into `dir`.
+    /// Starts the daemon, and waits until it answers. Its log goes into `dir`.
     pub fn start(dir: &Path, conf: Conf) -> Self {
         conf.write();
         let log = OpenOptions::new().append(true).create(true).open(dir.join("multipathd.log"));
@@ -90,7 +92,7 @@ impl Multipathd {
         daemon
     }
 
-    /// Sends a command and gives the answer.
+    /// Sends a command, and returns the answer.
     pub fn ask(&self, command: &str) -> io::Result<String> {
         let mut socket = UnixStream::connect_addr(&address()?)?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -103,7 +105,8 @@ impl Multipathd {
         Ok(String::from_utf8_lossy(&answer).trim_end_matches('\0').to_owned())
     }
 
-    /// Stops all its threads where they are: its socket accepts, and nobody answers.
+    /// Stops all threads: the kernel still accepts connections to the socket, and the daemon does
+    /// not answer.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -113,7 +116,7 @@ impl Multipathd {
         self.signal(Signal::CONT);
     }
 
-    /// Stops the daemon as its service does.
+    /// Stops the daemon like its service.
     pub fn stop(self) {}
 
     fn signal(&self, signal: Signal) {
@@ -121,12 +124,12 @@ impl Multipathd {
     }
 }
 
-/// The abstract socket, which any user may take while the daemon does not hold it.
+/// The abstract socket. Any user may take it while the daemon does not hold it.
 fn address() -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name("/org/kernel/linux/storage/multipathd")
 }
 
-/// A program of user 65533 that listens where multipathd does, and would answer as the daemon did.
+/// A program of user 65533 that listens on multipathd's socket and would answer like the daemon.
 pub struct Impostor {
     ended: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
@@ -134,14 +137,14 @@ pub struct Impostor {
 }
 
 impl Impostor {
-    /// Starts it; it says this to `show maps json`.
+    /// Starts the program with this answer to `show maps json`.
     pub fn start(maps: &str) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let (maps, is_ended, requests) = (maps.to_owned(), Arc::clone(&ended), Arc::clone(&asked));
         let (listens, listening) = mpsc::channel();
         let thread = thread::spawn(move || {
-            // The kernel keeps the user of the thread that begins to listen.
+            // The kernel records the user of the thread that calls listen.
             let user = rustix::thread::Uid::from_raw(65533);
             rustix::thread::set_thread_res_uid(user, user, user).expect("root may become anybody");
             let listener = UnixListener::bind_addr(&address().expect("a name")).expect("the daemon has gone");
@@ -159,7 +162,7 @@ impl Impostor {
         Impostor { ended, asked, thread: Some(thread) }
     }
 
-    /// How often it was asked something.
+    /// The number of requests.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }

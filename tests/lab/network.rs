@@ -1,4 +1,4 @@
-//! Two networks between this machine and an array, which has a network namespace of its own.
+//! Two networks between this machine and an array. The array has a network namespace of its own.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
@@ -10,21 +10,21 @@ const NAMESPACE: &str = "array";
 
 /// One network.
 pub struct Network {
-    /// The interface of this machine.
+    /// The machine's interface.
     pub interface: &'static str,
-    /// Its address.
+    /// The machine's address.
     pub own_address: Ipv4Addr,
     /// The array's address.
     pub address: Ipv4Addr,
-    /// All of it.
+    /// The whole network.
     pub cidr: &'static str,
 }
 
-/// Both; gone when dropped.
+/// Both networks. Dropping the value removes them.
 pub struct Networks(pub [Network; 2]);
 
 impl Networks {
-    /// Makes them.
+    /// Creates the networks.
     pub fn start() -> Self {
         let networks = Networks([
             Network {
@@ -56,7 +56,7 @@ impl Networks {
 impl Drop for Networks {
     fn drop(&mut self) {
         for network in &self.0 {
-            // Not there if making them failed.
+            // The link may not exist if the creation failed.
             let _ = try_run("ip", ["link", "del", network.interface]);
         }
         let _ = try_run("ip", ["netns", "del", NAMESPACE]);
@@ -64,7 +64,7 @@ impl Drop for Networks {
 }
 
 impl Network {
-    /// The link goes down.
+    /// Takes the link down.
     pub fn cut(&self) {
         run("ip", ["link", "set", self.interface, "down"]);
     }
@@ -74,7 +74,7 @@ impl Network {
         run("ip", ["link", "set", self.interface, "up"]);
     }
 
-    /// The link stays up, and nothing arrives.
+    /// Drops all packets while the link stays up.
     pub fn lose_all(&self) {
         run("tc", ["qdisc", "add", "dev", self.interface, "root", "netem", "loss", "100%"]);
     }
@@ -85,14 +85,14 @@ impl Network {
     }
 }
 
-/// A program of the array.
+/// A command that runs a program in the array's namespace.
 pub fn command(program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{NAMESPACE}")).arg("--").arg(program).stdin(Stdio::null());
     command
 }
 
-/// Runs a program of the array that must succeed.
+/// Runs a program of the array. It must succeed.
 #[track_caller]
 pub fn run_there<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) {
     let output = command(program).args(args).output().expect("nsenter starts");
@@ -101,7 +101,7 @@ pub fn run_there<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = 
 
 /// Ends a program that runs in the foreground.
 pub fn end(child: &mut Child) {
-    // Either may fail if it has ended already.
+    // The process may have ended already.
     let _ = child.kill();
     let _ = child.wait();
 }

@@ -14,47 +14,48 @@ use crate::wait::{PATIENCE, eventually};
 /// The array's subsystem.
 pub const SUBSYSTEM: &str = "nqn.2003-01.org.example:array";
 
-/// The subsystem of discovery controllers, whatever array they are of.
+/// The NQN of every discovery subsystem.
 pub const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 const CONFIGFS: &str = "/sys/kernel/config";
 
-/// The array and the controllers that lead to it; gone when dropped.
+/// The array and the controllers that lead to it. Dropping the value removes both.
 ///
-/// It has a namespace and an ANA group for each of its ports, so that each can be optimized on one of them.
+/// The array has one namespace and one ANA group for each of its ports, so that each can be
+/// optimized on one port.
 pub struct Array {
     pub networks: Rc<Networks>,
-    /// The namespaces, by number from 1.
+    /// The namespaces. Their numbers start at 1.
     pub namespaces: [Namespace; 2],
 }
 
-/// A namespace, which is a device of this host.
+/// A namespace. On this host it is a device.
 pub struct Namespace {
     pub wwid: String,
     number: usize,
 }
 
 impl Array {
-    /// Everything is optimized, and there is a controller for each port.
+    /// Starts the array with a controller for each port. Every path is optimized.
     pub fn start() -> Self {
         Array::over(Rc::new(Networks::start()))
     }
 
-    /// The same over networks that others use, too.
+    /// Like [`Array::start`], over networks that others share.
     pub fn over(networks: Rc<Networks>) -> Self {
         let array = Array::unconnected(networks);
         array.connect_all("");
         array
     }
 
-    /// The same with controllers that hold a silent array to be there.
+    /// Like [`Array::start`], with controllers that never give up on a silent array.
     pub fn of_the_trusting() -> Self {
         let array = Array::unconnected(Rc::new(Networks::start()));
         array.connect_all(",keep_alive_tmo=600");
         array
     }
 
-    /// The array alone: no controller leads to it.
+    /// The array without any controller.
     pub fn unconnected(networks: Rc<Networks>) -> Self {
         ["nvmet-tcp", "nvme-tcp"].into_iter().for_each(|module| drop(run("modprobe", [module])));
         memory_disks::brd(2, 1 << 10);
@@ -67,7 +68,7 @@ impl Array {
         array
     }
 
-    /// Makes a controller for each port. See [`Array::connect`] for further options.
+    /// Creates a controller for each port. [`Array::connect`] explains `more`.
     pub fn connect_all(&self, more: &str) {
         self.networks.0.iter().for_each(|network| drop(self.connect(network, more)));
     }
@@ -90,7 +91,7 @@ impl Array {
                 self.set_ana(number, group, "optimized");
             }
         }
-        // Groups and namespaces belong together before anybody sees either.
+        // Each namespace joins its group before a host can see either.
         for Namespace { number, .. } in &self.namespaces {
             write(&namespace(*number), "enable", "1");
         }
@@ -99,30 +100,32 @@ impl Array {
         }
     }
 
-    /// Sets the state of a group on a port.
+    /// Sets the ANA state of a group on a port.
     pub fn set_ana(&self, port_number: usize, group: usize, state: &str) {
         write(&port(port_number).join(format!("ana_groups/{group}")), "ana_state", state);
     }
 
-    /// Lets hosts in through this port.
+    /// Opens this port to hosts.
     pub fn open_port(&self, number: usize) {
-        // A port listens in the namespace of whoever does this.
+        // A port listens in the network namespace of the process that makes this link.
         let [subsystem, link] = [subsystem(), port(number).join("subsystems").join(SUBSYSTEM)];
         network::run_there("ln", [Path::new("-s"), &subsystem, &link]);
     }
 
-    /// Throws all hosts out of this port.
+    /// Closes this port and disconnects all hosts.
     pub fn close_port(&self, number: usize) {
         let link = port(number).join("subsystems").join(SUBSYSTEM);
         fs::remove_file(&link).unwrap_or_else(|e| panic!("{link:?}: {e}"));
     }
 
-    /// Makes a controller over this network and gives its kernel name; further options, each preceded by a comma.
+    /// Creates a controller over this network, and returns its kernel name. `more` holds further
+    /// options, each after a comma.
     pub fn connect(&self, network: &Network, more: &str) -> String {
         self.connect_to(SUBSYSTEM, network, more)
     }
 
-    /// Makes a discovery controller that stays, as `nvme connect-all --persistent` does, and gives its kernel name.
+    /// Creates a persistent discovery controller like `nvme connect-all --persistent`, and returns
+    /// its kernel name.
     pub fn connect_to_discovery(&self, network: &Network) -> String {
         self.connect_to(DISCOVERY, network, "")
     }
@@ -144,49 +147,50 @@ impl Array {
         format!("nvme{}", instance.unwrap_or_else(|| panic!("no instance in {answer:?}")))
     }
 
-    /// From now on the kernel gives up a controller that is away for so many seconds.
+    /// Sets `ctrl_loss_tmo`: the kernel removes a controller that has been away for this time.
     pub fn give_up_after(&self, seconds: u32) {
         set_of_all("ctrl_loss_tmo", &seconds.to_string());
     }
 
-    /// From now on I/O fails where no controller has been live for so many seconds; `None`: it waits.
+    /// Sets `fast_io_fail_tmo`: I/O fails after this time without a live controller. With `None` it
+    /// waits.
     pub fn fail_io_after(&self, seconds: Option<u32>) {
         set_of_all("fast_io_fail_tmo", &seconds.map_or("-1".to_owned(), |seconds| seconds.to_string()));
     }
 
-    /// Takes all controllers away.
+    /// Removes all controllers.
     pub fn disconnect_all(&self) {
         controllers().iter().for_each(|controller| self.disconnect(controller));
     }
 
-    /// Takes a controller away.
+    /// Removes a controller.
     pub fn disconnect(&self, controller: &str) {
         set(controller, "delete_controller", "1");
     }
 
-    /// Resets a controller, as `nvme reset` does.
+    /// Resets a controller like `nvme reset`.
     pub fn reset(&self, controller: &str) {
         set(controller, "reset_controller", "1");
     }
 
-    /// Whether the kernel counts how often a controller was reset.
+    /// Returns true if the kernel counts the resets of a controller.
     pub fn counts_resets(&self, controller: &str) -> bool {
         Path::new("/sys/class/nvme").join(controller).join("diag/reset_count").exists()
     }
 
-    /// The state of a controller, in the kernel's word.
+    /// The kernel's state of a controller.
     pub fn state(&self, controller: &str) -> String {
         let state = fs::read_to_string(format!("/sys/class/nvme/{controller}/state"));
         state.map(|state| state.trim().to_owned()).unwrap_or_else(|e| panic!("{controller}: {e}"))
     }
 
-    /// From now on the kernel keeps a namespace's device for so many seconds after its last controller has gone.
+    /// Sets the time that the kernel keeps a namespace's device after its last controller is gone.
     pub fn delay_removal(&self, namespace: &Namespace, seconds: u32) {
         let head = self.head(namespace).expect("the kernel has the namespace");
         write(&Path::new("/sys/block").join(head), "delayed_removal_secs", &seconds.to_string());
     }
 
-    /// The controller that a path of a namespace goes through.
+    /// The controller of a path of a namespace.
     pub fn controller(&self, namespace: &Namespace, path: &str) -> String {
         let head = self.head(namespace).expect("the kernel has the namespace");
         let (subsystem, number) = head.split_at(head.rfind('n').expect("a head's name has a number"));
@@ -194,26 +198,26 @@ impl Array {
         format!("nvme{}", controller.unwrap_or_else(|| panic!("{path} is no path of {head}")))
     }
 
-    /// The kernel's names of the hidden paths of a namespace, whether or not there is a device above them.
+    /// The kernel names of a namespace's hidden paths, with or without a head.
     pub fn paths(&self, namespace: &Namespace) -> Vec<String> {
         blocks_of(namespace).filter(|block| is_path(block)).map(|block| name_of(&block)).collect()
     }
 
-    /// The kernel's name of a namespace's device.
+    /// The kernel name of a namespace's head.
     pub fn head(&self, namespace: &Namespace) -> Option<String> {
         blocks_of(namespace).find(|block| !is_path(block)).map(|block| name_of(&block))
     }
 }
 
 impl Namespace {
-    /// It is on another disk from now on, and the device of this host is another, too.
+    /// Moves the namespace to another disk. The host's device then changes, too.
     pub fn move_to(&self, disk: &str) {
         self.enable(false);
         write(&namespace(self.number), "device_path", disk);
         self.enable(true);
     }
 
-    /// Makes it there, or not.
+    /// Enables or disables the namespace in the array.
     pub fn enable(&self, enabled: bool) {
         write(&namespace(self.number), "enable", if enabled { "1" } else { "0" });
     }
@@ -233,7 +237,7 @@ fn set(controller: &str, attribute: &str, value: &str) {
     write(&Path::new("/sys/class/nvme").join(controller), attribute, value);
 }
 
-/// The directories of a namespace's device and of its paths.
+/// The directories of a namespace's head and of its paths.
 fn blocks_of(namespace: &Namespace) -> impl Iterator<Item = PathBuf> {
     let blocks = fs::read_dir("/sys/block").expect("/sys/block is there").filter_map(Result::ok);
     let is_it =
@@ -245,7 +249,7 @@ fn name_of(block: &Path) -> String {
     block.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether it is hidden: `nvme0c1n1`.
+/// Returns true for a hidden path such as `nvme0c1n1`.
 fn is_path(block: &Path) -> bool {
     name_of(block).contains('c')
 }
@@ -274,7 +278,7 @@ fn write(directory: &Path, name: &str, value: &str) {
 
 impl Drop for Array {
     fn drop(&mut self) {
-        // A scenario may not have made one, or may have taken it away already.
+        // A scenario may have created no controller or have removed it already.
         for controller in controllers() {
             let _ = fs::write(format!("/sys/class/nvme/{controller}/delete_controller"), "1");
         }

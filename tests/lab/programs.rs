@@ -1,4 +1,4 @@
-//! Programs that the lab drives.
+//! Programs that the lab runs.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::wait::try_eventually;
 
-/// Runs a program that must succeed, and gives its standard output.
+/// Runs a program, and returns its standard output. It must succeed.
 #[track_caller]
 pub fn run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> String {
     try_run(program, args).unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-/// Runs a program; a failure carries the command line and what it said.
+/// Runs a program. The error contains the command line and the output.
 pub fn try_run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Result<String, String> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
@@ -24,7 +24,8 @@ pub fn try_run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>
     }
 }
 
-/// Waits for a program that was told to end, and kills it if it does not: `None`.
+/// Waits until a program has ended that was asked to. Kills it after `patience`, and then returns
+/// `None`.
 pub fn reap(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     let ended = try_eventually(patience, || match child.try_wait() {
         Ok(Some(status)) => Ok(status),
@@ -32,20 +33,22 @@ pub fn reap(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
         Err(e) => Err(e.to_string()),
     });
     if ended.is_err() {
-        // It may be gone by now, and a process that cannot be killed cannot be waited for either.
+        // The process may have ended already. A process that cannot be killed cannot be waited for
+        // either.
         let _ = child.kill();
     }
     ended.ok()
 }
 
-/// Keeps everything else from the machine's only processor while this program has something to do, until dropped.
+/// Keeps other processes off the machine's only processor while this program runs. Dropping the
+/// value ends that.
 ///
-/// The kernel hands uevents of device mapper to a worker. It cannot run between two ioctls then, finds both events when
-/// it does, and sends the last one first.
+/// The kernel's worker sends device mapper's uevents. It then cannot run between two ioctls, finds
+/// both events later, and sends the last one first.
 pub struct Uninterrupted(());
 
 impl Uninterrupted {
-    /// From now on.
+    /// Starts the real-time priority.
     pub fn start() -> Self {
         run("chrt", ["--fifo", "--pid", "50", &process::id().to_string()]);
         Uninterrupted(())
@@ -54,12 +57,12 @@ impl Uninterrupted {
 
 impl Drop for Uninterrupted {
     fn drop(&mut self) {
-        // The next scenario only gets slower if this fails.
+        // A failure only slows the next scenario.
         let _ = try_run("chrt", ["--other", "--pid", "0", &process::id().to_string()]);
     }
 }
 
-/// Time that the threads in this `task` directory of procfs have had on a processor.
+/// The processor time of the threads in this `task` directory of procfs.
 pub fn cpu_time(tasks: &str) -> Duration {
     let threads = fs::read_dir(tasks).unwrap_or_else(|e| panic!("{tasks}: {e}"));
     let nanos = threads.filter_map(|thread| {

@@ -1,4 +1,4 @@
-//! The machine's own root file system, which can be put on another device while the machine runs.
+//! The machine's root file system, which the lab can move to another device while the machine runs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,15 +9,15 @@ use rustix::process::pivot_root;
 
 use crate::programs::run;
 
-/// A directory of every Debian machine that nothing here uses.
+/// A directory that every Debian machine has and nothing here uses.
 const ASIDE: &str = "/media";
 
-/// A root file system on another device; the machine's own comes back when dropped.
+/// A root file system on another device. Dropping the value restores the machine's own.
 pub struct MovedRoot(());
 
 impl MovedRoot {
-    /// For every process, the first one and the running ones included. Below `/` all of them see what they saw, each
-    /// directory as a mount of its own.
+    /// Moves the root of every process, including running ones and the first one. All other mounts
+    /// stay visible: each directory below `/` is a mount of its own.
     pub fn onto(device: &str) -> Self {
         run("mount", [device, ASIDE]);
         for entry in fs::read_dir("/").expect("/ can be listed") {
@@ -41,12 +41,12 @@ impl MovedRoot {
 
 impl Drop for MovedRoot {
     fn drop(&mut self) {
-        // A device that stays mounted cannot be removed, and the machine is booted anew.
+        // A device that stays mounted cannot be removed, and the machine boots again.
         let _ = exchange().and_then(|()| unmount(ASIDE, UnmountFlags::DETACH));
     }
 }
 
-/// What is aside becomes the root, and what was the root is aside.
+/// Exchanges the root and the file system at [`ASIDE`].
 fn exchange() -> rustix::io::Result<()> {
     pivot_root(ASIDE, format!("{ASIDE}{ASIDE}"))
 }

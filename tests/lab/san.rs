@@ -1,4 +1,4 @@
-//! A small storage network: SCSI disks, scsi_debug's or others, under a real multipathd.
+//! A small storage network: SCSI disks of scsi_debug or others under a real multipathd.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::scsi_disk::Disk;
 use crate::udevd;
 use crate::wait::{PATIENCE, eventually};
 
-/// One multipath device that multipathd made.
+/// A multipath device that multipathd created.
 pub struct Lun {
     pub wwid: String,
     pub map: Map,
@@ -18,13 +18,13 @@ pub struct Lun {
 }
 
 impl Lun {
-    /// The name that multipathd gave the device.
+    /// multipathd's name of the device.
     pub fn name(&self) -> &str {
         self.map.alias()
     }
 }
 
-/// All of it; multipathd stops when dropped.
+/// The network. Dropping the value stops multipathd.
 pub struct San {
     pub daemon: Multipathd,
     pub dm: Dm,
@@ -32,17 +32,18 @@ pub struct San {
 }
 
 impl San {
-    /// Every LUN is one device with a path over each host, and every path is in order.
+    /// Starts the network. Each LUN is one device with a valid path over each host.
     pub fn start(lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
         San::of_product(scsi_debug::PRODUCT, lab, hosts, luns, conf)
     }
 
-    /// As [`San::start`], with disks that say they are this product.
+    /// Like [`San::start`], with disks of this product name.
     pub fn of_product(product: &str, lab: &Lab, hosts: usize, luns: usize, conf: Conf) -> Self {
         San::over(&scsi_debug::load(hosts, luns, product), luns, lab, conf)
     }
 
-    /// Over these disks: as many paths to each of so many LUNs, every one in order.
+    /// Starts multipathd over these disks. Every LUN has the same number of paths, and all are
+    /// valid.
     pub fn over(disks: &BTreeSet<Disk>, luns: usize, lab: &Lab, conf: Conf) -> Self {
         udevd::settle().expect("udevd keeps up");
         let daemon = Multipathd::start(lab.dir(), conf);
@@ -63,7 +64,7 @@ impl San {
         San { daemon, dm, luns }
     }
 
-    /// The devices of which these disks are valid paths.
+    /// The devices that have these disks as valid paths.
     pub fn luns_over(&self, disks: &BTreeSet<Disk>) -> Vec<Lun> {
         let mut luns = lun_list(&self.dm, disks);
         luns.retain(|lun| !lun.paths.is_empty());
@@ -71,8 +72,9 @@ impl San {
     }
 }
 
-/// Whether the checker has looked at this path: the first look comes within a second, whatever the polling interval, and
-/// would undo a `fail_path`. The line ends with the seconds until the next look, a slash and the seconds between two.
+/// Returns true if the checker has tested this path. The first test comes within a second for any
+/// polling interval, and would undo a `fail_path`. The line ends with the seconds until the next
+/// test, a slash, and the interval in seconds.
 fn was_checked(line: &str) -> bool {
     let seconds = line.rsplit(' ').next().and_then(|last| last.split_once('/'));
     seconds.is_some_and(|(left, between)| left != "1" || between == "1")

@@ -1,4 +1,4 @@
-//! The kernel's scsi_debug driver: disks that are seen on several hosts, as a SAN's LUNs are.
+//! The kernel's scsi_debug driver: disks that several hosts see, like LUNs of a SAN.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,30 +8,31 @@ use crate::programs::run;
 use crate::scsi_disk::{self, Disk};
 use crate::wait::{PATIENCE, eventually};
 
-/// What the driver calls its disks.
+/// The product name of the driver's disks.
 pub const PRODUCT: &str = "scsi_debug";
 
-/// How large they are, in MiB: each has room for file systems.
+/// The size of the disks in MiB. It leaves room for file systems.
 pub const SIZE_MB: u32 = 48;
 
-/// Loads the driver: `hosts` paths, an even number, to each of `luns` disks that say they are this product. What is
-/// written to one of them is on all.
+/// Loads the driver with `hosts` paths, an even number, to each of `luns` disks of this product
+/// name. All paths of a disk share its data.
 ///
-/// Sharing its disks between hosts, the driver gives the hosts the ALUA states optimized, non-optimized and standby in
-/// turn (`host_no % 3` in `resp_report_tgtpgs`). The first stray read over a standby path would fail it, so the disks of
-/// every third host are taken away again.
+/// The driver gives its hosts the ALUA states optimized, non-optimized and standby in turn
+/// (`host_no % 3` in `resp_report_tgtpgs`). A stray read over a standby path would fail that path.
+/// Therefore the function removes the disks of every third host.
 pub fn load(hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     load_of_size(SIZE_MB, hosts, luns, product)
 }
 
-/// The same, with disks of so many MiB.
+/// Like [`load`], with disks of this size.
 pub fn load_of_size(size_mb: u32, hosts: usize, luns: usize, product: &str) -> BTreeSet<Disk> {
     assert_eq!(hosts % 2, 0, "two of three hosts can be used");
     let all_hosts = hosts / 2 * 3;
-    // Without vpd_use_hostno=0 each host would show disks of its own.
+    // Without vpd_use_hostno=0, each host would have disks of its own.
     let size = format!("dev_size_mb={size_mb}");
     let common = ["scsi_debug", "vpd_use_hostno=0", "num_tgts=1", &size].map(str::to_owned);
-    // The product comes last: the kernel takes all that follows a quotation mark for part of it.
+    // The product comes last, because the kernel takes all text after a quotation mark for part of
+    // it.
     let own = [format!("add_host={all_hosts}"), format!("max_luns={luns}"), format!("inq_product={product}")];
     run("modprobe", common.iter().chain(&own));
     let disks = eventually("scsi_debug shows its disks", PATIENCE, || {
@@ -46,7 +47,7 @@ pub fn load_of_size(size_mb: u32, hosts: usize, luns: usize, product: &str) -> B
     usable.into_iter().collect()
 }
 
-/// The disks that the driver shows now.
+/// The driver's present disks.
 pub fn disks() -> BTreeSet<Disk> {
     scsi_disk::below(|device| device.starts_with("/sys/devices/pseudo_0"))
 }
@@ -56,13 +57,13 @@ fn is_on_standby(disk: &Disk) -> bool {
     host.expect("a host has a number") % 3 == 2
 }
 
-/// Until dropped, no disk answers.
+/// Makes every disk silent until the value is dropped.
 pub struct Mute(());
 
 impl Mute {
-    /// From now on.
+    /// Makes the disks silent.
     pub fn start() -> Self {
-        // Every command is swallowed (SDEBUG_OPT_TIMEOUT).
+        // The driver swallows every command (SDEBUG_OPT_TIMEOUT).
         set("opts", "4");
         set("every_nth", "1");
         Mute(())
@@ -76,7 +77,7 @@ impl Drop for Mute {
     }
 }
 
-/// Sets a parameter of the driver, which all disks go by from now on.
+/// Sets a parameter of the driver for all disks.
 pub fn set(parameter: &str, value: &str) {
     let file = Path::new("/sys/bus/pseudo/drivers/scsi_debug").join(parameter);
     fs::write(&file, value).unwrap_or_else(|e| panic!("{file:?}: {value}: {e}"));

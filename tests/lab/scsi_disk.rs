@@ -1,4 +1,4 @@
-//! SCSI disks, whatever they are reached over.
+//! SCSI disks over any transport.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A file of the SCSI device.
+    /// The path of a file of the SCSI device.
     pub fn attribute(&self, name: &str) -> PathBuf {
         Path::new("/sys/block").join(&self.name).join("device").join(name)
     }
@@ -28,7 +28,7 @@ impl Disk {
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
     }
 
-    /// Makes every command fail, which multipathd's checker then sees.
+    /// Sets the disk offline: every command fails, and multipathd's checker sees that.
     pub fn set_offline(&self) {
         self.write("state", "offline");
     }
@@ -38,7 +38,7 @@ impl Disk {
         self.write("state", "running");
     }
 
-    /// Takes the disk away for good.
+    /// Deletes the disk.
     pub fn delete(&self) {
         self.write("delete", "1");
         let name = Path::new("/sys/block").join(&self.name);
@@ -48,14 +48,14 @@ impl Disk {
         });
     }
 
-    /// Has its SCSI host look for the disk that it showed before, which will be another one with the same identity.
+    /// Rescans the disk's address in its SCSI host. The new disk has the same identity.
     pub fn rescan(&self) {
         let (host, address) = self.hctl.split_once(':').expect("an address begins with its host");
         let path = format!("/sys/class/scsi_host/host{host}/scan");
         fs::write(&path, address.replace(':', " ")).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 
-    /// Has its SCSI host look at every address, as an administrator does.
+    /// Rescans every address of the disk's SCSI host, like an administrator.
     pub fn rescan_host(&self) {
         let (host, _) = self.hctl.split_once(':').expect("an address begins with its host");
         let path = format!("/sys/class/scsi_host/host{host}/scan");
@@ -69,7 +69,7 @@ impl Disk {
     }
 }
 
-/// The disks whose SCSI device lies in such a directory of sysfs.
+/// The disks whose SCSI device lies in a wanted directory of sysfs.
 pub fn below(is_wanted: impl Fn(&Path) -> bool) -> BTreeSet<Disk> {
     let entries = fs::read_dir("/sys/block").expect("/sys/block is there");
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

@@ -1,4 +1,5 @@
-//! systemd-udevd of the guest: with it events are handled as on a server, without it thousands of maps take seconds.
+//! systemd-udevd in the machine. With it, the machine handles events like a server. Without it,
+//! thousands of maps take seconds.
 
 use std::fs;
 use std::io;
@@ -7,10 +8,10 @@ use std::os::unix::fs::symlink;
 use crate::programs::{run, try_run};
 use crate::wait::{PATIENCE, eventually};
 
-/// Rules of sg3-utils: they give disks another WWID, and take half of a disk's time.
+/// Rules of sg3-utils. They give disks another WWID, and take half of a disk's time.
 const MASKED_RULES: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.rules"];
 
-/// Makes udevd name disks by the identifiers that the scenarios expect.
+/// Makes udevd use the identifiers that the scenarios expect.
 pub fn mask_rules() -> io::Result<()> {
     fs::create_dir_all("/etc/udev/rules.d")?;
     MASKED_RULES.iter().try_for_each(|rules| symlink("/dev/null", format!("/etc/udev/rules.d/{rules}")))?;
@@ -24,7 +25,7 @@ fn is_running() -> bool {
     names.into_iter().any(|name| name.trim() == "systemd-udevd")
 }
 
-/// Stops udevd; nobody makes nodes in `/dev/mapper` then.
+/// Stops udevd. Nothing creates nodes in `/dev/mapper` then.
 pub fn stop() {
     run("udevadm", ["control", "--exit"]);
     eventually("udevd leaves", PATIENCE, || match is_running() {
@@ -33,7 +34,7 @@ pub fn stop() {
     });
 }
 
-/// Starts udevd if it does not run.
+/// Starts udevd unless it runs.
 pub fn start() -> Result<(), String> {
     if is_running() {
         return Ok(());
@@ -41,7 +42,7 @@ pub fn start() -> Result<(), String> {
     try_run("/lib/systemd/systemd-udevd", ["--daemon"]).map(drop)
 }
 
-/// Waits until udevd has nothing more to do.
+/// Waits until udevd is idle.
 pub fn settle() -> Result<(), String> {
     try_run("udevadm", ["settle", "--timeout=120"]).map(drop)
 }

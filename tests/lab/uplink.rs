@@ -1,4 +1,4 @@
-//! Ports of the host that lead into a machine, over a network interface of their own, which no other machine has.
+//! Ports of the host that lead into a machine, over a network interface that only this machine has.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,10 +8,11 @@ use crate::programs::run;
 use crate::udevd;
 use crate::wait::{PATIENCE, eventually};
 
-/// Where programs in the machine listen that the host is to reach: what QEMU's user network takes a guest to have.
+/// The address of the machine in QEMU's user network. Programs that the host should reach listen
+/// there.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 
-/// A port of the host's loopback interface, and the machine's port that it leads to.
+/// A port of the host's loopback interface, and the port of the machine behind it.
 #[derive(Clone, Copy)]
 pub struct Forward {
     host: u16,
@@ -28,8 +29,8 @@ impl FromStr for Forward {
     }
 }
 
-/// QEMU's options for a machine with these ports, none without any. It reaches nothing through them: neither the host nor
-/// what is beyond.
+/// QEMU's options for a machine with these ports, or none without any. The machine cannot reach the
+/// host or other networks through them.
 pub fn qemu_options(forwards: &[Forward]) -> Vec<String> {
     if forwards.is_empty() {
         return Vec::new();
@@ -39,10 +40,10 @@ pub fn qemu_options(forwards: &[Forward]) -> Vec<String> {
     ["-device", "virtio-net-pci,netdev=uplink", "-netdev", &network].map(str::to_owned).into()
 }
 
-/// In the machine: brings the interface up.
+/// Brings the interface up in the machine.
 pub fn connect() {
     run("modprobe", ["virtio_net"]);
-    // It renames the interface.
+    // udevd renames the interface.
     udevd::settle().expect("udevd keeps up");
     let interface = eventually("the machine has an interface to the host", PATIENCE, interface);
     run("ip", ["addr", "add", &format!("{ADDRESS}/24"), "dev", &interface]);
