@@ -1,4 +1,5 @@
-//! What people are told: from the kernel through the exporter, Prometheus and Alertmanager to the words of a message.
+//! The notifications that people receive: from the kernel through the exporter, Prometheus and
+//! Alertmanager to the words of a message.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -39,15 +40,15 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("notifications_of_a_flapping_session", notifications_of_a_flapping_session),
 ];
 
-/// Where an exporter remembers what it has seen.
+/// The exporter's memory file.
 const MEMORY: &str = "/run/alerts-memory.json";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Short, so that alerts soon end at Alertmanager when Prometheus is stopped.
+/// A short interval, so that Alertmanager soon considers alerts ended when Prometheus has stopped.
 const RESEND: Duration = Duration::from_secs(10);
 
-/// Longer than a device has no valid path before it counts as lost when its disks go.
+/// A device without a valid path for longer than this counts as lost when its disks go.
 const PATHLESS: Duration = Duration::from_secs(11);
 
 const NETWORK_DOWN: &str = "A network of an iSCSI bond is down.";
@@ -80,27 +81,27 @@ fn recovered() -> String {
     format!("No faulty multipath paths on host {HOST}.")
 }
 
-/// What is said of anything but the paths of a device.
+/// A sentence about anything except the paths of a device.
 fn fires(summary: &str) -> String {
     format!("Host {HOST}: {summary}")
 }
 
-/// An alert on this device has ended.
+/// The sentence about an ended alert of this device.
 fn ended(alert: &str, wwid: &str) -> String {
     format!("No longer firing on host {HOST}: {alert}: [{wwid}]")
 }
 
-/// An alert has ended that is on no device.
+/// The sentence about an ended alert that names no device.
 fn over(alert: &str) -> String {
     format!("No longer firing on host {HOST}: {alert}")
 }
 
-/// How often these say that all is well again.
+/// The number of recoveries in these notifications.
 fn recoveries(told: &[Notification]) -> usize {
     told.iter().flat_map(|told| &told.firing).filter(|sentence| **sentence == recovered()).count()
 }
 
-/// Waits until these have ended and the recovery is told, which is told once.
+/// Waits until these alerts have ended and one recovery has arrived.
 #[track_caller]
 fn until_recovered(alerting: &Alerting, ended: &[&str], may: &[&str]) -> Vec<Notification> {
     let told = alerting.until_told(&[&[&*recovered()], ended].concat(), may);
@@ -108,9 +109,9 @@ fn until_recovered(alerting: &Alerting, ended: &[&str], may: &[&str]) -> Vec<Not
     told
 }
 
-/// An exporter that remembers, and has nothing to remember yet.
+/// An exporter with an empty memory.
 fn forgetful(lab: &Lab) -> Launch<'_> {
-    // An earlier scenario left it.
+    // An earlier scenario may have left it.
     let _ = fs::remove_file(MEMORY);
     remembering(lab)
 }
@@ -123,7 +124,8 @@ fn delete_disks(lun: &Lun) {
     lun.paths.iter().for_each(|disk| disk.delete());
 }
 
-/// oVirt's three, word for word. Nobody is told that a device is removed in order: a healthy one, and one that lacks a path.
+/// oVirt's three messages, word for word. Removing a device in order causes no message: a healthy
+/// one, and one with a missing path.
 fn notifications_of_a_host(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::WATCHFUL);
     let (lun, other) = (&san.luns[0], &san.luns[1]);
@@ -164,12 +166,12 @@ fn notifications_of_a_host(lab: &Lab) {
     san.daemon.ask(&format!("del map {}", other.name())).expect("multipathd answers");
     delete_disks(other);
     san.dm.wait_until_gone(&other.wwid);
-    // No device is left that is in trouble.
+    // No troubled device is left.
     alerting.until_told(&[&ended("MultipathFaultyPaths", &other.wwid), &recovered()], &[]);
     alerting.assert_over();
 }
 
-/// A device that nothing uses loses its paths, then its disks. It comes back.
+/// An unused device loses its paths, then its disks. It returns.
 fn notifications_of_a_lost_device(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::WATCHFUL);
     let lun = &san.luns[0];
@@ -205,7 +207,8 @@ fn notifications_of_a_lost_device(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// The exporter and Prometheus are away, in trouble and while it ends: a recovery is told once, and never too early.
+/// The exporter and Prometheus are away during the trouble and at its end. One recovery is
+/// announced, and never too early.
 fn notifications_beside_restarts(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::WATCHFUL);
     let lun = &san.luns[0];
@@ -242,7 +245,7 @@ fn notifications_beside_restarts(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// Half of the paths stay away after a boot.
+/// Half of the paths are absent after a boot.
 fn notifications_after_a_boot(lab: &Lab) {
     let boots = Boots::start();
     let san = San::start(lab, 2, 1, Conf::WATCHFUL);
@@ -273,7 +276,8 @@ fn notifications_after_a_boot(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// The silence of the documentation: what the work causes is not told, what it must not cause is, and so is the recovery.
+/// The documented silence: it hides alerts that the work causes. It shows the alerts that the work
+/// must not cause, and the recovery.
 fn notifications_in_a_maintenance(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::WATCHFUL);
     let lun = &san.luns[0];
@@ -296,10 +300,12 @@ fn notifications_in_a_maintenance(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// Paths of a hundred devices fail and come back, faster than anyone can read: one message names all devices.
+/// The paths of a hundred devices fail and return faster than a person can read. One message names
+/// all devices.
 fn one_notification_of_a_storm(lab: &Lab) {
     const DEVICES: usize = 100;
-    // Until Prometheus has seen the end of it, too, beside other machines on the same processors.
+    // Long enough for Prometheus to see the end of the storm, beside other machines on the same
+    // processors.
     const LONGER_THAN_THE_STORM: Duration = Duration::from_secs(45);
     udevd::stop();
     let disks = memory_disks::null_blk(4);
@@ -309,13 +315,13 @@ fn one_notification_of_a_storm(lab: &Lab) {
     let alerting = Alerting::start(lab, &exporter, TROUBLE, LONGER_THAN_THE_STORM);
     alerting.assert_quiet();
 
-    // All paths fail, all come back, and once more; then half of them fail.
+    // All paths fail and return twice. Then half of them fail.
     storms::storm(&dm, DEVICES, 2 * (4 + 4) + 2, &disks);
 
     let is_of_paths = |sentence: &&String| sentence.starts_with("Faulty multipath paths");
     let told = loop {
         let told = alerting.next();
-        // All was well twice in between, and a scrape may have seen it.
+        // All paths were valid twice in between, and a scrape may have seen that.
         if told.firing.iter().any(|sentence| is_of_paths(&sentence)) {
             break told;
         }
@@ -330,9 +336,10 @@ fn one_notification_of_a_storm(lab: &Lab) {
     alerting.assert_quiet();
 }
 
-/// One device over two networks with two ports of the array in each, and an exporter that knows that it has these.
+/// One device over two networks with two ports of the array in each. The exporter knows its number
+/// of paths.
 struct Bond {
-    // A device that has been there for long misses its paths at once.
+    // Paths of a device that has existed for long count as missing immediately.
     _boots: Boots,
     array: IscsiSan,
     exporter: Exporter,
@@ -355,8 +362,8 @@ impl Bond {
     }
 }
 
-/// A cut network is told as what it is to the device, to the bond and to the sessions. Then its disks are given up, and later
-/// all is back.
+/// A cut network is reported for the device, the bond and the sessions. Then the kernel removes the
+/// disks, and later everything returns.
 fn notifications_of_a_cut_network(lab: &Lab) {
     let Bond { array, exporter, alerting, .. } = &Bond::start(lab);
     let lun = &array.san.luns[0];
@@ -393,13 +400,14 @@ fn notifications_of_a_cut_network(lab: &Lab) {
             &over("MultipathIscsiBondNetworkDown"),
             &over("MultipathIscsiSessionDown"),
         ],
-        // One of them may end sooner, and a scrape may see a path that comes back as a failed one.
+        // One alert may end sooner, and a scrape may see a returning path as failed.
         &[&fires(SESSION_DOWN), &fires(NETWORK_DOWN), &faulty(wwid), &ended("MultipathFaultyPaths", wwid)],
     );
     alerting.assert_over();
 }
 
-/// Sessions are ended in order, so nothing has failed: that something is missing shows only beside what there is to be.
+/// The host logs out of sessions, so nothing has failed. Only the comparison with the expected
+/// state shows that something is missing.
 fn notifications_of_sessions_ended(lab: &Lab) {
     let Bond { array, alerting, .. } = &Bond::start(lab);
     let lun = &array.san.luns[0];
@@ -415,8 +423,8 @@ fn notifications_of_sessions_ended(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// Disks that nothing assembles are told, and that a device is expected. Once it is there it loses all its paths, and what
-/// reads it hangs.
+/// Unassembled disks and an expected device that is absent are reported. Then the device appears
+/// and loses all its paths, and its reader hangs.
 fn notifications_of_a_device_made_late(lab: &Lab) {
     let boots = Boots::start();
     let disks = scsi_debug::load(4, 1, scsi_debug::PRODUCT);
@@ -435,7 +443,7 @@ fn notifications_of_a_device_made_late(lab: &Lab) {
     let san = San::over(&disks, 1, lab, Conf { no_path_retry: "queue", ..Conf::WATCHFUL });
     let lun = &san.luns[0];
     assert_eq!(&lun.wwid, wwid);
-    // A device that comes for the first time does not recover.
+    // The first appearance of a device is no recovery.
     alerting.until_told(&[&ended("MultipathPathsMissing", wwid), &ended("MultipathNotAssembled", wwid)], &[]);
 
     let _holder = File::open(format!("/dev/{}", lun.map.sysfs_name())).expect("a map can be opened");
@@ -456,8 +464,8 @@ fn notifications_of_a_device_made_late(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// All paths are valid while a disk is used beside its device, while the array answers nothing, and when half of the paths have
-/// been removed in good order.
+/// All paths are valid, but a disk is used directly. Then the array answers nothing. Finally half
+/// of the paths are removed in order.
 fn notifications_of_what_looks_healthy(lab: &Lab) {
     let boots = Boots::start();
     let array = IscsiSan::with(Sessions::Trusting, Rc::new(Networks::start()), lab, 1, 2, looks_healthy::WAITING);
@@ -471,7 +479,7 @@ fn notifications_of_what_looks_healthy(lab: &Lab) {
     let address = first.address();
     assert_eq!(first.metrics().value("multipath_device_redundant", &[("wwid", wwid)]), 1.0);
     assert!(first.terminate(PATIENCE).success());
-    // Redundancy counts once it has lasted for six hours.
+    // Redundancy counts after six hours.
     boots.tell(1, Duration::from_secs(31 * 60 * 60));
     let exporter = start(remembering(lab).at(address));
     let alerting = Alerting::start(lab, &exporter, &["multipath", "multipath-devices"], Duration::ZERO);
@@ -496,7 +504,7 @@ fn notifications_of_what_looks_healthy(lab: &Lab) {
     alerting.until_told(&[&fires(NOT_REDUNDANT)], &[]);
 }
 
-/// Namespaces have been inaccessible since the host was connected. The array makes them accessible.
+/// Namespaces have been inaccessible since the connect. Then the array makes them accessible.
 fn notifications_of_unreachable_namespaces(lab: &Lab) {
     let array = Array::unconnected(Rc::new(Networks::start()));
     let set_ana = |state| [1, 2].into_iter().for_each(|port| array.set_ana(port, 2, state));
@@ -516,12 +524,13 @@ fn notifications_of_unreachable_namespaces(lab: &Lab) {
     alerting.assert_over();
 }
 
-/// A session that is lost three times is told, though it is never down for long. Its logout is not.
+/// A session that fails three times is reported, although it is never down for long. Its logout is
+/// not.
 fn notifications_of_a_flapping_session(lab: &Lab) {
     let array = IscsiSan::start(lab, 1, 1, iscsi::CONF);
     let [network, other] = &array.networks.0;
     let exporter = lab.exporter().flag("--reread.interval=1s").start();
-    // The rules on paths tell of the logout, too, where the checker sees the path before it is deleted.
+    // If the checker sees the path before it is deleted, the rules on paths report the logout, too.
     let alerting = Alerting::start(lab, &exporter, &["multipath-transport"], Duration::ZERO);
     alerting.assert_quiet();
     array.log_out(other);

@@ -1,5 +1,5 @@
-//! A capture of a host with iSCSI and NVMe over two networks, one of which is cut: run from there, the exporter shows what it
-//! shows here, but for the names, and `grep` finds none of these.
+//! A capture of a host with iSCSI and NVMe over two networks, one of them cut. The replayed capture
+//! shows the same page except for names, and `grep` finds no original name.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -20,7 +20,7 @@ use crate::programs::{run, try_run};
 use crate::udevd;
 use crate::wait::{PATIENCE, eventually};
 
-/// Of the NVMe target the lab takes nothing away again.
+/// The lab never removes parts of the NVMe target.
 pub const ALL: &[Scenario] =
     &[Scenario::new("capture_shows_the_host_without_its_names", capture_shows_the_host_without_its_names)
         .then_power_off()];
@@ -63,7 +63,7 @@ fn add_nvme(networks: &[Network; 2]) {
         let attributes =
             [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", &*address), ("addr_trsvcid", "4420")];
         let port = make(&format!("ports/{number}"), &attributes);
-        // It listens in the namespace of whoever does this.
+        // The port listens in the network namespace of the process that makes this link.
         let link = port.join("subsystems").join(SUBSYSTEM);
         network::run_there("ln", [Path::new("-s"), &subsystem, &link]);
         let options = format!(
@@ -80,7 +80,7 @@ fn add_nvme(networks: &[Network; 2]) {
     }
 }
 
-/// What does not depend on when it was printed.
+/// The lines that do not depend on the time.
 fn settled(page: &str) -> Vec<String> {
     let varies =
         ["multipath_exporter_source_last_success_timestamp_seconds{", "multipath_exporter_source_duration_seconds{"];
@@ -90,23 +90,23 @@ fn settled(page: &str) -> Vec<String> {
 /// The labels whose values a capture replaces.
 const NAMES: [&str; 6] = ["wwid", "name", "uuid", "target", "target_port", "initiator_port"];
 
-/// Captures, unpacks, and says that the page is the same but for the names. Gives where it was unpacked, the capture's size,
-/// and the names.
+/// Captures the host, unpacks the capture, and checks that the page is the same except for names.
+/// Returns the unpacked directory, the capture's size, and the names.
 fn capture<'a>(name: &str, launch: impl Fn() -> Launch<'a>) -> (PathBuf, u64, BTreeMap<String, String>) {
-    // Not in the scenario's own directory: only files are kept from there.
+    // The scenario's own directory keeps only files.
     let directory = Path::new("/run/captures").join(name);
     let (file, tree) = (directory.join("capture.tar.gz"), directory.join("tree"));
-    // A controller that tries to connect is in one state now and in another then.
+    // A controller that tries to connect changes between two states.
     let (page, size, replayed) = eventually("the host stays as it is for so long", 2 * PATIENCE, || {
-        // udevd opens a device for a moment when an event came, and that is counted.
+        // After an event, udevd opens a device briefly, and the open count shows that.
         udevd::settle()?;
-        // There is none at first.
+        // The directory does not exist at first.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&tree).expect("/run is writable");
         fs::set_permissions(&directory, Permissions::from_mode(0o777)).expect("it is ours");
         let page = settled(&launch().oneshot());
         let exporter = launch().flag(&format!("--capture={}", file.display())).spawn();
-        // It is there as a whole or not at all.
+        // The capture appears as a whole.
         let size =
             eventually("the capture is there", PATIENCE, || fs::metadata(&file).map_err(|e| e.to_string())).len();
         drop(exporter);
@@ -115,14 +115,14 @@ fn capture<'a>(name: &str, launch: impl Fn() -> Launch<'a>) -> (PathBuf, u64, BT
         if settled(&launch().oneshot()) != page {
             return Err("it has changed meanwhile".to_owned());
         }
-        // The controller may have been in the other state just while it was captured.
+        // The controller may have been in the other state during the capture.
         same_but_for_names(&page, &replayed)?;
         Ok((page, size, replayed))
     });
     (tree, size, names(&page, &replayed))
 }
 
-/// Says that both pages have the same lines, whatever the names in them.
+/// Checks that both pages have the same lines, except for names.
 fn same_but_for_names(page: &[String], replayed: &[String]) -> Result<(), String> {
     let names = Regex::new(&format!(r#"\b({})="[^"]*""#, NAMES.join("|"))).expect("it is an expression");
     let bare = |page: &[String]| page.iter().map(|line| names.replace_all(line, "$1").into_owned()).collect::<Vec<_>>();
@@ -134,7 +134,7 @@ fn same_but_for_names(page: &[String], replayed: &[String]) -> Result<(), String
     }
 }
 
-/// The names that were replaced, and by what. All else is the same.
+/// The replaced names and their replacements. Everything else is equal.
 fn names(page: &[String], replayed: &[String]) -> BTreeMap<String, String> {
     let label = Regex::new(r#"([a-z_]+)="([^"]*)""#).expect("it is an expression");
     let (mut there, mut back) = (BTreeMap::new(), BTreeMap::new());
@@ -149,7 +149,7 @@ fn names(page: &[String], replayed: &[String]) -> BTreeMap<String, String> {
     there.into_iter().filter(|(old, new)| old != new).collect()
 }
 
-/// Where `grep` finds a name: in files, their names, and the targets of links.
+/// The places where `grep` finds a name: files, their names, and the targets of links.
 fn left(name: &str, tree: &Path) -> String {
     let tree = tree.display();
     let text =
@@ -178,7 +178,7 @@ fn capture_shows_the_host_without_its_names(lab: &Lab) {
     let shown = shown.into_iter().chain(WWIDS).chain(ALIASES);
     let hidden = [&WWIDS[0][1..], &WWIDS[1][1..], "ledger", "org.example", NVME_SERIAL, host_name.trim()];
     let hidden = hidden.into_iter().chain(addresses.iter().map(String::as_str));
-    // Ours are named by the lab, as an administrator names them.
+    // The lab, like an administrator, chose these interface names.
     let shown = shown.chain(networks.each_ref().map(|network| network.interface));
 
     let (root, size, names) = capture("root", || lab.exporter());
@@ -192,11 +192,11 @@ fn capture_shows_the_host_without_its_names(lab: &Lab) {
     for name in shown.chain(hidden) {
         assert_eq!(left(name, &root), "", "{name} is left");
     }
-    // It would have found them.
+    // The search can find a name.
     assert_ne!(left(&names[WWIDS[0]], &root), "");
     fs::copy(root.with_file_name("capture.tar.gz"), lab.dir().join("capture.tar.gz")).expect("both are ours");
 
-    // Who may not ask device mapper captures the rest.
+    // A user who may not ask device mapper captures everything else.
     let (tree, _, names) = capture("nobody", || lab.exporter().unprivileged());
     assert!(names.contains_key(WWIDS[0]) && names.contains_key(ALIASES[1]), "{names:?}");
     let logs = fs::read_dir(lab.dir()).expect("it is ours").filter_map(Result::ok);

@@ -1,4 +1,4 @@
-//! What multipathd makes of a path, in its own words, beside the kernel's state.
+//! multipathd's state of a path, beside the kernel's state.
 
 use super::Scenario;
 use crate::exporter::Exporter;
@@ -19,7 +19,7 @@ pub const ALL: &[Scenario] = &[
 
 const BY_PRIORITY: Conf = Conf { path_grouping_policy: "group_by_prio", ..Conf::WATCHFUL };
 
-/// Valid or not, the checker's word, and what the kernel says of the path's ALUA state.
+/// Validity, the checker's state, and the kernel's ALUA state of the path.
 type Words = (bool, String, Option<String>);
 
 fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
@@ -31,7 +31,7 @@ fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
     (valid, metrics.state("multipath_path_checker_state", &path), access)
 }
 
-/// A standby path is a valid one: the kernel would send I/O to it, and multipathd calls it a ghost.
+/// A standby path is valid: the kernel would send I/O to it. multipathd calls it a ghost.
 fn checker_follows_alua(lab: &Lab) {
     let lio = Lio::start(lab, 3, BY_PRIORITY);
     let (lun, disk) = (&lio.san.luns[0], &lio.disks[1]);
@@ -50,15 +50,15 @@ fn checker_follows_alua(lab: &Lab) {
     }
 }
 
-/// multipathd's own word on a path, which asking for maps does not change.
+/// multipathd's state of a path. The request does not change it, unlike a request for maps.
 fn own_word(daemon: &Multipathd, disk: &Disk) -> String {
     let paths = daemon.ask("show paths raw format \"%d %T\"").expect("multipathd answers");
     let word = paths.lines().find_map(|line| line.strip_prefix(&format!("{} ", disk.name)));
     word.unwrap_or_else(|| panic!("no {} in {paths}", disk.name)).to_owned()
 }
 
-/// It works again, and multipathd waits before it says so. Whenever it is asked for its maps, multipathd before 0.9.8
-/// forgets why, until the checker looks again.
+/// The path works again, and multipathd delays its reinstatement. A request for maps makes
+/// multipathd before 0.9.8 forget the reason until the next check.
 fn checker_delays_an_unsteady_path(lab: &Lab) {
     let options = &["san_path_err_threshold 1", "san_path_err_forget_rate 30", "san_path_err_recovery_time 600"];
     let San { daemon, dm, luns } = San::start(lab, 2, 1, Conf { more: options, ..Conf::WATCHFUL });
@@ -104,7 +104,7 @@ fn path_held_marginal(lab: &Lab) {
     }
 }
 
-/// As with a delay, its word lasts until it is asked for its maps.
+/// As with a delay, the state lasts until a client requests the maps.
 fn checker_times_out(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf { more: &["checker_timeout 2"], ..Conf::WATCHFUL });
     let lun = &san.luns[0];

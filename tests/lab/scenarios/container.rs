@@ -1,4 +1,5 @@
-//! In a container of a real OCI runtime: what each thing that it is given is good for.
+//! The exporter in a container of a real OCI runtime: the effect of each thing that the container
+//! is given.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,26 +23,28 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("a_network_that_is_not_roots_has_no_events", a_network_that_is_not_roots_has_no_events),
 ];
 
-/// The network namespace of a container that has its own, and the addresses of its link with the machine.
+/// The network namespace of a container with its own network, and the addresses of its link to the
+/// machine.
 const NAMESPACE: &str = "pod";
 const OURS: &str = "10.99.0.1/24";
 const ITS: &str = "10.99.0.2/24";
 
-/// Where their files lie: in memory, and none of what a scenario leaves behind.
+/// The directory of the containers' files. It is in memory, outside of what a scenario leaves
+/// behind.
 const BUNDLES: &str = "/run/bundles";
 
-/// What a container is given beside `/proc`, `/sys` and `/dev` of its own.
+/// Additions to a container's own `/proc`, `/sys` and `/dev`.
 #[derive(Clone, Copy, Default)]
 struct Given {
     network: bool,
     udev: bool,
-    /// Root's user id, CAP_SYS_ADMIN, the control file of device mapper, and the host's `/proc`.
+    /// Root's user id, CAP_SYS_ADMIN, device mapper's control file, and the host's `/proc`.
     kernel_status: bool,
-    /// Not `/sys/dev/block`, as older versions of Podman.
+    /// The container lacks `/sys/dev/block`, as in older versions of Podman.
     masked: bool,
 }
 
-/// A running container; gone when dropped.
+/// A running container. Dropping it removes the container.
 struct Container {
     name: &'static str,
     runtime: Child,
@@ -89,14 +92,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The container may have ended by itself.
         let _ = try_run("crun", ["--cgroup-manager=cgroupfs", "delete", "--force", self.name]);
         let _ = self.runtime.wait();
     }
 }
 
 impl Given {
-    /// config.json of the OCI runtime specification.
+    /// The config.json of the OCI runtime specification.
     fn specification(self) -> Value {
         let mut arguments = vec!["/usr/bin/multipath_exporter", "--web.listen-address=:10156"];
         let mut mounts = vec![
@@ -145,13 +148,13 @@ impl Given {
     }
 }
 
-/// The minor number of `/dev/mapper/control`; its major is that of all `misc` devices.
+/// The minor number of `/dev/mapper/control`. All `misc` devices share their major number.
 fn control_minor() -> u32 {
     let number = fs::read_to_string("/sys/class/misc/device-mapper/dev").expect("device mapper is loaded");
     number.trim().rsplit(':').next().and_then(|minor| minor.parse().ok()).expect("a device number")
 }
 
-/// The image's files: the program and what it loads.
+/// The image's files: the program and its libraries.
 fn fill(root: &Path, program: &Path) {
     let copy = |from: &Path, to: PathBuf| {
         fs::create_dir_all(to.parent().expect("a file lies in a directory")).expect("/run is writable");
@@ -164,7 +167,7 @@ fn fill(root: &Path, program: &Path) {
     }
 }
 
-/// The container's own network, as a pod has one.
+/// The container's own network, as in a pod.
 struct Network(());
 
 impl Network {
@@ -181,7 +184,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // With it go both ends of the link.
+        // This removes both ends of the link.
         let _ = try_run("ip", ["netns", "delete", NAMESPACE]);
     }
 }
@@ -226,13 +229,14 @@ fn a_container_sees_what_it_is_given(lab: &Lab) {
     }
 }
 
-/// A program in a user namespace; gone when dropped.
+/// A program in a user namespace. Dropping it kills the process.
 struct Rootless(Child);
 
 impl Rootless {
     const ADDRESS: &str = "127.0.0.1:10157";
 
-    /// The exporter, as an engine starts it that is not run by root: with a network of its own, or with the machine's.
+    /// The exporter as an unprivileged engine starts it: with its own network, or with the
+    /// machine's.
     fn exporter(lab: &Lab, own_network: bool) -> Self {
         let start = format!("exec {} --web.listen-address={}", lab.exporter_program().display(), Self::ADDRESS);
         let mut unshare = Command::new("setpriv");
@@ -244,7 +248,7 @@ impl Rootless {
         Rootless(unshare.stdin(Stdio::null()).spawn().expect("setpriv starts"))
     }
 
-    /// What leads into its namespaces.
+    /// The arguments that enter its namespaces.
     fn entrance(&self) -> [String; 5] {
         let target = format!("--target={}", self.0.id());
         ["--user", "--net", "--preserve-credentials", &target, "--"].map(str::to_owned)
@@ -255,7 +259,7 @@ impl Rootless {
         try_run("nsenter", self.entrance().into_iter().chain(ask)).map(|page| Metrics::parse(&page))
     }
 
-    /// Another listener beside it, which is not ours and writes all that it hears to a file.
+    /// A second, foreign listener that writes everything it receives to a file.
     fn listener(&self, heard: &Path) -> Self {
         let monitor = ["stdbuf", "--output=L", "udevadm", "monitor", "--kernel", "--subsystem-match=block"];
         let file = fs::File::create(heard).expect("the scenario's directory is writable");
@@ -272,7 +276,7 @@ impl Rootless {
 
 impl Drop for Rootless {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

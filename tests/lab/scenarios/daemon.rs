@@ -1,4 +1,4 @@
-//! multipathd hangs or is gone: the kernel's truth goes on being told, at once.
+//! multipathd hangs or is gone. The exporter still shows the kernel's state immediately.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("another_users_daemon_is_not_believed", another_users_daemon_is_not_believed),
 ];
 
-/// A scrape takes some hundredths of a second here, and never waits for the daemon's own timeout.
+/// A scrape takes some hundredths of a second here, and never waits for multipathd's timeout.
 const SCRAPE: Duration = Duration::from_secs(2);
 
 fn daemon_frozen(lab: &Lab) {
@@ -72,7 +72,8 @@ fn daemon_stopped(lab: &Lab) {
     eventually_eq("everything is as the kernel says", Vec::new(), || exporter.differences(&dm));
 }
 
-/// multipathd is gone, and another user listens at its abstract socket and says that no path has failed.
+/// multipathd is gone. Another user listens on its abstract socket and claims that no path has
+/// failed.
 fn another_users_daemon_is_not_believed(lab: &Lab) {
     let San { daemon, dm, luns } = San::start(lab, 4, 2, Conf::BLIND);
     let lun = &luns[0];

@@ -1,4 +1,4 @@
-//! A first reading hangs: the exporter waits for it, and then goes on and says which source it lacks.
+//! A first reading hangs. The exporter waits, then continues without that source and reports it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,10 +17,12 @@ use crate::wait::{PATIENCE, eventually, eventually_eq};
 
 pub const ALL: &[Scenario] = &[Scenario::new("first_reading_of_sysfs_hangs", first_reading_of_sysfs_hangs)];
 
-/// The exporter waits for a first reading no longer than a minute. An emulated machine needs some seconds more.
+/// The exporter waits at most a minute for a first reading. An emulated machine needs some more
+/// seconds.
 const GIVEN_UP: Duration = Duration::from_secs(90);
 
-/// This machine's sysfs with an NVMe controller of our own. The controller's state is a FIFO, so a reader waits for a writer.
+/// This machine's sysfs with an additional NVMe controller. The controller's state is a FIFO, so
+/// its reader waits for a writer.
 struct Sysfs(TempDir);
 
 impl Sysfs {
@@ -58,10 +60,10 @@ impl Sysfs {
         self.root().join("class/nvme/nvme0")
     }
 
-    /// Gives the waiting reader its answer. A regular file takes the FIFO's place for all later readings.
+    /// Answers the waiting reader. A regular file takes the FIFO's place for later readings.
     fn mend(&self) {
         let (state, file) = (self.controller().join("state"), self.controller().join("new"));
-        // The kernel lets us in only while a reader waits.
+        // This open succeeds only while a reader waits.
         let waits = eventually("a reader waits for the file", PATIENCE, || {
             let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             open(&state, flags, Mode::empty()).map_err(|e| e.to_string())
@@ -76,7 +78,7 @@ fn first_reading_of_sysfs_hangs(lab: &Lab) {
     let san = San::start(lab, 4, 1, Conf::BLIND);
     let (lun, failed) = (&san.luns[0], &san.luns[0].paths[0]);
     san.dm.fail_path(lun.name(), &failed.devno);
-    // Each program has a tree of its own: a line in a FIFO reaches one reader only.
+    // Each program has a tree of its own, because only one reader receives a line from a FIFO.
     let (sysfs, oneshot_sysfs) = (Sysfs::new(), Sysfs::new());
     let start = Instant::now();
     let oneshot = lab.exporter().flag(&oneshot_sysfs.flag()).spawn_oneshot();

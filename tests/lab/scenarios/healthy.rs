@@ -1,4 +1,4 @@
-//! Nothing is wrong: every number and label, against what the kernel and multipathd say of the same devices.
+//! A healthy host: every number and label, compared with the kernel and multipathd.
 
 use std::fs;
 use std::time::Duration;
@@ -150,7 +150,7 @@ fn status_page_shows_what_happened(lab: &Lab) {
     assert!(page.contains(time_of_day), "no event of {time_of_day} in {page}");
 }
 
-/// For the textfile collector: the same state, and nothing that counts since a start.
+/// For the textfile collector: the same state, without counters since a start.
 fn oneshot_prints_the_state(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf::BLIND);
     san.dm.fail_path(san.luns[0].name(), &san.luns[0].paths[0].devno);

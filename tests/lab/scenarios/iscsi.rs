@@ -1,4 +1,5 @@
-//! iSCSI over two networks: sessions, what paths share, and bonds. As root and as `nobody`, who may read all of it.
+//! iSCSI over two networks: sessions, shared ports, and bonds. Exporters run as root and as
+//! `nobody`, who may read all of it.
 
 use std::fmt::Debug;
 use std::fs;
@@ -23,19 +24,19 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("iscsi_bond_whose_addresses_vanish", iscsi_bond_whose_addresses_vanish),
 ];
 
-/// `--reread.interval`, and the time that an emulated machine needs to read and to be asked.
+/// `--reread.interval`, and the time that an emulated machine needs for a reading and an answer.
 const ONE_REREAD: Duration = Duration::from_secs(5 + 2);
 
 const BONDS: [&str; 2] = ["interfaces", "addresses"];
 
-/// Bonds of which this machine has no network, and an interface that belongs to the first of them.
+/// Bonds without a network on this machine, and an interface that belongs to the first of them.
 const ABSENT: &str = "\
 - {name: absent, networks: [storage9, 203.0.113.0/24], targets: ['iqn.2003-01.org.example:*']}
 - {name: empty, networks: [], targets: ['iqn.2003-01.org.example:*']}
 ";
 const ABSENT_INTERFACE: &str = "storage9";
 
-/// A checker that looks every second, and sessions whose disks fail after two.
+/// A checker that runs every second, and sessions whose disks fail after two seconds.
 pub const CONF: Conf = Conf { more: &["fast_io_fail_tmo 2"], ..Conf::WATCHFUL };
 
 struct Host {
@@ -63,7 +64,7 @@ impl Host {
         &self.array.networks.0
     }
 
-    /// Waits until every device has so many valid and failed paths.
+    /// Waits until every device has these numbers of valid and failed paths.
     fn wait_for_counts(&self, valid: u64, failed: u64) {
         for exporter in &self.exporters {
             for lun in &self.array.san.luns {
@@ -72,7 +73,7 @@ impl Host {
         }
     }
 
-    /// Waits, for no longer than a re-read, until sessions and bonds say that just these networks are up.
+    /// Waits, at most for one re-read, until sessions and bonds show exactly these networks as up.
     fn wait_for_networks(&self, up: [bool; 2]) {
         for exporter in &self.exporters {
             eventually("sessions and bonds say which networks are up", ONE_REREAD, || {
@@ -91,7 +92,7 @@ impl Host {
         }
     }
 
-    /// Waits until this is what every exporter says.
+    /// Waits until every exporter shows this.
     #[track_caller]
     fn wait_for<T: PartialEq + Debug>(&self, what: &str, want: &T, told: impl Fn(&Exporter) -> T) {
         for exporter in &self.exporters {
@@ -102,8 +103,8 @@ impl Host {
         }
     }
 
-    /// Waits until the sessions over each network are said to have failed so often. A session that is found `FREE` may have
-    /// been logged out: the next re-read tells.
+    /// Waits until the sessions over each network have failed this number of times. A `FREE`
+    /// session may be a logout, which the next re-read shows.
     #[track_caller]
     fn wait_for_failures(&self, failures: [Option<f64>; 2]) {
         let told = |exporter: &Exporter| told_failures(&exporter.metrics(), self.networks());
@@ -115,7 +116,8 @@ impl Host {
     }
 }
 
-/// What sessions and both bonds say of each network. No session is none that is up.
+/// The states of each network according to the sessions and both bonds. A network without a session
+/// is not up.
 fn networks_up(metrics: &Metrics, networks: &[Network; 2]) -> [[bool; 2]; 3] {
     let session = |network: &Network| {
         metrics
@@ -131,7 +133,7 @@ fn networks_up(metrics: &Metrics, networks: &[Network; 2]) -> [[bool; 2]; 3] {
     ]
 }
 
-/// How often the sessions over each network are said to have failed.
+/// The number of failures of the sessions over each network.
 fn told_failures(metrics: &Metrics, networks: &[Network; 2]) -> [Option<f64>; 2] {
     networks.each_ref().map(|network| {
         let labels = [("target", TARGET), ("initiator_port", network.interface)];
@@ -141,7 +143,7 @@ fn told_failures(metrics: &Metrics, networks: &[Network; 2]) -> [Option<f64>; 2]
     })
 }
 
-/// What must not change while something is broken.
+/// The labels that must not change during a failure.
 fn labels(metrics: &Metrics) -> Vec<Labels> {
     let families = ["multipath_device_info", "multipath_path_info", "multipath_iscsi_session_up"];
     families.into_iter().flat_map(|family| metrics.series(family).map(|(labels, _)| labels.clone())).collect()
@@ -209,7 +211,8 @@ fn iscsi_networks_lost_and_back(lab: &Lab) {
     }
 }
 
-/// In good order, so nothing has failed: the path goes with its session, and the network is up no more.
+/// The host logs out, so nothing has failed. The path goes with its session, and the network is no
+/// longer up.
 fn iscsi_session_ended_and_made_again(lab: &Lab) {
     let host = Host::start(lab);
     let [_, network] = host.networks();
@@ -247,7 +250,7 @@ fn iscsi_session_ended_and_made_again(lab: &Lab) {
     }
 }
 
-/// The session is back, and nobody has tried its paths again: that is for multipathd to do.
+/// The session returns, but its paths are not checked again. That is multipathd's task.
 fn iscsi_session_without_its_path(lab: &Lab) {
     let host = Host::of(lab, Conf { polling_interval: 3600, ..CONF });
     let [network, _] = host.networks();
@@ -281,8 +284,8 @@ fn iscsi_session_without_its_path(lab: &Lab) {
     }
 }
 
-/// Two sessions are equal in interface, target and portal. One of them dies, and later the other one, again and again. Each
-/// failure counts once, and no logout does.
+/// Two sessions have the same interface, target and portal. One of them dies, and later the other
+/// one, repeatedly. Each failure counts once, and logouts do not count.
 fn iscsi_twin_sessions(lab: &Lab) {
     let host = Host::start(lab);
     let [network, _] = host.networks();
@@ -381,7 +384,7 @@ fn iscsi_bond_without_its_networks(lab: &Lab) {
     host.wait_for("neither is watched again", &Vec::new(), series);
 }
 
-/// An outage takes the addresses along, and a session that is bound to nothing may come back over another interface.
+/// An outage may remove the addresses. An unbound session may return over another interface.
 fn iscsi_bond_whose_addresses_vanish(lab: &Lab) {
     let host = Host::start(lab);
     host.wait_for_networks([true, true]);
@@ -392,7 +395,7 @@ fn iscsi_bond_whose_addresses_vanish(lab: &Lab) {
     host.wait_for_networks([false, false]);
     host.exporters.iter().for_each(Exporter::hang_up);
     host.wait_for_networks([false, false]);
-    // It knows nothing of before, as after a restart.
+    // The exporter has no past, as after a restart.
     let bond = |network: &Network| network.cidr.to_owned();
     let [one, other] = host.networks().each_ref().map(bond);
     let config = format!("iscsi_bonds:\n- {{name: {}, networks: [{one}, {other}], targets: ['*']}}\n", BONDS[1]);

@@ -1,5 +1,5 @@
-//! The lab's own assumptions, without the exporter: each way of breaking a path does to the kernel what the other
-//! scenarios take for granted. When one of these fails, look here before blaming the exporter.
+//! The lab's own assumptions, without the exporter. Each way to break a path affects the kernel as
+//! the other scenarios assume. If one of these fails, look here before you blame the exporter.
 
 use super::Scenario;
 use crate::dm::{self, multipath_table};
@@ -15,7 +15,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("lab_maps_of_every_shape", maps_of_every_shape),
 ];
 
-/// `fail_path` fails the path in the kernel and nowhere else, and a seldom checker leaves it so.
+/// `fail_path` fails the path only in the kernel, and a checker with a long interval leaves it so.
 fn fail_path_hides_from_scsi(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, other) = (&san.luns[0], &san.luns[1]);
@@ -35,7 +35,8 @@ fn fail_path_hides_from_scsi(lab: &Lab) {
     assert!(san.dm.paths(&lun.map.name).values().all(|active| *active));
 }
 
-/// A fault that the checker sees stays, ends when the fault does, and ends queueing when the retries ran out.
+/// A fault that the checker sees lasts until it is removed. Queueing ends when the retries have run
+/// out.
 fn checker_fails_offline_paths(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf { no_path_retry: "3", ..Conf::WATCHFUL });
     let lun = &san.luns[0];
@@ -54,7 +55,7 @@ fn checker_fails_offline_paths(lab: &Lab) {
     eventually_eq("the deleted path leaves the table", 1, || san.dm.paths(&lun.map.name).len());
 }
 
-/// Maps without multipathd: over null_blk and brd, without a group, under any name.
+/// Maps without multipathd: over null_blk and brd, without a group, with any name.
 fn maps_of_every_shape(_: &Lab) {
     let disks = memory_disks::null_blk(4);
     let dm = dm::Dm::open();

@@ -1,5 +1,5 @@
-//! Storage that looks healthy and is not: every path is valid, and something is wrong all the same. As root and as `nobody`, who
-//! may read all of it.
+//! Storage that looks healthy and is not: every path is valid, but something is wrong. Exporters
+//! run as root and as `nobody`, who may read all of it.
 
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -35,10 +35,10 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("nvme_errors_are_counted", nvme_errors_are_counted).of_sid(),
 ];
 
-/// How long a disk is no member before it counts as stray.
+/// The time for which a disk is no member before it counts as stray.
 const STRAY_AFTER: Duration = Duration::from_secs(60);
 
-/// The disks of such sessions wait for ten minutes, and nothing looks at them.
+/// The disks of these sessions wait for ten minutes, and no checker tests them.
 pub const WAITING: Conf = Conf { more: &["fast_io_fail_tmo 600"], ..Conf::BLIND };
 
 fn both(lab: &Lab) -> [Exporter; 2] {
@@ -59,7 +59,7 @@ fn wait_for(exporters: &[Exporter], metric: &str, wwid: &str, value: f64) {
     }
 }
 
-/// Waits until just this disk is used directly, or none.
+/// Waits until exactly this disk, or none, is used directly.
 #[track_caller]
 fn wait_for_direct_use(exporters: &[Exporter], use_of: Option<[&str; 3]>) {
     for exporter in exporters {
@@ -73,7 +73,7 @@ fn wait_for_direct_use(exporters: &[Exporter], use_of: Option<[&str; 3]>) {
     }
 }
 
-/// A path is taken out of its map, and its disk stays.
+/// A path is removed from its map, and its disk stays.
 fn stray_disk_that_is_swapped_to(lab: &Lab) {
     let san = San::start(lab, 4, 1, Conf::BLIND);
     let exporters = &both(lab);
@@ -83,7 +83,7 @@ fn stray_disk_that_is_swapped_to(lab: &Lab) {
 
     let removed = Instant::now();
     san.daemon.ask(&format!("del path {}", disk.name)).expect("multipathd answers");
-    // It would take the path back as soon as somebody writes to the disk.
+    // multipathd would take the path back as soon as a process writes to the disk.
     san.daemon.freeze();
     exporters.iter().for_each(|exporter| exporter.wait_for_counts(wwid, 3, 0));
     wait_for(exporters, "multipath_device_stray_paths", wwid, 1.0);
@@ -107,7 +107,8 @@ fn stray_disk_that_is_swapped_to(lab: &Lab) {
     wait_for(exporters, "multipath_device_stray_paths", wwid, 0.0);
 }
 
-/// The kernel lets other device-mapper devices share a disk with its map. One over the map itself is in order.
+/// The kernel allows other device-mapper devices to share a disk with its map. A device over the
+/// map itself is in order.
 fn logical_volume_over_a_path(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::BLIND);
     let exporters = &both(lab);
@@ -130,7 +131,7 @@ fn logical_volume_over_a_path(lab: &Lab) {
     run("dmsetup", ["remove", "--retry", "above"]);
 }
 
-/// A map is made of the disks of two LUNs, as it happens where an array gives both the same serial number.
+/// One map holds the disks of two LUNs. This occurs if an array gives both the same serial number.
 fn two_luns_in_one_map(lab: &Lab) {
     let array = IscsiSan::start(lab, 2, 1, Conf::BLIND);
     let San { daemon, dm, luns } = &array.san;
@@ -152,7 +153,8 @@ fn two_luns_in_one_map(lab: &Lab) {
     dm.remove(b"mixed").expect("nothing holds it");
 }
 
-/// Both networks are cut. The disks of the sessions are blocked, and the map's paths stay valid, as nobody sends I/O.
+/// Both networks are cut. The sessions' disks are blocked. The map's paths stay valid, because
+/// there is no I/O.
 fn sessions_that_block_their_disks(lab: &Lab) {
     let networks = Rc::new(Networks::start());
     let array = IscsiSan::with(Sessions::Patient, Rc::clone(&networks), lab, 1, 1, WAITING);
@@ -174,7 +176,7 @@ fn sessions_that_block_their_disks(lab: &Lab) {
     wait_for(exporters, blocked, &lun.wwid, 0.0);
 }
 
-/// Reads the first block of a device past the page cache.
+/// Reads the first block of a device without the page cache.
 pub fn read(device: &str) -> Child {
     let mut dd = Command::new("dd");
     dd.args([&format!("if={device}"), "of=/dev/null", "bs=4096", "count=1", "iflag=direct", "status=none"]);
@@ -189,7 +191,7 @@ pub fn wait_for_end(readers: Vec<Child>) {
     }
 }
 
-/// No SCSI command runs out of time.
+/// Disables the timeout of SCSI commands.
 pub fn wait_for_ever(disks: &[Disk]) {
     disks.iter().for_each(|disk| disk.write("timeout", "3600"));
 }
@@ -198,7 +200,8 @@ fn stalled(exporter: &Exporter, wwid: &str) -> f64 {
     exporter.metrics().fault("multipath_device_stalled_seconds", &[("wwid", wwid)])
 }
 
-/// The array stops, and its connections stay. All paths are valid, no session has failed, and no I/O completes.
+/// The array stops but keeps its connections. All paths are valid, no session has failed, and no
+/// I/O completes.
 fn array_that_answers_nothing(lab: &Lab) {
     let networks = Rc::new(Networks::start());
     let array = IscsiSan::with(Sessions::Trusting, networks, lab, 2, 1, WAITING);
@@ -226,7 +229,8 @@ fn array_that_answers_nothing(lab: &Lab) {
     wait_for(exporters, "multipath_device_stalled_seconds", &lun.wwid, 0.0);
 }
 
-/// Both networks lose every packet. The controllers stay live until a command runs out of time, after half a minute.
+/// Both networks lose every packet. The controllers stay live until a command times out, after half
+/// a minute.
 fn nvme_array_that_answers_nothing(lab: &Lab) {
     let array = nvme::Array::of_the_trusting();
     let [used, other] = &array.namespaces;
@@ -249,7 +253,7 @@ fn nvme_array_that_answers_nothing(lab: &Lab) {
     wait_for(exporters, "multipath_device_stalled_seconds", &used.wwid, 0.0);
 }
 
-/// One network loses every packet. Commands that went there hang, and the device goes on over the other one.
+/// One network loses every packet. Its commands hang, and the device continues over the other one.
 fn path_that_swallows_io(lab: &Lab) {
     let networks = Rc::new(Networks::start());
     let array = IscsiSan::with(Sessions::Trusting, Rc::clone(&networks), lab, 1, 1, WAITING);
@@ -266,7 +270,7 @@ fn path_that_swallows_io(lab: &Lab) {
     };
 
     networks.0[0].lose_all();
-    // One after the other, each on the path with less to do.
+    // One after the other. Each uses the path with fewer requests.
     let mut hanging = Vec::new();
     eventually("the path swallows I/O", PATIENCE, || {
         let mut reader = read(&device);
@@ -301,7 +305,8 @@ fn io_errors(exporter: &Exporter, wwid: &str) -> f64 {
     exporter.metrics().value("multipath_device_path_io_errors_total", &[("wwid", wwid)])
 }
 
-/// A checker that asks every second, readers, and those who ask a disk what it is: none of them causes an error.
+/// A checker that runs every second, readers, and programs that query a disk's identity: none of
+/// them causes an error.
 fn healthy_paths_count_no_errors(lab: &Lab) {
     let san = San::start(lab, 4, 1, Conf::WATCHFUL);
     let exporters = &both(lab);
@@ -341,11 +346,11 @@ fn timeouts_are_counted(lab: &Lab) {
         });
     }
     array.thaw();
-    // It may have failed by now.
+    // The read may have failed by now.
     reap(&mut reader, 2 * PATIENCE).expect("the read ends");
 }
 
-/// A block of the LUN cannot be read, over whatever path. That is no path's failure.
+/// A block of the LUN is unreadable over any path. No path has failed.
 fn errors_of_a_lun_are_counted(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::BLIND);
     let exporters = &both(lab);
@@ -358,7 +363,7 @@ fn errors_of_a_lun_are_counted(lab: &Lab) {
     wait_for_more_errors(exporters, before, &lun.wwid);
 }
 
-/// The same of a namespace. The driver counts errors since Linux 7.2.
+/// The same for a namespace. The driver counts errors since Linux 7.2.
 fn nvme_errors_are_counted(lab: &Lab) {
     let array = nvme::Array::start();
     let namespace = &array.namespaces[1];
@@ -375,13 +380,13 @@ fn nvme_errors_are_counted(lab: &Lab) {
     run("dmsetup", ["remove", "--retry", "flawed"]);
 }
 
-/// Whether a sector can be read past the page cache.
+/// Returns true if a sector is readable without the page cache.
 fn reads(device: &str, sector: u64) -> bool {
     let (input, skip) = (format!("if={device}"), format!("skip={sector}"));
     try_run("dd", [&*input, &skip, "of=/dev/null", "bs=512", "count=1", "iflag=direct", "status=none"]).is_ok()
 }
 
-/// Errors are counted, and no path has failed.
+/// Checks that errors are counted and no path has failed.
 #[track_caller]
 fn wait_for_more_errors(exporters: &[Exporter; 2], before: [f64; 2], wwid: &str) {
     for (exporter, before) in exporters.iter().zip(before) {

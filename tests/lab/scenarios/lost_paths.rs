@@ -1,4 +1,4 @@
-//! Path devices go away for good.
+//! Path devices disappear permanently.
 
 use std::fs::File;
 
@@ -28,7 +28,7 @@ fn assert_untouched(metrics: &Metrics, lun: &Lun) {
     }
 }
 
-/// multipathd takes the path out of its map: one member fewer, and none that failed.
+/// multipathd removes the path from its map: the map has one member fewer, and no failed one.
 fn path_deleted(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, gone) = (&san.luns[0], &san.luns[0].paths[0]);
@@ -47,7 +47,8 @@ fn path_deleted(lab: &Lab) {
     assert_eq!(event["path"], gone.name.as_str());
 }
 
-/// Nobody changes the map: the dead path stays a member, valid until I/O meets it, under the name that it had.
+/// The map stays unchanged. The dead path stays a valid member under its former name until I/O
+/// reaches it.
 fn path_deleted_without_daemon(lab: &Lab) {
     let San { daemon, dm, luns } = San::start(lab, 4, 2, Conf::BLIND);
     daemon.stop();
@@ -61,7 +62,7 @@ fn path_deleted_without_daemon(lab: &Lab) {
     gone.delete();
 
     let resyncs_before = resyncs();
-    // The first may have begun before.
+    // The first reading may have begun before.
     eventually_eq("everything is read again", true, || resyncs() >= resyncs_before + 2.0);
     exporter.wait_for_counts(&lun.wwid, 4, 0);
     assert_eq!(exporter.metrics().all_paths(), dm.all_paths());
@@ -79,7 +80,7 @@ fn path_deleted_without_daemon(lab: &Lab) {
     assert_untouched(&exporter.metrics(), &luns[1]);
 }
 
-/// The map goes with its last member, and with it every series.
+/// The map goes with its last member, and all its series with it.
 fn all_paths_deleted(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let lun = &san.luns[0];
@@ -96,7 +97,7 @@ fn all_paths_deleted(lab: &Lab) {
     assert_eq!(exporter.events(&lun.wwid, "device_removed").len(), 1);
 }
 
-/// multipathd cannot remove a map that something holds open: it is left with a table without members.
+/// multipathd cannot remove a map that something holds open. It leaves a table without members.
 fn all_paths_deleted_of_a_map_in_use(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let lun = &san.luns[0];

@@ -1,4 +1,4 @@
-//! Maps come, go, and change their names, and some are of an unusual make.
+//! Maps appear, disappear, and change their names. Some have an unusual form.
 
 use super::Scenario;
 use crate::dm::{Dm, multipath_table};
@@ -40,7 +40,8 @@ fn map_flushed_and_made_again(lab: &Lab) {
     assert_eq!(exporter.events(&lun.wwid, "device_added").len(), 1);
 }
 
-/// The name and the number are those of the old map, the WWID is not: another device.
+/// The name and the device number belonged to the old map. The WWID differs, so it is another
+/// device.
 fn map_replaced_under_the_same_name(lab: &Lab) {
     let disks = memory_disks::null_blk(4);
     let dm = Dm::open();
@@ -62,8 +63,8 @@ fn map_replaced_under_the_same_name(lab: &Lab) {
     assert_eq!((info["name"].as_str(), info["sysfs_name"].as_str()), ("data", "dm-9"));
 }
 
-/// A name is a fact about a device, whatever bytes it is made of, and never costs another device anything. multipathd
-/// loses sight of a map whose name udev has to mangle.
+/// A device may have any bytes in its name, and no name affects another device. multipathd loses a
+/// map whose name udev must mangle.
 fn map_renamed(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, other) = (&san.luns[0], &san.luns[1]);
@@ -98,8 +99,8 @@ fn map_renamed(lab: &Lab) {
     assert_eq!(exporter.events(&lun.wwid, "device_removed").len(), 0, "it was the same device all along");
 }
 
-/// multipathd prints what a disk says of itself as it is, into a document that then is no JSON. To `nobody` there is no
-/// other source of path states.
+/// multipathd prints the identification of a disk without escaping, and the document is then
+/// invalid JSON. `nobody` has no other source of path states.
 fn product_that_breaks_the_daemons_json(lab: &Lab) {
     const PRODUCT: &str = "3.5\"disk";
     let san = San::of_product(PRODUCT, lab, 2, 2, Conf::BLIND);
@@ -164,7 +165,8 @@ fn map_without_groups(lab: &Lab) {
     assert_eq!(metrics.counts("data"), Some(Counts { valid: 2, failed: 0 }));
 }
 
-/// No SCSI, no request queue, and no multipathd that knows it; a device of another kind on top is no multipath device.
+/// A map without SCSI, without a request queue, and unknown to multipathd. A device of another kind
+/// on top is not a multipath device.
 fn map_over_ram_disks(lab: &Lab) {
     let disks = memory_disks::brd(2, 4);
     let dm = Dm::open();

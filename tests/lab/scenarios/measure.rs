@@ -1,5 +1,6 @@
-//! Measurements, by `--bench`. They print what they find, always beside the cost of the bare thing in the same machine:
-//! an emulated processor is 10 to 50 times slower than a real one, so only ratios mean anything.
+//! Measurements for `--bench`. They print each result beside the cost of the bare operation in the
+//! same machine. An emulated processor is 10 to 50 times slower than a real one, so only ratios
+//! have a meaning.
 
 use std::env;
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::udevd;
 use crate::vm::IDLE_SECONDS;
 use crate::wait::{PATIENCE, eventually, pause};
 
-/// What its watchers' showing that they are alive costs is less, what reading everything costs is more.
+/// More than the cost of the watchdog's signs of life, and less than the cost of a resync.
 const PULSE: Duration = Duration::from_millis(10);
 
 pub const ALL: &[Scenario] = &[
@@ -27,7 +28,8 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("measure_idle", measure_idle).then_power_off(),
 ];
 
-/// From the return of the ioctl that fails a path to the end of the first scrape that shows it, scraping without pause.
+/// The time from the return of the ioctl that fails a path to the end of the first scrape that
+/// shows it. Scrapes follow each other without pause.
 fn measure_event_to_scrape(lab: &Lab) {
     const TIMES: usize = 300;
     udevd::stop();
@@ -60,14 +62,14 @@ fn measure_event_to_scrape(lab: &Lab) {
     }
 }
 
-/// The processor time of a full resync, beside that of its bare ioctls.
+/// The processor time of a full resync, beside that of its ioctls alone.
 fn measure_full_resync(lab: &Lab) {
     const TIMES: u32 = 30;
     udevd::stop();
     let disks = memory_disks::null_blk(8);
     let dm = Dm::open();
     make_maps(&dm, 1000, &disks);
-    // Nothing else happens in the meantime: the timers are far away.
+    // Long intervals keep the timers away.
     let exporter = lab.exporter().flag("--resync.interval=1h").flag("--reread.interval=1h").start();
     let mut bare = Bare::of(&dm);
 
@@ -91,9 +93,9 @@ fn measure_full_resync(lab: &Lab) {
     ));
 }
 
-/// Processor time while nothing happens, beside that of the bare reads of the resyncs and re-reads in that time, made at
-/// the same pace, as code that runs every few seconds is slower than code that runs in a loop; and memory.
-/// `LAB_IDLE_SECONDS` says how long (600).
+/// The processor time of an idle exporter, and its memory. The comparison is with the bare reads of
+/// the same resyncs and re-reads at the same pace, because code that runs every few seconds is
+/// slower than a tight loop. `LAB_IDLE_SECONDS` sets the duration (600).
 fn measure_idle(lab: &Lab) {
     const REREAD: Duration = Duration::from_secs(5);
     const REREADS_PER_RESYNC: u32 = 6;
@@ -125,7 +127,7 @@ fn measure_idle(lab: &Lab) {
     lab.note(format!("VmRSS {resident} kB, RssAnon {anonymous} kB"));
 }
 
-/// What a re-read asks of the kernel.
+/// The kernel calls of a re-read.
 struct Bare {
     ioctls: BareReading,
     files: Vec<String>,
@@ -153,7 +155,7 @@ fn cpu_of(work: impl FnOnce()) -> Duration {
     programs::cpu_time("/proc/self/task") - before
 }
 
-/// Waits until it uses the processor no more.
+/// Waits until the exporter no longer uses the processor.
 fn settle(exporter: &Exporter) {
     let mut last = exporter.cpu_time();
     loop {
@@ -172,7 +174,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// Scrapes over one connection, as Prometheus does, but for compression.
+/// Scrapes over one connection like Prometheus, without compression.
 struct Scraper(BufReader<TcpStream>);
 
 impl Scraper {

@@ -1,4 +1,5 @@
-//! The exporter's memory: lost devices, missing paths, trouble and recovery. As root and as `nobody`.
+//! The exporter's memory: lost devices, missing paths, trouble and recovery. Exporters run as root
+//! and as `nobody`.
 
 use std::env;
 use std::fs::{self, File};
@@ -35,13 +36,14 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("devices_in_use", devices_in_use),
 ];
 
-/// A device that was in trouble for less than two seconds when it went was on its way out. Its end is no recovery.
+/// A device that was in trouble for less than two seconds before it went was being removed. Its end
+/// is no recovery.
 const LONGER_THAN_A_DEPARTURE: Duration = Duration::from_secs(3);
 
-/// A device that has had no valid path for longer than this is lost when its disks go.
+/// A device without a valid path for longer than this is lost when its disks go.
 const LONGER_THAN_PATHLESS: Duration = Duration::from_secs(11);
 
-/// How often volumes are attached and detached, if [`CYCLES`] does not say it.
+/// The number of times that volumes are attached and detached, unless [`CYCLES`] sets it.
 const FEW_CYCLES: usize = 8;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -52,7 +54,7 @@ const TROUBLE: Past = Past { in_trouble: true, ..WELL };
 
 const USERS: [&str; 2] = ["root", "nobody"];
 
-/// An exporter as root and one as `nobody`, which remember on disk what they have seen.
+/// An exporter as root and one as `nobody`, both with a memory file.
 struct Watch<'a> {
     lab: &'a Lab,
     flags: Vec<String>,
@@ -62,14 +64,14 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn start(lab: &'a Lab, flags: &[&str]) -> Self {
         for user in USERS {
-            // An earlier scenario left it.
+            // An earlier scenario may have left it.
             let _ = fs::remove_file(memory_file(user));
         }
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         Watch { lab, exporters: launch(lab, &flags), flags }
     }
 
-    /// Ends both as a service does, lets something happen, and starts them again.
+    /// Stops both like a service, runs `happens`, and starts them again.
     fn restart_after(self, happens: impl FnOnce()) -> Self {
         let Watch { lab, flags, exporters } = self;
         for exporter in exporters {
@@ -84,7 +86,7 @@ impl<'a> Watch<'a> {
         self.exporters.iter().for_each(|exporter| exporter.wait_for_counts(&lun.wwid, valid, failed));
     }
 
-    /// Waits until both say so of the host's past.
+    /// Waits until both show this past of the host.
     #[track_caller]
     fn wait_for(&self, what: &str, past: Past) {
         for (user, exporter) in USERS.iter().zip(&self.exporters) {
@@ -92,7 +94,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits until both have these devices for lost, with the reason of each, and say so wherever they say anything.
+    /// Waits until both show these lost devices with their reasons, in every output.
     #[track_caller]
     fn wait_for_lost(&self, what: &str, lost: &[(&str, &str)]) {
         for (user, exporter) in USERS.iter().zip(&self.exporters) {
@@ -107,7 +109,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Both have told so many losses of this device since they were started.
+    /// Checks that both have reported this number of losses of this device since their start.
     #[track_caller]
     fn assert_told_lost(&self, wwid: &str, times: usize) {
         for exporter in &self.exporters {
@@ -116,7 +118,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Both have told so many recoveries since they were started.
+    /// Checks that both have reported this number of recoveries since their start.
     #[track_caller]
     fn wait_for_recoveries(&self, what: &str, times: usize) {
         for (user, exporter) in USERS.iter().zip(&self.exporters) {
@@ -130,7 +132,7 @@ impl<'a> Watch<'a> {
             .map(|exporter| exporter.metrics().get("multipath_last_recovery_timestamp_seconds", &[]))
     }
 
-    /// Waits until all is well, and nothing has ever been lost.
+    /// Waits until all is well. Checks that no device has ever been lost.
     #[track_caller]
     fn assert_nothing_was_lost(&self, what: &str) {
         self.wait_for(what, WELL);
@@ -147,7 +149,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits until both say whether a device is in use, each in its own way.
+    /// Waits until both show whether a device is in use. Each has its own way to know.
     #[track_caller]
     fn wait_for_use(&self, what: &str, wwid: &str, in_use: [u8; 2]) {
         for ((user, exporter), in_use) in USERS.iter().zip(&self.exporters).zip(in_use) {
@@ -174,17 +176,17 @@ fn launch(lab: &Lab, flags: &[String]) -> [Exporter; 2] {
     [root.start(), nobody.unprivileged().start()]
 }
 
-/// Where anybody may write.
+/// A directory where any user may write.
 fn memory_file(user: &str) -> String {
     format!("/tmp/memory-of-{user}.json")
 }
 
-/// Flushes a map as an administrator does. udevd may still have it open for a moment.
+/// Flushes a map like an administrator. udevd may keep it open for a moment.
 fn flush(name: &str) {
     eventually("the map is flushed", PATIENCE, || try_run("multipath", ["-f", name]).map(drop));
 }
 
-/// A LUN that is new on the SCSI hosts of these disks.
+/// Attaches a new LUN to the SCSI hosts of these disks.
 fn attach(san: &San, hosts: &[Disk], number: usize) -> Lun {
     for disk in hosts {
         let host = disk.hctl.split(':').next().unwrap_or_default();
@@ -200,7 +202,7 @@ fn attach(san: &San, hosts: &[Disk], number: usize) -> Lun {
     })
 }
 
-/// Lets the driver show more LUNs than it was loaded with, to whoever looks for them by their numbers.
+/// Lets the driver show more LUNs than it was loaded with, to a scan that names them.
 fn allow_more_luns() {
     scsi_debug::set("max_luns", "256");
 }
@@ -213,8 +215,8 @@ fn device(lun: &Lun) -> String {
     format!("/dev/{}", lun.map.sysfs_name())
 }
 
-/// The work of administrators: migrate a LUN, rename an alias, restart multipathd, flush a map whose paths failed, take away the
-/// disks of a map that nobody uses.
+/// The work of administrators: they migrate a LUN, rename an alias, restart multipathd, flush a map
+/// whose paths failed, and remove the disks of an unused map.
 fn nothing_is_lost_in_good_order(lab: &Lab) {
     let San { daemon, dm, luns } = San::start(lab, 2, 2, Conf::WATCHFUL);
     let mut san = San { daemon, dm, luns };
@@ -261,8 +263,8 @@ fn nothing_is_lost_in_good_order(lab: &Lab) {
     }
 }
 
-/// As a driver of a container platform does it: a volume comes and goes again and again, in good order or not, whatever
-/// multipathd is told to do with maps that have no disk.
+/// The work of a container platform's driver: a volume appears and disappears repeatedly, in order
+/// or not, with any setting of multipathd for maps without disks.
 fn volumes_attached_and_detached(lab: &Lab) {
     const CONFS: [&[&str]; 4] = [
         &["flush_on_last_del no", "deferred_remove no"],
@@ -289,7 +291,7 @@ fn volumes_attached_and_detached(lab: &Lab) {
                     flush(lun.name());
                     delete_disks(&lun);
                 } else {
-                    // The disks go while somebody still has the map open.
+                    // The disks go while a process holds the map open.
                     let holder = File::open(device(&lun)).expect("a map can be opened");
                     delete_disks(&lun);
                     drop(holder);
@@ -311,7 +313,7 @@ fn volumes_attached_and_detached(lab: &Lab) {
     }
 }
 
-/// Its file systems are unmounted and its sessions logged out, while a network is broken.
+/// Its file systems are unmounted and its sessions logged out while a network is broken.
 fn host_put_into_maintenance(lab: &Lab) {
     let array = IscsiSan::start(lab, 2, 1, iscsi::CONF);
     let lun = &array.san.luns[0];
@@ -339,10 +341,10 @@ fn host_put_into_maintenance(lab: &Lab) {
     watch.wait_for_recoveries("devices that come are no recovery", 1);
 }
 
-/// Program and memory lie on a device that loses all its paths and queues, and whoever touches it waits. Meanwhile another device is
-/// lost, which is to be told and to be written down.
+/// The program and its memory lie on a device that loses all its paths and queues. Every process
+/// that touches it waits. Meanwhile the exporter must report and record the loss of another device.
 fn exporter_outlives_its_own_storage(lab: &Lab) {
-    // Room for a program that was not stripped.
+    // The program may not be stripped, so the disks are larger.
     let disks = scsi_debug::load_of_size(160, 2, 2, scsi_debug::PRODUCT);
     let san = San::over(&disks, 2, lab, Conf { no_path_retry: "queue", ..Conf::WATCHFUL });
     let [own, other] = san.luns.as_slice() else { panic!("there are two LUNs") };
@@ -367,7 +369,7 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
     for exporter in [&root, &nobody] {
         eventually_eq("the memory is written", 1.0, || written(exporter));
     }
-    // The part of the program that nobody has needed yet is on the device alone.
+    // The parts of the program that have not run yet are only on the device.
     run("sync", [""; 0]);
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root may drop caches");
 
@@ -396,7 +398,7 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
         eventually_eq("the memory cannot be written", 0.0, || written(exporter));
     }
 
-    // Its LUN number has not been scanned since.
+    // A rescan finds its LUN number again.
     other.paths.iter().for_each(|disk| disk.rescan());
     for exporter in [&root, &nobody] {
         exporter.wait_for_counts(&other.wwid, 2, 0);
@@ -414,8 +416,8 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
     storage.unmount();
 }
 
-/// A namespace goes with its last controller, though it is mounted; the mount stays what it is when the namespace comes back. Another
-/// one goes after it was unmounted.
+/// A namespace goes with its last controller although it is mounted. The mount stays as it is when
+/// the namespace returns. Another namespace goes after it was unmounted.
 fn nvme_device_lost_while_mounted(lab: &Lab) {
     let array = Array::start();
     let [used, unused] = &array.namespaces;
@@ -460,7 +462,8 @@ fn nvme_device_lost_while_mounted(lab: &Lab) {
     watch.assert_told_lost(used_wwid, 0);
 }
 
-/// Three devices before a boot: one in use and one unused stay away, and the third is there with half of its paths.
+/// Three devices before a boot. Afterwards, one that was in use and one that was not are absent,
+/// and the third has half of its paths.
 fn devices_and_paths_not_back_after_a_boot(lab: &Lab) {
     let boots = Boots::start();
     let san = San::start(lab, 2, 3, Conf::WATCHFUL);
@@ -502,8 +505,8 @@ fn devices_and_paths_not_back_after_a_boot(lab: &Lab) {
     assert_eq!(before, [None; 2], "a boot is no recovery");
 }
 
-/// Paths that come for a time only are not missed, those that go are; each trouble ends with one recovery, also where the exporter was
-/// away.
+/// Paths that appear only briefly are not missed. Paths that go are. Each trouble ends with one
+/// recovery, even if the exporter was away.
 fn paths_missed_and_recovered(lab: &Lab) {
     let boots = Boots::start();
     let san = San::start(lab, 8, 1, Conf::BLIND);
@@ -522,7 +525,7 @@ fn paths_missed_and_recovered(lab: &Lab) {
     assert_eq!(watch.expected_paths(&lun.wwid), [4.0; 2]);
     let disks = scsi_debug::disks();
     let to_go = || disks.iter().filter(|disk| for_a_time.iter().any(|old| old.hctl == disk.hctl));
-    // In good order: a path whose disk just goes fails first.
+    // A path whose disk disappears would fail first, so the lab removes it in order.
     for disk in to_go() {
         san.daemon.ask(&format!("remove path {}", disk.name)).expect("multipathd answers");
     }
@@ -578,7 +581,8 @@ fn paths_missed_and_recovered(lab: &Lab) {
     watch.wait_for_recoveries("nothing was wrong", 0);
 }
 
-/// Root asks the kernel who has a device open. `nobody` looks what is mounted, and so does not see who just has it open.
+/// Root asks the kernel for the open count. `nobody` reads the mounts, and so does not see a
+/// process that only opens the device.
 fn devices_in_use(lab: &Lab) {
     let san = San::start(lab, 2, 1, Conf::BLIND);
     let lun = &san.luns[0];

@@ -1,4 +1,4 @@
-//! Paths that differ from their device, though all are the same LUN.
+//! Paths that differ from their device although all are the same LUN.
 
 use super::Scenario;
 use crate::exporter::Exporter;
@@ -15,7 +15,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("path_to_another_lun", path_to_another_lun),
 ];
 
-/// Longer than any scenario.
+/// An interval longer than any scenario.
 const BY_EVENTS: &str = "1h";
 
 struct Host {
@@ -34,7 +34,8 @@ impl Host {
         &self.san.luns[0]
     }
 
-    /// Waits until so many paths of the first device differ in this, and none in anything else.
+    /// Waits until this number of the first device's paths have this mismatch, and no path has
+    /// another one.
     fn wait_for(&self, differing: &str, paths: u64) {
         for exporter in &self.exporters {
             let differences = |lun: &Lun| {
@@ -51,7 +52,7 @@ impl Host {
     }
 }
 
-/// The array has made the LUN larger, and not every path has been looked at anew.
+/// The array has enlarged the LUN, and the host has not rescanned every path.
 fn path_of_another_size(lab: &Lab) {
     let host = Host::start(lab, BY_EVENTS);
     host.wait_for("size", 0);
@@ -68,7 +69,7 @@ fn path_of_another_size(lab: &Lab) {
     }
 }
 
-/// It has no event.
+/// The kernel sends no event.
 fn path_that_is_read_only(lab: &Lab) {
     let host = Host::start(lab, "1s");
     let disk = format!("/dev/{}", host.lun().paths[0].name);
@@ -78,21 +79,23 @@ fn path_that_is_read_only(lab: &Lab) {
     host.wait_for("read_only", 0);
 }
 
-/// The array shows another LUN under the old address. Nobody notices before the disk is asked who it is.
+/// The array shows another LUN at the old address. The host notices only when it queries the disk's
+/// identity.
 fn path_to_another_lun(lab: &Lab) {
     let host = Host::start(lab, BY_EVENTS);
     let (lun, disk) = (host.lun(), &host.lun().paths[0]);
     host.wait_for("wwid", 0);
     host.san.daemon.freeze();
-    // From now on each host has disks of its own.
+    // From now on, each host has disks of its own.
     scsi_debug::set("vpd_use_hostno", "1");
     disk.write("rescan", "1");
-    // What the kernel does when an array says that its INQUIRY data has changed: this one does not say it.
+    // The kernel sends this event when an array reports changed INQUIRY data. This one does not
+    // report it.
     disk.write("uevent", "change");
     host.wait_for("wwid", 1);
     host.exporters.iter().for_each(|exporter| exporter.wait_for_counts(&lun.wwid, 4, 0));
 
-    // udev's word, too; then multipathd takes the path away.
+    // udev updates its database, too. Then multipathd removes the path.
     run("udevadm", ["trigger", "--action=change", "--settle", &format!("/dev/{}", disk.name)]);
     host.wait_for("wwid", 1);
     host.san.daemon.thaw();

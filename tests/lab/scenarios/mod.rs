@@ -1,4 +1,4 @@
-//! The scenarios, each named after what happens to the storage.
+//! The scenarios, each named after the event in the storage.
 
 mod alerts;
 mod capture;
@@ -37,12 +37,12 @@ pub struct Scenario {
     pub suite: Option<&'static str>,
 }
 
-/// What becomes of the machine after a scenario.
+/// The state of the machine after a scenario.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Afterwards {
-    /// Its devices are removed, and it goes on.
+    /// The lab removes its devices, and the machine continues.
     TearDown,
-    /// It is left: removing what was made takes longer than booting.
+    /// The lab turns the machine off, because removing the devices takes longer than a boot.
     PowerOff,
 }
 
@@ -51,7 +51,7 @@ impl Scenario {
         Scenario { name, run, afterwards: Afterwards::TearDown, suite: None }
     }
 
-    /// It shows what only Debian's newest kernel does.
+    /// A scenario for facts that only Debian's newest kernel has.
     const fn of_sid(self) -> Self {
         Scenario { suite: Some("sid"), ..self }
     }
@@ -66,17 +66,17 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
     tests().chain(measurements()).chain(stages())
 }
 
-/// What `--bench` runs: it measures and judges nothing.
+/// The scenarios of `--bench`. They measure and judge nothing.
 pub fn measurements() -> impl Iterator<Item = &'static Scenario> {
     measure::ALL.iter()
 }
 
-/// What `--stage` boots: it stays up.
+/// The scenarios of `--stage`. The machine stays up.
 pub fn stages() -> impl Iterator<Item = &'static Scenario> {
     stages::ALL.iter()
 }
 
-/// The tests, in the order in which they run: the longest early, so that all machines are done at the same time.
+/// The tests in their order. The longest run early, so that all machines finish at the same time.
 pub fn tests() -> impl Iterator<Item = &'static Scenario> {
     [
         lab_itself::ALL,

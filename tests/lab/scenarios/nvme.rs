@@ -1,4 +1,5 @@
-//! Native NVMe multipath, over TCP and two networks. As root and as `nobody`, who may read all of it.
+//! Native NVMe multipath over TCP and two networks. Exporters run as root and as `nobody`, who may
+//! read all of it.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,11 +22,11 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("nvme_namespace_without_a_device", nvme_namespace_without_a_device),
 ];
 
-/// An array may need so long to move its namespaces to another controller.
+/// The time that an array may need to move its namespaces to another controller.
 const TAKEOVER: Duration = Duration::from_secs(30);
 
-/// For so long of it the array calls the state one that changes. The kernel resets a controller that does so for longer
-/// than twice the array's ANATT, for which nvmet says 10 seconds.
+/// The part of that time with the state `change`. The kernel resets a controller that keeps this
+/// state for longer than twice the array's ANATT, which is 10 seconds in nvmet.
 const CHANGE: Duration = Duration::from_secs(10);
 
 pub struct Host {
@@ -33,7 +34,7 @@ pub struct Host {
     pub array: Array,
 }
 
-/// How many paths are valid, on standby and failed.
+/// The numbers of valid, standby and failed paths.
 type States = (u64, u64, u64);
 
 impl Host {
@@ -44,7 +45,7 @@ impl Host {
     }
 
     fn of(lab: &Lab, array: Array) -> Self {
-        // Nothing of NVMe has an event.
+        // The kernel sends no event about NVMe.
         let launch = || lab.exporter().flag("--reread.interval=1s");
         Host { exporters: [launch().start(), launch().unprivileged().start()], array }
     }
@@ -57,12 +58,12 @@ impl Host {
         &self.array.networks.0
     }
 
-    /// The node of a namespace's device.
+    /// The node of a namespace's head.
     pub fn device(&self, namespace: &Namespace) -> String {
         format!("/dev/{}", self.array.head(namespace).expect("the kernel has the namespace"))
     }
 
-    /// Waits until both devices have so many paths in each state.
+    /// Waits until both devices have these numbers of paths in each state.
     pub fn wait_for_states(&self, states: [States; 2]) {
         for exporter in &self.exporters {
             for (namespace, states) in self.namespaces().iter().zip(states) {
@@ -76,7 +77,7 @@ impl Host {
         }
     }
 
-    /// Waits until just this is said of the controller over a network.
+    /// Waits until both exporters show exactly this of the controller over a network.
     #[track_caller]
     fn wait_for_controller(&self, network: &Network, said: Option<Controller>) {
         for exporter in &self.exporters {
@@ -86,7 +87,7 @@ impl Host {
         }
     }
 
-    /// Waits until so many paths have no device.
+    /// Waits until this number of paths has no device.
     #[track_caller]
     fn wait_for_unreachable(&self, paths: f64) {
         for exporter in &self.exporters {
@@ -94,7 +95,7 @@ impl Host {
         }
     }
 
-    /// So many path failures and reinstatements of both devices are counted.
+    /// Checks that both devices have these numbers of path failures and reinstatements.
     fn assert_path_events(&self, events: [(u64, u64); 2]) {
         for exporter in &self.exporters {
             for (namespace, (failed, reinstated)) in self.namespaces().iter().zip(events) {
@@ -113,7 +114,7 @@ fn path_over(exporter: &Exporter, namespace: &Namespace, network: &Network) -> L
     exporter.metrics().labels("multipath_path_info", &matching)
 }
 
-/// The facts that metrics tell of a controller over fabrics.
+/// The facts in the metrics about a controller over fabrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Controller {
     up: bool,
@@ -126,7 +127,7 @@ fn known(state: &str) -> &'static str {
     ["live", "resetting", "connecting"].into_iter().find(|known| *known == state).unwrap_or("another")
 }
 
-/// The one over a network; `None` without any. Nothing is ever said of a discovery controller.
+/// The controller over a network, if there is one. Discovery controllers never appear.
 fn controller_over(metrics: &Metrics, network: &Network) -> Option<Controller> {
     let one = |name: &str| {
         let is_over = |labels: &Labels| {
@@ -148,12 +149,12 @@ fn live(failures: u64) -> Option<Controller> {
     Some(Controller { up: true, state: "live", failures })
 }
 
-/// How many paths of the array have no device.
+/// The number of the array's paths without a device.
 fn unreachable(metrics: &Metrics) -> f64 {
     metrics.get("multipath_nvme_unreachable_namespaces", &[("target", SUBSYSTEM)]).unwrap_or_default()
 }
 
-/// The states of an array's groups, which change with no event: valid, standby or failed.
+/// The ANA states of groups change without an event: paths are valid, standby or failed.
 fn nvme_ana_states(lab: &Lab) {
     let host = Host::start(lab);
     for exporter in &host.exporters {
@@ -228,7 +229,7 @@ fn nvme_ana_states(lab: &Lab) {
     host.assert_path_events([(1, 1), (0, 0)]);
 }
 
-/// A controller that reconnects, while the ANA state of its paths stays what it was.
+/// A controller reconnects, and the ANA states of its paths stay unchanged.
 fn nvme_networks_lost_and_back(lab: &Lab) {
     let host = Host::start(lab);
     let [one, other] = host.networks();
@@ -284,7 +285,7 @@ fn nvme_controllers_and_namespaces_gone(lab: &Lab) {
         host.array.controller(namespace, &path["path"])
     });
 
-    // The number of a controller that is gone is the next one's, whatever that one leads to.
+    // The next controller gets the number of a removed one, whatever its target.
     host.array.close_port(2);
     host.wait_for_states([(1, 0, 1); 2]);
     let old_path = path_over(&host.exporters[0], namespace, other)["path"].clone();
@@ -298,7 +299,7 @@ fn nvme_controllers_and_namespaces_gone(lab: &Lab) {
         assert_eq!(info["initiator_port"], one.interface);
         assert_eq!(info["target_port"], format!("{}:4420", one.address));
     }
-    // And the one that is back has another number.
+    // The returned controller has another number.
     host.array.open_port(2);
     let new = host.array.connect(other, "");
     assert_ne!(new, old);
@@ -331,8 +332,8 @@ fn nvme_controllers_and_namespaces_gone(lab: &Lab) {
     assert_eq!(events("device_added"), [1, 1]);
 }
 
-/// A network is cut and comes back, a controller is reset, and one is disconnected. A discovery controller is beside
-/// them.
+/// A network is cut and returns, a controller is reset, and another one is disconnected. A
+/// discovery controller exists beside them.
 fn nvme_controllers_that_reconnect(lab: &Lab) {
     let host = Host::start(lab);
     let [one, other] = host.networks();
@@ -367,7 +368,8 @@ fn nvme_controllers_that_reconnect(lab: &Lab) {
     }
     for exporter in &host.exporters {
         let reset = controller_over(&exporter.metrics(), one);
-        // It was away for so short a time that a reading may have missed it. The kernel counts since Linux 7.2.
+        // The controller was away for so short a time that a reading may have missed it. The kernel
+        // counts resets since Linux 7.2.
         assert!([live(1), live(2)].contains(&reset), "{reset:?}");
     }
     host.array.connect(other, "");
@@ -382,8 +384,8 @@ fn nvme_controllers_that_reconnect(lab: &Lab) {
     }
 }
 
-/// One side of the array owns the namespace, and the other takes it over in 30 seconds. I/O waits, and nothing has
-/// failed.
+/// One side of the array owns the namespace, and the other takes it over within 30 seconds. I/O
+/// waits, and nothing has failed.
 fn nvme_takeover_is_quiet(lab: &Lab) {
     let host = Host::start(lab);
     let [namespace, _] = host.namespaces();
@@ -416,8 +418,8 @@ fn nvme_takeover_is_quiet(lab: &Lab) {
     host.networks().iter().for_each(|network| host.wait_for_controller(network, live(0)));
 }
 
-/// No controller can reach a namespace since it was connected. The kernel has paths, and makes the device when one is
-/// usable.
+/// No controller has been able to reach a namespace since the connect. The kernel has its paths,
+/// and creates the head when one is usable.
 fn nvme_namespace_without_a_device(lab: &Lab) {
     let array = Array::unconnected(Rc::new(Networks::start()));
     let [_, inaccessible] = &array.namespaces;

@@ -1,4 +1,5 @@
-//! The fate of I/O to an NVMe device without a valid path, shown by a program that reads it. As root and as `nobody`.
+//! The fate of I/O to an NVMe device without a valid path, shown by a program that reads it.
+//! Exporters run as root and as `nobody`.
 
 use std::process::Child;
 use std::time::Duration;
@@ -16,17 +17,18 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("nvme_delayed_removal", nvme_delayed_removal).of_sid().then_power_off(),
 ];
 
-/// A read that has not ended by then waits: one that fails does so at once.
+/// A read that has not ended after this time waits. A read that fails does so immediately.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// For so many seconds I/O waits for controllers (`fast_io_fail_tmo`): time enough to see that.
+/// The time for which I/O waits for controllers (`fast_io_fail_tmo`). It is long enough to observe.
 const SECONDS_OF_PATIENCE: u32 = 15;
 
-/// After so many seconds the kernel gives up a controller, or a device without controllers.
+/// The time after which the kernel removes a controller, or a device without controllers.
 const SECONDS_UNTIL_GONE: u32 = 20;
 
 impl Host {
-    /// Waits until this is said of whether I/O of the device waits; `None`: nothing is said of the device.
+    /// Waits until both exporters show this state of queueing. `None` means that the device has no
+    /// series.
     #[track_caller]
     fn wait_for_queueing(&self, namespace: &Namespace, queueing: Option<f64>) {
         for exporter in &self.exporters {
@@ -36,7 +38,7 @@ impl Host {
         }
     }
 
-    /// A read of the device waits, and that is what both say.
+    /// Checks that a read of the device waits and that both exporters say so.
     #[track_caller]
     fn assert_read_waits(&self, namespace: &Namespace) -> Child {
         let mut reader = read(&self.device(namespace));
@@ -68,14 +70,14 @@ fn wait_for_failure(mut reader: Child) {
     assert!(!status.success(), "the read succeeds");
 }
 
-/// Every state of the controllers, one after the other.
+/// Every state of the controllers in turn.
 fn nvme_queueing(lab: &Lab) {
     let host = Host::start(lab);
     let [namespace, _] = host.namespaces();
     wait_for_end(vec![read(&host.device(namespace))]);
     host.wait_for_queueing(namespace, Some(1.0));
 
-    // The array makes no path accessible, and says that it will, or that it never will.
+    // The array makes no path accessible, either for now or permanently.
     for (state, states) in [("inaccessible", (0, 2, 0)), ("persistent-loss", (0, 0, 2))] {
         [1, 2].into_iter().for_each(|port| host.array.set_ana(port, 1, state));
         host.wait_for_states([states, (2, 0, 0)]);
@@ -93,7 +95,7 @@ fn nvme_queueing(lab: &Lab) {
     wait_for_end(vec![reader]);
     host.wait_for_queueing(namespace, Some(1.0));
 
-    // The same for a limited time.
+    // I/O waits for a limited time.
     host.array.fail_io_after(Some(SECONDS_OF_PATIENCE));
     host.cut_all();
     host.wait_for_states([(0, 0, 2); 2]);
@@ -104,7 +106,8 @@ fn nvme_queueing(lab: &Lab) {
     host.wait_for_queueing(namespace, Some(1.0));
     wait_for_end(vec![read(&host.device(namespace))]);
 
-    // The kernel gives the controllers up, and the device goes with the last, though a program has it open.
+    // The kernel removes the controllers. The device goes with the last one although a program
+    // holds it open.
     host.array.fail_io_after(None);
     host.array.give_up_after(SECONDS_UNTIL_GONE);
     host.cut_all();
@@ -114,11 +117,12 @@ fn nvme_queueing(lab: &Lab) {
     host.wait_for_queueing(namespace, None);
 }
 
-/// The kernel keeps a device for a while after its last controller has gone (`delayed_removal_secs`, Linux 6.16).
+/// The kernel keeps a device for some time after its last controller is gone
+/// (`delayed_removal_secs`, Linux 6.16).
 fn nvme_delayed_removal(lab: &Lab) {
     let host = Host::start(lab);
     let [kept, other] = host.namespaces();
-    // A controller comes back in time.
+    // A controller returns in time.
     host.array.delay_removal(kept, 600);
     host.array.disconnect_all();
     host.wait_for_queueing(other, None);
@@ -132,7 +136,7 @@ fn nvme_delayed_removal(lab: &Lab) {
     host.wait_for_states([(2, 0, 0); 2]);
     host.wait_for_queueing(kept, Some(1.0));
 
-    // None comes.
+    // No controller returns.
     host.array.delay_removal(kept, SECONDS_UNTIL_GONE);
     host.array.disconnect_all();
     host.wait_for_queueing(other, None);

@@ -1,4 +1,4 @@
-//! Paths fail and come back in the kernel, while their SCSI state says `running` all along.
+//! Paths fail and return in the kernel, while their SCSI state is always `running`.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::multipathd::Conf;
 use crate::san::San;
 use crate::wait::{PATIENCE, eventually, eventually_eq};
 
-/// Within which an open stream tells of a failure, on an emulated processor that is shared.
+/// The time within which an open stream reports a failure on a shared emulated processor.
 const MOMENTS: Duration = Duration::from_secs(2);
 
 pub const ALL: &[Scenario] = &[
@@ -65,7 +65,7 @@ fn one_path_failed(lab: &Lab) {
     assert!(warning.contains(&disk.name) && warning.contains(lun.name()) && warning.contains('3'), "{warning}");
 }
 
-/// What a browser does that shows the status page.
+/// A browser with the status page behaves like this client.
 fn an_open_stream_tells_of_it(lab: &Lab) {
     let san = San::start(lab, 4, 1, Conf::BLIND);
     let (lun, disk) = (&san.luns[0], &san.luns[0].paths[1]);
@@ -87,7 +87,7 @@ fn an_open_stream_tells_of_it(lab: &Lab) {
     let page = exporter.get_ok("/").body;
     assert!(page.contains("The one device has failed paths"), "{page}");
 
-    // While nobody listens; then the listener comes back and says how far it had come.
+    // The client is away during the event. Then it returns with the last id that it received.
     let last_id = stream.last_id.clone();
     drop(stream);
     san.dm.reinstate_path(lun.name(), &disk.devno);
@@ -137,7 +137,8 @@ fn all_paths_failed_and_reinstated(lab: &Lab) {
     assert_eq!(exporter.log_lines("info", "path reinstated").len(), 4);
 }
 
-/// oVirt's flow: its daemon is down while a path fails, and must know of it the moment it is back.
+/// oVirt's flow: the daemon is down while a path fails. It must know of the failure as soon as it
+/// is back.
 fn path_failed_before_the_start(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);

@@ -1,4 +1,5 @@
-//! What happens to I/O when no path is left: the option `no_path_retry`, over paths whose checker fails.
+//! The fate of I/O when no path is left: the option `no_path_retry`, over paths whose checker
+//! fails.
 
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -91,8 +92,8 @@ fn queueing_never(lab: &Lab) {
     assert_eq!(lab.value("multipath_device_queueing_timeouts_total"), 0.0);
 }
 
-/// The kernel switches queueing off to flush a map, and on again to resume it. The table leaves the option out meanwhile.
-/// The map is one that queues all the same.
+/// The kernel switches queueing off to flush a map, and on again when it resumes the map. The table
+/// meanwhile lacks the option. The map still queues.
 fn queueing_through_a_flush(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf { no_path_retry: "queue", ..Conf::BLIND });
     let [queueing, failing] = san.luns.as_slice() else { panic!("there are two LUNs") };
@@ -101,7 +102,7 @@ fn queueing_through_a_flush(lab: &Lab) {
     assert_eq!((by_table(queueing), by_table(failing)), (true, false));
     let exporter = lab.exporter().flag("--reread.interval=1s").start();
 
-    // Every scrape must say so, whichever reading it shows.
+    // Every scrape must show it, whichever reading it uses.
     let suspended = || {
         let metrics = exporter.metrics();
         let value = |name, lun: &Lun| metrics.value(name, &[("wwid", &lun.wwid)]);
@@ -140,7 +141,8 @@ fn start(program: &str, args: &[&str]) -> Child {
         .unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
-/// A LUN without paths, until dropped: if the scenario fails, nobody waits for it for good.
+/// A LUN without paths. Dropping the value restores them, so that no process waits forever if the
+/// scenario fails.
 pub struct Cut<'a>(&'a Lun);
 
 impl<'a> Cut<'a> {
@@ -156,15 +158,16 @@ impl Drop for Cut<'_> {
     }
 }
 
-/// A thin pool that commits its metadata waits for the LUN below, and a program that asks it for its status waits with it. Kernels
-/// before 5.12 (`SUITE=bullseye`) list no UUIDs, so that a reader has to find out which devices are maps without asking the pool.
+/// A thin pool that commits its metadata waits for the LUN below, and so does a program that asks
+/// for its status. Kernels before 5.12 list no UUIDs, so a reader must find the maps without asking
+/// the pool.
 fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf { no_path_retry: "queue", ..Conf::WATCHFUL });
     let [metadata, data] = san.luns.as_slice() else { panic!("there are two LUNs") };
     let exporter = lab.exporter().start();
     run("modprobe", ["dm_thin_pool"]);
     let create = |name: &str, table: &str| drop(run("dmsetup", ["create", name, "--table", table]));
-    // All LUNs of scsi_debug share one memory, so each has its own part of it.
+    // All LUNs of scsi_debug share one memory, so each uses its own part of it.
     create("metadata", &format!("0 8192 linear /dev/{} 0", metadata.map.sysfs_name()));
     create("data", &format!("0 32768 linear /dev/{} 8192", data.map.sysfs_name()));
     run("dd", ["if=/dev/zero", "of=/dev/mapper/metadata", "bs=4096", "count=1"]);
@@ -174,7 +177,7 @@ fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
 
     let cut = Cut::off(metadata);
     exporter.wait_for_counts(&metadata.wwid, 0, 2);
-    // It takes a new block, so that the pool has something to commit within a second.
+    // The write takes a new block, so that the pool must commit within a second.
     let mut writer = start("dd", &["if=/dev/zero", "of=/dev/mapper/thin", "bs=64K", "count=1", "oflag=direct"]);
     sleep(Duration::from_secs(4));
     let mut asked = start("dmsetup", &["status", "--noflush", "pool"]);
@@ -184,7 +187,7 @@ fn thin_pool_waits_for_a_queueing_map(lab: &Lab) {
 
     let newcomer = lab.exporter().start();
     exporter.hang_up();
-    // Longer than a reading of device mapper may take.
+    // Longer than the deadline of a device-mapper reading.
     for _ in 0..15 {
         sleep(Duration::from_secs(1));
         for exporter in [&exporter, &newcomer] {

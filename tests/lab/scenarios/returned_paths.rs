@@ -1,6 +1,7 @@
-//! Paths go in good order and come back, mostly under the device number that they had. As root and as `nobody`.
+//! Paths are removed in order and return, mostly with their former device number. Exporters run as
+//! root and as `nobody`.
 //!
-//! The exporters read everything again too seldom for that to help: events alone must give a path its name.
+//! The exporters' resyncs are too rare to help: events alone must give a path its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,13 +27,14 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("rescanned_paths_return_with_their_names", rescanned_paths_return_with_their_names),
 ];
 
-/// How often paths go and come back.
+/// The number of times that paths go and return.
 const ROUNDS: usize = 8;
 
 /// Longer than any scenario.
 const BY_EVENTS: &str = "--resync.interval=10m";
 
-/// The page must tell all of every path this soon after the kernel's maps are whole. An emulated machine is slow.
+/// The page must show every fact about every path this soon after the kernel's maps are complete.
+/// An emulated machine is slow.
 const SOON: Duration = Duration::from_secs(10);
 
 /// The types of events that name a path.
@@ -41,18 +43,18 @@ const PATH_EVENTS: [&str; 4] = ["path_added", "path_removed", "path_failed", "pa
 /// Labels of a path.
 type Told = BTreeMap<&'static str, String>;
 
-/// Exporters over a SAN whose paths come back.
+/// Exporters over a SAN whose paths return.
 struct Watch<'a> {
     san: &'a San,
     exporters: [(&'static str, Exporter); 2],
-    /// The disks that there are now.
+    /// The present disks.
     disks: fn() -> BTreeSet<Disk>,
-    /// Gives the labels that the page must show besides name, number and SCSI address.
+    /// The labels that the page must show beside name, number and SCSI address.
     way: &'a dyn Fn(&Disk) -> Told,
-    /// The numbers that disks had before they went, and how often one of them came back.
+    /// The numbers of removed disks, and how often a disk returned with one of them.
     numbers: BTreeSet<String>,
     came_back: usize,
-    /// How long each exporter took at most.
+    /// The longest time that each exporter took.
     slowest: [Duration; 2],
 }
 
@@ -66,7 +68,8 @@ impl<'a> Watch<'a> {
         watch
     }
 
-    /// Takes disks away and waits until each map has lost so many members. With `seen` the exporters must show that, too.
+    /// Removes disks, and waits until each map has lost this number of members. With `seen`, the
+    /// exporters must show that, too.
     fn lose(&mut self, paths: &[usize], seen: bool, take_away: impl FnOnce()) {
         let before = (self.disks)();
         take_away();
@@ -80,7 +83,8 @@ impl<'a> Watch<'a> {
         self.numbers = before.difference(&(self.disks)()).map(|disk| disk.devno.clone()).collect();
     }
 
-    /// Waits until the kernel's maps are whole, and then for a short time until the page tells all of their paths.
+    /// Waits until the kernel's maps are complete, and then briefly until the page shows all of
+    /// their paths.
     fn wait_for_names(&mut self, when: &str) {
         let members = eventually("the kernel's maps are whole", PATIENCE, || self.members());
         let start = Instant::now();
@@ -112,7 +116,7 @@ impl<'a> Watch<'a> {
         self.came_back += returned.count();
     }
 
-    /// The members of each map, if all of them are there and valid.
+    /// The members of each map, if all of them exist and are valid.
     fn members(&self) -> Result<Vec<(&'a Lun, Vec<Disk>)>, String> {
         let san: &'a San = self.san;
         let maps: Vec<_> = san.luns.iter().map(|lun| (lun, san.dm.paths(&lun.map.name))).collect();
@@ -121,7 +125,7 @@ impl<'a> Watch<'a> {
         if !maps.iter().all(is_whole) {
             return Err(format!("{:?}", maps.into_iter().map(|(lun, paths)| (lun.name(), paths)).collect::<Vec<_>>()));
         }
-        // A disk may be half there before its map holds it.
+        // A disk may be incomplete before its map holds it.
         let disks = (self.disks)();
         let members = |paths: &Paths| disks.iter().filter(|disk| paths.contains_key(&disk.devno)).cloned().collect();
         Ok(maps.iter().map(|(lun, paths)| (*lun, members(paths))).collect())
@@ -133,7 +137,7 @@ impl<'a> Watch<'a> {
         own.chain((self.way)(disk)).chain([("state", "running".to_owned())]).collect()
     }
 
-    /// No event and no line of the log calls a path by its number.
+    /// Checks that no event and no log line names a path by its number.
     fn conclude(self, lab: &Lab) {
         let Watch { san, exporters, came_back, slowest, .. } = self;
         let [root, nobody] = slowest;
@@ -155,7 +159,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Gives what the page tells of each path of a device, under the labels that are of interest. `state` is its SCSI state.
+/// The labels of interest that the page shows for each path of a device. `state` is its SCSI state.
 fn told(metrics: &Metrics, lun: &Lun, of_interest: &BTreeSet<Told>) -> BTreeSet<Told> {
     let labels: BTreeSet<_> = of_interest.iter().flat_map(BTreeMap::keys).copied().collect();
     let infos = metrics.series("multipath_path_info").map(|(info, _)| info).filter(|info| info["wwid"] == lun.wwid);
@@ -168,7 +172,8 @@ fn told(metrics: &Metrics, lun: &Lun, of_interest: &BTreeSet<Told>) -> BTreeSet<
     told.collect()
 }
 
-/// A session ends and is made again: its disks go and come, and each map is reloaded without them meanwhile.
+/// A session ends and is created again. Its disks go and return, and each map meanwhile runs
+/// without them.
 fn iscsi_paths_return_with_their_names(lab: &Lab) {
     let array = IscsiSan::start(lab, 2, 1, CONF);
     let way = |disk: &Disk| {
@@ -192,7 +197,7 @@ fn iscsi_paths_return_with_their_names(lab: &Lab) {
     watch.conclude(lab);
 }
 
-/// A disk is deleted, and its host looks for disks again.
+/// A disk is deleted, and its host rescans.
 fn rescanned_paths_return_with_their_names(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let way = |_: &Disk| Told::from([("transport", "unknown".to_owned())]);

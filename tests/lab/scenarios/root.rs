@@ -1,4 +1,4 @@
-//! The device that the root file system stands on.
+//! The device that carries the root file system.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::wait::eventually_eq;
 
 pub const ALL: &[Scenario] = &[Scenario::new("root_on_stacked_devices", root_on_stacked_devices)];
 
-/// Makes a partition as kpartx does, between two places in MiB, and gives its node.
+/// Creates a partition like kpartx between two offsets in MiB, and returns its node.
 pub fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
     let name = format!("{}-part{number}", lun.name());
     let (start, sectors) = (2048 * from, 2048 * (to - from));
@@ -23,19 +23,20 @@ pub fn partition(lun: &Lun, number: u32, from: u32, to: u32) -> String {
     format!("/dev/mapper/{name}")
 }
 
-/// Makes an encrypted device there, and gives its node. It is LUKS 1, as the header of LUKS 2 takes 16 MiB.
+/// Creates an encrypted device there, and returns its node. It uses LUKS 1, because the header of
+/// LUKS 2 takes 16 MiB.
 fn encrypt(device: &str, dir: &Path) -> String {
     let key = dir.join("key");
     fs::write(&key, "not a secret").expect("the scenario's directory is writable");
     let key = format!("--key-file={}", key.display());
-    // To derive a key with care is slow by design.
+    // Key derivation is slow by design.
     let hasty = "--pbkdf-force-iterations=1000";
     run("cryptsetup", ["luksFormat", "--batch-mode", "--type=luks1", hasty, &key, device]);
     run("cryptsetup", ["open", &key, device, "sealed"]);
     "/dev/mapper/sealed".to_owned()
 }
 
-/// Makes a logical volume there, and gives its node.
+/// Creates a logical volume there, and returns its node.
 fn volume(device: &str) -> String {
     run("vgcreate", ["storage", device]);
     run("lvcreate", ["--extents=100%FREE", "--name=root", "storage"]);
@@ -45,11 +46,12 @@ fn volume(device: &str) -> String {
 fn root_on_stacked_devices(lab: &Lab) {
     let san = San::start(lab, 2, 2, Conf::BLIND);
     let [one, other] = san.luns.as_slice() else { panic!("there are two LUNs") };
-    // All LUNs of scsi_debug share one memory, so each has its own part of it.
+    // All LUNs of scsi_debug share one memory, so each uses its own part of it.
     let volume = volume(&encrypt(&partition(one, 1, 1, 15), lab.dir()));
     let halves = [partition(one, 2, 15, 31), partition(other, 1, 31, 47)];
     run("mkfs.ext4", ["-q", &volume]);
-    // It has a device number of its own, which is not that of a block device. mkfs tells the kernel of all its devices.
+    // btrfs has a device number of its own that is not that of a block device. mkfs reports all its
+    // devices to the kernel.
     run("modprobe", ["btrfs"]);
     run("mkfs.btrfs", ["-q", "--mixed", "--data=single", "--metadata=single", &halves[0], &halves[1]]);
 

@@ -1,5 +1,5 @@
-//! Machines that stay up, for those outside who look at them: `--stage` boots one, and its storage is broken and healed
-//! by commands.
+//! Machines that stay up, for programs outside that look at them. `--stage` boots one, and commands
+//! break and heal its storage.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::nvme;
 use crate::scsi_disk::Disk;
 use crate::uplink;
 
-/// Where the exporter listens in the machine.
+/// The exporter's port in the machine.
 const EXPORTER: u16 = 9100;
 
-/// The demonstration's devices have names that say who would be hurt.
+/// The names of the demonstration's devices show their users.
 const ALIASES: &str = "multipaths {
  multipath {
   wwid 360000000000000000e00000000010001
@@ -33,8 +33,8 @@ const ALIASES: &str = "multipaths {
 
 pub const ALL: &[Scenario] = &[Scenario::new("stage_iscsi", iscsi), Scenario::new("stage_demo", demo)];
 
-/// Two devices that are in use, with two paths over each of two networks. I/O waits when there is no path, as most arrays
-/// want it.
+/// Two devices in use, with two paths over each of two networks. I/O waits without a path, as most
+/// arrays require.
 fn iscsi(lab: &Lab) {
     uplink::connect();
     let IscsiSan { san, networks, .. } = &IscsiSan::start(lab, 2, 2, Conf { no_path_retry: "queue", ..CONF });
@@ -52,7 +52,7 @@ fn iscsi(lab: &Lab) {
     });
 }
 
-/// What `make demo` shows: two iSCSI devices and two NVMe namespaces, each over both networks.
+/// The stage of `make demo`: two iSCSI devices and two NVMe namespaces, each over both networks.
 fn demo(lab: &Lab) {
     uplink::connect();
     let networks = Rc::new(Networks::start());
@@ -73,7 +73,8 @@ fn demo(lab: &Lab) {
     });
 }
 
-/// Says that the stage is ready, then follows commands as long as the machine lives, and answers each with a line.
+/// Reports that the stage is ready, follows commands as long as the machine runs, and answers each
+/// with a line.
 fn obey(lab: &Lab, known: &str, follow: impl Fn(&[&str]) -> Option<()>) {
     lab.say(format!("ready: {known}"));
     for command in lab.commands() {

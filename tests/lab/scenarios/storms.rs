@@ -1,4 +1,4 @@
-//! More events than anyone can read, and more devices than anyone has.
+//! Storms of events, and large numbers of devices.
 
 use std::fs;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("five_hundred_devices", five_hundred_devices).then_power_off(),
 ];
 
-/// So many devices over the same disks, one half of which is in each of two groups.
+/// Creates this number of devices over the same disks. Each has two groups with half of the disks.
 pub fn make_maps(dm: &Dm, maps: usize, disks: &[String]) {
     let (one, other) = disks.split_at(disks.len() / 2);
     let table = multipath_table("2 queue_mode bio", &[one, other]);
@@ -35,8 +35,8 @@ pub fn wwid(map: usize) -> String {
     format!("36000000000000000000000000000{map:04}")
 }
 
-/// One path event on each map in turn, as fast as ioctls go: all paths fail one after the other, then all come back.
-/// Every message changes a state and so raises one event.
+/// Sends one path event to each map in turn, as fast as ioctls allow: all paths fail one after the
+/// other, then all return. Every message changes a state and so causes one event.
 pub fn storm(dm: &Dm, maps: usize, events_per_map: usize, disks: &[String]) {
     for step in 0..events_per_map {
         let verb = if (step / disks.len()).is_multiple_of(2) { "fail_path" } else { "reinstate_path" };
@@ -45,7 +45,7 @@ pub fn storm(dm: &Dm, maps: usize, events_per_map: usize, disks: &[String]) {
     }
 }
 
-/// A kernel parameter, as it was before when dropped.
+/// A kernel parameter. Dropping the value restores it.
 struct Parameter {
     path: String,
     before: String,
@@ -62,12 +62,12 @@ impl Parameter {
 
 impl Drop for Parameter {
     fn drop(&mut self) {
-        // What reads it next starts with a check of its own.
+        // The next reader of the parameter checks it itself.
         let _ = fs::write(&self.path, &self.before);
     }
 }
 
-/// The socket holds two events, and the exporter is stopped while 2,000 are raised.
+/// The socket holds two events. The exporter is stopped while 2,000 occur.
 fn events_lost_on_purpose(lab: &Lab) {
     udevd::stop();
     let disks = memory_disks::null_blk(8);
@@ -125,7 +125,7 @@ fn a_thousand_devices_in_a_storm(lab: &Lab) {
         differences => Err(format!("{} devices differ, such as {}", differences.len(), differences[0])),
     });
     lab.note(format!("every path right after {:.1?}", start.elapsed()));
-    // States are read from the kernel; the events that are only to be counted may still wait.
+    // The exporter reads states from the kernel. Events that it only counts may still wait.
     let counted = eventually("all events are counted, or some are known to be lost", patience, || {
         let metrics = exporter.metrics();
         let overflows = count(metrics.value("multipath_exporter_uevent_overflows_total", &[]));
@@ -140,7 +140,7 @@ fn a_thousand_devices_in_a_storm(lab: &Lab) {
 
     let resyncs = || exporter.metrics().value("multipath_exporter_resyncs_total", &[("reason", "timer")]);
     let resyncs_before = resyncs();
-    // The first may have begun before the storm was over; they are 30 s apart.
+    // The first resync may have begun during the storm. They are 30 s apart.
     eventually("two timed resyncs", patience, || match resyncs() >= resyncs_before + 2.0 {
         true => Ok(()),
         false => Err(format!("{resyncs_before} of them before the wait, {} now", resyncs())),

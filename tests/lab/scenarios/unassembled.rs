@@ -1,4 +1,5 @@
-//! Disks with several paths that no multipath device holds. As root and as `nobody`, who may read all of it.
+//! Disks with several paths that no multipath device holds. Exporters run as root and as `nobody`,
+//! who may read all of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("disks_that_the_configuration_leaves_alone", disks_that_the_configuration_leaves_alone),
 ];
 
-/// The disks that multipathd has made maps of once, which `find_multipaths strict` goes by.
+/// The disks that multipathd has assembled before. `find_multipaths strict` uses this list.
 const KNOWN_WWIDS: &str = "/etc/multipath/wwids";
 
 fn unassembled(metrics: &Metrics) -> BTreeMap<String, u64> {
@@ -30,18 +31,18 @@ fn unassembled(metrics: &Metrics) -> BTreeMap<String, u64> {
 
 struct Host {
     exporters: [Exporter; 2],
-    /// What there is to be told.
+    /// The unassembled disks and their numbers of paths.
     disks: BTreeMap<String, u64>,
 }
 
 impl Host {
-    /// Two LUNs over four paths each, and no multipathd.
+    /// Starts two LUNs over four paths each, without multipathd.
     fn start(lab: &Lab) -> Self {
         scsi_debug::load(4, 2, scsi_debug::PRODUCT);
         udevd::settle().expect("udevd keeps up");
-        // Earlier scenarios have left theirs; without them there is no such file.
+        // Earlier scenarios may have left the file. Without maps it does not exist.
         let _ = fs::remove_file(KNOWN_WWIDS);
-        // Nothing tells that a disk was left alone.
+        // No event reports that multipathd ignored a disk.
         let launch = || lab.exporter().flag("--resync.interval=1s");
         let exporters = [launch().start(), launch().unprivileged().start()];
         let disks = unassembled(&exporters[0].metrics());
@@ -66,7 +67,7 @@ impl Host {
         }
     }
 
-    /// Waits until a number of full readings were made and asserts that they say the same.
+    /// Waits for a number of resyncs, and checks that each shows the same.
     fn assert_lasts(&self) {
         for exporter in &self.exporters {
             let resyncs =
@@ -105,7 +106,7 @@ fn disks_that_nothing_assembles(lab: &Lab) {
     eventually("the maps go", PATIENCE, || dm.clear());
     host.wait_for_all("the maps are gone");
 
-    // It knows the disks, and makes no map of what it has never seen.
+    // multipathd sees the disks, but assembles none that it does not know.
     fs::remove_file(KNOWN_WWIDS).expect("multipathd has left it");
     let _daemon = Multipathd::start(lab.dir(), Conf { find_multipaths: "strict", ..Conf::BLIND });
     for exporter in &host.exporters {
@@ -116,8 +117,8 @@ fn disks_that_nothing_assembles(lab: &Lab) {
     assert!(dm.multipaths().is_empty());
 }
 
-/// multipathd does not count among its paths what its configuration blacklists, by whatever. That is how a person says that
-/// these disks are meant to be as they are, so it must be enough to say it.
+/// multipathd's list of paths lacks every blacklisted disk. The blacklist is an administrator's
+/// statement that these disks are in order, so the exporter must respect it.
 fn disks_that_the_configuration_leaves_alone(lab: &Lab) {
     let host = Host::start(lab);
     let strict = Conf { find_multipaths: "strict", ..Conf::BLIND };

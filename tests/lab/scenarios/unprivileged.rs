@@ -1,6 +1,7 @@
-//! As `nobody`, who may not read the kernel's status: multipathd's word, and uevents where it is silent.
+//! The exporter as `nobody`, who may not read the kernel's status. It uses multipathd's answers,
+//! and uevents where multipathd is silent.
 //!
-//! Uevents of one map that are raised together arrive in reverse order (`DM_SEQNUM` tells), and a map that is made anew
+//! Uevents of one map that occur together arrive in reverse order (`DM_SEQNUM` shows it). A new map
 //! counts them from 1 again.
 
 use serde_json::Value;
@@ -36,7 +37,7 @@ fn unprivileged_counts_as_root_does(lab: &Lab) {
     let nobody = lab.exporter().unprivileged().start();
     let metrics = nobody.metrics();
     assert_eq!(metrics.value("multipath_exporter_kernel_status", &[]), 0.0);
-    // Not permitted is no fault.
+    // A source without permission is not faulty.
     for (source, up) in [("dm", None), ("multipathd", Some(1.0)), ("sysfs", Some(1.0)), ("uevent", Some(1.0))] {
         assert_eq!(metrics.get("multipath_exporter_source_up", &[("source", source)]), up, "{source}");
     }
@@ -78,7 +79,7 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
                 false => san.dm.reinstate_path(lun.name(), &disk.devno),
             }
         }
-        // Each round raises two events of the kind that it ends with, and one of the other.
+        // Each round causes two events of its final kind and one of the other.
         let events = (round + round.div_ceil(2), round + round / 2);
         eventually_eq(
             &format!("all events of round {round} are counted, and the last one holds"),
@@ -106,8 +107,8 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
     exporter.wait_for_counts(&lun.wwid, 4, 0);
 }
 
-/// Same name, number and UUID, and again a path that fails: what was told of the old map is not true of the new one, and
-/// its events have lower numbers.
+/// The new map has the same name, number and UUID, and a path fails again. Facts about the old map
+/// do not apply to it, and its events have lower numbers.
 fn unprivileged_sees_a_map_made_anew(lab: &Lab) {
     let san = San::start(lab, 4, 2, Conf::BLIND);
     let (lun, disk) = (&san.luns[0], &san.luns[0].paths[0]);
