@@ -16,16 +16,16 @@ const LONGEST_GAP: Duration = Duration::from_secs(24 * 60 * 60);
 /// A moment by the memory's clock, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(transparent)]
-pub struct Moment(u64);
+pub(crate) struct Moment(u64);
 
 impl Moment {
     /// How long ago `earlier` was; nothing if it is yet to come.
-    pub fn since(self, earlier: Moment) -> Duration {
+    pub(crate) fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
     /// The moment so long ago; the clock's first one if that is longer.
-    pub fn before(self, ago: Duration) -> Moment {
+    pub(crate) fn before(self, ago: Duration) -> Moment {
         Moment(self.0.saturating_sub(millis(ago)))
     }
 }
@@ -46,9 +46,9 @@ fn millis(duration: Duration) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// For measuring.
-    pub instant: Instant,
+    pub(crate) instant: Instant,
     /// For showing.
-    pub time: SystemTime,
+    pub(crate) time: SystemTime,
 }
 
 impl Now {
@@ -60,11 +60,11 @@ impl Now {
 
 /// One boot of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Boot {
+pub(crate) struct Boot {
     /// The kernel's `boot_id`; empty if it cannot be read.
-    pub id: String,
+    pub(crate) id: String,
     /// How long the host had been up when this was read.
-    pub uptime: Duration,
+    pub(crate) uptime: Duration,
 }
 
 /// How long a host is taken to have been up that does not say it.
@@ -78,7 +78,7 @@ impl Default for Boot {
 
 impl Boot {
     /// The present boot: `sys/kernel/random/boot_id` and `uptime` (`proc(5)`).
-    pub fn read(procfs: &Path) -> Self {
+    pub(crate) fn read(procfs: &Path) -> Self {
         let read = |file| fs::read_to_string(procfs.join(file)).unwrap_or_default();
         let seconds = read("uptime").split_whitespace().next().and_then(|seconds| seconds.parse().ok());
         let uptime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -88,18 +88,18 @@ impl Boot {
 
 /// The time at which a memory was written, by its own word.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// By its own clock.
-    pub clock: Moment,
+    pub(crate) clock: Moment,
     /// By the clock on the wall.
-    pub time: SystemTime,
+    pub(crate) time: SystemTime,
     /// The boot, with the uptime of that time.
-    pub boot: Boot,
+    pub(crate) boot: Boot,
 }
 
 /// The clock.
 #[derive(Clone, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     started: Instant,
     at_start: Moment,
     boot: Boot,
@@ -107,12 +107,12 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that began with this boot of the host.
-    pub fn new(boot: Boot, now: Instant) -> Self {
+    pub(crate) fn new(boot: Boot, now: Instant) -> Self {
         Clock { started: now, at_start: Moment::default() + boot.uptime, boot }
     }
 
     /// The clock of a memory that was written earlier.
-    pub fn resumed(&self, written: &Written, time: SystemTime) -> Self {
+    pub(crate) fn resumed(&self, written: &Written, time: SystemTime) -> Self {
         let gap = if self.is_of_boot(&written.boot.id) {
             self.boot.uptime.saturating_sub(written.boot.uptime)
         } else {
@@ -123,27 +123,27 @@ impl Clock {
     }
 
     /// Whether the host has not booted since.
-    pub fn is_of_boot(&self, id: &str) -> bool {
+    pub(crate) fn is_of_boot(&self, id: &str) -> bool {
         !id.is_empty() && self.boot.id == id
     }
 
     /// The present boot's `boot_id`.
-    pub fn boot_id(&self) -> &str {
+    pub(crate) fn boot_id(&self) -> &str {
         &self.boot.id
     }
 
     /// The moment of this instant.
-    pub fn at(&self, now: Instant) -> Moment {
+    pub(crate) fn at(&self, now: Instant) -> Moment {
         self.at_start + now.saturating_duration_since(self.started)
     }
 
     /// How long the host had been up at this moment of its present boot.
-    pub fn uptime_at(&self, moment: Moment) -> Duration {
+    pub(crate) fn uptime_at(&self, moment: Moment) -> Duration {
         self.boot.uptime + moment.since(self.at_start)
     }
 
     /// How long the host has been up.
-    pub fn uptime(&self, now: Instant) -> Duration {
+    pub(crate) fn uptime(&self, now: Instant) -> Duration {
         self.boot.uptime + now.saturating_duration_since(self.started)
     }
 }

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 use super::image::{Image, Machine};
 
 /// How long the file may take to be read or written.
-pub const DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 /// No message is longer. [`LIMIT`](super::LIMIT) devices need a tenth of it.
 const LONGEST: usize = 1 << 30;
 
@@ -84,7 +84,7 @@ impl MemoryFile {
     }
 
     /// The machine that the file is about.
-    pub fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         self.machine.clone()
     }
 
@@ -92,7 +92,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// If the socket cannot be used.
-    pub fn start(self) -> io::Result<Handle> {
+    pub(crate) fn start(self) -> io::Result<Handle> {
         self.socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(self.socket)?;
         let desk = Arc::new(Desk::default());
@@ -118,7 +118,7 @@ pub struct FileHealth {
 
 impl FileHealth {
     /// Whether what is remembered is on disk.
-    pub fn is_written(&self) -> bool {
+    pub(crate) fn is_written(&self) -> bool {
         self.is_written.load(Ordering::Relaxed)
     }
 }
@@ -158,23 +158,23 @@ impl Desk {
 
 /// The monitor's side.
 #[derive(Debug)]
-pub struct Handle {
+pub(crate) struct Handle {
     desk: Arc<Desk>,
     /// Taken once the file has been read.
     loaded: Option<mpsc::Receiver<Image>>,
     /// Whether the memory is on disk.
-    pub health: Arc<FileHealth>,
+    pub(crate) health: Arc<FileHealth>,
 }
 
 impl Handle {
     /// A handle of no file: the exporter remembers only while it runs.
-    pub fn broken(error: &io::Error) -> Self {
+    pub(crate) fn broken(error: &io::Error) -> Self {
         warn!(%error, "the process that keeps the memory's file cannot be started");
         Handle { desk: Arc::default(), loaded: None, health: Arc::default() }
     }
 
     /// The image that the file had, once it has been read. `None` if it has none. Cancel safe.
-    pub async fn loaded(&mut self) -> Option<Image> {
+    pub(crate) async fn loaded(&mut self) -> Option<Image> {
         let Some(loaded) = &mut self.loaded else { return pending().await };
         let image = loaded.recv().await;
         self.loaded = None;
@@ -182,12 +182,12 @@ impl Handle {
     }
 
     /// Whether the file has been read. An image written before that would lose what it has.
-    pub fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         self.loaded.is_none()
     }
 
     /// Has an image written. It takes the place of one that still waits. `done` is told when it is written, or cannot be.
-    pub fn write(&self, image: Image, done: Option<oneshot::Sender<()>>) {
+    pub(crate) fn write(&self, image: Image, done: Option<oneshot::Sender<()>>) {
         self.desk.leave(image, done);
     }
 }

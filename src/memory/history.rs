@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::clock::Moment;
 
 /// A fact that held this long without a break is expected to hold.
-pub const PROOF: Duration = Duration::from_secs(6 * 60 * 60);
+pub(crate) const PROOF: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// The numbers of paths that a device has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct PathHistory {
+pub(crate) struct PathHistory {
     /// Numbers that it has without a break, and since when it has had at least so many. Both ascend.
     running: Vec<(u32, Moment)>,
     /// Numbers that it had for [`PROOF`], and when that was last so. The numbers descend, the moments ascend.
@@ -22,7 +22,7 @@ pub struct PathHistory {
 
 impl PathHistory {
     /// The device has this many paths now; 0 if it is gone.
-    pub fn note(&mut self, paths: u32, now: Moment) {
+    pub(crate) fn note(&mut self, paths: u32, now: Moment) {
         let mut since = now;
         while let Some((number, began)) = self.running.pop_if(|(number, _)| *number > paths) {
             since = began;
@@ -38,7 +38,7 @@ impl PathHistory {
     }
 
     /// The highest number that it had for [`PROOF`] within the window; the highest of all while there is none.
-    pub fn expected(&self, now: Moment, window: Duration) -> u32 {
+    pub(crate) fn expected(&self, now: Moment, window: Duration) -> u32 {
         let is_recent = |(_, until): &&(u32, Moment)| now.since(*until) <= window;
         let proven = self.proven.iter().find(is_recent);
         let running = self.running.iter().rev().find(|(_, since)| now.since(*since) >= PROOF);
@@ -48,14 +48,14 @@ impl PathHistory {
     }
 
     /// Forgets what is older than this.
-    pub fn forget_before(&mut self, moment: Moment) {
+    pub(crate) fn forget_before(&mut self, moment: Moment) {
         self.proven.retain(|(_, until)| *until >= moment);
         self.had.retain(|(_, until)| *until >= moment);
         self.running.iter_mut().for_each(|(_, since)| *since = (*since).max(moment));
     }
 
     /// Forgets what is too old to count.
-    pub fn expire(&mut self, now: Moment, window: Duration) {
+    pub(crate) fn expire(&mut self, now: Moment, window: Duration) {
         self.proven.retain(|(_, until)| now.since(*until) <= window);
         self.had.retain(|(_, until)| now.since(*until) <= window);
     }
@@ -72,7 +72,7 @@ fn keep(numbers: &mut Vec<(u32, Moment)>, number: u32, now: Moment) {
 
 /// A condition that holds or does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Streak {
+pub(crate) struct Streak {
     since: Option<Moment>,
     /// When it last had held for [`PROOF`].
     proven: Option<Moment>,
@@ -80,7 +80,7 @@ pub struct Streak {
 
 impl Streak {
     /// Whether it holds now.
-    pub fn note(&mut self, holds: bool, now: Moment) {
+    pub(crate) fn note(&mut self, holds: bool, now: Moment) {
         if holds {
             self.since.get_or_insert(now);
         } else if self.since.take().is_some_and(|since| now.since(since) >= PROOF) {
@@ -89,13 +89,13 @@ impl Streak {
     }
 
     /// Whether it held for [`PROOF`] within the window.
-    pub fn is_proven(&self, now: Moment, window: Duration) -> bool {
+    pub(crate) fn is_proven(&self, now: Moment, window: Duration) -> bool {
         self.since.is_some_and(|since| now.since(since) >= PROOF)
             || self.proven.is_some_and(|until| now.since(until) <= window)
     }
 
     /// Forgets what is older than this.
-    pub fn forget_before(&mut self, moment: Moment) {
+    pub(crate) fn forget_before(&mut self, moment: Moment) {
         self.proven = self.proven.filter(|until| *until >= moment);
         self.since = self.since.map(|since| since.max(moment));
     }

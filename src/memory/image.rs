@@ -20,43 +20,43 @@ const VERSION: u32 = 1;
 pub struct Image {
     version: u32,
     /// The machine that it is about.
-    pub machine: Machine,
+    pub(crate) machine: Machine,
     /// When it was made, by the clock on the wall.
     #[serde(with = "times")]
-    pub time: SystemTime,
+    pub(crate) time: SystemTime,
     /// The same by the memory's clock.
-    pub clock: Moment,
+    pub(crate) clock: Moment,
     /// The kernel's `boot_id` then.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// How long the host had been up then, in milliseconds.
-    pub uptime: u64,
+    pub(crate) uptime: u64,
     /// How long it had been up when all sources of devices had first answered in this boot, in milliseconds.
-    pub complete: Option<u64>,
+    pub(crate) complete: Option<u64>,
     /// The host was in trouble.
-    pub in_trouble: bool,
+    pub(crate) in_trouble: bool,
     /// The host's last recovery.
     #[serde(with = "times::optional")]
-    pub last_recovery: Option<SystemTime>,
+    pub(crate) last_recovery: Option<SystemTime>,
     /// Those whose trouble is to end in a recovery.
-    pub troubled: BTreeSet<Arc<str>>,
+    pub(crate) troubled: BTreeSet<Arc<str>>,
     /// Those that were there in an earlier boot, and that nobody has seen in this one.
-    pub awaited: BTreeSet<Arc<str>>,
+    pub(crate) awaited: BTreeSet<Arc<str>>,
     /// Devices that the configuration names and that are not there.
-    pub absent: BTreeMap<Arc<str>, Absence>,
+    pub(crate) absent: BTreeMap<Arc<str>, Absence>,
     /// Fibre Channel ports.
     #[serde(default)]
-    pub fc_ports: FcPorts,
+    pub(crate) fc_ports: FcPorts,
     /// The devices, by WWID.
-    pub devices: BTreeMap<Arc<str>, Record>,
+    pub(crate) devices: BTreeMap<Arc<str>, Record>,
 }
 
 /// The marks that tell one machine from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Machine {
     /// Its host name.
-    pub host: String,
+    pub(crate) host: String,
     /// A number derived from its `machine-id`, which is confidential (`machine-id(5)`); empty if it has none.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 impl Machine {
@@ -73,7 +73,7 @@ struct Version {
 
 impl Image {
     /// An image of nothing yet.
-    pub fn new(machine: Machine, time: SystemTime, clock: Moment, boot: Boot) -> Self {
+    pub(crate) fn new(machine: Machine, time: SystemTime, clock: Moment, boot: Boot) -> Self {
         Image {
             version: VERSION,
             machine,
@@ -126,7 +126,7 @@ impl Image {
     }
 
     /// When it was made.
-    pub fn written(&self) -> Written {
+    pub(crate) fn written(&self) -> Written {
         let boot = Boot { id: self.boot_id.clone(), uptime: Duration::from_millis(self.uptime) };
         Written { clock: self.clock, time: self.time, boot }
     }

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Config;
 use crate::topology::{DevNo, Device, Health, History, Kind, LossReason, LostDevice, Remembered, Transports};
-pub use clock::{Boot, Now};
+pub(crate) use clock::Boot;
+pub use clock::Now;
 use clock::{Clock, Moment};
 pub use image::{Image, Machine};
 use ports::FcPorts;
@@ -158,7 +159,7 @@ pub struct Memory {
 }
 
 /// The window of `--memory.window`, if that is not given.
-pub const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Default for Memory {
     fn default() -> Self {
@@ -168,7 +169,7 @@ impl Default for Memory {
 
 impl Memory {
     /// An empty memory.
-    pub fn new(boot: Boot, machine: Machine, window: Duration, now: Instant) -> Self {
+    pub(crate) fn new(boot: Boot, machine: Machine, window: Duration, now: Instant) -> Self {
         Memory {
             clock: Clock::new(boot, now),
             window,
@@ -195,7 +196,7 @@ impl Memory {
     }
 
     /// Takes up what an earlier life has written. It may come late: then what was lost since stays, and all else is seen again.
-    pub fn resume(&mut self, image: Image, now: Now) {
+    pub(crate) fn resume(&mut self, image: Image, now: Now) {
         let written = image.written();
         self.clock = self.clock.resumed(&written, now.time);
         self.records.retain(|_, record| record.loss.is_some());
@@ -286,23 +287,23 @@ impl Memory {
     }
 
     /// Facts about the past, as of the last look. The same allocation until something changes.
-    pub fn remembered(&self) -> Arc<Remembered> {
+    pub(crate) fn remembered(&self) -> Arc<Remembered> {
         Arc::clone(&self.remembered)
     }
 
     /// The NVMe devices that were there when they were last seen, or are lost.
-    pub fn nvme_devices(&self) -> BTreeSet<Arc<str>> {
+    pub(crate) fn nvme_devices(&self) -> BTreeSet<Arc<str>> {
         let is_nvme = |wwid: &&Arc<str>| self.records.get(*wwid).is_some_and(|record| record.kind == Kind::Nvme);
         self.present.iter().chain(&self.awaited).chain(&self.lost).filter(is_nvme).cloned().collect()
     }
 
     /// When the next look is due, if nothing happens before.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Drops what is remembered of these devices from before those times, which is no recovery.
-    pub fn forget(&mut self, config: &Config, now: Now) {
+    pub(crate) fn forget(&mut self, config: &Config, now: Now) {
         let moment = self.clock.at(now.instant);
         let was_troubled = !self.troubled.is_empty();
         for forget in &config.forget {
@@ -328,7 +329,7 @@ impl Memory {
     }
 
     /// The image to be written by now, if one is.
-    pub fn to_write(&mut self, now: Now) -> Option<Image> {
+    pub(crate) fn due_image(&mut self, now: Now) -> Option<Image> {
         let interval = match self.unsaved {
             Unsaved::News => Duration::ZERO,
             Unsaved::Facts => WRITE_INTERVAL,

@@ -656,7 +656,7 @@ fn it_is_written_at_once_after_news_then_each_minute_then_each_hour() {
     let mut host = Host::new();
     let write = |host: &mut Host| {
         let now = host.now();
-        host.memory.to_write(now).is_some()
+        host.memory.due_image(now).is_some()
     };
     assert!(write(&mut host) && !write(&mut host));
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 1) });

@@ -16,7 +16,7 @@ type RemoteName = (Arc<str>, Arc<str>);
 
 /// The Fibre Channel ports that are remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct FcPorts {
+pub(crate) struct FcPorts {
     /// Ports of this host, by WWPN. One that is not online and carries a path counts as up, too.
     hosts: LastUp<Arc<str>>,
     /// Remote ports that are, or have been, SCSI targets.
@@ -25,7 +25,7 @@ pub struct FcPorts {
 
 impl FcPorts {
     /// Takes note of the ports as they are now, and of the paths over them.
-    pub fn note<'a>(&mut self, seen: &Transports, devices: impl Iterator<Item = &'a Device>, now: Moment) {
+    pub(crate) fn note<'a>(&mut self, seen: &Transports, devices: impl Iterator<Item = &'a Device>, now: Moment) {
         for port in &seen.fc_remote_ports {
             let name = name_of(port);
             // The host's port was online when this one became a target. Nobody knows when either was last up, so their
@@ -49,20 +49,20 @@ impl FcPorts {
     }
 
     /// The WWPNs of this host's ports that are there, and were up within the window.
-    pub fn hosts(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<Arc<str>> {
+    pub(crate) fn hosts(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<Arc<str>> {
         let names = seen.fc_host_ports.iter().map(|port| &port.port_name);
         names.filter(|name| self.hosts.is_recent(name, now, window)).cloned().collect()
     }
 
     /// The remote ports that are there, and were up within the window.
-    pub fn remote(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<RemoteName> {
+    pub(crate) fn remote(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<RemoteName> {
         let names = seen.fc_remote_ports.iter().map(|port| name_of(port));
         names.filter(|name| self.remote.is_recent(name, now, window)).collect()
     }
 
     /// Drops ports that are gone and older than the window, and those beyond the limit. One that is there is not
     /// dropped, or it would be seen for the first time again.
-    pub fn expire(&mut self, seen: &Transports, now: Moment, window: Duration) {
+    pub(crate) fn expire(&mut self, seen: &Transports, now: Moment, window: Duration) {
         let hosts = seen.fc_host_ports.iter().map(|port| Arc::clone(&port.port_name)).collect();
         self.hosts.expire(&hosts, now, window);
         let remote = seen.fc_remote_ports.iter().map(|port| name_of(port)).collect();
@@ -71,17 +71,17 @@ impl FcPorts {
 
     /// How many ports of either kind are remembered.
     #[cfg(test)]
-    pub fn len(&self) -> (usize, usize) {
+    pub(crate) fn len(&self) -> (usize, usize) {
         (self.hosts.0.len(), self.remote.0.len())
     }
 
     /// Whether a file holds more ports than would ever be written.
-    pub fn are_too_many(&self) -> bool {
+    pub(crate) fn are_too_many(&self) -> bool {
         self.hosts.0.len().max(self.remote.0.len()) > LIMIT
     }
 
     /// Takes up what an earlier life wrote at a moment of the same clock. It did not know what has been seen since.
-    pub fn resume(&mut self, earlier: FcPorts, written: Moment, now: Moment) {
+    pub(crate) fn resume(&mut self, earlier: FcPorts, written: Moment, now: Moment) {
         self.hosts.resume(earlier.hosts, written, now);
         self.remote.resume(earlier.remote, written, now);
     }

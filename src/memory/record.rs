@@ -12,7 +12,7 @@ use super::times;
 use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_redundant};
 
 /// Paths arrive one after the other, so none is missed for so long after their device appeared.
-pub const ARRIVAL: Duration = Duration::from_secs(5 * 60);
+pub(crate) const ARRIVAL: Duration = Duration::from_secs(5 * 60);
 
 /// The kernel takes every path of a table that is loaded for valid, until multipathd has failed those that are not. That happens with
 /// each disk that goes, so a path that was valid for less long never was.
@@ -23,55 +23,55 @@ const NEW: Duration = Duration::from_secs(15 * 60);
 
 /// One device.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// Its last alias.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// The part of the kernel that assembled it.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// SCSI vendor.
-    pub vendor: Arc<str>,
+    pub(crate) vendor: Arc<str>,
     /// SCSI product or NVMe model.
-    pub product: Arc<str>,
+    pub(crate) product: Arc<str>,
     /// It was there when its source last answered.
-    pub is_present: bool,
+    pub(crate) is_present: bool,
     /// When it appeared.
-    pub appeared: Moment,
+    pub(crate) appeared: Moment,
     /// When it was last seen.
-    pub seen: Moment,
+    pub(crate) seen: Moment,
     /// How many paths it had.
-    pub paths: PathHistory,
+    pub(crate) paths: PathHistory,
     /// Whether it was redundant.
-    pub redundancy: Streak,
+    pub(crate) redundancy: Streak,
     /// Whether it was in use when it was last seen; `None` if nobody knows.
-    pub in_use: Option<bool>,
+    pub(crate) in_use: Option<bool>,
     /// The device numbers by which mounts and swaps last named it or its partitions, if it is a native NVMe device.
-    pub numbers: BTreeSet<DevNo>,
+    pub(crate) numbers: BTreeSet<DevNo>,
     /// Since when it had no valid path, when that was last so. A valid path for less than [`BLINK`] did not interrupt that.
-    pub pathless_since: Option<Moment>,
+    pub(crate) pathless_since: Option<Moment>,
     /// Since when it has a valid path.
     #[serde(default)]
-    pub valid_since: Option<Moment>,
+    pub(crate) valid_since: Option<Moment>,
     /// It has no disk any more.
-    pub has_no_disk: bool,
+    pub(crate) has_no_disk: bool,
     /// It has been well since it appeared, or was there before the exporter first looked.
-    pub was_well: bool,
+    pub(crate) was_well: bool,
     /// Since when paths are missing.
     #[serde(with = "times::optional")]
-    pub missing_since: Option<SystemTime>,
+    pub(crate) missing_since: Option<SystemTime>,
     /// Set while it is lost.
-    pub loss: Option<Loss>,
+    pub(crate) loss: Option<Loss>,
     /// Since when the host is in trouble because of it.
     #[serde(default)]
-    pub ill_since: Option<Moment>,
+    pub(crate) ill_since: Option<Moment>,
     /// How many paths it had when some were last missing.
     #[serde(default)]
-    pub lacking: Option<u64>,
+    pub(crate) lacking: Option<u64>,
     /// I/O errors of its paths, and when there were last more of them. The count begins anew with the exporter.
     #[serde(skip)]
-    pub errors: Option<(u64, Option<Moment>)>,
+    pub(crate) errors: Option<(u64, Option<Moment>)>,
     /// It keeps a path no matter which single port or fabric fails.
     #[serde(skip)]
-    pub is_redundant: bool,
+    pub(crate) is_redundant: bool,
     /// The device as it was last seen, and what its paths' initiator ports stand on.
     #[serde(skip)]
     last: Option<(Arc<Device>, Arc<Adapters>)>,
@@ -79,29 +79,29 @@ pub struct Record {
 
 /// A configured device that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Absence {
+pub(crate) struct Absence {
     /// Since when, by the memory's clock.
-    pub since: Moment,
+    pub(crate) since: Moment,
     /// The same moment by the clock on the wall.
     #[serde(with = "times")]
-    pub time: SystemTime,
+    pub(crate) time: SystemTime,
 }
 
 /// How a device was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Loss {
+pub(crate) struct Loss {
     /// Why it counts as lost.
-    pub reason: LossReason,
+    pub(crate) reason: LossReason,
     /// When it was lost, by the clock on the wall.
     #[serde(with = "times")]
-    pub time: SystemTime,
+    pub(crate) time: SystemTime,
     /// The same moment by the memory's clock.
-    pub at: Moment,
+    pub(crate) at: Moment,
 }
 
 impl Record {
     /// A device that appears now.
-    pub fn new(device: &Device, now: Moment) -> Self {
+    pub(crate) fn new(device: &Device, now: Moment) -> Self {
         Record {
             name: Arc::clone(&device.name),
             kind: device.kind,
@@ -129,12 +129,12 @@ impl Record {
     }
 
     /// A device that was there when the exporter first looked. Its trouble is one that a recovery ends.
-    pub fn found(device: &Device, appeared: Moment) -> Self {
+    pub(crate) fn found(device: &Device, appeared: Moment) -> Self {
         Record { is_present: true, was_well: true, ..Record::new(device, appeared) }
     }
 
     /// Whether the device is another one than was last seen.
-    pub fn differs_from(&self, device: &Arc<Device>, adapters: &Arc<Adapters>) -> bool {
+    pub(crate) fn differs_from(&self, device: &Arc<Device>, adapters: &Arc<Adapters>) -> bool {
         let is_same = |(last, stood_on): &(Arc<Device>, Arc<Adapters>)| {
             Arc::ptr_eq(last, device) && Arc::ptr_eq(stood_on, adapters)
         };
@@ -142,7 +142,7 @@ impl Record {
     }
 
     /// Takes note of the device as it is now.
-    pub fn take(&mut self, device: &Arc<Device>, adapters: &Arc<Adapters>, now: Moment) {
+    pub(crate) fn take(&mut self, device: &Arc<Device>, adapters: &Arc<Adapters>, now: Moment) {
         self.name_as(device);
         let counts = device.counts();
         self.is_redundant = counts.valid > 0 && is_redundant(&device.paths, adapters);
@@ -165,20 +165,20 @@ impl Record {
     }
 
     /// Whether it has had no valid path for so long.
-    pub fn is_pathless(&self, long: Duration, now: Moment) -> bool {
+    pub(crate) fn is_pathless(&self, long: Duration, now: Moment) -> bool {
         self.pathless_since.is_some_and(|since| now.since(since) >= long)
             && self.valid_since.is_none_or(|since| now.since(since) < BLINK)
     }
 
     /// The device is gone.
-    pub fn leave(&mut self, now: Moment) {
+    pub(crate) fn leave(&mut self, now: Moment) {
         (self.is_present, self.seen, self.last) = (false, now, None);
         self.paths.note(0, now);
         self.redundancy.note(false, now);
     }
 
     /// Takes note of how many paths are missing. Gives whether some were until now, though no path has come.
-    pub fn has_ceased_to_miss(&mut self, missing: u32, present: usize) -> bool {
+    pub(crate) fn has_ceased_to_miss(&mut self, missing: u32, present: usize) -> bool {
         let present = present as u64;
         if missing > 0 {
             self.lacking = Some(present);
@@ -188,13 +188,13 @@ impl Record {
     }
 
     /// Takes note of how many I/O errors its paths have had.
-    pub fn count_errors(&mut self, errors: u64, now: Moment) {
+    pub(crate) fn count_errors(&mut self, errors: u64, now: Moment) {
         let last = self.errors.and_then(|(before, last)| if before < errors { Some(now) } else { last });
         self.errors = Some((errors, last));
     }
 
     /// Whether there have been I/O errors lately.
-    pub fn has_new_errors(&self, now: Moment) -> bool {
+    pub(crate) fn has_new_errors(&self, now: Moment) -> bool {
         self.errors.and_then(|(_, last)| last).is_some_and(|last| now.since(last) < NEW)
     }
 
@@ -211,17 +211,17 @@ impl Record {
     }
 
     /// Whether its paths may still be arriving.
-    pub fn is_arriving(&self, now: Moment) -> bool {
+    pub(crate) fn is_arriving(&self, now: Moment) -> bool {
         now.since(self.appeared) < ARRIVAL
     }
 
     /// Whether a mount or swap still names it. A native NVMe device that comes back has another number.
-    pub fn is_still_named(&self, is_named: &dyn Fn(DevNo) -> bool) -> bool {
+    pub(crate) fn is_still_named(&self, is_named: &dyn Fn(DevNo) -> bool) -> bool {
         self.numbers.iter().any(|number| is_named(*number))
     }
 
     /// Forgets what is older than this, and its loss if that `is_old`. Gives whether that changes what is shown.
-    pub fn forget(&mut self, before: Moment, is_old: bool, (now, window): (Moment, Duration)) -> bool {
+    pub(crate) fn forget(&mut self, before: Moment, is_old: bool, (now, window): (Moment, Duration)) -> bool {
         let expected = self.paths.expected(now, window);
         let was_redundant = self.redundancy.is_proven(now, window);
         self.paths.forget_before(before);
@@ -233,7 +233,7 @@ impl Record {
     }
 
     /// The device, if it is lost.
-    pub fn lost(&self, wwid: &Arc<str>) -> Option<LostDevice> {
+    pub(crate) fn lost(&self, wwid: &Arc<str>) -> Option<LostDevice> {
         let loss = self.loss.as_ref()?;
         Some(LostDevice {
             wwid: Arc::clone(wwid),

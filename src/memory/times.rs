@@ -10,23 +10,23 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// Writes a time.
-pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let mut text = String::new();
     write!(text, "{}", format_rfc3339_millis(*time)).map_err(S::Error::custom)?;
     serializer.serialize_str(&text)
 }
 
 /// Reads a time.
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     parse_rfc3339(&Cow::<str>::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// Times that there may be none of.
-pub mod optional {
+pub(crate) mod optional {
     use super::*;
 
     /// Writes a time or `null`.
-    pub fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
         match time {
             Some(time) => super::serialize(time, serializer),
             None => serializer.serialize_none(),
@@ -34,7 +34,7 @@ pub mod optional {
     }
 
     /// Reads a time or `null`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<Cow<str>>::deserialize(deserializer)?;
         text.map(|text| parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
     }

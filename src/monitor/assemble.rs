@@ -21,29 +21,29 @@ use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, Path
 
 /// A device, and what it was assembled from.
 #[derive(Debug)]
-pub struct Built {
+pub(crate) struct Built {
     inputs: Inputs,
     carried: Carried,
     /// The device.
-    pub device: Arc<Device>,
+    pub(crate) device: Arc<Device>,
     /// When it was written to.
-    pub written: Written,
+    pub(crate) written: Written,
     /// How long its I/O has stood still.
-    pub stall: Stall,
+    pub(crate) stall: Stall,
     /// It was assembled in the last round: its inputs differ from those of the round before.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
     /// Device mapper counted events of the map between the two readings that it and the one before were assembled from.
-    pub event_nr_moved: bool,
+    pub(crate) event_nr_moved: bool,
 }
 
 impl Built {
     /// Its device number.
-    pub fn devno(&self) -> Option<DevNo> {
+    pub(crate) fn devno(&self) -> Option<DevNo> {
         self.inputs.devno()
     }
 
     /// Whether more hold it than its partition mappings that nobody holds; `None` if device mapper does not tell.
-    pub fn is_held(&self) -> Option<bool> {
+    pub(crate) fn is_held(&self) -> Option<bool> {
         let closed = self.inputs.kernel.as_ref()?.closed_partitions;
         self.device.open_count.map(|open| open > closed.into())
     }
@@ -77,14 +77,14 @@ impl Common {
 }
 
 /// The device-mapper devices by WWID.
-pub type Devices = BTreeMap<Arc<str>, Built>;
+pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
 
 /// Assembles all device-mapper devices. One whose inputs are the same as in `last` is taken over from there: of 1,000
 /// devices with 8 paths this takes a fifth of the time that it takes to assemble them.
 ///
 /// `withheld` says whether a member's name is being looked up. A new device waits for the names of all members; of a
 /// known one only that member waits, unless no valid path were left without it.
-pub fn devices(
+pub(crate) fn devices(
     readings: &Readings,
     ledgers: &Ledgers,
     config: &Arc<Config>,

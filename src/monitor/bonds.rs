@@ -13,7 +13,7 @@ use crate::topology::{IscsiBond, IscsiSession, Transports};
 
 /// Remembers of which bonds this host has had a network.
 #[derive(Debug, Default)]
-pub struct Bonds {
+pub(crate) struct Bonds {
     /// By name. An outage may take the addresses of a network away, and sessions may log in again over another one.
     seen: BTreeSet<String>,
 }
@@ -21,7 +21,7 @@ pub struct Bonds {
 impl Bonds {
     /// The bonds of which a target has a session on this host. One is left out while it is not known whether the host
     /// has any of its networks.
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         bonds: &[config::IscsiBond],
         transports: &Transports,

@@ -8,16 +8,16 @@ use crate::topology::{Device, Path, PathState};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The device as it is now; one that is gone as it was.
-    pub device: Arc<Device>,
+    pub(crate) device: Arc<Device>,
     /// The change.
-    pub what: What,
+    pub(crate) what: What,
 }
 
 /// A change of a device.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub(crate) enum What {
     /// It is new. Its paths are born valid: those that are failed have a change of their own.
     Added,
     /// It is gone.
@@ -35,7 +35,7 @@ pub enum What {
 }
 
 /// Compares two lists of devices, each sorted by WWID.
-pub fn changes(before: &[Arc<Device>], now: &[Arc<Device>]) -> Vec<Change> {
+pub(crate) fn changes(before: &[Arc<Device>], now: &[Arc<Device>]) -> Vec<Change> {
     let mut changes = Vec::new();
     let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
     loop {

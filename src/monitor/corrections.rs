@@ -13,11 +13,11 @@ use crate::topology::DevNo;
 use crate::watch::PathAction;
 
 /// A member of a device.
-pub type Member = (Arc<str>, DevNo);
+pub(crate) type Member = (Arc<str>, DevNo);
 
 /// The changes that wait for events.
 #[derive(Debug, Default)]
-pub struct Corrections {
+pub(crate) struct Corrections {
     /// Members whose state no event has told of yet, and when that is to be counted.
     unexplained: HashMap<Member, Instant>,
     suspicions: Vec<Suspicion>,
@@ -38,22 +38,22 @@ struct Suspicion {
 
 impl Corrections {
     /// Device mapper's event poll woke us.
-    pub fn device_mapper_woke(&mut self, now: Instant) {
+    pub(crate) fn device_mapper_woke(&mut self, now: Instant) {
         self.device_mapper_woke = Some(now);
     }
 
     /// All uevents up to this moment have been taken note of; `None` if none can be expected.
-    pub fn events_read_until(&mut self, moment: Option<Instant>) {
+    pub(crate) fn events_read_until(&mut self, moment: Option<Instant>) {
         self.events_read_until = moment;
     }
 
     /// Whether a change of a member is yet to be told.
-    pub fn wait(&self) -> bool {
+    pub(crate) fn wait(&self) -> bool {
         !self.unexplained.is_empty()
     }
 
     /// A member's state differs from the one that its events led to until `due`; `None` if it does not.
-    pub fn follow(&mut self, member: Member, due: Option<Instant>) {
+    pub(crate) fn follow(&mut self, member: Member, due: Option<Instant>) {
         match due {
             Some(due) => drop(self.unexplained.insert(member, due)),
             None => drop(self.unexplained.remove(&member)),
@@ -61,7 +61,7 @@ impl Corrections {
     }
 
     /// A timed reading, asked for at `asked`, found this device different.
-    pub fn suspect(
+    pub(crate) fn suspect(
         &mut self,
         wwid: &Arc<str>,
         event_nr_moved: bool,
@@ -83,7 +83,7 @@ impl Corrections {
     }
 
     /// The next moment at which something is due. A change that waits for events is due with them.
-    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
         let until = self.until(now);
         let waits = |due: &Instant| *due <= now && *due > until;
@@ -91,7 +91,12 @@ impl Corrections {
     }
 
     /// Counts what has waited long enough for an event, and gives the changes of members that were counted.
-    pub fn settle(&mut self, ledgers: &mut Ledgers, own: &OwnMetrics, now: super::Now) -> Vec<(Member, PathAction)> {
+    pub(crate) fn settle(
+        &mut self,
+        ledgers: &mut Ledgers,
+        own: &OwnMetrics,
+        now: super::Now,
+    ) -> Vec<(Member, PathAction)> {
         let until = self.until(now.instant);
         self.settle_suspicions(ledgers, own, until);
         let due: Vec<Member> = self.unexplained.extract_if(|_, due| *due <= until).map(|(member, _)| member).collect();

@@ -14,7 +14,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The last removals.
 #[derive(Debug, Default)]
-pub struct Departures {
+pub(crate) struct Departures {
     disks: HashMap<DevNo, Departure>,
     maps: HashMap<Arc<str>, Departure>,
     /// When the old ones were last forgotten: in a storm of removals not with each.
@@ -36,7 +36,7 @@ impl Departure {
 
 impl Departures {
     /// An event tells that a disk comes or goes.
-    pub fn note_disk(&mut self, devno: DevNo, uevent: &Uevent) {
+    pub(crate) fn note_disk(&mut self, devno: DevNo, uevent: &Uevent) {
         match &*uevent.action {
             "remove" => drop(self.disks.insert(devno, Departure::of(uevent))),
             "add" => drop(self.disks.remove(&devno)),
@@ -46,7 +46,7 @@ impl Departures {
     }
 
     /// An event tells that a map may go.
-    pub fn note_map(&mut self, wwid: &Arc<str>, uevent: &Uevent) {
+    pub(crate) fn note_map(&mut self, wwid: &Arc<str>, uevent: &Uevent) {
         if &*uevent.action == "remove" {
             // The kernel may tell twice of one removal.
             self.maps.entry(Arc::clone(wwid)).or_insert_with(|| Departure::of(uevent));
@@ -55,12 +55,12 @@ impl Departures {
     }
 
     /// The map is there again.
-    pub fn map_came(&mut self, wwid: &str) {
+    pub(crate) fn map_came(&mut self, wwid: &str) {
         self.maps.remove(wwid);
     }
 
     /// Whether all of these disks went before their map. One without a number did not, as far as anybody knows.
-    pub fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
+    pub(crate) fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
         let map = self.maps.get(wwid);
         disks.all(|disk| {
             let disk = disk.and_then(|disk| self.disks.get(&disk));

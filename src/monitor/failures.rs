@@ -24,7 +24,7 @@ const MOST_KEPT: usize = if cfg!(test) { 4 } else { 10_000 };
 
 /// The part that a reading shows of a session or controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It carries I/O.
     Works,
     /// It has failed.
@@ -40,7 +40,7 @@ impl Standing {
     /// `replacement_timeout` has passed since (`session_recovery_timedout`). In a logout it stays `LOGGED_IN` until
     /// `iscsi_remove_session` makes it `FREE` and removes it (`drivers/scsi/scsi_transport_iscsi.c` of the kernel).
     /// Only Linux 6.2 and later stable kernels say that it is ending.
-    pub fn of_session(session: &IscsiSession) -> Self {
+    pub(crate) fn of_session(session: &IscsiSession) -> Self {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
             _ if session.is_ending => Standing::Ending,
@@ -50,7 +50,7 @@ impl Standing {
     }
 
     /// The standing of a controller. One that was given up has failed before the kernel removes it.
-    pub fn of_controller(controller: &NvmeController) -> Self {
+    pub(crate) fn of_controller(controller: &NvmeController) -> Self {
         match controller {
             _ if controller.is_live() => Standing::Works,
             _ if controller.is_deleted() => Standing::Ending,
@@ -85,29 +85,29 @@ impl Known {
 
 /// A session or controller as a reading shows it.
 #[derive(Clone, Copy, Debug)]
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     /// The kernel's name for it.
-    pub name: &'a Arc<str>,
+    pub(crate) name: &'a Arc<str>,
     /// Tells it from an earlier object of that name.
-    pub instance: u64,
+    pub(crate) instance: u64,
     /// The ports between which it goes.
-    pub ports: &'a Ports,
+    pub(crate) ports: &'a Ports,
     /// How it stands.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// How often the kernel says that it was reset; `None` if it does not say.
-    pub resets: Option<u64>,
+    pub(crate) resets: Option<u64>,
 }
 
 impl<'a> Object<'a> {
     /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in
     /// `drivers/scsi/scsi_transport_iscsi.c`).
-    pub fn session(session: &'a IscsiSession) -> Self {
+    pub(crate) fn session(session: &'a IscsiSession) -> Self {
         let (name, ports, standing) = (&session.name, &session.ports, Standing::of_session(session));
         Object { name, instance: 0, ports, standing, resets: None }
     }
 
     /// A controller.
-    pub fn controller(controller: &'a NvmeController) -> Self {
+    pub(crate) fn controller(controller: &'a NvmeController) -> Self {
         let NvmeController { name, instance, ports, resets, .. } = controller;
         Object { name, instance: *instance, ports, standing: Standing::of_controller(controller), resets: *resets }
     }
@@ -154,7 +154,7 @@ impl Followed {
 
 /// Counts failures from reading to reading.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// The objects of the last reading, by kernel name and instance.
     known: HashMap<(Arc<str>, u64), Followed>,
     counts: BTreeMap<Ports, Count>,
@@ -163,7 +163,7 @@ pub struct Tally {
 
 impl Tally {
     /// Takes a reading of all objects, which was begun now.
-    pub fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
+    pub(crate) fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
         let (mut known, mut present) = (HashMap::new(), Failures::new());
         for Object { name, instance, ports, standing, resets } in objects {
             let object = (Arc::clone(name), instance);
@@ -199,7 +199,7 @@ impl Tally {
     }
 
     /// The failures between each pair of ports that some object of the last reading has.
-    pub fn present(&self) -> &Arc<Failures> {
+    pub(crate) fn present(&self) -> &Arc<Failures> {
         &self.present
     }
 }

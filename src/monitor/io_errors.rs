@@ -12,7 +12,7 @@ const MOST_DEPARTED: usize = 32;
 
 /// The errors of one device's disks.
 #[derive(Clone, Debug, Default)]
-pub struct IoErrors {
+pub(crate) struct IoErrors {
     total: u64,
     /// The disks whose counts are in the total: those that have left first, then the members.
     counted: Vec<Counted>,
@@ -27,13 +27,13 @@ struct Counted {
 
 impl IoErrors {
     /// Errors and timeouts so far.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// Adds what the members have counted since the last time. `is_ghost` tells which of them multipathd's checker calls so: the
     /// array refuses I/O there, though no word of the kernel says so.
-    pub fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Disk>, is_ghost: impl Fn(&Disk) -> bool) {
+    pub(crate) fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Disk>, is_ghost: impl Fn(&Disk) -> bool) {
         let mut number = 0;
         for disk in members {
             let is_it = |counted: &Counted| counted.devno == disk.devno && counted.hctl == disk.hctl;
@@ -68,7 +68,7 @@ fn refuses_io(disk: &Disk) -> bool {
 
 /// How much a count has grown. One that has fallen has started anew: it may also have passed the end of its 32 bits, and what it
 /// counted up to there is left out.
-pub fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
+pub(crate) fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
     let now = now.unwrap_or_default();
     last.and_then(|last| now.checked_sub(last)).unwrap_or(now)
 }

@@ -19,22 +19,22 @@ use crate::topology::{DevNo, Path, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 /// How long a reading's disagreement waits for its uevent.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the ledger of a map is kept that no reading shows.
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// One map's ledger.
 #[derive(Debug, Default)]
-pub struct MapLedger {
+pub(crate) struct MapLedger {
     /// Path events counted.
-    pub counts: PathEventCounts,
+    pub(crate) counts: PathEventCounts,
     /// Grows with every change that a device built from this ledger must show.
-    pub version: u64,
+    pub(crate) version: u64,
     /// The last uevent about this map.
-    pub last_event: Option<Instant>,
+    pub(crate) last_event: Option<Instant>,
     /// How often this map has been created anew, as far as that was seen.
-    pub instance: u64,
+    pub(crate) instance: u64,
     /// When this map came to be, if that was seen: readings asked for earlier speak of another map.
     born: Option<Instant>,
     /// The map's instance, as events and sysfs tell it.
@@ -105,70 +105,70 @@ const MOST_DEBTS: usize = 16;
 
 impl MapLedger {
     /// Device mapper is being asked: its reading will include all events seen by now.
-    pub fn kernel_asked(&mut self) {
+    pub(crate) fn kernel_asked(&mut self) {
         self.kernel.asked = self.highest;
     }
 
     /// Device mapper's reading, asked for at `asked`, has come.
-    pub fn kernel_read(&mut self, asked: Instant, now: Instant) {
+    pub(crate) fn kernel_read(&mut self, asked: Instant, now: Instant) {
         self.kernel.accept(asked, self.born);
         self.kernel_came = self.kernel.at.map(|_| now);
     }
 
     /// multipathd is being asked; it reads the kernel's status before it answers.
-    pub fn daemon_asked(&mut self) {
+    pub(crate) fn daemon_asked(&mut self) {
         self.daemon.asked = self.highest;
     }
 
     /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
-    pub fn daemon_read(&mut self, asked: Instant) {
+    pub(crate) fn daemon_read(&mut self, asked: Instant) {
         self.daemon.accept(asked, self.born);
     }
 
     /// sysfs is being asked for the states of disks.
-    pub fn block_asked(&mut self) {
+    pub(crate) fn block_asked(&mut self) {
         self.block.asked = self.highest;
     }
 
     /// The states of disks, asked for at `asked`, have come.
-    pub fn block_read(&mut self, asked: Instant) {
+    pub(crate) fn block_read(&mut self, asked: Instant) {
         self.block.accept(asked, self.born);
     }
 
     /// Up to which event sysfs's reading includes all.
-    pub fn block_floor(&self) -> u64 {
+    pub(crate) fn block_floor(&self) -> u64 {
         self.block.read
     }
 
     /// Up to which event device mapper's reading includes all.
-    pub fn kernel_floor(&self) -> u64 {
+    pub(crate) fn kernel_floor(&self) -> u64 {
         self.kernel.read
     }
 
     /// Up to which event multipathd's reading includes all.
-    pub fn daemon_floor(&self) -> u64 {
+    pub(crate) fn daemon_floor(&self) -> u64 {
         self.daemon.read
     }
 
     /// Whether device mapper has been read since this very map came to be.
-    pub fn has_kernel_reading(&self) -> bool {
+    pub(crate) fn has_kernel_reading(&self) -> bool {
         self.kernel.at.is_some()
     }
 
     /// Whether multipathd has been read since this very map came to be.
-    pub fn has_daemon_reading(&self) -> bool {
+    pub(crate) fn has_daemon_reading(&self) -> bool {
         self.daemon.at.is_some()
     }
 
     /// Whether multipathd's reading of this very map is surely newer than device mapper's: it was asked for after that one
     /// had come. Either may have looked at any moment between its request and its arrival.
-    pub fn daemon_is_newer(&self) -> bool {
+    pub(crate) fn daemon_is_newer(&self) -> bool {
         self.daemon.at.is_some_and(|asked| self.kernel_came.is_none_or(|came| came < asked))
     }
 
     /// A uevent about the map itself. Its disk sequence number tells whether it is the same map; where the kernel has
     /// none, its creation does.
-    pub fn note_map(&mut self, uevent: &Uevent) {
+    pub(crate) fn note_map(&mut self, uevent: &Uevent) {
         self.last_event = Some(uevent.received);
         let created = !uevent.synthetic && matches!(&*uevent.action, "add" | "remove");
         match (self.diskseq, uevent.diskseq) {
@@ -181,7 +181,7 @@ impl MapLedger {
     }
 
     /// sysfs shows this disk sequence number.
-    pub fn note_diskseq(&mut self, diskseq: u64, asked: Instant) {
+    pub(crate) fn note_diskseq(&mut self, diskseq: u64, asked: Instant) {
         if self.diskseq.is_some_and(|known| known < diskseq) {
             self.reborn(asked);
         }
@@ -204,29 +204,29 @@ impl MapLedger {
 
     /// A reading asked for at `asked` shows the map no more. `true` if path events told since of one made anew: what they
     /// told stands, and the map's counters go on, as they do where no reading saw it gone.
-    pub fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
+    pub(crate) fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
         let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
         self.paths.retain(|_, path| path.told.is_some_and(|told| told >= born));
         !self.paths.is_empty()
     }
 
     /// Whether an event about this map came at or after `then`.
-    pub fn had_event_since(&self, then: Instant) -> bool {
+    pub(crate) fn had_event_since(&self, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last >= then)
     }
 
     /// Whether an event about this map came so long before `then`, or since.
-    pub fn had_event_within(&self, time: Duration, then: Instant) -> bool {
+    pub(crate) fn had_event_within(&self, time: Duration, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last + time >= then)
     }
 
     /// Whether an event came so recently that the reading it led to may still be under way.
-    pub fn is_recent(&self, now: Instant) -> bool {
+    pub(crate) fn is_recent(&self, now: Instant) -> bool {
         self.last_event.is_some_and(|last| now < last + MEMORY)
     }
 
     /// Takes note of a path event and counts it. `false` if it has come before.
-    pub fn note(&mut self, uevent: &Uevent, event: &PathEvent) -> bool {
+    pub(crate) fn note(&mut self, uevent: &Uevent, event: &PathEvent) -> bool {
         self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
         let from_this_map = uevent.diskseq == self.diskseq;
@@ -265,12 +265,12 @@ impl MapLedger {
     }
 
     /// A path becomes a member.
-    pub fn join(&mut self, path: DevNo) {
+    pub(crate) fn join(&mut self, path: DevNo) {
         self.repeats.join(path);
     }
 
     /// A member, as it is known by now.
-    pub fn identify(&mut self, devno: DevNo, path: &Path) {
+    pub(crate) fn identify(&mut self, devno: DevNo, path: &Path) {
         let before = self.repeats.count();
         self.repeats.identify(&devno, path);
         self.version += self.repeats.count() - before;
@@ -278,7 +278,7 @@ impl MapLedger {
 
     /// A member leaves. `disk_is_gone`: the map has lost it. Then its removal is what its failure would have been, unless it
     /// had failed already. Gives the change that was still waiting for its event, and is counted now.
-    pub fn leave(
+    pub(crate) fn leave(
         &mut self,
         devno: DevNo,
         path: &Path,
@@ -298,12 +298,12 @@ impl MapLedger {
     }
 
     /// Failures and disorderly removals of a path soon after its last one.
-    pub fn repeated_failures(&self) -> u64 {
+    pub(crate) fn repeated_failures(&self) -> u64 {
         self.repeats.count()
     }
 
     /// A member seen for the first time. It starts as counted `valid`, so that one which is not gets an event.
-    pub fn ensure_path(&mut self, path: DevNo, counted_valid: bool) {
+    pub(crate) fn ensure_path(&mut self, path: DevNo, counted_valid: bool) {
         self.paths.entry(path).or_insert_with(|| PathLedger::new(counted_valid));
     }
 
@@ -316,23 +316,23 @@ impl MapLedger {
     }
 
     /// Forgets what is no member, except what an event has just told of: the reading that shows it is yet to come.
-    pub fn forget_strangers(&mut self, now: Instant, is_member: impl Fn(DevNo) -> bool) {
+    pub(crate) fn forget_strangers(&mut self, now: Instant, is_member: impl Fn(DevNo) -> bool) {
         self.paths.retain(|devno, path| is_member(*devno) || path.told.is_some_and(|told| now < told + MEMORY));
     }
 
     /// What events newer than a reading say of a path. `floor` is that of the reading.
-    pub fn correction(&self, path: DevNo, floor: u64) -> Option<bool> {
+    pub(crate) fn correction(&self, path: DevNo, floor: u64) -> Option<bool> {
         let (seqnum, valid) = self.paths.get(&path)?.last?;
         (seqnum > floor).then_some(valid)
     }
 
     /// Times the path failed.
-    pub fn failures(&self, path: DevNo) -> u64 {
+    pub(crate) fn failures(&self, path: DevNo) -> u64 {
         self.paths.get(&path).map_or(0, |path| path.failures)
     }
 
     /// Compares a member's state as published with the counted one. Gives when to look again, if they differ.
-    pub fn compare(&mut self, path: DevNo, valid: bool, now: Instant) -> Option<Instant> {
+    pub(crate) fn compare(&mut self, path: DevNo, valid: bool, now: Instant) -> Option<Instant> {
         let path = self.paths.get_mut(&path)?;
         if path.counted_valid == valid {
             path.differs_since = None;
@@ -342,7 +342,7 @@ impl MapLedger {
     }
 
     /// Counts the change that only a reading showed, if it has waited long enough for its uevent.
-    pub fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
+    pub(crate) fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let since = self.paths.get(&path)?.differs_since?;
         if now < since + PATIENCE { None } else { self.settle_now(path, now, time) }
     }

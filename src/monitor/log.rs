@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Writes the lines and counts those it leaves out.
 #[derive(Debug, Default)]
-pub struct PathLog {
+pub(crate) struct PathLog {
     windows: HashMap<Arc<str>, Window>,
 }
 
@@ -33,7 +33,7 @@ struct Window {
 
 impl PathLog {
     /// Logs an event. `paths` is the number of the device's members.
-    pub fn write(&mut self, event: &Event, paths: usize, now: Instant) {
+    pub(crate) fn write(&mut self, event: &Event, paths: usize, now: Instant) {
         let (wwid, name) = (event.wwid.clone().unwrap_or_default(), event.name.clone().unwrap_or_default());
         let window = self.windows.entry(wwid).or_insert_with(|| Window {
             name,
@@ -52,12 +52,12 @@ impl PathLog {
     }
 
     /// When the next window ends that has lines left out.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.windows.values().map(|window| window.ends).min()
     }
 
     /// Closes windows that have ended and tells what they left out.
-    pub fn look_at_clock(&mut self, now: Instant) {
+    pub(crate) fn look_at_clock(&mut self, now: Instant) {
         self.windows.retain(|wwid, window| {
             if window.ends > now {
                 return true;
@@ -73,7 +73,7 @@ impl PathLog {
 }
 
 /// What is left of a device, in words.
-pub fn left(valid_paths: u64) -> String {
+pub(crate) fn left(valid_paths: u64) -> String {
     match valid_paths {
         0 => "no valid path is left".to_owned(),
         1 => "1 valid path is left".to_owned(),
@@ -82,13 +82,13 @@ pub fn left(valid_paths: u64) -> String {
 }
 
 /// Logs that a device has no valid path though none of its paths failed just now.
-pub fn no_valid_path(device: &Device, found: &str) {
+pub(crate) fn no_valid_path(device: &Device, found: &str) {
     let (wwid, name, paths) = (&*device.wwid, &*device.name, device.paths.len());
     warn!(wwid, name, paths, left = left(0), found, "device without valid path");
 }
 
 /// Logs that a device is lost.
-pub fn lost(device: &LostDevice) {
+pub(crate) fn lost(device: &LostDevice) {
     let (wwid, name, reason) = (&*device.wwid, &*device.name, device.reason.as_str());
     match device.reason {
         LossReason::NoValidPath => warn!(wwid, name, reason, "device lost: its paths failed, and its disks went"),
@@ -100,20 +100,20 @@ pub fn lost(device: &LostDevice) {
 }
 
 /// Logs that all is well again.
-pub fn recovered() {
+pub(crate) fn recovered() {
     info!("recovered: all multipath devices are well again");
 }
 
 /// Troubles that are met again and again: each is logged when it changes.
 #[derive(Debug, Default)]
-pub struct ToldOnce {
+pub(crate) struct ToldOnce {
     interfaces: Option<Error>,
     event_poll: Option<Error>,
 }
 
 impl ToldOnce {
     /// Device mapper's event poll cannot be used. Uevents and re-reads tell of changes then, later.
-    pub fn event_poll(&mut self, error: &Error) {
+    pub(crate) fn event_poll(&mut self, error: &Error) {
         if self.event_poll.replace(error.clone()).as_ref() == Some(error) {
             return;
         }
@@ -127,7 +127,7 @@ impl ToldOnce {
     }
 
     /// The kernel does not tell now which interface has which address.
-    pub fn interfaces(&mut self, error: &Error) {
+    pub(crate) fn interfaces(&mut self, error: &Error) {
         if self.interfaces.replace(error.clone()).as_ref() != Some(error) {
             let missing = "initiator ports of new sessions and controllers may be missing";
             warn!(%error, missing, "network interfaces cannot be listed");
@@ -136,7 +136,7 @@ impl ToldOnce {
 }
 
 /// Logs what is failed when a device is first seen, which no event tells of.
-pub fn found(device: &Device) {
+pub(crate) fn found(device: &Device) {
     let counts = device.counts();
     let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, counts.valid as u64);
     let (left, found) = (left(valid_paths), "at start");

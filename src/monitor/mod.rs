@@ -103,47 +103,47 @@ const BATCH: usize = 1024;
 
 /// What the monitor is to do.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where files are read.
-    pub places: Places,
+    pub(crate) places: Places,
     /// Which transports are read.
-    pub parts: transports::Parts,
+    pub(crate) parts: transports::Parts,
     /// Ask device mapper.
-    pub device_mapper: bool,
+    pub(crate) device_mapper: bool,
     /// Ask multipathd.
-    pub multipathd: Option<multipathd::Client>,
+    pub(crate) multipathd: Option<multipathd::Client>,
     /// Read everything this often.
-    pub resync: Duration,
+    pub(crate) resync: Duration,
     /// Read what has no event this often.
-    pub reread: Duration,
+    pub(crate) reread: Duration,
     /// What is expected of the host.
-    pub config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
     /// Starts the threads that ask device mapper.
-    pub privileged: Privileged,
+    pub(crate) privileged: Privileged,
     /// The facts that outlive a restart.
-    pub memory: Memory,
+    pub(crate) memory: Memory,
     /// Where that is kept, if it is.
-    pub memory_file: Option<memory::file::Handle>,
+    pub(crate) memory_file: Option<memory::file::Handle>,
 }
 
 /// What the monitor shares with those who show it.
 #[derive(Clone, Debug)]
 pub struct Board {
     /// The devices; `None` until the first full read.
-    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(crate) snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Recent events.
-    pub events: Arc<EventLog>,
+    pub(crate) events: Arc<EventLog>,
     /// How each source fares.
-    pub sources: Arc<SourceHealth>,
+    pub(crate) sources: Arc<SourceHealth>,
     /// The exporter's own counters.
-    pub own: Arc<OwnMetrics>,
+    pub(crate) own: Arc<OwnMetrics>,
     /// The memory's file, if there is one.
-    pub memory: Option<Arc<memory::file::FileHealth>>,
+    pub(crate) memory: Option<Arc<memory::file::FileHealth>>,
 }
 
 /// A request from outside the loop.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Read everything now.
     Resync,
     /// From now on with this configuration.
@@ -155,10 +155,10 @@ pub enum Command {
 }
 
 /// The ledgers of all device-mapper devices, by WWID.
-pub type Ledgers = HashMap<Arc<str>, MapLedger>;
+pub(crate) type Ledgers = HashMap<Arc<str>, MapLedger>;
 
 /// The loop: [`State`], and all that wakes it.
-pub struct Monitor {
+pub(crate) struct Monitor {
     state: State,
     readers: Readers,
     /// A capture has no events, and this host's events are about other devices.
@@ -173,7 +173,7 @@ impl Monitor {
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn new(settings: Settings, own: Arc<OwnMetrics>) -> io::Result<(Self, Board)> {
+    pub(crate) fn new(settings: Settings, own: Arc<OwnMetrics>) -> io::Result<(Self, Board)> {
         let Settings {
             places,
             parts,
@@ -206,7 +206,7 @@ impl Monitor {
     ///
     /// # Errors
     /// If one does not, with its own words.
-    pub async fn run_once(mut self) -> Result<(), Error> {
+    pub(crate) async fn run_once(mut self) -> Result<(), Error> {
         self.state.strays.look_once();
         self.await_memory().await;
         self.state.begin(Now::get());
@@ -230,7 +230,7 @@ impl Monitor {
     ///
     /// # Errors
     /// If a watcher's thread cannot be started.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> io::Result<()> {
         let (sender, mut wakes) = watchers::channel();
         if self.has_events {
             self.state.expect_events();
@@ -294,7 +294,7 @@ impl Monitor {
 
     fn write_what_is_due(&mut self) {
         let Some(file) = self.memory_file.as_ref().filter(|file| file.is_loaded()) else { return };
-        if let Some(image) = self.state.memory.to_write(Now::get()) {
+        if let Some(image) = self.state.memory.due_image(Now::get()) {
             file.write(image, None);
         }
     }

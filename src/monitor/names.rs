@@ -13,14 +13,14 @@ use crate::source::block::disks::Disk;
 
 /// Which sources have called a member of the map by the map's own name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Speakers {
+pub(crate) struct Speakers {
     udev: bool,
     kernel: bool,
 }
 
 impl Speakers {
     /// Takes note of what they call these members of this map.
-    pub fn hear<'a>(&mut self, wwid: &str, members: impl IntoIterator<Item = &'a Disk>) {
+    pub(crate) fn hear<'a>(&mut self, wwid: &str, members: impl IntoIterator<Item = &'a Disk>) {
         let wwid = Name::of(wwid);
         for disk in members {
             self.udev |= udev_name(disk).is_some_and(|name| name.is(wwid));
@@ -29,7 +29,7 @@ impl Speakers {
     }
 
     /// Whether they say that this member of the map of this name is another LUN.
-    pub fn call_another(self, wwid: &str, disk: &Disk) -> bool {
+    pub(crate) fn call_another(self, wwid: &str, disk: &Disk) -> bool {
         let (wwid, udev, kernel) = (Name::of(wwid), udev_name(disk), kernel_name(disk));
         let agree = || wwid.is_certain && udev.zip(kernel).is_some_and(|(udev, kernel)| udev.is(kernel));
         let another = |name: Option<Name<'_>>, is_heard: bool| {

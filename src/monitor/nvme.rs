@@ -17,24 +17,24 @@ use crate::topology::{Device, Kind, Mismatches, Path, PathState, is_deleted};
 
 /// A device, and the head that it was assembled from.
 #[derive(Clone, Debug)]
-pub struct Built {
+pub(crate) struct Built {
     head: Arc<Head>,
     /// By the paths' names.
     repeats: Repeats<Arc<str>>,
     /// The device.
-    pub device: Arc<Device>,
+    pub(crate) device: Arc<Device>,
     /// When it was written to.
-    pub written: Written,
+    pub(crate) written: Written,
     /// How long its I/O has stood still.
-    pub stall: Stall,
+    pub(crate) stall: Stall,
 }
 
 /// The NVMe devices by WWID.
-pub type Devices = BTreeMap<Arc<str>, Built>;
+pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
 
 /// Assembles all devices. `io` is the I/O of heads by their names. `root` names what the root file system stands on.
 /// `clocks` tell whether I/O waits. `first`: what is found failed now is no failure that was seen.
-pub fn devices(
+pub(crate) fn devices(
     heads: &[Arc<Head>],
     io: &BTreeMap<Arc<str>, Io>,
     root: &HashSet<String>,
@@ -115,7 +115,7 @@ fn state(path: &HeadPath, head: &Head) -> PathState {
 
 /// Whether the path goes because its controller is being deleted, as `nvme disconnect` does it. Such a path has not
 /// failed.
-pub fn is_leaving(path: &Path) -> bool {
+pub(crate) fn is_leaving(path: &Path) -> bool {
     path.devno.is_none() && path.device_state.as_deref().is_some_and(is_deleted)
 }
 

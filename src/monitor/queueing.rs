@@ -17,7 +17,7 @@ use crate::topology::NvmeController;
 
 /// Since when controllers are away, and heads without a path.
 #[derive(Debug, Default)]
-pub struct Clocks {
+pub(crate) struct Clocks {
     /// The controllers that are not live, by name.
     away: HashMap<Arc<str>, Away>,
     /// Since when the heads are without a path that are, by name.
@@ -37,7 +37,7 @@ struct Away {
 impl Clocks {
     /// Takes a reading of all controllers over fabrics and all heads, which was begun now. All that it finds away at
     /// first is away since then.
-    pub fn follow(&mut self, controllers: &[Arc<NvmeController>], heads: &[Arc<Head>], now: Instant) {
+    pub(crate) fn follow(&mut self, controllers: &[Arc<NvmeController>], heads: &[Arc<Head>], now: Instant) {
         let away: BTreeMap<_, _> =
             controllers.iter().filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
         self.away.retain(|name, known| away.get(name).is_some_and(|one| one.instance == known.instance));
@@ -53,7 +53,7 @@ impl Clocks {
     }
 
     /// The clocks at this moment.
-    pub fn at(&self, now: Instant) -> Moment<'_> {
+    pub(crate) fn at(&self, now: Instant) -> Moment<'_> {
         let given_up = self.away.iter().filter(|(_, away)| away.is_over(now)).map(|(name, _)| &**name);
         Moment { clocks: self, given_up: given_up.collect(), now }
     }
@@ -61,7 +61,7 @@ impl Clocks {
 
 /// The clocks at one moment. Each controller carries many paths, so it is looked at once.
 #[derive(Debug)]
-pub struct Moment<'a> {
+pub(crate) struct Moment<'a> {
     clocks: &'a Clocks,
     /// The names of the controllers for which the kernel keeps no I/O any more.
     given_up: HashSet<&'a str>,
@@ -70,7 +70,7 @@ pub struct Moment<'a> {
 
 impl Moment<'_> {
     /// Whether I/O to the head waits while no path takes it.
-    pub fn queue(&self, head: &Head) -> bool {
+    pub(crate) fn queue(&self, head: &Head) -> bool {
         head.paths.iter().any(|path| self.may_carry_io(&path.controller)) || self.keep(head)
     }
 

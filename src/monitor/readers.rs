@@ -19,7 +19,7 @@ use crate::source::{Error, Places, block, device_mapper, multipathd, transports}
 
 /// A request.
 #[derive(Clone, Debug)]
-pub enum Ask {
+pub(crate) enum Ask {
     /// Device mapper's maps.
     Kernel(device_mapper::Request),
     /// Block devices in sysfs.
@@ -34,7 +34,7 @@ pub enum Ask {
 
 /// The last readings.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// Device mapper's maps.
     Kernel(Result<device_mapper::Reading, Error>),
     /// Block devices in sysfs.
@@ -49,19 +49,19 @@ pub enum Reply {
 
 /// The sources of the readers.
 #[derive(Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// Where files are read.
-    pub places: Places,
+    pub(crate) places: Places,
     /// Which transports.
-    pub parts: transports::Parts,
+    pub(crate) parts: transports::Parts,
     /// Ask device mapper.
-    pub device_mapper: bool,
+    pub(crate) device_mapper: bool,
     /// Ask multipathd.
-    pub multipathd: Option<multipathd::Client>,
+    pub(crate) multipathd: Option<multipathd::Client>,
 }
 
 /// All readers.
-pub struct Readers {
+pub(crate) struct Readers {
     kernel: Option<HandOver<device_mapper::Request>>,
     block: HandOver<block::Request>,
     transports: HandOver<transports::Request>,
@@ -71,7 +71,7 @@ pub struct Readers {
 }
 
 /// A reading, and what it has cost: a thread's processor time, or how long multipathd was kept busy.
-pub type Arrival = (Reply, Duration);
+pub(crate) type Arrival = (Reply, Duration);
 
 type HandOver<Request> = Box<dyn Fn(Request) + Send>;
 
@@ -80,7 +80,7 @@ impl Readers {
     ///
     /// # Errors
     /// If one cannot be started.
-    pub fn start(sources: Sources, privileged: &Privileged) -> io::Result<Self> {
+    pub(crate) fn start(sources: Sources, privileged: &Privileged) -> io::Result<Self> {
         let Sources { places, parts, device_mapper, multipathd } = sources;
         let (outbox, replies) = mpsc::unbounded_channel();
         let kernel = if device_mapper {
@@ -115,7 +115,7 @@ impl Readers {
     }
 
     /// Has something read. A source that is switched off is never asked.
-    pub fn ask(&self, ask: Ask) {
+    pub(crate) fn ask(&self, ask: Ask) {
         match ask {
             Ask::Kernel(request) => self.kernel.iter().for_each(|reader| reader(request.clone())),
             Ask::Block(request) => (self.block)(request),
@@ -126,7 +126,7 @@ impl Readers {
     }
 
     /// The next reading that comes, and what it has cost. Cancel safe.
-    pub async fn reply(&mut self) -> Arrival {
+    pub(crate) async fn reply(&mut self) -> Arrival {
         match self.replies.recv().await {
             Some(arrival) => arrival,
             // The block reader's thread holds a sender for as long as this exists.

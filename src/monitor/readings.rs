@@ -20,22 +20,22 @@ use crate::topology::{Daemon, DevNo, Transports};
 
 /// The last readings.
 #[derive(Debug, Default)]
-pub struct Readings {
+pub(crate) struct Readings {
     /// Device mapper; `None` if it is switched off.
-    pub kernel: Option<Kernel>,
+    pub(crate) kernel: Option<Kernel>,
     /// Block devices in sysfs.
-    pub block: Block,
+    pub(crate) block: Block,
     /// Sessions, ports and controllers in sysfs; `None` before the first reading.
-    pub transports: Option<transports::Reading>,
+    pub(crate) transports: Option<transports::Reading>,
     /// Which interface has which address.
-    pub addresses: Arc<Addresses>,
+    pub(crate) addresses: Arc<Addresses>,
     /// multipathd; `None` if it is switched off.
-    pub multipathd: Option<Multipathd>,
+    pub(crate) multipathd: Option<Multipathd>,
 }
 
 /// Which source says which device-mapper devices there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Teller {
+pub(crate) enum Teller {
     /// Device mapper.
     Kernel,
     /// sysfs.
@@ -47,7 +47,7 @@ pub enum Teller {
 impl Readings {
     /// The source that says which device-mapper devices there are, and when it was asked: the kernel itself, otherwise the newest
     /// reading. `None` if nobody has said so yet: "no devices" would be a lie.
-    pub fn teller(&self) -> Option<(Teller, Instant)> {
+    pub(crate) fn teller(&self) -> Option<(Teller, Instant)> {
         let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.read_at?, kernel)));
         match (kernel, self.block.maps_read_at) {
             (Some((read, kernel)), block) if kernel.current || block.is_none_or(|block| Some(block) <= kernel.came) => {
@@ -63,7 +63,7 @@ impl Readings {
 
     /// The device-mapper devices that there are, sorted, and the source of each one's members. A map that device mapper has and
     /// could never read is sysfs's.
-    pub fn wwids(&self, teller: Teller) -> BTreeMap<Arc<str>, Teller> {
+    pub(crate) fn wwids(&self, teller: Teller) -> BTreeMap<Arc<str>, Teller> {
         let all = |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), teller)).collect();
         match teller {
             Teller::Kernel => {
@@ -79,7 +79,7 @@ impl Readings {
     }
 
     /// How many device-mapper devices the kernel has, by its own word or by sysfs's.
-    pub fn number_of_maps(&self) -> Option<usize> {
+    pub(crate) fn number_of_maps(&self) -> Option<usize> {
         match self.teller()?.0 {
             Teller::Kernel => self.kernel.as_ref().map(|kernel| kernel.told.len()),
             Teller::Block => Some(self.block.maps.len()),
@@ -89,7 +89,7 @@ impl Readings {
 
     /// Forgets the words of multipathd's last reply on maps that the kernel does not have, as soon as that is known. A reply that was
     /// under way when its map was removed may have brought it back.
-    pub fn forget_words_about_no_map(&mut self) {
+    pub(crate) fn forget_words_about_no_map(&mut self) {
         let Some((teller, _)) = self.teller().filter(|(teller, _)| *teller != Teller::Multipathd) else { return };
         if !self.multipathd.as_ref().is_some_and(|daemon| daemon.is_unsifted) {
             return;
@@ -103,65 +103,65 @@ impl Readings {
     }
 
     /// Whether some source tells of this device.
-    pub fn know(&self, wwid: &Arc<str>) -> bool {
+    pub(crate) fn know(&self, wwid: &Arc<str>) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.maps.contains_key(wwid))
             || self.block.maps.contains_key(wwid)
             || self.multipathd.as_ref().is_some_and(|daemon| daemon.maps.contains_key(wwid))
     }
 
     /// Whether device mapper's last reading is the present state.
-    pub fn kernel_is_current(&self) -> bool {
+    pub(crate) fn kernel_is_current(&self) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.current)
     }
 
     /// Whether device mapper tells the present state of the device of this number, or that it is none.
-    pub fn kernel_tells_of(&self, devno: DevNo) -> bool {
+    pub(crate) fn kernel_tells_of(&self, devno: DevNo) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.current && !kernel.untold.contains(&devno))
     }
 
     /// multipathd, as it is shown.
-    pub fn daemon(&self) -> Daemon {
+    pub(crate) fn daemon(&self) -> Daemon {
         self.multipathd.as_ref().map_or(Daemon::NotAsked, |daemon| daemon.state.clone())
     }
 
     /// Sessions and ports.
-    pub fn transports(&self) -> Arc<Transports> {
+    pub(crate) fn transports(&self) -> Arc<Transports> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.transports)).unwrap_or_default()
     }
 
     /// The remote ports that stay blocked.
-    pub fn blocked_ways(&self) -> Arc<HashSet<Way>> {
+    pub(crate) fn blocked_ways(&self) -> Arc<HashSet<Way>> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.blocked)).unwrap_or_default()
     }
 
     /// Where the I/O of disks goes.
-    pub fn ways(&self) -> Arc<Ways> {
+    pub(crate) fn ways(&self) -> Arc<Ways> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.ways)).unwrap_or_default()
     }
 }
 
 /// Device mapper's last reading.
 #[derive(Debug, Default)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// By WWID.
-    pub maps: BTreeMap<Arc<str>, Arc<device_mapper::Map>>,
+    pub(crate) maps: BTreeMap<Arc<str>, Arc<device_mapper::Map>>,
     /// The last reading worked, and none is late: `maps` is the present state.
-    pub current: bool,
+    pub(crate) current: bool,
     /// This process may not ask device mapper.
-    pub not_permitted: bool,
+    pub(crate) not_permitted: bool,
     /// When the last reading was asked for.
-    pub read_at: Option<Instant>,
+    pub(crate) read_at: Option<Instant>,
     /// When it came.
     came: Option<Instant>,
     /// Maps that it has and could never read. sysfs and multipathd tell of them.
-    pub untold: BTreeSet<DevNo>,
+    pub(crate) untold: BTreeSet<DevNo>,
     /// The maps for those who read their files.
-    pub told: Arc<[Told]>,
+    pub(crate) told: Arc<[Told]>,
 }
 
 impl Kernel {
     /// Takes a reading. Gives the members that a map did not have before.
-    pub fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
+    pub(crate) fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
         let mut joined = Vec::new();
         for map in &reading.maps {
@@ -193,20 +193,20 @@ impl Kernel {
 
 /// The wants of device mapper, added up.
 #[derive(Debug, Default)]
-pub struct KernelWant {
+pub(crate) struct KernelWant {
     request: device_mapper::Request,
     reason: Option<Reason>,
 }
 
 impl KernelWant {
     /// The maps whose event number has moved, and these.
-    pub fn look(&mut self, dirty: Option<DevNo>) {
+    pub(crate) fn look(&mut self, dirty: Option<DevNo>) {
         self.request.dirty.extend(dirty);
         self.reason = self.reason.max(Some(Reason::Event));
     }
 
     /// All maps. Where events may have been lost, it is asked again which devices are maps.
-    pub fn all(&mut self, reason: Reason) {
+    pub(crate) fn all(&mut self, reason: Reason) {
         self.request.all = true;
         self.request.anew |= matches!(reason, Reason::Overflow | Reason::Signal | Reason::Start);
         self.reason = self.reason.max(Some(reason));
@@ -228,29 +228,29 @@ impl Want for KernelWant {
 
 /// The last readings of block devices in sysfs.
 #[derive(Debug, Default)]
-pub struct Block {
+pub(crate) struct Block {
     /// Multipath maps, where device mapper does not tell them. By WWID.
-    pub maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
+    pub(crate) maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
     /// Disks, by number.
-    pub disks: HashMap<DevNo, Arc<disks::Disk>>,
+    pub(crate) disks: HashMap<DevNo, Arc<disks::Disk>>,
     /// Grows with each change of a disk.
-    pub disks_version: u64,
+    pub(crate) disks_version: u64,
     /// The I/O of maps.
-    pub io: BTreeMap<DevNo, Io>,
+    pub(crate) io: BTreeMap<DevNo, Io>,
     /// Disks that may be unassembled.
-    pub suspects: Vec<Namesakes>,
+    pub(crate) suspects: Vec<Namesakes>,
     /// The disks that are members of no map.
-    pub candidates: Arc<[Candidate]>,
+    pub(crate) candidates: Arc<[Candidate]>,
     /// [`block::Host::member_ways`].
-    pub member_ways: Arc<HashSet<Way>>,
+    pub(crate) member_ways: Arc<HashSet<Way>>,
     /// Kernel names of what the root file system stands on.
-    pub root: Arc<HashSet<String>>,
+    pub(crate) root: Arc<HashSet<String>>,
     /// The users of block devices.
-    pub usage: Arc<Usage>,
+    pub(crate) usage: Arc<Usage>,
     /// When the last reading was asked for that told which maps there are.
-    pub maps_read_at: Option<Instant>,
+    pub(crate) maps_read_at: Option<Instant>,
     /// Everything has been read once.
-    pub read_once: bool,
+    pub(crate) read_once: bool,
     wwids: HashMap<DevNo, Arc<str>>,
     by_address: HashMap<Arc<str>, DevNo>,
     /// Disks that are gone, by their last event: the reading that shows it may be yet to come.
@@ -259,7 +259,7 @@ pub struct Block {
 
 impl Block {
     /// Takes a reading.
-    pub fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
+    pub(crate) fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
         let scope = &request.scope;
         if let Some(host) = &reading.host {
             self.read_once = true;
@@ -322,12 +322,12 @@ impl Block {
     }
 
     /// The WWID of this map.
-    pub fn wwid(&self, devno: DevNo) -> Option<Arc<str>> {
+    pub(crate) fn wwid(&self, devno: DevNo) -> Option<Arc<str>> {
         self.wwids.get(&devno).cloned()
     }
 
     /// Forgets the maps: device mapper tells of them again, but for these.
-    pub fn forget_maps_but(&mut self, untold: &BTreeSet<DevNo>) {
+    pub(crate) fn forget_maps_but(&mut self, untold: &BTreeSet<DevNo>) {
         self.wwids.retain(|devno, _| untold.contains(devno));
         let wwids = &self.wwids;
         self.maps.retain(|_, map| wwids.contains_key(&map.devno));
@@ -335,24 +335,24 @@ impl Block {
     }
 
     /// Whether a disk of this identity may be there that is a member of no map. Without udev's word on any disk it may.
-    pub fn may_have_disk(&self, wwid: &str) -> bool {
+    pub(crate) fn may_have_disk(&self, wwid: &str) -> bool {
         let are_known = !self.candidates.is_empty() || self.disks.values().any(|disk| disk.identity.udev.is_some());
         !are_known || self.candidates.iter().any(|candidate| *candidate.wwid == *wwid)
     }
 
     /// The disk at this SCSI address.
-    pub fn disk_at(&self, address: &str) -> Option<DevNo> {
+    pub(crate) fn disk_at(&self, address: &str) -> Option<DevNo> {
         self.by_address.get(address).copied()
     }
 
     /// Whether a disk that was there is gone: by its event, or by the last reading.
-    pub fn is_gone(&self, devno: DevNo) -> bool {
+    pub(crate) fn is_gone(&self, devno: DevNo) -> bool {
         self.removed.contains(&devno)
             || self.disks.get(&devno).is_some_and(|disk| disk.states.absent && !disk.hctl.is_empty())
     }
 
     /// An event tells that a disk comes or goes.
-    pub fn note_event(&mut self, devno: DevNo, action: &str) {
+    pub(crate) fn note_event(&mut self, devno: DevNo, action: &str) {
         match action {
             "remove" if self.disks.contains_key(&devno) => drop(self.removed.insert(devno)),
             "add" => drop(self.removed.remove(&devno)),
@@ -361,12 +361,12 @@ impl Block {
     }
 
     /// Events were lost, so the last one of a disk may not be the last that there was.
-    pub fn forget_events(&mut self) {
+    pub(crate) fn forget_events(&mut self) {
         self.removed.clear();
     }
 
     /// Forgets the disks that are no members.
-    pub fn forget_strangers(&mut self, is_member: impl Fn(DevNo) -> bool) {
+    pub(crate) fn forget_strangers(&mut self, is_member: impl Fn(DevNo) -> bool) {
         self.disks.retain(|devno, _| is_member(*devno));
         let disks = &self.disks;
         self.removed.retain(|devno| disks.contains_key(devno));
@@ -385,51 +385,51 @@ fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
 
 /// The wants of block devices in sysfs, added up.
 #[derive(Debug, Default)]
-pub struct BlockWant {
+pub(crate) struct BlockWant {
     everything: Option<Reason>,
     states: bool,
     devices: Devices,
     /// The last reading was of some devices: in a storm of events the states have their turn, too.
     devices_were_last: bool,
     /// The maps as device mapper tells them, if it does.
-    pub told: Option<Arc<[Told]>>,
+    pub(crate) told: Option<Arc<[Told]>>,
     /// [`block::Request::open`].
-    pub open: Arc<HashSet<Way>>,
+    pub(crate) open: Arc<HashSet<Way>>,
 }
 
 impl BlockWant {
     /// Everything of every device.
-    pub fn everything(&mut self, reason: Reason) {
+    pub(crate) fn everything(&mut self, reason: Reason) {
         self.everything = self.everything.max(Some(reason));
     }
 
     /// Whether a reading of everything is wanted and has not begun.
-    pub fn wants_everything(&self) -> bool {
+    pub(crate) fn wants_everything(&self) -> bool {
         self.everything.is_some()
     }
 
     /// All that changes without an event.
-    pub fn states(&mut self) {
+    pub(crate) fn states(&mut self) {
         self.states = true;
     }
 
     /// This map and its members.
-    pub fn map(&mut self, devno: DevNo) {
+    pub(crate) fn map(&mut self, devno: DevNo) {
         self.devices.maps.insert(devno);
     }
 
     /// Everything of this disk.
-    pub fn disk(&mut self, devno: DevNo) {
+    pub(crate) fn disk(&mut self, devno: DevNo) {
         self.devices.disks.insert(devno);
     }
 
     /// The users of block devices.
-    pub fn usage(&mut self) {
+    pub(crate) fn usage(&mut self) {
         self.devices.usage = true;
     }
 
     /// The states of these disks.
-    pub fn states_of(&mut self, disks: impl IntoIterator<Item = DevNo>) {
+    pub(crate) fn states_of(&mut self, disks: impl IntoIterator<Item = DevNo>) {
         self.devices.states.extend(disks);
     }
 }
@@ -462,20 +462,20 @@ impl Want for BlockWant {
 
 /// The wants of sessions, ports and controllers, added up.
 #[derive(Debug, Default)]
-pub struct TransportsWant {
+pub(crate) struct TransportsWant {
     anew: bool,
     reason: Option<Reason>,
     /// Which interface has which address.
-    pub addresses: Arc<Addresses>,
+    pub(crate) addresses: Arc<Addresses>,
     /// Interfaces to look for.
-    pub interfaces: Arc<BTreeSet<Arc<str>>>,
+    pub(crate) interfaces: Arc<BTreeSet<Arc<str>>>,
     /// The WWIDs of NVMe heads that were devices in an earlier life.
-    pub remembered: Arc<BTreeSet<Arc<str>>>,
+    pub(crate) remembered: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl TransportsWant {
     /// Their states; and, if `anew`, between which ports they go.
-    pub fn look(&mut self, anew: bool, reason: Reason) {
+    pub(crate) fn look(&mut self, anew: bool, reason: Reason) {
         self.anew |= anew;
         self.reason = self.reason.max(Some(reason));
     }
@@ -498,11 +498,11 @@ impl Want for TransportsWant {
 
 /// Whether the interfaces are to be read.
 #[derive(Debug, Default)]
-pub struct InterfacesWant {
+pub(crate) struct InterfacesWant {
     /// They are.
-    pub wanted: bool,
+    pub(crate) wanted: bool,
     /// The addresses that connections come from of which no interface is known.
-    pub sources: BTreeSet<IpAddr>,
+    pub(crate) sources: BTreeSet<IpAddr>,
 }
 
 impl Want for InterfacesWant {
@@ -519,20 +519,20 @@ impl Want for InterfacesWant {
 
 /// multipathd's last reply.
 #[derive(Debug)]
-pub struct Multipathd {
+pub(crate) struct Multipathd {
     /// Whether it answers.
-    pub state: Daemon,
+    pub(crate) state: Daemon,
     /// By WWID.
-    pub maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    pub(crate) maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
     /// Maps that its last reply left out. A daemon that has just started knows none: that says nothing of their paths,
     /// so their last reading still serves, as long as they exist.
-    pub left_out: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    pub(crate) left_out: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
     /// The last time it was asked for the maps it gave none.
-    pub failed: bool,
+    pub(crate) failed: bool,
     /// When it was asked for the maps that it gave last.
-    pub read_at: Option<Instant>,
+    pub(crate) read_at: Option<Instant>,
     /// The paths that it knows, for telling what it leaves alone.
-    pub known_paths: KnownPaths,
+    pub(crate) known_paths: KnownPaths,
     /// Its last reply may have words on maps that the kernel does not have.
     is_unsifted: bool,
 }
@@ -554,7 +554,7 @@ impl Default for Multipathd {
 impl Multipathd {
     /// Takes a reading of its maps. A map that could not be read keeps its last one, and one that did not change its
     /// allocation.
-    pub fn take(&mut self, reading: multipathd::Maps, asked: Instant) {
+    pub(crate) fn take(&mut self, reading: multipathd::Maps, asked: Instant) {
         let mut before = std::mem::take(&mut self.maps);
         for map in reading.maps {
             self.left_out.remove(&map.wwid);
@@ -571,7 +571,7 @@ impl Multipathd {
 
     /// Takes note of the paths that it knows. `paths` is `None` if it was not asked for them; `needed` says whether there
     /// are disks that it may leave alone. Gives whether it is to be asked.
-    pub fn know_paths(&mut self, up: bool, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
+    pub(crate) fn know_paths(&mut self, up: bool, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
         let (known, ask) = match (paths, &self.known_paths) {
             _ if !up => (KnownPaths::CannotTell, false),
             (Some(Ok(paths)), _) => (KnownPaths::These(paths), false),
@@ -586,18 +586,18 @@ impl Multipathd {
     }
 
     /// Whether it answers.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, Daemon::Up(_))
     }
 
     /// Its last word on a map, and whether it still stands.
-    pub fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
+    pub(crate) fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
         let stands = self.maps.get(wwid).map(|map| (map, true));
         stands.or_else(|| self.left_out.get(wwid).map(|map| (map, false)))
     }
 
     /// Should a map come back that is gone, these words must not stand for it.
-    pub fn forget(&mut self, wwid: &Arc<str>) {
+    pub(crate) fn forget(&mut self, wwid: &Arc<str>) {
         self.maps.remove(wwid);
         self.left_out.remove(wwid);
     }
@@ -605,24 +605,24 @@ impl Multipathd {
 
 /// A request to multipathd, besides its own state.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DaemonRequest {
+pub(crate) struct DaemonRequest {
     /// The maps.
-    pub maps: bool,
+    pub(crate) maps: bool,
     /// The maps, and the names of all paths that it knows.
-    pub paths: bool,
+    pub(crate) paths: bool,
     /// How many maps there are, if that is known.
-    pub known: Option<usize>,
+    pub(crate) known: Option<usize>,
 }
 
 /// multipathd's answer: its state, and the rest if it was asked for.
 #[derive(Debug)]
-pub struct DaemonReply {
+pub(crate) struct DaemonReply {
     /// Its state, in its own word.
-    pub state: Arc<str>,
+    pub(crate) state: Arc<str>,
     /// The maps.
-    pub maps: Option<Result<multipathd::Maps, Error>>,
+    pub(crate) maps: Option<Result<multipathd::Maps, Error>>,
     /// The names of the paths that it knows.
-    pub paths: Option<Result<HashSet<String>, Error>>,
+    pub(crate) paths: Option<Result<HashSet<String>, Error>>,
 }
 
 impl DaemonRequest {
@@ -630,7 +630,7 @@ impl DaemonRequest {
     ///
     /// # Errors
     /// If it does not tell its state. The reply says what else it does not tell.
-    pub async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
+    pub(crate) async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
         let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
         let maps = if self.maps || self.paths { Some(show_maps(client, self.known).await) } else { None };
         let paths = if self.paths {
@@ -652,27 +652,27 @@ async fn show_maps(client: &multipathd::Client, known: Option<usize>) -> Result<
 
 /// The wants of multipathd, added up.
 #[derive(Debug, Default)]
-pub struct DaemonWant {
+pub(crate) struct DaemonWant {
     request: DaemonRequest,
     reason: Option<Reason>,
     /// How many maps there are, if that is known.
-    pub known: Option<usize>,
+    pub(crate) known: Option<usize>,
 }
 
 impl DaemonWant {
     /// Its state.
-    pub fn state(&mut self, reason: Reason) {
+    pub(crate) fn state(&mut self, reason: Reason) {
         self.reason = self.reason.max(Some(reason));
     }
 
     /// Its state and its maps.
-    pub fn maps(&mut self, reason: Reason) {
+    pub(crate) fn maps(&mut self, reason: Reason) {
         self.request.maps = true;
         self.state(reason);
     }
 
     /// Its state, its maps, and the names of the paths that it knows.
-    pub fn paths(&mut self, reason: Reason) {
+    pub(crate) fn paths(&mut self, reason: Reason) {
         self.request.paths = true;
         self.state(reason);
     }

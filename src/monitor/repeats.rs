@@ -41,7 +41,7 @@ impl Identity {
 
 /// The failures of one device's paths. `Key` tells its members apart.
 #[derive(Clone, Debug)]
-pub struct Repeats<Key> {
+pub(crate) struct Repeats<Key> {
     count: u64,
     /// Members that have failed, or that are new.
     members: HashMap<Key, Member>,
@@ -66,12 +66,12 @@ impl<Key> Default for Repeats<Key> {
 
 impl<Key: Clone + Eq + Hash> Repeats<Key> {
     /// Failures soon after another one of the same path.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// A path fails.
-    pub fn fail(&mut self, path: Key, now: Instant) {
+    pub(crate) fn fail(&mut self, path: Key, now: Instant) {
         self.forget(now);
         if self.lost.remove(&path).is_some() {
             return;
@@ -82,7 +82,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     }
 
     /// A path becomes a member. Its ports may be found out later.
-    pub fn join(&mut self, path: Key) {
+    pub(crate) fn join(&mut self, path: Key) {
         self.lost.remove(&path);
         if !self.departed.is_empty() {
             self.members.entry(path).or_default().is_new = true;
@@ -90,7 +90,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     }
 
     /// A member, as it is known by now. It may have failed before it was.
-    pub fn identify(&mut self, key: &Key, path: &Path) {
+    pub(crate) fn identify(&mut self, key: &Key, path: &Path) {
         let Some(member) = self.members.get_mut(key).filter(|member| member.is_new) else { return };
         let identity = Identity::of(path);
         member.is_new = !matches!(identity, Identity::Ports(..));
@@ -101,14 +101,14 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     }
 
     /// A member that works leaves because its disk is gone: that is a failure.
-    pub fn lose(&mut self, key: Key, path: &Path, now: Instant) {
+    pub(crate) fn lose(&mut self, key: Key, path: &Path, now: Instant) {
         self.fail(key.clone(), now);
         self.leave(&key, path);
         self.lost.insert(key, now);
     }
 
     /// A member leaves.
-    pub fn leave(&mut self, key: &Key, path: &Path) {
+    pub(crate) fn leave(&mut self, key: &Key, path: &Path) {
         let failed = self.members.remove(key).and_then(|member| member.failed);
         if let Some(failed) = failed {
             let last = self.departed.entry(Identity::of(path)).or_insert(failed);
@@ -130,14 +130,14 @@ fn is_soon(one: Instant, other: Instant) -> bool {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::topology::{PathState, Ports, sample};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A path between these ports, at this address.
-    pub fn path(name: &str, initiator_port: &str, hctl: &str) -> Path {
+    pub(crate) fn path(name: &str, initiator_port: &str, hctl: &str) -> Path {
         let target_port = if initiator_port.is_empty() { "" } else { "10.0.0.1:3260" };
         let ports =
             Ports { initiator_port: initiator_port.into(), target: "iqn".into(), target_port: target_port.into() };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Why a reading is due. One that several want has the greatest of their reasons: what somebody else wants, too, is not
 /// the timer's finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// An interval has passed.
     Timer,
     /// An event told of the device, or another reading did.
@@ -22,7 +22,7 @@ pub enum Reason {
 }
 
 /// The wants of one source, added up.
-pub trait Want: Default {
+pub(crate) trait Want: Default {
     /// The request for one reading.
     type Request: Clone;
 
@@ -35,9 +35,9 @@ pub trait Want: Default {
 
 /// One source's readings: what is wanted, and what is under way.
 #[derive(Debug)]
-pub struct Lane<W: Want> {
+pub(crate) struct Lane<W: Want> {
     /// The wants that the next reading is to serve.
-    pub want: W,
+    pub(crate) want: W,
     under_way: Option<UnderWay<W::Request>>,
     deadline: Duration,
     /// A reading has come, failed, or turned late.
@@ -46,31 +46,31 @@ pub struct Lane<W: Want> {
 
 /// A reading that is being made.
 #[derive(Clone, Debug)]
-pub struct UnderWay<Request> {
+pub(crate) struct UnderWay<Request> {
     /// The request.
-    pub request: Request,
+    pub(crate) request: Request,
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// When.
-    pub asked: Instant,
+    pub(crate) asked: Instant,
     late: bool,
 }
 
 impl<Request> UnderWay<Request> {
     /// Whether it took longer than it may.
-    pub fn is_late(&self) -> bool {
+    pub(crate) fn is_late(&self) -> bool {
         self.late
     }
 }
 
 impl<W: Want> Lane<W> {
     /// A reading that takes longer than `deadline` is late. Its result is still taken when it comes.
-    pub fn new(deadline: Duration) -> Self {
+    pub(crate) fn new(deadline: Duration) -> Self {
         Lane { want: W::default(), under_way: None, deadline, tried: false }
     }
 
     /// Begins the next reading, if none is under way and something is wanted.
-    pub fn begin(&mut self, now: Instant) -> Option<W::Request> {
+    pub(crate) fn begin(&mut self, now: Instant) -> Option<W::Request> {
         if self.under_way.is_some() {
             return None;
         }
@@ -80,33 +80,33 @@ impl<W: Want> Lane<W> {
     }
 
     /// The reading under way has ended, well or not. `None` if there was none.
-    pub fn end(&mut self) -> Option<UnderWay<W::Request>> {
+    pub(crate) fn end(&mut self) -> Option<UnderWay<W::Request>> {
         self.tried = true;
         self.under_way.take()
     }
 
     /// Whether no reading is under way.
-    pub fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.under_way.is_none()
     }
 
     /// Whether nothing is being read, nor is to be.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.under_way.is_none() && self.want.is_empty()
     }
 
     /// Whether one has come, failed, or turned late.
-    pub fn was_tried(&self) -> bool {
+    pub(crate) fn was_tried(&self) -> bool {
         self.tried
     }
 
     /// When the reading under way turns late; `None` once it has.
-    pub fn late_at(&self) -> Option<Instant> {
+    pub(crate) fn late_at(&self) -> Option<Instant> {
         self.under_way.as_ref().filter(|reading| !reading.late).map(|reading| reading.asked + self.deadline)
     }
 
     /// Notices that the reading under way is late: `true` once.
-    pub fn turns_late(&mut self, now: Instant) -> bool {
+    pub(crate) fn turns_late(&mut self, now: Instant) -> bool {
         let turns = self.late_at().is_some_and(|late| late <= now);
         if let Some(reading) = self.under_way.as_mut().filter(|_| turns) {
             (reading.late, self.tried) = (true, true);
@@ -118,11 +118,11 @@ impl<W: Want> Lane<W> {
 /// A timer's readings may use this part of a processor: a hundredth.
 const SHARE: u32 = 100;
 /// However long a reading takes, the next is not put off for longer than this.
-pub const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
+pub(crate) const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
 /// When a timer wants the next reading. The interval grows with the processor time of the last readings.
 #[derive(Debug)]
-pub struct Cadence {
+pub(crate) struct Cadence {
     interval: Duration,
     /// The costs of the last readings. The least of them counts: one costly reading says little of the next.
     costs: [Duration; 3],
@@ -131,17 +131,17 @@ pub struct Cadence {
 
 impl Cadence {
     /// The first is due an interval from now.
-    pub fn new(interval: Duration, now: Instant) -> Self {
+    pub(crate) fn new(interval: Duration, now: Instant) -> Self {
         Cadence { interval, costs: [Duration::ZERO; 3], last: now }
     }
 
     /// When the next is due; `None` if never.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.last.checked_add(self.present())
     }
 
     /// Whether the next is due. If so, the one after it is due an interval from now.
-    pub fn is_due(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
             self.last = now;
@@ -150,33 +150,33 @@ impl Cadence {
     }
 
     /// The last reading has cost this much.
-    pub fn cost(&mut self, cost: Duration) {
+    pub(crate) fn cost(&mut self, cost: Duration) {
         self.costs.rotate_right(1);
         self.costs[0] = cost;
     }
 
     /// The interval as it is now.
-    pub fn present(&self) -> Duration {
+    pub(crate) fn present(&self) -> Duration {
         let cost = self.costs.into_iter().min().unwrap_or_default();
         self.interval.max((cost * SHARE).min(LONGEST_INTERVAL))
     }
 
     /// The cost of the last reading.
-    pub fn last_cost(&self) -> Duration {
+    pub(crate) fn last_cost(&self) -> Duration {
         self.costs[0]
     }
 }
 
 /// When multipathd may be asked for its maps: it reads each of them from the kernel, under its lock.
 #[derive(Debug, Default)]
-pub struct DaemonPace {
+pub(crate) struct DaemonPace {
     wanted: Option<Reason>,
     /// The names of the paths that it knows are wanted, too.
     wants_paths: bool,
     /// When the last answer had come, or none had, and how long that had taken.
     last: Option<(Instant, Duration)>,
     /// Nothing else tells of a path that fails.
-    pub is_only_source: bool,
+    pub(crate) is_only_source: bool,
 }
 
 /// multipathd rests for this many times as long as its last answer took.
@@ -185,30 +185,30 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl DaemonPace {
     /// It is to be asked for its maps as soon as it may.
-    pub fn want(&mut self, reason: Reason) {
+    pub(crate) fn want(&mut self, reason: Reason) {
         self.wanted = self.wanted.max(Some(reason));
     }
 
     /// It is to be asked for its maps, and for the names of the paths that it knows.
-    pub fn want_paths(&mut self, reason: Reason) {
+    pub(crate) fn want_paths(&mut self, reason: Reason) {
         self.wants_paths = true;
         self.want(reason);
     }
 
     /// Takes the want, if it may be asked now: why, and whether for paths, too.
-    pub fn take(&mut self, now: Instant) -> Option<(Reason, bool)> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(Reason, bool)> {
         let reason = self.wanted.filter(|_| self.due().is_none_or(|due| due <= now))?;
         self.wanted = None;
         Some((reason, std::mem::take(&mut self.wants_paths)))
     }
 
     /// Whether the first reading waits for it.
-    pub fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         self.wanted == Some(Reason::Start)
     }
 
     /// When the want can be taken. `None` if there is none, or it has never answered.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let ((at, took), reason) = self.last.zip(self.wanted)?;
         let rest = match reason {
             Reason::Start | Reason::Signal => Duration::ZERO,
@@ -219,12 +219,12 @@ impl DaemonPace {
     }
 
     /// It has answered, or has not, and took this long.
-    pub fn answered(&mut self, took: Duration, now: Instant) {
+    pub(crate) fn answered(&mut self, took: Duration, now: Instant) {
         self.last = Some((now, took));
     }
 
     /// How long it may rest now.
-    pub fn rest(&self) -> Duration {
+    pub(crate) fn rest(&self) -> Duration {
         let times = if self.is_only_source { 1 } else { REST };
         self.last.map_or(Duration::ZERO, |(_, took)| (took * times).min(LONGEST_REST))
     }

@@ -15,10 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How far the start has got.
 #[derive(Debug, Default)]
-pub struct Start {
-    pub began: Option<Instant>,
-    pub order_is_over: bool,
-    pub patience_is_over: bool,
+pub(crate) struct Start {
+    pub(crate) began: Option<Instant>,
+    pub(crate) order_is_over: bool,
+    pub(crate) patience_is_over: bool,
 }
 
 impl Start {

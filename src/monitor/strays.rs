@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The disks beside devices, by number.
 #[derive(Debug)]
-pub struct Strays {
+pub(crate) struct Strays {
     beside: HashMap<DevNo, Beside>,
     patience: Duration,
 }
@@ -49,23 +49,23 @@ struct Identity {
 
 impl Strays {
     /// A single look cannot wait: each disk counts at once.
-    pub fn look_once(&mut self) {
+    pub(crate) fn look_once(&mut self) {
         self.patience = Duration::ZERO;
     }
 
     /// An event tells that the disk of this number comes or goes.
-    pub fn forget(&mut self, devno: DevNo) {
+    pub(crate) fn forget(&mut self, devno: DevNo) {
         self.beside.remove(&devno);
     }
 
     /// When the next one counts.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = self.beside.values().filter(|beside| !beside.is_stray);
         waiting.filter_map(|beside| beside.since.checked_add(self.patience)).min()
     }
 
     /// Takes a look at the disks that are members of no map, and tells each device which of them are its own.
-    pub fn follow(
+    pub(crate) fn follow(
         &mut self,
         candidates: &[Candidate],
         devices: &mut assemble::Devices,

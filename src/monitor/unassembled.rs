@@ -16,7 +16,7 @@ use crate::topology::{Device, Transport, Unassembled};
 
 /// The kernel names of the paths that multipathd knows, in a map or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KnownPaths {
+pub(crate) enum KnownPaths {
     /// It does not answer, or not that. This holds until it tells.
     CannotTell,
     /// It is yet to be asked.
@@ -27,7 +27,7 @@ pub enum KnownPaths {
 
 /// The disks of one WWID that are members of no map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namesakes {
+pub(crate) struct Namesakes {
     wwid: Arc<str>,
     /// At least one.
     disks: Vec<Candidate>,
@@ -35,7 +35,7 @@ pub struct Namesakes {
 
 /// Those of the candidates that may be unassembled, sorted by WWID. The ways may tell later that some are not. `member_ways` are
 /// those of members.
-pub fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> Vec<Namesakes> {
+pub(crate) fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> Vec<Namesakes> {
     let mut namesakes: BTreeMap<&Arc<str>, Vec<Candidate>> = BTreeMap::new();
     for candidate in candidates.iter().filter(|candidate| is_name(candidate)) {
         namesakes.entry(&candidate.wwid).or_default().push(candidate.clone());
@@ -49,22 +49,22 @@ pub fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> Vec<Nam
 }
 
 /// The facts that tell which of the suspects are unassembled.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The ports of the ways, which tell the targets.
-    pub ways: &'a Ways,
+    pub(crate) ways: &'a Ways,
     /// The ways of members.
-    pub member_ways: &'a HashSet<Way>,
+    pub(crate) member_ways: &'a HashSet<Way>,
     /// The paths that multipathd knows. A disk that it leaves alone is not among them.
-    pub known: &'a KnownPaths,
+    pub(crate) known: &'a KnownPaths,
     /// Our own configuration may name more to be ignored.
-    pub is_ignored: &'a dyn Fn(&str) -> bool,
+    pub(crate) is_ignored: &'a dyn Fn(&str) -> bool,
     /// All devices.
-    pub devices: &'a BTreeMap<&'a Arc<str>, &'a Arc<Device>>,
+    pub(crate) devices: &'a BTreeMap<&'a Arc<str>, &'a Arc<Device>>,
 }
 
 impl Context<'_> {
     /// The unassembled disks. A map may have been made of one since. `members` are the kernel names of members, and what udev calls them.
-    pub fn look<'a>(
+    pub(crate) fn look<'a>(
         &self,
         suspects: &'a [Namesakes],
         members: impl Iterator<Item = (&'a str, Option<&'a str>)>,
@@ -188,7 +188,7 @@ fn is_default(wwid: &str) -> bool {
 }
 
 /// Whether the disk may be the LUN of a device of this name at these targets.
-pub fn may_be_at(candidate: &Candidate, targets: impl Iterator<Item = Arc<str>>, ways: &Ways) -> bool {
+pub(crate) fn may_be_at(candidate: &Candidate, targets: impl Iterator<Item = Arc<str>>, ways: &Ways) -> bool {
     if !is_default(&candidate.wwid) {
         return true;
     }

@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// When a device was written to by somebody who is not seen, as far as anybody watched.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Written {
+pub(crate) struct Written {
     completed: Option<u64>,
     /// When a mount, swap or holder was last seen, or what it still wrote.
     explained: Option<Instant>,
@@ -28,7 +28,7 @@ pub struct Written {
 impl Written {
     /// Follows the writes that a device has completed. Without a valid path they do not count: those that end then have failed.
     /// Neither do those of users that are seen, or a file system would be in use for an hour after it was unmounted.
-    pub fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
+    pub(crate) fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
         let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
         let is_explained = self.explained.is_some_and(|explained| now < explained + QUIET);
         if has_users {
@@ -43,7 +43,7 @@ impl Written {
     }
 
     /// Whether it was written to in the last hour, or in the hour before its last valid path went.
-    pub fn is_recent(&self, now: Instant) -> bool {
+    pub(crate) fn is_recent(&self, now: Instant) -> bool {
         let until = self.pathless.unwrap_or(now);
         self.last.is_some_and(|last| until.saturating_duration_since(last) < RECENT)
     }
@@ -51,7 +51,7 @@ impl Written {
 
 /// Whether a device of this kernel name is in use; `None` if that is unknown. `is_held` is device mapper's word, which decides:
 /// whether more hold it than its closed partition mappings.
-pub fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: bool) -> Option<bool> {
+pub(crate) fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: bool) -> Option<bool> {
     is_held.or_else(|| match usage.users.get(name) {
         Some(users) if !users.is_empty() => Some(true),
         _ if was_written => Some(true),
@@ -61,7 +61,7 @@ pub fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: boo
 }
 
 /// The users of these disks beside their multipath device. A disk comes as its kernel name and WWID. Sorted, each once.
-pub fn used_directly<'a>(usage: &Usage, disks: impl Iterator<Item = (&'a str, &'a Arc<str>)>) -> Vec<DirectUse> {
+pub(crate) fn used_directly<'a>(usage: &Usage, disks: impl Iterator<Item = (&'a str, &'a Arc<str>)>) -> Vec<DirectUse> {
     if usage.direct.is_empty() {
         return Vec::new();
     }

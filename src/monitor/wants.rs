@@ -21,12 +21,12 @@ const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
 const CLOSE_WATCH: Duration = Duration::from_secs(60);
 
 /// When timers want readings.
-pub struct Timers {
-    pub resync: Cadence,
-    pub kernel: Cadence,
-    pub block: Cadence,
-    pub transports: Cadence,
-    pub daemon: Cadence,
+pub(crate) struct Timers {
+    pub(crate) resync: Cadence,
+    pub(crate) kernel: Cadence,
+    pub(crate) block: Cadence,
+    pub(crate) transports: Cadence,
+    pub(crate) daemon: Cadence,
 }
 
 impl Timers {
@@ -46,10 +46,10 @@ impl Timers {
 
 /// The devices that path events leave to be looked at.
 #[derive(Default)]
-pub struct Aftermath {
-    pub devices: BTreeSet<Arc<str>>,
-    pub due: Option<Instant>,
-    pub last: Option<Instant>,
+pub(crate) struct Aftermath {
+    pub(crate) devices: BTreeSet<Arc<str>>,
+    pub(crate) due: Option<Instant>,
+    pub(crate) last: Option<Instant>,
 }
 
 impl Aftermath {

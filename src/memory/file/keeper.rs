@@ -27,7 +27,7 @@ const LARGEST: u64 = 256 << 20;
 const PURPOSE: &[u8] = b"multipath_exporter memory";
 
 /// This machine.
-pub fn this_machine() -> Machine {
+pub(crate) fn this_machine() -> Machine {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let id = match id.trim() {
@@ -41,7 +41,7 @@ pub fn this_machine() -> Machine {
 }
 
 /// Serves the exporter until its end of the socket is closed.
-pub fn run(mut socket: Socket, path: &Path, machine: &Machine) {
+pub(crate) fn run(mut socket: Socket, path: &Path, machine: &Machine) {
     leave_the_exporter(&socket);
     let mut files = Files::of(path);
     let report = files.read(machine);
