@@ -1,7 +1,8 @@
-//! The memory's own clock: it runs on through restarts, and nobody sets it.
+//! The memory's own clock. It continues across restarts, and nobody sets it.
 //!
-//! Within one boot of the host it follows the kernel's uptime. Only between two boots it has to believe the clock on the wall,
-//! which may be wrong by years until a time server is reached. So that gap counts as a day at most, and at least as the uptime.
+//! Within one boot of the host, it follows the kernel's uptime. Between two boots, it has to rely
+//! on the wall clock, which may be wrong by years until a time server is reached. So that gap
+//! counts as one day at most, and as the present uptime at least.
 
 use std::fs;
 use std::ops::Add;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// The most that the time between two boots counts for.
+/// The longest gap between two boots that counts.
 const LONGEST_GAP: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A moment by the memory's clock, in milliseconds.
@@ -19,12 +20,12 @@ const LONGEST_GAP: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// How long ago `earlier` was; nothing if it is yet to come.
+    /// Returns the time that has passed since `earlier`, or zero if `earlier` is in the future.
     pub(crate) fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment so long ago; the clock's first one if that is longer.
+    /// Returns the moment that was `ago` earlier, but not one before the clock's start.
     pub(crate) fn before(self, ago: Duration) -> Moment {
         Moment(self.0.saturating_sub(millis(ago)))
     }
@@ -42,7 +43,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The present, for measuring and for showing.
+/// The present moment, by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// For measuring.
@@ -52,7 +53,7 @@ pub struct Now {
 }
 
 impl Now {
-    /// The present.
+    /// Reads both clocks.
     pub fn get() -> Self {
         Now { instant: Instant::now(), time: SystemTime::now() }
     }
@@ -61,13 +62,13 @@ impl Now {
 /// One boot of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Boot {
-    /// The kernel's `boot_id`; empty if it cannot be read.
+    /// The kernel's `boot_id`, or empty if it cannot be read.
     pub(crate) id: String,
-    /// How long the host had been up when this was read.
+    /// The host's uptime when this was read.
     pub(crate) uptime: Duration,
 }
 
-/// How long a host is taken to have been up that does not say it.
+/// The assumed uptime of a host whose uptime cannot be read.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Boot {
@@ -77,7 +78,7 @@ impl Default for Boot {
 }
 
 impl Boot {
-    /// The present boot: `sys/kernel/random/boot_id` and `uptime` (`proc(5)`).
+    /// Reads the present boot from `sys/kernel/random/boot_id` and `uptime` (`proc(5)`).
     pub(crate) fn read(procfs: &Path) -> Self {
         let read = |file| fs::read_to_string(procfs.join(file)).unwrap_or_default();
         let seconds = read("uptime").split_whitespace().next().and_then(|seconds| seconds.parse().ok());
@@ -86,18 +87,17 @@ impl Boot {
     }
 }
 
-/// The time at which a memory was written, by its own word.
+/// When a memory was written, as recorded in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
-    /// By its own clock.
+    /// By the memory's own clock.
     pub(crate) clock: Moment,
-    /// By the clock on the wall.
+    /// By the wall clock.
     pub(crate) time: SystemTime,
-    /// The boot, with the uptime of that time.
+    /// The boot, with the uptime at that time.
     pub(crate) boot: Boot,
 }
 
-/// The clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     started: Instant,
@@ -106,12 +106,12 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that began with this boot of the host.
+    /// Creates a clock that began with this boot of the host.
     pub(crate) fn new(boot: Boot, now: Instant) -> Self {
         Clock { started: now, at_start: Moment::default() + boot.uptime, boot }
     }
 
-    /// The clock of a memory that was written earlier.
+    /// Continues the clock of a memory that was written earlier.
     pub(crate) fn resumed(&self, written: &Written, time: SystemTime) -> Self {
         let gap = if self.is_of_boot(&written.boot.id) {
             self.boot.uptime.saturating_sub(written.boot.uptime)
@@ -122,27 +122,25 @@ impl Clock {
         Clock { at_start: written.clock + gap, ..self.clone() }
     }
 
-    /// Whether the host has not booted since.
+    /// Returns true if the host has not rebooted since the boot with this `boot_id`.
     pub(crate) fn is_of_boot(&self, id: &str) -> bool {
         !id.is_empty() && self.boot.id == id
     }
 
-    /// The present boot's `boot_id`.
     pub(crate) fn boot_id(&self) -> &str {
         &self.boot.id
     }
 
-    /// The moment of this instant.
     pub(crate) fn at(&self, now: Instant) -> Moment {
         self.at_start + now.saturating_duration_since(self.started)
     }
 
-    /// How long the host had been up at this moment of its present boot.
+    /// Returns the host's uptime at a moment of the present boot.
     pub(crate) fn uptime_at(&self, moment: Moment) -> Duration {
         self.boot.uptime + moment.since(self.at_start)
     }
 
-    /// How long the host has been up.
+    /// Returns the host's uptime now.
     pub(crate) fn uptime(&self, now: Instant) -> Duration {
         self.boot.uptime + now.saturating_duration_since(self.started)
     }
@@ -163,7 +161,7 @@ mod tests {
         let (instant, time) = (Instant::now(), SystemTime::UNIX_EPOCH + 1_000_000 * HOUR);
         let written = Written { clock: Moment::default() + HOUR, time, boot: boot("a", 5 * HOUR) };
         for (now, wall, gap) in [
-            // The same boot: the clock on the wall says nothing.
+            // The same boot: the wall clock does not matter.
             (boot("a", 7 * HOUR), time, 2 * HOUR),
             (boot("a", 7 * HOUR), time - 900_000 * HOUR, 2 * HOUR),
             (boot("a", 7 * HOUR), time + 900_000 * HOUR, 2 * HOUR),
@@ -173,7 +171,7 @@ mod tests {
             (boot("b", HOUR), time - 3 * HOUR, HOUR),
             (boot("b", HOUR), time + 900_000 * HOUR, 24 * HOUR),
             (boot("b", 48 * HOUR), time + 3 * HOUR, 48 * HOUR),
-            // A kernel that does not say which boot this is.
+            // A kernel that does not give its `boot_id`.
             (boot("", 7 * HOUR), time + 8 * HOUR, 8 * HOUR),
         ] {
             let clock = Clock::new(now.clone(), instant).resumed(&written, wall);

@@ -1,15 +1,17 @@
-//! The memory's file, and the process of its own that reads and writes it.
+//! The memory's file, and the keeper: a separate process that reads and writes it.
 //!
-//! On a host that boots from its multipath storage, the file lies on a device that may die. Whoever writes to it then waits
-//! in the kernel for good, and nothing ends a process while one of its threads waits so. So a process of its own does it:
+//! On a host that boots from its multipath storage, the file lies on a device that may die. A write
+//! to it then waits in the kernel forever. Nothing can end a process while one of its threads waits
+//! like this. So a process of its own does the work:
 //!
 //! ```text
 //! exporter ── image ──► keeper   writes FILE.new, syncs it, and renames it to FILE
 //!          ◄─ report ──
 //! ```
 //!
-//! It is forked before the exporter has other threads, holds `FILE.lock`, and ends with the exporter's end of the socket. The
-//! exporter waits [`DEADLINE`] for a report, and says so if none comes.
+//! The exporter forks the keeper before it has other threads. The keeper holds `FILE.lock`, and it
+//! ends when the exporter's end of the socket closes. If no report comes within [`DEADLINE`], the
+//! exporter logs that.
 
 mod keeper;
 
@@ -33,24 +35,25 @@ use tracing::{info, warn};
 
 use super::image::{Image, Machine};
 
-/// How long the file may take to be read or written.
+/// How long reading or writing the file may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
-/// No message is longer. [`LIMIT`](super::LIMIT) devices need a tenth of it.
+/// The longest message that either side accepts, in bytes. [`LIMIT`](super::LIMIT) devices need a
+/// tenth of it.
 const LONGEST: usize = 1 << 30;
 
-/// A word of the keeper.
+/// A message from the keeper.
 #[derive(Debug, Deserialize, Serialize)]
 enum Report {
-    /// The file as it was found.
+    /// The file has been read.
     Read {
-        /// Its text, if there is one that this machine wrote.
+        /// The file's text, if this machine wrote it.
         text: Option<String>,
-        /// A warning to be told of it.
+        /// The problem to log, if there is one.
         warning: Option<String>,
-        /// Another exporter holds the file.
+        /// True if another exporter holds the file.
         is_held: bool,
     },
-    /// An image was written, or why not.
+    /// An image has been written, or the write failed.
     Written(Result<(), String>),
 }
 
@@ -63,14 +66,15 @@ pub struct MemoryFile {
 }
 
 impl MemoryFile {
-    /// Starts the keeper. Has to be called before this process has other threads.
+    /// Starts the keeper. The caller must do this before the process has other threads.
     ///
     /// # Errors
     /// If the process cannot be started.
     pub fn open(path: &Path) -> io::Result<Self> {
         let (socket, theirs) = Socket::pair()?;
         let machine = keeper::this_machine();
-        // SAFETY: the process has one thread, so the child finds no lock held and no state half changed.
+        // SAFETY: the process has one thread, so the child finds no lock held and no state half
+        // changed.
         #[expect(unsafe_code, reason = "the standard library starts programs only, and this is none")]
         let forked = unsafe { fork() }?;
         match forked {
@@ -83,12 +87,11 @@ impl MemoryFile {
         }
     }
 
-    /// The machine that the file is about.
     pub(crate) fn machine(&self) -> Machine {
         self.machine.clone()
     }
 
-    /// Starts the task that talks to the keeper, in a runtime.
+    /// Starts the task that talks to the keeper. Must be called inside a runtime.
     ///
     /// # Errors
     /// If the socket cannot be used.
@@ -110,27 +113,27 @@ impl MemoryFile {
     }
 }
 
-/// Whether the memory is on disk.
+/// The state of the memory's file.
 #[derive(Debug, Default)]
 pub struct FileHealth {
     is_written: AtomicBool,
 }
 
 impl FileHealth {
-    /// Whether what is remembered is on disk.
+    /// Returns true if the last image is on disk.
     pub(crate) fn is_written(&self) -> bool {
         self.is_written.load(Ordering::Relaxed)
     }
 }
 
-/// The newest image that is to be written, and those who wait for it.
+/// The newest image to write, and the requesters that wait for it.
 #[derive(Debug, Default)]
 struct Slot {
     image: Option<Image>,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// Where the monitor leaves images. While the keeper hangs one takes the place of the other.
+/// Where the monitor leaves images. While the keeper hangs, a newer image replaces the waiting one.
 #[derive(Debug, Default)]
 struct Desk {
     slot: Mutex<Slot>,
@@ -156,24 +159,24 @@ impl Desk {
     }
 }
 
-/// The monitor's side.
+/// The monitor's side of the conversation.
 #[derive(Debug)]
 pub(crate) struct Handle {
     desk: Arc<Desk>,
-    /// Taken once the file has been read.
+    /// `None` once the file has been read.
     loaded: Option<mpsc::Receiver<Image>>,
-    /// Whether the memory is on disk.
     pub(crate) health: Arc<FileHealth>,
 }
 
 impl Handle {
-    /// A handle of no file: the exporter remembers only while it runs.
+    /// Returns a handle without a file: the exporter remembers only while it runs.
     pub(crate) fn broken(error: &io::Error) -> Self {
         warn!(%error, "the process that keeps the memory's file cannot be started");
         Handle { desk: Arc::default(), loaded: None, health: Arc::default() }
     }
 
-    /// The image that the file had, once it has been read. `None` if it has none. Cancel safe.
+    /// Returns the image from the file once the file has been read, or `None` if it has none.
+    /// Cancel safe.
     pub(crate) async fn loaded(&mut self) -> Option<Image> {
         let Some(loaded) = &mut self.loaded else { return pending().await };
         let image = loaded.recv().await;
@@ -181,20 +184,22 @@ impl Handle {
         image
     }
 
-    /// Whether the file has been read. An image written before that would lose what it has.
+    /// Returns true if the file has been read. An image written earlier would overwrite what the
+    /// file has.
     pub(crate) fn is_loaded(&self) -> bool {
         self.loaded.is_none()
     }
 
-    /// Has an image written. It takes the place of one that still waits. `done` is told when it is written, or cannot be.
+    /// Writes an image. It replaces an image that still waits. `done` is notified when the image is
+    /// written, or when the write has failed.
     pub(crate) fn write(&self, image: Image, done: Option<oneshot::Sender<()>>) {
         self.desk.leave(image, done);
     }
 }
 
-/// The task.
+/// The task that talks to the keeper.
 struct Talk {
-    /// Taken while something is exchanged.
+    /// `None` while an exchange is under way.
     socket: Option<UnixStream>,
     path: PathBuf,
     machine: Machine,
@@ -240,7 +245,7 @@ impl Talk {
     }
 
     async fn write(&mut self, image: Image) -> io::Result<()> {
-        // Milliseconds for a large host: off the threads that answer scrapes.
+        // Takes milliseconds on a large host, so it runs off the threads that answer scrapes.
         let text = tokio::task::spawn_blocking(move || image.write()).await.map_err(io::Error::other)?;
         match text {
             Ok(text) => {
@@ -256,7 +261,8 @@ impl Talk {
         Ok(())
     }
 
-    /// Sends the keeper a text, if there is one, and waits for its report. If that takes too long, it is told, and waited for on.
+    /// Sends the keeper a text, if there is one, and waits for its report. Logs a report that takes
+    /// too long, and keeps waiting for it.
     async fn exchange(&mut self, what: &str, text: &[u8]) -> io::Result<Report> {
         let mut socket = self.socket.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let report = {

@@ -1,4 +1,5 @@
-//! How many paths a device had, and whether it was redundant, for long enough to be expected again.
+//! The numbers of paths that a device has had, and whether it was redundant. Both are kept until
+//! they have held long enough to be expected.
 
 use std::time::Duration;
 
@@ -12,16 +13,19 @@ pub(crate) const PROOF: Duration = Duration::from_secs(6 * 60 * 60);
 /// The numbers of paths that a device has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct PathHistory {
-    /// Numbers that it has without a break, and since when it has had at least so many. Both ascend.
+    /// Path counts that the device now has without a break, each with the moment since when it has
+    /// had at least this many. Both ascend.
     running: Vec<(u32, Moment)>,
-    /// Numbers that it had for [`PROOF`], and when that was last so. The numbers descend, the moments ascend.
+    /// Path counts that the device had for [`PROOF`], each with the moment when that was last so.
+    /// The counts descend, the moments ascend.
     proven: Vec<(u32, Moment)>,
-    /// Numbers that it had at all, and when that was last so. The numbers descend, the moments ascend.
+    /// All path counts that the device has had, each with the moment when that was last so. The
+    /// counts descend, the moments ascend.
     had: Vec<(u32, Moment)>,
 }
 
 impl PathHistory {
-    /// The device has this many paths now; 0 if it is gone.
+    /// Records that the device has this many paths now, or 0 if it is gone.
     pub(crate) fn note(&mut self, paths: u32, now: Moment) {
         let mut since = now;
         while let Some((number, began)) = self.running.pop_if(|(number, _)| *number > paths) {
@@ -37,7 +41,8 @@ impl PathHistory {
         keep(&mut self.had, paths, now);
     }
 
-    /// The highest number that it had for [`PROOF`] within the window; the highest of all while there is none.
+    /// Returns the highest count that the device had for [`PROOF`] within the window. If there is
+    /// none, returns the highest count of all.
     pub(crate) fn expected(&self, now: Moment, window: Duration) -> u32 {
         let is_recent = |(_, until): &&(u32, Moment)| now.since(*until) <= window;
         let proven = self.proven.iter().find(is_recent);
@@ -47,21 +52,21 @@ impl PathHistory {
         expected.or(had.map(|(number, _)| *number).max()).unwrap_or_default()
     }
 
-    /// Forgets what is older than this.
+    /// Forgets everything older than `moment`.
     pub(crate) fn forget_before(&mut self, moment: Moment) {
         self.proven.retain(|(_, until)| *until >= moment);
         self.had.retain(|(_, until)| *until >= moment);
         self.running.iter_mut().for_each(|(_, since)| *since = (*since).max(moment));
     }
 
-    /// Forgets what is too old to count.
+    /// Forgets everything that ended before the window.
     pub(crate) fn expire(&mut self, now: Moment, window: Duration) {
         self.proven.retain(|(_, until)| now.since(*until) <= window);
         self.had.retain(|(_, until)| now.since(*until) <= window);
     }
 }
 
-/// Adds a number that the device had until now. A higher one holds for all below it.
+/// Adds a count that the device had until now. A higher count includes all lower ones.
 fn keep(numbers: &mut Vec<(u32, Moment)>, number: u32, now: Moment) {
     if numbers.last().is_some_and(|(known, until)| *known >= number && *until >= now) {
         return;
@@ -70,16 +75,16 @@ fn keep(numbers: &mut Vec<(u32, Moment)>, number: u32, now: Moment) {
     numbers.push((number, now));
 }
 
-/// A condition that holds or does not.
+/// A condition that holds or does not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Streak {
     since: Option<Moment>,
-    /// When it last had held for [`PROOF`].
+    /// When the condition had last held for [`PROOF`].
     proven: Option<Moment>,
 }
 
 impl Streak {
-    /// Whether it holds now.
+    /// Records whether the condition holds now.
     pub(crate) fn note(&mut self, holds: bool, now: Moment) {
         if holds {
             self.since.get_or_insert(now);
@@ -88,13 +93,13 @@ impl Streak {
         }
     }
 
-    /// Whether it held for [`PROOF`] within the window.
+    /// Returns true if the condition held for [`PROOF`] within the window.
     pub(crate) fn is_proven(&self, now: Moment, window: Duration) -> bool {
         self.since.is_some_and(|since| now.since(since) >= PROOF)
             || self.proven.is_some_and(|until| now.since(until) <= window)
     }
 
-    /// Forgets what is older than this.
+    /// Forgets everything older than `moment`.
     pub(crate) fn forget_before(&mut self, moment: Moment) {
         self.proven = self.proven.filter(|until| *until >= moment);
         self.since = self.since.map(|since| since.max(moment));
@@ -115,7 +120,8 @@ mod tests {
         Moment::default() + HOUR.mul_f64(hours)
     }
 
-    /// The number of paths from these hours on.
+    /// The expected number of paths at `hour`, if the device has each number of paths from its hour
+    /// on.
     fn expected(changes: &[(f64, u32)], hour: f64) -> u32 {
         let mut history = PathHistory::default();
         changes.iter().for_each(|(hour, paths)| history.note(*paths, at(*hour)));
@@ -125,7 +131,7 @@ mod tests {
     #[test]
     fn paths_that_should_be_there() {
         for (changes, hour, paths) in [
-            // Known for a shorter time than the proof takes: the highest so far.
+            // Known for less time than the proof takes: the highest count so far.
             (&[(0.0, 4)][..], 0.0, 4),
             (&[(0.0, 2), (0.1, 4), (0.2, 3)], 5.9, 4),
             (&[(0.0, 4)], 6.0, 4),
@@ -136,15 +142,15 @@ mod tests {
             // Four fewer count as missing until the window ends.
             (&[(0.0, 8), (10.0, 4)], 177.9, 8),
             (&[(0.0, 8), (10.0, 4)], 178.1, 4),
-            // A number that fell in between was had, too.
+            // The count passes through a number between the two.
             (&[(0.0, 4), (4.0, 8), (8.0, 6), (9.0, 4)], 10.0, 4),
             (&[(0.0, 4), (4.0, 8), (8.0, 6), (11.0, 4)], 12.0, 6),
-            // The higher number counts, also where the lower one was had later.
+            // The higher count decides, although the device had the lower one later.
             (&[(0.0, 8), (10.0, 4), (20.0, 2)], 21.0, 8),
             (&[(0.0, 8), (10.0, 4), (20.0, 2)], 179.0, 4),
             // Gone and back.
             (&[(0.0, 8), (10.0, 0), (20.0, 4)], 21.0, 8),
-            // Nothing has held for long enough.
+            // No count has held for long enough.
             (&[(0.0, 8), (3.0, 0), (3.1, 4)], 7.0, 8),
             (&[(0.0, 8), (3.0, 0), (3.1, 4)], 9.2, 4),
         ] {
@@ -182,8 +188,8 @@ mod tests {
         assert!(!broken.is_proven(at(12.0), WINDOW));
     }
 
-    /// The definition, minute by minute: a number is proven at each minute that ends six hours with at least so many paths.
-    /// `late` minutes more or less make the edges.
+    /// The definition, minute by minute. It proves a count at each minute that ends six hours with
+    /// at least this many paths. `late` shifts the edges by minutes.
     fn by_definition(minutes: &[u32], window: usize, late: usize) -> u32 {
         let proof = (PROOF.as_secs() / 60) as usize;
         let first = minutes.len().saturating_sub(window + 1);

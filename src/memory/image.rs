@@ -1,4 +1,4 @@
-//! The memory as text: versioned JSON.
+//! The memory as text: JSON with a version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,55 +12,58 @@ use super::ports::FcPorts;
 use super::record::{Absence, Record};
 use super::times;
 
-/// The version of the text. A change that an older program would misread gets the next number.
+/// The version of the text. It grows with each change that an older program would misread.
 const VERSION: u32 = 1;
 
-/// All that is remembered, at one moment.
+/// The whole memory at one moment.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Image {
     version: u32,
-    /// The machine that it is about.
+    /// The machine that wrote it.
     pub(crate) machine: Machine,
-    /// When it was made, by the clock on the wall.
+    /// When it was made, by the wall clock.
     #[serde(with = "times")]
     pub(crate) time: SystemTime,
-    /// The same by the memory's clock.
+    /// When it was made, by the memory's clock.
     pub(crate) clock: Moment,
-    /// The kernel's `boot_id` then.
+    /// The kernel's `boot_id` at that time.
     pub(crate) boot_id: String,
-    /// How long the host had been up then, in milliseconds.
+    /// The host's uptime at that time, in milliseconds.
     pub(crate) uptime: u64,
-    /// How long it had been up when all sources of devices had first answered in this boot, in milliseconds.
+    /// The host's uptime when all sources of devices had first answered in that boot, in
+    /// milliseconds.
     pub(crate) complete: Option<u64>,
-    /// The host was in trouble.
+    /// True if the host was in trouble.
     pub(crate) in_trouble: bool,
     /// The host's last recovery.
     #[serde(with = "times::optional")]
     pub(crate) last_recovery: Option<SystemTime>,
-    /// Those whose trouble is to end in a recovery.
+    /// The devices whose trouble is to end in a recovery.
     pub(crate) troubled: BTreeSet<Arc<str>>,
-    /// Those that were there in an earlier boot, and that nobody has seen in this one.
+    /// The devices that were there in an earlier boot and have not been seen in that one.
     pub(crate) awaited: BTreeSet<Arc<str>>,
-    /// Devices that the configuration names and that are not there.
+    /// Configured devices that were not there.
     pub(crate) absent: BTreeMap<Arc<str>, Absence>,
-    /// Fibre Channel ports.
+    /// The Fibre Channel ports.
     #[serde(default)]
     pub(crate) fc_ports: FcPorts,
-    /// The devices, by WWID.
+    /// The devices by WWID.
     pub(crate) devices: BTreeMap<Arc<str>, Record>,
 }
 
-/// The marks that tell one machine from another.
+/// The properties by which machines are told apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Machine {
-    /// Its host name.
+    /// The host name.
     pub(crate) host: String,
-    /// A number derived from its `machine-id`, which is confidential (`machine-id(5)`); empty if it has none.
+    /// An ID derived from the `machine-id`, which is confidential (`machine-id(5)`). Empty if the
+    /// machine has none.
     pub(crate) id: String,
 }
 
 impl Machine {
-    /// Whether both are one machine. A host may be renamed, and an installation anew gets another id.
+    /// Returns true if both are the same machine. A host may be renamed, and a new installation
+    /// gets a new ID.
     fn is(&self, other: &Machine) -> bool {
         if self.id.is_empty() || other.id.is_empty() { self.host == other.host } else { self.id == other.id }
     }
@@ -72,7 +75,7 @@ struct Version {
 }
 
 impl Image {
-    /// An image of nothing yet.
+    /// Creates an empty image.
     pub(crate) fn new(machine: Machine, time: SystemTime, clock: Moment, boot: Boot) -> Self {
         Image {
             version: VERSION,
@@ -92,10 +95,10 @@ impl Image {
         }
     }
 
-    /// Reads the text that this machine wrote.
+    /// Parses the text that this machine wrote.
     ///
     /// # Errors
-    /// If it is damaged, of a newer version, or of another machine.
+    /// If the text is damaged, has another version, or is from another machine.
     pub fn read(text: &[u8], machine: &Machine) -> Result<Self, String> {
         let damaged = |error| format!("it is damaged: {error}");
         let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
@@ -115,17 +118,17 @@ impl Image {
         }
     }
 
-    /// The text.
+    /// Formats the image.
     ///
     /// # Errors
-    /// If a time lies outside of the years that the text has room for.
+    /// If a time lies outside the years that the text can represent.
     pub fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
         Ok(text)
     }
 
-    /// When it was made.
+    /// Returns when the image was made.
     pub(crate) fn written(&self) -> Written {
         let boot = Boot { id: self.boot_id.clone(), uptime: Duration::from_millis(self.uptime) };
         Written { clock: self.clock, time: self.time, boot }

@@ -1,15 +1,16 @@
-//! The exporter remembers: how many paths a device should have, what was lost, whether the host recovered.
+//! The memory: how many paths a device should have, what was lost, and whether the host has
+//! recovered.
 //!
 //! ```text
 //! mod.rs       the rules: a device appears, changes, goes; the host is in trouble, and recovers
-//! record.rs    one device                      history.rs   its paths and its redundancy over time
+//! record.rs    one device                    history.rs   its paths and its redundancy over time
 //! ports.rs     Fibre Channel ports
 //! clock.rs     a clock that nobody sets
-//! image.rs     all of it as text               file.rs      a process of its own that reads and writes the file
+//! image.rs     the memory as text            file.rs      a process that reads and writes the file
 //! ```
 //!
-//! The monitor tells the memory what it sees each time that it publishes. The memory reads nothing and asks no clock. So a
-//! test can hand it any history (model.rs).
+//! Each time the monitor publishes, it shows the memory the host. The memory reads no files and no
+//! clock, so a test can give it any history (model.rs).
 
 mod clock;
 pub mod file;
@@ -34,22 +35,24 @@ pub use image::{Image, Machine};
 use ports::FcPorts;
 use record::{ARRIVAL, Absence, Loss, Record};
 
-/// Devices beyond this number push out those that have been gone for longest. Tests have a smaller one, or they would take long.
+/// The largest number of devices. Beyond it, the devices that have been gone longest are dropped.
+/// The limit is smaller in tests, to keep them short.
 const LIMIT: usize = if cfg!(test) { 2_000 } else { 100_000 };
-/// A device that had no valid path for this long when it went is lost, if its disks went first.
+/// A device without a valid path for this long is lost when it goes, if its disks went before it.
 const PATHLESS: Duration = Duration::from_secs(10);
-/// A device that is deleted disk by disk is gone within this time.
+/// A device whose disks are deleted one by one is gone within this time.
 const DEPARTURE: Duration = Duration::from_secs(2);
-/// A native NVMe device that has gone is judged this late at most, if a mount may have gone before it.
+/// A gone native NVMe device is judged after this time at the latest, even if a mount may have gone
+/// before it.
 const USAGE: Duration = Duration::from_secs(5);
-/// Devices may come back for this long after a boot.
+/// How long devices have to come back after a boot.
 const RETURN: Duration = Duration::from_secs(10 * 60);
-/// Facts that come with time alone are looked at this often.
+/// How often the memory looks at facts that change with time alone.
 const TURN: Duration = Duration::from_secs(60);
 
-/// How often a memory that changed is written. One is also written at once after a loss or a recovery.
+/// How often a changed memory is written. A loss or a recovery is also written at once.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
-/// How often a memory is written in which only times changed.
+/// How often the memory is written if only times have changed.
 const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// A device as it is now.
@@ -57,44 +60,44 @@ const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 pub struct Sighting<'a> {
     /// The device.
     pub device: &'a Arc<Device>,
-    /// All of its disks are gone.
+    /// True if all disks of the device are gone.
     pub has_no_disk: bool,
-    /// The device numbers by which mounts and swaps name a native NVMe device or its partitions; `None` if nobody has looked.
+    /// The device numbers by which mounts and swaps name a native NVMe device or its partitions.
+    /// `None` if mounts and swaps have not been read.
     pub numbers: Option<BTreeSet<DevNo>>,
 }
 
-/// A look at the host.
+/// The host as it is now.
 pub struct View<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
-    /// The sessions, ports and controllers of the paths, as far as they have been read.
+    /// The sessions, ports and controllers of the paths that have been read so far.
     pub transports: &'a Transports,
-    /// The kinds of devices whose source has answered. Nothing is known of the others.
+    /// The kinds of devices whose source has answered. Nothing is known about the other kinds.
     pub listed: &'a [Kind],
-    /// Every source of devices that is switched on and permitted has answered once.
+    /// True if every source of devices that is switched on and permitted has answered once.
     pub is_complete: bool,
-    /// All sources answer.
+    /// True if all sources answer.
     pub all_answer: bool,
-    /// No mount and no holder has gone since mounts and holders were read.
+    /// True if no mount and no holder has gone since mounts and holders were read.
     pub usage_is_known: bool,
-    /// The configuration, which says what is expected of the host.
+    /// The configuration, which states what is expected of the host.
     pub config: &'a Config,
-    /// Whether disks of a device that is not there still are.
+    /// Returns true if a device that is gone still has disks.
     pub has_disks: &'a dyn Fn(&str) -> bool,
-    /// Whether the disks of a device that has just gone went before it.
+    /// Returns true if the disks of a device that has just gone went before it.
     pub disks_went_first: &'a dyn Fn(&str) -> bool,
-    /// Whether a mount or swap names a device number.
+    /// Returns true if a mount or swap names this device number.
     pub is_named: &'a dyn Fn(DevNo) -> bool,
 }
 
 impl View<'_> {
-    /// Whether the device is there.
     fn shows(&self, wwid: &str) -> bool {
         self.devices.binary_search_by(|sighting| (*sighting.device.wwid).cmp(wwid)).is_ok()
     }
 }
 
-/// A fact to be told.
+/// A fact to log and to publish as an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
     /// A device is lost.
@@ -103,18 +106,18 @@ pub enum News {
     Recovered,
 }
 
-/// How a device fares.
+/// How well a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wellness {
-    /// It is healthy, and all of its paths are there.
+    /// Healthy, and all paths are there.
     Well,
-    /// It is healthy, and more paths may come. If it was in trouble, that has not ended yet.
+    /// Healthy, and more paths may come. If the device was in trouble, that has not ended yet.
     Arriving,
-    /// The host is in trouble because of it.
+    /// The host is in trouble because of this device.
     Ill,
 }
 
-/// How much a change hurries to the disk.
+/// How urgently a change must be written to disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsaved {
     /// Only times have changed.
@@ -122,31 +125,31 @@ enum Unsaved {
     Times,
     /// Facts have changed.
     Facts,
-    /// A loss or a recovery.
+    /// There is a loss or a recovery.
     News,
 }
 
-/// The memory.
+/// The facts that the exporter remembers about the host.
 #[derive(Debug)]
 pub struct Memory {
     clock: Clock,
     window: Duration,
     machine: Machine,
     records: HashMap<Arc<str>, Record>,
-    /// The devices that are there, those that are lost, and those whose trouble is to end in a recovery.
+    /// The devices that are there.
     present: BTreeSet<Arc<str>>,
     lost: BTreeSet<Arc<str>>,
     troubled: BTreeSet<Arc<str>>,
-    /// Devices that were there in an earlier boot, and that nobody has seen in this one.
+    /// Devices that were there in an earlier boot and have not been seen in this one.
     awaited: BTreeSet<Arc<str>>,
-    /// Configured devices that have not been there since.
+    /// Configured devices that are not there, with the start of their absence.
     absent: BTreeMap<Arc<str>, Absence>,
     fc_ports: FcPorts,
-    /// Since when a device that has gone waits for its mounts to be read.
+    /// Since when a gone device waits until its mounts are read.
     unjudged: Option<Moment>,
-    /// How long the host had been up when all sources of devices had first answered in this boot.
+    /// The host's uptime when all sources of devices had first answered in this boot.
     complete: Option<Duration>,
-    /// All sources have answered since the start.
+    /// True if all sources have answered since the start.
     is_settled: bool,
     has_looked: bool,
     was_in_trouble: bool,
@@ -158,7 +161,7 @@ pub struct Memory {
     saved: Option<Instant>,
 }
 
-/// The window of `--memory.window`, if that is not given.
+/// The default of `--memory.window`.
 pub(crate) const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Default for Memory {
@@ -168,7 +171,6 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// An empty memory.
     pub(crate) fn new(boot: Boot, machine: Machine, window: Duration, now: Instant) -> Self {
         Memory {
             clock: Clock::new(boot, now),
@@ -195,7 +197,8 @@ impl Memory {
         }
     }
 
-    /// Takes up what an earlier life has written. It may come late: then what was lost since stays, and all else is seen again.
+    /// Takes over what an earlier run of the exporter wrote. It may come late. Losses found since
+    /// then stay, and the exporter sees everything else again.
     pub(crate) fn resume(&mut self, image: Image, now: Now) {
         let written = image.written();
         self.clock = self.clock.resumed(&written, now.time);
@@ -214,7 +217,7 @@ impl Memory {
         self.awaited.extend(image.awaited);
         for (wwid, mut record) in image.devices {
             if !is_same_boot {
-                // Another device may have such a number in this boot.
+                // In this boot another device may have this number.
                 record.numbers.clear();
                 if record.is_present {
                     record.leave(written.clock);
@@ -235,7 +238,7 @@ impl Memory {
         self.has_looked = false;
     }
 
-    /// Takes a look at the host. Gives what is to be told.
+    /// Compares the host with the memory. Returns the news.
     pub fn look(&mut self, view: &View<'_>, now: Now) -> Vec<News> {
         let moment = self.clock.at(now.instant);
         let mut news = Vec::new();
@@ -286,23 +289,24 @@ impl Memory {
         news
     }
 
-    /// Facts about the past, as of the last look. The same allocation until something changes.
+    /// Returns the facts about the past as of the last look. It is the same allocation until one
+    /// changes.
     pub(crate) fn remembered(&self) -> Arc<Remembered> {
         Arc::clone(&self.remembered)
     }
 
-    /// The NVMe devices that were there when they were last seen, or are lost.
+    /// Returns the NVMe devices that were there when last seen, and those that are lost.
     pub(crate) fn nvme_devices(&self) -> BTreeSet<Arc<str>> {
         let is_nvme = |wwid: &&Arc<str>| self.records.get(*wwid).is_some_and(|record| record.kind == Kind::Nvme);
         self.present.iter().chain(&self.awaited).chain(&self.lost).filter(is_nvme).cloned().collect()
     }
 
-    /// When the next look is due, if nothing happens before.
+    /// Returns when the next look is due if nothing happens before.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Drops what is remembered of these devices from before those times, which is no recovery.
+    /// Forgets the configured devices' history before the configured times. This is no recovery.
     pub(crate) fn forget(&mut self, config: &Config, now: Now) {
         let moment = self.clock.at(now.instant);
         let was_troubled = !self.troubled.is_empty();
@@ -328,7 +332,7 @@ impl Memory {
         }
     }
 
-    /// The image to be written by now, if one is.
+    /// Returns the image if it is due to be written now.
     pub(crate) fn due_image(&mut self, now: Now) -> Option<Image> {
         let interval = match self.unsaved {
             Unsaved::News => Duration::ZERO,
@@ -341,7 +345,8 @@ impl Memory {
         self.last_image(now)
     }
 
-    /// All that is remembered, before the end. It counts as written. `None` if nothing has been seen yet.
+    /// Returns the whole memory, to be written before the exporter ends. It counts as written.
+    /// `None` if no host has been seen yet.
     pub fn last_image(&mut self, now: Now) -> Option<Image> {
         if !self.has_looked {
             return None;
@@ -360,10 +365,11 @@ impl Memory {
         Some(image)
     }
 
-    /// Takes note of a device that is there.
+    /// Records a device that is there.
     fn see(&mut self, sighting: &Sighting<'_>, view: &View<'_>, now: Moment) {
         let device = sighting.device;
-        // A device that was there before the exporter first looked has not appeared now, but since the host booted.
+        // A device that the exporter finds at its first look has not just appeared. It counts as
+        // there since boot.
         let is_found = !self.has_looked;
         let record = self.records.entry(Arc::clone(&device.wwid)).or_insert_with(|| {
             if is_found {
@@ -380,7 +386,7 @@ impl Memory {
             (record.pathless_since, record.valid_since, record.missing_since) = (None, None, None);
         }
         record.has_no_disk = sighting.has_no_disk;
-        // On nearly every host nearly always nothing has changed.
+        // On nearly every host, nothing has changed nearly every time.
         if record.differs_from(device, &view.transports.adapters) {
             record.take(device, &view.transports.adapters, now);
             self.present.insert(Arc::clone(&device.wwid));
@@ -398,7 +404,7 @@ impl Memory {
         }
     }
 
-    /// Devices that their source does not list any more.
+    /// Judges the devices that their source no longer lists.
     fn notice_gone(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
         let unjudged = self.unjudged.take();
         if self.present.len() == view.devices.len() {
@@ -421,13 +427,14 @@ impl Memory {
             self.unsaved = self.unsaved.max(Unsaved::Facts);
             let was_pathless = record.is_pathless(PATHLESS, moment);
             let reason = match record.kind {
-                // A mount outlives its device. One that is not there any more was unmounted before.
+                // A mount outlives its device. If the mount has gone, it was unmounted first.
                 Kind::Nvme => {
                     let was_unmounted =
                         self.has_looked && !record.numbers.is_empty() && !record.is_still_named(view.is_named);
                     Some(LossReason::InUse).filter(|_| record.in_use == Some(true) && !was_unmounted)
                 }
-                // It went while nobody looked, so what is left of it has to tell.
+                // The device went while no exporter was running, so only its remaining disks can
+                // show how.
                 Kind::DeviceMapper if !self.has_looked => {
                     Some(LossReason::NoValidPath).filter(|_| was_pathless && !(view.has_disks)(&wwid))
                 }
@@ -436,7 +443,8 @@ impl Memory {
                     Some(LossReason::NoValidPath).filter(|_| was_pathless && went_first)
                 }
             };
-            // A device that loses its disks on its way out was in no trouble that anybody could end.
+            // The device lost its disks while it was being removed. Nobody could have ended that
+            // trouble.
             let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE);
             match reason {
                 Some(reason) => self.lose(&wwid, reason, now, moment, news),
@@ -446,7 +454,7 @@ impl Memory {
         }
     }
 
-    /// Devices that were in use before the host booted, and have had the time to come back.
+    /// Judges the devices that were in use before the boot and have had time to come back.
     fn notice_not_back(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
         if self.complete.is_none_or(|complete| self.clock.uptime(now.instant) < complete + RETURN) {
             return;
@@ -459,7 +467,7 @@ impl Memory {
             if self.records.get(&wwid).is_some_and(|record| record.in_use == Some(true)) {
                 self.lose(&wwid, LossReason::NotBackAfterBoot, now, moment, news);
             } else {
-                // It has not been seen well since, so its end is no recovery.
+                // The device has not been seen well since, so its end is no recovery.
                 self.troubled.remove(&wwid);
             }
         }
@@ -475,7 +483,8 @@ impl Memory {
         self.troubled.insert(Arc::clone(wwid));
     }
 
-    /// The history of each device that is there or configured, sorted by WWID, and how it fares.
+    /// Returns the history and the wellness of each device that is there or configured, sorted by
+    /// WWID.
     fn histories(&mut self, view: &View<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, Wellness)> {
         let mut histories = Vec::with_capacity(view.devices.len());
         for sighting in &view.devices {
@@ -485,7 +494,7 @@ impl Memory {
             record.was_well |= state == Wellness::Well;
             record.ill_since = if state == Wellness::Ill { record.ill_since.or(Some(moment)) } else { None };
             if record.has_ceased_to_miss(history.missing_paths, device.paths.len()) && state == Wellness::Well {
-                // The paths are not back. They are expected no more, which is no recovery.
+                // The paths are not back. They are no longer expected, which is no recovery.
                 self.troubled.remove(&device.wwid);
             }
             if state == Wellness::Ill && (record.was_well || !record.is_arriving(moment)) {
@@ -497,7 +506,7 @@ impl Memory {
         histories
     }
 
-    /// Devices that the configuration names, and that are not there.
+    /// Adds the configured devices that are not there.
     fn add_absent(
         &mut self,
         view: &View<'_>,
@@ -530,11 +539,11 @@ impl Memory {
         histories.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     }
 
-    /// Drops what is older than the window, and what is beyond the limit.
+    /// Drops what is older than the window, and what exceeds the limit.
     fn sweep(&mut self, view: &View<'_>, now: Moment) {
         self.swept = now;
         let window = self.window;
-        // Before that, a port that is there may be missing from the view.
+        // Before then, a port that exists may be missing from the view.
         if view.is_complete {
             self.fc_ports.expire(view.transports, now, window);
         }
@@ -581,7 +590,7 @@ impl Memory {
     }
 }
 
-/// The shown history of a device that is there, and how it fares.
+/// Returns the history to show for a device that is there, and how well it is.
 fn history(
     record: &mut Record,
     sighting: &Sighting<'_>,

@@ -1,4 +1,4 @@
-//! The memory held against situations that people meet, and against a simple model.
+//! Tests of the memory in situations from practice, and against a simple model.
 //!
 //! Only tests compile this module, so each panic in it is a failed test.
 
@@ -70,7 +70,7 @@ impl Thing {
     }
 }
 
-/// A host that lives, reboots, and has its exporter restarted.
+/// A host that runs, reboots, and has its exporter restarted.
 struct Host {
     memory: Memory,
     instant: Instant,
@@ -142,7 +142,7 @@ impl Host {
         self.told.borrow_mut().extend(news);
     }
 
-    /// Time passes, with a look at each minute and at its end.
+    /// Lets time pass, with a look at each minute and at the end.
     fn wait(&mut self, duration: Duration) {
         let end = self.instant + duration;
         while self.instant < end {
@@ -163,7 +163,7 @@ impl Host {
         self.look();
     }
 
-    /// The exporter ends and begins anew.
+    /// Restarts the exporter.
     fn restart(&mut self) {
         let now = self.now();
         let image = self.memory.last_image(now).map(|image| image.write().unwrap());
@@ -175,7 +175,7 @@ impl Host {
         }
     }
 
-    /// The host reboots, which takes a minute.
+    /// Reboots the host, which takes a minute.
     fn reboot(&mut self) {
         self.things.clear();
         let now = self.now();
@@ -201,7 +201,7 @@ impl Host {
         self.shown().of(wwid).map_or(0, |history| history.missing_paths)
     }
 
-    /// The news since this was last asked.
+    /// Takes the news since the last call.
     fn told(&self) -> Vec<News> {
         self.told.take()
     }
@@ -236,7 +236,7 @@ fn a_map_whose_disks_were_deleted_first_is_not_lost_if_it_went_at_once() {
 
 #[test]
 fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
-    // As the last reading showed it, or as the kernel's events told it.
+    // The first case is shown by the last reading, the second by the kernel's events.
     for has_no_disk in [true, false] {
         let mut host = Host::new();
         host.set("a", Thing::map(4, 0));
@@ -249,7 +249,7 @@ fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
         assert_eq!(host.lost(), [("a".to_owned(), LossReason::NoValidPath)]);
         let told = host.told();
         assert!(matches!(&told[..], [News::Lost(device)] if *device.name == *"name of a"), "{told:?}");
-        // It stays so, through restarts and reboots, until it is seen with a valid path.
+        // It stays lost through restarts and reboots until it is seen with a valid path.
         host.restart();
         host.wait(DAY);
         host.reboot();
@@ -264,7 +264,8 @@ fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
 
 #[test]
 fn a_path_that_blinks_as_the_table_is_loaded_has_not_come_back() {
-    // The other disk has gone, and what is left counts as valid until multipathd fails it: before the map goes, or not.
+    // The other disk has gone. The remaining path counts as valid until multipathd fails it. It
+    // does so before the map goes, or not at all.
     for (blinks, is_failed_again, is_lost) in
         [(SECOND / 2, true, true), (SECOND / 2, false, true), (30 * SECOND, true, false), (30 * SECOND, false, false)]
     {
@@ -321,7 +322,8 @@ fn a_native_nvme_device_in_use_is_lost_until_it_is_mounted_anew() {
 
 #[test]
 fn a_native_nvme_device_that_was_unmounted_before_it_went_is_not_lost() {
-    // Until what is mounted has been read anew, nothing is told. A reading that never comes is not awaited.
+    // Nothing is reported until the mounts have been read again. A reading that never comes is not
+    // awaited for long.
     for (is_named, comes, lost) in [(false, true, 0), (true, true, 1), (true, false, 1), (false, false, 0)] {
         let mut host = Host::new();
         let number = DevNo { major: 259, minor: 3 };
@@ -430,7 +432,7 @@ fn a_device_in_use_before_a_boot_that_does_not_return_is_lost() {
     host.look();
     host.wait(9 * MINUTE);
     assert_eq!(host.lost(), []);
-    // The ten minutes go on through restarts of the exporter.
+    // The ten minutes continue across restarts of the exporter.
     host.restart();
     host.set("c", Thing::map(4, 0));
     host.wait(90 * SECOND);
@@ -470,7 +472,8 @@ fn paths_that_stay_away_after_a_reboot_are_missing() {
     assert_eq!(host.missing("a"), 0);
     host.wait(MINUTE);
     assert_eq!((host.missing("a"), host.shown().in_trouble, host.recoveries()), (4, true, 0));
-    // One more boot: the paths that were missing before may still come, and it is in trouble until they do.
+    // One more boot: the paths that were missing before may still come. The host is in trouble
+    // until they do.
     host.reboot();
     host.set("a", Thing::map(4, 0));
     assert_eq!((host.missing("a"), host.shown().in_trouble, host.recoveries()), (0, true, 0));
@@ -511,7 +514,7 @@ fn an_attach_is_neither_missing_paths_nor_a_recovery() {
         assert_eq!(host.missing("a"), 0);
     }
     assert_eq!((host.recoveries(), host.shown().last_recovery), (0, None));
-    // One that stays broken is trouble, though.
+    // A device that stays broken is trouble.
     host.set("b", Thing::map(1, 1));
     host.wait(6 * MINUTE);
     host.set("b", Thing::map(2, 0));
@@ -537,7 +540,7 @@ fn the_host_recovers_when_all_are_seen_well() {
     host.look();
     assert_eq!((host.shown().in_trouble, host.recoveries()), (false, 1));
     assert_eq!(host.shown().last_recovery, Some(host.time));
-    // A troubled device that was taken away in order is trouble no more.
+    // A troubled device that was removed in order is no longer trouble.
     host.set("a", Thing::map(1, 1));
     host.wait(10 * SECOND);
     host.remove("a");
@@ -550,7 +553,7 @@ fn a_configured_device_that_is_not_there_is_trouble() {
     host.config = Config::parse("expected_paths: [{wwid: a, paths: 4}]").unwrap();
     host.look();
     assert_eq!((host.missing("a"), host.shown().in_trouble), (4, true));
-    // It arrives at a boot: that is no recovery.
+    // The device arrives at a boot, which is no recovery.
     host.set("a", Thing::map(4, 0));
     assert_eq!((host.missing("a"), host.shown().in_trouble, host.recoveries()), (0, false, 0));
     host.remove("a");
@@ -624,7 +627,7 @@ fn redundancy_and_its_loss() {
 fn errors_are_new_for_a_quarter_of_an_hour() {
     let mut record = Record::new(&Thing::map(2, 0).device("a"), Moment::default());
     let at = |minutes| Moment::default() + MINUTE * minutes;
-    // The errors that a path had before are not new.
+    // The errors that a path already had are not new.
     for (minutes, errors, are_new) in [(0, 7, false), (1, 7, false), (2, 8, true), (16, 8, true), (17, 8, false)] {
         record.count_errors(errors, at(minutes));
         assert_eq!(record.has_new_errors(at(minutes)), are_new, "{minutes}");
@@ -677,18 +680,18 @@ fn it_is_written_at_once_after_news_then_each_minute_then_each_hour() {
 /// A step of a history.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A device has so many valid and failed paths.
+    /// A device has this many valid and failed paths.
     Set(u8, u8, u8),
     Use(u8, Option<bool>),
-    /// Its disks go.
+    /// The disks of a device go.
     LoseDisks(u8),
     Remove(u8),
     Wait(u32),
     Restart,
     Reboot,
-    /// The clock on the wall is set by so many minutes.
+    /// The wall clock is set by this many minutes.
     SetClock(i32),
-    /// The file is damaged, and the exporter begins anew.
+    /// The file is damaged, and the exporter restarts without it.
     Damage,
     ToggleAnswer,
 }
@@ -709,7 +712,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The definitions' word on one device, kept as plainly as possible.
+/// One device by the definitions, kept as simple as possible.
 #[derive(Clone, Debug, Default)]
 struct Plain {
     is_present: bool,
@@ -729,7 +732,7 @@ proptest! {
         let mut host = Host::new();
         let mut plain: BTreeMap<String, Plain> = BTreeMap::new();
         let mut minutes_up = 24 * 60u32;
-        // The next look is the first one of the exporter's life.
+        // True if the next look is the exporter's first one.
         let mut is_first = false;
         for step in steps {
             let name = |device: u8| format!("{device}");
@@ -753,7 +756,7 @@ proptest! {
                 Step::Remove(device) => {
                     let gone = host.things.remove(&name(device));
                     if let (Some(gone), Some(plain)) = (gone, plain.get_mut(&name(device))) {
-                        // It was seen at the last look, so that it lasted until then.
+                        // The last look saw it, so it lasted until then.
                         plain.is_lost |= plain.is_present && gone.has_no_disk && plain.pathless > 0;
                     }
                 }
@@ -763,7 +766,7 @@ proptest! {
                 }
                 Step::Damage => {
                     is_first = true;
-                    // Everything begins anew: what is there is taken as it is.
+                    // The exporter restarts without a memory and takes each device as it finds it.
                     let boot = Boot { id: host.boots.to_string(), uptime: host.instant - host.booted };
                     host.memory = Memory::new(boot, Machine::default(), WINDOW, host.instant);
                     plain.clear();
@@ -795,7 +798,8 @@ proptest! {
                     let known = plain.contains_key(wwid);
                     let plain = plain.entry(wwid.clone()).or_default();
                     if !plain.is_present {
-                        // A device that the exporter finds and does not know may be there since the host booted.
+                        // An unknown device that the exporter finds at its start counts as there
+                        // since boot.
                         plain.age = if is_first && !known { minutes_up } else { 0 };
                         (plain.is_present, plain.is_awaited, plain.pathless) = (true, false, 0);
                     } else if minute > 0 {
@@ -803,7 +807,7 @@ proptest! {
                     }
                     plain.in_use = thing.in_use;
                     plain.is_lost &= thing.valid == 0;
-                    // A path that was valid for less than a minute may have blinked only.
+                    // A path that was valid for less than a minute may only have blinked.
                     if thing.valid > 0 && minute > 0 {
                         plain.pathless = 0;
                     } else if minute > 0 {
@@ -840,7 +844,7 @@ proptest! {
                 prop_assert!(shown.of(wwid).is_some());
             }
             prop_assert!(shown.in_trouble || !host.all_answer || host.memory.troubled.is_empty());
-            // A recovery is told only where all is well.
+            // A recovery is reported only if all is well.
             if host.recoveries() > 0 {
                 prop_assert!(host.all_answer && !shown.in_trouble && lost.is_empty());
             }

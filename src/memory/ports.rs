@@ -1,4 +1,5 @@
-//! When Fibre Channel ports were last up. A port that never was is missed by nobody, and no port is missed for ever.
+//! When Fibre Channel ports were last up. A port that never was up does not count as missed, and no
+//! port counts as missed forever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,25 +12,25 @@ use super::LIMIT;
 use super::clock::Moment;
 use crate::topology::{Device, FcRemotePort, Transports};
 
-/// A remote port: the WWPN of the host's port that sees it, and its own.
+/// A remote port: the WWPN of the host port that sees it, and its own WWPN.
 type RemoteName = (Arc<str>, Arc<str>);
 
 /// The Fibre Channel ports that are remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct FcPorts {
-    /// Ports of this host, by WWPN. One that is not online and carries a path counts as up, too.
+    /// Host ports by WWPN. A port that is not online but carries a path also counts as up.
     hosts: LastUp<Arc<str>>,
     /// Remote ports that are, or have been, SCSI targets.
     remote: LastUp<RemoteName>,
 }
 
 impl FcPorts {
-    /// Takes note of the ports as they are now, and of the paths over them.
+    /// Records the ports as they are now, and the paths over them.
     pub(crate) fn note<'a>(&mut self, seen: &Transports, devices: impl Iterator<Item = &'a Device>, now: Moment) {
         for port in &seen.fc_remote_ports {
             let name = name_of(port);
-            // The host's port was online when this one became a target. Nobody knows when either was last up, so their
-            // time begins with the first sight of them.
+            // The host port was online when this remote port became a target. When either was last
+            // up is unknown, so their time begins with the first sight.
             self.hosts.was_up(&name.0, now);
             match port.is_up() {
                 true => self.remote.is_up(&name, now),
@@ -39,29 +40,29 @@ impl FcPorts {
         let (up, down): (Vec<_>, Vec<_>) = seen.fc_host_ports.iter().partition(|port| port.is_up());
         up.iter().for_each(|port| self.hosts.is_up(&port.port_name, now));
         let down: BTreeSet<&str> = down.iter().map(|port| &*port.port_name).collect();
-        // Nearly everywhere none is down, and no path needs to be looked at.
+        // On nearly every host no port is down, and the paths need not be searched.
         if !down.is_empty() {
             let used = devices.flat_map(|device| &device.paths).map(|path| &path.ports.initiator_port);
             used.filter(|name| down.contains(&***name)).for_each(|name| self.hosts.is_up(name, now));
         }
-        // Ports whose name is not known yet are all called the same.
+        // Ports whose name is not known yet all have an empty name.
         self.hosts.0.remove("");
     }
 
-    /// The WWPNs of this host's ports that are there, and were up within the window.
+    /// Returns the WWPNs of the host ports that are there and were up within the window.
     pub(crate) fn hosts(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<Arc<str>> {
         let names = seen.fc_host_ports.iter().map(|port| &port.port_name);
         names.filter(|name| self.hosts.is_recent(name, now, window)).cloned().collect()
     }
 
-    /// The remote ports that are there, and were up within the window.
+    /// Returns the remote ports that are there and were up within the window.
     pub(crate) fn remote(&self, seen: &Transports, now: Moment, window: Duration) -> BTreeSet<RemoteName> {
         let names = seen.fc_remote_ports.iter().map(|port| name_of(port));
         names.filter(|name| self.remote.is_recent(name, now, window)).collect()
     }
 
-    /// Drops ports that are gone and older than the window, and those beyond the limit. One that is there is not
-    /// dropped, or it would be seen for the first time again.
+    /// Drops ports that are gone and older than the window, and ports beyond the limit. A port that
+    /// is there stays, or the next look would count as its first sight.
     pub(crate) fn expire(&mut self, seen: &Transports, now: Moment, window: Duration) {
         let hosts = seen.fc_host_ports.iter().map(|port| Arc::clone(&port.port_name)).collect();
         self.hosts.expire(&hosts, now, window);
@@ -69,37 +70,37 @@ impl FcPorts {
         self.remote.expire(&remote, now, window);
     }
 
-    /// How many ports of either kind are remembered.
+    /// How many host ports and remote ports are remembered.
     #[cfg(test)]
     pub(crate) fn len(&self) -> (usize, usize) {
         (self.hosts.0.len(), self.remote.0.len())
     }
 
-    /// Whether a file holds more ports than would ever be written.
+    /// Returns true if a file holds more ports than the exporter would ever write.
     pub(crate) fn are_too_many(&self) -> bool {
         self.hosts.0.len().max(self.remote.0.len()) > LIMIT
     }
 
-    /// Takes up what an earlier life wrote at a moment of the same clock. It did not know what has been seen since.
+    /// Takes over what an earlier run wrote at a moment of the same clock. The ports that have been
+    /// seen since may be missing from it.
     pub(crate) fn resume(&mut self, earlier: FcPorts, written: Moment, now: Moment) {
         self.hosts.resume(earlier.hosts, written, now);
         self.remote.resume(earlier.remote, written, now);
     }
 }
 
-/// When each of some things was last up.
+/// When each port was last up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(from = "Vec<(Name, Moment)>", into = "Vec<(Name, Moment)>")]
 #[serde(bound = "Name: Clone + Ord + Serialize + DeserializeOwned")]
 struct LastUp<Name: Clone + Ord>(BTreeMap<Name, Moment>);
 
 impl<Name: Clone + Ord> LastUp<Name> {
-    /// It is up.
     fn is_up(&mut self, name: &Name, now: Moment) {
         self.0.insert(name.clone(), now);
     }
 
-    /// It is not up, and was: now, unless more is known.
+    /// The port is not up but was. Its time is now, unless an earlier one is known.
     fn was_up(&mut self, name: &Name, now: Moment) {
         self.0.entry(name.clone()).or_insert(now);
     }
@@ -120,7 +121,7 @@ impl<Name: Clone + Ord> LastUp<Name> {
     }
 
     fn resume(&mut self, earlier: LastUp<Name>, written: Moment, now: Moment) {
-        // A damaged file may tell of times that were yet to come, and those would never pass.
+        // A damaged file may give times in the future, which would never expire.
         let earlier = earlier.0.into_iter().map(|(name, last)| (name, last.min(written))).collect();
         let since = std::mem::replace(&mut self.0, earlier);
         since.into_keys().for_each(|name| self.was_up(&name, now));
@@ -168,7 +169,7 @@ mod tests {
         /// A path leaves by this port, or by none.
         Path(Option<usize>),
         Wait(u32),
-        /// The exporter begins anew, and its file comes so many minutes late.
+        /// The exporter restarts, and its file comes this many minutes late.
         Restart(u32),
     }
 
@@ -219,8 +220,8 @@ mod tests {
     }
 
     proptest! {
-        /// The definition, kept as plainly as possible: the minute in which each port was last up, or first seen if it
-        /// was found lost.
+        /// The definition, kept as simple as possible: the minute in which each port was last up.
+        /// For a port that was found lost, it is the minute in which it was first seen.
         #[test]
         fn a_port_is_missed_until_the_window_ends(steps in proptest::collection::vec(step(), 1..60)) {
             let (mut memory, mut kernel, mut minute) = (FcPorts::default(), Kernel::default(), 0u32);
@@ -252,7 +253,8 @@ mod tests {
                             match state {
                                 Some("Online" | "Marginal") => *last = Some(minute),
                                 Some(_) => *last = last.or(Some(minute)),
-                                // One that is gone and forgotten is found lost when it is back.
+                                // A port that is gone and forgotten counts as found lost when it is
+                                // back.
                                 None => *last = last.filter(is_fresh),
                             }
                         }

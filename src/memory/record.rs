@@ -1,4 +1,4 @@
-//! One device as it is remembered.
+//! One remembered device.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,68 +11,68 @@ use super::history::{PathHistory, Streak};
 use super::times;
 use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_redundant};
 
-/// Paths arrive one after the other, so none is missed for so long after their device appeared.
+/// Paths arrive one after the other, so none counts as missing this soon after its device appeared.
 pub(crate) const ARRIVAL: Duration = Duration::from_secs(5 * 60);
 
-/// The kernel takes every path of a table that is loaded for valid, until multipathd has failed those that are not. That happens with
-/// each disk that goes, so a path that was valid for less long never was.
+/// When a table is loaded, the kernel takes every path for valid until multipathd has failed the
+/// bad ones. This happens with each disk that goes. So a path that was valid for less time than
+/// this never really was.
 const BLINK: Duration = Duration::from_secs(5);
 
-/// I/O errors are new for so long.
+/// I/O errors count as new for this long.
 const NEW: Duration = Duration::from_secs(15 * 60);
 
-/// One device.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Record {
-    /// Its last alias.
+    /// The last alias.
     pub(crate) name: Arc<str>,
-    /// The part of the kernel that assembled it.
     pub(crate) kind: Kind,
-    /// SCSI vendor.
     pub(crate) vendor: Arc<str>,
-    /// SCSI product or NVMe model.
+    /// The SCSI product or the NVMe model.
     pub(crate) product: Arc<str>,
-    /// It was there when its source last answered.
+    /// True if the device was there when its source last answered.
     pub(crate) is_present: bool,
-    /// When it appeared.
+    /// When the device appeared.
     pub(crate) appeared: Moment,
-    /// When it was last seen.
+    /// When the device was last seen.
     pub(crate) seen: Moment,
-    /// How many paths it had.
     pub(crate) paths: PathHistory,
-    /// Whether it was redundant.
     pub(crate) redundancy: Streak,
-    /// Whether it was in use when it was last seen; `None` if nobody knows.
+    /// True if the device was in use when it was last seen. `None` if that is unknown.
     pub(crate) in_use: Option<bool>,
-    /// The device numbers by which mounts and swaps last named it or its partitions, if it is a native NVMe device.
+    /// The device numbers by which mounts and swaps last named a native NVMe device or its
+    /// partitions.
     pub(crate) numbers: BTreeSet<DevNo>,
-    /// Since when it had no valid path, when that was last so. A valid path for less than [`BLINK`] did not interrupt that.
+    /// Since when the device has, or last had, no valid path. A path that was valid for less than
+    /// [`BLINK`] does not interrupt that time.
     pub(crate) pathless_since: Option<Moment>,
-    /// Since when it has a valid path.
+    /// Since when the device has a valid path.
     #[serde(default)]
     pub(crate) valid_since: Option<Moment>,
-    /// It has no disk any more.
+    /// True if the device has no disk left.
     pub(crate) has_no_disk: bool,
-    /// It has been well since it appeared, or was there before the exporter first looked.
+    /// True if the device has been well since it appeared, or was there before the exporter first
+    /// looked.
     pub(crate) was_well: bool,
     /// Since when paths are missing.
     #[serde(with = "times::optional")]
     pub(crate) missing_since: Option<SystemTime>,
-    /// Set while it is lost.
+    /// Set while the device is lost.
     pub(crate) loss: Option<Loss>,
-    /// Since when the host is in trouble because of it.
+    /// Since when the host is in trouble because of this device.
     #[serde(default)]
     pub(crate) ill_since: Option<Moment>,
-    /// How many paths it had when some were last missing.
+    /// How many paths the device had when some were last missing.
     #[serde(default)]
     pub(crate) lacking: Option<u64>,
-    /// I/O errors of its paths, and when there were last more of them. The count begins anew with the exporter.
+    /// The I/O errors of its paths, and when the count last grew. The count restarts with the
+    /// exporter.
     #[serde(skip)]
     pub(crate) errors: Option<(u64, Option<Moment>)>,
-    /// It keeps a path no matter which single port or fabric fails.
+    /// True if the device keeps a path no matter which single port or fabric fails.
     #[serde(skip)]
     pub(crate) is_redundant: bool,
-    /// The device as it was last seen, and what its paths' initiator ports stand on.
+    /// The device as it was last seen, and the adapters below its paths' initiator ports.
     #[serde(skip)]
     last: Option<(Arc<Device>, Arc<Adapters>)>,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Record {
 pub(crate) struct Absence {
     /// Since when, by the memory's clock.
     pub(crate) since: Moment,
-    /// The same moment by the clock on the wall.
+    /// Since when, by the wall clock.
     #[serde(with = "times")]
     pub(crate) time: SystemTime,
 }
@@ -90,12 +90,11 @@ pub(crate) struct Absence {
 /// How a device was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Loss {
-    /// Why it counts as lost.
     pub(crate) reason: LossReason,
-    /// When it was lost, by the clock on the wall.
+    /// When the device was lost, by the wall clock.
     #[serde(with = "times")]
     pub(crate) time: SystemTime,
-    /// The same moment by the memory's clock.
+    /// When the device was lost, by the memory's clock.
     pub(crate) at: Moment,
 }
 
@@ -128,12 +127,13 @@ impl Record {
         }
     }
 
-    /// A device that was there when the exporter first looked. Its trouble is one that a recovery ends.
+    /// A device that was there when the exporter first looked. The end of its trouble is a
+    /// recovery.
     pub(crate) fn found(device: &Device, appeared: Moment) -> Self {
         Record { is_present: true, was_well: true, ..Record::new(device, appeared) }
     }
 
-    /// Whether the device is another one than was last seen.
+    /// Returns true if the device or its adapters differ from what was last seen.
     pub(crate) fn differs_from(&self, device: &Arc<Device>, adapters: &Arc<Adapters>) -> bool {
         let is_same = |(last, stood_on): &(Arc<Device>, Arc<Adapters>)| {
             Arc::ptr_eq(last, device) && Arc::ptr_eq(stood_on, adapters)
@@ -141,7 +141,7 @@ impl Record {
         !self.last.as_ref().is_some_and(is_same)
     }
 
-    /// Takes note of the device as it is now.
+    /// Records the device as it is now.
     pub(crate) fn take(&mut self, device: &Arc<Device>, adapters: &Arc<Adapters>, now: Moment) {
         self.name_as(device);
         let counts = device.counts();
@@ -164,20 +164,21 @@ impl Record {
         }
     }
 
-    /// Whether it has had no valid path for so long.
+    /// Returns true if the device has had no valid path for at least `long`.
     pub(crate) fn is_pathless(&self, long: Duration, now: Moment) -> bool {
         self.pathless_since.is_some_and(|since| now.since(since) >= long)
             && self.valid_since.is_none_or(|since| now.since(since) < BLINK)
     }
 
-    /// The device is gone.
+    /// Records that the device is gone.
     pub(crate) fn leave(&mut self, now: Moment) {
         (self.is_present, self.seen, self.last) = (false, now, None);
         self.paths.note(0, now);
         self.redundancy.note(false, now);
     }
 
-    /// Takes note of how many paths are missing. Gives whether some were until now, though no path has come.
+    /// Records how many paths are missing. Returns true if paths were missing until now although no
+    /// path has come.
     pub(crate) fn has_ceased_to_miss(&mut self, missing: u32, present: usize) -> bool {
         let present = present as u64;
         if missing > 0 {
@@ -187,18 +188,17 @@ impl Record {
         self.lacking.take().is_some_and(|before| present <= before)
     }
 
-    /// Takes note of how many I/O errors its paths have had.
+    /// Records how many I/O errors the device's paths have had.
     pub(crate) fn count_errors(&mut self, errors: u64, now: Moment) {
         let last = self.errors.and_then(|(before, last)| if before < errors { Some(now) } else { last });
         self.errors = Some((errors, last));
     }
 
-    /// Whether there have been I/O errors lately.
+    /// Returns true if there were I/O errors within the last [`NEW`].
     pub(crate) fn has_new_errors(&self, now: Moment) -> bool {
         self.errors.and_then(|(_, last)| last).is_some_and(|last| now.since(last) < NEW)
     }
 
-    /// Keeps what the device is called now.
     fn name_as(&mut self, device: &Device) {
         for (known, now) in
             [(&mut self.name, &device.name), (&mut self.vendor, &device.vendor), (&mut self.product, &device.product)]
@@ -210,17 +210,19 @@ impl Record {
         self.kind = device.kind;
     }
 
-    /// Whether its paths may still be arriving.
+    /// Returns true if the device's paths may still be arriving.
     pub(crate) fn is_arriving(&self, now: Moment) -> bool {
         now.since(self.appeared) < ARRIVAL
     }
 
-    /// Whether a mount or swap still names it. A native NVMe device that comes back has another number.
+    /// Returns true if a mount or swap still names the device. A native NVMe device that comes back
+    /// has another number.
     pub(crate) fn is_still_named(&self, is_named: &dyn Fn(DevNo) -> bool) -> bool {
         self.numbers.iter().any(|number| is_named(*number))
     }
 
-    /// Forgets what is older than this, and its loss if that `is_old`. Gives whether that changes what is shown.
+    /// Forgets everything older than `before`, and the loss if it `is_old`. Returns true if that
+    /// changes what is shown.
     pub(crate) fn forget(&mut self, before: Moment, is_old: bool, (now, window): (Moment, Duration)) -> bool {
         let expected = self.paths.expected(now, window);
         let was_redundant = self.redundancy.is_proven(now, window);
@@ -232,7 +234,7 @@ impl Record {
             || self.redundancy.is_proven(now, window) != was_redundant
     }
 
-    /// The device, if it is lost.
+    /// Returns the lost device as it is published, or `None` if it is not lost.
     pub(crate) fn lost(&self, wwid: &Arc<str>) -> Option<LostDevice> {
         let loss = self.loss.as_ref()?;
         Some(LostDevice {

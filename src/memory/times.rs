@@ -1,4 +1,4 @@
-//! Times of the clock on the wall as text (RFC 3339), for serde.
+//! Wall-clock times as text (RFC 3339), for serde.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -9,23 +9,20 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// Writes a time.
 pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let mut text = String::new();
     write!(text, "{}", format_rfc3339_millis(*time)).map_err(S::Error::custom)?;
     serializer.serialize_str(&text)
 }
 
-/// Reads a time.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     parse_rfc3339(&Cow::<str>::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-/// Times that there may be none of.
+/// The same for optional times.
 pub(crate) mod optional {
     use super::*;
 
-    /// Writes a time or `null`.
     pub(crate) fn serialize<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
         match time {
             Some(time) => super::serialize(time, serializer),
@@ -33,7 +30,6 @@ pub(crate) mod optional {
         }
     }
 
-    /// Reads a time or `null`.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<Cow<str>>::deserialize(deserializer)?;
         text.map(|text| parse_rfc3339(&text).map_err(D::Error::custom)).transpose()

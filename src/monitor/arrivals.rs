@@ -1,4 +1,4 @@
-//! Readings that arrive, fail, or are late: a new reading takes the place of the last one.
+//! Readings that arrive, fail, or are late. A new reading replaces the last one of its source.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::source::{Error, device_mapper};
 use crate::topology::Daemon;
 
 impl State {
-    /// A reading has come. One that was late leaves its source down: it tells how things were when it was asked for.
+    /// Records that a reading has arrived. A late reading leaves its source down, because it shows
+    /// the state at the time of its request.
     fn note_success<R>(&self, part: Part, reading: &UnderWay<R>, unreadable: &[Error], now: Now) {
         let took = now.instant - reading.asked;
         if reading.is_late() {
@@ -40,7 +41,8 @@ impl State {
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
         self.note_success(Part::DeviceMapper, &reading, &unreadable, now);
         let Some(kernel) = &mut self.readings.kernel else { return };
-        // Others may have told of newer things since a late reading was asked for. The next one is the present.
+        // Other sources may have shown newer facts since a late reading was requested. The next
+        // reading is current again.
         let (is_current, came) = if reading.is_late() { (false, reading.asked) } else { (true, now.instant) };
         if is_current {
             self.timer_found = Some(reading.asked).filter(|_| reading.reason == Reason::Timer);
@@ -50,7 +52,7 @@ impl State {
         let was_read = |devno| !maps.unreadable.iter().any(|(unreadable, _)| *unreadable == devno);
         for map in &maps.maps {
             let ledger = self.ledgers.entry(Arc::clone(&map.wwid)).or_default();
-            // A map that could not be read is as old as before.
+            // A map that could not be read keeps the age of its last reading.
             if was_read(map.devno) {
                 ledger.kernel_read(reading.asked, came);
             }
@@ -75,7 +77,7 @@ impl State {
             if self.readings.block.read_once && disk.is_none_or(|disk| disk.states.absent) {
                 self.nameless.insert(devno, now.instant);
             }
-            // A reading of everything that has not begun will find it.
+            // A full reading that has not begun yet will read this disk anyway.
             if !self.block.want.wants_everything() {
                 self.block.want.disk(devno);
             }
@@ -83,12 +85,12 @@ impl State {
         if !self.is_open {
             return;
         }
-        // A new member may go over a new session, and multipathd has words for it.
+        // A new member may use a new session, and multipathd may have details about it.
         self.transports.want.look(false, Reason::Event);
         self.aftermath.follow(None, now.instant);
     }
 
-    /// Device mapper cannot be read now. Files have to tell what it told until now.
+    /// Device mapper cannot be read now. sysfs has to replace it.
     pub(super) fn kernel_fails(&mut self, error: &Error) {
         self.health.failed(Part::DeviceMapper, error);
         self.is_outdated = true;
@@ -104,7 +106,7 @@ impl State {
         let reading = match reply {
             Ok(reading) => reading,
             Err(error) => {
-                // Only a reading of everything makes up for what this one was to read.
+                // Only a full reading makes up for what this one should have read.
                 self.block_failed = true;
                 return self.health.failed(Part::Block, &error);
             }
@@ -144,7 +146,7 @@ impl State {
         }
         if reading.host.is_some() {
             self.forget_strangers = true;
-            // Whether multipathd leaves some of them alone is asked only where there are some.
+            // multipathd is asked for its paths only if there are disks that it may ignore.
             if !self.readings.block.suspects.is_empty() {
                 self.daemon_pace.want_paths(under_way.reason);
             }
@@ -178,7 +180,7 @@ impl State {
         }
     }
 
-    /// A disk's state may lag behind its port's, so a way counts as open once it has been for three readings.
+    /// Counts a way as open after three readings, because a disk's state may lag behind its port's.
     fn note_open_ways(&mut self, open: Arc<HashSet<Way>>) {
         if open != self.open_ways[0] && self.readings.block.read_once {
             self.block.want.states();
@@ -193,7 +195,7 @@ impl State {
         };
     }
 
-    /// Ports cannot be read now, so the states of disks are read instead.
+    /// Ports cannot be read now, so the states of all disks are read instead.
     fn forget_open_ways(&mut self) {
         self.open_ways = Default::default();
         self.block.want.open = Arc::default();
@@ -224,13 +226,14 @@ impl State {
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
         let Some(daemon) = &mut self.readings.multipathd else { return };
-        // It has just come up, or is done with its configuration. Between its other words it goes to and fro all the time.
+        // multipathd has just started, or has just finished its configuration. Between its other
+        // states it alternates all the time.
         let was_busy = !matches!(&daemon.state, Daemon::Up(word) if matches!(&**word, "idle" | "running"));
         let state = Daemon::Up(state);
         let may_leave_alone = !self.readings.block.suspects.is_empty();
         if was_busy && daemon.state != state {
             if may_leave_alone && paths.is_none() {
-                // Before it was ready, it may have told that it knows no path.
+                // Before it was ready, it may have answered that it knows no path.
                 self.daemon_pace.want_paths(Reason::Overflow);
             } else if maps.is_none() {
                 self.daemon_pace.want(Reason::Overflow);
@@ -238,7 +241,8 @@ impl State {
         }
         let paths_error = paths.as_ref().and_then(|paths| paths.as_ref().err().cloned());
         if daemon.know_paths(true, paths, may_leave_alone) {
-            // No unassembled disk is shown before that is known, so it waits no longer than after lost events.
+            // Unassembled disks are shown only once the paths are known. So the request waits no
+            // longer than after lost events.
             self.daemon_pace.want_paths(if self.is_open { Reason::Overflow } else { Reason::Start });
         }
         daemon.state = state;
@@ -300,12 +304,13 @@ mod tests {
     use crate::memory::Memory;
     use crate::topology::{IscsiSession, NvmeController, Transports};
 
-    /// A connection comes from this address after so many seconds, and the other one a second later.
+    /// The source addresses of two connections. The first connection comes up after [`LOGIN`]
+    /// seconds, the other one a second later.
     const SOURCES: [&str; 2] = ["192.0.2.7", "192.0.2.8"];
     const LOGIN: u64 = 33;
 
-    /// The names of the initiator ports of a session and of a controller in each second, and how often the interfaces were
-    /// asked for, if `eth1` has the addresses or none has.
+    /// The names of the initiator ports of a session and of a controller in each second, and the
+    /// number of requests for interfaces. `eth1` has both addresses, or no interface has them.
     fn follow(have_addresses: bool, seconds: u64) -> (Vec<[String; 2]>, usize) {
         let start = Instant::now();
         let options = Options::default();
@@ -316,7 +321,7 @@ mod tests {
         for second in 0..seconds {
             let now = Now { instant: start + Duration::from_secs(second), time: SystemTime::now() };
             state.look_at_clock(now);
-            // Each answer comes at once, and may lead to another question.
+            // Each answer comes at once, and may cause another request.
             for _ in 0..10 {
                 for ask in state.due(now) {
                     let reply = match ask {

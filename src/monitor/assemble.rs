@@ -1,8 +1,10 @@
-//! Devices out of what each source says of them: a pure function of readings, ledgers and what was built last.
+//! Assembles devices from what each source says about them: a pure function of readings, ledgers
+//! and the devices built last.
 //!
-//! The kernel's own state decides. Where it may be read, members and path states are device mapper's. Where it may not,
-//! members are sysfs's, and a path's state is the last reading's (multipathd; without it the SCSI state; where no source
-//! knows, valid), corrected by every event newer than that reading.
+//! The kernel's own state decides. If device mapper may be read, it gives members and path states.
+//! If not, sysfs gives the members, and the last reading gives the path states. They are
+//! multipathd's, or the SCSI states if multipathd gives none. A path that no source knows counts as
+//! valid. Every event newer than the reading corrects it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,36 +21,36 @@ use crate::source::transports::{Way, Ways};
 use crate::source::{Stall, UUID_PREFIX, device_mapper, multipathd};
 use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, PathState, luns};
 
-/// A device, and what it was assembled from.
+/// A device, and the facts it was assembled from.
 #[derive(Debug)]
 pub(crate) struct Built {
     inputs: Inputs,
     carried: Carried,
-    /// The device.
     pub(crate) device: Arc<Device>,
-    /// When it was written to.
+    /// When the device was written to.
     pub(crate) written: Written,
     /// How long its I/O has stood still.
     pub(crate) stall: Stall,
-    /// It was assembled in the last round: its inputs differ from those of the round before.
+    /// True if the device was assembled in the last round, because its inputs had changed.
     pub(crate) is_new: bool,
-    /// Device mapper counted events of the map between the two readings that it and the one before were assembled from.
+    /// True if device mapper counted events of the map between the last two readings used for the
+    /// device.
     pub(crate) event_nr_moved: bool,
 }
 
 impl Built {
-    /// Its device number.
     pub(crate) fn devno(&self) -> Option<DevNo> {
         self.inputs.devno()
     }
 
-    /// Whether more hold it than its partition mappings that nobody holds; `None` if device mapper does not tell.
+    /// Returns true if the device has more holders than its closed partition mappings. `None` if
+    /// device mapper gives no open count.
     pub(crate) fn is_held(&self) -> Option<bool> {
         let closed = self.inputs.kernel.as_ref()?.closed_partitions;
         self.device.open_count.map(|open| open > closed.into())
     }
 
-    /// The same device in the next round.
+    /// Returns the same device for the next round.
     fn again(self) -> Self {
         Built { is_new: false, event_nr_moved: false, ..self }
     }
@@ -58,13 +60,13 @@ impl Built {
     }
 }
 
-/// Inputs that all devices share.
+/// The inputs that all devices share.
 #[derive(Clone, Debug)]
 struct Common {
     ways: Arc<Ways>,
     /// Remote ports whose disks wait with them.
     blocked_ways: Arc<HashSet<Way>>,
-    /// It says where LUN numbers may differ.
+    /// Gives the arrays whose LUN numbers may differ.
     config: Arc<Config>,
 }
 
@@ -79,11 +81,12 @@ impl Common {
 /// The device-mapper devices by WWID.
 pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
 
-/// Assembles all device-mapper devices. One whose inputs are the same as in `last` is taken over from there: of 1,000
-/// devices with 8 paths this takes a fifth of the time that it takes to assemble them.
+/// Assembles all device-mapper devices. A device whose inputs are the same as in `last` is taken
+/// over. For 1,000 devices with 8 paths, taking over needs a fifth of the time of assembling.
 ///
-/// `withheld` says whether a member's name is being looked up. A new device waits for the names of all members; of a
-/// known one only that member waits, unless no valid path were left without it.
+/// `withheld` returns true if a member's name is being looked up. A new device waits for the names
+/// of all its members. In a known device only the member itself waits, unless no valid path would
+/// be left without it.
 pub(crate) fn devices(
     readings: &Readings,
     ledgers: &Ledgers,
@@ -121,7 +124,7 @@ pub(crate) fn devices(
                 let event_nr = inputs.kernel.as_ref().and_then(|map| map.event_nr);
                 let event_nr_moved = known.as_ref().is_some_and(|known| known.event_nr() != event_nr);
                 let (written, stall) = known.as_ref().map(|known| (known.written, known.stall)).unwrap_or_default();
-                // A device that reads the same is not published again.
+                // A device whose facts are unchanged is not published again.
                 let device = match known {
                     Some(known) if *known.device == device => known.device,
                     _ => Arc::new(device),
@@ -134,13 +137,14 @@ pub(crate) fn devices(
     devices
 }
 
-/// Knowledge of a device that stays from round to round.
+/// The knowledge about a device that is carried from round to round.
 #[derive(Clone, Debug, Default)]
 struct Carried {
-    /// The sources whose names of members can be held against the map's.
+    /// The sources whose names of members can be compared with the map's name.
     speakers: Speakers,
-    /// Where SCSI states serve: up to which event the state of each disk includes all. A state that stays the same says
-    /// nothing new, since a failed path often still says `running`; one that changes is newer than every event before it.
+    /// For SCSI states as path states: the event number up to which the state of each disk includes
+    /// all events. An unchanged state shows nothing new, because a failed path often still says
+    /// `running`. A state that changes is newer than every event before it.
     floors: HashMap<DevNo, u64>,
     /// [`MapLedger::instance`].
     instance: u64,
@@ -161,7 +165,7 @@ impl Carried {
         }
         for disk in inputs.disks() {
             let last = known.and_then(|known| known.inputs.disk(disk.devno));
-            // A disk that is gone has no state: that is not a better one.
+            // A disk that is gone has no state. A lost state is no improvement.
             if disk.states.device.is_some() && last.is_some_and(|last| last.states.device != disk.states.device) {
                 carried.floors.insert(disk.devno, ledger.block_floor());
             }
@@ -170,23 +174,24 @@ impl Carried {
     }
 }
 
-/// All that a device is assembled from.
+/// All inputs of one device.
 #[derive(Debug)]
 struct Inputs {
     /// The source of the members.
     teller: Teller,
-    /// Device mapper's word.
+    /// The map in device mapper.
     kernel: Option<Arc<device_mapper::Map>>,
-    /// sysfs's word.
+    /// The map in sysfs.
     block: Option<Arc<maps::Map>>,
-    /// multipathd's word.
+    /// The map in multipathd.
     daemon: Option<Arc<multipathd::Map>>,
-    /// Whether multipathd answers now. If not, its words are not shown, but its last path states still serve.
+    /// True if multipathd answers now. If not, its facts are not shown, but its last path states
+    /// are still used.
     daemon_answers: bool,
-    /// Where the path states come from.
+    /// The source of the path states.
     base: Base,
     members: Vec<Member>,
-    /// Some members wait for their names and are left out.
+    /// True if some members wait for their names and are left out.
     withholds: bool,
     /// [`readings::Block::disks_version`](super::readings::Block::disks_version).
     disks_version: u64,
@@ -194,32 +199,33 @@ struct Inputs {
     common: Common,
     /// [`MapLedger::version`].
     ledger_version: u64,
-    /// Whether the root file system stands on it.
+    /// True if the root file system uses the device.
     root: bool,
 }
 
-/// Whose reading the path states are. `floor` is the highest event number that it includes: an event beyond it is newer.
+/// The reading that gives the path states. `floor` is the highest event number that it includes.
+/// Events with higher numbers are newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
-    /// Device mapper's. Its reading is asked for again at each event, so an event beyond it is one of the last moment,
-    /// unless reading takes long or fails.
+    /// Device mapper's reading. Each event triggers a new one. So an event above the floor is very
+    /// recent, unless reading takes long or fails.
     Kernel { floor: u64 },
-    /// multipathd's.
+    /// multipathd's reading.
     Daemon { floor: u64 },
-    /// The SCSI states.
+    /// The SCSI states of the disks.
     Fallback,
 }
 
-/// A member, and what is known of it.
+/// A member, and what is known about it.
 #[derive(Clone, Debug)]
 struct Member {
     devno: Option<DevNo>,
     group: Option<u32>,
-    /// Device mapper's word.
+    /// The path state in device mapper.
     kernel_valid: Option<bool>,
-    /// By its link, where sysfs tells the members.
+    /// The name of the member's link, if sysfs gives the members.
     name: Arc<str>,
-    /// Its link leads nowhere.
+    /// True if the member's link leads nowhere.
     gone: bool,
     disk: Option<Arc<disks::Disk>>,
 }
@@ -243,7 +249,7 @@ impl Inputs {
     fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, common: &Common) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
         let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
-        // Where sysfs has the newer word, device mapper's may be about a map that was there before.
+        // If sysfs has newer facts, those of device mapper may be about an earlier map.
         let is_it = |map: &Arc<device_mapper::Map>| {
             teller != Teller::Block || block.as_ref().is_some_and(|block| block.devno == map.devno)
         };
@@ -310,8 +316,9 @@ impl Inputs {
                     }
                 });
                 let mut members: Vec<Member> = slaves.collect();
-                // sysfs may no longer link to a member whose disk is gone, though the map still holds it. A valid path may have
-                // left by order since multipathd told of it, and any path once multipathd is down.
+                // sysfs may no longer link to a member whose disk is gone, although the map still
+                // holds the member. Only failed paths are added. A valid path may have been removed
+                // since multipathd's reading, and any path once multipathd is down.
                 let words = self.daemon.iter().filter(|_| self.daemon_answers);
                 let held = words.flat_map(|map| &map.paths).filter(|path| path.valid == Some(false));
                 for devno in held.filter_map(|path| path.devno) {
@@ -327,7 +334,7 @@ impl Inputs {
             }
         };
         members.sort_by_key(|member| member.devno);
-        // A table may name a device in two path groups; as a path it is one.
+        // A table may contain a disk in two path groups. It is one path.
         members.dedup_by(|again, member| {
             let same = again.devno == member.devno && again.devno.is_some();
             if same && again.kernel_valid == Some(true) {
@@ -338,7 +345,8 @@ impl Inputs {
         self.members = members;
     }
 
-    /// The number of a member whose link leads nowhere: sysfs may not have seen it while it was there.
+    /// Returns the number of a member whose link leads nowhere. sysfs may not have seen the member
+    /// while it was there.
     fn number_of(&self, name: &str, previous: Option<&Device>) -> Option<DevNo> {
         let mut shown = previous.into_iter().flat_map(|device| &device.paths);
         let mut known = self.daemon.iter().flat_map(|map| &map.paths);
@@ -348,7 +356,8 @@ impl Inputs {
             .or_else(|| known.find(|path| *path.name == *name).and_then(|path| path.devno))
     }
 
-    /// Leaves out members whose names are being looked up. `false` if the device as a whole has to wait for them.
+    /// Leaves out members whose names are being looked up. Returns false if the whole device has to
+    /// wait for them.
     fn withhold(&mut self, previous: Option<&Device>, withheld: &impl Fn(DevNo) -> bool) -> bool {
         let was_shown =
             |devno| previous.is_some_and(|device| device.paths.iter().any(|path| path.devno == Some(devno)));
@@ -370,13 +379,14 @@ impl Inputs {
         true
     }
 
-    /// Whether these are the very same readings, so that the device built from them is the same too. `other` has not found
-    /// its members yet: on a large host that spares the look-up of many thousand disks in each round.
+    /// Returns true if these are the same readings, so that the device built from them is the same
+    /// too. `other` has not found its members yet. On a large host this saves the look-up of many
+    /// thousand disks in each round.
     fn have_the_same_sources(&self, other: &Inputs) -> bool {
         !self.withholds && self.disks_version == other.disks_version && self.have_the_same_words(other)
     }
 
-    /// Whether these are the same, though other disks may have changed.
+    /// Returns true if these inputs are the same, although other disks may have changed.
     fn are_the_same(&self, other: &Inputs) -> bool {
         self.have_the_same_words(other)
             && self.withholds == other.withholds
@@ -412,7 +422,7 @@ impl Inputs {
             (None, None) => Vec::new(),
         };
         let (active_group_priority, best_group_priority) = priorities(words, &groups, &paths);
-        // All members are the same LUN; one that has just come may not have said yet what it is.
+        // All members are the same LUN. The vendor and model of a new member may not be known yet.
         let model = self.disks().map(|disk| &disk.model).find(|model| !model.product.is_empty());
         let vendor = known([
             model.map(|model| &model.vendor),
@@ -465,11 +475,11 @@ impl Inputs {
             read_only,
             size_bytes,
             open_count: kernel.map(|map| map.open_count.into()),
-            // Decided when all that may use it is known.
+            // Decided once everything that may use the device is known.
             in_use: previous.and_then(|device| device.in_use),
             inflight_requests: self.inflight_requests,
             blocked_paths: self.blocked_paths(&paths),
-            // Decided by each reading, also by those that change nothing else.
+            // Decided after each reading, even after one that changes nothing else.
             stalled: previous.and_then(|device| device.stalled),
             root: self.root,
             stray_paths: previous.map(|device| device.stray_paths.clone()).unwrap_or_default(),
@@ -486,9 +496,10 @@ impl Inputs {
         }
     }
 
-    /// Whether I/O waits when no path is valid. A suspend that flushes takes `queue_if_no_path` out of the table until the
-    /// map is resumed (`multipath_presuspend` in `drivers/md/dm-mpath.c`): meanwhile I/O waits as before, so what was read
-    /// before stands.
+    /// Returns true if I/O waits when no path is valid. A suspend that flushes removes
+    /// `queue_if_no_path` from the table until the map is resumed (`multipath_presuspend` in
+    /// `drivers/md/dm-mpath.c`). Meanwhile I/O waits as before, so the last value before the
+    /// suspend holds.
     fn queueing(
         &self,
         kernel: Option<&device_mapper::Map>,
@@ -504,7 +515,8 @@ impl Inputs {
         if suspended && queueing == Some(false) { before } else { queueing.or(before) }
     }
 
-    /// How many members differ from the device, as far as sysfs and udev know them. `lun` is the number that differ in theirs.
+    /// Counts the members that differ from the device, as far as sysfs and udev know them. `lun` is
+    /// the number of members with another LUN number.
     fn mismatches(
         &self,
         wwid: &str,
@@ -518,7 +530,7 @@ impl Inputs {
         let disks = || self.disks().filter(is_member);
         let differ = |differs: &dyn Fn(&disks::Disk) -> bool| disks().filter(|disk| differs(disk)).count();
         Mismatches {
-            // A disk that has no size any more is gone, or was never there.
+            // A disk without a size is gone, or was never there.
             size: differ(&|disk| {
                 disk.size_bytes.is_some_and(|size| size > 0 && size_bytes.is_some_and(|whole| whole != size))
             }),
@@ -528,16 +540,17 @@ impl Inputs {
         }
     }
 
-    /// How many paths differ in their LUN number, unless the array is configured to number its LUNs by port.
+    /// Counts the paths with another LUN number, unless the array is configured to number its LUNs
+    /// by port.
     fn lun_mismatches(&self, wwid: &str, vendor: &str, product: &str, paths: &[Path]) -> usize {
         let mismatched = luns::mismatched_paths(paths);
-        // Nearly always there are none, and no pattern need be tried.
+        // The count is nearly always 0, and then no pattern has to be tried.
         let is_right = || self.common.config.expectation_of(wwid, vendor, product).is_some_and(|rule| !rule.same_lun);
         if mismatched > 0 && is_right() { 0 } else { mismatched }
     }
 
-    /// How many valid paths are blocked: I/O is sent there, and waits. A disk behind a blocked port fails I/O at once when
-    /// `fast_io_fail_tmo` has run out.
+    /// Counts the valid paths that are blocked: I/O is sent there, and waits. A disk behind a
+    /// blocked port fails I/O at once after `fast_io_fail_tmo`.
     fn blocked_paths(&self, paths: &[Path]) -> usize {
         let is_blocked = |disk: &disks::Disk| {
             let behind_port = disk.way.as_ref().is_some_and(|way| self.common.blocked_ways.contains(way));
@@ -547,7 +560,7 @@ impl Inputs {
         members.filter(|(member, _)| member.disk.as_deref().is_some_and(is_blocked)).count()
     }
 
-    /// The members as sysfs knows them.
+    /// The members' disks in sysfs.
     fn disks(&self) -> impl Iterator<Item = &disks::Disk> {
         self.members.iter().filter_map(|member| member.disk.as_deref())
     }
@@ -560,8 +573,8 @@ impl Inputs {
         self.daemon.as_ref()?.paths.iter().find(|path| path.devno == Some(devno))
     }
 
-    /// Whether the member is valid, and whether that is the kernel's own word: multipathd, too, tells what it reads in the
-    /// kernel's status, beside the word of its checker.
+    /// Returns true if the member is valid, and true if the kernel itself says so. multipathd also
+    /// reports the kernel's status, beside its checker's state.
     fn valid(&self, member: &Member, ledger: &MapLedger, carried: &Carried) -> (bool, bool) {
         let Some(devno) = member.devno else { return (!member.gone, false) };
         let daemon_valid = self.daemon_path(devno).and_then(|path| path.valid);
@@ -634,7 +647,8 @@ impl Inputs {
     }
 }
 
-/// Chooses the reading that path states are taken from: device mapper's if it is the present one, otherwise the last.
+/// Chooses the reading that gives the path states: device mapper's if it is current, otherwise the
+/// newest one.
 fn base(readings: &Readings, kernel_has_it: bool, daemon_has_it: bool, ledger: &MapLedger) -> Base {
     let kernel = Base::Kernel { floor: ledger.kernel_floor() };
     if kernel_has_it && readings.kernel_is_current() {
@@ -650,8 +664,8 @@ fn base(readings: &Readings, kernel_has_it: bool, daemon_has_it: bool, ledger: &
     }
 }
 
-/// Whether I/O to the disk fails at once: in these SCSI states (`blocked` and `quiesce` make it wait), and where the SCSI
-/// device is gone while the map still holds it.
+/// Returns true if I/O to the disk fails at once. It does so in these SCSI states, and if the SCSI
+/// device is gone while the map still holds it. In the states `blocked` and `quiesce` I/O waits.
 fn scsi_fails(disk: &disks::Disk) -> bool {
     match disk.states.device.as_deref() {
         Some(state) => matches!(state, "offline" | "transport-offline" | "cancel" | "deleted"),
@@ -672,12 +686,12 @@ fn numbered(states: impl Iterator<Item = Arc<str>>) -> Vec<Group> {
     (1..).zip(states).map(|(index, state)| Group { index, state }).collect()
 }
 
-/// The first that says something.
+/// Returns the first choice that is not empty.
 fn known<const N: usize>(choices: [Option<&Arc<str>>; N]) -> Arc<str> {
     choices.into_iter().flatten().find(|choice| !choice.is_empty()).cloned().unwrap_or_default()
 }
 
-/// Priority of the group in use, and of the best group with a valid path.
+/// Returns the priorities of the group in use and of the best group with a valid path.
 fn priorities(words: Option<&multipathd::Map>, groups: &[Group], paths: &[Path]) -> (Option<i64>, Option<i64>) {
     let Some(words) = words else { return (None, None) };
     let priority = |index| words.groups.iter().find(|group| group.index == index).and_then(|group| group.priority);

@@ -1,8 +1,8 @@
-//! Which networks of the configured iSCSI bonds this host reaches its targets over.
+//! Which networks of the configured iSCSI bonds this host uses to reach its targets.
 //!
-//! A host that is in maintenance has logged out of all targets of a bond, and one that never had any of its networks
-//! reaches them over the default network. Neither is an outage. A network that the host has had is missed: its
-//! addresses may go with it.
+//! A host in maintenance has logged out of all targets of a bond. A host that never had any of the
+//! bond's networks reaches the targets over the default network. These are no outages. A network
+//! that the host once had is expected to stay: an outage may take the host's addresses away too.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use crate::config::{self, Network};
 use crate::source::interfaces::Addresses;
 use crate::topology::{IscsiBond, IscsiSession, Transports};
 
-/// Remembers of which bonds this host has had a network.
+/// Remembers the bonds of which this host has had a network.
 #[derive(Debug, Default)]
 pub(crate) struct Bonds {
-    /// By name. An outage may take the addresses of a network away, and sessions may log in again over another one.
+    /// The names of the bonds. An outage may remove the addresses of a network, and sessions may
+    /// log in again over another network.
     seen: BTreeSet<String>,
 }
 
 impl Bonds {
-    /// The bonds of which a target has a session on this host. One is left out while it is not known whether the host
-    /// has any of its networks.
+    /// Returns the bonds with a session on this host to one of their targets. A bond is left out
+    /// while it is not known if the host has any of its networks.
     pub(crate) fn look(
         &mut self,
         bonds: &[config::IscsiBond],
@@ -36,7 +37,7 @@ impl Bonds {
         transports: &Transports,
         addresses: &Addresses,
     ) -> Option<IscsiBond> {
-        // A session that is just being made does not know its target yet.
+        // A session that is just being created does not know its target yet.
         let of_bond = |session: &&Arc<IscsiSession>| {
             let target = &session.ports.target;
             !target.is_empty() && bond.targets.iter().any(|glob| glob.fits(target))
@@ -62,8 +63,9 @@ impl Bonds {
     }
 }
 
-/// Whether this host has some of the networks; `None` if that is not known yet. The address of an offload adapter, or
-/// that of a session which is down, may be none of the host's.
+/// Returns true if this host has some of the networks, or `None` if that is not known yet. An
+/// offload adapter's address, or the address of a session that is down, may belong to no interface
+/// of the host.
 fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses) -> Option<bool> {
     let sessions = &transports.iscsi_sessions;
     let is_here = |network: &Network| match sessions.iter().any(|session| is_over(session, network) == Some(true)) {
@@ -77,15 +79,15 @@ fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses
     }
 }
 
-/// Whether all sessions of a bond are down, and one may go over one of the networks: a session that was down when the
-/// exporter started does not tell where it came from. One that is logged in tells that the host reaches the targets
-/// otherwise.
+/// Returns true if all sessions of a bond are down and one of them may use one of the networks. A
+/// session that was down when the exporter started does not show its source address. A session that
+/// is logged in shows that the host reaches the targets in another way.
 fn may_go_over(networks: &[Network], sessions: &[&Arc<IscsiSession>]) -> bool {
     let may = |session: &&Arc<IscsiSession>| networks.iter().any(|network| is_over(session, network).is_none());
     !sessions.iter().any(|session| session.is_logged_in()) && sessions.iter().any(may)
 }
 
-/// Whether the session goes over the network; `None` if that is not known.
+/// Returns true if the session uses the network, or `None` if that is not known.
 fn is_over(session: &IscsiSession, network: &Network) -> Option<bool> {
     network.carries(&session.ports.initiator_port, session.source)
 }
@@ -105,8 +107,8 @@ mod tests {
         Arc::new(IscsiSession { ports, source: source.parse().ok(), state: state.into(), ..IscsiSession::default() })
     }
 
-    /// The networks of the only bond, on a host with these sessions, interfaces, and addresses: nothing if it is not
-    /// watched.
+    /// The networks of the only bond on a host with these sessions, interfaces, and addresses.
+    /// `None` inside if the bond is not watched.
     fn networks(
         config: &str,
         sessions: &[Arc<IscsiSession>],
@@ -172,24 +174,25 @@ mod tests {
         let by_default = [session(A, "eth0", "203.0.113.1", "LOGGED_IN")];
         let all_down = Some(Some(vec![false; 3]));
         for (sessions, interfaces, addresses, expected) in [
-            // Neither logged in to.
+            // No session is logged in to a target of the bond.
             (&[][..], &["eth1"][..], Some(&["192.0.2.7"][..]), None),
             (&[session("", "eth1", "192.0.2.7", "FREE")], &["eth1"], Some(&["192.0.2.7"]), None),
             (&by_default, &["eth0"], Some(&["203.0.113.1"]), Some(None)),
-            // It has one of the three, by name or by address.
+            // The host has one of the three networks, by name or by address.
             (&by_default, &["eth0", "eth3"], Some(&["203.0.113.1"]), all_down.clone()),
             (&by_default, &["eth0"], Some(&["203.0.113.1", "192.0.2.7"]), all_down.clone()),
-            // Only a session tells of it: an offload adapter's address, an interface of another namespace.
+            // Only a session shows the network: it has an offload adapter's address, or an
+            // interface of another network namespace.
             (&[session(A, "192.0.2.9", "192.0.2.9", "FAILED")], &[], Some(&[]), all_down.clone()),
             (&[session(A, "eth3", "", "FREE")], &[], Some(&[]), all_down.clone()),
-            // It may have the range.
+            // The host may have the address range.
             (&by_default, &["eth0"], None, None),
             (&by_default, &["eth1"], None, all_down.clone()),
-            // They were down when the exporter started, and their addresses are gone.
+            // The sessions were down when the exporter started, and their addresses are gone.
             (&[session(A, "", "", "FAILED"), session(B, "", "", "FREE")], &[], Some(&[]), all_down.clone()),
             (&[session(A, "", "", "FAILED")], &["eth0"], Some(&["203.0.113.1"]), all_down.clone()),
             (&[session(A, "", "", "FAILED")], &["eth0"], None, all_down),
-            // One that is down, and another that shows how this host reaches the targets.
+            // One session is down, and another one shows how this host reaches the targets.
             (
                 &[session(A, "", "", "FAILED"), session(A, "eth0", "203.0.113.1", "LOGGED_IN")],
                 &["eth0"],
@@ -215,7 +218,7 @@ mod tests {
         // The addresses go, and the sessions log in again over another interface.
         let elsewhere = [session(A, "eth0", "203.0.113.1", "LOGGED_IN")];
         assert_eq!(look(&elsewhere, &["203.0.113.1"]), Some(Some(vec![false; 3])));
-        // It goes into maintenance, and is used over the default network afterwards.
+        // The host goes into maintenance, and later uses the default network.
         assert_eq!(look(&[session("iqn.2024-01.net.example:c", "eth0", "", "LOGGED_IN")], &["203.0.113.1"]), None);
         assert_eq!(look(&elsewhere, &["203.0.113.1"]), Some(None));
     }

@@ -1,4 +1,4 @@
-//! The differences between two snapshots: a pure comparison.
+//! The differences between two snapshots, as a pure function.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -6,31 +6,28 @@ use std::sync::Arc;
 use super::nvme;
 use crate::topology::{Device, Path, PathState};
 
-/// One difference.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
-    /// The device as it is now; one that is gone as it was.
+    /// The device as it is now. For a device that is gone: as it was last.
     pub(crate) device: Arc<Device>,
-    /// The change.
     pub(crate) what: What,
 }
 
-/// A change of a device.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
-    /// It is new. Its paths are born valid: those that are failed have a change of their own.
+    /// The device is new. Its paths start as valid: each failed one has a change of its own.
     Added,
-    /// It is gone.
+    /// The device is gone.
     Removed,
-    /// It has a new member.
+    /// The device has a new member.
     PathAdded(Path),
-    /// It has lost a member.
+    /// The device has lost a member.
     PathRemoved(Path),
-    /// A member is failed, and was not.
+    /// A member has become failed.
     PathFailed(Path),
-    /// A member was failed, and is not.
+    /// A member has stopped being failed.
     PathReinstated(Path),
-    /// It had a valid path and has none, though no path has failed.
+    /// The device has lost its last valid path although no path has failed.
     NoValidPath,
 }
 
@@ -72,7 +69,7 @@ fn compare(before: Option<&Device>, now: &Arc<Device>, changes: &mut Vec<Change>
     for path in &now.paths {
         let was_failed = find(old_paths, path).is_some_and(|old| old.state == PathState::Failed);
         match (was_failed, path.state == PathState::Failed) {
-            // It goes by order, and its removal is told.
+            // The path is being removed on request. Its removal is reported.
             (false, true) if nvme::is_leaving(path) => has_failed = true,
             (false, true) => {
                 has_failed = true;
@@ -88,7 +85,7 @@ fn compare(before: Option<&Device>, now: &Arc<Device>, changes: &mut Vec<Change>
     }
 }
 
-/// A path is the same by its device number; where it has none, by its name.
+/// Finds the same path by its device number, or by its name if it has no number.
 fn find<'a>(paths: &'a [Path], path: &Path) -> Option<&'a Path> {
     let same = |other: &&Path| match (other.devno, path.devno) {
         (None, None) => other.name == path.name,

@@ -1,4 +1,5 @@
-//! Changes that a reading showed before any event told of them. Each waits for its event, and is counted if none comes.
+//! Changes that a reading showed before any event did. Each waits for its event, and counts as a
+//! correction if none comes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,47 +13,47 @@ use crate::metrics::own::OwnMetrics;
 use crate::topology::DevNo;
 use crate::watch::PathAction;
 
-/// A member of a device.
+/// A device and the number of one of its members.
 pub(crate) type Member = (Arc<str>, DevNo);
 
-/// The changes that wait for events.
 #[derive(Debug, Default)]
 pub(crate) struct Corrections {
-    /// Members whose state no event has told of yet, and when that is to be counted.
+    /// Members whose published state has no event yet, and when the change is to be counted.
     unexplained: HashMap<Member, Instant>,
     suspicions: Vec<Suspicion>,
     device_mapper_woke: Option<Instant>,
-    /// All uevents up to this moment have been taken note of; `None` if none can be expected.
+    /// All uevents up to this moment have been processed. `None` if none can be expected.
     events_read_until: Option<Instant>,
 }
 
-/// A timed reading found a device different, and no event had told.
+/// A device that a timed reading found changed without an event.
 #[derive(Debug)]
 struct Suspicion {
     wwid: Arc<str>,
     asked: Instant,
     found: Instant,
-    /// Device mapper had counted an event; its poll may still wake us.
+    /// True if device mapper had counted an event. Its event poll may still wake the monitor.
     event_nr_moved: bool,
 }
 
 impl Corrections {
-    /// Device mapper's event poll woke us.
+    /// Device mapper's event poll has woken the monitor.
     pub(crate) fn device_mapper_woke(&mut self, now: Instant) {
         self.device_mapper_woke = Some(now);
     }
 
-    /// All uevents up to this moment have been taken note of; `None` if none can be expected.
+    /// All uevents up to this moment have been processed. `None` if none can be expected.
     pub(crate) fn events_read_until(&mut self, moment: Option<Instant>) {
         self.events_read_until = moment;
     }
 
-    /// Whether a change of a member is yet to be told.
+    /// Returns true if a change of a member still waits for its event.
     pub(crate) fn wait(&self) -> bool {
         !self.unexplained.is_empty()
     }
 
-    /// A member's state differs from the one that its events led to until `due`; `None` if it does not.
+    /// Records until when a member waits for the event that explains its state. `None` if no event
+    /// is missing.
     pub(crate) fn follow(&mut self, member: Member, due: Option<Instant>) {
         match due {
             Some(due) => drop(self.unexplained.insert(member, due)),
@@ -60,7 +61,7 @@ impl Corrections {
         }
     }
 
-    /// A timed reading, asked for at `asked`, found this device different.
+    /// Records that a timed reading, requested at `asked`, found this device changed.
     pub(crate) fn suspect(
         &mut self,
         wwid: &Arc<str>,
@@ -76,13 +77,14 @@ impl Corrections {
         }
     }
 
-    /// Until when all is due that is due by now: in a storm uevents come later than the readings that they led to, and what
-    /// waits for them waits as long.
+    /// The moment up to which changes are due now. In a storm, uevents arrive later than the
+    /// readings that they caused, and the changes wait for them.
     fn until(&self, now: Instant) -> Instant {
         self.events_read_until.map_or(now, |read| read.min(now))
     }
 
-    /// The next moment at which something is due. A change that waits for events is due with them.
+    /// Returns the next moment at which something is due. A change that waits for events is due
+    /// with them.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
         let until = self.until(now);
@@ -90,7 +92,8 @@ impl Corrections {
         self.unexplained.values().copied().chain(suspicions).filter(|due| !waits(due)).min()
     }
 
-    /// Counts what has waited long enough for an event, and gives the changes of members that were counted.
+    /// Counts the changes that have waited long enough for an event. Returns the changes of
+    /// members.
     pub(crate) fn settle(
         &mut self,
         ledgers: &mut Ledgers,
@@ -102,7 +105,8 @@ impl Corrections {
         let due: Vec<Member> = self.unexplained.extract_if(|_, due| *due <= until).map(|(member, _)| member).collect();
         let mut counted = Vec::new();
         for member in due {
-            // There is nothing to settle if an event has come in the meantime: the next assembly compares once more.
+            // If an event has come meanwhile, there is nothing to settle. The next assembly
+            // compares again.
             let ledger = ledgers.get_mut(&member.0);
             let action = ledger.and_then(|ledger| ledger.settle(member.1, now.instant, now.time));
             counted.extend(action.map(|action| (member, action)));

@@ -1,4 +1,5 @@
-//! Which went first, a map or its disks? The kernel numbers its events, so they tell even where no reading came between.
+//! Which went first, a map or its disks? The kernel numbers its events, so they give the order even
+//! if no reading came between them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,23 +8,23 @@ use std::time::{Duration, Instant};
 use crate::topology::DevNo;
 use crate::watch::Uevent;
 
-/// A removal says nothing about a device that is removed later than this.
+/// A removal is not related to a device that is removed later than this.
 const MEMORY: Duration = Duration::from_secs(60);
 
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last removals.
+/// The latest removals.
 #[derive(Debug, Default)]
 pub(crate) struct Departures {
     disks: HashMap<DevNo, Departure>,
     maps: HashMap<Arc<str>, Departure>,
-    /// When the old ones were last forgotten: in a storm of removals not with each.
+    /// When old removals were last dropped. In a storm, that is not done with each removal.
     forgot: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Departure {
-    /// The kernel's number of the event.
+    /// The event's sequence number, `SEQNUM`.
     seqnum: u64,
     at: Instant,
 }
@@ -35,7 +36,7 @@ impl Departure {
 }
 
 impl Departures {
-    /// An event tells that a disk comes or goes.
+    /// Processes an event about a disk that comes or goes.
     pub(crate) fn note_disk(&mut self, devno: DevNo, uevent: &Uevent) {
         match &*uevent.action {
             "remove" => drop(self.disks.insert(devno, Departure::of(uevent))),
@@ -45,21 +46,22 @@ impl Departures {
         self.forget(uevent.received);
     }
 
-    /// An event tells that a map may go.
+    /// Processes an event about a map, which may go.
     pub(crate) fn note_map(&mut self, wwid: &Arc<str>, uevent: &Uevent) {
         if &*uevent.action == "remove" {
-            // The kernel may tell twice of one removal.
+            // The kernel may send two events for one removal.
             self.maps.entry(Arc::clone(wwid)).or_insert_with(|| Departure::of(uevent));
         }
         self.forget(uevent.received);
     }
 
-    /// The map is there again.
+    /// Records that the map is there again.
     pub(crate) fn map_came(&mut self, wwid: &str) {
         self.maps.remove(wwid);
     }
 
-    /// Whether all of these disks went before their map. One without a number did not, as far as anybody knows.
+    /// Returns true if all of these disks are known to have gone before their map. A disk without a
+    /// number is not known to have.
     pub(crate) fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
         let map = self.maps.get(wwid);
         disks.all(|disk| {

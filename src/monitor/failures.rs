@@ -1,8 +1,9 @@
 //! Failures of iSCSI sessions and NVMe controllers, counted by the ports between which they go.
 //!
-//! A failure here is the difference between two readings, so one that ended before the next reading is not seen. Only
-//! controllers have a count of the kernel's own, which has that one, too (`diag/reset_count`, Linux 7.2). A new login
-//! or connection is another object with the same ports, so it counts on from there.
+//! A failure is a difference between two readings, so one that ends before the next reading is not
+//! seen. Only controllers have a count of the kernel's own, which includes such failures
+//! (`diag/reset_count`, Linux 7.2). A new login or connection is another object with the same
+//! ports, so the count continues.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,35 +12,37 @@ use std::time::{Duration, Instant};
 use super::io_errors::growth;
 use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 
-/// A session that logs out is gone before it has been [`Standing::Unclear`] for so long. The kernel has removed its
-/// disks by then, and only takes its objects down.
+/// A session that logs out goes before it has been [`Standing::Unclear`] for this long. By then the
+/// kernel has removed its disks, and only removes the session's own objects.
 const LOGOUT: Duration = Duration::from_secs(2);
 
-/// The failures between ports without an object are kept so long. The alerts on flapping look back less far (15
-/// minutes). To them a count that goes on is then the same as one that begins at 0.
+/// How long failures are kept for ports without an object. The alerts on flapping look back 15
+/// minutes. So for them it makes no difference if a count continues after this time or restarts at
+/// 0.
 const KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// More counts than these are not kept of ports without an object. A host has far fewer sessions and controllers.
+/// How many counts are kept for ports without an object. A host has far fewer sessions and
+/// controllers.
 const MOST_KEPT: usize = if cfg!(test) { 4 } else { 10_000 };
 
-/// The part that a reading shows of a session or controller.
+/// The condition of a session or controller in a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// It carries I/O.
     Works,
-    /// It has failed.
     Failed,
-    /// It is being ended in order, however long that takes.
+    /// It is being ended on request, however long that takes.
     Ending,
-    /// It has failed, or is being ended in order. Its return or its staying tells that it failed.
+    /// It has failed, or it is being ended on request. If it returns or stays, it has failed.
     Unclear,
 }
 
 impl Standing {
-    /// The standing of a session. Its state becomes `FAILED` when its connection is lost, and `FREE` when
-    /// `replacement_timeout` has passed since (`session_recovery_timedout`). In a logout it stays `LOGGED_IN` until
-    /// `iscsi_remove_session` makes it `FREE` and removes it (`drivers/scsi/scsi_transport_iscsi.c` of the kernel).
-    /// Only Linux 6.2 and later stable kernels say that it is ending.
+    /// Returns the standing of a session. Its state becomes `FAILED` when its connection is lost,
+    /// and `FREE` after `replacement_timeout` (`session_recovery_timedout`). During a logout it
+    /// stays `LOGGED_IN` until `iscsi_remove_session` makes it `FREE` and removes it
+    /// (`drivers/scsi/scsi_transport_iscsi.c` of the kernel). Only Linux 6.2 and later stable
+    /// kernels show that a session is ending.
     pub(crate) fn of_session(session: &IscsiSession) -> Self {
         match &*session.state {
             _ if session.is_logged_in() => Standing::Works,
@@ -49,7 +52,8 @@ impl Standing {
         }
     }
 
-    /// The standing of a controller. One that was given up has failed before the kernel removes it.
+    /// Returns the standing of a controller. A controller that the kernel gives up has failed
+    /// before the kernel removes it.
     pub(crate) fn of_controller(controller: &NvmeController) -> Self {
         match controller {
             _ if controller.is_live() => Standing::Works,
@@ -59,18 +63,19 @@ impl Standing {
     }
 }
 
-/// The exporter's knowledge of an object.
+/// The exporter's knowledge about an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Works,
-    /// It worked until it was unclear, at this time.
+    /// It worked until this moment, and has been unclear since.
     Unclear(Instant),
-    /// Its failure is counted, or is none.
+    /// Its failure is counted, or it has not failed.
     Down,
 }
 
 impl Known {
-    /// The knowledge after a reading that was begun now, and whether the object has failed since the last one.
+    /// Returns the knowledge after a reading that began at `now`, and true if the object has failed
+    /// since the last reading.
     fn after(self, standing: Standing, now: Instant) -> (Known, bool) {
         match (standing, self) {
             (Standing::Works, _) => (Known::Works, matches!(self, Known::Unclear(_))),
@@ -86,27 +91,25 @@ impl Known {
 /// A session or controller as a reading shows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Object<'a> {
-    /// The kernel's name for it.
+    /// The kernel's name.
     pub(crate) name: &'a Arc<str>,
-    /// Tells it from an earlier object of that name.
+    /// Distinguishes the object from an earlier one with the same name.
     pub(crate) instance: u64,
     /// The ports between which it goes.
     pub(crate) ports: &'a Ports,
-    /// How it stands.
     pub(crate) standing: Standing,
-    /// How often the kernel says that it was reset; `None` if it does not say.
+    /// How often it was reset according to the kernel. `None` if the kernel does not count resets.
     pub(crate) resets: Option<u64>,
 }
 
 impl<'a> Object<'a> {
-    /// A session. The kernel gives no name of a session twice (`iscsi_session_nr` in
-    /// `drivers/scsi/scsi_transport_iscsi.c`).
+    /// Creates the object of a session. The kernel never reuses a session's name
+    /// (`iscsi_session_nr` in `drivers/scsi/scsi_transport_iscsi.c`).
     pub(crate) fn session(session: &'a IscsiSession) -> Self {
         let (name, ports, standing) = (&session.name, &session.ports, Standing::of_session(session));
         Object { name, instance: 0, ports, standing, resets: None }
     }
 
-    /// A controller.
     pub(crate) fn controller(controller: &'a NvmeController) -> Self {
         let NvmeController { name, instance, ports, resets, .. } = controller;
         Object { name, instance: *instance, ports, standing: Standing::of_controller(controller), resets: *resets }
@@ -116,17 +119,17 @@ impl<'a> Object<'a> {
 #[derive(Debug)]
 struct Count {
     failures: u64,
-    /// When an object had these ports.
+    /// When an object last had these ports.
     seen: Instant,
 }
 
-/// An object from its first reading on.
+/// An object since its first reading.
 #[derive(Clone, Copy, Debug)]
 struct Followed {
     known: Known,
-    /// The failures that its standing showed.
+    /// The failures that its standing has shown.
     falls: u64,
-    /// The kernel's own count, and how much that has grown.
+    /// The kernel's own count, and how much it has grown.
     resets: Option<u64>,
     growth: u64,
 }
@@ -134,7 +137,7 @@ struct Followed {
 impl Followed {
     const NEW: Followed = Followed { known: Known::Down, falls: 0, resets: None, growth: 0 };
 
-    /// The object after a reading that was begun now, which gives these.
+    /// Returns the object after a reading that began at `now`.
     fn after(self, standing: Standing, resets: Option<u64>, now: Instant) -> Self {
         let (known, has_failed) = self.known.after(standing, now);
         let growth = self.resets.map_or(0, |last| growth(Some(last), resets));
@@ -146,7 +149,7 @@ impl Followed {
         }
     }
 
-    /// Its failures. The two counts have seen the same ones.
+    /// Returns the number of failures. Both counts are about the same failures.
     fn failures(&self) -> u64 {
         self.falls.max(self.growth)
     }
@@ -162,7 +165,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes a reading of all objects, which was begun now.
+    /// Takes a reading of all objects, which began at `now`.
     pub(crate) fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
         let (mut known, mut present) = (HashMap::new(), Failures::new());
         for Object { name, instance, ports, standing, resets } in objects {
@@ -185,7 +188,7 @@ impl Tally {
         }
     }
 
-    /// Each address that a host has ever connected to would have an entry otherwise.
+    /// Drops old counts. Otherwise each address that a host has ever connected to would keep one.
     fn forget_all_but(&mut self, present: &Failures, now: Instant) {
         let is_kept = |count: &Count| count.failures > 0 && now.saturating_duration_since(count.seen) < KEPT;
         self.counts.retain(|ports, count| present.contains_key(ports) || is_kept(count));
@@ -198,7 +201,7 @@ impl Tally {
         }
     }
 
-    /// The failures between each pair of ports that some object of the last reading has.
+    /// Returns the failures for each pair of ports that an object of the last reading has.
     pub(crate) fn present(&self) -> &Arc<Failures> {
         &self.present
     }
@@ -215,7 +218,7 @@ mod tests {
         Ports { initiator_port: "eth1".into(), target: "iqn.2003-01.org.example:a".into(), target_port: port.into() }
     }
 
-    /// The counts after each reading. There is one each second.
+    /// The counts after each reading. There is one reading per second.
     fn counts(readings: &[&[(&str, &str, Standing)]]) -> Vec<Vec<u64>> {
         let (mut tally, mut now) = (Tally::default(), Instant::now());
         let mut take = |reading: &&[(&str, &str, Standing)]| {
@@ -239,7 +242,7 @@ mod tests {
     #[test]
     fn each_fall_counts_once() {
         assert_eq!(count(&[Works, Failed, Failed, Works, Failed]), [0, 1, 1, 1, 2]);
-        // The time in which the kernel waits for the session is over.
+        // The kernel stops waiting for the session.
         assert_eq!(count(&[Works, Failed, Unclear, Unclear, Unclear, Unclear, Works]), [0, 1, 1, 1, 1, 1, 1]);
     }
 
@@ -253,7 +256,7 @@ mod tests {
     #[test]
     fn what_is_found_failed_or_ends_in_order_is_no_failure() {
         assert_eq!(count(&[Failed, Unclear, Unclear, Unclear, Works]), [0; 5]);
-        // A session is made in this state.
+        // The kernel creates a session in this state.
         assert_eq!(count(&[Unclear, Unclear, Unclear, Works]), [0; 4]);
         assert_eq!(count(&[Works, Ending, Ending, Ending, Ending, Failed]), [0; 6]);
         for last in [Unclear, Ending] {
@@ -308,19 +311,20 @@ mod tests {
             tally.follow([Object { name: &name, instance: 1, ports: &ports, standing, resets }].into_iter(), now);
             tally.present()[&ports]
         };
-        // Those of before are not ours.
+        // Resets before the first reading do not count.
         assert_eq!(after(Works, Some(7)), 0);
         assert_eq!(after(Works, Some(9)), 2);
         assert_eq!(after(Failed, Some(10)), 3);
         assert_eq!(after(Works, Some(10)), 3);
-        // The one file is read after the other.
+        // The two files are read one after the other.
         assert_eq!((after(Works, Some(11)), after(Failed, Some(11))), (4, 4));
         assert_eq!(after(Works, None), 4);
-        // Root has set it to 0.
+        // Root has set the count to 0.
         assert_eq!((after(Works, Some(0)), after(Works, Some(1))), (4, 5));
     }
 
-    /// A tally after a failure at each of these ports, one each second, and the time of the last.
+    /// Returns a tally after one failure at each of these ports, one per second, and the last
+    /// second.
     fn failed_at(ports_of: &[&str]) -> (Tally, Instant) {
         let (mut tally, mut now, name) = (Tally::default(), Instant::now(), Arc::from("session1"));
         for port in ports_of {

@@ -1,20 +1,21 @@
-//! I/O errors and timeouts of all disks that a device has had, out of what each disk counts since it came.
+//! I/O errors and timeouts of all disks that a device has had, from the counts of each disk.
 //!
-//! A disk's own count is lost with the disk, and starts anew with the next one under its number. The count here stays.
+//! A disk's own count goes with the disk, and restarts with the next disk under its number. The
+//! count here continues.
 
 use std::sync::Arc;
 
 use crate::source::block::disks::{Disk, IoCounts};
 use crate::topology::DevNo;
 
-/// A disk that is no member any more may become one again, and is not counted again then. So many are remembered.
+/// How many former members are remembered. A disk that becomes a member again is not counted twice.
 const MOST_DEPARTED: usize = 32;
 
 /// The errors of one device's disks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IoErrors {
     total: u64,
-    /// The disks whose counts are in the total: those that have left first, then the members.
+    /// The disks whose counts are in the total: first the former members, then the present ones.
     counted: Vec<Counted>,
 }
 
@@ -26,20 +27,21 @@ struct Counted {
 }
 
 impl IoErrors {
-    /// Errors and timeouts so far.
+    /// Returns the number of errors and timeouts so far.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Adds what the members have counted since the last time. `is_ghost` tells which of them multipathd's checker calls so: the
-    /// array refuses I/O there, though no word of the kernel says so.
+    /// Adds what the members have counted since the last call. `is_ghost` returns true for a disk
+    /// that multipathd's checker calls `ghost`: its array refuses I/O, though the kernel does not
+    /// show that.
     pub(crate) fn follow<'a>(&mut self, members: impl Iterator<Item = &'a Disk>, is_ghost: impl Fn(&Disk) -> bool) {
         let mut number = 0;
         for disk in members {
             let is_it = |counted: &Counted| counted.devno == disk.devno && counted.hctl == disk.hctl;
             let last = self.counted.iter().position(is_it).map(|index| self.counted.remove(index).io);
             let io = match last {
-                // A disk that is gone never comes back: the next one at its place counts from 0.
+                // A disk that is gone never comes back. The next disk in its place counts from 0.
                 _ if disk.states.absent => IoCounts::default(),
                 Some(last) if refuses_io(disk) || is_ghost(disk) => {
                     self.add(IoCounts { errors: disk.io.errors, ..last }, disk.io)
@@ -60,14 +62,15 @@ impl IoErrors {
     }
 }
 
-/// Whether the array refuses I/O on this path, as it should. The path checker asks all the same, and the kernel counts each
-/// refusal as an error (`scsi_complete` in `drivers/scsi/scsi_lib.c`). States as `scsi_access_state` names them.
+/// Returns true if the array rightly refuses I/O on this path. The checker sends I/O all the same,
+/// and the kernel counts each refusal as an error (`scsi_complete` in `drivers/scsi/scsi_lib.c`).
+/// The state names are those of `scsi_access_state`.
 fn refuses_io(disk: &Disk) -> bool {
     matches!(disk.states.access.as_deref(), Some("standby" | "unavailable" | "offline" | "transitioning"))
 }
 
-/// How much a count has grown. One that has fallen has started anew: it may also have passed the end of its 32 bits, and what it
-/// counted up to there is left out.
+/// Returns how much a count has grown. A smaller count has restarted. It may also have exceeded its
+/// 32 bits: then the growth up to that point is left out.
 pub(crate) fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
     let now = now.unwrap_or_default();
     last.and_then(|last| now.checked_sub(last)).unwrap_or(now)
@@ -79,7 +82,7 @@ mod tests {
     use crate::source::block::disks::{Identity, Model, States};
     use crate::topology::{Ports, Transport};
 
-    /// The disk of this minor number at this address, with these errors.
+    /// A disk with this minor number, address, and number of errors.
     fn disk(minor: u32, hctl: &str, errors: u64) -> Disk {
         Disk {
             devno: DevNo { major: 8, minor },

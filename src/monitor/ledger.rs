@@ -1,15 +1,17 @@
-//! What path events said of one map, and what of it has been counted.
+//! The path events of one map, and which of its path changes have been counted.
 //!
-//! Events and readings both tell of the same failures, in no fixed order: the uevent may come before the reading that
-//! shows the path failed or after it, or never. Each failure is counted once: by its uevent, and if a reading still
-//! disagrees with the counted state when [`PATIENCE`] has passed without an event, by the reading. The kernel may send a
-//! uevent later than that, as under memory pressure: that one is owed, and not counted again (see [`Debt`]).
+//! Events and readings show the same failures, in no fixed order. A uevent may come before the
+//! reading that shows the path failed, after it, or never. Each failure is counted once. Usually
+//! its uevent counts it. If [`PATIENCE`] passes without an event and the reading still disagrees
+//! with the counted state, the reading counts it. The kernel may send the uevent even later, for
+//! example under memory pressure. Then the event is owed, and is not counted again (see [`Debt`]).
 //!
-//! Where the kernel's status may not be read, the ledger also corrects the last reading: by the event with the highest
-//! `DM_SEQNUM` of each path, if it is newer than the reading. A reading that was asked for after an event had been
-//! received includes that event, and every event of a lower number, even one that is received later.
+//! If the exporter may not read the kernel's status, the ledger also corrects the last reading. It
+//! uses the event of each path with the highest `DM_SEQNUM`, if that event is newer than the
+//! reading. A reading that was requested after an event was received includes the event. It also
+//! includes every event with a lower number, even one that is received later.
 //!
-//! [`Repeats`] counts a failure again if it is a repeated one.
+//! [`Repeats`] counts a failure a second time if it is a repeated one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,33 +20,34 @@ use super::repeats::Repeats;
 use crate::topology::{DevNo, Path, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
-/// How long a reading's disagreement waits for its uevent.
+/// How long a change that a reading shows waits for its uevent.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the ledger of a map is kept that no reading shows.
+/// How long the ledger of a map is kept after the map's last event, if no reading shows the map.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// One map's ledger.
+/// The ledger of one map.
 #[derive(Debug, Default)]
 pub(crate) struct MapLedger {
-    /// Path events counted.
+    /// The counted path events.
     pub(crate) counts: PathEventCounts,
-    /// Grows with every change that a device built from this ledger must show.
+    /// Grows with each change that a device built from this ledger must show.
     pub(crate) version: u64,
     /// The last uevent about this map.
     pub(crate) last_event: Option<Instant>,
-    /// How often this map has been created anew, as far as that was seen.
+    /// How often this map was seen to be created again.
     pub(crate) instance: u64,
-    /// When this map came to be, if that was seen: readings asked for earlier speak of another map.
+    /// When this map was created, if that was seen. Readings requested earlier are about another
+    /// map.
     born: Option<Instant>,
-    /// The map's instance, as events and sysfs tell it.
+    /// The map's disk sequence number from events and sysfs.
     diskseq: Option<u64>,
     /// The highest `DM_SEQNUM` seen.
     highest: u64,
-    /// The highest `SEQNUM` of the events that were taken note of: one that comes again is not counted again.
+    /// The highest `SEQNUM`s of the recorded events, so that a repeated event is not counted again.
     noted: BTreeSet<u64>,
     kernel: Floor,
-    /// When device mapper's last reading came.
+    /// When device mapper's last reading arrived.
     kernel_came: Option<Instant>,
     daemon: Floor,
     block: Floor,
@@ -52,17 +55,18 @@ pub(crate) struct MapLedger {
     repeats: Repeats<DevNo>,
 }
 
-/// Up to which event number a source's reading includes all events.
+/// The event number up to which a source's reading includes all events.
 #[derive(Debug, Default)]
 struct Floor {
     asked: u64,
     read: u64,
-    /// When the reading was asked for.
+    /// When the reading was requested.
     at: Option<Instant>,
 }
 
 impl Floor {
-    /// The reading has come; one that was asked for before the map was born is of another map.
+    /// Accepts a reading that has arrived. A reading requested before the map was created is about
+    /// another map.
     fn accept(&mut self, asked: Instant, born: Option<Instant>) {
         self.read = self.asked;
         self.at = Some(asked).filter(|asked| born.is_none_or(|born| *asked >= born));
@@ -72,23 +76,24 @@ impl Floor {
 #[derive(Debug, Default)]
 struct PathLedger {
     failures: u64,
-    /// The state that the counted events lead to.
+    /// The state after the counted events.
     counted_valid: bool,
     differs_since: Option<Instant>,
-    /// When the last event about it came.
+    /// When the last event about this path came.
     told: Option<Instant>,
-    /// What the event of the highest number said.
+    /// The number and the new state of the event with the highest number.
     last: Option<(u64, bool)>,
-    /// Changes that were counted without their events, the oldest first.
+    /// Changes that were counted without their events, oldest first.
     debts: Vec<Debt>,
-    /// A change was counted without its event since the last event came.
+    /// True if a change has been counted without its event since the last event came.
     has_settled: bool,
 }
 
-/// A change that was counted by a reading, and whose uevent is still to come.
+/// A change that a reading counted, and whose uevent may still come.
 ///
-/// It is the event of a number between the last one that the reading included and the next one of the opposite kind: a
-/// path does not fail twice without having come back.
+/// The number of its event lies above that of the last event that the reading included. It lies
+/// below that of the next event of the opposite kind: a path does not fail twice without being
+/// reinstated.
 #[derive(Debug)]
 struct Debt {
     valid: bool,
@@ -97,77 +102,79 @@ struct Debt {
     since: Instant,
 }
 
-/// Events are told apart from those that came before for so many numbers back. The kernel sends them in batches of a few.
+/// How many sequence numbers are kept to detect repeated events. The kernel sends events in batches
+/// of a few.
 const NOTED: usize = 64;
 
-/// The events of a storm may be lost without a word. No path is owed more than this.
+/// The highest number of debts per path, because events may be lost in a storm without notice.
 const MOST_DEBTS: usize = 16;
 
 impl MapLedger {
-    /// Device mapper is being asked: its reading will include all events seen by now.
+    /// Device mapper is asked now: its reading will include all events seen so far.
     pub(crate) fn kernel_asked(&mut self) {
         self.kernel.asked = self.highest;
     }
 
-    /// Device mapper's reading, asked for at `asked`, has come.
+    /// Device mapper's reading, requested at `asked`, has arrived.
     pub(crate) fn kernel_read(&mut self, asked: Instant, now: Instant) {
         self.kernel.accept(asked, self.born);
         self.kernel_came = self.kernel.at.map(|_| now);
     }
 
-    /// multipathd is being asked; it reads the kernel's status before it answers.
+    /// multipathd is asked now. It reads the kernel's status before it answers.
     pub(crate) fn daemon_asked(&mut self) {
         self.daemon.asked = self.highest;
     }
 
-    /// multipathd's reading, asked for at `asked`, has come, and this map is in it.
+    /// multipathd's reading, requested at `asked`, has arrived and contains this map.
     pub(crate) fn daemon_read(&mut self, asked: Instant) {
         self.daemon.accept(asked, self.born);
     }
 
-    /// sysfs is being asked for the states of disks.
+    /// sysfs is asked for the states of disks now.
     pub(crate) fn block_asked(&mut self) {
         self.block.asked = self.highest;
     }
 
-    /// The states of disks, asked for at `asked`, have come.
+    /// The states of disks, requested at `asked`, have arrived.
     pub(crate) fn block_read(&mut self, asked: Instant) {
         self.block.accept(asked, self.born);
     }
 
-    /// Up to which event sysfs's reading includes all.
+    /// Returns the event number up to which sysfs's reading includes all events.
     pub(crate) fn block_floor(&self) -> u64 {
         self.block.read
     }
 
-    /// Up to which event device mapper's reading includes all.
+    /// Returns the event number up to which device mapper's reading includes all events.
     pub(crate) fn kernel_floor(&self) -> u64 {
         self.kernel.read
     }
 
-    /// Up to which event multipathd's reading includes all.
+    /// Returns the event number up to which multipathd's reading includes all events.
     pub(crate) fn daemon_floor(&self) -> u64 {
         self.daemon.read
     }
 
-    /// Whether device mapper has been read since this very map came to be.
+    /// Returns true if device mapper has been read since this map was created.
     pub(crate) fn has_kernel_reading(&self) -> bool {
         self.kernel.at.is_some()
     }
 
-    /// Whether multipathd has been read since this very map came to be.
+    /// Returns true if multipathd has been read since this map was created.
     pub(crate) fn has_daemon_reading(&self) -> bool {
         self.daemon.at.is_some()
     }
 
-    /// Whether multipathd's reading of this very map is surely newer than device mapper's: it was asked for after that one
-    /// had come. Either may have looked at any moment between its request and its arrival.
+    /// Returns true if multipathd's reading of this map is certainly newer than device mapper's: it
+    /// was requested after that one had arrived. Either source may read the map at any moment
+    /// between request and arrival.
     pub(crate) fn daemon_is_newer(&self) -> bool {
         self.daemon.at.is_some_and(|asked| self.kernel_came.is_none_or(|came| came < asked))
     }
 
-    /// A uevent about the map itself. Its disk sequence number tells whether it is the same map; where the kernel has
-    /// none, its creation does.
+    /// Processes a uevent about the map itself. The disk sequence number shows if it is the same
+    /// map. If the kernel has no such number, only the map's creation shows that it is another one.
     pub(crate) fn note_map(&mut self, uevent: &Uevent) {
         self.last_event = Some(uevent.received);
         let created = !uevent.synthetic && matches!(&*uevent.action, "add" | "remove");
@@ -180,7 +187,7 @@ impl MapLedger {
         self.diskseq = self.diskseq.max(uevent.diskseq);
     }
 
-    /// sysfs shows this disk sequence number.
+    /// Processes the disk sequence number that sysfs shows.
     pub(crate) fn note_diskseq(&mut self, diskseq: u64, asked: Instant) {
         if self.diskseq.is_some_and(|known| known < diskseq) {
             self.reborn(asked);
@@ -188,7 +195,8 @@ impl MapLedger {
         self.diskseq = self.diskseq.max(Some(diskseq));
     }
 
-    /// The map was created anew: numbers start again, and neither events nor readings of the old one hold any more.
+    /// Starts again for a map that was created again. Event numbers restart, and the events and
+    /// readings of the old map no longer hold.
     fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
@@ -202,30 +210,31 @@ impl MapLedger {
         }
     }
 
-    /// A reading asked for at `asked` shows the map no more. `true` if path events told since of one made anew: what they
-    /// told stands, and the map's counters go on, as they do where no reading saw it gone.
+    /// Returns true if the ledger outlives its map, which a reading requested at `asked` no longer
+    /// shows. It does if path events have arrived since for a newly created map with this WWID.
+    /// They remain valid, and the counters continue, as they do if no reading saw the map gone.
     pub(crate) fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
         let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
         self.paths.retain(|_, path| path.told.is_some_and(|told| told >= born));
         !self.paths.is_empty()
     }
 
-    /// Whether an event about this map came at or after `then`.
+    /// Returns true if an event about this map came at or after `then`.
     pub(crate) fn had_event_since(&self, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last >= then)
     }
 
-    /// Whether an event about this map came so long before `then`, or since.
+    /// Returns true if an event about this map came within `time` before `then`, or later.
     pub(crate) fn had_event_within(&self, time: Duration, then: Instant) -> bool {
         self.last_event.is_some_and(|last| last + time >= then)
     }
 
-    /// Whether an event came so recently that the reading it led to may still be under way.
+    /// Returns true if an event came so recently that the reading it caused may still be under way.
     pub(crate) fn is_recent(&self, now: Instant) -> bool {
         self.last_event.is_some_and(|last| now < last + MEMORY)
     }
 
-    /// Takes note of a path event and counts it. `false` if it has come before.
+    /// Records a path event and counts it. Returns false if the event is a repeated one.
     pub(crate) fn note(&mut self, uevent: &Uevent, event: &PathEvent) -> bool {
         self.note_map(uevent);
         let valid = event.action == PathAction::Reinstated;
@@ -239,7 +248,7 @@ impl MapLedger {
         path.has_settled = false;
         if from_this_map && path.last.is_none_or(|(seqnum, _)| seqnum < event.dm_seqnum) {
             path.last = Some((event.dm_seqnum, valid));
-            // An event that was owed has been counted, and what came after it may have been counted, too.
+            // An owed event is already counted, and later changes may be counted too.
             if !was_owed {
                 path.counted_valid = valid;
                 path.differs_since = None;
@@ -264,20 +273,21 @@ impl MapLedger {
         is_first
     }
 
-    /// A path becomes a member.
+    /// Records that a path becomes a member.
     pub(crate) fn join(&mut self, path: DevNo) {
         self.repeats.join(path);
     }
 
-    /// A member, as it is known by now.
+    /// Records what is known about a member by now.
     pub(crate) fn identify(&mut self, devno: DevNo, path: &Path) {
         let before = self.repeats.count();
         self.repeats.identify(&devno, path);
         self.version += self.repeats.count() - before;
     }
 
-    /// A member leaves. `disk_is_gone`: the map has lost it. Then its removal is what its failure would have been, unless it
-    /// had failed already. Gives the change that was still waiting for its event, and is counted now.
+    /// Records that a member leaves. If its disk is gone, the map has lost it. The removal then
+    /// counts as a failure, unless the path had failed already. Returns the change that still
+    /// waited for its event; it counts now.
     pub(crate) fn leave(
         &mut self,
         devno: DevNo,
@@ -297,41 +307,44 @@ impl MapLedger {
         settled
     }
 
-    /// Failures and disorderly removals of a path soon after its last one.
+    /// Returns the number of failures and disorderly removals of a path soon after its last one.
     pub(crate) fn repeated_failures(&self) -> u64 {
         self.repeats.count()
     }
 
-    /// A member seen for the first time. It starts as counted `valid`, so that one which is not gets an event.
+    /// Adds a member that is seen for the first time. It starts as valid, so that a member that is
+    /// not valid gets an event.
     pub(crate) fn ensure_path(&mut self, path: DevNo, counted_valid: bool) {
         self.paths.entry(path).or_insert_with(|| PathLedger::new(counted_valid));
     }
 
-    /// Forgets a member that is no longer one. If it comes back it is a new one, and born valid. The event of a change that
-    /// was counted now may come yet.
+    /// Forgets a former member. If it comes back, it is a new member and starts as valid. The event
+    /// of a change that was just counted may still come.
     fn forget_path(&mut self, path: DevNo, now: Instant) {
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
             self.paths.insert(path, PathLedger { debts, told: Some(now), ..PathLedger::new(true) });
         }
     }
 
-    /// Forgets what is no member, except what an event has just told of: the reading that shows it is yet to come.
+    /// Forgets all paths that are no members, except those with a recent event. The reading that
+    /// shows such a path may still come.
     pub(crate) fn forget_strangers(&mut self, now: Instant, is_member: impl Fn(DevNo) -> bool) {
         self.paths.retain(|devno, path| is_member(*devno) || path.told.is_some_and(|told| now < told + MEMORY));
     }
 
-    /// What events newer than a reading say of a path. `floor` is that of the reading.
+    /// Returns the state of a path after the events newer than a reading, or `None` if there are
+    /// none. `floor` is the floor of the reading.
     pub(crate) fn correction(&self, path: DevNo, floor: u64) -> Option<bool> {
         let (seqnum, valid) = self.paths.get(&path)?.last?;
         (seqnum > floor).then_some(valid)
     }
 
-    /// Times the path failed.
     pub(crate) fn failures(&self, path: DevNo) -> u64 {
         self.paths.get(&path).map_or(0, |path| path.failures)
     }
 
-    /// Compares a member's state as published with the counted one. Gives when to look again, if they differ.
+    /// Compares a member's published state with the counted one. If they differ, returns when to
+    /// look again.
     pub(crate) fn compare(&mut self, path: DevNo, valid: bool, now: Instant) -> Option<Instant> {
         let path = self.paths.get_mut(&path)?;
         if path.counted_valid == valid {
@@ -341,7 +354,8 @@ impl MapLedger {
         Some(*path.differs_since.get_or_insert(now) + PATIENCE)
     }
 
-    /// Counts the change that only a reading showed, if it has waited long enough for its uevent.
+    /// Counts a change that only a reading showed, if the change has waited long enough for its
+    /// uevent.
     pub(crate) fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let since = self.paths.get(&path)?.differs_since?;
         if now < since + PATIENCE { None } else { self.settle_now(path, now, time) }
@@ -352,7 +366,8 @@ impl MapLedger {
         ledger.differs_since.take()?;
         ledger.counted_valid = !ledger.counted_valid;
         let valid = ledger.counted_valid;
-        // The last event may have told of this very change, and have been taken for one that was owed.
+        // The last event may have been the event of this change, although it was taken for an owed
+        // one.
         let has_come = ledger.last.is_some_and(|(_, last)| last == valid) && !ledger.has_settled;
         if !has_come {
             let above = ledger.last.map_or(0, |(seqnum, _)| seqnum);
@@ -391,14 +406,15 @@ impl PathLedger {
         self.debts.push(debt);
     }
 
-    /// Whether an event of this number and kind was owed. It is so no longer.
+    /// Returns true if an event with this number and kind was owed, and settles the debt.
     fn pay(&mut self, seqnum: u64, valid: bool, now: Instant) -> bool {
         // An event that has not come by then is lost.
         self.debts.retain(|debt| now < debt.since + MEMORY);
         let owed = self.debts.iter().position(|debt| {
             debt.valid == valid && debt.above < seqnum && debt.below.is_none_or(|below| seqnum < below)
         });
-        // Changes of the other kind happened before this one, or after it if they were counted after it.
+        // Changes of the other kind happened before this event. Those that were counted after the
+        // owed change happened after it.
         for (index, debt) in self.debts.iter_mut().enumerate().filter(|(_, debt)| debt.valid != valid) {
             if owed.is_some_and(|owed| index > owed) {
                 debt.above = debt.above.max(seqnum);
@@ -603,7 +619,7 @@ mod tests {
         for valid in [false, true] {
             read(&mut ledger, valid, &mut now);
         }
-        // Numbers 1 and 2 were lost.
+        // Events 1 and 2 were lost.
         for seqnum in 3..23 {
             let valid = seqnum % 2 == 0;
             note(&mut ledger, if valid { REINSTATED } else { FAILED }, seqnum, None);
@@ -648,13 +664,13 @@ mod tests {
     fn a_failure_is_repeated_once_whoever_tells_of_it_first() {
         let mut ledger = ledger();
         let now = Instant::now();
-        // The last two of three events come first, and the first one last.
+        // The last two of three events come first, and the first one comes last.
         note(&mut ledger, REINSTATED, 2, Some(7));
         note(&mut ledger, FAILED, 3, Some(7));
         note(&mut ledger, FAILED, 1, Some(7));
         assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (2, 1));
         note(&mut ledger, REINSTATED, 4, Some(7));
-        // By reading, then by its event.
+        // The reading counts the failure, then its event comes.
         ledger.compare(PATH, false, now);
         ledger.settle(PATH, now + PATIENCE, SystemTime::now());
         assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (3, 2));
@@ -663,7 +679,8 @@ mod tests {
         assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (3, 2));
     }
 
-    /// How many repeated failures there are when a path that has failed before leaves, by what happens before that.
+    /// The number of repeated failures when a path that has failed before leaves. `before` happens
+    /// first.
     fn repeated_after_removal(disk_is_gone: bool, before: impl FnOnce(&mut MapLedger)) -> (u64, u64) {
         let mut ledger = ledger();
         note(&mut ledger, FAILED, 1, Some(7));
@@ -679,7 +696,7 @@ mod tests {
     fn a_path_that_works_and_leaves_because_its_disk_is_gone_has_failed() {
         assert_eq!(repeated_after_removal(true, |_| ()), (1, 1));
         assert_eq!(repeated_after_removal(false, |_| ()), (1, 0));
-        // It had failed before: by its event, or by a reading that still waits for the event.
+        // The path had failed before: by its event, or by a reading that still waits for the event.
         for disk_is_gone in [false, true] {
             assert_eq!(repeated_after_removal(disk_is_gone, |ledger| note(ledger, FAILED, 3, Some(7))), (2, 1));
             let by_reading = |ledger: &mut MapLedger| {

@@ -1,4 +1,5 @@
-//! The log lines of path events, as oVirt's host agent wrote them, bounded for a path that flaps.
+//! The log lines of path events, modelled on those of oVirt's host agent. Their number is limited
+//! for a path that flaps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use crate::event::{Event, EventType};
 use crate::source::Error;
 use crate::topology::{Device, LossReason, LostDevice, PathState};
 
-/// Lines of one map in one [`WINDOW`]. A map of eight paths that fails and comes back needs sixteen; a storm of ten
-/// thousand events per second would drown the log that has to tell of it.
+/// The most lines of one map in one [`WINDOW`]. A map whose eight paths fail and come back needs
+/// sixteen. A storm of ten thousand events per second would drown the log that has to report it.
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Writes the lines and counts those it leaves out.
+/// Writes the lines, and counts the ones that it leaves out.
 #[derive(Debug, Default)]
 pub(crate) struct PathLog {
     windows: HashMap<Arc<str>, Window>,
@@ -27,7 +28,7 @@ struct Window {
     ends: Instant,
     lines: u32,
     left_out: u64,
-    /// Of the last event.
+    /// The number of valid paths after the last event.
     valid_paths: Option<u64>,
 }
 
@@ -51,12 +52,12 @@ impl PathLog {
         write(event, paths);
     }
 
-    /// When the next window ends that has lines left out.
+    /// Returns when the next window ends.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.windows.values().map(|window| window.ends).min()
     }
 
-    /// Closes windows that have ended and tells what they left out.
+    /// Closes the windows that have ended, and logs how many lines they left out.
     pub(crate) fn look_at_clock(&mut self, now: Instant) {
         self.windows.retain(|wwid, window| {
             if window.ends > now {
@@ -72,7 +73,7 @@ impl PathLog {
     }
 }
 
-/// What is left of a device, in words.
+/// Describes in words how many valid paths a device has left.
 pub(crate) fn left(valid_paths: u64) -> String {
     match valid_paths {
         0 => "no valid path is left".to_owned(),
@@ -81,13 +82,12 @@ pub(crate) fn left(valid_paths: u64) -> String {
     }
 }
 
-/// Logs that a device has no valid path though none of its paths failed just now.
+/// Logs that a device has no valid path although none of its paths failed just now.
 pub(crate) fn no_valid_path(device: &Device, found: &str) {
     let (wwid, name, paths) = (&*device.wwid, &*device.name, device.paths.len());
     warn!(wwid, name, paths, left = left(0), found, "device without valid path");
 }
 
-/// Logs that a device is lost.
 pub(crate) fn lost(device: &LostDevice) {
     let (wwid, name, reason) = (&*device.wwid, &*device.name, device.reason.as_str());
     match device.reason {
@@ -99,12 +99,11 @@ pub(crate) fn lost(device: &LostDevice) {
     }
 }
 
-/// Logs that all is well again.
 pub(crate) fn recovered() {
     info!("recovered: all multipath devices are well again");
 }
 
-/// Troubles that are met again and again: each is logged when it changes.
+/// Problems that occur again and again. Each is logged when it changes.
 #[derive(Debug, Default)]
 pub(crate) struct ToldOnce {
     interfaces: Option<Error>,
@@ -112,13 +111,14 @@ pub(crate) struct ToldOnce {
 }
 
 impl ToldOnce {
-    /// Device mapper's event poll cannot be used. Uevents and re-reads tell of changes then, later.
+    /// Logs that device mapper's event poll cannot be used. Uevents and re-reads show changes then,
+    /// later.
     pub(crate) fn event_poll(&mut self, error: &Error) {
         if self.event_poll.replace(error.clone()).as_ref() == Some(error) {
             return;
         }
         if error.is_refusal() {
-            // The ioctls are refused for the same reason, and a warning tells that.
+            // The ioctls are refused for the same reason, and another warning reports that.
             debug!(%error, "no device-mapper event poll");
         } else {
             let missing = "only uevents and re-reads tell of changes of maps";
@@ -126,7 +126,7 @@ impl ToldOnce {
         }
     }
 
-    /// The kernel does not tell now which interface has which address.
+    /// Logs that the kernel does not list the addresses of interfaces now.
     pub(crate) fn interfaces(&mut self, error: &Error) {
         if self.interfaces.replace(error.clone()).as_ref() != Some(error) {
             let missing = "initiator ports of new sessions and controllers may be missing";
@@ -135,7 +135,7 @@ impl ToldOnce {
     }
 }
 
-/// Logs what is failed when a device is first seen, which no event tells of.
+/// Logs the failures of a device that is first seen. No event reports them.
 pub(crate) fn found(device: &Device) {
     let counts = device.counts();
     let (wwid, name, valid_paths) = (&*device.wwid, &*device.name, counts.valid as u64);
@@ -154,7 +154,8 @@ fn write(event: &Event, paths: usize) {
     let path = event.path.as_deref().unwrap_or_default();
     let devno = event.devno.map(|devno| devno.to_string()).unwrap_or_default();
     let Some(valid_paths) = event.valid_paths else {
-        // An event of a map that no reading has shown yet, from a kernel that does not say.
+        // The event is about a map that no reading has shown yet, and the kernel gives no number of
+        // paths.
         return warn!(wwid, name, path, devno, "path event of an unknown map");
     };
     match event.kind {
@@ -174,7 +175,7 @@ fn write(event: &Event, paths: usize) {
         EventType::DeviceRemoved => info!(wwid, name, valid_paths, "device removed"),
         EventType::PathAdded => info!(wwid, name, path, devno, valid_paths, "path added"),
         EventType::PathRemoved => info!(wwid, name, path, devno, valid_paths, "path removed"),
-        // They have lines of their own.
+        // These have log lines of their own.
         EventType::DeviceLost | EventType::Recovered => {}
     }
 }

@@ -1,5 +1,5 @@
-//! Devices of a made-up host, for `benches/assemble.rs` and `benches/memory.rs`: the cost of assembling them, and how much is saved
-//! where nothing has changed.
+//! Devices of an imaginary host for `benches/assemble.rs` and `benches/memory.rs`. The benches
+//! measure the cost of assembling them, and the savings if nothing has changed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::source::device_mapper;
 use crate::source::transports::{self, Way};
 use crate::topology::{DevNo, Device, Transport};
 
-/// The readings of a made-up host, and the devices that were assembled from them.
+/// The readings of an imaginary host, and the devices assembled from them.
 #[derive(Debug)]
 pub struct Assembly {
     readings: Readings,
@@ -22,7 +22,7 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// So many devices of so many paths each, over a session for each path.
+    /// Creates `devices` devices of `paths` paths each, with one session for each path.
     pub fn new(devices: u32, paths: u32) -> Self {
         let now = Instant::now();
         let (mut reading, mut maps) = (block::Reading::default(), Vec::new());
@@ -54,18 +54,18 @@ impl Assembly {
         assembly
     }
 
-    /// Assembles all of them. Gives how many there are.
+    /// Assembles all devices. Returns their number.
     pub fn all(&mut self) -> usize {
         self.devices.clear();
         self.again()
     }
 
-    /// The devices, sorted by WWID.
+    /// Returns the devices, sorted by WWID.
     pub fn devices(&self) -> Vec<Arc<Device>> {
         self.devices.values().map(|built| Arc::clone(&built.device)).collect()
     }
 
-    /// Assembles those whose inputs have changed, which none have. Gives how many there are.
+    /// Assembles the devices whose inputs have changed: none have. Returns the number of devices.
     pub fn again(&mut self) -> usize {
         let last = std::mem::take(&mut self.devices);
         self.devices = assemble::devices(&self.readings, &self.ledgers, &self.config, last, |_| false);

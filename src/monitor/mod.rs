@@ -1,22 +1,27 @@
-//! The loop: ask, wait, look at the clock, publish.
+//! The main loop: ask, wait, look at the clock, publish.
 //!
 //! ```text
-//! ┌─► ask        each lane that is free begins its next reading     schedule.rs (lanes, timers), readers.rs (threads)
-//! │   wait for ─┬─ wakes      events say what to read               wants.rs, ledger.rs (events against readings)
-//! │             ├─ an arrival replaces the last reading             arrivals.rs, readings.rs
+//! ┌─► ask        each free lane begins its next reading       schedule.rs (lanes, timers)
+//! │                                                           readers.rs (threads)
+//! │   wait for ─┬─ wakes      events cause readings           wants.rs
+//! │             │             events against readings         ledger.rs
+//! │             ├─ an arrival replaces the last reading       arrivals.rs, readings.rs
 //! │             ├─ a command  SIGHUP, a new configuration
-//! │             └─ the clock  timers, deadlines, patience           wants.rs, start.rs, corrections.rs
-//! └── publish    devices out of readings, ledgers, last devices     assemble.rs, nvme.rs, unassembled.rs, bonds.rs, names.rs
-//!                whether I/O to an NVMe device waits                queueing.rs
-//!                the use of each device, disks beside it            usage.rs, strays.rs
-//!                the differences from the last snapshot             compare.rs
-//!                events, log lines, counters, then the snapshot     told.rs, log.rs
-//!                what that means beside the past                    past.rs, departures.rs
+//! │             └─ the clock  timers, deadlines               wants.rs, start.rs,
+//! │                                                           corrections.rs
+//! └── publish    devices from readings, ledgers, history      assemble.rs, nvme.rs, bonds.rs,
+//!                                                             unassembled.rs, names.rs
+//!                does I/O to an NVMe device wait?             queueing.rs
+//!                the use of each device, and other disks      usage.rs, strays.rs
+//!                differences from the last snapshot           compare.rs
+//!                events, log lines, counters, snapshot        told.rs, log.rs
+//!                comparison with the past                     past.rs, departures.rs
 //! ```
 //!
-//! An event says "look again"; the reading says what is. [`Monitor::run`] waits for whatever comes next and hands it to
-//! [`State`]. That does no I/O and asks no clock: it is told what came and when, so a test can hand it any history
-//! (model.rs). Its methods that are not here are in `wants`, `arrivals`, `start` and `told`.
+//! An event only says "look again". The reading gives the new state. [`Monitor::run`] waits for the
+//! next input and gives it to [`State`]. `State` does no I/O and reads no clock: its callers pass
+//! what came, and when. So a test can give it any history (model.rs). Its methods are here and in
+//! `wants`, `arrivals`, `start` and `told`.
 
 mod arrivals;
 mod assemble;
@@ -88,80 +93,79 @@ use wants::{Aftermath, Timers};
 
 /// How long to wait for the watchers before the first read. They need milliseconds.
 const WATCHER_DEADLINE: Duration = Duration::from_secs(5);
-/// A reading in the kernel that takes longer counts as failed until it comes. For a thousand maps an emulated machine needs
-/// half a second of ioctls and ten of files, a real one a hundredth of that.
+/// A reading of the kernel that takes longer counts as failed until it arrives. For a thousand
+/// maps, an emulated machine needs half a second for ioctls and ten seconds for files. A real
+/// machine needs a hundredth of that.
 const IOCTL_DEADLINE: Duration = Duration::from_secs(10);
 const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// There are few sessions, ports and controllers. One of them that hangs is to be known soon.
+/// There are few sessions, ports and controllers. One that hangs should be noticed soon.
 const TRANSPORTS_DEADLINE: Duration = Duration::from_secs(10);
-/// New members wait this long for their names, which sysfs knows; then they are shown without.
+/// How long new members wait for their names from sysfs. Then they are shown without names.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
-/// The watcher of uevents shows that it is alive at least this often: a pulse may wait behind a storm of events.
+/// The watcher of uevents shows at least this often that it is alive. A pulse may wait behind a
+/// storm of events.
 const PULSE_INTERVAL: Duration = watchers::PULSE.saturating_mul(4);
-/// Wakes taken at a time.
+/// How many wakes are taken at a time.
 const BATCH: usize = 1024;
 
-/// What the monitor is to do.
+/// The settings of the monitor.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Where files are read.
+    /// The directories of the files to read.
     pub(crate) places: Places,
-    /// Which transports are read.
+    /// The transports to read.
     pub(crate) parts: transports::Parts,
-    /// Ask device mapper.
+    /// True if device mapper is read.
     pub(crate) device_mapper: bool,
-    /// Ask multipathd.
+    /// The client for multipathd, if multipathd is asked.
     pub(crate) multipathd: Option<multipathd::Client>,
-    /// Read everything this often.
+    /// The interval of the resync.
     pub(crate) resync: Duration,
-    /// Read what has no event this often.
+    /// The interval of the re-reads.
     pub(crate) reread: Duration,
-    /// What is expected of the host.
     pub(crate) config: Arc<Config>,
     /// Starts the threads that ask device mapper.
     pub(crate) privileged: Privileged,
     /// The facts that outlive a restart.
     pub(crate) memory: Memory,
-    /// Where that is kept, if it is.
+    /// The memory's file, if there is one.
     pub(crate) memory_file: Option<memory::file::Handle>,
 }
 
-/// What the monitor shares with those who show it.
+/// The state that the monitor shares with the rest of the exporter.
 #[derive(Clone, Debug)]
 pub struct Board {
-    /// The devices; `None` until the first full read.
+    /// The devices. `None` until the first full read.
     pub(crate) snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// Recent events.
     pub(crate) events: Arc<EventLog>,
-    /// How each source fares.
+    /// The state of each source.
     pub(crate) sources: Arc<SourceHealth>,
-    /// The exporter's own counters.
     pub(crate) own: Arc<OwnMetrics>,
-    /// The memory's file, if there is one.
+    /// The state of the memory's file, if there is one.
     pub(crate) memory: Option<Arc<memory::file::FileHealth>>,
 }
 
-/// A request from outside the loop.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Read everything now.
+    /// Resync now.
     Resync,
-    /// From now on with this configuration.
+    /// Use this configuration from now on.
     Configure(Arc<Config>),
-    /// Say that the loop goes round. Before each source has been tried once, it says so only then.
+    /// Answer, to show that the loop is running. The first answer waits until each source has been
+    /// tried once.
     Answer(oneshot::Sender<()>),
-    /// Have all that is remembered written, and say when that is done or cannot be.
+    /// Write the memory, and notify when it is written or cannot be.
     Write(oneshot::Sender<()>),
 }
 
 /// The ledgers of all device-mapper devices, by WWID.
 pub(crate) type Ledgers = HashMap<Arc<str>, MapLedger>;
 
-/// The loop: [`State`], and all that wakes it.
+/// The loop: [`State`], and everything that wakes it.
 pub(crate) struct Monitor {
     state: State,
     readers: Readers,
-    /// A capture has no events, and this host's events are about other devices.
+    /// False for a capture. It has no events, and this host's events are about other devices.
     has_events: bool,
     procfs: PathBuf,
     privileged: Privileged,
@@ -202,10 +206,10 @@ impl Monitor {
         Ok((Monitor { state, readers, has_events, procfs, privileged, memory_file }, board))
     }
 
-    /// Reads everything once and publishes it, unless a source of devices does not answer.
+    /// Reads everything once and publishes it.
     ///
     /// # Errors
-    /// If one does not, with its own words.
+    /// If a source of devices does not answer: the error of that source.
     pub(crate) async fn run_once(mut self) -> Result<(), Error> {
         self.state.strays.look_once();
         self.await_memory().await;
@@ -226,7 +230,7 @@ impl Monitor {
         self.state.silent_source().map_or(Ok(()), |part| Err(self.state.health.failure(part)))
     }
 
-    /// Watches until `commands` is closed.
+    /// Runs until `commands` is closed.
     ///
     /// # Errors
     /// If a watcher's thread cannot be started.
@@ -240,10 +244,10 @@ impl Monitor {
             if self.state.kernel.is_some() {
                 watchers::dm_event::watch(sender.clone(), &self.privileged)?;
             }
-            // Subscribed first, read then: an event tells what happens in between, and waits.
+            // Subscribe first, then read. Events about changes in between wait in the channel.
             self.await_watchers(&mut wakes).await;
         }
-        // Its last thread is started, and the one that starts them may end.
+        // The last privileged thread is started, so the thread that starts them may end.
         self.privileged = Privileged::default();
         self.await_memory().await;
         self.state.begin(Now::get());
@@ -278,7 +282,8 @@ impl Monitor {
         self.state.answer_those_who_wait();
     }
 
-    /// Waits for what an earlier life remembered. It is taken up later, too, since its disk may be slow.
+    /// Waits for the memory from an earlier run. If the disk is slow, the memory is also accepted
+    /// later.
     async fn await_memory(&mut self) {
         let Some(file) = &mut self.memory_file else { return };
         if let Ok(image) = timeout(memory::file::DEADLINE, file.loaded()).await {
@@ -299,7 +304,7 @@ impl Monitor {
         }
     }
 
-    /// Has all that is remembered written now. `done` is dropped where there is nothing to write, or no place for it.
+    /// Writes the whole memory now. Drops `done` if there is nothing to write, or no file.
     fn write(&mut self, done: oneshot::Sender<()>) {
         let Some(file) = self.memory_file.as_ref().filter(|file| file.is_loaded()) else { return };
         if let Some(image) = self.state.memory.last_image(Now::get()) {
@@ -307,14 +312,14 @@ impl Monitor {
         }
     }
 
-    /// Has read what is due.
+    /// Starts the readings that are due.
     fn ask(&mut self) {
         for ask in self.state.due(Now::get()) {
             self.readers.ask(ask);
         }
     }
 
-    /// Waits until each watcher is watching or has said why it cannot.
+    /// Waits until each watcher is watching or has reported why it cannot.
     async fn await_watchers(&mut self, wakes: &mut mpsc::Receiver<Wake>) {
         let mut awaited = vec![Watcher::Uevent];
         awaited.extend(self.state.kernel.as_ref().map(|_| Watcher::DeviceMapper));
@@ -329,7 +334,7 @@ impl Monitor {
     }
 }
 
-/// Waits for the memory of an earlier life. It never comes if no file is configured. Cancel safe.
+/// Waits for the memory from an earlier run. It never comes if no file is configured. Cancel safe.
 async fn loaded(file: Option<&mut memory::file::Handle>) -> Option<memory::Image> {
     match file {
         Some(file) => file.loaded().await,
@@ -344,20 +349,20 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// The settings that [`State`] has to know.
+/// The settings that [`State`] needs.
 #[derive(Clone, Debug)]
 struct Options {
     device_mapper: bool,
-    /// How long multipathd's answers may take, if it is asked.
+    /// The time limit for multipathd's answers, if multipathd is asked.
     multipathd: Option<Duration>,
-    /// NVMe devices are read.
+    /// True if NVMe devices are read.
     nvme: bool,
     resync: Duration,
     reread: Duration,
     config: Arc<Config>,
 }
 
-/// Only sysfs is read, as often as by default.
+/// Only sysfs is read, at the default intervals.
 #[cfg(test)]
 impl Default for Options {
     fn default() -> Self {
@@ -372,7 +377,7 @@ impl Default for Options {
     }
 }
 
-/// All that the monitor knows between one wake and the next.
+/// Everything the monitor knows between one wake and the next.
 struct State {
     // Readings: wanted, and under way.
     kernel: Option<Lane<KernelWant>>,
@@ -381,25 +386,26 @@ struct State {
     interfaces: Lane<InterfacesWant>,
     daemon: Option<Lane<DaemonWant>>,
     daemon_pace: DaemonPace,
-    /// The kernel sends no event when a path fails.
+    /// True if the kernel sends no event when a path fails.
     lacks_path_events: bool,
     timers: Timers,
     session_failures: Tally,
     controller_failures: Tally,
     nvme_clocks: queueing::Clocks,
     bonds: Bonds,
-    /// The ways that were open in the last three readings, the newest first.
+    /// The ways that were open in the last three readings, newest first.
     open_ways: [Arc<HashSet<Way>>; 3],
     // The last readings.
     readings: Readings,
     ledgers: Ledgers,
-    // The devices that were made of them.
+    // The devices assembled from the readings.
     dm_devices: assemble::Devices,
-    /// By the number of the map. A udev trigger sends an event for every device of the host, so none may be searched for.
+    /// The WWID of each map by its number. A udev trigger sends an event for every device of the
+    /// host, so a search for each event would be too slow.
     wwids: HashMap<DevNo, Arc<str>>,
     nvme_devices: nvme::Devices,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
-    // The words about them.
+    // Events, log lines and counters.
     events: Arc<EventLog>,
     path_log: PathLog,
     told_once: ToldOnce,
@@ -408,36 +414,36 @@ struct State {
     corrections: Corrections,
     departures: Departures,
     strays: Strays,
-    /// Since when a device may have lost a user without a reading that shows it.
+    /// Since when a device may have lost a user that no reading shows yet.
     unread_usage: Option<Instant>,
     memory: Memory,
     config: Arc<Config>,
     start: Start,
-    /// The snapshot may differ from what is known by now.
+    /// True if the published snapshot may be outdated.
     is_outdated: bool,
-    /// When the reading of path states that was taken last was asked for, if a timer led to it.
+    /// When the last reading of path states was requested, if a timer caused it.
     timer_found: Option<Instant>,
-    /// The first full read is done: what comes next is published.
+    /// True once the first full read is done. From then on, snapshots are published.
     is_open: bool,
-    /// The kernel has said, by device mapper or sysfs, which device-mapper devices there are, and sysfs which NVMe devices:
-    /// what comes later is new.
+    /// True once device mapper or sysfs has listed the device-mapper devices, and sysfs the NVMe
+    /// devices. A device that comes later is new.
     dm_is_known: bool,
     nvme_is_known: bool,
-    /// NVMe devices are read.
+    /// True if NVMe devices are read.
     reads_nvme: bool,
     aftermath: Aftermath,
-    /// The last reading of block devices failed.
+    /// True if the last reading of block devices failed.
     block_failed: bool,
-    /// Device mapper has answered since the last publication.
+    /// True if device mapper has answered since the last publication.
     kernel_has_answered: bool,
-    /// Disks that are no members are to be forgotten at the next publication.
+    /// True if the next publication has to forget the disks that are no members.
     forget_strangers: bool,
     /// New members whose names are being looked up, and since when.
     nameless: BTreeMap<DevNo, Instant>,
-    /// When the uevents were received whose state is not being read yet, and those for which it is.
+    /// When the uevents were received whose state is not being read yet, and those whose state is.
     unread: Vec<Instant>,
     being_read: Vec<Instant>,
-    /// Those who wait for the first full read.
+    /// The requesters that wait for the first full read.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -461,7 +467,7 @@ impl State {
             block: Lane::new(BLOCK_DEADLINE),
             transports: Lane::new(TRANSPORTS_DEADLINE),
             interfaces: Lane::new(TRANSPORTS_DEADLINE),
-            // Each exchange is bounded.
+            // Each exchange has its own time limit.
             daemon: multipathd.map(|longest| Lane::new(longest + Duration::from_secs(1))),
             daemon_pace: DaemonPace::default(),
             lacks_path_events: false,
@@ -518,26 +524,26 @@ impl State {
         (state, Board { snapshot, events, sources: health, own, memory: None })
     }
 
-    /// Uevents are going to be watched.
+    /// Called before uevents are watched.
     fn expect_events(&self) {
         self.health.enable(Part::Uevent);
         self.health.expect(Part::Uevent, PULSE_INTERVAL);
     }
 
-    /// The first full read is to be made.
+    /// Begins the first full read.
     fn begin(&mut self, now: Now) {
         self.start.began = Some(now.instant);
         self.look_for_networks();
         self.want_everything(Reason::Start);
     }
 
-    /// From now on the interfaces of the configured bonds are read, too.
+    /// Reads the interfaces of the configured bonds, too, from now on.
     fn look_for_networks(&mut self) {
         let networks = self.config.iscsi_bonds.iter().flat_map(|bond| &bond.networks);
         self.transports.want.interfaces = Arc::new(networks.filter_map(Network::interface).collect());
     }
 
-    /// From now on with this configuration.
+    /// Uses this configuration from now on.
     fn configure(&mut self, config: Arc<Config>, now: Now) {
         if config.iscsi_bonds != self.config.iscsi_bonds {
             self.bonds = Bonds::default();
@@ -549,7 +555,7 @@ impl State {
         self.is_outdated = true;
     }
 
-    /// Takes up what was remembered before. It may come late.
+    /// Takes over the memory of an earlier run. It may come late.
     fn resume(&mut self, image: memory::Image, now: Now) {
         self.memory.resume(image, now);
         self.memory.forget(&self.config, now);
@@ -592,7 +598,7 @@ impl State {
                     self.health.succeeded(Part::Uevent, Duration::ZERO, now.time, &[]);
                     self.corrections.events_read_until(Some(now.instant));
                     if self.start.has_begun() {
-                        // The watcher was lost before, and events with it.
+                        // The watcher had been lost, and events with it.
                         self.events_were_lost();
                     }
                 }
@@ -605,14 +611,15 @@ impl State {
                 Wake::Lost(Watcher::DeviceMapper, error) => self.told_once.event_poll(&error),
             }
         }
-        // Where the kernel's status may not be read, events themselves change the state.
+        // If the kernel's status may not be read, the events themselves change the state.
         if !self.readings.kernel_is_current() && !self.unread.is_empty() {
             self.being_read.append(&mut self.unread);
             self.is_outdated = true;
         }
     }
 
-    /// The requester may have disconnected, so nobody may be there to answer.
+    /// Answers the waiting requests, if all sources have been tried. A requester may have
+    /// disconnected.
     fn answer_those_who_wait(&mut self) {
         if self.was_tried() {
             for answer in self.waiting.drain(..) {
@@ -621,7 +628,7 @@ impl State {
         }
     }
 
-    /// The next moment at which something is to be done that nothing wakes us for.
+    /// Returns the next moment at which something is due without a wake.
     fn next_due(&self, now: Instant) -> Option<Instant> {
         let timers = &self.timers;
         let kernel = self.kernel.iter().flat_map(|lane| [lane.late_at(), timers.kernel.due()]);
@@ -645,7 +652,7 @@ impl State {
         kernel.chain(daemon).chain(others).flatten().min()
     }
 
-    /// Does what is due by now.
+    /// Does everything that is due by now.
     fn look_at_clock(&mut self, now: Now) {
         self.start.look_at_clock(now.instant);
         self.notice_late_readings(now.instant);
@@ -667,7 +674,7 @@ impl State {
         self.answer_those_who_wait();
     }
 
-    /// The readings that begin now: one of each lane that is free and has something to read.
+    /// Returns the readings that begin now: one for each free lane that has something to read.
     fn due(&mut self, now: Now) -> Vec<Ask> {
         let mut asks = Vec::new();
         if let Some(lane) = &mut self.kernel
@@ -692,7 +699,7 @@ impl State {
             asks.extend(self.transports.begin(now.instant).map(Ask::Transports));
         }
         self.daemon_pace.is_only_source = self.lacks_path_events && !self.readings.kernel_is_current();
-        // How long its reply may be depends on how many maps there are.
+        // The permitted length of multipathd's reply depends on the number of maps.
         let maps_are_counted = self.block.was_tried() || self.start.order_is_over;
         if let Some(lane) = self.daemon.as_mut().filter(|lane| maps_are_counted && lane.is_free()) {
             match self.daemon_pace.take(now.instant) {
@@ -709,7 +716,7 @@ impl State {
         asks
     }
 
-    /// Takes a reading: it takes the place of the last one.
+    /// Takes a reading, which replaces the last one of its source.
     fn take(&mut self, (reply, cost): Arrival, now: Now) {
         self.is_outdated = true;
         match reply {
@@ -721,7 +728,7 @@ impl State {
         }
     }
 
-    /// Assembles, compares and publishes, if anything was taken since the last time.
+    /// Assembles, compares and publishes, if anything has changed since the last time.
     fn publish_if_due(&mut self, now: Now) {
         self.is_open |= self.may_open();
         if !self.is_open || !std::mem::take(&mut self.is_outdated) {
@@ -763,14 +770,15 @@ impl State {
         self.send(snapshot);
         self.timer_found = None;
         if std::mem::take(&mut self.kernel_has_answered) || !self.readings.kernel_is_current() {
-            // The state that these uevents told of is published.
+            // The state after these uevents is published.
             for received in self.being_read.drain(..) {
                 self.own.event_to_metric.observe((now.instant - received).as_secs_f64());
             }
         }
     }
 
-    /// Finds out which devices are in use, and whose I/O stands still. One that fares as before stays the same allocation.
+    /// Finds out which devices are in use, and whose I/O stands still. An unchanged device stays
+    /// the same allocation.
     fn find_use(&mut self, now: Instant) {
         let block = &self.readings.block;
         let find = |device: &mut Arc<Device>, written: &mut Written, stall: &mut Stall, is_held, io: Option<&Io>| {
@@ -778,7 +786,8 @@ impl State {
             let has_valid_path = device.counts().valid > 0;
             written.follow(io.and_then(Io::writes_completed), has_users, has_valid_path, now);
             let in_use = usage::in_use(is_held, &device.sysfs_name, &block.usage, written.is_recent(now));
-            // One that has just gone from sysfs is in use as before, until its own source says that it is gone.
+            // A device that has just gone from sysfs stays in use until its own source no longer
+            // lists it.
             let is_seen = device.kind != Kind::Nvme || block.usage.users.contains_key(&*device.sysfs_name);
             let in_use = if is_seen { in_use } else { in_use.or(device.in_use) };
             let stalled = stalled(stall, io, has_valid_path && device.suspended != Some(true));
@@ -801,7 +810,8 @@ impl State {
     fn snapshot_of_devices(&self) -> Snapshot {
         let nvme = self.nvme_devices.iter().map(|(wwid, built)| (wwid, &built.device));
         let mapped = self.dm_devices.iter().map(|(wwid, built)| (wwid, &built.device));
-        // Sorted, and each WWID once: a map over a head of the same name is what is used.
+        // Sorted, each WWID once. If a map lies over a head with the same WWID, the map is the one
+        // in use.
         let by_wwid: BTreeMap<_, _> = nvme.chain(mapped).collect();
         let devices: Vec<_> = by_wwid.values().map(|device| Arc::clone(device)).collect();
         let transports = self.readings.transports();
@@ -839,8 +849,8 @@ impl State {
         snapshot
     }
 
-    /// The users of disks beside their device. A native NVMe device has no disks below it. Another disk may have the name of one that
-    /// is gone.
+    /// Returns the users that use disks directly, beside their device. A native NVMe device has no
+    /// disks below it. Disks that are gone are left out, because another disk may have their name.
     fn used_directly(&self, snapshot: &Snapshot) -> Vec<DirectUse> {
         let block = &self.readings.block;
         let is_gone = |devno: Option<DevNo>| {
@@ -853,7 +863,7 @@ impl State {
         usage::used_directly(&block.usage, members.chain(beside))
     }
 
-    /// Publishes the snapshot, if any of it is another one than last time.
+    /// Publishes the snapshot, if it differs from the last one.
     fn send(&self, now: Snapshot) {
         self.snapshot.send_if_modified(|published| {
             let same = published.as_ref().is_some_and(|last| {
@@ -881,7 +891,7 @@ impl State {
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.teller().map(|(_, asked)| asked);
         self.ledgers.retain(|wwid, ledger| {
-            // The reading that shows the map of an event may be yet to come.
+            // The reading that shows the map of an event may still come.
             let is_awaited = as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
             is_awaited || devices.contains_key(wwid) || readings.know(wwid)
         });
@@ -897,8 +907,8 @@ impl State {
     }
 }
 
-/// How long a device's I/O has stood still. Some drivers count as in flight what waits for a path or for the end of a suspension: that
-/// has findings of its own.
+/// Returns how long a device's I/O has stood still. Some drivers count I/O as in flight while it
+/// waits for a path or for the end of a suspension. Those cases have findings of their own.
 fn stalled(stall: &mut Stall, io: Option<&Io>, could_flow: bool) -> Option<Duration> {
     match io {
         Some(io) => stall.follow(io),
@@ -910,7 +920,8 @@ fn stalled(stall: &mut Stall, io: Option<&Io>, could_flow: bool) -> Option<Durat
     stall.duration()
 }
 
-/// How many members of devices use each iSCSI session. A member whose disk is gone uses none.
+/// Counts the members of devices that use each iSCSI session. A member whose disk is gone uses
+/// none.
 fn session_paths(devices: &[Arc<Device>], disks: &HashMap<DevNo, Arc<Disk>>) -> BTreeMap<Arc<str>, usize> {
     let mut sessions = BTreeMap::new();
     let members = devices.iter().flat_map(|device| &device.paths).filter_map(|path| disks.get(&path.devno?));
@@ -934,7 +945,7 @@ mod tests {
 
     const DM: &str = "devices/virtual/block/dm-0";
 
-    /// A map of one disk, in sysfs.
+    /// Creates a map of one disk in sysfs.
     fn make_map(sysfs: &std::path::Path) {
         let (map, disk) = (sysfs.join(DM), sysfs.join("devices/virtual/block/sdb"));
         fs::create_dir_all(map.join("dm")).unwrap();
@@ -956,7 +967,7 @@ mod tests {
 
     fn uevent(action: &str, diskseq: u64, path: Option<PathEvent>) -> Wake {
         Wake::Uevent(Box::new(Uevent {
-            // Each is another event.
+            // A different number for each event.
             seqnum: diskseq * 1000 + path.as_ref().map_or(0, |path| path.dm_seqnum),
             action: Arc::from(action),
             sysname: Arc::from("dm-0"),

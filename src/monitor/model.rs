@@ -1,15 +1,17 @@
-//! The monitor held against a model of the kernel.
+//! Tests of the monitor against a model of the kernel.
 //!
-//! A case is a history: maps come, go and come back under the same number, disks go and return, paths fail and are
-//! reinstated; events of all that arrive late, in any order, twice or never; each reading sees the host at some moment
-//! between its request and its arrival, or fails, or hangs; privileges and multipathd go and come back. After each step
-//! what is published must be possible. After each history everything is delivered, and the page must equal the kernel.
+//! Each case is a history. Maps come, go, and come back under the same number. Disks go and return.
+//! Paths fail and are reinstated. The events about all this arrive late, in any order, twice, or
+//! never. Each reading sees the host at some moment between its request and its arrival, or fails,
+//! or hangs. Privileges and multipathd go and come back. After each step, the published state must
+//! be possible. After each history everything is delivered, and the page must equal the kernel.
 //!
 //! Only tests compile this module, so each panic in it is a failed test.
 //!
-//! The readers here are fakes: they make readings of the model as the real ones make them of a host.
+//! The readers here are fakes. They make readings of the model as the real ones make them of a
+//! host.
 //!
-//! `MODEL_CASES=1000000 MODEL_SEED=7 cargo test --lib model` runs more of them, and others.
+//! `MODEL_CASES=1000000 MODEL_SEED=7 cargo test --lib model` runs more cases, and different ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -30,12 +32,12 @@ use crate::topology::{Device, NvmeController, PathState, Ports, Transport};
 use crate::watch::{PathAction, PathEvent, Uevent};
 use readings::{DaemonReply, DaemonRequest};
 
-/// Histories of each of the four tests, of which `make test` plays 5,000.
+/// The number of histories of each of the four tests. `make test` plays 5,000.
 const CASES: u32 = 1_000;
 const STEPS: usize = 60;
 const MAPS: u32 = 3;
 const DISKS: u32 = 9;
-/// Each map is made of disks of its own.
+/// Each map has its own disks.
 const DISKS_OF_A_MAP: u32 = DISKS / MAPS;
 
 /// A step of a history. The byte chooses the object.
@@ -45,9 +47,9 @@ enum Step {
     Reinstate(u8),
     CreateMap(u8),
     RemoveMap(u8),
-    /// Removed and created before anybody looks.
+    /// Remove the map and create it again before any reading.
     RecreateMap(u8),
-    /// The table is loaded anew, with the disks that are there.
+    /// Load the table again with the disks that are there.
     ReloadMap(u8),
     SuspendMap(u8),
     RemoveDisk(u8),
@@ -58,7 +60,7 @@ enum Step {
     DeliverAll,
     DeliverTwice(u8),
     Lose(u8),
-    /// A reader sees the host as it is now, and says so later.
+    /// A reader sees the host as it is now, and answers later.
     Look(u8),
     Answer(u8),
     AnswerAll,
@@ -98,7 +100,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Where a history begins, and what happens in it.
+/// The start of a history, and the events that may occur in it.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     /// Device mapper may be asked, and may lose that right.
@@ -116,23 +118,22 @@ struct KernelMap {
     event_nr: u32,
     suspended: bool,
     members: Vec<(DevNo, bool)>,
-    /// Since when it was created, times a path of it failed.
+    /// How often a path of the map has failed since the map was created.
     failures: u64,
-    /// It was there at the start, and has not been created anew since.
+    /// True if the map was there at the start and has not been created again.
     is_first: bool,
-    /// The table was loaded anew while a path was failed, which makes it valid without an event; or the disk of one came
-    /// back, and the SCSI layer calls it running.
+    /// True if a path became valid without an event. The table was loaded while a path was failed.
+    /// Or the disk of a failed path came back, and the SCSI layer calls it running.
     has_silent_change: bool,
 }
 
 #[derive(Clone, Debug)]
 struct KernelDisk {
     session: u32,
-    /// Requests that failed since it came.
+    /// Requests that have failed since the disk came.
     errors: u64,
 }
 
-/// The host.
 struct Kernel {
     maps: BTreeMap<u32, KernelMap>,
     disks: BTreeMap<u32, KernelDisk>,
@@ -144,7 +145,7 @@ struct Kernel {
     daemon: bool,
     /// Events that were raised and have not arrived.
     raised: Vec<Uevent>,
-    /// When an event is raised.
+    /// The moment of an event that is raised now.
     now: Instant,
 }
 
@@ -336,7 +337,7 @@ impl Kernel {
             closed_partitions: 1,
             read_only: false,
             suspended: map.suspended,
-            // A suspend that flushes.
+            // This suspend flushes.
             queueing: !map.suspended,
             size_bytes: 1,
             groups: vec![device_mapper::Group { letter: 'A', paths: map.members.iter().map(member).collect() }],
@@ -384,7 +385,7 @@ impl Kernel {
     }
 }
 
-/// The readers: what the real ones remember from one reading to the next, and what they are doing.
+/// The readers: what they remember from one reading to the next, and what they are doing.
 #[derive(Default)]
 struct FakeReaders {
     asked: BTreeMap<&'static str, Asked>,
@@ -413,7 +414,7 @@ fn lane_of(ask: &Ask) -> &'static str {
     }
 }
 
-/// The same allocation where it is the same.
+/// Returns the same allocation for an equal value.
 fn shared<T: PartialEq>(last: Option<&Arc<T>>, now: T) -> Arc<T> {
     last.filter(|last| ***last == now).cloned().unwrap_or_else(|| Arc::new(now))
 }
@@ -445,7 +446,7 @@ impl FakeReaders {
         for minor in kernel.maps.keys() {
             let now = kernel.kernel_map(*minor);
             let known = last.get(minor).filter(|known| known.uuid == now.uuid);
-            // A map whose event number has not moved is not looked at, unless somebody wants it.
+            // A map whose event number has not changed is not read, unless the request asks for it.
             let stays = known
                 .filter(|known| known.event_nr == now.event_nr && !request.all && !request.dirty.contains(&now.devno));
             self.kernel.insert(*minor, stays.cloned().unwrap_or_else(|| shared(known, now)));
@@ -521,7 +522,8 @@ impl FakeReaders {
         let Some(last) = self.disks.get(&devno).cloned() else {
             return self.look_at_disk(devno, kernel, reading);
         };
-        // The files of the directory that it was found in; another session has other directories.
+        // The files of the directory in which the disk was found. Another session has other
+        // directories.
         let there = kernel.disk(devno).filter(|disk| disk.hctl == last.hctl);
         let states = there.map_or(disks::States { absent: true, ..Default::default() }, |disk| disk.states);
         let disk = shared(Some(&last), disks::Disk { states, ..(*last).clone() });
@@ -570,7 +572,7 @@ fn look_at_daemon(request: DaemonRequest, kernel: &Kernel) -> Result<DaemonReply
     })
 }
 
-/// The host, the monitor, and all that is between them.
+/// The host, the monitor, and everything between them.
 struct Game {
     terms: Terms,
     kernel: Kernel,
@@ -579,9 +581,9 @@ struct Game {
     board: Board,
     now: Now,
     lost_events: bool,
-    /// An event came so late that it is taken for another one.
+    /// True if an event came so late that it is taken for another one.
     was_very_late: bool,
-    /// Device mapper could not be asked at some time.
+    /// True if device mapper could not be asked at some time.
     was_refused: bool,
     last: Option<Arc<Snapshot>>,
 }
@@ -655,18 +657,18 @@ impl Game {
         self.go_round()
     }
 
-    /// An event arrives, now. The watcher does not know of those that are still to come.
+    /// Delivers an event now. The watcher does not know about the events that still come.
     fn deliver(&mut self, index: usize, once: bool) {
         let Some(last) = self.kernel.raised.len().checked_sub(1) else { return };
         let wanted = &self.kernel.raised[index.min(last)];
-        // Only events of paths overtake each other: those of a device itself arrive in their order.
+        // Only path events overtake each other. The events about a device itself arrive in order.
         let is_before = |event: &Uevent| event.path.is_none() && event.devno == wanted.devno;
         let first = self.kernel.raised.iter().position(is_before).filter(|_| wanted.path.is_none());
         let index = first.unwrap_or(index.min(last));
         let uevent = if once { self.kernel.raised.remove(index) } else { self.kernel.raised[index].clone() };
         self.was_very_late |= uevent.received + Duration::from_secs(60) < self.now.instant;
         let uevent = Uevent { received: self.now.instant, time: self.now.time, ..uevent };
-        // Device mapper's own poll tells of the same.
+        // Device mapper's own event poll reports the same event.
         let woke = uevent.sysname.starts_with("dm-").then_some(Wake::DeviceMapper);
         self.state.wake([Wake::Uevent(Box::new(uevent))].into_iter().chain(woke), self.now);
     }
@@ -713,7 +715,8 @@ impl Game {
         self.state.wake([drained].into_iter(), self.now);
     }
 
-    /// A map that is made before the first page may be taken for the one before it, of which a reading has told.
+    /// Creates a map. Before the first page it may be taken for the previous map, which a reading
+    /// showed.
     fn make_map(&mut self, minor: u32, variant: u32) {
         self.kernel.create_map(minor, variant);
         if let Some(map) = self.kernel.maps.get_mut(&minor).filter(|_| !self.state.is_open) {
@@ -721,7 +724,7 @@ impl Game {
         }
     }
 
-    /// Does what the loop does after each step, and checks what must hold then.
+    /// Does the work that the loop does after each step, and checks the rules that must hold then.
     fn go_round(&mut self) -> Verdict {
         self.was_refused |= !self.kernel.permitted || !self.state.readings.kernel_is_current() && self.state.is_open;
         self.state.look_at_clock(self.now);
@@ -780,7 +783,7 @@ impl Game {
         Ok(())
     }
 
-    /// Everything arrives and everybody answers.
+    /// Delivers all events, and lets all readers answer.
     fn come_to_rest(&mut self) -> Verdict {
         for _ in 0..8 {
             self.deliver_all();
@@ -805,14 +808,14 @@ impl Game {
         prop_assert_eq!(shown.keys().copied().collect::<BTreeSet<_>>(), wwids);
         for map in self.kernel.maps.values() {
             let device = shown[&*map.wwid];
-            // Without device mapper and multipathd only events tell of path states.
+            // Without device mapper and multipathd, only events show path states.
             let knows_states =
                 self.kernel.permitted || self.kernel.daemon || !self.lost_events && !map.has_silent_change;
             let members: Vec<_> = map.members.iter().map(|(devno, _)| Some(*devno)).collect();
             let paths: Vec<_> = device.paths.iter().map(|path| path.devno).collect();
             prop_assert_eq!(&paths, &members, "members of {}", map.wwid);
             for (path, (devno, valid)) in device.paths.iter().zip(&map.members) {
-                // A disk that went before anybody looked has no name but its number.
+                // A disk that went before any reading has only its number as a name.
                 let has_gone = !self.kernel.disks.contains_key(&index_of(*devno));
                 prop_assert!(path.name == disk_name(index_of(*devno)) || has_gone, "{} has no name", path.name);
                 if knows_states {
@@ -827,10 +830,10 @@ impl Game {
             if self.kernel.permitted {
                 prop_assert_eq!(device.suspended, Some(map.suspended));
                 prop_assert_eq!(device.in_use, Some(false), "but for a closed partition nothing holds it");
-                // Nothing tells whether a map queues that was never seen but suspended.
+                // Nothing shows if a map queues that was suspended in every reading.
                 prop_assert_ne!(device.queueing, Some(false));
             }
-            // Where others stand in for device mapper, what they make of a silent change counts as one.
+            // While other sources replace device mapper, a silent change may count as a failure.
             if map.is_first && !(map.has_silent_change && self.was_refused) && !self.was_very_late {
                 let counted = device.path_events.failed;
                 let expected = map.failures;
@@ -861,7 +864,7 @@ impl Game {
             let mut seqnums = BTreeSet::new();
             for event in events.iter().filter(|event| event.wwid.as_ref() == Some(&map.wwid)) {
                 prop_assert!(event.seqnum.is_none_or(|seqnum| seqnums.insert(seqnum)), "told twice: {event:?}");
-                // A map that was never away has neither gone nor come.
+                // A map that stayed has neither gone nor come.
                 let is_wrong = matches!(event.kind, EventType::DeviceAdded | EventType::DeviceRemoved);
                 prop_assert!(!is_wrong, "{event:?}");
             }
@@ -914,7 +917,7 @@ fn by_events_alone() {
     play(Terms { privileged: false, daemon: false, loses_events: false }, 4);
 }
 
-/// A host whose readers have all answered.
+/// Creates a host whose readers have all answered.
 fn settled(privileged: bool, daemon: bool) -> Game {
     let mut game = Game::new(Terms { privileged, daemon, loses_events: false });
     game.go_round().unwrap();
@@ -932,7 +935,7 @@ impl Game {
         snapshot?.devices.iter().find(|device| &*device.wwid == wwid).cloned()
     }
 
-    /// Its paths by name, and whether they are valid.
+    /// The paths of a device: their names, and true for each valid one.
     fn paths(&self, wwid: &str) -> Vec<(String, bool)> {
         let paths = self.device(wwid).map(|device| device.paths.clone()).unwrap_or_default();
         paths.iter().map(|path| (path.name.to_string(), path.state == PathState::Valid)).collect()
@@ -955,7 +958,7 @@ fn a_disk_that_returns_under_its_number_is_shown_whole() {
             }
             game.answer_all();
             assert_eq!(game.paths(FIRST), named(&[("sdb", true), ("sdc", true)]), "{round}");
-            // No timer helps: the clock stands still.
+            // No timer helps, because the clock stands still.
             for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
                 game.take(step).unwrap();
             }
@@ -978,7 +981,7 @@ fn states_of_known_members_do_not_wait_for_the_name_of_a_new_one() {
     game.come_to_rest().unwrap();
     game.wait(2 * NAME_PATIENCE);
     game.answer_all();
-    // Block devices hang from here on.
+    // From here on, readings of block devices hang.
     for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll, Step::Answer(0), Step::Answer(0)] {
         game.take(step).unwrap();
     }
@@ -1060,7 +1063,7 @@ fn nothing_is_published_before_every_source_of_devices_has_answered_or_a_minute_
     assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", true), ("sdc", true)]));
     let sysfs = game.board.sources.all().into_iter().find(|(source, _)| *source == Source::Sysfs).unwrap().1;
     assert_eq!(sysfs.up, Some(false));
-    // Devices that a late source tells of are found, and have not appeared.
+    // Devices from a late source count as found. They have not appeared.
     game.take(Step::Answer(2)).unwrap();
     assert_eq!(game.paths("uuid.1").len(), 2);
     assert_eq!(game.board.events.recent(), []);
@@ -1072,7 +1075,7 @@ impl Game {
         self.device(FIRST).unwrap().repeated_path_failures
     }
 
-    /// The disk of the first map's first path is gone, and the kernel has not noticed by its I/O.
+    /// Removes the disk of the first map's first path. The kernel has not noticed by failed I/O.
     fn lose_disk(&mut self) {
         self.kernel.disks.remove(&0);
         self.kernel.raise(disk_name(0).to_string(), disk_number(0), "remove", None, None);
@@ -1087,13 +1090,13 @@ fn a_path_that_goes_with_its_disk_has_failed_and_one_that_is_taken_out_has_not()
             game.lose_disk();
             game.take(Step::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
-            // The model gives each disk that comes another session, and so other ports.
+            // The model gives each disk that comes a new session, and so new ports.
             game.kernel.next_session = 1;
             game.take(Step::ReturnDisk(0)).unwrap();
             game.take(Step::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
         }
-        // Its disk goes when it is no member any more.
+        // The disk goes after it has stopped being a member.
         game.kernel.maps.get_mut(&0).unwrap().members.remove(0);
         game.kernel.maps.get_mut(&0).unwrap().event_nr += 1;
         game.kernel.raise_of_map(0, "change");
@@ -1116,7 +1119,7 @@ fn a_path_whose_disk_goes_and_whose_io_fails_has_failed_once() {
             game.take(Step::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
         }
-        // After a quarter of an hour nobody remembers.
+        // After fifteen minutes the failure is forgotten.
         game.wait(Duration::from_secs(16 * 60));
         game.take(Step::Fail(0)).unwrap();
         assert_eq!(game.repeated_failures(), 1, "{privileged}");

@@ -1,17 +1,19 @@
-//! The names of members, held against the name of their map: another name means another LUN, and data at risk.
+//! Compares the names of members with the name of their map. Another name means another LUN, and
+//! data at risk.
 //!
-//! udev and the kernel choose among the names that a LUN has, each in its own way, and a map may be called by a third
-//! (`uid_attribute` in `multipath.conf(5)`). Names of two types say nothing about each other: a LUN may have both, and new
-//! firmware may add one. A source's word of the type of the map's name counts against a member in three cases. That source
-//! has called a member of the map by the map's own name, both sources agree, or one maker gave both names.
+//! A LUN has several names. udev and the kernel choose among them in different ways, and a map may
+//! have a third one (`uid_attribute` in `multipath.conf(5)`). Names of two types cannot be
+//! compared: a LUN may have both, and new firmware may add one. A source's name of the same type as
+//! the map's name counts against a member in three cases. The source has called a member of the map
+//! by the map's own name, both sources agree, or one vendor assigned both names.
 //!
-//! The names are those of SPC-4, 7.8.6, and of `drivers/nvme/host/sysfs.c`. The kernel prefers a SCSI name string to an NAA
-//! name, and that to an EUI-64 or a T10 name (`scsi_vpd_lun_id` in `drivers/scsi/scsi_lib.c`). udev's `scsi_id` prefers an NAA
-//! name.
+//! The names follow SPC-4, 7.8.6, and `drivers/nvme/host/sysfs.c`. The kernel prefers a SCSI name
+//! string to an NAA name, and that to an EUI-64 or a T10 name (`scsi_vpd_lun_id` in
+//! `drivers/scsi/scsi_lib.c`). udev's `scsi_id` prefers an NAA name.
 
 use crate::source::block::disks::Disk;
 
-/// Which sources have called a member of the map by the map's own name.
+/// The sources that have called a member of the map by the map's own name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Speakers {
     udev: bool,
@@ -19,7 +21,7 @@ pub(crate) struct Speakers {
 }
 
 impl Speakers {
-    /// Takes note of what they call these members of this map.
+    /// Records which sources call one of these members by the map's name.
     pub(crate) fn hear<'a>(&mut self, wwid: &str, members: impl IntoIterator<Item = &'a Disk>) {
         let wwid = Name::of(wwid);
         for disk in members {
@@ -28,7 +30,7 @@ impl Speakers {
         }
     }
 
-    /// Whether they say that this member of the map of this name is another LUN.
+    /// Returns true if the sources show that this member of the map `wwid` is another LUN.
     pub(crate) fn call_another(self, wwid: &str, disk: &Disk) -> bool {
         let (wwid, udev, kernel) = (Name::of(wwid), udev_name(disk), kernel_name(disk));
         let agree = || wwid.is_certain && udev.zip(kernel).is_some_and(|(udev, kernel)| udev.is(kernel));
@@ -51,19 +53,20 @@ fn kernel_name(disk: &Disk) -> Option<Name<'_>> {
 /// The type of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A SCSI name that a maker or a host gave, by its 16 or 32 digits.
+    /// A SCSI name from a vendor or a host: 16 or 32 digits.
     Naa,
-    /// One of SCSI or NVMe, by its 16, 24 or 32 digits.
+    /// A SCSI or NVMe name: 16, 24 or 32 digits.
     Eui64,
-    /// A vendor and the vendor's own words.
+    /// A vendor, and text of the vendor's choice.
     T10,
     /// A SCSI name string: the IQN of a target, and the LUN.
     Iqn,
-    /// One of NVMe.
+    /// An NVMe name.
     Uuid,
-    /// One of NVMe that has no better: vendor, serial number and model of the controller, and the namespace.
+    /// The NVMe name of last resort: the controller's vendor, serial number and model, and the
+    /// namespace.
     Controller,
-    /// A serial number, or what a rule of the site made.
+    /// A serial number, or the result of a site's own rule.
     Other,
 }
 
@@ -71,15 +74,16 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 struct Name<'a> {
     kind: Kind,
-    /// Without what tells its type.
+    /// The name without the prefix for its type.
     text: &'a str,
-    /// It is of this type for certain. A serial number that a site names its maps by may look like one of the others.
+    /// True if the type is certain. A site may name its maps by a serial number that looks like one
+    /// of the other types.
     is_certain: bool,
 }
 
 impl<'a> Name<'a> {
-    /// The kernel says `naa.600…`, udev `3600…`. A site may name its maps by `ID_SERIAL_SHORT` (`600…`) or
-    /// `ID_WWN_WITH_EXTENSION` (`0x600…`).
+    /// Parses a name. The kernel writes `naa.600…`, udev writes `3600…`. A site may name its maps
+    /// by `ID_SERIAL_SHORT` (`600…`) or `ID_WWN_WITH_EXTENSION` (`0x600…`).
     fn of(name: &'a str) -> Self {
         let prefixed = [
             ("naa.", Kind::Naa),
@@ -105,7 +109,7 @@ impl<'a> Name<'a> {
         })
     }
 
-    /// Whether both are one name: in upper or lower case, and with blanks as they are or as udev replaces them.
+    /// Returns true if both names are equal, regardless of case, and of blanks that udev replaces.
     fn is(self, other: Name<'_>) -> bool {
         self.kind == other.kind
             && match self.kind {
@@ -126,14 +130,15 @@ impl Kind {
     }
 }
 
-/// A T10 name without its blanks and what else udev replaces, and without NUL at its end, which the kernel prints.
+/// Splits a T10 name at its blanks and at the characters that udev replaces. Removes a NUL at its
+/// end, which the kernel prints.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let is_kept = |c: char| c.is_ascii_alphanumeric() || "#+-.:=@".contains(c);
     text.trim_end_matches("\\0").split(move |c| !is_kept(c)).filter(|word| !word.is_empty())
 }
 
-/// Whether one maker gave these names of one type, which differ. A LUN has one name of a type from a maker, so two of them are
-/// two LUNs, whoever says so.
+/// Returns true if one vendor assigned these two different names of one type. A LUN has only one
+/// name of a type from a vendor, so these are two LUNs, no matter which source gives the names.
 fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
     let is_same = |digits: std::ops::Range<usize>| {
         let digits = one.text.get(digits.clone()).zip(other.text.get(digits));
@@ -145,7 +150,8 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
     };
     let are_as_long = one.text.len() == other.text.len();
     match one.kind {
-        // The maker is in digits 1 to 6 after the type (5 and 6), or in digits 4 to 9 (2). A host gave what has type 3.
+        // The vendor is in digits 1 to 6 after the type digit (types 5 and 6), or in digits 4 to 9
+        // (type 2). A host assigned the names of type 3.
         Kind::Naa => {
             let maker = match one.text.as_bytes().first() {
                 Some(b'5' | b'6') => 1..7,
@@ -154,9 +160,10 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
             };
             are_as_long && is_same(0..1) && is_same(maker)
         }
-        // 16 bytes begin with an extension of 8.
+        // Names of 16 bytes begin with an extension of 8 bytes.
         Kind::Eui64 => are_as_long && is_same(if one.text.len() == 32 { 16..22 } else { 0..6 }),
-        // The vendor's own words may be anything. Where only the last word differs it is a serial number.
+        // The vendor's text may be anything. If only the last word differs, that word is a serial
+        // number.
         Kind::T10 => {
             let (mut one, mut other): (Vec<&str>, Vec<&str>) = (words(one.text).collect(), words(other.text).collect());
             let last = one.pop().zip(other.pop());
@@ -165,7 +172,7 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
         // `2004-01.com.example:array,L,0x6…`
         Kind::Iqn => begin_alike(','),
         Kind::Uuid => true,
-        // The namespace is what follows the last hyphen.
+        // The namespace follows the last hyphen.
         Kind::Controller => begin_alike('-'),
         Kind::Other => false,
     }
@@ -205,8 +212,8 @@ mod tests {
         }
     }
 
-    /// A LUN number was given to another volume of the same array. Only the kernel has noticed, or only udev, and nobody
-    /// remembers.
+    /// A LUN number was given to another volume of the same array. Only the kernel or only udev has
+    /// noticed, and no earlier name is known.
     #[test]
     fn two_names_from_one_maker_are_two_luns() {
         for (wwid, kernel) in [
@@ -221,7 +228,7 @@ mod tests {
             // Disks and older arrays.
             ("35000c500a1b2c3d4", "naa.5000c500a1b2c3d8"),
             ("32001001b4e000001", "naa.2002001b4e000001"),
-            // As a site may call its maps.
+            // Map names that a site may choose.
             ("600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2356"),
             ("0x600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2356"),
             ("20024f40000000001", "eui.0024f40000000002"),
@@ -256,7 +263,7 @@ mod tests {
                 "3600a098000aad1e3000064e45f2c2355",
                 "iqn.2004-01.com.example:a,L,0x1",
             ),
-            // New firmware has a name of another type.
+            // New firmware adds a name of another type.
             ("1NETAPP_LUN_1", "3600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2355"),
             (
                 "eui.0025385a01234567",
@@ -264,11 +271,11 @@ mod tests {
                 "uuid.1b4e28ba-2fa1-11d2-883f-0016d3cca427",
             ),
             ("nvme.1344-3132-4d69-00000001", "eui.0025385a01234567", "eui.0025385a01234567"),
-            // A map that a site calls in its own way, and a DASD.
+            // A map with a site's own name, and a DASD.
             ("my-database", "3600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2355"),
             ("0x600a098000aad1e3", "3600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2355"),
             ("IBM.750000000N8392.6900.5f", "IBM.750000000N8392.6900.5f", ""),
-            // udev's rule could not ask the disk.
+            // udev's rule could not query the disk.
             ("3600a098000aad1e3000064e45f2c2355", "SNETAPP_LUN_1", "naa.600a098000aad1e3000064e45f2c2355"),
         ] {
             for speakers in [Speakers::default(), everybody] {
@@ -297,10 +304,10 @@ mod tests {
         }
         // A serial number that looks like an NAA name.
         assert!(!is_another("65b0a098000aad1e3000064e45f2c235", other, others, Speakers::default()));
-        // Or like a T10 name, and new firmware that changes one.
+        // Serial numbers that look like a T10 name, and new firmware that changes a T10 name.
         assert!(!is_another("1234-5678", "1ATA_DISK_QM00001", "t10.ATA     DISK QM00001", Speakers::default()));
         assert!(!is_another("1NETAPP_LUN_1", "1NETAPP_VDISK_1", "t10.NETAPP  VDISK 1", Speakers::default()));
-        // Names that are not of a maker, and T10 names that differ in more than a serial number.
+        // Names without a vendor, and T10 names that differ in more than a serial number.
         for (wwid, name) in [
             ("33000000000000001", "naa.3000000000000002"),
             ("1LIO-ORG_db1:8a1b", "t10.LIO-ORG logs1:77aa"),

@@ -1,7 +1,7 @@
-//! Native NVMe multipath devices, out of what sysfs says of namespace heads.
+//! Native NVMe multipath devices, assembled from the namespace heads in sysfs.
 //!
-//! Nothing tells of their path failures but the difference between two readings, so differences are counted. The
-//! devices last published hold the counts so far.
+//! The kernel sends no events about their path failures, so the differences between readings are
+//! counted. The devices published last hold the counts so far.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,15 +15,14 @@ use crate::source::transports::nvme::{Head, HeadPath};
 use crate::source::{Io, Stall};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState, is_deleted};
 
-/// A device, and the head that it was assembled from.
+/// A device, and the head it was assembled from.
 #[derive(Clone, Debug)]
 pub(crate) struct Built {
     head: Arc<Head>,
-    /// By the paths' names.
+    /// By the names of the paths.
     repeats: Repeats<Arc<str>>,
-    /// The device.
     pub(crate) device: Arc<Device>,
-    /// When it was written to.
+    /// When the device was written to.
     pub(crate) written: Written,
     /// How long its I/O has stood still.
     pub(crate) stall: Stall,
@@ -32,8 +31,9 @@ pub(crate) struct Built {
 /// The NVMe devices by WWID.
 pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
 
-/// Assembles all devices. `io` is the I/O of heads by their names. `root` names what the root file system stands on.
-/// `clocks` tell whether I/O waits. `first`: what is found failed now is no failure that was seen.
+/// Assembles all devices. `io` is the I/O of the heads by their names. `root` names the block
+/// devices below the root file system. `clocks` decide if I/O waits. If `first`, a failed path was
+/// found failed and does not count as a new failure.
 pub(crate) fn devices(
     heads: &[Arc<Head>],
     io: &BTreeMap<Arc<str>, Io>,
@@ -43,8 +43,8 @@ pub(crate) fn devices(
     first: bool,
     now: Now,
 ) -> Devices {
-    // A head that has lost its paths may stay, held open, beside the one that its namespace has got since. If that one
-    // loses them, too, it is still the one.
+    // A head that has lost its paths may stay open beside the new head of its namespace. If the new
+    // head loses its paths, too, it is still chosen.
     let rank = |head: &Head| {
         let shown = last.get(&head.wwid).is_some_and(|known| known.head.name == head.name);
         (head.paths.len(), shown)
@@ -61,7 +61,7 @@ pub(crate) fn devices(
         let known = last.get(&head.wwid);
         let root = root.contains(&*head.name);
         let inflight_requests = io.get(&head.name).map(|io| io.in_flight);
-        // Time alone ends the wait for a path.
+        // The wait for a path may end by time alone.
         let queueing = Some(clocks.queue(head));
         let is_same = |device: &Device| {
             (device.root, device.inflight_requests, device.queueing) == (root, inflight_requests, queueing)
@@ -94,14 +94,14 @@ fn change(before: PathState, now: PathState) -> Option<Change> {
     }
 }
 
-/// A path is born valid.
+/// Returns the last state of a path. A new path starts as valid.
 fn state_before(previous: Option<&Device>, name: &str) -> PathState {
     let path = previous.and_then(|device| device.paths.iter().find(|path| &*path.name == name));
     path.map_or(PathState::Valid, |path| path.state)
 }
 
-/// The kernel decides so whether a path gets I/O: `nvme_find_path` and `nvme_path_is_disabled` in
-/// `drivers/nvme/host/multipath.c`.
+/// Returns the state of a path by the kernel's rules for sending I/O (`nvme_find_path` and
+/// `nvme_path_is_disabled` in `drivers/nvme/host/multipath.c`).
 fn state(path: &HeadPath, head: &Head) -> PathState {
     if !path.controller.is_live() || has_another_size(path, head) {
         return PathState::Failed;
@@ -113,19 +113,20 @@ fn state(path: &HeadPath, head: &Head) -> PathState {
     }
 }
 
-/// Whether the path goes because its controller is being deleted, as `nvme disconnect` does it. Such a path has not
-/// failed.
+/// Returns true if the path goes because its controller is being deleted, as by `nvme disconnect`.
+/// Such a path has not failed.
 pub(crate) fn is_leaving(path: &Path) -> bool {
     path.devno.is_none() && path.device_state.as_deref().is_some_and(is_deleted)
 }
 
-/// The kernel sends no I/O to such a path (`nvme_mpath_revalidate_paths`). One that has no size any more is going away.
+/// Returns true if the path has another size than its head. The kernel sends no I/O to such a path
+/// (`nvme_mpath_revalidate_paths`). A path that has no size any more is going away.
 fn has_another_size(path: &HeadPath, head: &Head) -> bool {
     let sizes = path.size_bytes.zip(head.size_bytes);
     sizes.is_some_and(|(size, whole)| size > 0 && size != whole)
 }
 
-/// Counts the members that have left, and looks up those that have come.
+/// Counts the members that have left, and looks up the members that have come.
 fn follow_members(repeats: &mut Repeats<Arc<str>>, before: &[Path], paths: &[Path], now: Now) {
     let is_among = |paths: &[Path], name: &Arc<str>| paths.iter().any(|path| path.name == *name);
     for path in before.iter().filter(|path| !is_among(paths, &path.name)) {
@@ -150,7 +151,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
     for path in &head.paths {
         let last = previous.and_then(|device| device.paths.iter().find(|last| last.name == path.name));
         let mut failures = last.map_or(0, |last| last.failures);
-        // The kernel makes a path anew each time, so none comes back with an old count.
+        // The kernel creates a path again each time, so no path comes back with an old count.
         let grown = growth(last.and_then(|last| last.io_errors), path.io_errors);
         path_io_errors = path_io_errors.saturating_add(grown);
         let state = state(path, head);
@@ -210,7 +211,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         open_count: None,
         in_use: previous.and_then(|device| device.in_use),
         inflight_requests: None,
-        // The kernel blocks SCSI devices only.
+        // The kernel blocks only SCSI devices.
         blocked_paths: 0,
         stalled: previous.and_then(|device| device.stalled),
         root: false,
@@ -221,9 +222,9 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
                 (Some(read_only), Some(whole)) => read_only != whole,
                 _ => false,
             }),
-            // The kernel puts no path below a head of another identity.
+            // The kernel never puts a path below a head with another identity.
             wwid: 0,
-            // Its paths have no number of their own.
+            // The paths have no LUN numbers of their own.
             lun: 0,
         },
         lun_conflicts: 0,
@@ -252,7 +253,8 @@ mod tests {
         Arc::new(Head { wwid: "uuid.1".into(), paths: paths.iter().map(path).collect(), ..Head::default() })
     }
 
-    /// Follows readings as the monitor does: the changes of each, and the devices after the last.
+    /// Follows readings as the monitor does. Gives the changes of each, and the devices after the
+    /// last.
     #[derive(Default)]
     struct Followed {
         clocks: Clocks,
@@ -334,7 +336,7 @@ mod tests {
         let device = followed.device();
         assert_eq!((device.path_events.failed, device.path_events.reinstated), (1, 2));
         assert_eq!(device.paths.iter().map(|path| path.failures).collect::<Vec<_>>(), [1, 0]);
-        // From standby to valid is neither.
+        // A change from standby to valid is neither a failure nor a reinstatement.
         let active = [head(&[("a", "live", Some("optimized")), ("b", "live", Some("optimized"))])];
         assert_eq!(followed.read(&active), []);
         let standby = [head(&[("a", "live", Some("inaccessible")), ("b", "live", Some("change"))])];
@@ -367,12 +369,12 @@ mod tests {
         assert_eq!(repeated(&[path("a", "connecting")]), 0);
         assert_eq!(repeated(&[path("a", "live")]), 0);
         assert_eq!(repeated(&[path("a", "connecting")]), 1);
-        // The kernel gives it up, and it comes back.
+        // The kernel gives up the path, and the path comes back.
         assert_eq!(repeated(&[path("a", "deleting")]), 1);
         assert_eq!(repeated(&[]), 1);
         assert_eq!(repeated(&[path("b", "live")]), 1);
         assert_eq!(repeated(&[path("b", "connecting")]), 2);
-        // By order, and without.
+        // The path leaves on request, and then without one.
         assert_eq!(repeated(&[path("b", "live")]), 2);
         assert_eq!(repeated(&[path("b", "deleting (no IO)")]), 2);
         assert_eq!(repeated(&[]), 2);
@@ -400,7 +402,7 @@ mod tests {
         assert_eq!(errors(&[("a", Some(5)), ("b", Some(4))]), 9);
         assert_eq!(errors(&[("b", Some(4))]), 9);
         assert_eq!(errors(&[("a", Some(2)), ("b", Some(4))]), 11);
-        // Somebody has set it to 0.
+        // Root has set the count to 0.
         assert_eq!(errors(&[("a", Some(0)), ("b", Some(4))]), 11);
         assert_eq!(errors(&[("a", Some(1)), ("b", Some(4))]), 12);
     }

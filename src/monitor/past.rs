@@ -1,4 +1,4 @@
-//! The monitor tells the memory what it sees, and others what the memory makes of it.
+//! Shows the memory the present devices, and reports the news that result.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::source::health::Part;
 use crate::topology::{DevNo, Device, Kind, Snapshot};
 
 impl State {
-    /// Has the memory look at the devices, and tells its news.
+    /// Lets the memory look at the devices, and reports its news.
     pub(super) fn look_back(&mut self, snapshot: &mut Snapshot, before: &[Arc<Device>], now: Now) {
         let (readings, departures) = (&self.readings, &self.departures);
         let sightings = snapshot.devices.iter().map(|device| Sighting {
@@ -28,7 +28,7 @@ impl State {
             transports: &snapshot.transports,
             listed: &listed,
             is_complete: self.have_answered(),
-            // A recovery is told after the change that led to it.
+            // A recovery is reported after the change that caused it.
             all_answer: self.all_answer() && !self.corrections.wait(),
             usage_is_known: self.unread_usage.is_none(),
             config: &self.config,
@@ -52,7 +52,8 @@ impl State {
         }
     }
 
-    /// The numbers by which mounts and swaps name a native NVMe device; `None` if nobody has looked.
+    /// Returns the numbers by which mounts and swaps name a native NVMe device. `None` if they have
+    /// not been read.
     fn numbers_of(&self, device: &Device) -> Option<BTreeSet<DevNo>> {
         let users = self.readings.block.usage.users.get(&*device.sysfs_name).filter(|_| device.kind == Kind::Nvme)?;
         let number = |user: &User| match user {
@@ -62,18 +63,19 @@ impl State {
         Some(users.iter().filter_map(number).collect())
     }
 
-    /// Whether no disk of the device is there any more, as far as that is known. Those of a map without members may be.
+    /// Returns true if no disk of the device is known to exist. A map without members may still
+    /// have disks.
     fn has_no_disk(&self, device: &Device) -> bool {
         device.kind == Kind::DeviceMapper
             && !(device.paths.is_empty() && self.readings.block.may_have_disk(&device.wwid))
             && device.paths.iter().all(|path| path.devno.is_some_and(|devno| self.readings.block.is_gone(devno)))
     }
 
-    /// Whether the present state of every device is known.
+    /// Returns true if the present state of every device is known.
     fn all_answer(&self) -> bool {
         let kernel = self.readings.kernel.as_ref();
         let kernel_answers = kernel.is_none_or(|kernel| kernel.current || kernel.not_permitted);
-        // Where the kernel may not be asked, path states are multipathd's, as long as there are any.
+        // If the kernel may not be asked, path states come from multipathd, as long as it has any.
         let daemon = self.readings.multipathd.as_ref().filter(|_| !self.readings.kernel_is_current());
         let daemon_answers = daemon.is_none_or(|daemon| daemon.is_up() || daemon.maps.is_empty());
         let sysfs_answers = [Part::Block, Part::Transports].into_iter().all(|part| self.health.answers(part));

@@ -1,12 +1,14 @@
-//! Whether the kernel keeps the I/O to an NVMe head for which no path is usable, or fails it.
+//! Does the kernel keep the I/O to an NVMe head without a usable path, or does it fail that I/O?
 //!
-//! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps it in two cases. A controller of one of the head's
-//! paths is `live`, `connecting` or `resetting`, whatever its ANA state, and has not been away for `fast_io_fail_tmo`.
-//! Or the head has a `delayed_removal_secs` (Linux 6.16): then the kernel also keeps the head so long after its last
-//! path has gone.
+//! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps the I/O in two cases. In the
+//! first case, a controller of one of the head's paths is `live`, `connecting` or `resetting`,
+//! whatever its ANA state. It also must not have been away for `fast_io_fail_tmo`. In the second
+//! case, the head has a `delayed_removal_secs` (Linux 6.16). The kernel also keeps the head for
+//! this long after its last path has gone.
 //!
-//! No file tells that `fast_io_fail_tmo` has run out (`NVME_CTRL_FAILFAST_EXPIRED`). The kernel's clock starts when the
-//! controller begins to connect. The clock here starts at the reading that shows that the controller has left `live`.
+//! No file shows that `fast_io_fail_tmo` has passed (`NVME_CTRL_FAILFAST_EXPIRED`). The kernel's
+//! clock starts when the controller begins to connect. The clock here starts at the first reading
+//! in which the controller is not `live`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,28 +17,29 @@ use std::time::{Duration, Instant};
 use crate::source::transports::nvme::Head;
 use crate::topology::NvmeController;
 
-/// Since when controllers are away, and heads without a path.
+/// Since when controllers are away and heads are without paths.
 #[derive(Debug, Default)]
 pub(crate) struct Clocks {
     /// The controllers that are not live, by name.
     away: HashMap<Arc<str>, Away>,
-    /// Since when the heads are without a path that are, by name.
+    /// The heads without a path, by name, and since when.
     pathless: HashMap<Arc<str>, Instant>,
 }
 
 /// A controller that is not live.
 #[derive(Debug)]
 struct Away {
-    /// The instance of the controller: a new one of its name begins anew.
+    /// The instance of the controller. The time of a new instance starts again.
     instance: u64,
     since: Instant,
-    /// How long the kernel keeps I/O for the controller; `None` for ever. A later change counts from the next time.
+    /// How long the kernel keeps I/O for the controller. `None` if forever. A later change of the
+    /// setting counts from the next time.
     patience: Option<Duration>,
 }
 
 impl Clocks {
-    /// Takes a reading of all controllers over fabrics and all heads, which was begun now. All that it finds away at
-    /// first is away since then.
+    /// Takes a reading, begun at `now`, of all controllers over fabrics and all heads. The time of
+    /// a controller that was away before the first reading begins with that reading.
     pub(crate) fn follow(&mut self, controllers: &[Arc<NvmeController>], heads: &[Arc<Head>], now: Instant) {
         let away: BTreeMap<_, _> =
             controllers.iter().filter(|one| !one.is_live()).map(|controller| (&controller.name, controller)).collect();
@@ -52,24 +55,24 @@ impl Clocks {
         }
     }
 
-    /// The clocks at this moment.
+    /// Returns the clocks at this moment.
     pub(crate) fn at(&self, now: Instant) -> Moment<'_> {
         let given_up = self.away.iter().filter(|(_, away)| away.is_over(now)).map(|(name, _)| &**name);
         Moment { clocks: self, given_up: given_up.collect(), now }
     }
 }
 
-/// The clocks at one moment. Each controller carries many paths, so it is looked at once.
+/// The clocks at one moment. A controller carries many paths, so it is judged only once.
 #[derive(Debug)]
 pub(crate) struct Moment<'a> {
     clocks: &'a Clocks,
-    /// The names of the controllers for which the kernel keeps no I/O any more.
+    /// The names of the controllers for which the kernel no longer keeps I/O.
     given_up: HashSet<&'a str>,
     now: Instant,
 }
 
 impl Moment<'_> {
-    /// Whether I/O to the head waits while no path takes it.
+    /// Returns true if I/O to the head waits while no path accepts it.
     pub(crate) fn queue(&self, head: &Head) -> bool {
         head.paths.iter().any(|path| self.may_carry_io(&path.controller)) || self.keep(head)
     }
@@ -82,8 +85,8 @@ impl Moment<'_> {
         }
     }
 
-    /// Whether the kernel keeps the head, and its I/O, though no path may come back. While it has paths, that time has
-    /// not begun.
+    /// Returns true if the kernel keeps the head and its I/O although no path may come back. While
+    /// the head has paths, that time has not begun.
     fn keep(&self, head: &Head) -> bool {
         let since = self.clocks.pathless.get(&head.name);
         let gone = since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(*since));
@@ -97,8 +100,10 @@ impl Away {
     }
 }
 
-/// The kernel prints `off` for a controller that it never gives up so, and has no such file for a local one. Linux 5.11
-/// and 5.12 can give up, but have no file that tells when: I/O is then said to wait until the controller goes.
+/// Returns how long the kernel keeps I/O for the controller. The kernel writes `off` for a
+/// controller that it never gives up in this way, and has no such file for a local one. Linux 5.11
+/// and 5.12 may give up, but have no file with the time. There, I/O counts as waiting until the
+/// controller goes.
 fn patience(controller: &NvmeController) -> Option<Duration> {
     controller.timeouts.fast_io_fail.parse().ok().map(Duration::from_secs)
 }
@@ -109,7 +114,7 @@ mod tests {
     use crate::source::transports::nvme::HeadPath;
     use crate::topology::NvmeTimeouts;
 
-    /// A head whose controllers are in these states and have these `fast_io_fail_tmo`.
+    /// A head whose controllers have these states and these values of `fast_io_fail_tmo`.
     fn head(controllers: &[(&str, &str)], removal_delay: u64) -> Arc<Head> {
         let path = |(number, (state, fast_io_fail)): (usize, &(&str, &str))| HeadPath {
             controller: Arc::new(NvmeController {
@@ -128,7 +133,7 @@ mod tests {
         })
     }
 
-    /// Whether it queues at each of these readings, a head at a second.
+    /// True for each reading after which the head queues. A reading is a second and a head.
     fn queues<const N: usize>(readings: [(u64, Arc<Head>); N]) -> [bool; N] {
         let (mut clocks, start) = (Clocks::default(), Instant::now());
         readings.map(|(second, head)| {

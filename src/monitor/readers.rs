@@ -1,7 +1,8 @@
-//! The threads and tasks that read, away from the loop: each makes one reading at a time and sends it back.
+//! The threads and tasks that read outside the loop. Each makes one reading at a time and sends it
+//! back.
 //!
-//! A read in the kernel cannot be called off. A reader that hangs holds up nobody else, and its reading is still taken
-//! when it comes.
+//! A read in the kernel cannot be cancelled. A reader that hangs blocks no other reader, and its
+//! reading is still accepted when it arrives.
 
 use std::future::Future;
 use std::io;
@@ -17,7 +18,7 @@ use crate::privileges::Privileged;
 use crate::source::interfaces::Addresses;
 use crate::source::{Error, Places, block, device_mapper, multipathd, transports};
 
-/// A request.
+/// A request to a reader.
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     /// Device mapper's maps.
@@ -26,13 +27,12 @@ pub(crate) enum Ask {
     Block(block::Request),
     /// Sessions, ports and controllers in sysfs.
     Transports(transports::Request),
-    /// Which interface has which address.
+    /// The addresses of the network interfaces.
     Interfaces,
-    /// multipathd.
     Daemon(DaemonRequest),
 }
 
-/// The last readings.
+/// A reading from a reader.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// Device mapper's maps.
@@ -41,26 +41,24 @@ pub(crate) enum Reply {
     Block(Result<block::Reading, Error>),
     /// Sessions, ports and controllers in sysfs.
     Transports(Result<transports::Reading, Error>),
-    /// Which interface has which address.
+    /// The addresses of the network interfaces.
     Interfaces(Result<Addresses, Error>),
-    /// multipathd.
     Daemon(Result<DaemonReply, Error>),
 }
 
-/// The sources of the readers.
+/// The settings of the readers.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    /// Where files are read.
+    /// The directories of the files to read.
     pub(crate) places: Places,
-    /// Which transports.
+    /// The transports to read.
     pub(crate) parts: transports::Parts,
-    /// Ask device mapper.
+    /// True if device mapper is read.
     pub(crate) device_mapper: bool,
-    /// Ask multipathd.
+    /// The client for multipathd, if multipathd is asked.
     pub(crate) multipathd: Option<multipathd::Client>,
 }
 
-/// All readers.
 pub(crate) struct Readers {
     kernel: Option<HandOver<device_mapper::Request>>,
     block: HandOver<block::Request>,
@@ -70,7 +68,7 @@ pub(crate) struct Readers {
     replies: mpsc::UnboundedReceiver<Arrival>,
 }
 
-/// A reading, and what it has cost: a thread's processor time, or how long multipathd was kept busy.
+/// A reading and its cost: processor time of the thread, or the time for which multipathd was busy.
 pub(crate) type Arrival = (Reply, Duration);
 
 type HandOver<Request> = Box<dyn Fn(Request) + Send>;
@@ -114,7 +112,7 @@ impl Readers {
         })
     }
 
-    /// Has something read. A source that is switched off is never asked.
+    /// Requests a reading. A source that is switched off is never asked.
     pub(crate) fn ask(&self, ask: Ask) {
         match ask {
             Ask::Kernel(request) => self.kernel.iter().for_each(|reader| reader(request.clone())),
@@ -125,17 +123,17 @@ impl Readers {
         }
     }
 
-    /// The next reading that comes, and what it has cost. Cancel safe.
+    /// Waits for the next reading and its cost. Cancel safe.
     pub(crate) async fn reply(&mut self) -> Arrival {
         match self.replies.recv().await {
             Some(arrival) => arrival,
-            // The block reader's thread holds a sender for as long as this exists.
+            // The block reader's thread holds a sender as long as `self` exists.
             None => std::future::pending().await,
         }
     }
 }
 
-/// Reads that block, on a thread of their own.
+/// Starts a thread for reads that block.
 fn on_thread<Request: Send + 'static, Reading: 'static>(
     threads: &Privileged,
     name: &'static str,
@@ -147,7 +145,7 @@ fn on_thread<Request: Send + 'static, Reading: 'static>(
     let outbox = outbox.clone();
     let work = move || {
         for request in inbox {
-            // A reader that panics has a bug; the others must not go down with it.
+            // A reader that panics has a bug. The other readers must keep running.
             let before = processor_time();
             let reading = catch_unwind(AssertUnwindSafe(|| read(request))).unwrap_or_else(|_| Err(panicked(name)));
             if outbox.send((wrap(reading), processor_time().saturating_sub(before))).is_err() {
@@ -156,11 +154,11 @@ fn on_thread<Request: Send + 'static, Reading: 'static>(
         }
     };
     threads.spawn(name, work)?;
-    // The thread ends only after its requests do, so it is there to take this one.
+    // The thread lives until its request channel closes, so it receives this request.
     Ok(Box::new(move |request| drop(requests.send(request))))
 }
 
-/// Reads that wait for a peer, each in a task.
+/// Starts a task for each read that waits for a peer.
 fn on_tasks<Request: 'static, Reading: Send + 'static, F>(
     name: &'static str,
     outbox: &mpsc::UnboundedSender<Arrival>,
@@ -173,7 +171,7 @@ where
     let outbox = outbox.clone();
     Box::new(move |request| {
         let (outbox, reading) = (outbox.clone(), tokio::spawn(read(request)));
-        // A task that panics sends nothing, and the source would be awaited for good.
+        // A task that panics sends no reading. Without this reply, the source would wait forever.
         tokio::spawn(async move {
             let start = Instant::now();
             let reading = reading.await.unwrap_or_else(|_| Err(panicked(name)));
@@ -182,7 +180,7 @@ where
     })
 }
 
-/// Time that this thread has spent on a processor: a reading that has to wait costs nothing by that.
+/// Returns the processor time of this thread. Time spent waiting does not count as cost.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()

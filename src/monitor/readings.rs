@@ -1,7 +1,7 @@
-//! The last reading of each source, and what can be wanted of it.
+//! The last reading of each source, and what can be wanted from it.
 //!
-//! A new reading takes the place of the old one: whole, or for the devices that were looked at. An object that a source
-//! could not read stands as last read.
+//! A new reading replaces the old one, as a whole or for the devices that were read. An object that
+//! a source could not read keeps its last reading.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -18,35 +18,32 @@ use crate::source::transports::{self, Way, Ways};
 use crate::source::{Error, Io, device_mapper, multipathd};
 use crate::topology::{Daemon, DevNo, Transports};
 
-/// The last readings.
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
-    /// Device mapper; `None` if it is switched off.
+    /// Device mapper. `None` if it is switched off.
     pub(crate) kernel: Option<Kernel>,
     /// Block devices in sysfs.
     pub(crate) block: Block,
-    /// Sessions, ports and controllers in sysfs; `None` before the first reading.
+    /// Sessions, ports and controllers in sysfs. `None` before the first reading.
     pub(crate) transports: Option<transports::Reading>,
-    /// Which interface has which address.
+    /// The addresses of the network interfaces.
     pub(crate) addresses: Arc<Addresses>,
-    /// multipathd; `None` if it is switched off.
+    /// multipathd. `None` if it is switched off.
     pub(crate) multipathd: Option<Multipathd>,
 }
 
-/// Which source says which device-mapper devices there are.
+/// The source that lists the device-mapper devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Teller {
-    /// Device mapper.
     Kernel,
-    /// sysfs.
     Block,
-    /// multipathd.
     Multipathd,
 }
 
 impl Readings {
-    /// The source that says which device-mapper devices there are, and when it was asked: the kernel itself, otherwise the newest
-    /// reading. `None` if nobody has said so yet: "no devices" would be a lie.
+    /// Returns the source that lists the device-mapper devices, and when it was asked. It is the
+    /// kernel itself, or else the newest reading. `None` if no source has listed any yet, because
+    /// "no devices" would be false.
     pub(crate) fn teller(&self) -> Option<(Teller, Instant)> {
         let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.read_at?, kernel)));
         match (kernel, self.block.maps_read_at) {
@@ -61,8 +58,8 @@ impl Readings {
         }
     }
 
-    /// The device-mapper devices that there are, sorted, and the source of each one's members. A map that device mapper has and
-    /// could never read is sysfs's.
+    /// Returns the device-mapper devices, sorted, and the source of the members of each one. For a
+    /// map that device mapper lists but could never read, the source is sysfs.
     pub(crate) fn wwids(&self, teller: Teller) -> BTreeMap<Arc<str>, Teller> {
         let all = |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), teller)).collect();
         match teller {
@@ -78,7 +75,7 @@ impl Readings {
         }
     }
 
-    /// How many device-mapper devices the kernel has, by its own word or by sysfs's.
+    /// Returns the number of device-mapper devices in the kernel, from device mapper or sysfs.
     pub(crate) fn number_of_maps(&self) -> Option<usize> {
         match self.teller()?.0 {
             Teller::Kernel => self.kernel.as_ref().map(|kernel| kernel.told.len()),
@@ -87,8 +84,8 @@ impl Readings {
         }
     }
 
-    /// Forgets the words of multipathd's last reply on maps that the kernel does not have, as soon as that is known. A reply that was
-    /// under way when its map was removed may have brought it back.
+    /// Forgets what multipathd's last reply says about maps that the kernel does not have. A reply
+    /// that was under way during a removal may have contained the removed map.
     pub(crate) fn forget_words_about_no_map(&mut self) {
         let Some((teller, _)) = self.teller().filter(|(teller, _)| *teller != Teller::Multipathd) else { return };
         if !self.multipathd.as_ref().is_some_and(|daemon| daemon.is_unsifted) {
@@ -102,39 +99,39 @@ impl Readings {
         }
     }
 
-    /// Whether some source tells of this device.
+    /// Returns true if a source lists this device.
     pub(crate) fn know(&self, wwid: &Arc<str>) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.maps.contains_key(wwid))
             || self.block.maps.contains_key(wwid)
             || self.multipathd.as_ref().is_some_and(|daemon| daemon.maps.contains_key(wwid))
     }
 
-    /// Whether device mapper's last reading is the present state.
+    /// Returns true if device mapper's last reading is the present state.
     pub(crate) fn kernel_is_current(&self) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.current)
     }
 
-    /// Whether device mapper tells the present state of the device of this number, or that it is none.
+    /// Returns true if device mapper gives the present state of this device, or shows that it is no
+    /// multipath device.
     pub(crate) fn kernel_tells_of(&self, devno: DevNo) -> bool {
         self.kernel.as_ref().is_some_and(|kernel| kernel.current && !kernel.untold.contains(&devno))
     }
 
-    /// multipathd, as it is shown.
+    /// Returns multipathd's state for the status page.
     pub(crate) fn daemon(&self) -> Daemon {
         self.multipathd.as_ref().map_or(Daemon::NotAsked, |daemon| daemon.state.clone())
     }
 
-    /// Sessions and ports.
     pub(crate) fn transports(&self) -> Arc<Transports> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.transports)).unwrap_or_default()
     }
 
-    /// The remote ports that stay blocked.
+    /// Returns the remote ports that stay blocked.
     pub(crate) fn blocked_ways(&self) -> Arc<HashSet<Way>> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.blocked)).unwrap_or_default()
     }
 
-    /// Where the I/O of disks goes.
+    /// Returns the ways that lead from this host to the disks.
     pub(crate) fn ways(&self) -> Arc<Ways> {
         self.transports.as_ref().map(|reading| Arc::clone(&reading.ways)).unwrap_or_default()
     }
@@ -143,24 +140,24 @@ impl Readings {
 /// Device mapper's last reading.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
-    /// By WWID.
+    /// The maps by WWID.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<device_mapper::Map>>,
-    /// The last reading worked, and none is late: `maps` is the present state.
+    /// True if the last reading succeeded and none is late, so that `maps` is the present state.
     pub(crate) current: bool,
-    /// This process may not ask device mapper.
+    /// True if this process may not ask device mapper.
     pub(crate) not_permitted: bool,
-    /// When the last reading was asked for.
+    /// When the last reading was requested.
     pub(crate) read_at: Option<Instant>,
-    /// When it came.
+    /// When the last reading arrived.
     came: Option<Instant>,
-    /// Maps that it has and could never read. sysfs and multipathd tell of them.
+    /// Maps that device mapper lists and could never read. sysfs and multipathd describe them.
     pub(crate) untold: BTreeSet<DevNo>,
-    /// The maps for those who read their files.
+    /// The maps, for the reader of their files.
     pub(crate) told: Arc<[Told]>,
 }
 
 impl Kernel {
-    /// Takes a reading. Gives the members that a map did not have before.
+    /// Takes a reading. Returns the members that their maps did not have before.
     pub(crate) fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
         let mut joined = Vec::new();
@@ -191,7 +188,7 @@ impl Kernel {
     }
 }
 
-/// The wants of device mapper, added up.
+/// The wants for device mapper, added up.
 #[derive(Debug, Default)]
 pub(crate) struct KernelWant {
     request: device_mapper::Request,
@@ -199,13 +196,14 @@ pub(crate) struct KernelWant {
 }
 
 impl KernelWant {
-    /// The maps whose event number has moved, and these.
+    /// Wants the maps whose event number has changed, and the map `dirty`.
     pub(crate) fn look(&mut self, dirty: Option<DevNo>) {
         self.request.dirty.extend(dirty);
         self.reason = self.reason.max(Some(Reason::Event));
     }
 
-    /// All maps. Where events may have been lost, it is asked again which devices are maps.
+    /// Wants all maps. If events may have been lost, device mapper is also asked again which
+    /// devices are maps.
     pub(crate) fn all(&mut self, reason: Reason) {
         self.request.all = true;
         self.request.anew |= matches!(reason, Reason::Overflow | Reason::Signal | Reason::Start);
@@ -229,9 +227,9 @@ impl Want for KernelWant {
 /// The last readings of block devices in sysfs.
 #[derive(Debug, Default)]
 pub(crate) struct Block {
-    /// Multipath maps, where device mapper does not tell them. By WWID.
+    /// The multipath maps by WWID, if device mapper does not give them.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
-    /// Disks, by number.
+    /// The disks by number.
     pub(crate) disks: HashMap<DevNo, Arc<disks::Disk>>,
     /// Grows with each change of a disk.
     pub(crate) disks_version: u64,
@@ -243,22 +241,20 @@ pub(crate) struct Block {
     pub(crate) candidates: Arc<[Candidate]>,
     /// [`block::Host::member_ways`].
     pub(crate) member_ways: Arc<HashSet<Way>>,
-    /// Kernel names of what the root file system stands on.
+    /// The kernel names of the block devices below the root file system.
     pub(crate) root: Arc<HashSet<String>>,
-    /// The users of block devices.
     pub(crate) usage: Arc<Usage>,
-    /// When the last reading was asked for that told which maps there are.
+    /// When the last reading that listed the maps was requested.
     pub(crate) maps_read_at: Option<Instant>,
-    /// Everything has been read once.
+    /// True if everything has been read once.
     pub(crate) read_once: bool,
     wwids: HashMap<DevNo, Arc<str>>,
     by_address: HashMap<Arc<str>, DevNo>,
-    /// Disks that are gone, by their last event: the reading that shows it may be yet to come.
+    /// Disks that are gone according to their last event. The reading that shows it may still come.
     removed: HashSet<DevNo>,
 }
 
 impl Block {
-    /// Takes a reading.
     pub(crate) fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
         let scope = &request.scope;
         if let Some(host) = &reading.host {
@@ -280,7 +276,7 @@ impl Block {
                 self.maps_read_at = Some(asked);
             }
         } else {
-            // Device mapper tells of the maps, but for some.
+            // Device mapper gives the maps, except a few.
             let told = request.told.iter().flat_map(|told| told.iter());
             let untold = told.filter(|told| told.members.is_none());
             let read = untold.filter_map(|told| Some((told.devno, reading.maps.get(&told.devno)?.clone())));
@@ -321,12 +317,11 @@ impl Block {
         }
     }
 
-    /// The WWID of this map.
     pub(crate) fn wwid(&self, devno: DevNo) -> Option<Arc<str>> {
         self.wwids.get(&devno).cloned()
     }
 
-    /// Forgets the maps: device mapper tells of them again, but for these.
+    /// Forgets all maps except `untold`, because device mapper gives them again.
     pub(crate) fn forget_maps_but(&mut self, untold: &BTreeSet<DevNo>) {
         self.wwids.retain(|devno, _| untold.contains(devno));
         let wwids = &self.wwids;
@@ -334,24 +329,26 @@ impl Block {
         self.maps_read_at = None;
     }
 
-    /// Whether a disk of this identity may be there that is a member of no map. Without udev's word on any disk it may.
+    /// Returns true if a disk with this WWID may exist that is a member of no map. Without udev's
+    /// name for any disk, it may exist.
     pub(crate) fn may_have_disk(&self, wwid: &str) -> bool {
         let are_known = !self.candidates.is_empty() || self.disks.values().any(|disk| disk.identity.udev.is_some());
         !are_known || self.candidates.iter().any(|candidate| *candidate.wwid == *wwid)
     }
 
-    /// The disk at this SCSI address.
+    /// Returns the disk at this SCSI address.
     pub(crate) fn disk_at(&self, address: &str) -> Option<DevNo> {
         self.by_address.get(address).copied()
     }
 
-    /// Whether a disk that was there is gone: by its event, or by the last reading.
+    /// Returns true if a disk that was there is gone, according to its last event or the last
+    /// reading.
     pub(crate) fn is_gone(&self, devno: DevNo) -> bool {
         self.removed.contains(&devno)
             || self.disks.get(&devno).is_some_and(|disk| disk.states.absent && !disk.hctl.is_empty())
     }
 
-    /// An event tells that a disk comes or goes.
+    /// Processes an event about a disk that comes or goes.
     pub(crate) fn note_event(&mut self, devno: DevNo, action: &str) {
         match action {
             "remove" if self.disks.contains_key(&devno) => drop(self.removed.insert(devno)),
@@ -360,7 +357,7 @@ impl Block {
         }
     }
 
-    /// Events were lost, so the last one of a disk may not be the last that there was.
+    /// Forgets the events of disks, because later events may have been lost.
     pub(crate) fn forget_events(&mut self) {
         self.removed.clear();
     }
@@ -374,7 +371,7 @@ impl Block {
     }
 }
 
-/// A disk that a map may still hold though it is gone. Its name stays.
+/// Marks a disk as gone. A map may still hold it, so its name stays.
 fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
     let states = disks::States { absent: true, ..disks::States::default() };
     if disk.states == states {
@@ -383,52 +380,53 @@ fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
     Arc::new(disks::Disk { states, ..(**disk).clone() })
 }
 
-/// The wants of block devices in sysfs, added up.
+/// The wants for block devices in sysfs, added up.
 #[derive(Debug, Default)]
 pub(crate) struct BlockWant {
     everything: Option<Reason>,
     states: bool,
     devices: Devices,
-    /// The last reading was of some devices: in a storm of events the states have their turn, too.
+    /// True if the last reading was of single devices. In a storm of events, this gives the states
+    /// a turn.
     devices_were_last: bool,
-    /// The maps as device mapper tells them, if it does.
+    /// The maps from device mapper, if it gives them.
     pub(crate) told: Option<Arc<[Told]>>,
     /// [`block::Request::open`].
     pub(crate) open: Arc<HashSet<Way>>,
 }
 
 impl BlockWant {
-    /// Everything of every device.
+    /// Wants everything about every device.
     pub(crate) fn everything(&mut self, reason: Reason) {
         self.everything = self.everything.max(Some(reason));
     }
 
-    /// Whether a reading of everything is wanted and has not begun.
+    /// Returns true if a full reading is wanted and has not begun.
     pub(crate) fn wants_everything(&self) -> bool {
         self.everything.is_some()
     }
 
-    /// All that changes without an event.
+    /// Wants everything that changes without an event.
     pub(crate) fn states(&mut self) {
         self.states = true;
     }
 
-    /// This map and its members.
+    /// Wants this map and its members.
     pub(crate) fn map(&mut self, devno: DevNo) {
         self.devices.maps.insert(devno);
     }
 
-    /// Everything of this disk.
+    /// Wants everything about this disk.
     pub(crate) fn disk(&mut self, devno: DevNo) {
         self.devices.disks.insert(devno);
     }
 
-    /// The users of block devices.
+    /// Wants the users of block devices.
     pub(crate) fn usage(&mut self) {
         self.devices.usage = true;
     }
 
-    /// The states of these disks.
+    /// Wants the states of these disks.
     pub(crate) fn states_of(&mut self, disks: impl IntoIterator<Item = DevNo>) {
         self.devices.states.extend(disks);
     }
@@ -444,7 +442,8 @@ impl Want for BlockWant {
     fn next(&mut self) -> Option<(block::Request, Reason)> {
         let has_devices = self.devices != Devices::default();
         let (scope, reason) = if let Some(reason) = self.everything.take() {
-            // It holds all that is wanted of members. Other disks are asked for again when they become members.
+            // A full reading includes everything wanted about members. Other disks are requested
+            // again when they become members.
             (self.states, self.devices) = (false, Devices::default());
             (Scope::Everything, reason)
         } else if self.states && (self.devices_were_last || !has_devices) {
@@ -460,21 +459,21 @@ impl Want for BlockWant {
     }
 }
 
-/// The wants of sessions, ports and controllers, added up.
+/// The wants for sessions, ports and controllers, added up.
 #[derive(Debug, Default)]
 pub(crate) struct TransportsWant {
     anew: bool,
     reason: Option<Reason>,
-    /// Which interface has which address.
+    /// The addresses of the network interfaces.
     pub(crate) addresses: Arc<Addresses>,
-    /// Interfaces to look for.
+    /// The interfaces to look for.
     pub(crate) interfaces: Arc<BTreeSet<Arc<str>>>,
-    /// The WWIDs of NVMe heads that were devices in an earlier life.
+    /// The WWIDs of NVMe heads that were devices in an earlier run.
     pub(crate) remembered: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl TransportsWant {
-    /// Their states; and, if `anew`, between which ports they go.
+    /// Wants the states. With `anew`, also wants the ports again.
     pub(crate) fn look(&mut self, anew: bool, reason: Reason) {
         self.anew |= anew;
         self.reason = self.reason.max(Some(reason));
@@ -496,12 +495,12 @@ impl Want for TransportsWant {
     }
 }
 
-/// Whether the interfaces are to be read.
+/// The want for the network interfaces.
 #[derive(Debug, Default)]
 pub(crate) struct InterfacesWant {
-    /// They are.
+    /// True if the interfaces are to be read.
     pub(crate) wanted: bool,
-    /// The addresses that connections come from of which no interface is known.
+    /// The source addresses of connections whose interface is not known.
     pub(crate) sources: BTreeSet<IpAddr>,
 }
 
@@ -520,20 +519,19 @@ impl Want for InterfacesWant {
 /// multipathd's last reply.
 #[derive(Debug)]
 pub(crate) struct Multipathd {
-    /// Whether it answers.
     pub(crate) state: Daemon,
-    /// By WWID.
+    /// The maps by WWID.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
-    /// Maps that its last reply left out. A daemon that has just started knows none: that says nothing of their paths,
-    /// so their last reading still serves, as long as they exist.
+    /// Maps that the last reply left out. A multipathd that has just started knows none, which says
+    /// nothing about their paths. So their last reading is still used as long as they exist.
     pub(crate) left_out: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
-    /// The last time it was asked for the maps it gave none.
+    /// True if multipathd failed to give the maps when last asked.
     pub(crate) failed: bool,
-    /// When it was asked for the maps that it gave last.
+    /// When the maps were requested that multipathd gave last.
     pub(crate) read_at: Option<Instant>,
-    /// The paths that it knows, for telling what it leaves alone.
+    /// The paths that multipathd knows. The others are the ones that it ignores.
     pub(crate) known_paths: KnownPaths,
-    /// Its last reply may have words on maps that the kernel does not have.
+    /// True if the last reply may describe maps that the kernel does not have.
     is_unsifted: bool,
 }
 
@@ -552,8 +550,8 @@ impl Default for Multipathd {
 }
 
 impl Multipathd {
-    /// Takes a reading of its maps. A map that could not be read keeps its last one, and one that did not change its
-    /// allocation.
+    /// Takes a reading of the maps. A map that could not be read keeps its last reading. A map that
+    /// did not change keeps its allocation.
     pub(crate) fn take(&mut self, reading: multipathd::Maps, asked: Instant) {
         let mut before = std::mem::take(&mut self.maps);
         for map in reading.maps {
@@ -569,15 +567,16 @@ impl Multipathd {
         (self.failed, self.read_at, self.is_unsifted) = (false, Some(asked), true);
     }
 
-    /// Takes note of the paths that it knows. `paths` is `None` if it was not asked for them; `needed` says whether there
-    /// are disks that it may leave alone. Gives whether it is to be asked.
+    /// Records the paths that multipathd knows. `paths` is `None` if multipathd was not asked.
+    /// `needed` is true if there are disks that multipathd may ignore. Returns true if multipathd
+    /// is to be asked.
     pub(crate) fn know_paths(&mut self, up: bool, paths: Option<Result<HashSet<String>, Error>>, needed: bool) -> bool {
         let (known, ask) = match (paths, &self.known_paths) {
             _ if !up => (KnownPaths::CannotTell, false),
             (Some(Ok(paths)), _) => (KnownPaths::These(paths), false),
             (_, KnownPaths::These(paths)) if needed => (KnownPaths::These(paths.clone()), false),
             (Some(Err(_)), _) => (KnownPaths::CannotTell, false),
-            // Disks that are shown stay so until it tells: its restart alone makes none of them well.
+            // A restart of multipathd repairs no disk. So the disks shown stay until it answers.
             (None, KnownPaths::CannotTell) => (KnownPaths::CannotTell, needed),
             (None, _) => (KnownPaths::NotAsked, needed),
         };
@@ -585,51 +584,50 @@ impl Multipathd {
         ask
     }
 
-    /// Whether it answers.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, Daemon::Up(_))
     }
 
-    /// Its last word on a map, and whether it still stands.
+    /// Returns the last facts about a map, and true if they are still current.
     pub(crate) fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
         let stands = self.maps.get(wwid).map(|map| (map, true));
         stands.or_else(|| self.left_out.get(wwid).map(|map| (map, false)))
     }
 
-    /// Should a map come back that is gone, these words must not stand for it.
+    /// Forgets a map that is gone, so that the facts do not apply to a map that comes back.
     pub(crate) fn forget(&mut self, wwid: &Arc<str>) {
         self.maps.remove(wwid);
         self.left_out.remove(wwid);
     }
 }
 
-/// A request to multipathd, besides its own state.
+/// A request to multipathd. Its state is always included.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DaemonRequest {
-    /// The maps.
+    /// True if the maps are wanted.
     pub(crate) maps: bool,
-    /// The maps, and the names of all paths that it knows.
+    /// True if the maps and the names of all known paths are wanted.
     pub(crate) paths: bool,
-    /// How many maps there are, if that is known.
+    /// The number of maps, if it is known.
     pub(crate) known: Option<usize>,
 }
 
-/// multipathd's answer: its state, and the rest if it was asked for.
+/// multipathd's answer: its state, and the other facts that were requested.
 #[derive(Debug)]
 pub(crate) struct DaemonReply {
-    /// Its state, in its own word.
+    /// The state, in multipathd's own word.
     pub(crate) state: Arc<str>,
-    /// The maps.
+    /// The maps, if they were requested.
     pub(crate) maps: Option<Result<multipathd::Maps, Error>>,
-    /// The names of the paths that it knows.
+    /// The names of the known paths, if they were requested.
     pub(crate) paths: Option<Result<HashSet<String>, Error>>,
 }
 
 impl DaemonRequest {
-    /// Asks it.
+    /// Sends the request.
     ///
     /// # Errors
-    /// If it does not tell its state. The reply says what else it does not tell.
+    /// If multipathd does not give its state. The reply contains the errors about the other facts.
     pub(crate) async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
         let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
         let maps = if self.maps || self.paths { Some(show_maps(client, self.known).await) } else { None };
@@ -645,33 +643,33 @@ impl DaemonRequest {
 async fn show_maps(client: &multipathd::Client, known: Option<usize>) -> Result<multipathd::Maps, Error> {
     let failed = |cause: &dyn std::error::Error| Error::new("multipathd, show maps json", cause);
     let reply = client.show_maps(known).await.map_err(|error| failed(&error))?;
-    // Milliseconds for a large host: off the threads that answer scrapes.
+    // Takes milliseconds on a large host, so it runs off the threads that answer scrapes.
     let parsed = tokio::task::spawn_blocking(move || multipathd::parse_maps(&reply)).await;
     parsed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
-/// The wants of multipathd, added up.
+/// The wants for multipathd, added up.
 #[derive(Debug, Default)]
 pub(crate) struct DaemonWant {
     request: DaemonRequest,
     reason: Option<Reason>,
-    /// How many maps there are, if that is known.
+    /// The number of maps, if it is known.
     pub(crate) known: Option<usize>,
 }
 
 impl DaemonWant {
-    /// Its state.
+    /// Wants the state.
     pub(crate) fn state(&mut self, reason: Reason) {
         self.reason = self.reason.max(Some(reason));
     }
 
-    /// Its state and its maps.
+    /// Wants the state and the maps.
     pub(crate) fn maps(&mut self, reason: Reason) {
         self.request.maps = true;
         self.state(reason);
     }
 
-    /// Its state, its maps, and the names of the paths that it knows.
+    /// Wants the state, the maps, and the names of the known paths.
     pub(crate) fn paths(&mut self, reason: Reason) {
         self.request.paths = true;
         self.state(reason);

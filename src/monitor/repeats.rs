@@ -1,8 +1,9 @@
-//! Paths of one device that fail again soon after they have failed.
+//! Paths of one device that fail again soon after a failure.
 //!
-//! A path may come back as another disk with another name: it is the same one if it goes between the same two ports. So the
-//! last failure of a path that has left is kept by its ports, and the next one to come between these goes on from there.
-//! Paths that are members at the same time are different ones, whatever ports they share.
+//! A path may come back as another disk with another name. It is the same path if it connects the
+//! same two ports. So the last failure of a path that has left is kept by its ports. The next path
+//! between these ports continues from there. Paths that are members at the same time are different
+//! paths, even if they share ports.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,17 +13,17 @@ use std::time::{Duration, Instant};
 use crate::topology::Path;
 use crate::topology::luns::scsi_target;
 
-/// A failure this long after the last one is a repeated one.
+/// A failure within this time after the last one is a repeated failure.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// The part of a path that stays when it comes back under another name.
+/// The property of a path that stays when the path comes back under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Identity {
-    /// Initiator port and target port.
+    /// The initiator port and the target port.
     Ports(Arc<str>, Arc<str>),
-    /// SCSI host, channel and target.
+    /// The SCSI host, channel and target.
     Target(Box<str>),
-    /// Its name.
+    /// The kernel name.
     Name(Arc<str>),
 }
 
@@ -39,22 +40,23 @@ impl Identity {
     }
 }
 
-/// The failures of one device's paths. `Key` tells its members apart.
+/// The failures of one device's paths. `Key` identifies a member.
 #[derive(Clone, Debug)]
 pub(crate) struct Repeats<Key> {
     count: u64,
-    /// Members that have failed, or that are new.
+    /// Members that have failed or are new.
     members: HashMap<Key, Member>,
-    /// When those last failed that have left.
+    /// When the paths that have left last failed.
     departed: HashMap<Identity, Instant>,
-    /// When those were lost whose removal counts as a failure. The event of that failure may be yet to come.
+    /// When the paths were lost whose removal counts as a failure. The event of that failure may
+    /// still come.
     lost: HashMap<Key, Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
     failed: Option<Instant>,
-    /// It has not been looked up among those that have left by its ports.
+    /// True if the member's ports have not been looked up in `departed` yet.
     is_new: bool,
 }
 
@@ -65,12 +67,12 @@ impl<Key> Default for Repeats<Key> {
 }
 
 impl<Key: Clone + Eq + Hash> Repeats<Key> {
-    /// Failures soon after another one of the same path.
+    /// Returns the number of failures soon after another failure of the same path.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// A path fails.
+    /// Records that a path fails.
     pub(crate) fn fail(&mut self, path: Key, now: Instant) {
         self.forget(now);
         if self.lost.remove(&path).is_some() {
@@ -81,7 +83,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
         member.failed = member.failed.max(Some(now));
     }
 
-    /// A path becomes a member. Its ports may be found out later.
+    /// Records that a path becomes a member. Its ports may become known later.
     pub(crate) fn join(&mut self, path: Key) {
         self.lost.remove(&path);
         if !self.departed.is_empty() {
@@ -89,7 +91,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
         }
     }
 
-    /// A member, as it is known by now. It may have failed before it was.
+    /// Looks up a new member by what is known about it. It may have failed before that.
     pub(crate) fn identify(&mut self, key: &Key, path: &Path) {
         let Some(member) = self.members.get_mut(key).filter(|member| member.is_new) else { return };
         let identity = Identity::of(path);
@@ -100,14 +102,14 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
         member.failed = member.failed.max(Some(last));
     }
 
-    /// A member that works leaves because its disk is gone: that is a failure.
+    /// Records that a working member leaves because its disk is gone, which counts as a failure.
     pub(crate) fn lose(&mut self, key: Key, path: &Path, now: Instant) {
         self.fail(key.clone(), now);
         self.leave(&key, path);
         self.lost.insert(key, now);
     }
 
-    /// A member leaves.
+    /// Records that a member leaves.
     pub(crate) fn leave(&mut self, key: &Key, path: &Path) {
         let failed = self.members.remove(key).and_then(|member| member.failed);
         if let Some(failed) = failed {
@@ -116,7 +118,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
         }
     }
 
-    /// Forgets failures so old that none is repeated because of them.
+    /// Forgets failures that are too old to be followed by a repeated one.
     fn forget(&mut self, now: Instant) {
         self.members.retain(|_, member| member.is_new || member.failed.is_some_and(|last| is_soon(last, now)));
         self.departed.retain(|_, last| is_soon(*last, now));
@@ -124,7 +126,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     }
 }
 
-/// Events may come in any order.
+/// Returns true if two failures are close together. Events may come in any order.
 fn is_soon(one: Instant, other: Instant) -> bool {
     one.max(other) - one.min(other) <= WINDOW
 }
@@ -136,7 +138,7 @@ pub(crate) mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A path between these ports, at this address.
+    /// A path with these ports and this SCSI address.
     pub(crate) fn path(name: &str, initiator_port: &str, hctl: &str) -> Path {
         let target_port = if initiator_port.is_empty() { "" } else { "10.0.0.1:3260" };
         let ports =
@@ -163,7 +165,8 @@ pub(crate) mod tests {
         assert_eq!(repeats.count(), 2);
     }
 
-    /// How many failures of two are repeated ones, if the path leaves after the first and comes back as another.
+    /// Returns how many of two failures are repeated. The path leaves after the first and comes
+    /// back as another disk.
     fn after_return(before: &Path, after: &Path) -> u64 {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
         repeats.fail(1, start);
@@ -212,7 +215,7 @@ pub(crate) mod tests {
             repeats.leave(&key, path);
         }
         assert_eq!(repeats.count(), 0);
-        // A third one that has been there all the time.
+        // A third path that has been there all the time.
         repeats.fail(3, start);
         assert_eq!(repeats.count(), 0);
         for key in [4, 5] {

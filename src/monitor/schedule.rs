@@ -1,17 +1,18 @@
 //! Which readings are due, and why.
 //!
-//! Each source has a [`Lane`]: one reading at a time, with a deadline. Wants add up while a reading is under way, and the
-//! next reading serves them all. A [`Cadence`] says when a timer wants the next one.
+//! Each source has a [`Lane`]: one reading at a time, with a deadline. Wants add up while a reading
+//! is under way, and the next reading serves them all. A [`Cadence`] decides when a timer wants the
+//! next reading.
 
 use std::time::{Duration, Instant};
 
-/// Why a reading is due. One that several want has the greatest of their reasons: what somebody else wants, too, is not
-/// the timer's finding.
+/// Why a reading is due. A reading that is wanted for several reasons has the greatest one. If
+/// anything else wants a reading, its results are not findings of the timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     /// An interval has passed.
     Timer,
-    /// An event told of the device, or another reading did.
+    /// An event, or another reading, was about the device.
     Event,
     /// Events were lost.
     Overflow,
@@ -21,55 +22,54 @@ pub(crate) enum Reason {
     Start,
 }
 
-/// The wants of one source, added up.
+/// The wants for one source, added up.
 pub(crate) trait Want: Default {
     /// The request for one reading.
     type Request: Clone;
 
-    /// Whether nothing is wanted.
+    /// Returns true if nothing is wanted.
     fn is_empty(&self) -> bool;
 
-    /// Takes out the next reading, if anything is wanted.
+    /// Takes out the request for the next reading, if anything is wanted.
     fn next(&mut self) -> Option<(Self::Request, Reason)>;
 }
 
-/// One source's readings: what is wanted, and what is under way.
+/// The readings of one source: the wanted one, and the one under way.
 #[derive(Debug)]
 pub(crate) struct Lane<W: Want> {
-    /// The wants that the next reading is to serve.
+    /// The wants for the next reading.
     pub(crate) want: W,
     under_way: Option<UnderWay<W::Request>>,
     deadline: Duration,
-    /// A reading has come, failed, or turned late.
+    /// True if a reading has arrived, failed, or become late.
     tried: bool,
 }
 
-/// A reading that is being made.
+/// A reading under way.
 #[derive(Clone, Debug)]
 pub(crate) struct UnderWay<Request> {
-    /// The request.
     pub(crate) request: Request,
-    /// Why.
     pub(crate) reason: Reason,
-    /// When.
+    /// When the reading was requested.
     pub(crate) asked: Instant,
     late: bool,
 }
 
 impl<Request> UnderWay<Request> {
-    /// Whether it took longer than it may.
+    /// Returns true if the reading has taken longer than its deadline.
     pub(crate) fn is_late(&self) -> bool {
         self.late
     }
 }
 
 impl<W: Want> Lane<W> {
-    /// A reading that takes longer than `deadline` is late. Its result is still taken when it comes.
+    /// Creates a lane. A reading that takes longer than `deadline` is late, but is accepted when it
+    /// comes.
     pub(crate) fn new(deadline: Duration) -> Self {
         Lane { want: W::default(), under_way: None, deadline, tried: false }
     }
 
-    /// Begins the next reading, if none is under way and something is wanted.
+    /// Begins the next reading, if none is under way and one is wanted.
     pub(crate) fn begin(&mut self, now: Instant) -> Option<W::Request> {
         if self.under_way.is_some() {
             return None;
@@ -79,33 +79,34 @@ impl<W: Want> Lane<W> {
         Some(request)
     }
 
-    /// The reading under way has ended, well or not. `None` if there was none.
+    /// Ends the reading under way, whether it succeeded or failed. Returns `None` if there was
+    /// none.
     pub(crate) fn end(&mut self) -> Option<UnderWay<W::Request>> {
         self.tried = true;
         self.under_way.take()
     }
 
-    /// Whether no reading is under way.
+    /// Returns true if no reading is under way.
     pub(crate) fn is_free(&self) -> bool {
         self.under_way.is_none()
     }
 
-    /// Whether nothing is being read, nor is to be.
+    /// Returns true if no reading is under way or wanted.
     pub(crate) fn is_idle(&self) -> bool {
         self.under_way.is_none() && self.want.is_empty()
     }
 
-    /// Whether one has come, failed, or turned late.
+    /// Returns true if a reading has arrived, failed, or become late.
     pub(crate) fn was_tried(&self) -> bool {
         self.tried
     }
 
-    /// When the reading under way turns late; `None` once it has.
+    /// Returns when the reading under way becomes late, or `None` if it already is.
     pub(crate) fn late_at(&self) -> Option<Instant> {
         self.under_way.as_ref().filter(|reading| !reading.late).map(|reading| reading.asked + self.deadline)
     }
 
-    /// Notices that the reading under way is late: `true` once.
+    /// Marks the reading under way as late if it is. Returns true once for each late reading.
     pub(crate) fn turns_late(&mut self, now: Instant) -> bool {
         let turns = self.late_at().is_some_and(|late| late <= now);
         if let Some(reading) = self.under_way.as_mut().filter(|_| turns) {
@@ -115,32 +116,35 @@ impl<W: Want> Lane<W> {
     }
 }
 
-/// A timer's readings may use this part of a processor: a hundredth.
+/// The readings of a timer may use this fraction of a processor: 1/100.
 const SHARE: u32 = 100;
-/// However long a reading takes, the next is not put off for longer than this.
+/// The longest delay before the next reading, however long a reading takes.
 pub(crate) const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
-/// When a timer wants the next reading. The interval grows with the processor time of the last readings.
+/// Decides when a timer wants the next reading. The interval grows with the processor time of the
+/// last readings.
 #[derive(Debug)]
 pub(crate) struct Cadence {
     interval: Duration,
-    /// The costs of the last readings. The least of them counts: one costly reading says little of the next.
+    /// The costs of the last readings. The smallest one counts, because one costly reading says
+    /// little about the next.
     costs: [Duration; 3],
     last: Instant,
 }
 
 impl Cadence {
-    /// The first is due an interval from now.
+    /// Creates a cadence whose first reading is due after one interval.
     pub(crate) fn new(interval: Duration, now: Instant) -> Self {
         Cadence { interval, costs: [Duration::ZERO; 3], last: now }
     }
 
-    /// When the next is due; `None` if never.
+    /// Returns when the next reading is due, or `None` if never.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.last.checked_add(self.present())
     }
 
-    /// Whether the next is due. If so, the one after it is due an interval from now.
+    /// Returns true if the next reading is due. The one after it is then due one interval from
+    /// `now`.
     pub(crate) fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.due().is_some_and(|due| due <= now);
         if is_due {
@@ -149,65 +153,67 @@ impl Cadence {
         is_due
     }
 
-    /// The last reading has cost this much.
+    /// Records the cost of the last reading.
     pub(crate) fn cost(&mut self, cost: Duration) {
         self.costs.rotate_right(1);
         self.costs[0] = cost;
     }
 
-    /// The interval as it is now.
+    /// Returns the present interval.
     pub(crate) fn present(&self) -> Duration {
         let cost = self.costs.into_iter().min().unwrap_or_default();
         self.interval.max((cost * SHARE).min(LONGEST_INTERVAL))
     }
 
-    /// The cost of the last reading.
+    /// Returns the cost of the last reading.
     pub(crate) fn last_cost(&self) -> Duration {
         self.costs[0]
     }
 }
 
-/// When multipathd may be asked for its maps: it reads each of them from the kernel, under its lock.
+/// Decides when multipathd may be asked for its maps. For each request it reads every map from the
+/// kernel, while it holds its lock.
 #[derive(Debug, Default)]
 pub(crate) struct DaemonPace {
     wanted: Option<Reason>,
-    /// The names of the paths that it knows are wanted, too.
+    /// True if the names of the known paths are wanted, too.
     wants_paths: bool,
-    /// When the last answer had come, or none had, and how long that had taken.
+    /// When the last answer came or failed, and how long it took.
     last: Option<(Instant, Duration)>,
-    /// Nothing else tells of a path that fails.
+    /// True if no other source shows failed paths.
     pub(crate) is_only_source: bool,
 }
 
-/// multipathd rests for this many times as long as its last answer took.
+/// How long multipathd is left alone, as a multiple of the time its last answer took.
 const REST: u32 = 10;
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl DaemonPace {
-    /// It is to be asked for its maps as soon as it may.
+    /// Wants the maps as soon as multipathd may be asked.
     pub(crate) fn want(&mut self, reason: Reason) {
         self.wanted = self.wanted.max(Some(reason));
     }
 
-    /// It is to be asked for its maps, and for the names of the paths that it knows.
+    /// Wants the maps and the names of the known paths.
     pub(crate) fn want_paths(&mut self, reason: Reason) {
         self.wants_paths = true;
         self.want(reason);
     }
 
-    /// Takes the want, if it may be asked now: why, and whether for paths, too.
+    /// Takes the want if multipathd may be asked now. Returns the reason, and true if paths are
+    /// wanted.
     pub(crate) fn take(&mut self, now: Instant) -> Option<(Reason, bool)> {
         let reason = self.wanted.filter(|_| self.due().is_none_or(|due| due <= now))?;
         self.wanted = None;
         Some((reason, std::mem::take(&mut self.wants_paths)))
     }
 
-    /// Whether the first reading waits for it.
+    /// Returns true if the first full read waits for multipathd.
     pub(crate) fn is_awaited(&self) -> bool {
         self.wanted == Some(Reason::Start)
     }
 
-    /// When the want can be taken. `None` if there is none, or it has never answered.
+    /// Returns when the want can be taken. `None` if there is no want, or no answer yet.
     pub(crate) fn due(&self) -> Option<Instant> {
         let ((at, took), reason) = self.last.zip(self.wanted)?;
         let rest = match reason {
@@ -218,12 +224,12 @@ impl DaemonPace {
         Some(at + rest.min(LONGEST_REST))
     }
 
-    /// It has answered, or has not, and took this long.
+    /// Records that an answer has come or failed, and how long it took.
     pub(crate) fn answered(&mut self, took: Duration, now: Instant) {
         self.last = Some((now, took));
     }
 
-    /// How long it may rest now.
+    /// Returns how long multipathd is left alone now.
     pub(crate) fn rest(&self) -> Duration {
         let times = if self.is_only_source { 1 } else { REST };
         self.last.map_or(Duration::ZERO, |(_, took)| (took * times).min(LONGEST_REST))

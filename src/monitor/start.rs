@@ -1,4 +1,5 @@
-//! The start: nothing is published before every source of devices has answered, as "unknown" is not "none".
+//! The start. The first snapshot waits until every source of devices has answered, because
+//! "unknown" is not "none".
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +8,14 @@ use super::schedule::Lane;
 use super::unassembled::KnownPaths;
 use crate::source::health::Part;
 
-/// sysfs waits this long for device mapper's word, which spares it the files of the maps; and transports for the
-/// addresses of interfaces.
+/// How long sysfs waits for device mapper, whose answer saves the reading of the maps' files.
+/// Transports wait as long for the addresses of interfaces.
 const ORDER: Duration = Duration::from_secs(5);
-/// After this long, what the other sources know is published without the one that does not answer.
+/// How long the first snapshot waits for a source that does not answer. Then the snapshot is
+/// published without it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How far the start has got.
+/// The progress of the start.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
     pub(crate) began: Option<Instant>,
@@ -42,12 +44,12 @@ impl Start {
 }
 
 impl State {
-    /// Whether each source of devices has answered.
+    /// Returns true if each source of devices has answered.
     pub(super) fn have_answered(&self) -> bool {
         self.silent_source().is_none()
     }
 
-    /// A source of devices that has not answered yet, though it is switched on and permitted.
+    /// Returns a source of devices that is switched on and permitted, but has not answered yet.
     pub(super) fn silent_source(&self) -> Option<Part> {
         let kernel = self.readings.kernel.as_ref().filter(|kernel| kernel.read_at.is_none() && !kernel.not_permitted);
         let block = Some(Part::Block).filter(|_| !self.readings.block.read_once);
@@ -55,7 +57,7 @@ impl State {
         kernel.map(|_| Part::DeviceMapper).or(block).or(transports)
     }
 
-    /// Whether each lane has been tried once.
+    /// Returns true if each lane has been tried once.
     pub(super) fn was_tried(&self) -> bool {
         self.kernel.as_ref().is_none_or(Lane::was_tried)
             && self.block.was_tried()
@@ -63,24 +65,24 @@ impl State {
             && self.daemon.as_ref().is_none_or(Lane::was_tried)
     }
 
-    /// Whether each connection is known to leave through an interface or through none, or nobody waits any longer for
-    /// that.
+    /// Returns true if it is known, or no longer awaited, which interface each connection uses.
     fn knows_interfaces(&self) -> bool {
         self.start.order_is_over || !self.readings.transports().sources().any(|(_, port)| port.is_empty())
     }
 
-    /// Whether what is known may be published: every source of devices has answered, and multipathd has been asked,
-    /// too, since path states may be its. After [`PATIENCE`] what the others know has to do.
+    /// Returns true if the first snapshot may be published. Every source of devices must have
+    /// answered. multipathd must have been asked, too, because it may give the path states. After
+    /// [`PATIENCE`], the facts of the other sources are enough.
     pub(super) fn may_open(&self) -> bool {
         let knows_paths = self.readings.block.suspects.is_empty()
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
         let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
-        // A device that waits for a name is found, and does not appear later.
+        // A device that waits for a name counts as found. It does not appear later.
         self.have_answered() && daemon_was_tried && knows_paths && self.nameless.is_empty() && self.knows_interfaces()
             || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
     }
 
-    /// Whether nothing is left to be read, or nobody waits any longer for what is.
+    /// Returns true if all readings are complete, or no longer awaited.
     pub(super) fn is_settled(&self) -> bool {
         let is_idle = self.kernel.as_ref().is_none_or(Lane::is_idle)
             && self.block.is_idle()

@@ -1,5 +1,5 @@
-//! Disks that are LUNs of a device and no paths of it. multipathd takes a moment for a new disk, so one counts when it has been
-//! so for a while.
+//! Stray paths: disks with a device's WWID that are no members of it. multipathd needs a moment to
+//! add a new disk, so a disk counts only after a while.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -32,11 +32,11 @@ impl Default for Strays {
 struct Beside {
     what: Identity,
     since: Instant,
-    /// It counts.
+    /// True if the disk counts.
     is_stray: bool,
 }
 
-/// A disk beside a device. Another disk begins anew, and so does a device that was gone.
+/// A disk beside a device. For another disk, or a device that was gone, the time starts again.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     wwid: Arc<str>,
@@ -48,23 +48,23 @@ struct Identity {
 }
 
 impl Strays {
-    /// A single look cannot wait: each disk counts at once.
+    /// Counts each disk at once, because a single look cannot wait.
     pub(crate) fn look_once(&mut self) {
         self.patience = Duration::ZERO;
     }
 
-    /// An event tells that the disk of this number comes or goes.
+    /// Processes an event about a disk that comes or goes.
     pub(crate) fn forget(&mut self, devno: DevNo) {
         self.beside.remove(&devno);
     }
 
-    /// When the next one counts.
+    /// Returns when the next disk counts.
     pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = self.beside.values().filter(|beside| !beside.is_stray);
         waiting.filter_map(|beside| beside.since.checked_add(self.patience)).min()
     }
 
-    /// Takes a look at the disks that are members of no map, and tells each device which of them are its own.
+    /// Looks at the disks that are members of no map, and sets the stray paths of each device.
     pub(crate) fn follow(
         &mut self,
         candidates: &[Candidate],
@@ -106,11 +106,12 @@ impl Strays {
     }
 }
 
-/// Whether the disk is a LUN of the device, works, and is left to multipath.
+/// Returns true if the disk is a LUN of the device, works, and is not excluded from multipath by
+/// udev or by another driver.
 fn belongs_to(candidate: &Candidate, device: &Device, ways: &Ways) -> bool {
     let disk = &candidate.disk;
     let is_member = device.paths.iter().any(|path| path.devno == Some(disk.devno) || path.name == disk.name);
-    // Two LUNs of one target are two LUNs, whatever they are called.
+    // Two LUNs of one target are different, even if they have the same name.
     let is_another_lun = device.paths.iter().any(|path| {
         let target = scsi_target(&path.hctl);
         target.is_some() && target == disk.target() && path.hctl != disk.hctl
@@ -184,7 +185,7 @@ mod tests {
         assert!(!belongs_to(&candidate("sdb", WWID, "7:0:0:1"), &sizeless, &Ways::new()));
     }
 
-    /// A monitor of one map over `sda`, where sysfs tells all, and the time.
+    /// A monitor with one map over `sda` that only sysfs shows, and the time.
     struct Fixture {
         state: State,
         start: Instant,
@@ -238,7 +239,7 @@ mod tests {
             block::Reading { maps: [(devno, map)].into(), disks, host: Some(host), ..Default::default() }
         }
 
-        /// The strays after so many seconds.
+        /// The number of strays after this many seconds.
         fn at(&mut self, second: u64) -> usize {
             let now = Now { instant: self.start + Duration::from_secs(second), time: SystemTime::now() };
             self.state.look_at_clock(now);
@@ -266,13 +267,13 @@ mod tests {
         let mut host = Fixture::new();
         let found: Vec<_> = [0, 30, 59, 60, 90].iter().map(|second| host.at(*second)).collect();
         assert_eq!(found, [0, 0, 0, 1, 1]);
-        // It joins and leaves.
+        // The disk joins the map and leaves it.
         host.members.push("sdb");
         assert_eq!(host.at(120), 0);
         host.members.pop();
         let found: Vec<_> = [150, 209, 210].iter().map(|second| host.at(*second)).collect();
         assert_eq!(found, [0, 0, 1]);
-        // It goes.
+        // The disk goes.
         host.stray = None;
         assert_eq!(host.at(240), 0);
     }

@@ -1,4 +1,4 @@
-//! Words about changes: events, log lines and counters.
+//! Reports of changes: events, log lines and counters.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::topology::{DevNo, Device, Kind, LostDevice, Path, PathState};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 impl State {
-    /// Holds the members' states against those that events led to.
+    /// Compares the members' states with the states after their events.
     pub(super) fn follow_paths(&mut self, is_found: bool, now: Instant) {
         for (wwid, built) in self.dm_devices.iter().filter(|(_, built)| built.is_new) {
             let ledger = self.ledgers.entry(Arc::clone(wwid)).or_default();
@@ -19,7 +19,8 @@ impl State {
             for path in paths {
                 let Some(devno) = path.devno else { continue };
                 let is_valid = path.state == PathState::Valid;
-                // A path is born valid; one that is found failed at the start has no event to be waited for.
+                // A path starts as valid. A path found failed at the start has no event to wait
+                // for.
                 ledger.ensure_path(devno, !is_found || is_valid);
                 ledger.identify(devno, path);
                 self.corrections.follow((Arc::clone(wwid), devno), ledger.compare(devno, is_valid, now));
@@ -28,7 +29,7 @@ impl State {
     }
 
     pub(super) fn tell_change(&mut self, device: &Arc<Device>, what: What, is_found: bool, now: Now) {
-        // Path events of device mapper are counted by their ledger, which waits for the uevent.
+        // The ledger counts the path events of device mapper, because it waits for the uevents.
         let is_counted_here = device.kind == Kind::Nvme;
         match what {
             What::Added if is_found => log::found(device),
@@ -68,14 +69,15 @@ impl State {
         }
     }
 
-    /// A device-mapper device differs from the last snapshot: if a timer found that out, an event should have told of it.
+    /// Records that a device-mapper device differs from the last snapshot. If a timer found that,
+    /// an event is missing.
     pub(super) fn suspect(&mut self, device: &Device, now: Now) {
         if let Some((built, asked)) = self.dm_devices.get(&device.wwid).zip(self.timer_found) {
             self.corrections.suspect(&device.wwid, built.event_nr_moved, &self.ledgers, (asked, now.instant));
         }
     }
 
-    /// If it comes back it is a new one, of which events may have told already.
+    /// Forgets a device. If it comes back it is a new device, and its events may have come already.
     pub(super) fn forget_device(&mut self, device: &Device) {
         if device.kind == Kind::Nvme {
             return;
@@ -89,7 +91,7 @@ impl State {
         }
     }
 
-    /// A path event from the kernel is told at once.
+    /// Reports a path event from the kernel at once.
     pub(super) fn tell_path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
         let device = self.dm_devices.get(&event.wwid).map(|built| &built.device);
         let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
@@ -144,7 +146,7 @@ impl State {
     }
 }
 
-/// An event that a reading showed.
+/// An event from a reading.
 fn read_event(kind: EventType, device: &Device, now: Now) -> Event {
     Event {
         wwid: Some(Arc::clone(&device.wwid)),
@@ -154,7 +156,7 @@ fn read_event(kind: EventType, device: &Device, now: Now) -> Event {
     }
 }
 
-/// An event that is about no device that is there.
+/// An event without a device.
 fn event_of_host(kind: EventType, now: Now) -> Event {
     Event {
         id: 0,

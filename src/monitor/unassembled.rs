@@ -1,10 +1,14 @@
-//! Disks that no multipath device holds, though one should: an installer would show one disk twice, and whoever uses one of
-//! its paths loses the disk with that path.
+//! Disks with several paths that no multipath device holds, although one should. An installer would
+//! show such a disk twice. A user of one of its paths loses the disk with that path.
 //!
-//! An equal name alone makes no disk of several. Wrong are: the LUNs of one UFS device or of one bad target, which all repeat
-//! its name (two LUNs behind one nexus); the volumes of a RAID adapter and the disks of a hypervisor, which may repeat a serial
-//! number (no transport, and no registered name); a name that is but the model; and targets of tgt and IET that were left at
-//! their defaults, so that each counts its LUNs from the same name.
+//! Equal names do not always mean one disk. These names are misleading:
+//!
+//! - The LUNs of one UFS device, or of one bad target, all repeat its name. They are two LUNs
+//!   behind one nexus.
+//! - The volumes of a RAID adapter, and the disks of a hypervisor, may repeat a serial number. They
+//!   have no transport and no registered name.
+//! - Some names are just the model.
+//! - Targets of tgt and IET with default settings count their LUNs from the same name.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -17,11 +21,10 @@ use crate::topology::{Device, Transport, Unassembled};
 /// The kernel names of the paths that multipathd knows, in a map or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KnownPaths {
-    /// It does not answer, or not that. This holds until it tells.
+    /// multipathd does not answer, or does not give its paths. This holds until it does.
     CannotTell,
-    /// It is yet to be asked.
+    /// multipathd has not been asked yet.
     NotAsked,
-    /// These.
     These(HashSet<String>),
 }
 
@@ -33,8 +36,8 @@ pub(crate) struct Namesakes {
     disks: Vec<Candidate>,
 }
 
-/// Those of the candidates that may be unassembled, sorted by WWID. The ways may tell later that some are not. `member_ways` are
-/// those of members.
+/// Returns the candidates that may be unassembled, sorted by WWID. Later the ways may show that
+/// some are not. `member_ways` are the ways of members.
 pub(crate) fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> Vec<Namesakes> {
     let mut namesakes: BTreeMap<&Arc<str>, Vec<Candidate>> = BTreeMap::new();
     for candidate in candidates.iter().filter(|candidate| is_name(candidate)) {
@@ -48,29 +51,29 @@ pub(crate) fn suspects(candidates: &[Candidate], member_ways: &HashSet<Way>) -> 
     namesakes.filter(is_suspect).collect()
 }
 
-/// The facts that tell which of the suspects are unassembled.
+/// The facts that decide which of the suspects are unassembled.
 pub(crate) struct Context<'a> {
-    /// The ports of the ways, which tell the targets.
+    /// The ports of the ways, which show the targets.
     pub(crate) ways: &'a Ways,
     /// The ways of members.
     pub(crate) member_ways: &'a HashSet<Way>,
-    /// The paths that multipathd knows. A disk that it leaves alone is not among them.
+    /// The paths that multipathd knows. Disks that it ignores are not among them.
     pub(crate) known: &'a KnownPaths,
-    /// Our own configuration may name more to be ignored.
+    /// Returns true if our own configuration ignores this WWID.
     pub(crate) is_ignored: &'a dyn Fn(&str) -> bool,
-    /// All devices.
     pub(crate) devices: &'a BTreeMap<&'a Arc<str>, &'a Arc<Device>>,
 }
 
 impl Context<'_> {
-    /// The unassembled disks. A map may have been made of one since. `members` are the kernel names of members, and what udev calls them.
+    /// Returns the unassembled disks, without those that a map has been made from since. `members`
+    /// are the kernel names of members and their WWIDs in udev.
     pub(crate) fn look<'a>(
         &self,
         suspects: &'a [Namesakes],
         members: impl Iterator<Item = (&'a str, Option<&'a str>)>,
     ) -> Vec<Unassembled> {
         let mut found: Vec<Unassembled> = suspects.iter().filter_map(|namesakes| self.look_at(namesakes)).collect();
-        // On nearly every host that is all: there are none.
+        // On nearly every host, there are none.
         if found.is_empty() {
             return found;
         }
@@ -99,15 +102,15 @@ impl Context<'_> {
         (!paths.is_empty()).then(|| Unassembled { wwid: Arc::clone(wwid), paths, held_by: holder.cloned() })
     }
 
-    /// Whether the target beyond the disk's way has members, be it by another way.
+    /// Returns true if the disk's target has members, even over another way.
     fn has_member_at_its_target(&self, disk: &Candidate) -> bool {
         let Some(target) = target_of(&disk.disk, self.ways) else { return false };
         self.member_ways.iter().any(|way| self.ways.get(way).is_some_and(|(_, ports)| *ports.target == *target))
     }
 }
 
-/// The namesakes if they are one disk without a device: all of one size; two of them, or one that is multipath's by udev's mark or by
-/// its target. None otherwise.
+/// Returns the namesakes if they are one disk without a device, and otherwise none. They must have
+/// one size. There must be two of them, or one that udev's mark or its target assigns to multipath.
 fn one_disk(disks: Vec<&Candidate>, is_beside: impl Fn(&Candidate) -> bool) -> Vec<&Candidate> {
     let sizes: BTreeSet<_> = disks.iter().filter_map(|disk| size_of(&disk.disk)).collect();
     let is_multipaths = |disk: &&Candidate| disk.mark == Some(true) || disk.is_beside_member || is_beside(disk);
@@ -115,12 +118,12 @@ fn one_disk(disks: Vec<&Candidate>, is_beside: impl Fn(&Candidate) -> bool) -> V
     if is_one { disks } else { Vec::new() }
 }
 
-/// The size of a disk that has one. One that is not ready has none.
+/// Returns the disk's size. A disk that is not ready has none.
 fn size_of(disk: &Disk) -> Option<u64> {
     disk.size_bytes.filter(|size| *size > 0)
 }
 
-/// Whether two of them are reached by one nexus, as which they are two LUNs.
+/// Returns true if two of the disks share a nexus, which makes them two LUNs.
 fn share_a_nexus(disks: &[Candidate]) -> bool {
     let mut seen = HashSet::new();
     disks.iter().map(nexus).any(|nexus| !seen.insert(nexus))
@@ -130,7 +133,7 @@ fn share_a_nexus(disks: &[Candidate]) -> bool {
 enum Nexus<'a> {
     Way(&'a Way),
     Target(&'a str),
-    /// A disk without a transport has no second path, whatever serial number it gives.
+    /// A disk without a transport. It has no second path, whatever its serial number.
     Local,
 }
 
@@ -144,8 +147,9 @@ fn nexus(candidate: &Candidate) -> Nexus<'_> {
     }
 }
 
-/// Whether the WWID is a name that a registered vendor gave to this one LUN: udev makes a WWID that begins with 3 of a name of
-/// type NAA, with 2 of EUI-64, and with 8 of a SCSI name string (`scsi_id(8)`). The others hold a serial number.
+/// Returns true if a registered vendor gave the WWID to this one LUN. udev's WWIDs begin with 3 for
+/// a name of type NAA, with 2 for EUI-64, and with 8 for a SCSI name string (`scsi_id(8)`). The
+/// others contain a serial number.
 fn is_registered(wwid: &str) -> bool {
     let is_hexadecimal = |digits: &str| digits.len() >= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match wwid.split_at_checked(1) {
@@ -155,7 +159,8 @@ fn is_registered(wwid: &str) -> bool {
     }
 }
 
-/// Whether the WWID names the disk: where there is no serial number, it is but the vendor and the model.
+/// Returns true if the WWID names the disk. Without a serial number it is just the vendor and the
+/// model.
 fn is_name(Candidate { disk, wwid, .. }: &Candidate) -> bool {
     let plain = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
     let (name, vendor, product) = (plain(wwid), plain(&disk.model.vendor), plain(&disk.model.product));
@@ -164,14 +169,14 @@ fn is_name(Candidate { disk, wwid, .. }: &Candidate) -> bool {
     !is_model(&name) && !is_model(rest)
 }
 
-/// The target's own name for itself, if it is known.
+/// Returns the target's own name, if it is known.
 fn target_of<'a>(disk: &Disk, ways: &'a Ways) -> Option<&'a str> {
     let (_, ports) = ways.get(disk.way.as_ref()?)?;
     Some(&*ports.target).filter(|target| !target.is_empty())
 }
 
-/// Whether nothing says that the disks of this name are of several targets, each of which gave it by itself. A session whose target
-/// is not known may lead to any.
+/// Returns false if the disks seem to belong to several targets, each of which gave the default
+/// name by itself. A session whose target is not known may lead to any target.
 fn may_be_of_one_target(disks: &[Candidate], ways: &Ways) -> bool {
     let targets: HashSet<_> = disks.iter().filter_map(|disk| target_of(&disk.disk, ways)).collect();
     let may_be_several = targets.len() > 1 || disks.len() > 1 && disks.iter().any(|disk| may_lead_anywhere(disk, ways));
@@ -182,12 +187,13 @@ fn may_lead_anywhere(Candidate { disk, .. }: &Candidate, ways: &Ways) -> bool {
     matches!(disk.way, Some(Way::Iscsi(_))) && target_of(disk, ways).is_none()
 }
 
-/// Whether the name is one that tgt and IET make of the numbers of target and LUN, with no vendor in it (`36000000…`).
+/// Returns true if tgt or IET made the name from the numbers of target and LUN, without a vendor
+/// (`36000000…`).
 fn is_default(wwid: &str) -> bool {
     wwid.len() == 33 && wwid.starts_with("36000000")
 }
 
-/// Whether the disk may be the LUN of a device of this name at these targets.
+/// Returns true if the disk may be a LUN of a device with this name at these targets.
 pub(crate) fn may_be_at(candidate: &Candidate, targets: impl Iterator<Item = Arc<str>>, ways: &Ways) -> bool {
     if !is_default(&candidate.wwid) {
         return true;
@@ -219,7 +225,7 @@ mod tests {
         })
     }
 
-    /// Sessions 1 and 2 lead to one target, 3 to another.
+    /// Sessions 1 and 2 lead to one target, session 3 to another.
     fn ways() -> Ways {
         let target = |number: u32| if number < 3 { "iqn.a" } else { "iqn.b" };
         let ports = |number| Ports { target: target(number).into(), ..Ports::default() };
@@ -228,7 +234,7 @@ mod tests {
             .collect()
     }
 
-    /// The paths of the disks that are found where members go over these ways.
+    /// The paths of the disks that are found if members use these ways.
     fn found(candidates: &[Candidate], known: &KnownPaths, member_ways: &[&str]) -> Vec<usize> {
         let member_ways: HashSet<Way> = member_ways.iter().map(|way| Way::Iscsi((*way).into())).collect();
         let (ways, devices) = (ways(), BTreeMap::new());
@@ -286,7 +292,7 @@ mod tests {
             ["sda", "sdb", "sdc"].iter().zip(6..).map(|(name, host)| candidate(name, NAA, &format!("{host}:0:0:1")));
         let other = size(candidate("sdd", NAA, "9:0:0:1"), 7);
         assert!(alone(&three.clone().chain([other.clone()]).collect::<Vec<_>>()).is_empty());
-        // One that is not ready has no size yet.
+        // A disk that is not ready has no size yet.
         assert_eq!(alone(&three.chain([size(other, 0)]).collect::<Vec<_>>()), [4]);
     }
 

@@ -1,4 +1,5 @@
-//! Whether a device is in use, and who uses its disks without it: pure functions of what holds them and of when it was written to.
+//! Is a device in use, and which users bypass it? Pure functions of its holders and its last
+//! writes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,27 +8,28 @@ use std::time::{Duration, Instant};
 use crate::source::block::usage::Usage;
 use crate::topology::DirectUse;
 
-/// A write so long ago says nothing of a device's use any more.
+/// How long a write shows that a device is in use.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
-/// A file system that is unmounted leaves the table of mounts first, and then writes all that it has. After so long without a write it
-/// has ended.
+/// A file system that is unmounted leaves the mount table first, and then writes its data. After
+/// this long without a write, that is over.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// When a device was written to by somebody who is not seen, as far as anybody watched.
+/// When an unknown user wrote to a device, as far as the exporter watched.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Written {
     completed: Option<u64>,
-    /// When a mount, swap or holder was last seen, or what it still wrote.
+    /// When a mount, swap or holder was last seen, or its remaining writes.
     explained: Option<Instant>,
     last: Option<Instant>,
-    /// Since when it has had no valid path.
+    /// Since when the device has had no valid path.
     pathless: Option<Instant>,
 }
 
 impl Written {
-    /// Follows the writes that a device has completed. Without a valid path they do not count: those that end then have failed.
-    /// Neither do those of users that are seen, or a file system would be in use for an hour after it was unmounted.
+    /// Follows the completed writes of a device. Writes that end without a valid path do not count,
+    /// because they have failed. Writes of known users do not count either. Otherwise a file system
+    /// would be in use for an hour after it was unmounted.
     pub(crate) fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
         let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
         let is_explained = self.explained.is_some_and(|explained| now < explained + QUIET);
@@ -42,15 +44,17 @@ impl Written {
         self.pathless = if has_valid_path { None } else { self.pathless.or(Some(now)) };
     }
 
-    /// Whether it was written to in the last hour, or in the hour before its last valid path went.
+    /// Returns true if the device was written to in the last hour, or in the hour before its last
+    /// valid path went.
     pub(crate) fn is_recent(&self, now: Instant) -> bool {
         let until = self.pathless.unwrap_or(now);
         self.last.is_some_and(|last| until.saturating_duration_since(last) < RECENT)
     }
 }
 
-/// Whether a device of this kernel name is in use; `None` if that is unknown. `is_held` is device mapper's word, which decides:
-/// whether more hold it than its closed partition mappings.
+/// Returns true if the device with this kernel name is in use, or `None` if that is unknown.
+/// `is_held` decides: in device mapper, the device has more holders than its closed partition
+/// mappings.
 pub(crate) fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: bool) -> Option<bool> {
     is_held.or_else(|| match usage.users.get(name) {
         Some(users) if !users.is_empty() => Some(true),
@@ -60,7 +64,8 @@ pub(crate) fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_writt
     })
 }
 
-/// The users of these disks beside their multipath device. A disk comes as its kernel name and WWID. Sorted, each once.
+/// Returns the users that use these disks directly, beside their multipath device. `disks` gives
+/// kernel names and WWIDs. The result is sorted and has no duplicates.
 pub(crate) fn used_directly<'a>(usage: &Usage, disks: impl Iterator<Item = (&'a str, &'a Arc<str>)>) -> Vec<DirectUse> {
     if usage.direct.is_empty() {
         return Vec::new();
@@ -95,7 +100,7 @@ mod tests {
             (None, "dm-1", true, true, Some(true)),
             (None, "dm-1", false, false, None),
             (None, "dm-1", false, true, Some(true)),
-            // Its holders were not looked for.
+            // Its holders were not read.
             (None, "dm-2", true, false, None),
             (None, "dm-2", true, true, Some(true)),
         ] {
@@ -128,7 +133,7 @@ mod tests {
         written.follow(Some(8), false, true, after(1));
         written.follow(Some(8), false, true, after(60));
         assert!(written.is_recent(after(60)) && !written.is_recent(after(61)));
-        // The last path goes, and what cannot be read says nothing.
+        // The last path goes. A count that cannot be read shows nothing.
         written.follow(None, false, false, after(60));
         written.follow(Some(99), false, false, after(90));
         assert!(written.is_recent(after(1000)));
@@ -139,7 +144,7 @@ mod tests {
         assert!(!written.is_recent(after(1001)));
         written.follow(Some(4), false, true, after(1002));
         assert!(written.is_recent(after(1002)));
-        // An hour after the last write the last path goes.
+        // The last path goes an hour after the last write.
         written.follow(Some(4), false, false, after(1062));
         assert!(!written.is_recent(after(1062)));
     }
@@ -155,7 +160,7 @@ mod tests {
         written.follow(Some(2), true, true, after(1));
         written.follow(Some(3), true, true, after(2));
         assert!(!written.is_recent(after(2)));
-        // It is unmounted, and its last writes take a while.
+        // The file system is unmounted, and its last writes take a while.
         for (completed, seconds) in [(3, 3), (4, 60), (5, 110), (5, 160)] {
             written.follow(Some(completed), false, true, after(seconds));
             assert!(!written.is_recent(after(seconds)), "{seconds}");

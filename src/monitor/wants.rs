@@ -1,4 +1,4 @@
-//! Wants: events and timers say what is to be read, and so does the aftermath of a path event.
+//! Wants: events and timers decide what is to be read, and so does the aftermath of a path event.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::source::health::{Part, SourceHealth};
 use crate::topology::{DevNo, Health};
 use crate::watch::Uevent;
 
-/// After a path event the sources that follow the kernel (the SCSI layer, multipathd) get this long before they are
-/// asked what they make of it.
+/// After a path event, the sources that follow the kernel (the SCSI layer, multipathd) get this
+/// long before they are read.
 const AFTERMATH: Duration = Duration::from_millis(100);
-/// Path events do not have them asked more often than this.
+/// The shortest time between two such readings.
 const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
-/// multipathd's words change without an event. While a device is not healthy, and this long after a path event, it is
-/// asked at every re-read instead of every resync.
+/// multipathd's facts change without an event. It is asked at every re-read, instead of every
+/// resync, while a device is not healthy. The same holds for this long after a path event.
 const CLOSE_WATCH: Duration = Duration::from_secs(60);
 
 /// When timers want readings.
@@ -30,21 +30,22 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Tells how often each source has to answer now, and how often sysfs is read. Intervals grow with what readings cost.
+    /// Publishes how often each source has to answer now, and how often sysfs is read. The
+    /// intervals grow with the cost of the readings.
     pub(super) fn tell(&self, daemon_rest: Duration, health: &SourceHealth, own: &OwnMetrics) {
         let Timers { resync, kernel, block, transports, daemon } = self;
         health.expect(Part::DeviceMapper, kernel.present());
-        // While everything is read, states wait.
+        // The states wait while everything is read.
         health.expect(Part::Block, block.present().max(resync.last_cost()));
         health.expect(Part::Transports, transports.present());
-        // Where all is well, only a resync asks multipathd for its maps.
+        // If all is well, only a resync asks multipathd for its maps.
         health.expect(Part::Multipathd, daemon.present().max(resync.present()).max(daemon_rest));
         own.resync_interval.set(resync.present().as_secs_f64());
         own.reread_interval.set(block.present().as_secs_f64());
     }
 }
 
-/// The devices that path events leave to be looked at.
+/// The devices to look at after path events.
 #[derive(Default)]
 pub(crate) struct Aftermath {
     pub(crate) devices: BTreeSet<Arc<str>>,
@@ -67,7 +68,7 @@ impl Aftermath {
 }
 
 impl State {
-    /// Tells how often each source is read now.
+    /// Publishes how often each source is read now.
     pub(super) fn tell_intervals(&self) {
         self.timers.tell(self.daemon_pace.rest(), &self.health, &self.own);
     }
@@ -76,7 +77,7 @@ impl State {
         self.own.count_uevent(&uevent.action);
         let Some(devno) = uevent.devno else { return };
         if !uevent.sysname.starts_with("dm-") {
-            // A partition lies below its disk, and is read as a part of nothing.
+            // A partition is not read on its own. It is covered by its disk.
             if uevent.is_partition {
                 return;
             }
@@ -88,13 +89,13 @@ impl State {
             if matches!(&*uevent.action, "add" | "remove") && !uevent.synthetic {
                 self.strays.forget(devno);
             }
-            // A new disk may go over a new session, and a namespace is what a head has as a path.
+            // A new disk may use a new session. An NVMe namespace may be a path of a head.
             if uevent.sysname.starts_with("nvme") || &*uevent.action == "add" {
                 self.transports.want.look(false, Reason::Event);
             }
             return;
         }
-        // Device mapper's list tells at little cost whether an unknown device is a multipath map.
+        // Device mapper's list shows at little cost if an unknown device is a multipath map.
         self.look_at_kernel(Some(devno));
         if let Some(event) = &uevent.path {
             self.unread.push(uevent.received);
@@ -115,7 +116,8 @@ impl State {
         } else if &*uevent.action == "remove" {
             self.users_changed(uevent.received);
         }
-        // Most device-mapper devices of a host are no maps (LVM, containers): they are none of multipathd's business.
+        // Most device-mapper devices of a host are not multipath maps (LVM, containers). multipathd
+        // does not need to be asked about them.
         if let Some(ledger) = self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
             ledger.note_map(uevent);
             self.unread.push(uevent.received);
@@ -123,7 +125,8 @@ impl State {
         }
     }
 
-    /// Devices may have other users than before. Device mapper's open count tells of its own devices, where it may be asked.
+    /// Reads the users of devices, which may have changed. Device mapper's open count covers its
+    /// own devices, if it may be asked.
     pub(super) fn users_changed(&mut self, now: Instant) {
         if !self.nvme_devices.is_empty() || !self.readings.kernel_is_current() {
             self.unread_usage = Some(now);
@@ -144,9 +147,10 @@ impl State {
         }
     }
 
-    /// A resync: every source is read whole.
+    /// Begins a resync: every source is read in full.
     pub(super) fn want_everything(&mut self, reason: Reason) {
-        // Several in a row that find it not yet begun, as overflows in a storm, are made as one.
+        // Requests that arrive before the resync has started, such as overflows in a storm, are
+        // merged into one.
         if !self.block.want.wants_everything() {
             self.own.count_resync(match reason {
                 Reason::Timer | Reason::Event => ResyncReason::Timer,
@@ -164,12 +168,12 @@ impl State {
         if self.readings.block.suspects.is_empty() {
             self.daemon_pace.want(reason);
         } else {
-            // Its configuration may say by now that these are to be left alone.
+            // multipathd's configuration may ignore these disks by now.
             self.daemon_pace.want_paths(reason);
         }
     }
 
-    /// The timers: what is wanted because an interval has passed.
+    /// Wants the readings whose interval has passed.
     pub(super) fn want_what_is_due(&mut self, now: Instant) {
         if self.timers.resync.is_due(now) {
             self.want_everything(Reason::Timer);
@@ -206,7 +210,7 @@ impl State {
         }
     }
 
-    /// Sources that follow the kernel are asked what they make of path events.
+    /// Wants readings of the sources that follow the kernel after path events.
     pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
         for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
             self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
@@ -228,7 +232,8 @@ mod tests {
     use super::*;
     use crate::memory::Memory;
 
-    /// How often multipathd is asked anything and asked for its maps in the last five of ten minutes, if these take it so long.
+    /// How often multipathd is asked for anything, and how often for its maps, in the last five of
+    /// ten minutes. `cost` is the time that each answer takes.
     fn asked(cost: Duration) -> (usize, usize) {
         let start = Instant::now();
         let options = Options { multipathd: Some(Duration::from_secs(60)), ..Options::default() };

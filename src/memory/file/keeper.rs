@@ -1,4 +1,5 @@
-//! The keeper: a process with one thread that may wait in the kernel for as long as the storage wants.
+//! The keeper: a process with one thread, which may wait in the kernel as long as the storage
+//! takes.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -19,14 +20,13 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 use super::{LONGEST, Report};
 use crate::memory::image::{Image, Machine};
 
-/// How long an exporter that ends may hold the file of the one that begins.
+/// How long an exporter that is ending may keep the lock that its successor waits for.
 const HAND_OVER: Duration = Duration::from_secs(2);
-/// No memory is larger.
+/// The largest file that the keeper reads, in bytes.
 const LARGEST: u64 = 256 << 20;
-/// Names this program where it derives a number from the machine's own.
+/// Identifies this program where it derives an ID from the `machine-id`.
 const PURPOSE: &[u8] = b"multipath_exporter memory";
 
-/// This machine.
 pub(crate) fn this_machine() -> Machine {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -40,7 +40,7 @@ pub(crate) fn this_machine() -> Machine {
     Machine { host, id }
 }
 
-/// Serves the exporter until its end of the socket is closed.
+/// Serves the exporter until its end of the socket closes.
 pub(crate) fn run(mut socket: Socket, path: &Path, machine: &Machine) {
     leave_the_exporter(&socket);
     let mut files = Files::of(path);
@@ -57,12 +57,14 @@ pub(crate) fn run(mut socket: Socket, path: &Path, machine: &Machine) {
     }
 }
 
-/// Gives up all that it has of the exporter: a name, signals, files and capabilities. The exporter may end before it.
+/// Drops what the keeper inherited from the exporter: name, signals, files and capabilities. The
+/// exporter may end first.
 fn leave_the_exporter(socket: &Socket) {
     let _ = set_name(c"memory-keeper");
-    // A service's may leave its own user nothing.
+    // A service's umask may take permissions from its own user.
     umask(Mode::from_raw_mode(0o077));
-    // A service's end is told to all of its processes. This one still has to write the last image.
+    // systemd signals all processes of a service that ends. The keeper still has to write the last
+    // image.
     let _ = SigSet::all().thread_block();
     if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
@@ -98,12 +100,12 @@ fn receive(socket: &mut Socket) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// The memory's file and those beside it.
+/// The memory's file and the files beside it.
 struct Files {
     path: PathBuf,
     /// Held while this exporter may write.
     lock: Option<File>,
-    /// Why nothing may be written, though the file is not held by another.
+    /// Why the keeper must not write, although no other exporter holds the file.
     obstacle: Option<String>,
 }
 
@@ -142,7 +144,8 @@ impl Files {
         }
     }
 
-    /// Renames a file that is of no use, so that a person can look at it. Gives what is to be told.
+    /// Renames a file that cannot be used, so that a person can look at it. Returns the text to
+    /// log.
     fn set_aside(&mut self, cause: &str) -> String {
         let aside = self.beside(".unusable");
         match fs::rename(&self.path, &aside) {
@@ -155,7 +158,8 @@ impl Files {
         }
     }
 
-    /// Whether another exporter holds the file. One that has just ended gets a moment to let go.
+    /// Returns true if another exporter holds the file. Gives an exporter that has just ended time
+    /// to let go.
     fn is_held(&mut self) -> bool {
         let began = Instant::now();
         while began.elapsed() < HAND_OVER {
@@ -167,7 +171,7 @@ impl Files {
         true
     }
 
-    /// Takes the lock. One that cannot be made is told when the file is to be written.
+    /// Takes the lock. If the lock file cannot be created, the next write reports that.
     fn hold(&mut self) -> io::Result<()> {
         if self.lock.is_none() {
             let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(self.beside(".lock"))?;
@@ -191,14 +195,14 @@ impl Files {
             let _ = fs::remove_file(&new);
         }
         written?;
-        // The name is on disk only when its directory is.
+        // The new name is on disk only once its directory is synced.
         File::open(self.path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 
 fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    // A service's umask may leave nobody anything.
+    // A service's umask may remove all permissions.
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(text)?;
     file.sync_all()

@@ -1,4 +1,4 @@
-//! Fibre Channel ports, which are missed if they were up within the window.
+//! Tests with Fibre Channel ports: a port counts as missed if it was up within the window.
 
 use super::*;
 use crate::topology::{FcHostPort, FcRemotePort};
@@ -8,7 +8,7 @@ const OTHER: &str = "0x10000090fa000006";
 const TARGET: &str = "0x202000a098aad1e3";
 
 impl Host {
-    /// The kernel lists these ports of the host, and these of the array, as the first port sees them.
+    /// The kernel lists these host ports, and these remote ports, as the first host port sees them.
     fn set_ports(&mut self, hosts: &[(&str, &str)], remote: &[(&str, &str)]) {
         let host = |(name, state): &(&str, &str)| FcHostPort { port_name: (*name).into(), state: (*state).into() };
         let remote_port = |(name, state): &(&str, &str)| {
@@ -45,8 +45,8 @@ fn a_port_that_was_up_is_missed_until_the_window_ends() {
         let (own, remote) = if is_remote { ("Online", seen) } else { (seen, "Online") };
         host.set_ports(&[(HOST, own)], &[(TARGET, remote)]);
         let missed = |host: &Host| if is_remote { host.missed().1 } else { host.missed().0.len() };
-        // Through a restart, a reboot that clears what the kernel knew of the array, and an exporter that has not read
-        // the ports yet.
+        // The port stays missed through a restart and through a reboot that clears what the kernel
+        // knew about the array. It also stays missed while the exporter has not read the ports yet.
         host.restart();
         host.wait(DAY);
         host.reboot();
@@ -58,7 +58,7 @@ fn a_port_that_was_up_is_missed_until_the_window_ends() {
         assert_eq!(missed(&host), 1, "{seen}");
         host.wait(5 * MINUTE);
         assert_eq!(missed(&host), 0, "{seen}");
-        // One that is there is not found anew.
+        // A port that is there does not count as found again.
         host.wait(2 * MINUTE);
         host.restart();
         host.listed.clear();
@@ -126,7 +126,7 @@ fn a_file_that_comes_late_keeps_what_it_says_of_ports() {
     host.memory.resume(late, now);
     host.look();
     assert_eq!(host.missed(), (vec![HOST.to_owned(), OTHER.to_owned()], 1));
-    // Its time goes on from when the earlier life first saw it.
+    // The time of the remote port continues from when the earlier run first saw it.
     host.wait(HOUR + MINUTE);
     assert_eq!(host.missed().1, 0);
 }
@@ -146,7 +146,7 @@ fn a_file_of_an_older_program_knows_no_ports() {
 #[test]
 fn ports_that_come_and_go_leave_a_bounded_memory() {
     let mut host = Host::new();
-    // A virtual machine with a port of its own (NPIV) for each boot, say.
+    // For example, a virtual machine with its own port (NPIV) for each boot.
     let names: Vec<String> = (0..LIMIT + 500).map(|number| format!("0x{number:016x}")).collect();
     for names in names.chunks(400) {
         let ports: Vec<_> = names.iter().map(|name| (&**name, "Online")).collect();
