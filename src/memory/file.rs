@@ -75,7 +75,7 @@ impl MemoryFile {
         let machine = keeper::this_machine();
         // SAFETY: the process has one thread, so the child finds no lock held and no state half
         // changed.
-        #[expect(unsafe_code, reason = "the standard library starts programs only, and this is none")]
+        #[expect(unsafe_code, reason = "the standard library can start programs, but cannot fork")]
         let forked = unsafe { fork() }?;
         match forked {
             ForkResult::Parent { .. } => Ok(MemoryFile { socket, path: path.to_owned(), machine }),
@@ -171,7 +171,7 @@ pub(crate) struct Handle {
 impl Handle {
     /// Returns a handle without a file: the exporter remembers only while it runs.
     pub(crate) fn broken(error: &io::Error) -> Self {
-        warn!(%error, "the process that keeps the memory's file cannot be started");
+        warn!(%error, "the process that writes the memory's file cannot be started");
         Handle { desk: Arc::default(), loaded: None, health: Arc::default() }
     }
 
@@ -210,7 +210,7 @@ struct Talk {
 impl Talk {
     async fn run(mut self, desk: Arc<Desk>, found: mpsc::Sender<Image>) {
         if let Err(error) = self.talk(&desk, found).await {
-            self.fail(&format!("the process that keeps it has ended: {error}"));
+            self.fail(&format!("the process that writes the file has ended: {error}"));
         }
         // The monitor must not wait for images that no process will write.
         loop {
@@ -221,10 +221,10 @@ impl Talk {
     async fn talk(&mut self, desk: &Desk, found: mpsc::Sender<Image>) -> io::Result<()> {
         if let Report::Read { text, warning, is_held } = self.exchange("read", &[]).await? {
             if let Some(warning) = warning {
-                warn!(file = %self.path.display(), warning, "the memory's file");
+                warn!(file = %self.path.display(), warning, "the memory's file cannot be used");
             }
             if is_held {
-                self.fail("another exporter holds it");
+                self.fail("another exporter holds the file");
             }
             let machine = self.machine.clone();
             let parse = move || text.and_then(|text| Image::read(text.as_bytes(), &machine).ok());
@@ -270,7 +270,7 @@ impl Talk {
             match timeout(DEADLINE, &mut exchange).await {
                 Ok(report) => report,
                 Err(_) => {
-                    self.fail(&format!("it has not been {what} within {DEADLINE:?}"));
+                    self.fail(&format!("the file has not been {what} within {DEADLINE:?}"));
                     exchange.await
                 }
             }

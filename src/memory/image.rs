@@ -100,21 +100,21 @@ impl Image {
     /// # Errors
     /// If the text is damaged, has another version, or is from another machine.
     pub fn read(text: &[u8], machine: &Machine) -> Result<Self, String> {
-        let damaged = |error| format!("it is damaged: {error}");
+        let damaged = |error| format!("the file is damaged: {error}");
         let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
         if version != VERSION {
-            return Err(format!("its version is {version}, and this program knows version {VERSION}"));
+            return Err(format!("the file's version is {version}, and this program accepts only version {VERSION}"));
         }
         let image: Image = serde_json::from_slice(text).map_err(damaged)?;
         if image.devices.len() > LIMIT {
-            return Err(format!("it has {} devices, and {LIMIT} is the limit", image.devices.len()));
+            return Err(format!("the file has {} devices, and the limit is {LIMIT}", image.devices.len()));
         }
         if image.fc_ports.are_too_many() {
-            return Err(format!("it has more than {LIMIT} Fibre Channel ports, which is the limit"));
+            return Err(format!("the file has more than {LIMIT} Fibre Channel ports, which is the limit"));
         }
         match image.machine.is(machine) {
             true => Ok(image),
-            false => Err(format!("it is of another machine, {:?}", image.machine.host)),
+            false => Err(format!("the file is from another machine, {:?}", image.machine.host)),
         }
     }
 

@@ -124,7 +124,7 @@ impl Corrections {
                 ledgers.get(&wwid).is_none_or(had_event) || event_nr_moved && woke.is_some_and(|woke| woke >= asked);
             if !told {
                 own.resync_corrections.inc();
-                warn!(wwid = &*wwid, "a resync found a change that no event told of");
+                warn!(wwid = &*wwid, "resync found a change without a kernel event");
             }
         }
     }

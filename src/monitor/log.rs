@@ -66,7 +66,7 @@ impl PathLog {
             if window.left_out > 0 {
                 let (wwid, name, events) = (&**wwid, &*window.name, window.left_out);
                 let left = window.valid_paths.map(left).unwrap_or_default();
-                warn!(wwid, name, events, left, "too many path events, the last were not logged");
+                warn!(wwid, name, events, left, "too many path events: the last ones were not logged");
             }
             false
         });
@@ -91,8 +91,10 @@ pub(crate) fn no_valid_path(device: &Device, found: &str) {
 pub(crate) fn lost(device: &LostDevice) {
     let (wwid, name, reason) = (&*device.wwid, &*device.name, device.reason.as_str());
     match device.reason {
-        LossReason::NoValidPath => warn!(wwid, name, reason, "device lost: its paths failed, and its disks went"),
-        LossReason::InUse => warn!(wwid, name, reason, "device lost: it went while it was in use"),
+        LossReason::NoValidPath => {
+            warn!(wwid, name, reason, "device lost: its paths failed, then its disks disappeared")
+        }
+        LossReason::InUse => warn!(wwid, name, reason, "device lost: it disappeared while it was in use"),
         LossReason::NotBackAfterBoot => {
             warn!(wwid, name, reason, "device lost: it was in use before this boot and did not come back");
         }
@@ -100,7 +102,7 @@ pub(crate) fn lost(device: &LostDevice) {
 }
 
 pub(crate) fn recovered() {
-    info!("recovered: all multipath devices are well again");
+    info!("recovered: no multipath device is in trouble any more");
 }
 
 /// Problems that occur again and again. Each is logged when it changes.
@@ -119,10 +121,10 @@ impl ToldOnce {
         }
         if error.is_refusal() {
             // The ioctls are refused for the same reason, and another warning reports that.
-            debug!(%error, "no device-mapper event poll");
+            debug!(%error, "device mapper's event poll cannot be used");
         } else {
-            let missing = "only uevents and re-reads tell of changes of maps";
-            warn!(%error, missing, "no device-mapper event poll");
+            let missing = "only uevents and re-reads show changes of maps";
+            warn!(%error, missing, "device mapper's event poll cannot be used");
         }
     }
 
@@ -156,7 +158,7 @@ fn write(event: &Event, paths: usize) {
     let Some(valid_paths) = event.valid_paths else {
         // The event is about a map that no reading has shown yet, and the kernel gives no number of
         // paths.
-        return warn!(wwid, name, path, devno, "path event of an unknown map");
+        return warn!(wwid, name, path, devno, "path event for an unknown map");
     };
     match event.kind {
         EventType::PathFailed => {

@@ -65,7 +65,7 @@ impl State {
                 self.tell_path(EventType::PathReinstated, device, &path, now);
             }
             What::PathFailed(_) | What::PathReinstated(_) => self.suspect(device, now),
-            What::NoValidPath => log::no_valid_path(device, "by reading"),
+            What::NoValidPath => log::no_valid_path(device, "by a reading"),
         }
     }
 

@@ -289,10 +289,10 @@ fn a_file_that_is_of_no_use_is_set_aside() {
         eventually("the file is written", || fs::read_to_string(remembering.file()).ok())
     };
     for (content, words) in [
-        (String::new(), "it is damaged"),
-        (written[..written.len() / 2].to_owned(), "it is damaged"),
-        (written.replace("\"version\":1", "\"version\":2"), "its version is 2"),
-        (written.replace("\"machine\":{\"host\":\"", "\"machine\":{\"id\":\"0\",\"host\":\"x"), "it is damaged"),
+        (String::new(), "the file is damaged"),
+        (written[..written.len() / 2].to_owned(), "the file is damaged"),
+        (written.replace("\"version\":1", "\"version\":2"), "the file's version is 2"),
+        (written.replace("\"machine\":{\"host\":\"", "\"machine\":{\"id\":\"0\",\"host\":\"x"), "the file is damaged"),
     ] {
         let remembering = Remembering::new();
         fs::write(remembering.file(), &content).unwrap();
@@ -310,7 +310,7 @@ fn a_directory_in_its_place_is_set_aside_too() {
     let remembering = Remembering::new();
     fs::create_dir(remembering.file()).unwrap();
     let exporter = remembering.exporter();
-    exporter.await_log(&["level=warn", "it cannot be read", "memory.json.unusable"]);
+    exporter.await_log(&["level=warn", "the file cannot be read", "memory.json.unusable"]);
     exporter.await_values(&[(WRITTEN, 1.0)]);
 }
 
@@ -332,7 +332,7 @@ fn a_file_has_one_writer() {
     let first = remembering.exporter();
     first.await_values(&[(WRITTEN, 1.0)]);
     let second = remembering.exporter();
-    second.await_log(&["level=warn", "another exporter holds it"]);
+    second.await_log(&["level=warn", "another exporter holds the file"]);
     second.await_values(&[(WRITTEN, 0.0), ("multipath_devices", 4.0)]);
     // The second exporter reads what the first one wrote.
     assert_eq!(second.metrics().device("expected_paths", FIRST), Some(2.0));

@@ -131,15 +131,17 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Report::Read { text: None, warning: None, is_held };
             }
-            Err(error) => Err(format!("it cannot be read: {error}")),
+            Err(error) => Err(format!("the file cannot be read: {error}")),
             Ok(text) => Image::read(&text, machine)
-                .and_then(|_| String::from_utf8(text).map_err(|error| format!("it is damaged: {error}"))),
+                .and_then(|_| String::from_utf8(text).map_err(|error| format!("the file is damaged: {error}"))),
         };
         match understood {
             Ok(text) => Report::Read { text: Some(text), warning: None, is_held },
-            Err(cause) if is_held => {
-                Report::Read { text: None, warning: Some(format!("{cause}; it is left to its holder")), is_held }
-            }
+            Err(cause) if is_held => Report::Read {
+                text: None,
+                warning: Some(format!("{cause}; it is left alone, because another exporter holds it")),
+                is_held,
+            },
             Err(cause) => Report::Read { text: None, warning: Some(self.set_aside(&cause)), is_held },
         }
     }
@@ -149,11 +151,11 @@ impl Files {
     fn set_aside(&mut self, cause: &str) -> String {
         let aside = self.beside(".unusable");
         match fs::rename(&self.path, &aside) {
-            Ok(()) => format!("{cause}; it is {} now, and the exporter begins without it", aside.display()),
+            Ok(()) => format!("{cause}; it is renamed to {}, and the exporter starts without it", aside.display()),
             Err(error) => {
-                let told = format!("{cause}; it cannot be set aside: {error}");
-                self.obstacle = Some(told.clone());
-                told
+                let warning = format!("{cause}; it cannot be renamed to {}: {error}", aside.display());
+                self.obstacle = Some(warning.clone());
+                warning
             }
         }
     }
@@ -186,7 +188,7 @@ impl Files {
             return Err(io::Error::other(obstacle.clone()));
         }
         self.hold().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => io::Error::other("another exporter holds it"),
+            io::ErrorKind::WouldBlock => io::Error::other("another exporter holds the file"),
             _ => error,
         })?;
         let new = self.beside(".new");

@@ -394,7 +394,7 @@ fn exporter_outlives_its_own_storage(lab: &Lab) {
         eventually_eq("the device is lost", lost.to_vec(), || exporter.metrics().lost());
         assert_eq!(exporter.json("/api/v1/devices")["lost_devices"][0]["wwid"], other.wwid.as_str());
         assert_eq!(exporter.events(&other.wwid, "device_lost").len(), 1);
-        exporter.wait_for_log_lines("warn", "device lost: its paths failed, and its disks went", 1);
+        exporter.wait_for_log_lines("warn", "device lost: its paths failed, then its disks disappeared", 1);
         eventually_eq("the memory cannot be written", 0.0, || written(exporter));
     }
 

@@ -290,7 +290,7 @@ fn the_log_tells_when_an_array_puts_the_last_path_on_standby() {
     let page = exporter.reread();
     assert_eq!((counts(&page, FIRST), unhealthy(&page)), (some([2.0, 0.0, 2.0, 0.0]), [Some(0.0), Some(1.0)]));
     assert_eq!(events(&exporter, FIRST), []);
-    exporter.await_log(&["warn", "device without valid path", FIRST, "by reading"]);
+    exporter.await_log(&["warn", "device without valid path", FIRST, "by a reading"]);
     host.exporter(&[NVME]).await_log(&["warn", "device without valid path", FIRST, "at start"]);
 }
 
