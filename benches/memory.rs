@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multipath_exporter::config::Config;
-use multipath_exporter::memory::{Image, Machine, Memory, Now, Sighting, View};
+use multipath_exporter::memory::{HostView, Image, Machine, Memory, Now, Sighting};
 use multipath_exporter::monitor::measure::Assembly;
 use multipath_exporter::topology::{Device, Kind, Transports};
 
@@ -42,7 +42,7 @@ fn main() {
 
 fn look(memory: &mut Memory, devices: &[Arc<Device>], transports: &Transports) {
     let sightings = devices.iter().map(|device| Sighting { device, has_no_disk: false, numbers: None });
-    let view = View {
+    let view = HostView {
         devices: sightings.collect(),
         transports,
         listed: &Kind::ALL,

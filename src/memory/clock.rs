@@ -69,11 +69,11 @@ pub(crate) struct Boot {
 }
 
 /// The assumed uptime of a host whose uptime cannot be read.
-const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+const ASSUMED_UPTIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Default for Boot {
     fn default() -> Self {
-        Boot { id: String::new(), uptime: LONG }
+        Boot { id: String::new(), uptime: ASSUMED_UPTIME }
     }
 }
 
@@ -83,7 +83,7 @@ impl Boot {
         let read = |file| fs::read_to_string(procfs.join(file)).unwrap_or_default();
         let seconds = read("uptime").split_whitespace().next().and_then(|seconds| seconds.parse().ok());
         let uptime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        Boot { id: read("sys/kernel/random/boot_id").trim().to_owned(), uptime: uptime.unwrap_or(LONG) }
+        Boot { id: read("sys/kernel/random/boot_id").trim().to_owned(), uptime: uptime.unwrap_or(ASSUMED_UPTIME) }
     }
 }
 

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The exporter forks the keeper before it has other threads. The keeper holds `FILE.lock`, and it
-//! ends when the exporter's end of the socket closes. If no report comes within [`DEADLINE`], the
-//! exporter logs that.
+//! ends when the exporter's end of the socket closes. If no report comes within [`FILE_DEADLINE`],
+//! the exporter logs that.
 
 mod keeper;
 
@@ -36,10 +36,10 @@ use tracing::{info, warn};
 use super::image::{Image, Machine};
 
 /// How long reading or writing the file may take.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
-/// The longest message that either side accepts, in bytes. [`LIMIT`](super::LIMIT) devices need a
-/// tenth of it.
-const LONGEST: usize = 1 << 30;
+pub(crate) const FILE_DEADLINE: Duration = Duration::from_secs(5);
+/// The longest message that either side accepts, in bytes. [`MOST_RECORDS`](super::MOST_RECORDS)
+/// devices need a tenth of it.
+const LONGEST_MESSAGE: usize = 1 << 30;
 
 /// A message from the keeper.
 #[derive(Debug, Deserialize, Serialize)]
@@ -267,10 +267,10 @@ impl Talk {
         let mut socket = self.socket.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let report = {
             let mut exchange = pin!(exchange(&mut socket, text));
-            match timeout(DEADLINE, &mut exchange).await {
+            match timeout(FILE_DEADLINE, &mut exchange).await {
                 Ok(report) => report,
                 Err(_) => {
-                    self.fail(&format!("the file has not been {what} within {DEADLINE:?}"));
+                    self.fail(&format!("the file has not been {what} within {FILE_DEADLINE:?}"));
                     exchange.await
                 }
             }
@@ -301,7 +301,7 @@ async fn exchange(socket: &mut UnixStream, text: &[u8]) -> io::Result<Report> {
     }
     let mut length = [0; 8];
     socket.read_exact(&mut length).await?;
-    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST);
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST_MESSAGE);
     let mut report = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
     socket.read_exact(&mut report).await?;
     serde_json::from_slice(&report).map_err(io::Error::from)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Moment;
 
 /// A fact that held this long without a break is expected to hold.
-pub(crate) const PROOF: Duration = Duration::from_secs(6 * 60 * 60);
+pub(crate) const PROOF_TIME: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// The numbers of paths that a device has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -16,8 +16,8 @@ pub(crate) struct PathHistory {
     /// Path counts that the device now has without a break, each with the moment since when it has
     /// had at least this many. Both ascend.
     running: Vec<(u32, Moment)>,
-    /// Path counts that the device had for [`PROOF`], each with the moment when that was last so.
-    /// The counts descend, the moments ascend.
+    /// Path counts that the device had for [`PROOF_TIME`], each with the moment when that was last
+    /// so. The counts descend, the moments ascend.
     proven: Vec<(u32, Moment)>,
     /// All path counts that the device has had, each with the moment when that was last so. The
     /// counts descend, the moments ascend.
@@ -31,7 +31,7 @@ impl PathHistory {
         while let Some((number, began)) = self.running.pop_if(|(number, _)| *number > paths) {
             since = began;
             keep(&mut self.had, number, now);
-            if now.since(began) >= PROOF {
+            if now.since(began) >= PROOF_TIME {
                 keep(&mut self.proven, number, now);
             }
         }
@@ -41,12 +41,12 @@ impl PathHistory {
         keep(&mut self.had, paths, now);
     }
 
-    /// Returns the highest count that the device had for [`PROOF`] within the window. If there is
-    /// none, returns the highest count of all.
+    /// Returns the highest count that the device had for [`PROOF_TIME`] within the window. If there
+    /// is none, returns the highest count of all.
     pub(crate) fn expected(&self, now: Moment, window: Duration) -> u32 {
         let is_recent = |(_, until): &&(u32, Moment)| now.since(*until) <= window;
         let proven = self.proven.iter().find(is_recent);
-        let running = self.running.iter().rev().find(|(_, since)| now.since(*since) >= PROOF);
+        let running = self.running.iter().rev().find(|(_, since)| now.since(*since) >= PROOF_TIME);
         let expected = proven.into_iter().chain(running).map(|(number, _)| *number).max();
         let had = self.had.iter().find(is_recent).into_iter().chain(self.running.last());
         expected.or(had.map(|(number, _)| *number).max()).unwrap_or_default()
@@ -79,7 +79,7 @@ fn keep(numbers: &mut Vec<(u32, Moment)>, number: u32, now: Moment) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Streak {
     since: Option<Moment>,
-    /// When the condition had last held for [`PROOF`].
+    /// When the condition had last held for [`PROOF_TIME`].
     proven: Option<Moment>,
 }
 
@@ -88,14 +88,14 @@ impl Streak {
     pub(crate) fn note(&mut self, holds: bool, now: Moment) {
         if holds {
             self.since.get_or_insert(now);
-        } else if self.since.take().is_some_and(|since| now.since(since) >= PROOF) {
+        } else if self.since.take().is_some_and(|since| now.since(since) >= PROOF_TIME) {
             self.proven = Some(now);
         }
     }
 
-    /// Returns true if the condition held for [`PROOF`] within the window.
+    /// Returns true if the condition held for [`PROOF_TIME`] within the window.
     pub(crate) fn is_proven(&self, now: Moment, window: Duration) -> bool {
-        self.since.is_some_and(|since| now.since(since) >= PROOF)
+        self.since.is_some_and(|since| now.since(since) >= PROOF_TIME)
             || self.proven.is_some_and(|until| now.since(until) <= window)
     }
 
@@ -191,7 +191,7 @@ mod tests {
     /// The definition, minute by minute. It proves a count at each minute that ends six hours with
     /// at least this many paths. `late` shifts the edges by minutes.
     fn by_definition(minutes: &[u32], window: usize, late: usize) -> u32 {
-        let proof = (PROOF.as_secs() / 60) as usize;
+        let proof = (PROOF_TIME.as_secs() / 60) as usize;
         let first = minutes.len().saturating_sub(window + 1);
         let ends = first.max(proof)..=minutes.len() - 1 + late;
         let proven = ends.filter_map(|end| minutes.get(end - proof..end)?.iter().min()).copied().max();

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::LIMIT;
+use super::MOST_RECORDS;
 use super::clock::{Boot, Moment, Written};
 use super::ports::FcPorts;
-use super::record::{Absence, Record};
+use super::record::{Absence, DeviceRecord};
 use super::times;
 
 /// The version of the text. It grows with each change that an older program would misread.
@@ -48,7 +48,7 @@ pub struct Image {
     #[serde(default)]
     pub(crate) fc_ports: FcPorts,
     /// The devices by WWID.
-    pub(crate) devices: BTreeMap<Arc<str>, Record>,
+    pub(crate) devices: BTreeMap<Arc<str>, DeviceRecord>,
 }
 
 /// The properties by which machines are told apart.
@@ -70,7 +70,7 @@ impl Machine {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct VersionField {
     version: u32,
 }
 
@@ -101,20 +101,21 @@ impl Image {
     /// If the text is damaged, has another version, or is from another machine.
     pub fn read(text: &[u8], machine: &Machine) -> Result<Self, String> {
         let damaged = |error| format!("the file is damaged: {error}");
-        let Version { version } = serde_json::from_slice(text).map_err(damaged)?;
+        let VersionField { version } = serde_json::from_slice(text).map_err(damaged)?;
         if version != VERSION {
             return Err(format!("the file's version is {version}, and this program accepts only version {VERSION}"));
         }
         let image: Image = serde_json::from_slice(text).map_err(damaged)?;
-        if image.devices.len() > LIMIT {
-            return Err(format!("the file has {} devices, and the limit is {LIMIT}", image.devices.len()));
+        if image.devices.len() > MOST_RECORDS {
+            return Err(format!("the file has {} devices, and the limit is {MOST_RECORDS}", image.devices.len()));
         }
         if image.fc_ports.are_too_many() {
-            return Err(format!("the file has more than {LIMIT} Fibre Channel ports, which is the limit"));
+            return Err(format!("the file has more than {MOST_RECORDS} Fibre Channel ports, which is the limit"));
         }
-        match image.machine.is(machine) {
-            true => Ok(image),
-            false => Err(format!("the file is from another machine, {:?}", image.machine.host)),
+        if image.machine.is(machine) {
+            Ok(image)
+        } else {
+            Err(format!("the file is from another machine, {:?}", image.machine.host))
         }
     }
 
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_says_why() {
         let good = text(machine("a", "1"));
-        let ports = (0..=LIMIT).map(|port| format!("[\"{port}\",0]")).collect::<Vec<_>>().join(",");
+        let ports = (0..=MOST_RECORDS).map(|port| format!("[\"{port}\",0]")).collect::<Vec<_>>().join(",");
         for (text, why) in [
             (String::new(), "damaged"),
             (good[..good.len() / 2].to_owned(), "damaged"),

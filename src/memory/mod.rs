@@ -33,22 +33,22 @@ pub use clock::Now;
 use clock::{Clock, Moment};
 pub use image::{Image, Machine};
 use ports::FcPorts;
-use record::{ARRIVAL, Absence, Loss, Record};
+use record::{ARRIVAL_TIME, Absence, DeviceRecord, Loss};
 
 /// The largest number of devices. Beyond it, the devices that have been gone longest are dropped.
 /// The limit is smaller in tests, to keep them short.
-const LIMIT: usize = if cfg!(test) { 2_000 } else { 100_000 };
+const MOST_RECORDS: usize = if cfg!(test) { 2_000 } else { 100_000 };
 /// A device without a valid path for this long is lost when it goes, if its disks went before it.
-const PATHLESS: Duration = Duration::from_secs(10);
+const PATHLESS_BEFORE_LOSS: Duration = Duration::from_secs(10);
 /// A device whose disks are deleted one by one is gone within this time.
-const DEPARTURE: Duration = Duration::from_secs(2);
+const DEPARTURE_TIME: Duration = Duration::from_secs(2);
 /// A gone native NVMe device is judged after this time at the latest, even if a mount may have gone
 /// before it.
-const USAGE: Duration = Duration::from_secs(5);
+const USAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long devices have to come back after a boot.
-const RETURN: Duration = Duration::from_secs(10 * 60);
+const RETURN_DEADLINE: Duration = Duration::from_secs(10 * 60);
 /// How often the memory looks at facts that change with time alone.
-const TURN: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often a changed memory is written. A loss or a recovery is also written at once.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ pub struct Sighting<'a> {
 }
 
 /// The host as it is now.
-pub struct View<'a> {
+pub struct HostView<'a> {
     /// All devices, sorted by WWID.
     pub devices: Vec<Sighting<'a>>,
     /// The sessions, ports and controllers of the paths that have been read so far.
@@ -91,7 +91,7 @@ pub struct View<'a> {
     pub is_named: &'a dyn Fn(DevNo) -> bool,
 }
 
-impl View<'_> {
+impl HostView<'_> {
     fn shows(&self, wwid: &str) -> bool {
         self.devices.binary_search_by(|sighting| (*sighting.device.wwid).cmp(wwid)).is_ok()
     }
@@ -135,7 +135,7 @@ pub struct Memory {
     clock: Clock,
     window: Duration,
     machine: Machine,
-    records: HashMap<Arc<str>, Record>,
+    records: HashMap<Arc<str>, DeviceRecord>,
     /// The devices that are there.
     present: BTreeSet<Arc<str>>,
     lost: BTreeSet<Arc<str>>,
@@ -162,11 +162,11 @@ pub struct Memory {
 }
 
 /// The default of `--memory.window`.
-pub(crate) const WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const DEFAULT_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory::new(Boot::default(), Machine::default(), WINDOW, Instant::now())
+        Memory::new(Boot::default(), Machine::default(), DEFAULT_WINDOW, Instant::now())
     }
 }
 
@@ -239,7 +239,7 @@ impl Memory {
     }
 
     /// Compares the host with the memory. Returns the news.
-    pub fn look(&mut self, view: &View<'_>, now: Now) -> Vec<News> {
+    pub fn look(&mut self, view: &HostView<'_>, now: Now) -> Vec<News> {
         let moment = self.clock.at(now.instant);
         let mut news = Vec::new();
         if view.is_complete {
@@ -252,7 +252,7 @@ impl Memory {
         self.notice_gone(view, now, moment, &mut news);
         self.notice_not_back(view, now, moment, &mut news);
         self.fc_ports.note(view.transports, view.devices.iter().map(|sighting| &**sighting.device), moment);
-        if moment.since(self.swept) >= TURN {
+        if moment.since(self.swept) >= LOOK_INTERVAL {
             self.sweep(view, moment);
         }
         let devices = self.histories(view, now, moment);
@@ -366,16 +366,16 @@ impl Memory {
     }
 
     /// Records a device that is there.
-    fn see(&mut self, sighting: &Sighting<'_>, view: &View<'_>, now: Moment) {
+    fn see(&mut self, sighting: &Sighting<'_>, view: &HostView<'_>, now: Moment) {
         let device = sighting.device;
         // A device that the exporter finds at its first look has not just appeared. It counts as
         // there since boot.
         let is_found = !self.has_looked;
         let record = self.records.entry(Arc::clone(&device.wwid)).or_insert_with(|| {
             if is_found {
-                Record::found(device, now.before(self.clock.uptime_at(now)))
+                DeviceRecord::found(device, now.before(self.clock.uptime_at(now)))
             } else {
-                Record::new(device, now)
+                DeviceRecord::new(device, now)
             }
         });
         let before = (record.is_present, record.in_use, record.valid_since.is_some());
@@ -405,7 +405,7 @@ impl Memory {
     }
 
     /// Judges the devices that their source no longer lists.
-    fn notice_gone(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
+    fn notice_gone(&mut self, view: &HostView<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
         let unjudged = self.unjudged.take();
         if self.present.len() == view.devices.len() {
             return;
@@ -417,7 +417,7 @@ impl Memory {
             };
             if record.kind == Kind::Nvme && !view.usage_is_known {
                 let since = unjudged.unwrap_or(moment);
-                if moment.since(since) < USAGE {
+                if moment.since(since) < USAGE_DEADLINE {
                     self.unjudged = Some(since);
                     continue;
                 }
@@ -425,7 +425,7 @@ impl Memory {
             self.present.remove(&wwid);
             record.leave(moment);
             self.unsaved = self.unsaved.max(Unsaved::Facts);
-            let was_pathless = record.is_pathless(PATHLESS, moment);
+            let was_pathless = record.is_pathless(PATHLESS_BEFORE_LOSS, moment);
             let reason = match record.kind {
                 // A mount outlives its device. If the mount has gone, it was unmounted first.
                 Kind::Nvme => {
@@ -445,7 +445,7 @@ impl Memory {
             };
             // The device lost its disks while it was being removed. Nobody could have ended that
             // trouble.
-            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE);
+            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE_TIME);
             match reason {
                 Some(reason) => self.lose(&wwid, reason, now, moment, news),
                 None if was_on_its_way => drop(self.troubled.remove(&wwid)),
@@ -455,8 +455,8 @@ impl Memory {
     }
 
     /// Judges the devices that were in use before the boot and have had time to come back.
-    fn notice_not_back(&mut self, view: &View<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
-        if self.complete.is_none_or(|complete| self.clock.uptime(now.instant) < complete + RETURN) {
+    fn notice_not_back(&mut self, view: &HostView<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
+        if self.complete.is_none_or(|complete| self.clock.uptime(now.instant) < complete + RETURN_DEADLINE) {
             return;
         }
         let is_listed =
@@ -485,7 +485,7 @@ impl Memory {
 
     /// Returns the history and the wellness of each device that is there or configured, sorted by
     /// WWID.
-    fn histories(&mut self, view: &View<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, Wellness)> {
+    fn histories(&mut self, view: &HostView<'_>, now: Now, moment: Moment) -> Vec<(Arc<str>, History, Wellness)> {
         let mut histories = Vec::with_capacity(view.devices.len());
         for sighting in &view.devices {
             let device = sighting.device;
@@ -509,7 +509,7 @@ impl Memory {
     /// Adds the configured devices that are not there.
     fn add_absent(
         &mut self,
-        view: &View<'_>,
+        view: &HostView<'_>,
         now: Now,
         moment: Moment,
         histories: &mut Vec<(Arc<str>, History, Wellness)>,
@@ -528,7 +528,7 @@ impl Memory {
             let wwid = Arc::from(wwid);
             let Absence { since, time } =
                 *self.absent.entry(Arc::clone(&wwid)).or_insert(Absence { since: moment, time: now.time });
-            if moment.since(since) >= ARRIVAL {
+            if moment.since(since) >= ARRIVAL_TIME {
                 self.troubled.insert(Arc::clone(&wwid));
             }
             let missing_since = Some(time);
@@ -540,7 +540,7 @@ impl Memory {
     }
 
     /// Drops what is older than the window, and what exceeds the limit.
-    fn sweep(&mut self, view: &View<'_>, now: Moment) {
+    fn sweep(&mut self, view: &HostView<'_>, now: Moment) {
         self.swept = now;
         let window = self.window;
         // Before then, a port that exists may be missing from the view.
@@ -548,18 +548,18 @@ impl Memory {
             self.fc_ports.expire(view.transports, now, window);
         }
         self.records.values_mut().for_each(|record| record.paths.expire(now, window));
-        let is_old = |record: &Record| match &record.loss {
+        let is_old = |record: &DeviceRecord| match &record.loss {
             Some(loss) => now.since(loss.at) > window && !record.is_still_named(view.is_named),
             None => !record.is_present && now.since(record.seen) > window,
         };
         let old = self.records.iter().filter(|(_, record)| is_old(record));
         let old: Vec<_> = old.map(|(wwid, _)| Arc::clone(wwid)).collect();
         old.iter().for_each(|wwid| self.drop_record(wwid));
-        if self.records.len() > LIMIT {
+        if self.records.len() > MOST_RECORDS {
             let gone = self.records.iter().filter(|(_, record)| !record.is_present && record.loss.is_none());
             let mut gone: Vec<_> = gone.map(|(wwid, record)| (record.seen, Arc::clone(wwid))).collect();
             gone.sort();
-            gone.truncate(self.records.len() - LIMIT);
+            gone.truncate(self.records.len() - MOST_RECORDS);
             gone.iter().for_each(|(_, wwid)| self.drop_record(wwid));
         }
     }
@@ -582,17 +582,18 @@ impl Memory {
     fn set_due(&mut self, now: Instant, moment: Moment) {
         let arriving = self.present.iter().filter_map(|wwid| self.records.get(wwid));
         let arriving = arriving.filter(|record| record.is_arriving(moment));
-        let arrived = arriving.map(|record| ARRIVAL.saturating_sub(moment.since(record.appeared))).min();
-        let returned = self.complete.map(|complete| (complete + RETURN).saturating_sub(self.clock.uptime(now)));
+        let arrived = arriving.map(|record| ARRIVAL_TIME.saturating_sub(moment.since(record.appeared))).min();
+        let returned =
+            self.complete.map(|complete| (complete + RETURN_DEADLINE).saturating_sub(self.clock.uptime(now)));
         let returned = returned.filter(|left| !left.is_zero());
-        let next = arrived.into_iter().chain(returned).fold(TURN, Duration::min);
+        let next = arrived.into_iter().chain(returned).fold(LOOK_INTERVAL, Duration::min);
         self.due = Some(now + next);
     }
 }
 
 /// Returns the history to show for a device that is there, and how well it is.
 fn history(
-    record: &mut Record,
+    record: &mut DeviceRecord,
     sighting: &Sighting<'_>,
     config: &Config,
     (time, now): (SystemTime, Moment),

@@ -95,7 +95,7 @@ impl Host {
         let (instant, time) = (Instant::now() + DAY, SystemTime::UNIX_EPOCH + 20_000 * DAY);
         let boot = Boot { id: "1".to_owned(), uptime: DAY };
         let mut host = Host {
-            memory: Memory::new(boot, Machine::default(), WINDOW, instant),
+            memory: Memory::new(boot, Machine::default(), DEFAULT_WINDOW, instant),
             instant,
             time,
             boots: 1,
@@ -126,7 +126,7 @@ impl Host {
             has_no_disk: thing.has_no_disk,
             numbers: thing.devno.map(|number| [number].into()),
         });
-        let view = View {
+        let view = HostView {
             devices: sightings.collect(),
             transports: &self.transports,
             listed: &self.listed,
@@ -169,7 +169,7 @@ impl Host {
         let image = self.memory.last_image(now).map(|image| image.write().unwrap());
         let uptime = self.instant - self.booted;
         let boot = Boot { id: self.boots.to_string(), uptime };
-        self.memory = Memory::new(boot, Machine::default(), WINDOW, self.instant);
+        self.memory = Memory::new(boot, Machine::default(), DEFAULT_WINDOW, self.instant);
         if let Some(text) = image {
             self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.now());
         }
@@ -185,7 +185,7 @@ impl Host {
         self.boots += 1;
         self.booted = self.instant - 20 * SECOND;
         let boot = Boot { id: self.boots.to_string(), uptime: 20 * SECOND };
-        self.memory = Memory::new(boot, Machine::default(), WINDOW, self.instant);
+        self.memory = Memory::new(boot, Machine::default(), DEFAULT_WINDOW, self.instant);
         self.memory.resume(Image::read(&text, &Machine::default()).unwrap(), self.now());
     }
 
@@ -292,7 +292,7 @@ fn a_loss_ends_with_the_window_and_that_is_no_recovery() {
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });
     host.wait(MINUTE);
     host.remove("a");
-    host.wait(WINDOW - MINUTE);
+    host.wait(DEFAULT_WINDOW - MINUTE);
     assert_eq!(host.lost().len(), 1);
     host.wait(2 * MINUTE);
     assert_eq!((host.lost().len(), host.shown().in_trouble, host.recoveries()), (0, false, 0));
@@ -309,7 +309,7 @@ fn a_native_nvme_device_in_use_is_lost_until_it_is_mounted_anew() {
     host.set("a", Thing::nvme(2, 4));
     host.wait(HOUR);
     assert_eq!(host.lost().len(), 1, "the mount still names the old number");
-    host.wait(2 * WINDOW);
+    host.wait(2 * DEFAULT_WINDOW);
     assert_eq!(host.lost().len(), 1);
     host.named = vec![DevNo { major: 259, minor: 4 }];
     host.look();
@@ -374,7 +374,7 @@ fn paths_that_are_expected_no_more_are_no_recovery() {
     host.set("a", Thing::map(8, 0));
     host.wait(7 * HOUR);
     host.set("a", Thing::map(4, 0));
-    host.wait(WINDOW - MINUTE);
+    host.wait(DEFAULT_WINDOW - MINUTE);
     host.restart();
     host.look();
     assert_eq!((host.missing("a"), host.shown().in_trouble), (4, true));
@@ -389,7 +389,8 @@ fn a_file_that_comes_late_changes_no_age() {
     host.wait(40 * DAY);
     let now = host.now();
     let late = host.memory.last_image(now).unwrap();
-    host.memory = Memory::new(Boot { id: "2".to_owned(), uptime: MINUTE }, Machine::default(), WINDOW, host.instant);
+    host.memory =
+        Memory::new(Boot { id: "2".to_owned(), uptime: MINUTE }, Machine::default(), DEFAULT_WINDOW, host.instant);
     host.booted = host.instant - MINUTE;
     host.set("b", Thing { has_no_disk: true, ..Thing::map(0, 0) });
     host.set("c", Thing::map(2, 0));
@@ -610,7 +611,7 @@ fn redundancy_and_its_loss() {
     host.set("a", Thing { is_redundant: false, ..Thing::map(4, 0) });
     assert_eq!(redundancy(&host), (Some(false), Some(true)));
     host.restart();
-    host.wait(WINDOW - HOUR);
+    host.wait(DEFAULT_WINDOW - HOUR);
     assert_eq!(redundancy(&host), (Some(false), Some(true)));
     host.wait(2 * HOUR);
     assert_eq!(redundancy(&host), (Some(false), Some(false)));
@@ -625,7 +626,7 @@ fn redundancy_and_its_loss() {
 
 #[test]
 fn errors_are_new_for_a_quarter_of_an_hour() {
-    let mut record = Record::new(&Thing::map(2, 0).device("a"), Moment::default());
+    let mut record = DeviceRecord::new(&Thing::map(2, 0).device("a"), Moment::default());
     let at = |minutes| Moment::default() + MINUTE * minutes;
     // The errors that a path already had are not new.
     for (minutes, errors, are_new) in [(0, 7, false), (1, 7, false), (2, 8, true), (16, 8, true), (17, 8, false)] {
@@ -637,7 +638,7 @@ fn errors_are_new_for_a_quarter_of_an_hour() {
 #[test]
 fn attaching_and_detaching_leaves_a_bounded_memory() {
     let mut host = Host::new();
-    for number in 0..LIMIT + 500 {
+    for number in 0..MOST_RECORDS + 500 {
         let wwid = format!("{number:08}");
         host.things.insert(wwid.clone(), Thing::map(1, 0));
         host.look();
@@ -647,9 +648,9 @@ fn attaching_and_detaching_leaves_a_bounded_memory() {
         }
     }
     host.wait(2 * MINUTE);
-    assert_eq!(host.memory.records.len(), LIMIT);
+    assert_eq!(host.memory.records.len(), MOST_RECORDS);
     assert!(!host.memory.records.contains_key("00000000"));
-    host.instant += WINDOW;
+    host.instant += DEFAULT_WINDOW;
     host.wait(2 * MINUTE);
     assert_eq!((host.memory.records.len(), host.lost().len()), (0, 0));
 }
@@ -679,7 +680,7 @@ fn it_is_written_at_once_after_news_then_each_minute_then_each_hour() {
 
 /// A step of a history.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum HostStep {
     /// A device has this many valid and failed paths.
     Set(u8, u8, u8),
     Use(u8, Option<bool>),
@@ -696,8 +697,8 @@ enum Step {
     ToggleAnswer,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    use Step::*;
+fn step() -> impl Strategy<Value = HostStep> {
+    use HostStep::*;
     prop_oneof![
         6 => (0u8..4, 0u8..4, 0u8..4).prop_map(|(device, valid, failed)| Set(device, valid, failed)),
         2 => (0u8..4, proptest::option::of(any::<bool>())).prop_map(|(device, is_used)| Use(device, is_used)),
@@ -737,41 +738,41 @@ proptest! {
         for step in steps {
             let name = |device: u8| format!("{device}");
             match step {
-                Step::Set(device, valid, failed) => {
+                HostStep::Set(device, valid, failed) => {
                     let before = host.things.get(&name(device)).cloned();
                     let mut thing = Thing { in_use: None, ..Thing::map(valid.into(), failed.into()) };
                     thing.in_use = before.and_then(|before| before.in_use);
                     host.things.insert(name(device), thing);
                 }
-                Step::Use(device, in_use) => {
+                HostStep::Use(device, in_use) => {
                     if let Some(thing) = host.things.get_mut(&name(device)) {
                         thing.in_use = in_use;
                     }
                 }
-                Step::LoseDisks(device) => {
+                HostStep::LoseDisks(device) => {
                     if let Some(thing) = host.things.get_mut(&name(device)) {
                         (thing.failed, thing.valid, thing.has_no_disk) = (thing.failed + thing.valid, 0, true);
                     }
                 }
-                Step::Remove(device) => {
+                HostStep::Remove(device) => {
                     let gone = host.things.remove(&name(device));
                     if let (Some(gone), Some(plain)) = (gone, plain.get_mut(&name(device))) {
                         // The last look saw it, so it lasted until then.
                         plain.is_lost |= plain.is_present && gone.has_no_disk && plain.pathless > 0;
                     }
                 }
-                Step::Restart => {
+                HostStep::Restart => {
                     host.restart();
                     is_first = true;
                 }
-                Step::Damage => {
+                HostStep::Damage => {
                     is_first = true;
                     // The exporter restarts without a memory and takes each device as it finds it.
                     let boot = Boot { id: host.boots.to_string(), uptime: host.instant - host.booted };
-                    host.memory = Memory::new(boot, Machine::default(), WINDOW, host.instant);
+                    host.memory = Memory::new(boot, Machine::default(), DEFAULT_WINDOW, host.instant);
                     plain.clear();
                 }
-                Step::Reboot => {
+                HostStep::Reboot => {
                     host.look();
                     for thing in plain.values_mut().filter(|thing| thing.is_present) {
                         (thing.is_present, thing.is_awaited) = (false, true);
@@ -779,14 +780,14 @@ proptest! {
                     host.reboot();
                     (minutes_up, is_first) = (0, true);
                 }
-                Step::SetClock(minutes) => {
+                HostStep::SetClock(minutes) => {
                     let step = MINUTE * minutes.unsigned_abs();
                     host.time = if minutes < 0 { host.time - step } else { host.time + step };
                 }
-                Step::ToggleAnswer => host.all_answer = !host.all_answer,
-                Step::Wait(_) => {}
+                HostStep::ToggleAnswer => host.all_answer = !host.all_answer,
+                HostStep::Wait(_) => {}
             }
-            let waits = if let Step::Wait(minutes) = step { minutes } else { 0 };
+            let waits = if let HostStep::Wait(minutes) = step { minutes } else { 0 };
             for minute in 0..=waits {
                 if minute > 0 {
                     host.instant += MINUTE;

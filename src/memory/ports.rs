@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::LIMIT;
+use super::MOST_RECORDS;
 use super::clock::Moment;
 use crate::topology::{Device, FcRemotePort, Transports};
 
@@ -32,9 +32,10 @@ impl FcPorts {
             // The host port was online when this remote port became a target. When either was last
             // up is unknown, so their time begins with the first sight.
             self.hosts.was_up(&name.0, now);
-            match port.is_up() {
-                true => self.remote.is_up(&name, now),
-                false => self.remote.was_up(&name, now),
+            if port.is_up() {
+                self.remote.is_up(&name, now);
+            } else {
+                self.remote.was_up(&name, now);
             }
         }
         let (up, down): (Vec<_>, Vec<_>) = seen.fc_host_ports.iter().partition(|port| port.is_up());
@@ -78,7 +79,7 @@ impl FcPorts {
 
     /// Returns true if a file holds more ports than the exporter would ever write.
     pub(crate) fn are_too_many(&self) -> bool {
-        self.hosts.0.len().max(self.remote.0.len()) > LIMIT
+        self.hosts.0.len().max(self.remote.0.len()) > MOST_RECORDS
     }
 
     /// Takes over what an earlier run wrote at a moment of the same clock. The ports that have been
@@ -114,7 +115,7 @@ impl<Name: Clone + Ord> LastUp<Name> {
         let gone = self.0.iter().filter(|(name, _)| !there.contains(name));
         let mut gone: Vec<_> = gone.map(|(name, last)| (*last, name.clone())).collect();
         gone.sort();
-        gone.truncate(self.0.len().saturating_sub(LIMIT));
+        gone.truncate(self.0.len().saturating_sub(MOST_RECORDS));
         for (_, name) in gone {
             self.0.remove(&name);
         }
@@ -163,7 +164,7 @@ mod tests {
 
     /// The ports as the kernel shows them. Each may be gone.
     #[derive(Clone, Copy, Debug)]
-    enum Step {
+    enum PortStep {
         Host(usize, Option<&'static str>),
         Remote(usize, usize, Option<&'static str>),
         /// A path leaves by this port, or by none.
@@ -173,26 +174,26 @@ mod tests {
         Restart(u32),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = PortStep> {
         let state = |states: &'static [&'static str]| proptest::option::weighted(0.8, prop::sample::select(states));
         prop_oneof![
-            3 => (0usize..3, state(&["Online", "Linkdown", "Marginal"])).prop_map(|(port, state)| Step::Host(port, state)),
+            3 => (0usize..3, state(&["Online", "Linkdown", "Marginal"])).prop_map(|(port, state)| PortStep::Host(port, state)),
             3 => (0usize..3, 0usize..2, state(&["Online", "Marginal", "Blocked", "Not Present"]))
-                .prop_map(|(host, port, state)| Step::Remote(host, port, state)),
-            1 => proptest::option::of(0usize..3).prop_map(Step::Path),
-            4 => (1u32..100).prop_map(Step::Wait),
-            1 => prop_oneof![Just(0), 0u32..3].prop_map(Step::Restart),
+                .prop_map(|(host, port, state)| PortStep::Remote(host, port, state)),
+            1 => proptest::option::of(0usize..3).prop_map(PortStep::Path),
+            4 => (1u32..100).prop_map(PortStep::Wait),
+            1 => prop_oneof![Just(0), 0u32..3].prop_map(PortStep::Restart),
         ]
     }
 
     #[derive(Default)]
-    struct Kernel {
+    struct KernelPorts {
         hosts: [Option<&'static str>; 3],
         remote: [[Option<&'static str>; 2]; 3],
         path: Option<usize>,
     }
 
-    impl Kernel {
+    impl KernelPorts {
         fn transports(&self) -> Transports {
             let hosts = self.hosts.iter().zip(PORTS);
             let hosts =
@@ -224,16 +225,16 @@ mod tests {
         /// For a port that was found lost, it is the minute in which it was first seen.
         #[test]
         fn a_port_is_missed_until_the_window_ends(steps in proptest::collection::vec(step(), 1..60)) {
-            let (mut memory, mut kernel, mut minute) = (FcPorts::default(), Kernel::default(), 0u32);
+            let (mut memory, mut kernel, mut minute) = (FcPorts::default(), KernelPorts::default(), 0u32);
             let (mut hosts, mut remote) = ([None; 3], [[None; 2]; 3]);
             for step in steps {
                 let (mut minutes, mut file) = (0, None);
                 match step {
-                    Step::Host(port, state) => kernel.hosts[port] = state,
-                    Step::Remote(host, port, state) => kernel.remote[host][port] = state,
-                    Step::Path(port) => kernel.path = port,
-                    Step::Wait(wait) => minutes = wait,
-                    Step::Restart(late) => {
+                    PortStep::Host(port, state) => kernel.hosts[port] = state,
+                    PortStep::Remote(host, port, state) => kernel.remote[host][port] = state,
+                    PortStep::Path(port) => kernel.path = port,
+                    PortStep::Wait(wait) => minutes = wait,
+                    PortStep::Restart(late) => {
                         let text = serde_json::to_string(&std::mem::take(&mut memory)).unwrap();
                         (minutes, file) = (late, Some(serde_json::from_str::<FcPorts>(&text).unwrap()));
                     }

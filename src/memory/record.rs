@@ -12,18 +12,18 @@ use super::times;
 use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_redundant};
 
 /// Paths arrive one after the other, so none counts as missing this soon after its device appeared.
-pub(crate) const ARRIVAL: Duration = Duration::from_secs(5 * 60);
+pub(crate) const ARRIVAL_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// When a table is loaded, the kernel takes every path for valid until multipathd has failed the
 /// bad ones. This happens with each disk that goes. So a path that was valid for less time than
 /// this never really was.
-const BLINK: Duration = Duration::from_secs(5);
+const LONGEST_BLINK: Duration = Duration::from_secs(5);
 
 /// I/O errors count as new for this long.
-const NEW: Duration = Duration::from_secs(15 * 60);
+const NEW_ERROR_TIME: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub(crate) struct Record {
+pub(crate) struct DeviceRecord {
     /// The last alias.
     pub(crate) name: Arc<str>,
     pub(crate) kind: Kind,
@@ -44,7 +44,7 @@ pub(crate) struct Record {
     /// partitions.
     pub(crate) numbers: BTreeSet<DevNo>,
     /// Since when the device has, or last had, no valid path. A path that was valid for less than
-    /// [`BLINK`] does not interrupt that time.
+    /// [`LONGEST_BLINK`] does not interrupt that time.
     pub(crate) pathless_since: Option<Moment>,
     /// Since when the device has a valid path.
     #[serde(default)]
@@ -98,10 +98,10 @@ pub(crate) struct Loss {
     pub(crate) at: Moment,
 }
 
-impl Record {
+impl DeviceRecord {
     /// A device that appears now.
     pub(crate) fn new(device: &Device, now: Moment) -> Self {
-        Record {
+        DeviceRecord {
             name: Arc::clone(&device.name),
             kind: device.kind,
             vendor: Arc::clone(&device.vendor),
@@ -130,7 +130,7 @@ impl Record {
     /// A device that was there when the exporter first looked. The end of its trouble is a
     /// recovery.
     pub(crate) fn found(device: &Device, appeared: Moment) -> Self {
-        Record { is_present: true, was_well: true, ..Record::new(device, appeared) }
+        DeviceRecord { is_present: true, was_well: true, ..DeviceRecord::new(device, appeared) }
     }
 
     /// Returns true if the device or its adapters differ from what was last seen.
@@ -157,7 +157,7 @@ impl Record {
     fn note_valid(&mut self, has_valid_path: bool, now: Moment) {
         if has_valid_path {
             self.valid_since.get_or_insert(now);
-        } else if self.valid_since.take().is_some_and(|since| now.since(since) >= BLINK) {
+        } else if self.valid_since.take().is_some_and(|since| now.since(since) >= LONGEST_BLINK) {
             self.pathless_since = Some(now);
         } else {
             self.pathless_since.get_or_insert(now);
@@ -167,7 +167,7 @@ impl Record {
     /// Returns true if the device has had no valid path for at least `long`.
     pub(crate) fn is_pathless(&self, long: Duration, now: Moment) -> bool {
         self.pathless_since.is_some_and(|since| now.since(since) >= long)
-            && self.valid_since.is_none_or(|since| now.since(since) < BLINK)
+            && self.valid_since.is_none_or(|since| now.since(since) < LONGEST_BLINK)
     }
 
     /// Records that the device is gone.
@@ -194,9 +194,9 @@ impl Record {
         self.errors = Some((errors, last));
     }
 
-    /// Returns true if there were I/O errors within the last [`NEW`].
+    /// Returns true if there were I/O errors within the last [`NEW_ERROR_TIME`].
     pub(crate) fn has_new_errors(&self, now: Moment) -> bool {
-        self.errors.and_then(|(_, last)| last).is_some_and(|last| now.since(last) < NEW)
+        self.errors.and_then(|(_, last)| last).is_some_and(|last| now.since(last) < NEW_ERROR_TIME)
     }
 
     fn name_as(&mut self, device: &Device) {
@@ -212,7 +212,7 @@ impl Record {
 
     /// Returns true if the device's paths may still be arriving.
     pub(crate) fn is_arriving(&self, now: Moment) -> bool {
-        now.since(self.appeared) < ARRIVAL
+        now.since(self.appeared) < ARRIVAL_TIME
     }
 
     /// Returns true if a mount or swap still names the device. A native NVMe device that comes back

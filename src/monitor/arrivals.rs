@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::failures::Object;
+use super::failures::SessionOrController;
 use super::readings::DaemonReply;
 use super::schedule::{Lane, Reason, UnderWay};
 use super::{Now, State};
@@ -36,7 +36,7 @@ impl State {
         };
         if reading.request.all {
             self.timers.kernel.cost(cost);
-            self.tell_intervals();
+            self.publish_intervals();
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
         self.note_success(Part::DeviceMapper, &reading, &unreadable, now);
@@ -120,7 +120,7 @@ impl State {
             Scope::States => self.timers.block.cost(cost),
             Scope::Devices(_) => {}
         }
-        self.tell_intervals();
+        self.publish_intervals();
         self.note_success(Part::Block, &under_way, &reading.unreadable, now);
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
@@ -158,13 +158,14 @@ impl State {
         match reply {
             Ok(reading) => {
                 self.timers.transports.cost(cost);
-                self.tell_intervals();
+                self.publish_intervals();
                 self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
                 self.note_open_ways(Arc::clone(&reading.open));
                 let transports::Reading { transports, heads, .. } = &reading;
-                let sessions = transports.iscsi_sessions.iter().map(|session| Object::session(session));
+                let sessions = transports.iscsi_sessions.iter().map(|session| SessionOrController::session(session));
                 self.session_failures.follow(sessions, under_way.asked);
-                let controllers = transports.nvme_controllers.iter().map(|controller| Object::controller(controller));
+                let controllers =
+                    transports.nvme_controllers.iter().map(|controller| SessionOrController::controller(controller));
                 self.controller_failures.follow(controllers, under_way.asked);
                 self.nvme_clocks.follow(&transports.nvme_controllers, heads, under_way.asked);
                 self.interfaces.want.sources = transports.sources().map(|(source, _)| source).collect();
@@ -209,7 +210,7 @@ impl State {
                 self.readings.addresses = Arc::new(addresses);
                 self.transports.want.look(true, Reason::Event);
             }
-            Err(error) => self.told_once.interfaces(&error),
+            Err(error) => self.logged_once.interfaces(&error),
         }
     }
 
@@ -221,7 +222,7 @@ impl State {
         };
         if maps.is_some() {
             self.daemon_pace.answered(cost, now.instant);
-            self.tell_intervals();
+            self.publish_intervals();
         }
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
@@ -286,7 +287,7 @@ impl State {
             self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
         }
         if self.interfaces.turns_late(now) {
-            self.told_once.interfaces(&late("network interfaces"));
+            self.logged_once.interfaces(&late("network interfaces"));
         }
         if self.daemon.as_mut().is_some_and(|lane| lane.turns_late(now)) {
             self.daemon_fails(&late("multipathd"));

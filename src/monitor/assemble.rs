@@ -13,8 +13,8 @@ use super::Ledgers;
 use super::io_errors::IoErrors;
 use super::ledger::MapLedger;
 use super::names::Speakers;
-use super::readings::{Readings, Teller};
-use super::usage::Written;
+use super::readings::{ListSource, Readings};
+use super::usage::LastWrite;
 use crate::config::Config;
 use crate::source::block::{disks, maps};
 use crate::source::transports::{Way, Ways};
@@ -23,12 +23,12 @@ use crate::topology::{Counts, DevNo, Device, Group, Kind, Mismatches, Path, Path
 
 /// A device, and the facts it was assembled from.
 #[derive(Debug)]
-pub(crate) struct Built {
+pub(crate) struct AssembledMap {
     inputs: Inputs,
     carried: Carried,
     pub(crate) device: Arc<Device>,
     /// When the device was written to.
-    pub(crate) written: Written,
+    pub(crate) written: LastWrite,
     /// How long its I/O has stood still.
     pub(crate) stall: Stall,
     /// True if the device was assembled in the last round, because its inputs had changed.
@@ -38,7 +38,7 @@ pub(crate) struct Built {
     pub(crate) event_nr_moved: bool,
 }
 
-impl Built {
+impl AssembledMap {
     pub(crate) fn devno(&self) -> Option<DevNo> {
         self.inputs.devno()
     }
@@ -52,7 +52,7 @@ impl Built {
 
     /// Returns the same device for the next round.
     fn again(self) -> Self {
-        Built { is_new: false, event_nr_moved: false, ..self }
+        AssembledMap { is_new: false, event_nr_moved: false, ..self }
     }
 
     fn event_nr(&self) -> Option<u32> {
@@ -79,7 +79,7 @@ impl Common {
 }
 
 /// The device-mapper devices by WWID.
-pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
+pub(crate) type DmDevices = BTreeMap<Arc<str>, AssembledMap>;
 
 /// Assembles all device-mapper devices. A device whose inputs are the same as in `last` is taken
 /// over. For 1,000 devices with 8 paths, taking over needs a fifth of the time of assembling.
@@ -91,17 +91,17 @@ pub(crate) fn devices(
     readings: &Readings,
     ledgers: &Ledgers,
     config: &Arc<Config>,
-    mut last: Devices,
+    mut last: DmDevices,
     withheld: impl Fn(DevNo) -> bool,
-) -> Devices {
-    let Some((teller, _)) = readings.teller() else { return Devices::new() };
+) -> DmDevices {
+    let Some((list_source, _)) = readings.list_source() else { return DmDevices::new() };
     let empty = MapLedger::default();
     let common = Common { ways: readings.ways(), blocked_ways: readings.blocked_ways(), config: Arc::clone(config) };
-    let mut devices = Devices::new();
-    for (wwid, teller) in readings.wwids(teller) {
+    let mut devices = DmDevices::new();
+    for (wwid, list_source) in readings.wwids(list_source) {
         let ledger = ledgers.get(&wwid).unwrap_or(&empty);
         let known = last.remove(&wwid);
-        let mut inputs = Inputs::gather(readings, teller, &wwid, ledger, &common);
+        let mut inputs = Inputs::gather(readings, list_source, &wwid, ledger, &common);
         let known = match known {
             Some(known) if known.inputs.have_the_same_sources(&inputs) => {
                 devices.insert(wwid, known.again());
@@ -116,7 +116,7 @@ pub(crate) fn devices(
         }
         let built = match known {
             // Disks of other devices have changed.
-            Some(known) if known.inputs.are_the_same(&inputs) => Built { inputs, ..known.again() },
+            Some(known) if known.inputs.are_the_same(&inputs) => AssembledMap { inputs, ..known.again() },
             known => {
                 let carried = Carried::after(known.as_ref(), &wwid, &inputs, ledger);
                 let previous = known.as_ref().map(|known| &*known.device);
@@ -129,7 +129,7 @@ pub(crate) fn devices(
                     Some(known) if *known.device == device => known.device,
                     _ => Arc::new(device),
                 };
-                Built { inputs, carried, device, written, stall, is_new: true, event_nr_moved }
+                AssembledMap { inputs, carried, device, written, stall, is_new: true, event_nr_moved }
             }
         };
         devices.insert(wwid, built);
@@ -153,7 +153,7 @@ struct Carried {
 }
 
 impl Carried {
-    fn after(known: Option<&Built>, wwid: &str, inputs: &Inputs, ledger: &MapLedger) -> Self {
+    fn after(known: Option<&AssembledMap>, wwid: &str, inputs: &Inputs, ledger: &MapLedger) -> Self {
         let mut carried = known.map(|known| known.carried.clone()).unwrap_or_default();
         carried.speakers.hear(wwid, inputs.disks());
         carried.io_errors.follow(inputs.disks(), |disk| {
@@ -178,7 +178,7 @@ impl Carried {
 #[derive(Debug)]
 struct Inputs {
     /// The source of the members.
-    teller: Teller,
+    list_source: ListSource,
     /// The map in device mapper.
     kernel: Option<Arc<device_mapper::Map>>,
     /// The map in sysfs.
@@ -190,10 +190,10 @@ struct Inputs {
     daemon_answers: bool,
     /// The source of the path states.
     base: Base,
-    members: Vec<Member>,
+    members: Vec<MemberInputs>,
     /// True if some members wait for their names and are left out.
     withholds: bool,
-    /// [`readings::Block::disks_version`](super::readings::Block::disks_version).
+    /// [`readings::BlockFacts::disks_version`](super::readings::BlockFacts::disks_version).
     disks_version: u64,
     inflight_requests: Option<u64>,
     common: Common,
@@ -218,7 +218,7 @@ enum Base {
 
 /// A member, and what is known about it.
 #[derive(Clone, Debug)]
-struct Member {
+struct MemberInputs {
     devno: Option<DevNo>,
     group: Option<u32>,
     /// The path state in device mapper.
@@ -230,9 +230,9 @@ struct Member {
     disk: Option<Arc<disks::Disk>>,
 }
 
-impl Member {
-    fn is_the_same(&self, other: &Member) -> bool {
-        let key = |member: &Member| (member.devno, member.group, member.kernel_valid, member.gone);
+impl MemberInputs {
+    fn is_the_same(&self, other: &MemberInputs) -> bool {
+        let key = |member: &MemberInputs| (member.devno, member.group, member.kernel_valid, member.gone);
         key(self) == key(other) && same(&self.disk, &other.disk) && self.name == other.name
     }
 }
@@ -246,12 +246,18 @@ fn same<T>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
 }
 
 impl Inputs {
-    fn gather(readings: &Readings, teller: Teller, wwid: &Arc<str>, ledger: &MapLedger, common: &Common) -> Self {
+    fn gather(
+        readings: &Readings,
+        list_source: ListSource,
+        wwid: &Arc<str>,
+        ledger: &MapLedger,
+        common: &Common,
+    ) -> Self {
         let block = readings.block.maps.get(wwid).cloned();
         let kernel = readings.kernel.as_ref().and_then(|kernel| kernel.maps.get(wwid).cloned());
         // If sysfs has newer facts, those of device mapper may be about an earlier map.
         let is_it = |map: &Arc<device_mapper::Map>| {
-            teller != Teller::Block || block.as_ref().is_some_and(|block| block.devno == map.devno)
+            list_source != ListSource::Block || block.as_ref().is_some_and(|block| block.devno == map.devno)
         };
         let kernel = kernel.filter(is_it);
         let daemon = readings.multipathd.as_ref().and_then(|daemon| daemon.map(wwid));
@@ -259,7 +265,7 @@ impl Inputs {
         let daemon_answers = answers && daemon.is_some_and(|(_, stands)| stands);
         let daemon = daemon.map(|(map, _)| Arc::clone(map));
         let mut inputs = Inputs {
-            teller,
+            list_source,
             base: base(readings, kernel.is_some(), daemon.is_some(), ledger),
             kernel,
             block,
@@ -283,7 +289,7 @@ impl Inputs {
 
     /// Finds the members, sorted by device number.
     fn find_members(&mut self, disks: &HashMap<DevNo, Arc<disks::Disk>>, previous: Option<&Device>) {
-        let member = |devno: Option<DevNo>| Member {
+        let member = |devno: Option<DevNo>| MemberInputs {
             devno,
             group: devno.and_then(|devno| self.daemon_path(devno)).map(|path| path.group),
             kernel_valid: None,
@@ -296,26 +302,28 @@ impl Inputs {
             groups.flat_map(|(index, group)| group.paths.iter().map(move |path| (index, path)))
         };
         let in_kernel = matches!(self.base, Base::Kernel { .. });
-        let mut members: Vec<Member> = match self.teller {
-            Teller::Kernel => by_kernel()
-                .map(|(index, path)| Member {
+        let mut members: Vec<MemberInputs> = match self.list_source {
+            ListSource::Kernel => by_kernel()
+                .map(|(index, path)| MemberInputs {
                     group: Some(index),
                     kernel_valid: Some(path.valid),
                     ..member(Some(path.devno))
                 })
                 .collect(),
-            Teller::Block => {
+            ListSource::Block => {
                 let slaves = self.block.iter().flat_map(|map| &map.members);
                 let slaves = slaves.map(|slave| {
                     let devno = slave.devno.or_else(|| self.number_of(&slave.name, previous));
                     let known = by_kernel().find(|(_, path)| in_kernel && Some(path.devno) == devno);
-                    let member = Member { name: Arc::clone(&slave.name), gone: slave.gone, ..member(devno) };
+                    let member = MemberInputs { name: Arc::clone(&slave.name), gone: slave.gone, ..member(devno) };
                     match known {
-                        Some((index, path)) => Member { group: Some(index), kernel_valid: Some(path.valid), ..member },
+                        Some((index, path)) => {
+                            MemberInputs { group: Some(index), kernel_valid: Some(path.valid), ..member }
+                        }
                         None => member,
                     }
                 });
-                let mut members: Vec<Member> = slaves.collect();
+                let mut members: Vec<MemberInputs> = slaves.collect();
                 // sysfs may no longer link to a member whose disk is gone, although the map still
                 // holds the member. Only failed paths are added. A valid path may have been removed
                 // since multipathd's reading, and any path once multipathd is down.
@@ -328,7 +336,7 @@ impl Inputs {
                 }
                 members
             }
-            Teller::Multipathd => {
+            ListSource::Multipathd => {
                 let paths = self.daemon.iter().flat_map(|map| &map.paths);
                 paths.filter(|path| path.devno.is_some()).map(|path| member(path.devno)).collect()
             }
@@ -361,7 +369,7 @@ impl Inputs {
     fn withhold(&mut self, previous: Option<&Device>, withheld: &impl Fn(DevNo) -> bool) -> bool {
         let was_shown =
             |devno| previous.is_some_and(|device| device.paths.iter().any(|path| path.devno == Some(devno)));
-        let waits = |member: &Member| {
+        let waits = |member: &MemberInputs| {
             let nameless = member.disk.as_ref().is_none_or(|disk| disk.states.absent) && member.name.is_empty();
             nameless && member.devno.is_some_and(|devno| !was_shown(devno) && withheld(devno))
         };
@@ -371,7 +379,7 @@ impl Inputs {
         if previous.is_none() {
             return false;
         }
-        let is_valid = |member: &&Member| member.kernel_valid != Some(false);
+        let is_valid = |member: &&MemberInputs| member.kernel_valid != Some(false);
         if self.members.iter().filter(|member| !waits(member)).any(|member| is_valid(&member)) {
             self.members.retain(|member| !waits(member));
             self.withholds = true;
@@ -403,7 +411,7 @@ impl Inputs {
             && self.base == other.base
             && self.ledger_version == other.ledger_version
             && (self.root, self.inflight_requests) == (other.root, other.inflight_requests)
-            && self.teller == other.teller
+            && self.list_source == other.list_source
     }
 
     fn devno(&self) -> Option<DevNo> {
@@ -575,7 +583,7 @@ impl Inputs {
 
     /// Returns true if the member is valid, and true if the kernel itself says so. multipathd also
     /// reports the kernel's status, beside its checker's state.
-    fn valid(&self, member: &Member, ledger: &MapLedger, carried: &Carried) -> (bool, bool) {
+    fn valid(&self, member: &MemberInputs, ledger: &MapLedger, carried: &Carried) -> (bool, bool) {
         let Some(devno) = member.devno else { return (!member.gone, false) };
         let daemon_valid = self.daemon_path(devno).and_then(|path| path.valid);
         match (self.base, member.kernel_valid, daemon_valid) {
@@ -592,13 +600,13 @@ impl Inputs {
 
     fn path(
         &self,
-        member: &Member,
+        member: &MemberInputs,
         ledger: &MapLedger,
         carried: &Carried,
         words: Option<&multipathd::Map>,
         previous: Option<&Device>,
     ) -> Path {
-        let Member { devno, disk, .. } = member;
+        let MemberInputs { devno, disk, .. } = member;
         let disk = disk.as_deref();
         let daemon = devno.and_then(|devno| self.daemon_path(devno));
         let previous = previous.and_then(|device| {

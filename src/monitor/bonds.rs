@@ -68,15 +68,16 @@ impl Bonds {
 /// of the host.
 fn has_some(networks: &[Network], transports: &Transports, addresses: &Addresses) -> Option<bool> {
     let sessions = &transports.iscsi_sessions;
-    let is_here = |network: &Network| match sessions.iter().any(|session| is_over(session, network) == Some(true)) {
-        true => Some(true),
-        false => network.is_here(&transports.adapters, addresses),
+    let is_here = |network: &Network| {
+        if sessions.iter().any(|session| is_over(session, network) == Some(true)) {
+            Some(true)
+        } else {
+            network.is_here(&transports.adapters, addresses)
+        }
     };
     let are_here: Vec<Option<bool>> = networks.iter().map(is_here).collect();
-    match are_here.contains(&Some(true)) {
-        false if are_here.contains(&None) => None,
-        some => Some(some),
-    }
+    let has_some = are_here.contains(&Some(true));
+    if !has_some && are_here.contains(&None) { None } else { Some(has_some) }
 }
 
 /// Returns true if all sessions of a bond are down and one of them may use one of the networks. A

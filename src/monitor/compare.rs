@@ -10,11 +10,11 @@ use crate::topology::{Device, Path, PathState};
 pub(crate) struct Change {
     /// The device as it is now. For a device that is gone: as it was last.
     pub(crate) device: Arc<Device>,
-    pub(crate) what: What,
+    pub(crate) what: ChangeKind,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum What {
+pub(crate) enum ChangeKind {
     /// The device is new. Its paths start as valid: each failed one has a change of its own.
     Added,
     /// The device is gone.
@@ -47,7 +47,7 @@ pub(crate) fn changes(before: &[Arc<Device>], now: &[Arc<Device>]) -> Vec<Change
         match (old, new) {
             (Some(old), Some(new)) if Arc::ptr_eq(old, new) => {}
             (old, Some(new)) => compare(old.map(|old| &**old), new, &mut changes),
-            (Some(old), None) => changes.push(Change { device: Arc::clone(old), what: What::Removed }),
+            (Some(old), None) => changes.push(Change { device: Arc::clone(old), what: ChangeKind::Removed }),
             (None, None) => {}
         }
     }
@@ -57,12 +57,12 @@ fn compare(before: Option<&Device>, now: &Arc<Device>, changes: &mut Vec<Change>
     let mut add = |what| changes.push(Change { device: Arc::clone(now), what });
     let old_paths = before.map(|before| before.paths.as_slice()).unwrap_or_default();
     match before {
-        None => add(What::Added),
+        None => add(ChangeKind::Added),
         Some(_) => {
             let added = now.paths.iter().filter(|path| find(old_paths, path).is_none());
-            added.for_each(|path| add(What::PathAdded(path.clone())));
+            added.for_each(|path| add(ChangeKind::PathAdded(path.clone())));
             let removed = old_paths.iter().filter(|path| find(&now.paths, path).is_none());
-            removed.for_each(|path| add(What::PathRemoved(path.clone())));
+            removed.for_each(|path| add(ChangeKind::PathRemoved(path.clone())));
         }
     }
     let mut has_failed = false;
@@ -73,15 +73,15 @@ fn compare(before: Option<&Device>, now: &Arc<Device>, changes: &mut Vec<Change>
             (false, true) if nvme::is_leaving(path) => has_failed = true,
             (false, true) => {
                 has_failed = true;
-                add(What::PathFailed(path.clone()));
+                add(ChangeKind::PathFailed(path.clone()));
             }
-            (true, false) => add(What::PathReinstated(path.clone())),
+            (true, false) => add(ChangeKind::PathReinstated(path.clone())),
             _ => {}
         }
     }
     let had_valid = before.is_some_and(|before| before.counts().valid > 0);
     if had_valid && now.counts().valid == 0 && !has_failed {
-        add(What::NoValidPath);
+        add(ChangeKind::NoValidPath);
     }
 }
 

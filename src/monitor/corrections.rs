@@ -8,18 +8,18 @@ use std::time::Instant;
 use tracing::warn;
 
 use super::Ledgers;
-use super::ledger::PATIENCE;
+use super::ledger::EVENT_DEADLINE;
 use crate::metrics::own::OwnMetrics;
 use crate::topology::DevNo;
 use crate::watch::PathAction;
 
 /// A device and the number of one of its members.
-pub(crate) type Member = (Arc<str>, DevNo);
+pub(crate) type MemberKey = (Arc<str>, DevNo);
 
 #[derive(Debug, Default)]
 pub(crate) struct Corrections {
     /// Members whose published state has no event yet, and when the change is to be counted.
-    unexplained: HashMap<Member, Instant>,
+    unexplained: HashMap<MemberKey, Instant>,
     suspicions: Vec<Suspicion>,
     device_mapper_woke: Option<Instant>,
     /// All uevents up to this moment have been processed. `None` if none can be expected.
@@ -54,7 +54,7 @@ impl Corrections {
 
     /// Records until when a member waits for the event that explains its state. `None` if no event
     /// is missing.
-    pub(crate) fn follow(&mut self, member: Member, due: Option<Instant>) {
+    pub(crate) fn follow(&mut self, member: MemberKey, due: Option<Instant>) {
         match due {
             Some(due) => drop(self.unexplained.insert(member, due)),
             None => drop(self.unexplained.remove(&member)),
@@ -69,8 +69,8 @@ impl Corrections {
         ledgers: &Ledgers,
         (asked, now): (Instant, Instant),
     ) {
-        let had_event = ledgers.get(wwid).is_some_and(|ledger| ledger.had_event_within(PATIENCE, asked));
-        let woke = event_nr_moved && self.device_mapper_woke.is_some_and(|woke| asked < woke + PATIENCE);
+        let had_event = ledgers.get(wwid).is_some_and(|ledger| ledger.had_event_within(EVENT_DEADLINE, asked));
+        let woke = event_nr_moved && self.device_mapper_woke.is_some_and(|woke| asked < woke + EVENT_DEADLINE);
         let is_known = self.suspicions.iter().any(|known| known.found == now && known.wwid == *wwid);
         if !had_event && !woke && !is_known {
             self.suspicions.push(Suspicion { wwid: Arc::clone(wwid), asked, found: now, event_nr_moved });
@@ -86,7 +86,7 @@ impl Corrections {
     /// Returns the next moment at which something is due. A change that waits for events is due
     /// with them.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + PATIENCE);
+        let suspicions = self.suspicions.iter().map(|suspicion| suspicion.found + EVENT_DEADLINE);
         let until = self.until(now);
         let waits = |due: &Instant| *due <= now && *due > until;
         self.unexplained.values().copied().chain(suspicions).filter(|due| !waits(due)).min()
@@ -99,10 +99,11 @@ impl Corrections {
         ledgers: &mut Ledgers,
         own: &OwnMetrics,
         now: super::Now,
-    ) -> Vec<(Member, PathAction)> {
+    ) -> Vec<(MemberKey, PathAction)> {
         let until = self.until(now.instant);
         self.settle_suspicions(ledgers, own, until);
-        let due: Vec<Member> = self.unexplained.extract_if(|_, due| *due <= until).map(|(member, _)| member).collect();
+        let due: Vec<MemberKey> =
+            self.unexplained.extract_if(|_, due| *due <= until).map(|(member, _)| member).collect();
         let mut counted = Vec::new();
         for member in due {
             // If an event has come meanwhile, there is nothing to settle. The next assembly
@@ -117,9 +118,9 @@ impl Corrections {
     fn settle_suspicions(&mut self, ledgers: &Ledgers, own: &OwnMetrics, until: Instant) {
         let woke = self.device_mapper_woke;
         for Suspicion { wwid, asked, event_nr_moved, .. } in
-            self.suspicions.extract_if(.., |suspicion| suspicion.found + PATIENCE <= until)
+            self.suspicions.extract_if(.., |suspicion| suspicion.found + EVENT_DEADLINE <= until)
         {
-            let had_event = |ledger: &super::MapLedger| ledger.had_event_within(PATIENCE, asked);
+            let had_event = |ledger: &super::MapLedger| ledger.had_event_within(EVENT_DEADLINE, asked);
             let told =
                 ledgers.get(&wwid).is_none_or(had_event) || event_nr_moved && woke.is_some_and(|woke| woke >= asked);
             if !told {

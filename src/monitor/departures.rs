@@ -9,7 +9,7 @@ use crate::topology::DevNo;
 use crate::watch::Uevent;
 
 /// A removal is not related to a device that is removed later than this.
-const MEMORY: Duration = Duration::from_secs(60);
+const REMOVAL_RETENTION: Duration = Duration::from_secs(60);
 
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -75,8 +75,8 @@ impl Departures {
             return;
         }
         self.forgot = Some(now);
-        self.disks.retain(|_, departure| now < departure.at + MEMORY);
-        self.maps.retain(|_, departure| now < departure.at + MEMORY);
+        self.disks.retain(|_, departure| now < departure.at + REMOVAL_RETENTION);
+        self.maps.retain(|_, departure| now < departure.at + REMOVAL_RETENTION);
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         assert!(went_first(&departures, &[0, 1]));
         departures.note_disk(disk(0), &uevent("add", 9, now));
         assert!(!went_first(&departures, &[0]));
-        departures.note_disk(disk(2), &uevent("remove", 10, now + MEMORY));
+        departures.note_disk(disk(2), &uevent("remove", 10, now + REMOVAL_RETENTION));
         assert!(!went_first(&departures, &[1]) && went_first(&departures, &[2]));
     }
 }

@@ -14,16 +14,16 @@ use crate::topology::{Failures, IscsiSession, NvmeController, Ports};
 
 /// A session that logs out goes before it has been [`Standing::Unclear`] for this long. By then the
 /// kernel has removed its disks, and only removes the session's own objects.
-const LOGOUT: Duration = Duration::from_secs(2);
+const LOGOUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long failures are kept for ports without an object. The alerts on flapping look back 15
 /// minutes. So for them it makes no difference if a count continues after this time or restarts at
 /// 0.
-const KEPT: Duration = Duration::from_secs(60 * 60);
+const COUNT_RETENTION: Duration = Duration::from_secs(60 * 60);
 
 /// How many counts are kept for ports without an object. A host has far fewer sessions and
 /// controllers.
-const MOST_KEPT: usize = if cfg!(test) { 4 } else { 10_000 };
+const MOST_KEPT_COUNTS: usize = if cfg!(test) { 4 } else { 10_000 };
 
 /// The condition of a session or controller in a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Standing {
 
 /// The exporter's knowledge about an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum Condition {
     Works,
     /// It worked until this moment, and has been unclear since.
     Unclear(Instant),
@@ -73,24 +73,24 @@ enum Known {
     Down,
 }
 
-impl Known {
+impl Condition {
     /// Returns the knowledge after a reading that began at `now`, and true if the object has failed
     /// since the last reading.
-    fn after(self, standing: Standing, now: Instant) -> (Known, bool) {
+    fn after(self, standing: Standing, now: Instant) -> (Condition, bool) {
         match (standing, self) {
-            (Standing::Works, _) => (Known::Works, matches!(self, Known::Unclear(_))),
-            (Standing::Failed, _) => (Known::Down, self != Known::Down),
-            (Standing::Ending, _) | (Standing::Unclear, Known::Down) => (Known::Down, false),
-            (Standing::Unclear, Known::Works) => (Known::Unclear(now), false),
-            (Standing::Unclear, Known::Unclear(since)) if now < since + LOGOUT => (self, false),
-            (Standing::Unclear, Known::Unclear(_)) => (Known::Down, true),
+            (Standing::Works, _) => (Condition::Works, matches!(self, Condition::Unclear(_))),
+            (Standing::Failed, _) => (Condition::Down, self != Condition::Down),
+            (Standing::Ending, _) | (Standing::Unclear, Condition::Down) => (Condition::Down, false),
+            (Standing::Unclear, Condition::Works) => (Condition::Unclear(now), false),
+            (Standing::Unclear, Condition::Unclear(since)) if now < since + LOGOUT_DEADLINE => (self, false),
+            (Standing::Unclear, Condition::Unclear(_)) => (Condition::Down, true),
         }
     }
 }
 
 /// A session or controller as a reading shows it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Object<'a> {
+pub(crate) struct SessionOrController<'a> {
     /// The kernel's name.
     pub(crate) name: &'a Arc<str>,
     /// Distinguishes the object from an earlier one with the same name.
@@ -102,22 +102,28 @@ pub(crate) struct Object<'a> {
     pub(crate) resets: Option<u64>,
 }
 
-impl<'a> Object<'a> {
+impl<'a> SessionOrController<'a> {
     /// Creates the object of a session. The kernel never reuses a session's name
     /// (`iscsi_session_nr` in `drivers/scsi/scsi_transport_iscsi.c`).
     pub(crate) fn session(session: &'a IscsiSession) -> Self {
         let (name, ports, standing) = (&session.name, &session.ports, Standing::of_session(session));
-        Object { name, instance: 0, ports, standing, resets: None }
+        SessionOrController { name, instance: 0, ports, standing, resets: None }
     }
 
     pub(crate) fn controller(controller: &'a NvmeController) -> Self {
         let NvmeController { name, instance, ports, resets, .. } = controller;
-        Object { name, instance: *instance, ports, standing: Standing::of_controller(controller), resets: *resets }
+        SessionOrController {
+            name,
+            instance: *instance,
+            ports,
+            standing: Standing::of_controller(controller),
+            resets: *resets,
+        }
     }
 }
 
 #[derive(Debug)]
-struct Count {
+struct FailureCount {
     failures: u64,
     /// When an object last had these ports.
     seen: Instant,
@@ -125,8 +131,8 @@ struct Count {
 
 /// An object since its first reading.
 #[derive(Clone, Copy, Debug)]
-struct Followed {
-    known: Known,
+struct Tracked {
+    condition: Condition,
     /// The failures that its standing has shown.
     falls: u64,
     /// The kernel's own count, and how much it has grown.
@@ -134,15 +140,15 @@ struct Followed {
     growth: u64,
 }
 
-impl Followed {
-    const NEW: Followed = Followed { known: Known::Down, falls: 0, resets: None, growth: 0 };
+impl Tracked {
+    const NEW: Tracked = Tracked { condition: Condition::Down, falls: 0, resets: None, growth: 0 };
 
     /// Returns the object after a reading that began at `now`.
     fn after(self, standing: Standing, resets: Option<u64>, now: Instant) -> Self {
-        let (known, has_failed) = self.known.after(standing, now);
+        let (condition, has_failed) = self.condition.after(standing, now);
         let growth = self.resets.map_or(0, |last| growth(Some(last), resets));
-        Followed {
-            known,
+        Tracked {
+            condition,
             falls: self.falls + u64::from(has_failed),
             resets: resets.or(self.resets),
             growth: self.growth.saturating_add(growth),
@@ -159,23 +165,23 @@ impl Followed {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// The objects of the last reading, by kernel name and instance.
-    known: HashMap<(Arc<str>, u64), Followed>,
-    counts: BTreeMap<Ports, Count>,
+    known: HashMap<(Arc<str>, u64), Tracked>,
+    counts: BTreeMap<Ports, FailureCount>,
     present: Arc<Failures>,
 }
 
 impl Tally {
     /// Takes a reading of all objects, which began at `now`.
-    pub(crate) fn follow<'a>(&mut self, objects: impl Iterator<Item = Object<'a>>, now: Instant) {
+    pub(crate) fn follow<'a>(&mut self, objects: impl Iterator<Item = SessionOrController<'a>>, now: Instant) {
         let (mut known, mut present) = (HashMap::new(), Failures::new());
-        for Object { name, instance, ports, standing, resets } in objects {
+        for SessionOrController { name, instance, ports, standing, resets } in objects {
             let object = (Arc::clone(name), instance);
-            let before = self.known.get(&object).copied().unwrap_or(Followed::NEW);
+            let before = self.known.get(&object).copied().unwrap_or(Tracked::NEW);
             let after = before.after(standing, resets, now);
             known.insert(object, after);
             let count = match self.counts.get_mut(ports) {
                 Some(count) => count,
-                None => self.counts.entry(ports.clone()).or_insert(Count { failures: 0, seen: now }),
+                None => self.counts.entry(ports.clone()).or_insert(FailureCount { failures: 0, seen: now }),
             };
             count.seen = now;
             count.failures = count.failures.saturating_add(after.failures() - before.failures());
@@ -190,11 +196,12 @@ impl Tally {
 
     /// Drops old counts. Otherwise each address that a host has ever connected to would keep one.
     fn forget_all_but(&mut self, present: &Failures, now: Instant) {
-        let is_kept = |count: &Count| count.failures > 0 && now.saturating_duration_since(count.seen) < KEPT;
+        let is_kept =
+            |count: &FailureCount| count.failures > 0 && now.saturating_duration_since(count.seen) < COUNT_RETENTION;
         self.counts.retain(|ports, count| present.contains_key(ports) || is_kept(count));
         let absent = self.counts.iter().filter(|(ports, _)| !present.contains_key(*ports));
         let mut times: Vec<Instant> = absent.map(|(_, count)| count.seen).collect();
-        if let Some(excess) = times.len().checked_sub(MOST_KEPT + 1) {
+        if let Some(excess) = times.len().checked_sub(MOST_KEPT_COUNTS + 1) {
             let (_, limit, _) = times.select_nth_unstable(excess);
             let limit = *limit;
             self.counts.retain(|ports, count| present.contains_key(ports) || count.seen > limit);
@@ -224,7 +231,7 @@ mod tests {
         let mut take = |reading: &&[(&str, &str, Standing)]| {
             let objects: Vec<(Arc<str>, Ports, Standing)> =
                 reading.iter().map(|(name, port, standing)| ((*name).into(), ports(port), *standing)).collect();
-            let of = |(name, ports, standing)| Object { name, instance: 0, ports, standing, resets: None };
+            let of = |(name, ports, standing)| SessionOrController { name, instance: 0, ports, standing, resets: None };
             tally.follow(objects.iter().map(|(name, ports, standing)| of((name, ports, *standing))), now);
             now += SECOND;
             tally.present().values().copied().collect()
@@ -271,7 +278,7 @@ mod tests {
     fn readings_in_quick_succession_do_not_make_a_fall_of_a_logout() {
         let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("session1"), ports("1"));
         let mut at = |after: Duration, standing| {
-            let object = Object { name: &name, instance: 0, ports: &ports, standing, resets: None };
+            let object = SessionOrController { name: &name, instance: 0, ports: &ports, standing, resets: None };
             tally.follow([object].into_iter(), now + after);
             tally.present()[&ports]
         };
@@ -296,7 +303,7 @@ mod tests {
     fn an_object_that_got_the_name_of_another_has_not_failed_with_it() {
         let (mut tally, now, name, ports) = (Tally::default(), Instant::now(), Arc::from("nvme3"), ports("1"));
         let mut at = |second, instance, standing| {
-            let object = Object { name: &name, instance, ports: &ports, standing, resets: None };
+            let object = SessionOrController { name: &name, instance, ports: &ports, standing, resets: None };
             tally.follow([object].into_iter(), now + SECOND * second);
             tally.present()[&ports]
         };
@@ -308,7 +315,10 @@ mod tests {
         let (mut tally, mut now, name, ports) = (Tally::default(), Instant::now(), Arc::from("nvme3"), ports("1"));
         let mut after = |standing, resets| {
             now += SECOND;
-            tally.follow([Object { name: &name, instance: 1, ports: &ports, standing, resets }].into_iter(), now);
+            tally.follow(
+                [SessionOrController { name: &name, instance: 1, ports: &ports, standing, resets }].into_iter(),
+                now,
+            );
             tally.present()[&ports]
         };
         // Resets before the first reading do not count.
@@ -330,7 +340,8 @@ mod tests {
         for port in ports_of {
             now += SECOND;
             for standing in [Works, Failed] {
-                let object = Object { name: &name, instance: 0, ports: &ports(port), standing, resets: None };
+                let object =
+                    SessionOrController { name: &name, instance: 0, ports: &ports(port), standing, resets: None };
                 tally.follow([object].into_iter(), now);
             }
         }
@@ -339,7 +350,7 @@ mod tests {
 
     #[test]
     fn failures_at_ports_without_an_object_are_forgotten_after_an_hour() {
-        for (later, expected) in [(KEPT - SECOND, 1), (KEPT, 0)] {
+        for (later, expected) in [(COUNT_RETENTION - SECOND, 1), (COUNT_RETENTION, 0)] {
             let (mut tally, now) = failed_at(&["1"]);
             tally.follow([].into_iter(), now + later);
             assert_eq!(tally.counts.len(), expected, "{later:?}");
@@ -350,7 +361,7 @@ mod tests {
     fn ports_without_an_object_are_kept_only_with_failures_and_the_latest_of_them() {
         let (name, new) = (Arc::from("session2"), ports("9"));
         let (mut tally, now) = failed_at(&["1", "2", "3", "4", "5", "6"]);
-        let object = Object { name: &name, instance: 0, ports: &new, standing: Works, resets: None };
+        let object = SessionOrController { name: &name, instance: 0, ports: &new, standing: Works, resets: None };
         tally.follow([object].into_iter(), now);
         let kept = |tally: &Tally| tally.counts.keys().map(|ports| ports.target_port.to_string()).collect::<String>();
         assert_eq!(kept(&tally), "34569");

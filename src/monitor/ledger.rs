@@ -2,9 +2,10 @@
 //!
 //! Events and readings show the same failures, in no fixed order. A uevent may come before the
 //! reading that shows the path failed, after it, or never. Each failure is counted once. Usually
-//! its uevent counts it. If [`PATIENCE`] passes without an event and the reading still disagrees
-//! with the counted state, the reading counts it. The kernel may send the uevent even later, for
-//! example under memory pressure. Then the event is owed, and is not counted again (see [`Debt`]).
+//! its uevent counts it. If [`EVENT_DEADLINE`] passes without an event and the reading still
+//! disagrees with the counted state, the reading counts it. The kernel may send the uevent even
+//! later, for example under memory pressure. Then the event is owed, and is not counted again (see
+//! [`Debt`]).
 //!
 //! If the exporter may not read the kernel's status, the ledger also corrects the last reading. It
 //! uses the event of each path with the highest `DM_SEQNUM`, if that event is newer than the
@@ -21,10 +22,10 @@ use crate::topology::{DevNo, Path, PathEventCounts};
 use crate::watch::{PathAction, PathEvent, Uevent};
 
 /// How long a change that a reading shows waits for its uevent.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const EVENT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long the ledger of a map is kept after the map's last event, if no reading shows the map.
-const MEMORY: Duration = Duration::from_secs(60);
+const LEDGER_RETENTION: Duration = Duration::from_secs(60);
 
 /// The ledger of one map.
 #[derive(Debug, Default)]
@@ -104,7 +105,7 @@ struct Debt {
 
 /// How many sequence numbers are kept to detect repeated events. The kernel sends events in batches
 /// of a few.
-const NOTED: usize = 64;
+const NOTED_EVENTS: usize = 64;
 
 /// The highest number of debts per path, because events may be lost in a storm without notice.
 const MOST_DEBTS: usize = 16;
@@ -231,7 +232,7 @@ impl MapLedger {
 
     /// Returns true if an event came so recently that the reading it caused may still be under way.
     pub(crate) fn is_recent(&self, now: Instant) -> bool {
-        self.last_event.is_some_and(|last| now < last + MEMORY)
+        self.last_event.is_some_and(|last| now < last + LEDGER_RETENTION)
     }
 
     /// Records a path event and counts it. Returns false if the event is a repeated one.
@@ -267,7 +268,7 @@ impl MapLedger {
 
     fn is_first(&mut self, seqnum: u64) -> bool {
         let is_first = self.noted.insert(seqnum);
-        if self.noted.len() > NOTED {
+        if self.noted.len() > NOTED_EVENTS {
             self.noted.pop_first();
         }
         is_first
@@ -329,7 +330,8 @@ impl MapLedger {
     /// Forgets all paths that are no members, except those with a recent event. The reading that
     /// shows such a path may still come.
     pub(crate) fn forget_strangers(&mut self, now: Instant, is_member: impl Fn(DevNo) -> bool) {
-        self.paths.retain(|devno, path| is_member(*devno) || path.told.is_some_and(|told| now < told + MEMORY));
+        self.paths
+            .retain(|devno, path| is_member(*devno) || path.told.is_some_and(|told| now < told + LEDGER_RETENTION));
     }
 
     /// Returns the state of a path after the events newer than a reading, or `None` if there are
@@ -351,14 +353,14 @@ impl MapLedger {
             path.differs_since = None;
             return None;
         }
-        Some(*path.differs_since.get_or_insert(now) + PATIENCE)
+        Some(*path.differs_since.get_or_insert(now) + EVENT_DEADLINE)
     }
 
     /// Counts a change that only a reading showed, if the change has waited long enough for its
     /// uevent.
     pub(crate) fn settle(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
         let since = self.paths.get(&path)?.differs_since?;
-        if now < since + PATIENCE { None } else { self.settle_now(path, now, time) }
+        if now < since + EVENT_DEADLINE { None } else { self.settle_now(path, now, time) }
     }
 
     fn settle_now(&mut self, path: DevNo, now: Instant, time: SystemTime) -> Option<PathAction> {
@@ -409,7 +411,7 @@ impl PathLedger {
     /// Returns true if an event with this number and kind was owed, and settles the debt.
     fn pay(&mut self, seqnum: u64, valid: bool, now: Instant) -> bool {
         // An event that has not come by then is lost.
-        self.debts.retain(|debt| now < debt.since + MEMORY);
+        self.debts.retain(|debt| now < debt.since + LEDGER_RETENTION);
         let owed = self.debts.iter().position(|debt| {
             debt.valid == valid && debt.above < seqnum && debt.below.is_none_or(|below| seqnum < below)
         });
@@ -546,9 +548,9 @@ mod tests {
     fn the_reading_first_and_then_its_uevent_is_one_failure() {
         let mut ledger = ledger();
         let now = Instant::now();
-        assert_eq!(ledger.compare(PATH, false, now), Some(now + PATIENCE));
+        assert_eq!(ledger.compare(PATH, false, now), Some(now + EVENT_DEADLINE));
         note(&mut ledger, FAILED, 1, None);
-        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), None);
+        assert_eq!(ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now()), None);
         assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
     }
 
@@ -558,9 +560,9 @@ mod tests {
         let now = Instant::now();
         ledger.compare(PATH, false, now);
         assert_eq!(ledger.settle(PATH, now, SystemTime::now()), None);
-        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), Some(FAILED));
-        assert_eq!(ledger.compare(PATH, false, now + PATIENCE), None);
-        assert_eq!(ledger.settle(PATH, now + 3 * PATIENCE, SystemTime::now()), None);
+        assert_eq!(ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now()), Some(FAILED));
+        assert_eq!(ledger.compare(PATH, false, now + EVENT_DEADLINE), None);
+        assert_eq!(ledger.settle(PATH, now + 3 * EVENT_DEADLINE, SystemTime::now()), None);
         assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
     }
 
@@ -580,8 +582,8 @@ mod tests {
         let mut ledger = ledger();
         let now = Instant::now();
         ledger.compare(PATH, false, now);
-        ledger.compare(PATH, true, now + PATIENCE / 2);
-        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), None);
+        ledger.compare(PATH, true, now + EVENT_DEADLINE / 2);
+        assert_eq!(ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now()), None);
         assert_eq!(ledger.counts.failed, 0);
     }
 
@@ -598,10 +600,10 @@ mod tests {
         let mut ledger = ledger();
         let now = Instant::now();
         ledger.compare(PATH, false, now);
-        assert_eq!(ledger.settle(PATH, now + PATIENCE, SystemTime::now()), Some(FAILED));
+        assert_eq!(ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now()), Some(FAILED));
         note(&mut ledger, FAILED, 1, None);
         assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
-        assert_eq!(ledger.compare(PATH, false, now + PATIENCE), None);
+        assert_eq!(ledger.compare(PATH, false, now + EVENT_DEADLINE), None);
         note(&mut ledger, REINSTATED, 2, None);
         note(&mut ledger, FAILED, 3, None);
         assert_eq!((ledger.counts.failed, ledger.counts.reinstated, ledger.failures(PATH)), (2, 1, 2));
@@ -613,7 +615,7 @@ mod tests {
         let mut now = Instant::now();
         let read = |ledger: &mut MapLedger, valid, now: &mut Instant| {
             ledger.compare(PATH, valid, *now);
-            *now += PATIENCE;
+            *now += EVENT_DEADLINE;
             ledger.settle(PATH, *now, SystemTime::now());
         };
         for valid in [false, true] {
@@ -644,7 +646,7 @@ mod tests {
         let mut ledger = ledger();
         let now = Instant::now();
         ledger.compare(PATH, false, now);
-        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
+        ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now());
         note(&mut ledger, REINSTATED, 2, None);
         note(&mut ledger, FAILED, 3, None);
         assert_eq!((ledger.counts.failed, ledger.counts.reinstated), (2, 1));
@@ -672,7 +674,7 @@ mod tests {
         note(&mut ledger, REINSTATED, 4, Some(7));
         // The reading counts the failure, then its event comes.
         ledger.compare(PATH, false, now);
-        ledger.settle(PATH, now + PATIENCE, SystemTime::now());
+        ledger.settle(PATH, now + EVENT_DEADLINE, SystemTime::now());
         assert_eq!((ledger.counts.failed, ledger.repeated_failures()), (3, 2));
         note(&mut ledger, FAILED, 5, Some(7));
         note(&mut ledger, FAILED, 5, Some(7));

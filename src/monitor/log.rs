@@ -11,10 +11,11 @@ use crate::event::{Event, EventType};
 use crate::source::Error;
 use crate::topology::{Device, LossReason, LostDevice, PathState};
 
-/// The most lines of one map in one [`WINDOW`]. A map whose eight paths fail and come back needs
-/// sixteen. A storm of ten thousand events per second would drown the log that has to report it.
-const LINES: u32 = 20;
-const WINDOW: Duration = Duration::from_secs(10);
+/// The most lines of one map in one [`LOG_WINDOW`]. A map whose eight paths fail and come back
+/// needs sixteen. A storm of ten thousand events per second would drown the log that has to report
+/// it.
+const LINES_PER_WINDOW: u32 = 20;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
 
 /// Writes the lines, and counts the ones that it leaves out.
 #[derive(Debug, Default)]
@@ -38,14 +39,14 @@ impl PathLog {
         let (wwid, name) = (event.wwid.clone().unwrap_or_default(), event.name.clone().unwrap_or_default());
         let window = self.windows.entry(wwid).or_insert_with(|| Window {
             name,
-            ends: now + WINDOW,
+            ends: now + LOG_WINDOW,
             lines: 0,
             left_out: 0,
             valid_paths: None,
         });
         window.valid_paths = event.valid_paths;
         window.lines += 1;
-        if window.lines > LINES {
+        if window.lines > LINES_PER_WINDOW {
             window.left_out += 1;
             return;
         }
@@ -107,12 +108,12 @@ pub(crate) fn recovered() {
 
 /// Problems that occur again and again. Each is logged when it changes.
 #[derive(Debug, Default)]
-pub(crate) struct ToldOnce {
+pub(crate) struct LoggedOnce {
     interfaces: Option<Error>,
     event_poll: Option<Error>,
 }
 
-impl ToldOnce {
+impl LoggedOnce {
     /// Logs that device mapper's event poll cannot be used. Uevents and re-reads show changes then,
     /// later.
     pub(crate) fn event_poll(&mut self, error: &Error) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::readings::{Kernel, Readings};
+use super::readings::{KernelFacts, Readings};
 use super::{Ledgers, assemble};
 use crate::config::Config;
 use crate::source::block::{self, Host, Scope, disks};
@@ -18,7 +18,7 @@ pub struct Assembly {
     readings: Readings,
     ledgers: Ledgers,
     config: Arc<Config>,
-    devices: assemble::Devices,
+    devices: assemble::DmDevices,
 }
 
 impl Assembly {
@@ -40,7 +40,7 @@ impl Assembly {
             member_ways: Arc::default(),
             root: Arc::default(),
         });
-        let mut readings = Readings { kernel: Some(Kernel::default()), ..Readings::default() };
+        let mut readings = Readings { kernel: Some(KernelFacts::default()), ..Readings::default() };
         readings.block.take(&reading, &block::Request { scope: Scope::Everything, ..block::Request::default() }, now);
         if let Some(kernel) = &mut readings.kernel {
             kernel.take(&device_mapper::Reading { maps, unreadable: Vec::new() }, now, now);
@@ -49,7 +49,7 @@ impl Assembly {
         readings.transports =
             Some(transports::Reading { ways: Arc::new((0..paths).map(way).collect()), ..Default::default() });
         let mut assembly =
-            Assembly { readings, ledgers: Ledgers::new(), config: Arc::default(), devices: assemble::Devices::new() };
+            Assembly { readings, ledgers: Ledgers::new(), config: Arc::default(), devices: assemble::DmDevices::new() };
         assembly.all();
         assembly
     }

@@ -14,14 +14,14 @@
 //!                does I/O to an NVMe device wait?             queueing.rs
 //!                the use of each device, and other disks      usage.rs, strays.rs
 //!                differences from the last snapshot           compare.rs
-//!                events, log lines, counters, snapshot        told.rs, log.rs
+//!                events, log lines, counters, snapshot        reports.rs, log.rs
 //!                comparison with the past                     past.rs, departures.rs
 //! ```
 //!
 //! An event only says "look again". The reading gives the new state. [`Monitor::run`] waits for the
 //! next input and gives it to [`State`]. `State` does no I/O and reads no clock: its callers pass
 //! what came, and when. So a test can give it any history (model.rs). Its methods are here and in
-//! `wants`, `arrivals`, `start` and `told`.
+//! `wants`, `arrivals`, `start` and `reports`.
 
 mod arrivals;
 mod assemble;
@@ -44,10 +44,10 @@ mod queueing;
 mod readers;
 mod readings;
 mod repeats;
+mod reports;
 mod schedule;
 mod start;
 mod strays;
-mod told;
 mod unassembled;
 mod usage;
 mod wants;
@@ -79,16 +79,16 @@ use corrections::Corrections;
 use departures::Departures;
 use failures::Tally;
 use ledger::MapLedger;
-use log::{PathLog, ToldOnce};
+use log::{LoggedOnce, PathLog};
 use readers::{Arrival, Ask, Readers, Reply, Sources};
 use readings::{
-    BlockWant, DaemonWant, InterfacesWant, Kernel, KernelWant, Multipathd, Readings, Teller, TransportsWant,
+    BlockWant, DaemonFacts, DaemonWant, InterfacesWant, KernelFacts, KernelWant, ListSource, Readings, TransportsWant,
 };
 use schedule::{Cadence, DaemonPace, Lane, Reason};
 use start::Start;
 use strays::Strays;
 use unassembled::KnownPaths;
-use usage::Written;
+use usage::LastWrite;
 use wants::{Aftermath, Timers};
 
 /// How long to wait for the watchers before the first read. They need milliseconds.
@@ -101,12 +101,12 @@ const BLOCK_DEADLINE: Duration = Duration::from_secs(30);
 /// There are few sessions, ports and controllers. One that hangs should be noticed soon.
 const TRANSPORTS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long new members wait for their names from sysfs. Then they are shown without names.
-const NAME_PATIENCE: Duration = Duration::from_secs(5);
+const NAME_DEADLINE: Duration = Duration::from_secs(5);
 /// The watcher of uevents shows at least this often that it is alive. A pulse may wait behind a
 /// storm of events.
 const PULSE_INTERVAL: Duration = watchers::PULSE.saturating_mul(4);
 /// How many wakes are taken at a time.
-const BATCH: usize = 1024;
+const WAKE_BATCH: usize = 1024;
 
 /// The settings of the monitor.
 #[derive(Debug)]
@@ -226,7 +226,7 @@ impl Monitor {
         }
         let (done, written) = oneshot::channel();
         self.write(done);
-        let _ = timeout(memory::file::DEADLINE, written).await;
+        let _ = timeout(memory::file::FILE_DEADLINE, written).await;
         self.state.silent_source().map_or(Ok(()), |part| Err(self.state.health.failure(part)))
     }
 
@@ -251,13 +251,13 @@ impl Monitor {
         self.privileged = Privileged::default();
         self.await_memory().await;
         self.state.begin(Now::get());
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(WAKE_BATCH);
         loop {
             self.ask();
             let due = self.state.next_due(Instant::now());
             // `sender` lives until the end of this function, so `wakes` is never closed.
             tokio::select! {
-                _ = wakes.recv_many(&mut batch, BATCH) => self.state.wake(batch.drain(..), Now::get()),
+                _ = wakes.recv_many(&mut batch, WAKE_BATCH) => self.state.wake(batch.drain(..), Now::get()),
                 arrival = self.readers.reply() => self.state.take(arrival, Now::get()),
                 image = loaded(self.memory_file.as_mut()) => self.resume(image),
                 command = commands.recv() => match command {
@@ -286,7 +286,7 @@ impl Monitor {
     /// later.
     async fn await_memory(&mut self) {
         let Some(file) = &mut self.memory_file else { return };
-        if let Ok(image) = timeout(memory::file::DEADLINE, file.loaded()).await {
+        if let Ok(image) = timeout(memory::file::FILE_DEADLINE, file.loaded()).await {
             self.resume(image);
         }
     }
@@ -399,16 +399,16 @@ struct State {
     readings: Readings,
     ledgers: Ledgers,
     // The devices assembled from the readings.
-    dm_devices: assemble::Devices,
+    dm_devices: assemble::DmDevices,
     /// The WWID of each map by its number. A udev trigger sends an event for every device of the
     /// host, so a search for each event would be too slow.
     wwids: HashMap<DevNo, Arc<str>>,
-    nvme_devices: nvme::Devices,
+    nvme_devices: nvme::NvmeDevices,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     // Events, log lines and counters.
     events: Arc<EventLog>,
     path_log: PathLog,
-    told_once: ToldOnce,
+    logged_once: LoggedOnce,
     health: Arc<SourceHealth>,
     own: Arc<OwnMetrics>,
     corrections: Corrections,
@@ -484,18 +484,18 @@ impl State {
                 daemon: reread(),
             },
             readings: Readings {
-                kernel: device_mapper.then(Kernel::default),
-                multipathd: multipathd.map(|_| Multipathd::default()),
+                kernel: device_mapper.then(KernelFacts::default),
+                multipathd: multipathd.map(|_| DaemonFacts::default()),
                 ..Readings::default()
             },
             ledgers: Ledgers::new(),
-            dm_devices: assemble::Devices::new(),
+            dm_devices: assemble::DmDevices::new(),
             wwids: HashMap::new(),
-            nvme_devices: nvme::Devices::new(),
+            nvme_devices: nvme::NvmeDevices::new(),
             snapshot: sender,
             events: Arc::clone(&events),
             path_log: PathLog::default(),
-            told_once: ToldOnce::default(),
+            logged_once: LoggedOnce::default(),
             health: Arc::clone(&health),
             own: Arc::clone(&own),
             corrections: Corrections::default(),
@@ -520,7 +520,7 @@ impl State {
             being_read: Vec::new(),
             waiting: Vec::new(),
         };
-        state.tell_intervals();
+        state.publish_intervals();
         (state, Board { snapshot, events, sources: health, own, memory: None })
     }
 
@@ -608,7 +608,7 @@ impl State {
                     self.health.failed(Part::Uevent, &error);
                     self.corrections.events_read_until(None);
                 }
-                Wake::Lost(Watcher::DeviceMapper, error) => self.told_once.event_poll(&error),
+                Wake::Lost(Watcher::DeviceMapper, error) => self.logged_once.event_poll(&error),
             }
         }
         // If the kernel's status may not be read, the events themselves change the state.
@@ -643,7 +643,7 @@ impl State {
             self.aftermath.due,
             self.corrections.next_due(now),
             self.path_log.due(),
-            self.nameless.values().min().map(|since| *since + NAME_PATIENCE),
+            self.nameless.values().min().map(|since| *since + NAME_DEADLINE),
             self.start.next_due(),
             self.memory.due(),
             self.strays.due(),
@@ -663,13 +663,13 @@ impl State {
             self.want_aftermath(wwids);
         }
         let nameless = self.nameless.len();
-        self.nameless.retain(|_, since| now.instant < *since + NAME_PATIENCE);
+        self.nameless.retain(|_, since| now.instant < *since + NAME_DEADLINE);
         self.is_outdated |= self.nameless.len() < nameless;
         self.path_log.look_at_clock(now.instant);
         self.is_outdated |= [self.memory.due(), self.strays.due()].iter().flatten().any(|due| *due <= now.instant);
         for ((wwid, devno), action) in self.corrections.settle(&mut self.ledgers, &self.own, now) {
             self.is_outdated = true;
-            self.tell_settled(&wwid, devno, action, now);
+            self.report_settled(&wwid, devno, action, now);
         }
         self.answer_those_who_wait();
     }
@@ -735,7 +735,8 @@ impl State {
             return;
         }
         let (dm_is_new, nvme_is_new) = (!self.dm_is_known, !self.nvme_is_known);
-        self.dm_is_known |= self.readings.teller().is_some_and(|(teller, _)| teller != Teller::Multipathd);
+        self.dm_is_known |=
+            self.readings.list_source().is_some_and(|(list_source, _)| list_source != ListSource::Multipathd);
         self.nvme_is_known |= self.readings.transports.is_some();
 
         let nameless = &self.nameless;
@@ -762,7 +763,7 @@ impl State {
 
         for Change { device, what } in changes {
             let is_found = if device.kind == Kind::Nvme { nvme_is_new } else { dm_is_new };
-            self.tell_change(&device, what, is_found, now);
+            self.report_change(&device, what, is_found, now);
         }
         self.follow_paths(dm_is_new, now.instant);
         self.look_back(&mut snapshot, &before.devices, now);
@@ -781,7 +782,7 @@ impl State {
     /// the same allocation.
     fn find_use(&mut self, now: Instant) {
         let block = &self.readings.block;
-        let find = |device: &mut Arc<Device>, written: &mut Written, stall: &mut Stall, is_held, io: Option<&Io>| {
+        let find = |device: &mut Arc<Device>, written: &mut LastWrite, stall: &mut Stall, is_held, io: Option<&Io>| {
             let has_users = block.usage.users.get(&*device.sysfs_name).is_some_and(|users| !users.is_empty());
             let has_valid_path = device.counts().valid > 0;
             written.follow(io.and_then(Io::writes_completed), has_users, has_valid_path, now);
@@ -820,10 +821,8 @@ impl State {
             let disk = path.devno.and_then(|devno| disks.get(&devno));
             (&*path.name, disk.and_then(|disk| disk.identity.udev.as_deref()))
         });
-        let iscsi_session_paths = match transports.iscsi_sessions.is_empty() {
-            true => BTreeMap::new(),
-            false => session_paths(&devices, disks),
-        };
+        let iscsi_session_paths =
+            if transports.iscsi_sessions.is_empty() { BTreeMap::new() } else { session_paths(&devices, disks) };
         let known_paths =
             self.readings.multipathd.as_ref().map_or(&KnownPaths::CannotTell, |daemon| &daemon.known_paths);
         let context = unassembled::Context {
@@ -889,7 +888,7 @@ impl State {
     fn forget_what_is_gone(&mut self, now: Instant) {
         self.readings.forget_words_about_no_map();
         let (readings, devices) = (&self.readings, &self.dm_devices);
-        let as_of = readings.teller().map(|(_, asked)| asked);
+        let as_of = readings.list_source().map(|(_, asked)| asked);
         self.ledgers.retain(|wwid, ledger| {
             // The reading that shows the map of an event may still come.
             let is_awaited = as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);

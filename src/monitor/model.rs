@@ -42,7 +42,7 @@ const DISKS_OF_A_MAP: u32 = DISKS / MAPS;
 
 /// A step of a history. The byte chooses the object.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum HistoryStep {
     Fail(u8),
     Reinstate(u8),
     CreateMap(u8),
@@ -71,8 +71,8 @@ enum Step {
     WaitLong(u8),
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    use Step::*;
+fn step() -> impl Strategy<Value = HistoryStep> {
+    use HistoryStep::*;
     prop_oneof![
         4 => any::<u8>().prop_map(Fail),
         3 => any::<u8>().prop_map(Reinstate),
@@ -588,7 +588,7 @@ struct Game {
     last: Option<Arc<Snapshot>>,
 }
 
-type Verdict = Result<(), TestCaseError>;
+type CaseResult = Result<(), TestCaseError>;
 
 impl Game {
     fn new(terms: Terms) -> Self {
@@ -612,47 +612,47 @@ impl Game {
         }
     }
 
-    fn take(&mut self, step: Step) -> Verdict {
+    fn take(&mut self, step: HistoryStep) -> CaseResult {
         let map = |byte: u8| u32::from(byte) % MAPS;
         match step {
-            Step::Fail(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, false),
-            Step::Reinstate(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, true),
-            Step::CreateMap(byte) => self.make_map(map(byte), u32::from(byte) / 3 % 2),
-            Step::RemoveMap(byte) => self.kernel.remove_map(map(byte)),
-            Step::RecreateMap(byte) => {
+            HistoryStep::Fail(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, false),
+            HistoryStep::Reinstate(byte) => self.kernel.set_path(map(byte), usize::from(byte) / 3 % 3, true),
+            HistoryStep::CreateMap(byte) => self.make_map(map(byte), u32::from(byte) / 3 % 2),
+            HistoryStep::RemoveMap(byte) => self.kernel.remove_map(map(byte)),
+            HistoryStep::RecreateMap(byte) => {
                 self.kernel.remove_map(map(byte));
                 self.make_map(map(byte), u32::from(byte) / 3 % 2);
             }
-            Step::ReloadMap(byte) => self.kernel.reload_map(map(byte)),
-            Step::SuspendMap(byte) => {
+            HistoryStep::ReloadMap(byte) => self.kernel.reload_map(map(byte)),
+            HistoryStep::SuspendMap(byte) => {
                 if let Some(map) = self.kernel.maps.get_mut(&map(byte)) {
                     map.suspended = !map.suspended;
                 }
             }
-            Step::RemoveDisk(byte) => self.kernel.remove_disk(u32::from(byte) % DISKS),
-            Step::ReturnDisk(byte) => self.kernel.return_disk(u32::from(byte) % DISKS),
-            Step::ToggleController(byte) => {
+            HistoryStep::RemoveDisk(byte) => self.kernel.remove_disk(u32::from(byte) % DISKS),
+            HistoryStep::ReturnDisk(byte) => self.kernel.return_disk(u32::from(byte) % DISKS),
+            HistoryStep::ToggleController(byte) => {
                 let controller = &mut self.kernel.controllers[usize::from(byte) % 2];
                 *controller = !*controller;
             }
-            Step::DeliverFirst => self.deliver(0, true),
-            Step::DeliverAny(byte) => self.deliver(byte.into(), true),
-            Step::DeliverTwice(byte) => self.deliver(byte.into(), false),
-            Step::DeliverAll => self.deliver_all(),
-            Step::Lose(byte) => self.lose(byte.into()),
-            Step::Look(byte) => self.readers.look(LANES[usize::from(byte) % LANES.len()], &self.kernel),
-            Step::Answer(byte) => self.answer(LANES[usize::from(byte) % LANES.len()]),
-            Step::AnswerAll => {
+            HistoryStep::DeliverFirst => self.deliver(0, true),
+            HistoryStep::DeliverAny(byte) => self.deliver(byte.into(), true),
+            HistoryStep::DeliverTwice(byte) => self.deliver(byte.into(), false),
+            HistoryStep::DeliverAll => self.deliver_all(),
+            HistoryStep::Lose(byte) => self.lose(byte.into()),
+            HistoryStep::Look(byte) => self.readers.look(LANES[usize::from(byte) % LANES.len()], &self.kernel),
+            HistoryStep::Answer(byte) => self.answer(LANES[usize::from(byte) % LANES.len()]),
+            HistoryStep::AnswerAll => {
                 for lane in LANES {
                     self.answer(lane);
                     self.go_round()?;
                 }
             }
-            Step::FailToRead(byte) => self.fail_to_read(LANES[usize::from(byte) % LANES.len()]),
-            Step::ToggleDaemon => self.kernel.daemon = !self.kernel.daemon,
-            Step::TogglePermission => self.kernel.permitted = !self.kernel.permitted && self.terms.privileged,
-            Step::Wait(byte) => self.wait(Duration::from_millis(u64::from(byte) * 8)),
-            Step::WaitLong(byte) => self.wait(Duration::from_millis(u64::from(byte) * 250)),
+            HistoryStep::FailToRead(byte) => self.fail_to_read(LANES[usize::from(byte) % LANES.len()]),
+            HistoryStep::ToggleDaemon => self.kernel.daemon = !self.kernel.daemon,
+            HistoryStep::TogglePermission => self.kernel.permitted = !self.kernel.permitted && self.terms.privileged,
+            HistoryStep::Wait(byte) => self.wait(Duration::from_millis(u64::from(byte) * 8)),
+            HistoryStep::WaitLong(byte) => self.wait(Duration::from_millis(u64::from(byte) * 250)),
         }
         self.go_round()
     }
@@ -725,7 +725,7 @@ impl Game {
     }
 
     /// Does the work that the loop does after each step, and checks the rules that must hold then.
-    fn go_round(&mut self) -> Verdict {
+    fn go_round(&mut self) -> CaseResult {
         self.was_refused |= !self.kernel.permitted || !self.state.readings.kernel_is_current() && self.state.is_open;
         self.state.look_at_clock(self.now);
         self.state.publish_if_due(self.now);
@@ -741,7 +741,7 @@ impl Game {
         self.the_page_is_possible()
     }
 
-    fn sources_that_are_late_are_down(&self) -> Verdict {
+    fn sources_that_are_late_are_down(&self) -> CaseResult {
         let is_anybody_late =
             self.readers.asked.values().any(|asked| asked.at + TRANSPORTS_DEADLINE / 2 <= self.now.instant);
         let sources = if is_anybody_late { self.board.sources.all() } else { return Ok(()) };
@@ -758,7 +758,7 @@ impl Game {
         Ok(())
     }
 
-    fn the_page_is_possible(&mut self) -> Verdict {
+    fn the_page_is_possible(&mut self) -> CaseResult {
         let now = self.board.snapshot.borrow().clone();
         let Some(snapshot) = &now else { return Ok(()) };
         let wwids: BTreeSet<_> = snapshot.devices.iter().map(|device| &device.wwid).collect();
@@ -784,7 +784,7 @@ impl Game {
     }
 
     /// Delivers all events, and lets all readers answer.
-    fn come_to_rest(&mut self) -> Verdict {
+    fn come_to_rest(&mut self) -> CaseResult {
         for _ in 0..8 {
             self.deliver_all();
             self.go_round()?;
@@ -800,7 +800,7 @@ impl Game {
         Ok(())
     }
 
-    fn the_page_equals_the_kernel(&self) -> Verdict {
+    fn the_page_equals_the_kernel(&self) -> CaseResult {
         let snapshot = self.board.snapshot.borrow().clone();
         let Some(snapshot) = snapshot else { return Err(TestCaseError::fail("there is no page")) };
         let shown: BTreeMap<_, _> = snapshot.devices.iter().map(|device| (&*device.wwid, device)).collect();
@@ -858,7 +858,7 @@ impl Game {
 }
 
 impl Game {
-    fn each_event_is_told_once(&self) -> Verdict {
+    fn each_event_is_told_once(&self) -> CaseResult {
         let events = self.board.events.recent();
         for map in self.kernel.maps.values().filter(|map| map.is_first) {
             let mut seqnums = BTreeSet::new();
@@ -927,7 +927,7 @@ fn settled(privileged: bool, daemon: bool) -> Game {
 
 impl Game {
     fn answer_all(&mut self) {
-        (0..3).for_each(|_| self.take(Step::AnswerAll).unwrap());
+        (0..3).for_each(|_| self.take(HistoryStep::AnswerAll).unwrap());
     }
 
     fn device(&self, wwid: &str) -> Option<Arc<Device>> {
@@ -953,13 +953,13 @@ fn a_disk_that_returns_under_its_number_is_shown_whole() {
     for privileged in [true, false] {
         let mut game = settled(privileged, false);
         for round in 0..8 {
-            for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+            for step in [HistoryStep::RemoveDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {
                 game.take(step).unwrap();
             }
             game.answer_all();
             assert_eq!(game.paths(FIRST), named(&[("sdb", true), ("sdc", true)]), "{round}");
             // No timer helps, because the clock stands still.
-            for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+            for step in [HistoryStep::ReturnDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {
                 game.take(step).unwrap();
             }
             game.answer_all();
@@ -974,23 +974,29 @@ fn a_disk_that_returns_under_its_number_is_shown_whole() {
 #[test]
 fn states_of_known_members_do_not_wait_for_the_name_of_a_new_one() {
     let mut game = settled(true, false);
-    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+    for step in [HistoryStep::RemoveDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {
         game.take(step).unwrap();
     }
     game.answer_all();
     game.come_to_rest().unwrap();
-    game.wait(2 * NAME_PATIENCE);
+    game.wait(2 * NAME_DEADLINE);
     game.answer_all();
     // From here on, readings of block devices hang.
-    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll, Step::Answer(0), Step::Answer(0)] {
+    for step in [
+        HistoryStep::ReturnDisk(0),
+        HistoryStep::ReloadMap(0),
+        HistoryStep::DeliverAll,
+        HistoryStep::Answer(0),
+        HistoryStep::Answer(0),
+    ] {
         game.take(step).unwrap();
     }
     assert_eq!(game.paths(FIRST), named(&[("sdb", true), ("sdc", true)]), "sda has no name yet");
-    for step in [Step::Fail(3), Step::DeliverAll, Step::Answer(0), Step::Answer(0)] {
+    for step in [HistoryStep::Fail(3), HistoryStep::DeliverAll, HistoryStep::Answer(0), HistoryStep::Answer(0)] {
         game.take(step).unwrap();
     }
     assert_eq!(game.paths(FIRST), named(&[("sdb", false), ("sdc", true)]));
-    game.wait(NAME_PATIENCE);
+    game.wait(NAME_DEADLINE);
     game.go_round().unwrap();
     assert_eq!(game.paths(FIRST), named(&[("8:0", true), ("sdb", false), ("sdc", true)]));
     game.answer_all();
@@ -1000,15 +1006,21 @@ fn states_of_known_members_do_not_wait_for_the_name_of_a_new_one() {
 #[test]
 fn a_device_does_not_wait_for_a_name_where_that_would_leave_no_valid_path() {
     let mut game = settled(true, false);
-    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+    for step in [HistoryStep::RemoveDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {
         game.take(step).unwrap();
     }
     game.answer_all();
     game.come_to_rest().unwrap();
-    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::Fail(3), Step::Fail(6), Step::DeliverAll] {
+    for step in [
+        HistoryStep::ReturnDisk(0),
+        HistoryStep::ReloadMap(0),
+        HistoryStep::Fail(3),
+        HistoryStep::Fail(6),
+        HistoryStep::DeliverAll,
+    ] {
         game.take(step).unwrap();
     }
-    (0..2).for_each(|_| game.take(Step::Answer(0)).unwrap());
+    (0..2).for_each(|_| game.take(HistoryStep::Answer(0)).unwrap());
     assert_eq!(game.paths(FIRST), named(&[("8:0", true), ("sdb", false), ("sdc", false)]));
 }
 
@@ -1016,7 +1028,7 @@ fn a_device_does_not_wait_for_a_name_where_that_would_leave_no_valid_path() {
 fn a_map_that_is_flushed_still_queues() {
     let mut game = settled(true, false);
     for suspended in [true, false] {
-        game.take(Step::SuspendMap(0)).unwrap();
+        game.take(HistoryStep::SuspendMap(0)).unwrap();
         game.come_to_rest().unwrap();
         let device = game.device(FIRST).unwrap();
         assert_eq!((device.suspended, device.queueing), (Some(suspended), Some(true)));
@@ -1026,12 +1038,12 @@ fn a_map_that_is_flushed_still_queues() {
 #[test]
 fn a_failure_whose_uevent_is_late_is_counted_once() {
     let mut game = settled(true, false);
-    game.take(Step::Fail(0)).unwrap();
+    game.take(HistoryStep::Fail(0)).unwrap();
     game.wait(Duration::from_secs(6));
-    game.take(Step::AnswerAll).unwrap();
-    game.take(Step::Wait(250)).unwrap();
+    game.take(HistoryStep::AnswerAll).unwrap();
+    game.take(HistoryStep::Wait(250)).unwrap();
     assert_eq!(game.device(FIRST).unwrap().path_events.failed, 1, "by reading");
-    game.take(Step::DeliverAll).unwrap();
+    game.take(HistoryStep::DeliverAll).unwrap();
     game.come_to_rest().unwrap();
     assert_eq!(game.device(FIRST).unwrap().path_events.failed, 1, "the uevent has come, too");
 }
@@ -1039,7 +1051,7 @@ fn a_failure_whose_uevent_is_late_is_counted_once() {
 #[test]
 fn controllers_fail_while_block_devices_and_interfaces_hang() {
     let mut game = settled(true, true);
-    for step in [Step::ToggleController(0), Step::WaitLong(24), Step::Answer(2)] {
+    for step in [HistoryStep::ToggleController(0), HistoryStep::WaitLong(24), HistoryStep::Answer(2)] {
         game.take(step).unwrap();
     }
     assert_eq!(game.paths("uuid.1"), named(&[("nvme0c0n1", false), ("nvme0c1n1", true)]));
@@ -1050,21 +1062,21 @@ fn nothing_is_published_before_every_source_of_devices_has_answered_or_a_minute_
     let mut game = Game::new(Terms { privileged: true, daemon: true, loses_events: false });
     game.go_round().unwrap();
     for lane in [0, 3, 4] {
-        game.take(Step::Answer(lane)).unwrap();
+        game.take(HistoryStep::Answer(lane)).unwrap();
     }
-    game.take(Step::Answer(1)).unwrap();
+    game.take(HistoryStep::Answer(1)).unwrap();
     assert!(game.board.snapshot.borrow().is_none(), "transports hang");
     for _ in 0..59 {
-        game.take(Step::Wait(125)).unwrap();
-        [0, 1, 3, 4].into_iter().for_each(|lane| game.take(Step::Answer(lane)).unwrap());
+        game.take(HistoryStep::Wait(125)).unwrap();
+        [0, 1, 3, 4].into_iter().for_each(|lane| game.take(HistoryStep::Answer(lane)).unwrap());
         assert!(game.board.snapshot.borrow().is_none());
     }
-    game.take(Step::Wait(125)).unwrap();
+    game.take(HistoryStep::Wait(125)).unwrap();
     assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", true), ("sdc", true)]));
     let sysfs = game.board.sources.all().into_iter().find(|(source, _)| *source == Source::Sysfs).unwrap().1;
     assert_eq!(sysfs.up, Some(false));
     // Devices from a late source count as found. They have not appeared.
-    game.take(Step::Answer(2)).unwrap();
+    game.take(HistoryStep::Answer(2)).unwrap();
     assert_eq!(game.paths("uuid.1").len(), 2);
     assert_eq!(game.board.events.recent(), []);
 }
@@ -1088,12 +1100,12 @@ fn a_path_that_goes_with_its_disk_has_failed_and_one_that_is_taken_out_has_not()
         let mut game = settled(privileged, true);
         for (round, repeated) in [(0, 0), (1, 1)] {
             game.lose_disk();
-            game.take(Step::ReloadMap(0)).unwrap();
+            game.take(HistoryStep::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
             // The model gives each disk that comes a new session, and so new ports.
             game.kernel.next_session = 1;
-            game.take(Step::ReturnDisk(0)).unwrap();
-            game.take(Step::ReloadMap(0)).unwrap();
+            game.take(HistoryStep::ReturnDisk(0)).unwrap();
+            game.take(HistoryStep::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
         }
         // The disk goes after it has stopped being a member.
@@ -1111,20 +1123,20 @@ fn a_path_whose_disk_goes_and_whose_io_fails_has_failed_once() {
     for privileged in [true, false] {
         let mut game = settled(privileged, true);
         for (round, repeated) in [(0, 0), (1, 1)] {
-            game.take(Step::RemoveDisk(0)).unwrap();
-            game.take(Step::ReloadMap(0)).unwrap();
+            game.take(HistoryStep::RemoveDisk(0)).unwrap();
+            game.take(HistoryStep::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
             game.kernel.next_session = 1;
-            game.take(Step::ReturnDisk(0)).unwrap();
-            game.take(Step::ReloadMap(0)).unwrap();
+            game.take(HistoryStep::ReturnDisk(0)).unwrap();
+            game.take(HistoryStep::ReloadMap(0)).unwrap();
             assert_eq!(game.repeated_failures(), repeated, "{privileged} {round}");
         }
         // After fifteen minutes the failure is forgotten.
         game.wait(Duration::from_secs(16 * 60));
-        game.take(Step::Fail(0)).unwrap();
+        game.take(HistoryStep::Fail(0)).unwrap();
         assert_eq!(game.repeated_failures(), 1, "{privileged}");
-        game.take(Step::Reinstate(0)).unwrap();
-        game.take(Step::Fail(0)).unwrap();
+        game.take(HistoryStep::Reinstate(0)).unwrap();
+        game.take(HistoryStep::Fail(0)).unwrap();
         assert_eq!(game.repeated_failures(), 2, "{privileged}");
     }
 }
@@ -1138,15 +1150,15 @@ fn errors_of_disks_that_are_gone_stay_counted() {
         game.device(FIRST).unwrap().path_io_errors
     };
     assert_eq!(errors(&mut game), 0);
-    for step in [Step::Fail(0), Step::Reinstate(0), Step::Fail(0)] {
+    for step in [HistoryStep::Fail(0), HistoryStep::Reinstate(0), HistoryStep::Fail(0)] {
         game.take(step).unwrap();
     }
     assert_eq!(errors(&mut game), 2);
-    for step in [Step::RemoveDisk(0), Step::ReloadMap(0), Step::DeliverAll] {
+    for step in [HistoryStep::RemoveDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {
         game.take(step).unwrap();
     }
     assert_eq!(errors(&mut game), 2);
-    for step in [Step::ReturnDisk(0), Step::ReloadMap(0), Step::DeliverAll, Step::Fail(0)] {
+    for step in [HistoryStep::ReturnDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll, HistoryStep::Fail(0)] {
         game.take(step).unwrap();
     }
     assert_eq!(errors(&mut game), 3);
@@ -1159,7 +1171,7 @@ fn a_state_is_told_by_the_kernels_status_and_by_events_and_otherwise_concluded()
         let told =
             |game: &Game| game.device(FIRST).unwrap().paths.iter().map(|path| path.is_told).collect::<Vec<bool>>();
         assert_eq!(told(&game), [is_told; 3], "{privileged} {daemon}");
-        for step in [Step::Fail(0), Step::DeliverAll] {
+        for step in [HistoryStep::Fail(0), HistoryStep::DeliverAll] {
             game.take(step).unwrap();
         }
         assert_eq!(told(&game), [true, is_told, is_told], "{privileged} {daemon}");

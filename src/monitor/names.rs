@@ -52,7 +52,7 @@ fn kernel_name(disk: &Disk) -> Option<Name<'_>> {
 
 /// The type of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum NameType {
     /// A SCSI name from a vendor or a host: 16 or 32 digits.
     Naa,
     /// A SCSI or NVMe name: 16, 24 or 32 digits.
@@ -73,7 +73,7 @@ enum Kind {
 /// A name as the kernel, udev or a map writes it.
 #[derive(Clone, Copy, Debug)]
 struct Name<'a> {
-    kind: Kind,
+    kind: NameType,
     /// The name without the prefix for its type.
     text: &'a str,
     /// True if the type is certain. A site may name its maps by a serial number that looks like one
@@ -86,25 +86,25 @@ impl<'a> Name<'a> {
     /// by `ID_SERIAL_SHORT` (`600…`) or `ID_WWN_WITH_EXTENSION` (`0x600…`).
     fn of(name: &'a str) -> Self {
         let prefixed = [
-            ("naa.", Kind::Naa),
-            ("3", Kind::Naa),
-            ("eui.", Kind::Eui64),
-            ("2", Kind::Eui64),
-            ("t10.", Kind::T10),
-            ("1", Kind::T10),
-            ("iqn.", Kind::Iqn),
-            ("8iqn.", Kind::Iqn),
-            ("uuid.", Kind::Uuid),
-            ("nvme.", Kind::Controller),
+            ("naa.", NameType::Naa),
+            ("3", NameType::Naa),
+            ("eui.", NameType::Eui64),
+            ("2", NameType::Eui64),
+            ("t10.", NameType::T10),
+            ("1", NameType::T10),
+            ("iqn.", NameType::Iqn),
+            ("8iqn.", NameType::Iqn),
+            ("uuid.", NameType::Uuid),
+            ("nvme.", NameType::Controller),
         ];
         let prefixed = prefixed.into_iter().find_map(|(prefix, kind)| {
             let text = name.strip_prefix(prefix).filter(|text| kind.fits(text))?;
-            Some(Name { kind, text, is_certain: matches!(kind, Kind::Naa | Kind::Eui64) })
+            Some(Name { kind, text, is_certain: matches!(kind, NameType::Naa | NameType::Eui64) })
         });
         prefixed.unwrap_or_else(|| {
             let digits = name.strip_prefix("0x").unwrap_or(name);
-            let is_naa = digits.starts_with('6') && digits.len() == 32 && Kind::Naa.fits(digits);
-            let (kind, text) = if is_naa { (Kind::Naa, digits) } else { (Kind::Other, name) };
+            let is_naa = digits.starts_with('6') && digits.len() == 32 && NameType::Naa.fits(digits);
+            let (kind, text) = if is_naa { (NameType::Naa, digits) } else { (NameType::Other, name) };
             Name { kind, text, is_certain: false }
         })
     }
@@ -113,17 +113,17 @@ impl<'a> Name<'a> {
     fn is(self, other: Name<'_>) -> bool {
         self.kind == other.kind
             && match self.kind {
-                Kind::T10 => words(self.text).eq(words(other.text)),
+                NameType::T10 => words(self.text).eq(words(other.text)),
                 _ => self.text.eq_ignore_ascii_case(other.text),
             }
     }
 }
 
-impl Kind {
+impl NameType {
     fn fits(self, text: &str) -> bool {
         let lengths: &[usize] = match self {
-            Kind::Naa => &[16, 32],
-            Kind::Eui64 => &[16, 24, 32],
+            NameType::Naa => &[16, 32],
+            NameType::Eui64 => &[16, 24, 32],
             _ => return true,
         };
         lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -152,7 +152,7 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
     match one.kind {
         // The vendor is in digits 1 to 6 after the type digit (types 5 and 6), or in digits 4 to 9
         // (type 2). A host assigned the names of type 3.
-        Kind::Naa => {
+        NameType::Naa => {
             let maker = match one.text.as_bytes().first() {
                 Some(b'5' | b'6') => 1..7,
                 Some(b'2') => 4..10,
@@ -161,20 +161,20 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
             are_as_long && is_same(0..1) && is_same(maker)
         }
         // Names of 16 bytes begin with an extension of 8 bytes.
-        Kind::Eui64 => are_as_long && is_same(if one.text.len() == 32 { 16..22 } else { 0..6 }),
+        NameType::Eui64 => are_as_long && is_same(if one.text.len() == 32 { 16..22 } else { 0..6 }),
         // The vendor's text may be anything. If only the last word differs, that word is a serial
         // number.
-        Kind::T10 => {
+        NameType::T10 => {
             let (mut one, mut other): (Vec<&str>, Vec<&str>) = (words(one.text).collect(), words(other.text).collect());
             let last = one.pop().zip(other.pop());
             !one.is_empty() && one == other && last.is_some_and(|(one, other)| one.len() == other.len())
         }
         // `2004-01.com.example:array,L,0x6…`
-        Kind::Iqn => begin_alike(','),
-        Kind::Uuid => true,
+        NameType::Iqn => begin_alike(','),
+        NameType::Uuid => true,
         // The namespace follows the last hyphen.
-        Kind::Controller => begin_alike('-'),
-        Kind::Other => false,
+        NameType::Controller => begin_alike('-'),
+        NameType::Other => false,
     }
 }
 

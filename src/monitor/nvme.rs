@@ -10,26 +10,26 @@ use super::Now;
 use super::io_errors::growth;
 use super::queueing::Clocks;
 use super::repeats::Repeats;
-use super::usage::Written;
+use super::usage::LastWrite;
 use crate::source::transports::nvme::{Head, HeadPath};
 use crate::source::{Io, Stall};
 use crate::topology::{Device, Kind, Mismatches, Path, PathState, is_deleted};
 
 /// A device, and the head it was assembled from.
 #[derive(Clone, Debug)]
-pub(crate) struct Built {
+pub(crate) struct AssembledHead {
     head: Arc<Head>,
     /// By the names of the paths.
     repeats: Repeats<Arc<str>>,
     pub(crate) device: Arc<Device>,
     /// When the device was written to.
-    pub(crate) written: Written,
+    pub(crate) written: LastWrite,
     /// How long its I/O has stood still.
     pub(crate) stall: Stall,
 }
 
 /// The NVMe devices by WWID.
-pub(crate) type Devices = BTreeMap<Arc<str>, Built>;
+pub(crate) type NvmeDevices = BTreeMap<Arc<str>, AssembledHead>;
 
 /// Assembles all devices. `io` is the I/O of the heads by their names. `root` names the block
 /// devices below the root file system. `clocks` decide if I/O waits. If `first`, a failed path was
@@ -39,10 +39,10 @@ pub(crate) fn devices(
     io: &BTreeMap<Arc<str>, Io>,
     root: &HashSet<String>,
     clocks: &Clocks,
-    last: &Devices,
+    last: &NvmeDevices,
     first: bool,
     now: Now,
-) -> Devices {
+) -> NvmeDevices {
     // A head that has lost its paths may stay open beside the new head of its namespace. If the new
     // head loses its paths, too, it is still chosen.
     let rank = |head: &Head| {
@@ -73,23 +73,23 @@ pub(crate) fn devices(
                 let device = assemble(head, known.map(|known| &*known.device), &mut repeats, first, now);
                 let device = Arc::new(Device { root, inflight_requests, queueing, ..device });
                 let (written, stall) = known.map(|known| (known.written, known.stall)).unwrap_or_default();
-                Built { head: Arc::clone(head), repeats, device, written, stall }
+                AssembledHead { head: Arc::clone(head), repeats, device, written, stall }
             }
         }
     };
     chosen.into_iter().map(|(wwid, head)| (Arc::clone(wwid), build(head))).collect()
 }
 
-enum Change {
+enum PathChange {
     Failed,
     Reinstated,
 }
 
-fn change(before: PathState, now: PathState) -> Option<Change> {
+fn change(before: PathState, now: PathState) -> Option<PathChange> {
     match (before, now) {
         (PathState::Failed, PathState::Failed) => None,
-        (PathState::Failed, _) => Some(Change::Reinstated),
-        (_, PathState::Failed) => Some(Change::Failed),
+        (PathState::Failed, _) => Some(PathChange::Reinstated),
+        (_, PathState::Failed) => Some(PathChange::Failed),
         _ => None,
     }
 }
@@ -156,14 +156,14 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
         path_io_errors = path_io_errors.saturating_add(grown);
         let state = state(path, head);
         match change(state_before(previous, &path.name), state).filter(|_| !first) {
-            Some(Change::Failed) if path.controller.is_deleted() => {}
-            Some(Change::Failed) => {
+            Some(PathChange::Failed) if path.controller.is_deleted() => {}
+            Some(PathChange::Failed) => {
                 failures += 1;
                 path_events.failed += 1;
                 path_events.last_failed = Some(now.time);
                 has_failed.push(Arc::clone(&path.name));
             }
-            Some(Change::Reinstated) => {
+            Some(PathChange::Reinstated) => {
                 path_events.reinstated += 1;
                 path_events.last_reinstated = Some(now.time);
             }
@@ -240,7 +240,7 @@ fn assemble(head: &Head, previous: Option<&Device>, repeats: &mut Repeats<Arc<st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::compare::{What as Changed, changes};
+    use crate::monitor::compare::{ChangeKind, changes};
     use crate::topology::{NvmeController, Ports};
 
     fn head(paths: &[(&str, &str, Option<&str>)]) -> Arc<Head> {
@@ -258,7 +258,7 @@ mod tests {
     #[derive(Default)]
     struct Followed {
         clocks: Clocks,
-        devices: Devices,
+        devices: NvmeDevices,
         is_known: bool,
     }
 
@@ -290,15 +290,15 @@ mod tests {
         NoValidPath,
     }
 
-    fn told(what: Changed) -> (What, String) {
+    fn told(what: ChangeKind) -> (What, String) {
         let (what, path) = match what {
-            Changed::Added => (What::Added, None),
-            Changed::Removed => (What::Removed, None),
-            Changed::PathAdded(path) => (What::PathAdded, Some(path)),
-            Changed::PathRemoved(path) => (What::PathRemoved, Some(path)),
-            Changed::PathFailed(path) => (What::PathFailed, Some(path)),
-            Changed::PathReinstated(path) => (What::PathReinstated, Some(path)),
-            Changed::NoValidPath => (What::NoValidPath, None),
+            ChangeKind::Added => (What::Added, None),
+            ChangeKind::Removed => (What::Removed, None),
+            ChangeKind::PathAdded(path) => (What::PathAdded, Some(path)),
+            ChangeKind::PathRemoved(path) => (What::PathRemoved, Some(path)),
+            ChangeKind::PathFailed(path) => (What::PathFailed, Some(path)),
+            ChangeKind::PathReinstated(path) => (What::PathReinstated, Some(path)),
+            ChangeKind::NoValidPath => (What::NoValidPath, None),
         };
         (what, path.map(|path| path.name.to_string()).unwrap_or_default())
     }

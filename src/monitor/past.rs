@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Now, State};
-use crate::memory::{News, Sighting, View};
+use crate::memory::{HostView, News, Sighting};
 use crate::source::block::usage::User;
 use crate::source::health::Part;
 use crate::topology::{DevNo, Device, Kind, Snapshot};
@@ -23,7 +23,7 @@ impl State {
                 .into_iter()
                 .filter_map(|(kind, is_listed)| is_listed.then_some(kind))
                 .collect();
-        let view = View {
+        let view = HostView {
             devices: sightings.collect(),
             transports: &snapshot.transports,
             listed: &listed,
@@ -46,8 +46,8 @@ impl State {
         snapshot.remembered = self.memory.remembered();
         for news in news {
             match news {
-                News::Lost(device) => self.tell_loss(&device, now),
-                News::Recovered => self.tell_recovery(now),
+                News::Lost(device) => self.report_loss(&device, now),
+                News::Recovered => self.report_recovery(now),
             }
         }
     }

@@ -56,22 +56,22 @@ impl Clocks {
     }
 
     /// Returns the clocks at this moment.
-    pub(crate) fn at(&self, now: Instant) -> Moment<'_> {
+    pub(crate) fn at(&self, now: Instant) -> ClocksAt<'_> {
         let given_up = self.away.iter().filter(|(_, away)| away.is_over(now)).map(|(name, _)| &**name);
-        Moment { clocks: self, given_up: given_up.collect(), now }
+        ClocksAt { clocks: self, given_up: given_up.collect(), now }
     }
 }
 
 /// The clocks at one moment. A controller carries many paths, so it is judged only once.
 #[derive(Debug)]
-pub(crate) struct Moment<'a> {
+pub(crate) struct ClocksAt<'a> {
     clocks: &'a Clocks,
     /// The names of the controllers for which the kernel no longer keeps I/O.
     given_up: HashSet<&'a str>,
     now: Instant,
 }
 
-impl Moment<'_> {
+impl ClocksAt<'_> {
     /// Returns true if I/O to the head waits while no path accepts it.
     pub(crate) fn queue(&self, head: &Head) -> bool {
         head.paths.iter().any(|path| self.may_carry_io(&path.controller)) || self.keep(head)

@@ -21,20 +21,20 @@ use crate::topology::{Daemon, DevNo, Transports};
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
     /// Device mapper. `None` if it is switched off.
-    pub(crate) kernel: Option<Kernel>,
+    pub(crate) kernel: Option<KernelFacts>,
     /// Block devices in sysfs.
-    pub(crate) block: Block,
+    pub(crate) block: BlockFacts,
     /// Sessions, ports and controllers in sysfs. `None` before the first reading.
     pub(crate) transports: Option<transports::Reading>,
     /// The addresses of the network interfaces.
     pub(crate) addresses: Arc<Addresses>,
     /// multipathd. `None` if it is switched off.
-    pub(crate) multipathd: Option<Multipathd>,
+    pub(crate) multipathd: Option<DaemonFacts>,
 }
 
 /// The source that lists the device-mapper devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Teller {
+pub(crate) enum ListSource {
     Kernel,
     Block,
     Multipathd,
@@ -44,54 +44,59 @@ impl Readings {
     /// Returns the source that lists the device-mapper devices, and when it was asked. It is the
     /// kernel itself, or else the newest reading. `None` if no source has listed any yet, because
     /// "no devices" would be false.
-    pub(crate) fn teller(&self) -> Option<(Teller, Instant)> {
+    pub(crate) fn list_source(&self) -> Option<(ListSource, Instant)> {
         let kernel = self.kernel.as_ref().and_then(|kernel| Some((kernel.read_at?, kernel)));
         match (kernel, self.block.maps_read_at) {
             (Some((read, kernel)), block) if kernel.current || block.is_none_or(|block| Some(block) <= kernel.came) => {
-                Some((Teller::Kernel, read))
+                Some((ListSource::Kernel, read))
             }
-            (_, Some(block)) => Some((Teller::Block, block)),
+            (_, Some(block)) => Some((ListSource::Block, block)),
             (_, None) => {
                 let read = self.multipathd.as_ref().and_then(|daemon| daemon.read_at);
-                read.map(|read| (Teller::Multipathd, read))
+                read.map(|read| (ListSource::Multipathd, read))
             }
         }
     }
 
     /// Returns the device-mapper devices, sorted, and the source of the members of each one. For a
     /// map that device mapper lists but could never read, the source is sysfs.
-    pub(crate) fn wwids(&self, teller: Teller) -> BTreeMap<Arc<str>, Teller> {
-        let all = |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), teller)).collect();
-        match teller {
-            Teller::Kernel => {
+    pub(crate) fn wwids(&self, list_source: ListSource) -> BTreeMap<Arc<str>, ListSource> {
+        let all =
+            |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), list_source)).collect();
+        match list_source {
+            ListSource::Kernel => {
                 let untold = self.kernel.iter().flat_map(|kernel| &kernel.untold);
-                let of_block = untold.filter_map(|devno| Some((self.block.wwid(*devno)?, Teller::Block)));
+                let of_block = untold.filter_map(|devno| Some((self.block.wwid(*devno)?, ListSource::Block)));
                 let mut wwids: BTreeMap<_, _> = of_block.collect();
                 wwids.append(&mut all(&mut self.kernel.iter().flat_map(|kernel| kernel.maps.keys())));
                 wwids
             }
-            Teller::Block => all(&mut self.block.maps.keys()),
-            Teller::Multipathd => all(&mut self.multipathd.iter().flat_map(|daemon| daemon.maps.keys())),
+            ListSource::Block => all(&mut self.block.maps.keys()),
+            ListSource::Multipathd => all(&mut self.multipathd.iter().flat_map(|daemon| daemon.maps.keys())),
         }
     }
 
     /// Returns the number of device-mapper devices in the kernel, from device mapper or sysfs.
     pub(crate) fn number_of_maps(&self) -> Option<usize> {
-        match self.teller()?.0 {
-            Teller::Kernel => self.kernel.as_ref().map(|kernel| kernel.told.len()),
-            Teller::Block => Some(self.block.maps.len()),
-            Teller::Multipathd => None,
+        match self.list_source()?.0 {
+            ListSource::Kernel => self.kernel.as_ref().map(|kernel| kernel.told.len()),
+            ListSource::Block => Some(self.block.maps.len()),
+            ListSource::Multipathd => None,
         }
     }
 
     /// Forgets what multipathd's last reply says about maps that the kernel does not have. A reply
     /// that was under way during a removal may have contained the removed map.
     pub(crate) fn forget_words_about_no_map(&mut self) {
-        let Some((teller, _)) = self.teller().filter(|(teller, _)| *teller != Teller::Multipathd) else { return };
+        let Some((list_source, _)) =
+            self.list_source().filter(|(list_source, _)| *list_source != ListSource::Multipathd)
+        else {
+            return;
+        };
         if !self.multipathd.as_ref().is_some_and(|daemon| daemon.is_unsifted) {
             return;
         }
-        let wwids = self.wwids(teller);
+        let wwids = self.wwids(list_source);
         if let Some(daemon) = &mut self.multipathd {
             daemon.is_unsifted = false;
             daemon.maps.retain(|wwid, _| wwids.contains_key(wwid));
@@ -139,7 +144,7 @@ impl Readings {
 
 /// Device mapper's last reading.
 #[derive(Debug, Default)]
-pub(crate) struct Kernel {
+pub(crate) struct KernelFacts {
     /// The maps by WWID.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<device_mapper::Map>>,
     /// True if the last reading succeeded and none is late, so that `maps` is the present state.
@@ -156,7 +161,7 @@ pub(crate) struct Kernel {
     pub(crate) told: Arc<[Told]>,
 }
 
-impl Kernel {
+impl KernelFacts {
     /// Takes a reading. Returns the members that their maps did not have before.
     pub(crate) fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
@@ -226,7 +231,7 @@ impl Want for KernelWant {
 
 /// The last readings of block devices in sysfs.
 #[derive(Debug, Default)]
-pub(crate) struct Block {
+pub(crate) struct BlockFacts {
     /// The multipath maps by WWID, if device mapper does not give them.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
     /// The disks by number.
@@ -254,7 +259,7 @@ pub(crate) struct Block {
     removed: HashSet<DevNo>,
 }
 
-impl Block {
+impl BlockFacts {
     pub(crate) fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
         let scope = &request.scope;
         if let Some(host) = &reading.host {
@@ -518,7 +523,7 @@ impl Want for InterfacesWant {
 
 /// multipathd's last reply.
 #[derive(Debug)]
-pub(crate) struct Multipathd {
+pub(crate) struct DaemonFacts {
     pub(crate) state: Daemon,
     /// The maps by WWID.
     pub(crate) maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
@@ -535,9 +540,9 @@ pub(crate) struct Multipathd {
     is_unsifted: bool,
 }
 
-impl Default for Multipathd {
+impl Default for DaemonFacts {
     fn default() -> Self {
-        Multipathd {
+        DaemonFacts {
             state: Daemon::Down,
             maps: BTreeMap::new(),
             left_out: BTreeMap::new(),
@@ -549,7 +554,7 @@ impl Default for Multipathd {
     }
 }
 
-impl Multipathd {
+impl DaemonFacts {
     /// Takes a reading of the maps. A map that could not be read keeps its last reading. A map that
     /// did not change keeps its allocation.
     pub(crate) fn take(&mut self, reading: multipathd::Maps, asked: Instant) {

@@ -14,11 +14,11 @@ use crate::topology::Path;
 use crate::topology::luns::scsi_target;
 
 /// A failure within this time after the last one is a repeated failure.
-const WINDOW: Duration = Duration::from_secs(15 * 60);
+const REPEAT_WINDOW: Duration = Duration::from_secs(15 * 60);
 
 /// The property of a path that stays when the path comes back under another name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Identity {
+enum PathIdentity {
     /// The initiator port and the target port.
     Ports(Arc<str>, Arc<str>),
     /// The SCSI host, channel and target.
@@ -27,15 +27,15 @@ enum Identity {
     Name(Arc<str>),
 }
 
-impl Identity {
+impl PathIdentity {
     fn of(path: &Path) -> Self {
         let (initiator, target) = (&path.ports.initiator_port, &path.ports.target_port);
         match scsi_target(&path.hctl) {
             _ if !initiator.is_empty() && !target.is_empty() => {
-                Identity::Ports(Arc::clone(initiator), Arc::clone(target))
+                PathIdentity::Ports(Arc::clone(initiator), Arc::clone(target))
             }
-            Some(target) => Identity::Target(target.into()),
-            None => Identity::Name(Arc::clone(&path.name)),
+            Some(target) => PathIdentity::Target(target.into()),
+            None => PathIdentity::Name(Arc::clone(&path.name)),
         }
     }
 }
@@ -45,16 +45,16 @@ impl Identity {
 pub(crate) struct Repeats<Key> {
     count: u64,
     /// Members that have failed or are new.
-    members: HashMap<Key, Member>,
+    members: HashMap<Key, MemberFailures>,
     /// When the paths that have left last failed.
-    departed: HashMap<Identity, Instant>,
+    departed: HashMap<PathIdentity, Instant>,
     /// When the paths were lost whose removal counts as a failure. The event of that failure may
     /// still come.
     lost: HashMap<Key, Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Member {
+struct MemberFailures {
     failed: Option<Instant>,
     /// True if the member's ports have not been looked up in `departed` yet.
     is_new: bool,
@@ -94,8 +94,8 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     /// Looks up a new member by what is known about it. It may have failed before that.
     pub(crate) fn identify(&mut self, key: &Key, path: &Path) {
         let Some(member) = self.members.get_mut(key).filter(|member| member.is_new) else { return };
-        let identity = Identity::of(path);
-        member.is_new = !matches!(identity, Identity::Ports(..));
+        let identity = PathIdentity::of(path);
+        member.is_new = !matches!(identity, PathIdentity::Ports(..));
         let Some(last) = self.departed.get(&identity).copied() else { return };
         member.is_new = false;
         self.count += u64::from(member.failed.is_some_and(|failed| is_soon(last, failed)));
@@ -113,7 +113,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
     pub(crate) fn leave(&mut self, key: &Key, path: &Path) {
         let failed = self.members.remove(key).and_then(|member| member.failed);
         if let Some(failed) = failed {
-            let last = self.departed.entry(Identity::of(path)).or_insert(failed);
+            let last = self.departed.entry(PathIdentity::of(path)).or_insert(failed);
             *last = failed.max(*last);
         }
     }
@@ -128,7 +128,7 @@ impl<Key: Clone + Eq + Hash> Repeats<Key> {
 
 /// Returns true if two failures are close together. Events may come in any order.
 fn is_soon(one: Instant, other: Instant) -> bool {
-    one.max(other) - one.min(other) <= WINDOW
+    one.max(other) - one.min(other) <= REPEAT_WINDOW
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl<W: Want> Lane<W> {
 }
 
 /// The readings of a timer may use this fraction of a processor: 1/100.
-const SHARE: u32 = 100;
+const PROCESSOR_SHARE: u32 = 100;
 /// The longest delay before the next reading, however long a reading takes.
 pub(crate) const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -162,7 +162,7 @@ impl Cadence {
     /// Returns the present interval.
     pub(crate) fn present(&self) -> Duration {
         let cost = self.costs.into_iter().min().unwrap_or_default();
-        self.interval.max((cost * SHARE).min(LONGEST_INTERVAL))
+        self.interval.max((cost * PROCESSOR_SHARE).min(LONGEST_INTERVAL))
     }
 
     /// Returns the cost of the last reading.
@@ -185,7 +185,7 @@ pub(crate) struct DaemonPace {
 }
 
 /// How long multipathd is left alone, as a multiple of the time its last answer took.
-const REST: u32 = 10;
+const REST_FACTOR: u32 = 10;
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl DaemonPace {
@@ -231,7 +231,7 @@ impl DaemonPace {
 
     /// Returns how long multipathd is left alone now.
     pub(crate) fn rest(&self) -> Duration {
-        let times = if self.is_only_source { 1 } else { REST };
+        let times = if self.is_only_source { 1 } else { REST_FACTOR };
         self.last.map_or(Duration::ZERO, |(_, took)| (took * times).min(LONGEST_REST))
     }
 }

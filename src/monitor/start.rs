@@ -10,17 +10,17 @@ use crate::source::health::Part;
 
 /// How long sysfs waits for device mapper, whose answer saves the reading of the maps' files.
 /// Transports wait as long for the addresses of interfaces.
-const ORDER: Duration = Duration::from_secs(5);
+const ORDER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the first snapshot waits for a source that does not answer. Then the snapshot is
 /// published without it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SOURCE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The progress of the start.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
     pub(crate) began: Option<Instant>,
     pub(crate) order_is_over: bool,
-    pub(crate) patience_is_over: bool,
+    pub(crate) deadline_is_over: bool,
 }
 
 impl Start {
@@ -30,16 +30,16 @@ impl Start {
 
     pub(super) fn next_due(&self) -> Option<Instant> {
         let began = self.began?;
-        match (self.order_is_over, self.patience_is_over) {
-            (false, _) => Some(began + ORDER),
-            (true, false) => Some(began + PATIENCE),
+        match (self.order_is_over, self.deadline_is_over) {
+            (false, _) => Some(began + ORDER_DEADLINE),
+            (true, false) => Some(began + SOURCE_DEADLINE),
             (true, true) => None,
         }
     }
 
     pub(super) fn look_at_clock(&mut self, now: Instant) {
-        self.order_is_over |= self.began.is_some_and(|began| began + ORDER <= now);
-        self.patience_is_over |= self.began.is_some_and(|began| began + PATIENCE <= now);
+        self.order_is_over |= self.began.is_some_and(|began| began + ORDER_DEADLINE <= now);
+        self.deadline_is_over |= self.began.is_some_and(|began| began + SOURCE_DEADLINE <= now);
     }
 }
 
@@ -72,14 +72,15 @@ impl State {
 
     /// Returns true if the first snapshot may be published. Every source of devices must have
     /// answered. multipathd must have been asked, too, because it may give the path states. After
-    /// [`PATIENCE`], the facts of the other sources are enough.
+    /// [`SOURCE_DEADLINE`], the facts of the other sources are enough.
     pub(super) fn may_open(&self) -> bool {
         let knows_paths = self.readings.block.suspects.is_empty()
             || self.readings.multipathd.as_ref().is_none_or(|daemon| daemon.known_paths != KnownPaths::NotAsked);
         let daemon_was_tried = self.daemon.as_ref().is_none_or(Lane::was_tried);
         // A device that waits for a name counts as found. It does not appear later.
         self.have_answered() && daemon_was_tried && knows_paths && self.nameless.is_empty() && self.knows_interfaces()
-            || self.start.patience_is_over && (self.readings.teller().is_some() || self.readings.transports.is_some())
+            || self.start.deadline_is_over
+                && (self.readings.list_source().is_some() || self.readings.transports.is_some())
     }
 
     /// Returns true if all readings are complete, or no longer awaited.
@@ -89,6 +90,6 @@ impl State {
             && self.transports.is_idle()
             && self.knows_interfaces()
             && self.daemon.as_ref().is_none_or(|lane| lane.is_idle() && !self.daemon_pace.is_awaited());
-        self.start.patience_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
+        self.start.deadline_is_over || self.start.has_begun() && is_idle && !(self.is_open && self.is_outdated)
     }
 }

@@ -13,24 +13,24 @@ use crate::topology::luns::scsi_target;
 use crate::topology::{DevNo, Device};
 
 /// A disk counts after this long without a break.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STRAY_DELAY: Duration = Duration::from_secs(60);
 
 /// The disks beside devices, by number.
 #[derive(Debug)]
 pub(crate) struct Strays {
     beside: HashMap<DevNo, Beside>,
-    patience: Duration,
+    delay: Duration,
 }
 
 impl Default for Strays {
     fn default() -> Self {
-        Strays { beside: HashMap::new(), patience: PATIENCE }
+        Strays { beside: HashMap::new(), delay: STRAY_DELAY }
     }
 }
 
 #[derive(Debug)]
 struct Beside {
-    what: Identity,
+    what: StrayIdentity,
     since: Instant,
     /// True if the disk counts.
     is_stray: bool,
@@ -38,7 +38,7 @@ struct Beside {
 
 /// A disk beside a device. For another disk, or a device that was gone, the time starts again.
 #[derive(Debug, PartialEq, Eq)]
-struct Identity {
+struct StrayIdentity {
     wwid: Arc<str>,
     name: Arc<str>,
     hctl: Arc<str>,
@@ -50,7 +50,7 @@ struct Identity {
 impl Strays {
     /// Counts each disk at once, because a single look cannot wait.
     pub(crate) fn look_once(&mut self) {
-        self.patience = Duration::ZERO;
+        self.delay = Duration::ZERO;
     }
 
     /// Processes an event about a disk that comes or goes.
@@ -61,14 +61,14 @@ impl Strays {
     /// Returns when the next disk counts.
     pub(crate) fn due(&self) -> Option<Instant> {
         let waiting = self.beside.values().filter(|beside| !beside.is_stray);
-        waiting.filter_map(|beside| beside.since.checked_add(self.patience)).min()
+        waiting.filter_map(|beside| beside.since.checked_add(self.delay)).min()
     }
 
     /// Looks at the disks that are members of no map, and sets the stray paths of each device.
     pub(crate) fn follow(
         &mut self,
         candidates: &[Candidate],
-        devices: &mut assemble::Devices,
+        devices: &mut assemble::DmDevices,
         ledgers: &Ledgers,
         ways: &Ways,
         now: Instant,
@@ -81,7 +81,7 @@ impl Strays {
                 continue;
             }
             let disk = &candidate.disk;
-            let what = Identity {
+            let what = StrayIdentity {
                 wwid: Arc::clone(&candidate.wwid),
                 name: Arc::clone(&disk.name),
                 hctl: Arc::clone(&disk.hctl),
@@ -90,7 +90,7 @@ impl Strays {
             };
             let last = before.remove(&disk.devno).filter(|last| last.what == what);
             let since = last.map_or(now, |last| last.since);
-            let is_stray = now.saturating_duration_since(since) >= self.patience;
+            let is_stray = now.saturating_duration_since(since) >= self.delay;
             if is_stray {
                 strays.entry(Arc::clone(&candidate.wwid)).or_default().push(Arc::clone(&disk.name));
             }
@@ -283,7 +283,7 @@ mod tests {
         let mut host = Fixture::new();
         host.state.timers.resync = crate::monitor::schedule::Cadence::new(Duration::from_secs(300), host.start);
         assert_eq!(host.at(0), 0);
-        assert_eq!(host.state.strays.due(), Some(host.start + PATIENCE));
+        assert_eq!(host.state.strays.due(), Some(host.start + STRAY_DELAY));
         assert_eq!((host.at(60), host.state.strays.due()), (1, None));
     }
 

@@ -9,15 +9,15 @@ use crate::source::block::usage::Usage;
 use crate::topology::DirectUse;
 
 /// How long a write shows that a device is in use.
-const RECENT: Duration = Duration::from_secs(60 * 60);
+const RECENT_WRITE: Duration = Duration::from_secs(60 * 60);
 
 /// A file system that is unmounted leaves the mount table first, and then writes its data. After
 /// this long without a write, that is over.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET_AFTER_UNMOUNT: Duration = Duration::from_secs(60);
 
 /// When an unknown user wrote to a device, as far as the exporter watched.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Written {
+pub(crate) struct LastWrite {
     completed: Option<u64>,
     /// When a mount, swap or holder was last seen, or its remaining writes.
     explained: Option<Instant>,
@@ -26,13 +26,13 @@ pub(crate) struct Written {
     pathless: Option<Instant>,
 }
 
-impl Written {
+impl LastWrite {
     /// Follows the completed writes of a device. Writes that end without a valid path do not count,
     /// because they have failed. Writes of known users do not count either. Otherwise a file system
     /// would be in use for an hour after it was unmounted.
     pub(crate) fn follow(&mut self, completed: Option<u64>, has_users: bool, has_valid_path: bool, now: Instant) {
         let grew = completed.zip(self.completed).is_some_and(|(now, before)| now > before);
-        let is_explained = self.explained.is_some_and(|explained| now < explained + QUIET);
+        let is_explained = self.explained.is_some_and(|explained| now < explained + QUIET_AFTER_UNMOUNT);
         if has_users {
             (self.explained, self.last) = (Some(now), None);
         } else if grew && is_explained {
@@ -48,7 +48,7 @@ impl Written {
     /// valid path went.
     pub(crate) fn is_recent(&self, now: Instant) -> bool {
         let until = self.pathless.unwrap_or(now);
-        self.last.is_some_and(|last| until.saturating_duration_since(last) < RECENT)
+        self.last.is_some_and(|last| until.saturating_duration_since(last) < RECENT_WRITE)
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     fn a_write_counts_for_an_hour_or_until_the_last_path_is_back() {
         let start = Instant::now();
         let after = |minutes: u32| start + minutes * MINUTE;
-        let mut written = Written::default();
+        let mut written = LastWrite::default();
         written.follow(Some(7), false, true, start);
         assert!(!written.is_recent(start), "it may have been written to at any time");
         written.follow(Some(8), false, true, after(1));
@@ -153,7 +153,7 @@ mod tests {
     fn what_a_mount_has_written_ends_with_it() {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut written = Written::default();
+        let mut written = LastWrite::default();
         written.follow(Some(1), false, true, start);
         written.follow(Some(2), false, true, start);
         assert!(written.is_recent(start), "it is being formatted");

@@ -13,7 +13,7 @@ use crate::watch::Uevent;
 
 /// After a path event, the sources that follow the kernel (the SCSI layer, multipathd) get this
 /// long before they are read.
-const AFTERMATH: Duration = Duration::from_millis(100);
+const AFTERMATH_DELAY: Duration = Duration::from_millis(100);
 /// The shortest time between two such readings.
 const AFTERMATH_INTERVAL: Duration = Duration::from_secs(1);
 /// multipathd's facts change without an event. It is asked at every re-read, instead of every
@@ -32,7 +32,7 @@ pub(crate) struct Timers {
 impl Timers {
     /// Publishes how often each source has to answer now, and how often sysfs is read. The
     /// intervals grow with the cost of the readings.
-    pub(super) fn tell(&self, daemon_rest: Duration, health: &SourceHealth, own: &OwnMetrics) {
+    pub(super) fn publish(&self, daemon_rest: Duration, health: &SourceHealth, own: &OwnMetrics) {
         let Timers { resync, kernel, block, transports, daemon } = self;
         health.expect(Part::DeviceMapper, kernel.present());
         // The states wait while everything is read.
@@ -57,7 +57,7 @@ impl Aftermath {
     pub(super) fn follow(&mut self, device: Option<&Arc<str>>, now: Instant) {
         self.devices.extend(device.cloned());
         let earliest = self.last.map_or(now, |last| last + AFTERMATH_INTERVAL);
-        self.due.get_or_insert(earliest.max(now + AFTERMATH));
+        self.due.get_or_insert(earliest.max(now + AFTERMATH_DELAY));
     }
 
     pub(super) fn take(&mut self, now: Instant) -> Option<BTreeSet<Arc<str>>> {
@@ -69,8 +69,8 @@ impl Aftermath {
 
 impl State {
     /// Publishes how often each source is read now.
-    pub(super) fn tell_intervals(&self) {
-        self.timers.tell(self.daemon_pace.rest(), &self.health, &self.own);
+    pub(super) fn publish_intervals(&self) {
+        self.timers.publish(self.daemon_pace.rest(), &self.health, &self.own);
     }
 
     pub(super) fn uevent(&mut self, uevent: &Uevent) {
@@ -100,7 +100,7 @@ impl State {
         if let Some(event) = &uevent.path {
             self.unread.push(uevent.received);
             if self.ledgers.entry(Arc::clone(&event.wwid)).or_default().note(uevent, event) {
-                self.tell_path_event(uevent, event);
+                self.report_path_event(uevent, event);
             }
             self.aftermath.follow(Some(&event.wwid), uevent.received);
             if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_tells_of(devno) {
@@ -197,7 +197,7 @@ impl State {
 
     pub(super) fn want_daemon(&mut self, now: Instant) {
         let Some(daemon) = &mut self.daemon else { return };
-        let unhealthy = |built: &assemble::Built| built.device.counts().health() != Health::Healthy;
+        let unhealthy = |built: &assemble::AssembledMap| built.device.counts().health() != Health::Healthy;
         let kernel_tells_all =
             self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current && kernel.untold.is_empty());
         let close_watch = !kernel_tells_all

@@ -17,15 +17,15 @@ use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::umask;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
 
-use super::{LONGEST, Report};
+use super::{LONGEST_MESSAGE, Report};
 use crate::memory::image::{Image, Machine};
 
 /// How long an exporter that is ending may keep the lock that its successor waits for.
-const HAND_OVER: Duration = Duration::from_secs(2);
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// The largest file that the keeper reads, in bytes.
-const LARGEST: u64 = 256 << 20;
+const LARGEST_FILE: u64 = 256 << 20;
 /// Identifies this program where it derives an ID from the `machine-id`.
-const PURPOSE: &[u8] = b"multipath_exporter memory";
+const ID_PURPOSE: &[u8] = b"multipath_exporter memory";
 
 pub(crate) fn this_machine() -> Machine {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -34,7 +34,7 @@ pub(crate) fn this_machine() -> Machine {
         "" => String::new(),
         id => {
             let key = hmac::Key::new(hmac::HMAC_SHA256, id.as_bytes());
-            hmac::sign(&key, PURPOSE).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+            hmac::sign(&key, ID_PURPOSE).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
         }
     };
     Machine { host, id }
@@ -43,7 +43,7 @@ pub(crate) fn this_machine() -> Machine {
 /// Serves the exporter until its end of the socket closes.
 pub(crate) fn run(mut socket: Socket, path: &Path, machine: &Machine) {
     leave_the_exporter(&socket);
-    let mut files = Files::of(path);
+    let mut files = MemoryFiles::of(path);
     let report = files.read(machine);
     if send(&mut socket, &report).is_err() {
         return;
@@ -94,14 +94,14 @@ fn send(socket: &mut Socket, report: &Report) -> io::Result<()> {
 fn receive(socket: &mut Socket) -> io::Result<Vec<u8>> {
     let mut length = [0; 8];
     socket.read_exact(&mut length)?;
-    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST);
+    let length = usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= LONGEST_MESSAGE);
     let mut text = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
     socket.read_exact(&mut text)?;
     Ok(text)
 }
 
 /// The memory's file and the files beside it.
-struct Files {
+struct MemoryFiles {
     path: PathBuf,
     /// Held while this exporter may write.
     lock: Option<File>,
@@ -109,9 +109,9 @@ struct Files {
     obstacle: Option<String>,
 }
 
-impl Files {
+impl MemoryFiles {
     fn of(path: &Path) -> Self {
-        Files { path: path.to_owned(), lock: None, obstacle: None }
+        MemoryFiles { path: path.to_owned(), lock: None, obstacle: None }
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {
@@ -124,7 +124,7 @@ impl Files {
         let is_held = self.is_held();
         let read = File::open(&self.path).and_then(|file| {
             let mut text = Vec::new();
-            file.take(LARGEST).read_to_end(&mut text)?;
+            file.take(LARGEST_FILE).read_to_end(&mut text)?;
             Ok(text)
         });
         let understood = match read {
@@ -164,7 +164,7 @@ impl Files {
     /// to let go.
     fn is_held(&mut self) -> bool {
         let began = Instant::now();
-        while began.elapsed() < HAND_OVER {
+        while began.elapsed() < HAND_OVER_DEADLINE {
             match self.hold() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(20)),
                 _ => return false,

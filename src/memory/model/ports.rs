@@ -54,7 +54,7 @@ fn a_port_that_was_up_is_missed_until_the_window_ends() {
         host.wait(2 * MINUTE);
         host.set_ports(&[(HOST, own)], &[(TARGET, remote)]);
         assert_eq!(missed(&host), 1, "{seen}");
-        host.wait(WINDOW - DAY - 5 * MINUTE);
+        host.wait(DEFAULT_WINDOW - DAY - 5 * MINUTE);
         assert_eq!(missed(&host), 1, "{seen}");
         host.wait(5 * MINUTE);
         assert_eq!(missed(&host), 0, "{seen}");
@@ -80,7 +80,7 @@ fn a_port_that_carries_a_path_is_missed_though_it_was_never_seen_online() {
     host.set_ports(&[("i0", "Linkdown"), ("i1", "Linkdown")], &[]);
     assert_eq!(host.missed().0, ["i0"]);
     host.remove("a");
-    host.wait(WINDOW);
+    host.wait(DEFAULT_WINDOW);
     assert_eq!(host.missed().0, ["i0"]);
     host.wait(MINUTE);
     assert_eq!(host.missed().0, [""; 0]);
@@ -115,10 +115,11 @@ fn ports_without_a_name_are_not_remembered() {
 fn a_file_that_comes_late_keeps_what_it_says_of_ports() {
     let mut host = Host::new();
     host.set_ports(&[(HOST, "Online")], &[(TARGET, "Not Present")]);
-    host.wait(WINDOW - HOUR);
+    host.wait(DEFAULT_WINDOW - HOUR);
     let now = host.now();
     let late = host.memory.last_image(now).unwrap();
-    host.memory = Memory::new(Boot { id: "1".to_owned(), uptime: DAY }, Machine::default(), WINDOW, host.instant);
+    host.memory =
+        Memory::new(Boot { id: "1".to_owned(), uptime: DAY }, Machine::default(), DEFAULT_WINDOW, host.instant);
     host.set_ports(&[(HOST, "Linkdown"), (OTHER, "Online")], &[(TARGET, "Not Present")]);
     host.set_ports(&[(HOST, "Linkdown"), (OTHER, "Linkdown")], &[(TARGET, "Not Present")]);
     host.wait(MINUTE);
@@ -147,7 +148,7 @@ fn a_file_of_an_older_program_knows_no_ports() {
 fn ports_that_come_and_go_leave_a_bounded_memory() {
     let mut host = Host::new();
     // For example, a virtual machine with its own port (NPIV) for each boot.
-    let names: Vec<String> = (0..LIMIT + 500).map(|number| format!("0x{number:016x}")).collect();
+    let names: Vec<String> = (0..MOST_RECORDS + 500).map(|number| format!("0x{number:016x}")).collect();
     for names in names.chunks(400) {
         let ports: Vec<_> = names.iter().map(|name| (&**name, "Online")).collect();
         host.set_ports(&ports, &ports);
@@ -155,10 +156,10 @@ fn ports_that_come_and_go_leave_a_bounded_memory() {
     }
     host.set_ports(&[(&names[0], "Online")], &[]);
     host.wait(2 * MINUTE);
-    assert_eq!(host.memory.fc_ports.len(), (LIMIT, LIMIT));
+    assert_eq!(host.memory.fc_ports.len(), (MOST_RECORDS, MOST_RECORDS));
     assert_eq!(host.missed().0, [names[0].clone()]);
     host.set_ports(&[], &[]);
-    host.instant += WINDOW;
+    host.instant += DEFAULT_WINDOW;
     host.wait(2 * MINUTE);
     assert_eq!(host.memory.fc_ports.len(), (0, 0));
 }
@@ -177,6 +178,6 @@ fn a_damaged_file_does_not_tell_of_times_that_never_pass() {
     host.memory.resume(image, now);
     host.set_ports(&[(HOST, "Linkdown")], &[(TARGET, "Not Present")]);
     assert_eq!(host.missed(), (vec![HOST.to_owned()], 1));
-    host.wait(WINDOW + MINUTE);
+    host.wait(DEFAULT_WINDOW + MINUTE);
     assert_eq!(host.missed(), (vec![], 0));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::compare::What;
+use super::compare::ChangeKind;
 use super::{Now, State, log};
 use crate::event::{Event, EventType};
 use crate::topology::{DevNo, Device, Kind, LostDevice, Path, PathState};
@@ -28,44 +28,46 @@ impl State {
         }
     }
 
-    pub(super) fn tell_change(&mut self, device: &Arc<Device>, what: What, is_found: bool, now: Now) {
+    pub(super) fn report_change(&mut self, device: &Arc<Device>, what: ChangeKind, is_found: bool, now: Now) {
         // The ledger counts the path events of device mapper, because it waits for the uevents.
         let is_counted_here = device.kind == Kind::Nvme;
         match what {
-            What::Added if is_found => log::found(device),
+            ChangeKind::Added if is_found => log::found(device),
             _ if is_found => {}
-            What::Added => {
+            ChangeKind::Added => {
                 self.departures.map_came(&device.wwid);
-                self.tell_device(EventType::DeviceAdded, device, now);
+                self.report_device(EventType::DeviceAdded, device, now);
             }
-            What::Removed => {
+            ChangeKind::Removed => {
                 self.forget_device(device);
-                self.tell_device(EventType::DeviceRemoved, device, now);
+                self.report_device(EventType::DeviceRemoved, device, now);
             }
-            What::PathAdded(path) => {
+            ChangeKind::PathAdded(path) => {
                 self.suspect(device, now);
                 if let Some((ledger, devno)) = self.ledgers.get_mut(&device.wwid).zip(path.devno) {
                     ledger.join(devno);
                 }
-                self.tell_path(EventType::PathAdded, device, &path, now);
+                self.report_path(EventType::PathAdded, device, &path, now);
             }
-            What::PathRemoved(path) => {
+            ChangeKind::PathRemoved(path) => {
                 self.suspect(device, now);
                 let settled = path.devno.filter(|_| !is_counted_here).and_then(|devno| {
                     let disk_is_gone = self.readings.block.is_gone(devno);
                     self.ledgers.get_mut(&device.wwid)?.leave(devno, &path, disk_is_gone, now.instant, now.time)
                 });
                 if let Some(action) = settled {
-                    self.tell_path(kind_of(action), device, &path, now);
+                    self.report_path(kind_of(action), device, &path, now);
                 }
-                self.tell_path(EventType::PathRemoved, device, &path, now);
+                self.report_path(EventType::PathRemoved, device, &path, now);
             }
-            What::PathFailed(path) if is_counted_here => self.tell_path(EventType::PathFailed, device, &path, now),
-            What::PathReinstated(path) if is_counted_here => {
-                self.tell_path(EventType::PathReinstated, device, &path, now);
+            ChangeKind::PathFailed(path) if is_counted_here => {
+                self.report_path(EventType::PathFailed, device, &path, now)
             }
-            What::PathFailed(_) | What::PathReinstated(_) => self.suspect(device, now),
-            What::NoValidPath => log::no_valid_path(device, "by a reading"),
+            ChangeKind::PathReinstated(path) if is_counted_here => {
+                self.report_path(EventType::PathReinstated, device, &path, now);
+            }
+            ChangeKind::PathFailed(_) | ChangeKind::PathReinstated(_) => self.suspect(device, now),
+            ChangeKind::NoValidPath => log::no_valid_path(device, "by a reading"),
         }
     }
 
@@ -82,7 +84,7 @@ impl State {
         if device.kind == Kind::Nvme {
             return;
         }
-        let as_of = self.readings.teller().map(|(_, asked)| asked);
+        let as_of = self.readings.list_source().map(|(_, asked)| asked);
         if !self.ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
             self.ledgers.remove(&device.wwid);
         }
@@ -92,7 +94,7 @@ impl State {
     }
 
     /// Reports a path event from the kernel at once.
-    pub(super) fn tell_path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
+    pub(super) fn report_path_event(&mut self, uevent: &Uevent, event: &PathEvent) {
         let device = self.dm_devices.get(&event.wwid).map(|built| &built.device);
         let path = device.and_then(|device| device.paths.iter().find(|path| path.devno == Some(event.path)));
         let disk = self.readings.block.disks.get(&event.path);
@@ -110,37 +112,37 @@ impl State {
             devno: Some(event.path),
             valid_paths: event.valid_paths.or(device.map(|device| device.counts().valid as u64)),
         };
-        self.tell(told, paths, uevent.received);
+        self.report(told, paths, uevent.received);
     }
 
-    pub(super) fn tell_settled(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction, now: Now) {
+    pub(super) fn report_settled(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction, now: Now) {
         let Some(device) = self.dm_devices.get(wwid).map(|built| Arc::clone(&built.device)) else { return };
         if let Some(path) = device.paths.iter().find(|path| path.devno == Some(devno)) {
-            self.tell_path(kind_of(action), &device, path, now);
+            self.report_path(kind_of(action), &device, path, now);
         }
     }
 
-    pub(super) fn tell_path(&mut self, kind: EventType, device: &Device, path: &Path, now: Now) {
+    pub(super) fn report_path(&mut self, kind: EventType, device: &Device, path: &Path, now: Now) {
         let event = Event { path: Some(Arc::clone(&path.name)), devno: path.devno, ..read_event(kind, device, now) };
-        self.tell(event, device.paths.len(), now.instant);
+        self.report(event, device.paths.len(), now.instant);
     }
 
-    pub(super) fn tell_device(&mut self, kind: EventType, device: &Device, now: Now) {
-        self.tell(read_event(kind, device, now), device.paths.len(), now.instant);
+    pub(super) fn report_device(&mut self, kind: EventType, device: &Device, now: Now) {
+        self.report(read_event(kind, device, now), device.paths.len(), now.instant);
     }
 
-    pub(super) fn tell_loss(&mut self, device: &LostDevice, now: Now) {
+    pub(super) fn report_loss(&mut self, device: &LostDevice, now: Now) {
         let (wwid, name) = (Some(Arc::clone(&device.wwid)), Some(Arc::clone(&device.name)));
         log::lost(device);
         self.events.add(Event { wwid, name, ..event_of_host(EventType::DeviceLost, now) });
     }
 
-    pub(super) fn tell_recovery(&mut self, now: Now) {
+    pub(super) fn report_recovery(&mut self, now: Now) {
         log::recovered();
         self.events.add(event_of_host(EventType::Recovered, now));
     }
 
-    pub(super) fn tell(&mut self, event: Event, paths: usize, now: Instant) {
+    pub(super) fn report(&mut self, event: Event, paths: usize, now: Instant) {
         let event = self.events.add(event);
         self.path_log.write(&event, paths, now);
     }
