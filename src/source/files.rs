@@ -31,7 +31,7 @@ fn read_whole(anchor: BorrowedFd, path: &OsStr, buffer: &mut [u8]) -> rustix::io
 }
 
 /// What was read; an error is noted, and only this one thing missing.
-pub fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
+pub(crate) fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
     read.unwrap_or_else(|error| {
         unreadable.push(error);
         None
@@ -39,7 +39,7 @@ pub fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -
 }
 
 /// What was read; an error is noted, and what was there last time stands.
-pub fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unreadable: &mut Vec<Error>) -> T {
+pub(crate) fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unreadable: &mut Vec<Error>) -> T {
     read.unwrap_or_else(|error| {
         unreadable.push(error);
         last.cloned().unwrap_or_default()
@@ -47,7 +47,7 @@ pub fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unr
 }
 
 /// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
-pub fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
+pub(crate) fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
     let read = fs::read_link(link);
     witness::link(link, &read);
     let target = match read {
@@ -67,20 +67,20 @@ pub fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
 
 /// An entry of a directory. The kernel gives a new object of an old name a new inode number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its inode number.
-    pub inode: u64,
+    pub(crate) inode: u64,
 }
 
 /// What is in a directory, sorted by name; nothing if there is no such directory, as for a driver that is not loaded.
-pub fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
+pub(crate) fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
     Ok(list_if_there(directory)?.unwrap_or_default())
 }
 
 /// What is in a directory, sorted by name; `None` if there is no such directory.
-pub fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
+pub(crate) fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
     let listed = entries(directory);
     witness::directory(directory, listed.as_deref().map(|entries| entries.iter().map(|entry| entry.name.as_str())));
     match listed {
@@ -101,7 +101,7 @@ fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
 }
 
 /// Whether there is such a file.
-pub fn exists(file: &Path) -> bool {
+pub(crate) fn exists(file: &Path) -> bool {
     let exists = file.exists();
     if exists {
         witness::file(|| file.to_owned(), Ok(&[]));
@@ -110,7 +110,7 @@ pub fn exists(file: &Path) -> bool {
 }
 
 /// The part of a file that is of interest, of any size.
-pub fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<Vec<u8>> {
+pub(crate) fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<Vec<u8>> {
     let read = fs::read(file).map(|content| of_interest(&content));
     witness::file(|| file.to_owned(), read.as_deref());
     read
@@ -119,7 +119,7 @@ pub fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::R
 /// A table of procfs, of which a part is of interest. It may have ten thousand lines, so it is read again only when the kernel says
 /// that it has changed (`proc_pid_mounts(5)`, `proc_swaps(5)`). A file elsewhere, as in a capture, is read each time.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     essence: Vec<u8>,
     /// What was read, and when. Its poll tells of changes since it was opened or last polled.
     open: Option<(fs::File, Instant)>,
@@ -130,7 +130,7 @@ const LONGEST_STAND: Duration = Duration::from_secs(5 * 60);
 
 impl Table {
     /// The part of interest. It is asked for in the same file each time.
-    pub fn read(&mut self, file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<&[u8]> {
+    pub(crate) fn read(&mut self, file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<&[u8]> {
         if !self.stands() {
             let read = self.read_anew(file).map(|content| of_interest(&content));
             witness::file(|| file.to_owned(), read.as_deref());
@@ -166,7 +166,7 @@ impl Table {
 /// There are never more than [`MOST_ANCHORS`]: a host may have a session for each LUN, and this process has only so many
 /// files.
 #[derive(Debug, Default)]
-pub struct Anchors {
+pub(crate) struct Anchors {
     open: HashMap<Arc<Path>, Option<OwnedFd>>,
 }
 
@@ -174,7 +174,7 @@ const MOST_ANCHORS: usize = 32;
 
 impl Anchors {
     /// The directory; `None` if it is gone.
-    pub fn get(&mut self, directory: &Arc<Path>) -> Result<Option<BorrowedFd<'_>>, Error> {
+    pub(crate) fn get(&mut self, directory: &Arc<Path>) -> Result<Option<BorrowedFd<'_>>, Error> {
         if !self.open.contains_key(directory) {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let opened = match rustix::fs::open(&**directory, flags, Mode::empty()) {
@@ -191,7 +191,7 @@ impl Anchors {
     }
 
     /// Closes them all.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.open.clear();
     }
 }
@@ -199,7 +199,7 @@ impl Anchors {
 /// Opens a file of sysfs to be read again and again; `None` if it is none, or cannot be opened. To read an open file costs a
 /// fifth of what opening it costs, and the kernel says `ENODEV` once its device is gone. A file elsewhere may be replaced by
 /// another of its name.
-pub fn open_in_sysfs(file: &Path) -> Option<OwnedFd> {
+pub(crate) fn open_in_sysfs(file: &Path) -> Option<OwnedFd> {
     /// `SYSFS_MAGIC` in `include/uapi/linux/magic.h`.
     const SYSFS: u64 = 0x6265_6572;
     let open = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
@@ -209,14 +209,14 @@ pub fn open_in_sysfs(file: &Path) -> Option<OwnedFd> {
 
 /// Reads small files into one buffer.
 #[derive(Debug, Default)]
-pub struct Attribute {
+pub(crate) struct Attribute {
     path: OsString,
     content: Vec<u8>,
 }
 
 impl Attribute {
     /// The file's content without the newline at its end; `None` if there is no such file or its device is gone.
-    pub fn bytes(&mut self, directory: &Path, name: &str) -> Result<Option<&[u8]>, Error> {
+    pub(crate) fn bytes(&mut self, directory: &Path, name: &str) -> Result<Option<&[u8]>, Error> {
         self.path.clear();
         self.path.push(directory);
         self.path.push("/");
@@ -225,7 +225,7 @@ impl Attribute {
     }
 
     /// As text, padding trimmed, of a file below a directory that is open. `anchor` is where that is.
-    pub fn text_below(&mut self, open: BorrowedFd, anchor: &Path, file: &[&str]) -> Result<Option<&str>, Error> {
+    pub(crate) fn text_below(&mut self, open: BorrowedFd, anchor: &Path, file: &[&str]) -> Result<Option<&str>, Error> {
         self.path.clear();
         for (index, part) in file.iter().enumerate() {
             self.path.push(if index == 0 { "" } else { "/" });
@@ -238,7 +238,7 @@ impl Attribute {
     }
 
     /// Whether an open file still says this, padding trimmed.
-    pub fn still_says(&mut self, open: &OwnedFd, text: &str) -> bool {
+    pub(crate) fn still_says(&mut self, open: &OwnedFd, text: &str) -> bool {
         self.content.resize(PAGE, 0);
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(open, self.content.as_mut_slice(), 0));
         self.content.truncate(read.unwrap_or(0));
@@ -262,7 +262,7 @@ impl Attribute {
     }
 
     /// As text, padding trimmed.
-    pub fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
+    pub(crate) fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
         match self.bytes(directory, name)?.is_some() {
             true => Ok(self.as_text()),
             false => Ok(None),
@@ -277,17 +277,17 @@ impl Attribute {
     }
 
     /// As text to keep; empty for what the kernel does not know or has not been told, which it prints as `(null)`.
-    pub fn word(&mut self, directory: &Path, name: &str) -> Result<Arc<str>, Error> {
+    pub(crate) fn word(&mut self, directory: &Path, name: &str) -> Result<Arc<str>, Error> {
         Ok(self.text(directory, name)?.filter(|text| *text != "(null)").map(Arc::from).unwrap_or_default())
     }
 
     /// The same where it can be read, otherwise empty, and the error noted.
-    pub fn word_or_note(&mut self, directory: &Path, name: &str, unreadable: &mut Vec<Error>) -> Arc<str> {
+    pub(crate) fn word_or_note(&mut self, directory: &Path, name: &str, unreadable: &mut Vec<Error>) -> Arc<str> {
         or_note(self.word(directory, name).map(Some), unreadable).unwrap_or_default()
     }
 
     /// As a value that prints like this; an error if it does not.
-    pub fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
+    pub(crate) fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
         self.made_of(directory, name, |text| text.parse().ok())
     }
 
@@ -308,13 +308,13 @@ impl Attribute {
     }
 
     /// The size of a block device in bytes. The kernel counts in sectors, whatever the device's own blocks are.
-    pub fn size_bytes(&mut self, device: &Path) -> Result<Option<u64>, Error> {
+    pub(crate) fn size_bytes(&mut self, device: &Path) -> Result<Option<u64>, Error> {
         let sectors: Option<u64> = self.parsed(device, "size")?;
         Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
     }
 
     /// The I/O of a block device. Where there is no `stat`, `inflight` tells at least what is in flight.
-    pub fn io(&mut self, device: &Path) -> Result<Option<Io>, Error> {
+    pub(crate) fn io(&mut self, device: &Path) -> Result<Option<Io>, Error> {
         match self.stat(device)? {
             Some(io) => Ok(Some(io)),
             None => self.made_of(device, "inflight", |text| Io::from_inflight(text, Instant::now())),
@@ -322,12 +322,12 @@ impl Attribute {
     }
 
     /// The I/O of a block device by its `stat`.
-    pub fn stat(&mut self, device: &Path) -> Result<Option<Io>, Error> {
+    pub(crate) fn stat(&mut self, device: &Path) -> Result<Option<Io>, Error> {
         self.made_of(device, "stat", |text| Io::from_stat(text, Instant::now()))
     }
 
     /// As `0` or another number.
-    pub fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
+    pub(crate) fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
         Ok(self.parsed::<u8>(directory, name)?.map(|value| value != 0))
     }
 }

@@ -6,30 +6,30 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
     /// When it was read.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// Requests sent down and not completed.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Requests completed since there is the device; `None` where that is not told.
-    pub completed: Option<Completed>,
+    pub(crate) completed: Option<Completed>,
 }
 
 /// Completed requests. A count that passes the end of its 32 or 64 bits starts again from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Completed {
+pub(crate) struct Completed {
     /// Reads.
-    pub reads: u64,
+    pub(crate) reads: u64,
     /// Writes.
-    pub writes: u64,
+    pub(crate) writes: u64,
     /// Discards; 0 where the kernel does not count them.
-    pub discards: u64,
+    pub(crate) discards: u64,
     /// Flushes, likewise.
-    pub flushes: u64,
+    pub(crate) flushes: u64,
 }
 
 impl Io {
     /// `stat` of a block device (`Documentation/block/stat.rst` of the kernel): 11 numbers, 4 more on discards (Linux 4.18), and 2
     /// more on flushes (5.5). `None` if it makes no sense.
-    pub fn from_stat(text: &str, at: Instant) -> Option<Self> {
+    pub(crate) fn from_stat(text: &str, at: Instant) -> Option<Self> {
         const WITH_DISCARDS: usize = 15;
         const WITH_FLUSHES: usize = 17;
         let numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
@@ -43,19 +43,19 @@ impl Io {
     }
 
     /// `inflight` of a block device: reads and writes. `None` if it makes no sense.
-    pub fn from_inflight(text: &str, at: Instant) -> Option<Self> {
+    pub(crate) fn from_inflight(text: &str, at: Instant) -> Option<Self> {
         let (reads, writes) = text.trim_start().split_once(char::is_whitespace)?;
         let [reads, writes] = [reads, writes.trim_start()].map(|number| sensible(number.parse().ok()?));
         Some(Io { at, in_flight: reads? + writes?, completed: None })
     }
 
     /// Whether nothing was ever counted.
-    pub fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         self.in_flight == 0 && self.completed.is_none_or(|completed| completed == Completed::default())
     }
 
     /// The I/O of both.
-    pub fn plus(&self, other: &Io) -> Self {
+    pub(crate) fn plus(&self, other: &Io) -> Self {
         let sum = |one: Completed, other: Completed| Completed {
             reads: one.reads.saturating_add(other.reads),
             writes: one.writes.saturating_add(other.writes),
@@ -70,7 +70,7 @@ impl Io {
     }
 
     /// Writes completed, where that is told.
-    pub fn writes_completed(&self) -> Option<u64> {
+    pub(crate) fn writes_completed(&self) -> Option<u64> {
         self.completed.map(|completed| completed.writes)
     }
 }
@@ -82,7 +82,7 @@ fn sensible(in_flight: u64) -> Option<u64> {
 
 /// How long a device's I/O has stood still: from one reading of it to the next.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Stall {
+pub(crate) struct Stall {
     /// The last reading, and the last one at which I/O had moved or none was in flight.
     last: Option<(Io, Instant)>,
 }
@@ -90,7 +90,7 @@ pub struct Stall {
 impl Stall {
     /// Follows a reading. One that was followed before, because there is no newer one, changes nothing. Without counts of completions
     /// nothing is known.
-    pub fn follow(&mut self, io: &Io) {
+    pub(crate) fn follow(&mut self, io: &Io) {
         let Some(completed) = io.completed else { return *self = Stall::default() };
         let since = match self.last {
             Some((last, since)) if last.at == io.at => since,
@@ -102,7 +102,7 @@ impl Stall {
 
     /// The same after one more reading, counted from the first one at which the I/O was in flight: readings that are far apart say
     /// little of when it began.
-    pub fn after(mut self, io: Option<&Io>) -> Self {
+    pub(crate) fn after(mut self, io: Option<&Io>) -> Self {
         match io.filter(|io| io.in_flight > 0) {
             Some(io) => self.follow(io),
             None => self = Stall::default(),
@@ -111,12 +111,12 @@ impl Stall {
     }
 
     /// I/O that is in flight now waits for something else: it begins to stand still after this reading.
-    pub fn excuse(&mut self) {
+    pub(crate) fn excuse(&mut self) {
         self.last = self.last.map(|(io, _)| (io, io.at));
     }
 
     /// How long it had stood still at the last reading; `None` if it had not.
-    pub fn duration(&self) -> Option<Duration> {
+    pub(crate) fn duration(&self) -> Option<Duration> {
         let (io, since) = self.last?;
         Some(io.at.saturating_duration_since(since)).filter(|duration| !duration.is_zero())
     }

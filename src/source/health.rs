@@ -10,7 +10,7 @@ use super::Error;
 
 /// A source, by the word of the `source` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Device mapper's ioctls.
     Dm,
     /// multipathd's socket.
@@ -23,10 +23,10 @@ pub enum Source {
 
 impl Source {
     /// All of them, in the order of their labels.
-    pub const ALL: [Source; 4] = [Source::Dm, Source::Multipathd, Source::Sysfs, Source::Uevent];
+    pub(crate) const ALL: [Source; 4] = [Source::Dm, Source::Multipathd, Source::Sysfs, Source::Uevent];
 
     /// Its name for a person.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Source::Dm => "device mapper",
             Source::Multipathd => "multipathd",
@@ -36,7 +36,7 @@ impl Source {
     }
 
     /// The word of the `source` label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Source::Dm => "dm",
             Source::Multipathd => "multipathd",
@@ -48,7 +48,7 @@ impl Source {
 
 /// A part of a source that is read by itself. Block devices and transports are two parts of sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub(crate) enum Part {
     /// Device mapper's ioctls.
     DeviceMapper,
     /// multipathd's socket.
@@ -65,7 +65,7 @@ impl Part {
     const ALL: [Part; 5] = [Part::DeviceMapper, Part::Multipathd, Part::Block, Part::Transports, Part::Uevent];
 
     /// The source that it is a part of.
-    pub fn source(self) -> Source {
+    pub(crate) fn source(self) -> Source {
         match self {
             Part::DeviceMapper => Source::Dm,
             Part::Multipathd => Source::Multipathd,
@@ -82,33 +82,33 @@ const LEAST_FRESHNESS: Duration = Duration::from_secs(1);
 
 /// How one source fares.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Health {
+pub(crate) struct Health {
     /// Its last read worked, and not too long ago; `None` before the first.
-    pub up: Option<bool>,
+    pub(crate) up: Option<bool>,
     /// This process may not read it, which is no fault.
-    pub not_permitted: bool,
+    pub(crate) not_permitted: bool,
     /// When a read last worked.
-    pub last_success: Option<SystemTime>,
+    pub(crate) last_success: Option<SystemTime>,
     /// The parts of it that have not answered since the start.
-    pub unanswered: Vec<Part>,
+    pub(crate) unanswered: Vec<Part>,
     /// How long that read took.
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// Objects that could not be read.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// What was wrong with the last read, if anything was.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// A property of this host that makes it tell less than elsewhere.
-    pub remark: Option<&'static str>,
+    pub(crate) remark: Option<&'static str>,
 }
 
 impl Health {
     /// Whether it cannot be read, and that is a fault.
-    pub fn is_down(&self) -> bool {
+    pub(crate) fn is_down(&self) -> bool {
         self.up == Some(false) && !self.not_permitted
     }
 
     /// Whether a first answer is still to come.
-    pub fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         !self.unanswered.is_empty() && !self.not_permitted
     }
 
@@ -136,7 +136,7 @@ impl Health {
 }
 
 /// The sources of devices that fail and have not answered since the start: what they would tell is unknown.
-pub fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
+pub(crate) fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
     let tell_devices = sources.iter().filter(|(source, _)| matches!(source, Source::Dm | Source::Sysfs));
     tell_devices.filter(|(_, health)| health.is_down() && health.is_awaited())
 }
@@ -176,7 +176,7 @@ pub struct SourceHealth {
 
 impl SourceHealth {
     /// The sources that are switched on, as they fare now.
-    pub fn all(&self) -> Vec<(Source, Health)> {
+    pub(crate) fn all(&self) -> Vec<(Source, Health)> {
         self.all_at(Instant::now())
     }
 
@@ -190,13 +190,13 @@ impl SourceHealth {
     }
 
     /// Whether the last read of this part worked.
-    pub fn answers(&self, part: Part) -> bool {
+    pub(crate) fn answers(&self, part: Part) -> bool {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[part as usize].as_ref().is_some_and(|record| record.at(part, Instant::now()).up == Some(true))
     }
 
     /// Why this part has not been read.
-    pub fn failure(&self, part: Part) -> Error {
+    pub(crate) fn failure(&self, part: Part) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
         let place = format_args!("the source {} did not answer", part.source().as_str()).to_string();
@@ -204,12 +204,12 @@ impl SourceHealth {
     }
 
     /// Switches a part on.
-    pub fn enable(&self, part: Part) {
+    pub(crate) fn enable(&self, part: Part) {
         self.update(part, |_| {});
     }
 
     /// From now on a read of this part has to work this often, if the part is switched on.
-    pub fn expect(&self, part: Part, interval: Duration) {
+    pub(crate) fn expect(&self, part: Part, interval: Duration) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = &mut parts[part as usize] {
             record.interval = Some(interval);
@@ -217,7 +217,7 @@ impl SourceHealth {
     }
 
     /// A read worked that was asked for `took` ago, but for these objects. Its facts are as old as that.
-    pub fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
+    pub(crate) fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
         self.update(part, |Record { health, read_at, .. }| {
             *read_at = Instant::now().checked_sub(took);
@@ -243,7 +243,7 @@ impl SourceHealth {
     }
 
     /// The same, but it took longer than it may: its source stays down.
-    pub fn came_late(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
+    pub(crate) fn came_late(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         self.update(part, |Record { health, read_at, .. }| {
             *read_at = Instant::now().checked_sub(took);
             (health.last_success, health.duration) = (Some(time), Some(took));
@@ -254,7 +254,7 @@ impl SourceHealth {
 
     /// A read failed, and with it all objects: `up` says so. A source that is not permitted, or not running, fails at every read:
     /// it is logged once.
-    pub fn failed(&self, part: Part, error: &Error) {
+    pub(crate) fn failed(&self, part: Part, error: &Error) {
         self.update(part, |Record { health, .. }| {
             let not_permitted = error.is_refusal() && part == Part::DeviceMapper;
             let error = error.to_string();
@@ -268,7 +268,7 @@ impl SourceHealth {
     }
 
     /// Says what makes this part tell less on this host than elsewhere.
-    pub fn remark(&self, part: Part, remark: &'static str) {
+    pub(crate) fn remark(&self, part: Part, remark: &'static str) {
         self.update(part, |record| record.health.remark = Some(remark));
     }
 

@@ -32,7 +32,7 @@ impl Addresses {
     ///
     /// # Errors
     /// If the kernel does not give them, or the capture cannot be read.
-    pub fn read(capture: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn read(capture: Option<&Path>) -> Result<Self, Error> {
         let Some(capture) = capture else { return own() };
         let interfaces = recorded::read(capture)?.interfaces.into_iter();
         let owned = interfaces.filter_map(|(address, name)| Some((address.parse().ok()?, name.into())));
@@ -40,7 +40,7 @@ impl Addresses {
     }
 
     /// The same, asked for while there were connections from these addresses.
-    pub fn beside(self, sources: &BTreeSet<IpAddr>) -> Self {
+    pub(crate) fn beside(self, sources: &BTreeSet<IpAddr>) -> Self {
         let foreign = sources.iter().filter(|source| self.owner(source).is_none()).copied().collect();
         Addresses { foreign, ..self }
     }
@@ -53,7 +53,7 @@ impl Addresses {
     /// address stands for the interface: an offload adapter keeps its address to itself. Empty if that is not known yet.
     ///
     /// `last` is the answer of last time. An interface that has lost the address is still the one that it was.
-    pub fn leave_from(&self, source: IpAddr, last: &Arc<str>) -> Arc<str> {
+    pub(crate) fn leave_from(&self, source: IpAddr, last: &Arc<str>) -> Arc<str> {
         match self.owner(&source) {
             Some(owner) => {
                 witness::interface(source, owner);
@@ -66,12 +66,12 @@ impl Addresses {
     }
 
     /// Whether no interface has this address, and one may have got it since these were asked for.
-    pub fn are_older_than(&self, source: &IpAddr) -> bool {
+    pub(crate) fn are_older_than(&self, source: &IpAddr) -> bool {
         self.owned.is_some() && !self.foreign.contains(source) && self.owner(source).is_none()
     }
 
     /// Whether an interface has an address of this network; `None` if that is not known yet.
-    pub fn have_any_of(&self, network: &IpNet) -> Option<bool> {
+    pub(crate) fn have_any_of(&self, network: &IpNet) -> Option<bool> {
         Some(self.owned.as_ref()?.iter().any(|(own, _)| network.contains(own)))
     }
 }

@@ -12,7 +12,7 @@ use super::files::list;
 /// An object that did not change since the last reading is the same allocation, one that cannot be read is as it was, and
 /// a new one of an old name is a new one.
 #[derive(Debug)]
-pub struct Inventory<Object> {
+pub(crate) struct Inventory<Object> {
     class: PathBuf,
     known: BTreeMap<Arc<str>, Known<Object>>,
 }
@@ -25,7 +25,7 @@ struct Known<Object> {
 
 impl<Object: PartialEq> Inventory<Object> {
     /// Of this directory.
-    pub fn new(class: PathBuf) -> Self {
+    pub(crate) fn new(class: PathBuf) -> Self {
         Inventory { class, known: BTreeMap::new() }
     }
 
@@ -34,7 +34,7 @@ impl<Object: PartialEq> Inventory<Object> {
     ///
     /// # Errors
     /// If the directory is there and cannot be listed.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         unreadable: &mut Vec<Error>,
         mut read: impl FnMut(&Path, &Arc<str>, Option<&Object>, &mut Vec<Error>) -> Result<Option<Object>, Error>,
@@ -61,17 +61,17 @@ impl<Object: PartialEq> Inventory<Object> {
     }
 
     /// An object as last read.
-    pub fn get(&self, name: &str) -> Option<&Arc<Object>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Object>> {
         self.known.get(name).map(|known| &known.object)
     }
 
     /// All of them with their names, sorted by name.
-    pub fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
         self.known.iter().map(|(name, known)| (name, &known.object))
     }
 
     /// All of them, sorted by name.
-    pub fn all(&self) -> Vec<Arc<Object>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Object>> {
         self.known.values().map(|known| Arc::clone(&known.object)).collect()
     }
 }

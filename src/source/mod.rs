@@ -14,29 +14,29 @@
 //! Each of them is read by a thread or task of its own, so that one that waits in the kernel holds up no other.
 
 pub mod block;
-pub mod device_mapper;
+pub(crate) mod device_mapper;
 mod files;
 mod flow;
-pub mod health;
-pub mod interfaces;
+pub(crate) mod health;
+pub(crate) mod interfaces;
 mod inventory;
-pub mod multipathd;
-pub mod recorded;
+pub(crate) mod multipathd;
+pub(crate) mod recorded;
 pub mod transports;
-pub mod witness;
+pub(crate) mod witness;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::{fmt, io};
 
-pub use flow::{Completed, Io, Stall};
+pub(crate) use flow::{Io, Stall};
 use rustix::io::Errno;
 
 /// The kernel counts sizes in these, whatever a device's own block size.
 const SECTOR: u64 = 512;
 
 /// The UUID of every multipath map starts with this: multipath-tools sets it, and the WWID follows.
-pub const UUID_PREFIX: &str = "mpath-";
+pub(crate) const UUID_PREFIX: &str = "mpath-";
 
 /// Where to read.
 #[derive(Clone, Debug)]
@@ -82,12 +82,12 @@ enum Trouble {
 
 impl Error {
     /// `place` is the file, device or socket; `cause` says what was wrong there.
-    pub fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
+    pub(crate) fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
         Error { place: place.to_string(), cause: cause.to_string(), trouble: Trouble::Object }
     }
 
     /// The kernel's error for a file or device.
-    pub fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
+    pub(crate) fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
         let trouble = match cause.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Trouble::Exhausted,
             Some(Errno::PERM | Errno::ACCESS) => Trouble::NotPermitted,
@@ -102,17 +102,17 @@ impl Error {
     }
 
     /// What was wrong.
-    pub fn cause(&self) -> &str {
+    pub(crate) fn cause(&self) -> &str {
         &self.cause
     }
 
     /// Whether this process has no files or memory left to read with.
-    pub fn is_exhaustion(&self) -> bool {
+    pub(crate) fn is_exhaustion(&self) -> bool {
         self.trouble == Trouble::Exhausted
     }
 
     /// Whether this process may not read it.
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         self.trouble == Trouble::NotPermitted
     }
 }
@@ -127,7 +127,7 @@ fn unless_exhausted<T>(reading: T, unreadable: &[Error]) -> Result<T, Error> {
 
 /// Undoes libdevmapper's mangling (`\x20` for a blank), which `dmsetup` and multipathd undo when they print a name: the
 /// kernel, sysfs and uevents hold the mangled form. A backslash itself is always mangled, so nothing else is touched.
-pub fn dm_name(mangled: &[u8]) -> String {
+pub(crate) fn dm_name(mangled: &[u8]) -> String {
     unescaped(mangled, b"\\x", 2, 16)
 }
 

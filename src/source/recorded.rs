@@ -15,76 +15,76 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 
 /// The file's name.
-pub const FILE: &str = "kernel.json";
+pub(crate) const FILE: &str = "kernel.json";
 
 /// The form of the file and of all that lies beside it. Another one is another number.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// [`FORMAT`].
-    pub format: u32,
+    pub(crate) format: u32,
     /// Device mapper; `None` if it was not asked.
-    pub device_mapper: Option<Maps>,
+    pub(crate) device_mapper: Option<Maps>,
     /// Address and interface.
-    pub interfaces: BTreeMap<String, String>,
+    pub(crate) interfaces: BTreeMap<String, String>,
     /// Path and device number.
-    pub nodes: BTreeMap<String, String>,
+    pub(crate) nodes: BTreeMap<String, String>,
 }
 
 /// Device mapper's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Maps {
+pub(crate) struct Maps {
     /// Why it gave none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// The multipath maps.
-    pub maps: Vec<Map>,
+    pub(crate) maps: Vec<Map>,
 }
 
 /// One map, in the kernel's own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Map {
+pub(crate) struct Map {
     /// Its device number.
-    pub devno: String,
+    pub(crate) devno: String,
     /// Counts its events.
-    pub event_nr: Option<u32>,
+    pub(crate) event_nr: Option<u32>,
     /// Why it could not be read. Then the rest is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Its name, mangled as the kernel holds it.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UUID.
-    pub uuid: String,
+    pub(crate) uuid: String,
     /// Holders of the device.
-    pub open_count: u32,
+    pub(crate) open_count: u32,
     /// Those of them that are partition mappings which nobody holds; none in a capture that does not say so.
-    pub closed_partitions: u32,
+    pub(crate) closed_partitions: u32,
     /// Write-protected.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// I/O is suspended.
-    pub suspended: bool,
+    pub(crate) suspended: bool,
     /// Size in sectors of 512 bytes.
-    pub sectors: u64,
+    pub(crate) sectors: u64,
     /// The multipath target's state.
-    pub status: String,
+    pub(crate) status: String,
     /// The multipath target's configuration.
-    pub table: String,
+    pub(crate) table: String,
 }
 
 /// The file has so many bytes at most: a map of two paths takes some 400, and in memory many times as much. No larger one
 /// is written.
-pub const MOST_KERNEL: u64 = 16 << 20;
+pub(crate) const MOST_KERNEL: u64 = 16 << 20;
 
 /// Reads the file of the capture in this directory.
 ///
 /// # Errors
 /// If it cannot be read, is not what it should be, or has another form.
-pub fn read(capture: &Path) -> Result<Kernel, Error> {
+pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
@@ -100,14 +100,14 @@ pub fn read(capture: &Path) -> Result<Kernel, Error> {
 
 /// All files of a capture have so many bytes at most: a map of two paths takes some 3,000, most of them in multipathd's reply.
 /// No larger one is written.
-pub const MOST: u64 = 64 << 20;
+pub(crate) const MOST: u64 = 64 << 20;
 
 /// Looks through the directory, which may be a stranger's: nothing in it leads out of it, or is no file, and all files
 /// together are no larger than a capture's are.
 ///
 /// # Errors
 /// If something is, or cannot be looked at.
-pub fn inspect(capture: &Path) -> Result<(), Error> {
+pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
     let mut open = vec![(capture.to_owned(), 0)];
     let mut bytes = 0_u64;
     while let Some((directory, depth)) = open.pop() {

@@ -21,22 +21,22 @@ const MOST_LINKS: usize = 40;
 
 /// What the readers found.
 #[derive(Debug, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// Each directory that files are read below, and what it is called here.
     roots: Vec<(PathBuf, &'static str)>,
     /// Where somebody else sees what was read last.
     last: Arc<Mutex<PathBuf>>,
     /// Files, links and directories, each where it really lies, below the name of its root.
-    pub tree: BTreeMap<PathBuf, Node>,
+    pub(crate) tree: BTreeMap<PathBuf, Node>,
     /// What was there and could not be read, and why.
-    pub unread: BTreeMap<PathBuf, String>,
+    pub(crate) unread: BTreeMap<PathBuf, String>,
     /// What was not found in files.
-    pub kernel: Kernel,
+    pub(crate) kernel: Kernel,
 }
 
 /// One of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node {
+pub(crate) enum Node {
     /// A file and its content, or as much of it as was of interest.
     File(Vec<u8>),
     /// Where it points.
@@ -50,7 +50,7 @@ thread_local! {
 }
 
 /// Reads, and gives what was found on the way below these roots. `last` is where it was found last.
-pub fn record<T>(
+pub(crate) fn record<T>(
     roots: Vec<(PathBuf, &'static str)>,
     last: Arc<Mutex<PathBuf>>,
     read: impl FnOnce() -> T,
@@ -65,7 +65,7 @@ fn found(take_down: impl FnOnce(&mut Findings)) {
 }
 
 /// A file's content, or why there is none.
-pub fn file(path: impl FnOnce() -> PathBuf, read: Result<&[u8], &io::Error>) {
+pub(crate) fn file(path: impl FnOnce() -> PathBuf, read: Result<&[u8], &io::Error>) {
     found(|findings| {
         let path = path();
         match read {
@@ -78,7 +78,7 @@ pub fn file(path: impl FnOnce() -> PathBuf, read: Result<&[u8], &io::Error>) {
 }
 
 /// Where a link points.
-pub fn link(path: &Path, read: &io::Result<PathBuf>) {
+pub(crate) fn link(path: &Path, read: &io::Result<PathBuf>) {
     found(|findings| match read {
         // It lies on the way to itself.
         Ok(_) => drop(findings.place(path, true)),
@@ -87,7 +87,7 @@ pub fn link(path: &Path, read: &io::Result<PathBuf>) {
 }
 
 /// What is in a directory. Of that the files are taken down that are read.
-pub fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, &io::Error>) {
+pub(crate) fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, &io::Error>) {
     found(|findings| match listed {
         Ok(entries) => {
             findings.add(path, Node::Directory);
@@ -112,17 +112,17 @@ pub fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, 
 }
 
 /// What device mapper gave of a map.
-pub fn map(map: impl FnOnce() -> Map) {
+pub(crate) fn map(map: impl FnOnce() -> Map) {
     found(|findings| findings.kernel.device_mapper.get_or_insert_default().maps.push(map()));
 }
 
 /// Who has an address.
-pub fn interface(address: IpAddr, interface: &str) {
+pub(crate) fn interface(address: IpAddr, interface: &str) {
     found(|findings| drop(findings.kernel.interfaces.insert(address.to_string(), interface.to_owned())));
 }
 
 /// The number of a device node.
-pub fn node(path: &str, devno: DevNo) {
+pub(crate) fn node(path: &str, devno: DevNo) {
     found(|findings| drop(findings.kernel.nodes.insert(path.to_owned(), devno.to_string())));
 }
 

@@ -24,80 +24,80 @@ use crate::topology::{DevNo, Ports, Transport};
 
 /// SCSI INQUIRY strings, padding trimmed, empty where there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Model {
+pub(crate) struct Model {
     /// Vendor.
-    pub vendor: Arc<str>,
+    pub(crate) vendor: Arc<str>,
     /// Product.
-    pub product: Arc<str>,
+    pub(crate) product: Arc<str>,
     /// Product revision.
-    pub revision: Arc<str>,
+    pub(crate) revision: Arc<str>,
 }
 
 /// A disk's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// Its device number.
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// Its kernel name, `sdb`.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// SCSI host, channel, target and LUN, `6:0:0:1`; empty where it is no SCSI device.
-    pub hctl: Arc<str>,
+    pub(crate) hctl: Arc<str>,
     /// The transport of its I/O, as far as its directory tells.
-    pub transport: Transport,
+    pub(crate) transport: Transport,
     /// The session, port or controller that its I/O goes through, if it is one that we read.
-    pub way: Option<Way>,
+    pub(crate) way: Option<Way>,
     /// Between which ports its I/O goes, where its own directory tells that and no way does.
-    pub ports: Ports,
+    pub(crate) ports: Ports,
     /// Its model, in its own words.
-    pub model: Model,
+    pub(crate) model: Model,
     /// Its identity, as udev and the SCSI layer know it.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// Size in bytes.
-    pub size_bytes: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
     /// Write-protected.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// The errors of its I/O.
-    pub io: IoCounts,
+    pub(crate) io: IoCounts,
     /// How long the same I/O had been in flight at the last reading of the whole disk, while none completed.
-    pub stalled: Option<Duration>,
+    pub(crate) stalled: Option<Duration>,
     /// How it fares.
-    pub states: States,
+    pub(crate) states: States,
 }
 
 /// The identity of a disk, in its own words. Neither source is always ahead of the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// udev's word, which is how multipath names maps.
-    pub udev: Option<Arc<str>>,
+    pub(crate) udev: Option<Arc<str>>,
     /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
-    pub kernel: Option<Arc<str>>,
+    pub(crate) kernel: Option<Arc<str>>,
 }
 
 /// The errors that a SCSI device has counted since it came; `None` where the kernel does not count them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IoCounts {
+pub(crate) struct IoCounts {
     /// Requests that ended with an error.
-    pub errors: Option<u64>,
+    pub(crate) errors: Option<u64>,
     /// Requests that ran out of time. Kernels before 6.0 do not count them.
-    pub timeouts: Option<u64>,
+    pub(crate) timeouts: Option<u64>,
 }
 
 /// States of a SCSI device, in the kernel's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct States {
+pub(crate) struct States {
     /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
-    pub device: Option<Arc<str>>,
+    pub(crate) device: Option<Arc<str>>,
     /// ALUA state, where a hardware handler is attached.
-    pub access: Option<Arc<str>>,
+    pub(crate) access: Option<Arc<str>>,
     /// I/O waits in the state of `device`, and did at the reading before: a port that is back within seconds is no trouble.
-    pub stays_blocked: bool,
+    pub(crate) stays_blocked: bool,
     /// There is none to be read.
-    pub absent: bool,
+    pub(crate) absent: bool,
 }
 
 /// A disk as last read, and where its files are.
 #[derive(Debug)]
-pub struct Known {
+pub(crate) struct Known {
     /// Its directory, relative to the root.
     place: PathBuf,
     scsi: Option<ScsiDevice>,
@@ -106,7 +106,7 @@ pub struct Known {
     /// Its I/O since some was in flight.
     stall: Stall,
     /// Its files.
-    pub disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
 }
 
 /// The open file of an ALUA state, and its share of those that may be open.
@@ -124,7 +124,7 @@ struct ScsiDevice {
 
 /// Reads the files of disks.
 #[derive(Debug)]
-pub struct Disks {
+pub(crate) struct Disks {
     root: PathBuf,
     anchors: Anchors,
     file: Attribute,
@@ -138,7 +138,7 @@ const MOST_OPEN: u64 = 4096;
 
 impl Disks {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         // Clients and other readers need files, too.
         let files = getrlimit(Resource::Nofile).current.map_or(MOST_OPEN, |files| files / 8);
         Disks {
@@ -151,13 +151,13 @@ impl Disks {
     }
 
     /// Closes what is held open for the files of many disks.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.anchors.close();
     }
 
     /// Reads all of the disk of this number in this directory. `last` is the disk of this number as last read: what
     /// cannot be read stays as it was there.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         devno: DevNo,
         place: &Path,
@@ -211,7 +211,7 @@ impl Disks {
     }
 
     /// Reads the states of a known disk, and looks up who udev says it is.
-    pub fn read_states(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+    pub(crate) fn read_states(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let states = or_last(self.files(known).states(), Some(&disk.states), unreadable);
         let udev = identities.wwid(disk.devno, &disk.name);
@@ -223,7 +223,7 @@ impl Disks {
 
     /// Looks whether the ALUA state of a known disk, which changes without an event, and who udev says it is are as before, and reads
     /// its states if not.
-    pub fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+    pub(crate) fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let is_same =
             disk.states.access.as_deref().is_none_or(|access| {
@@ -311,12 +311,12 @@ impl ScsiFiles<'_> {
 
 impl Disk {
     /// Its SCSI host, channel and target, `6:0:0`; `None` where it is no SCSI device.
-    pub fn target(&self) -> Option<&str> {
+    pub(crate) fn target(&self) -> Option<&str> {
         scsi_target(&self.hctl)
     }
 
     /// A disk that has not been read: its directory tells this much.
-    pub fn at(devno: DevNo, place: &Path) -> Self {
+    pub(crate) fn at(devno: DevNo, place: &Path) -> Self {
         Disk {
             devno,
             name: place.file_name().unwrap_or_default().to_string_lossy().into(),
@@ -370,12 +370,12 @@ fn hctl_of(place: &Path) -> &str {
 }
 
 /// Whether this is SCSI host, channel, target and LUN: `6:0:0:1`.
-pub fn is_scsi_address(part: &str) -> bool {
+pub(crate) fn is_scsi_address(part: &str) -> bool {
     part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit())
 }
 
 /// Whether this is a name of this kind as the kernel gives it: `rport-6:0-1`, `end_device-0:2:139`.
-pub fn is_numbered(part: &str, prefix: &str) -> bool {
+pub(crate) fn is_numbered(part: &str, prefix: &str) -> bool {
     part.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 

@@ -15,55 +15,55 @@ use crate::source::{Error, Io, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
 /// Where the kernel keeps all device-mapper devices, and `block` links to.
-pub const VIRTUAL: &str = "devices/virtual/block";
+pub(crate) const VIRTUAL: &str = "devices/virtual/block";
 
 /// A multipath map's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Map {
+pub(crate) struct Map {
     /// Its identity.
-    pub wwid: Arc<str>,
+    pub(crate) wwid: Arc<str>,
     /// Its kernel name, `dm-3`.
-    pub sysfs_name: Arc<str>,
+    pub(crate) sysfs_name: Arc<str>,
     /// Its device number.
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// Its name (alias).
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
-    pub diskseq: Option<u64>,
+    pub(crate) diskseq: Option<u64>,
     /// I/O is suspended.
-    pub suspended: Option<bool>,
+    pub(crate) suspended: Option<bool>,
     /// Size in bytes.
-    pub size_bytes: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
     /// Write-protected.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// Its members, sorted by device number.
-    pub members: Vec<Slave>,
+    pub(crate) members: Vec<Slave>,
 }
 
 /// A member, by its link in `slaves`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slave {
+pub(crate) struct Slave {
     /// Its device number. A disk that is gone, but that the map still holds, keeps its last number; `None` if that was
     /// never known.
-    pub devno: Option<DevNo>,
+    pub(crate) devno: Option<DevNo>,
     /// Its kernel name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Its directory, relative to the root of sysfs.
-    pub place: PathBuf,
+    pub(crate) place: PathBuf,
     /// The directory is gone.
-    pub gone: bool,
+    pub(crate) gone: bool,
 }
 
 /// Reads maps.
 #[derive(Debug)]
-pub struct Maps {
+pub(crate) struct Maps {
     root: PathBuf,
     file: Attribute,
 }
 
 impl Maps {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Maps { root: root.to_owned(), file: Attribute::default() }
     }
 
@@ -71,7 +71,7 @@ impl Maps {
     ///
     /// # Errors
     /// If it cannot be told which map it is. Other values that cannot be read are noted, and stay as last read.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         minor: u32,
         last: Option<&Arc<Map>>,
@@ -105,7 +105,7 @@ impl Maps {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn suspended(&mut self, minor: u32) -> Result<Option<bool>, Error> {
+    pub(crate) fn suspended(&mut self, minor: u32) -> Result<Option<bool>, Error> {
         self.file.flag(&self.directory(minor), "dm/suspended")
     }
 
@@ -113,7 +113,7 @@ impl Maps {
     ///
     /// # Errors
     /// If its file cannot be read.
-    pub fn io(&mut self, minor: u32) -> Result<Option<Io>, Error> {
+    pub(crate) fn io(&mut self, minor: u32) -> Result<Option<Io>, Error> {
         self.file.io(&self.directory(minor))
     }
 
@@ -154,6 +154,6 @@ impl Maps {
 }
 
 /// `dm-3`.
-pub fn kernel_name(minor: u32) -> String {
+pub(crate) fn kernel_name(minor: u32) -> String {
     format!("dm-{minor}")
 }

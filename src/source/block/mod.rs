@@ -17,13 +17,13 @@
 //! the exception: each reading of everything and of states counts it.
 
 pub mod disks;
-pub mod maps;
-pub mod mounts;
+pub(crate) mod maps;
+pub(crate) mod mounts;
 mod ports;
 mod root;
-pub mod strangers;
-pub mod udev_db;
-pub mod usage;
+pub(crate) mod strangers;
+pub(crate) mod udev_db;
+pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -67,14 +67,14 @@ pub enum Scope {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     /// These device-mapper devices, and their members.
-    pub maps: BTreeSet<DevNo>,
+    pub(crate) maps: BTreeSet<DevNo>,
     /// Everything of these disks.
-    pub disks: BTreeSet<DevNo>,
+    pub(crate) disks: BTreeSet<DevNo>,
     /// The states of these disks. One that is not known is read whole.
-    pub states: BTreeSet<DevNo>,
+    pub(crate) states: BTreeSet<DevNo>,
     /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps, and what other virtual block devices are made of,
     /// stay as last read: they are many.
-    pub usage: bool,
+    pub(crate) usage: bool,
 }
 
 impl Default for Scope {
@@ -96,31 +96,31 @@ pub struct Told {
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// The devices that were looked at. `None` for one that is gone, or that is no multipath map.
-    pub maps: BTreeMap<DevNo, Option<Arc<Map>>>,
+    pub(crate) maps: BTreeMap<DevNo, Option<Arc<Map>>>,
     /// The disks that were looked at; `None` for one that is gone.
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
     /// The I/O of maps.
     pub io: BTreeMap<DevNo, Io>,
     /// Facts that only a reading of everything tells.
-    pub host: Option<Host>,
+    pub(crate) host: Option<Host>,
     /// The users of block devices, if they were looked for. It leaves out the holders of devices that device mapper tells of: it tells
     /// their open counts, too.
-    pub usage: Option<Arc<Usage>>,
+    pub(crate) usage: Option<Arc<Usage>>,
     /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }
 
 /// Facts that a reading of everything tells besides maps and their members.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub(crate) struct Host {
     /// Every map is in the reading. `false` where device mapper tells them.
-    pub has_maps: bool,
+    pub(crate) has_maps: bool,
     /// The disks that a multipath map could be made of, and that are no members of one.
-    pub candidates: Arc<[Candidate]>,
+    pub(crate) candidates: Arc<[Candidate]>,
     /// The ways of members, if one of those disks has a way.
-    pub member_ways: Arc<HashSet<Way>>,
+    pub(crate) member_ways: Arc<HashSet<Way>>,
     /// Kernel names of the block devices that the root file system stands on.
-    pub root: Arc<HashSet<String>>,
+    pub(crate) root: Arc<HashSet<String>>,
 }
 
 /// Reads block devices. Remembers the last reading, for what cannot be read, and to tell what is still the same.

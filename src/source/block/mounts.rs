@@ -24,25 +24,25 @@ use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 
 /// Where the root file system is mounted, and where what an image of it lies in.
-pub const ROOTS: [&str; 2] = ["/", "/sysroot"];
+pub(crate) const ROOTS: [&str; 2] = ["/", "/sysroot"];
 
 /// The table of mounts.
 #[derive(Debug)]
-pub struct Mounts {
+pub(crate) struct Mounts {
     /// The first process sees it so. Otherwise we do, and may see less.
-    pub of_first_process: bool,
+    pub(crate) of_first_process: bool,
     table: String,
 }
 
 /// A mount.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mount<'a> {
+pub(crate) struct Mount<'a> {
     /// The number that the file system gives for its device: that of a block device, or one of its own (major number 0).
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// Where, as mountinfo writes it.
-    pub mount_point: &'a str,
+    pub(crate) mount_point: &'a str,
     /// The mounted source: mostly a device node.
-    pub source: String,
+    pub(crate) source: String,
 }
 
 impl<'a> Mount<'a> {
@@ -60,14 +60,14 @@ impl<'a> Mount<'a> {
     }
 
     /// Whether its file system stands on a block device.
-    pub fn has_device(&self) -> bool {
+    pub(crate) fn has_device(&self) -> bool {
         self.devno.major != 0 || self.source.starts_with("/dev/")
     }
 }
 
 /// Reads the tables of mounts and swaps.
 #[derive(Debug, Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     first: Table,
     own: Table,
     swaps: Table,
@@ -80,7 +80,7 @@ impl Tables {
     ///
     /// # Errors
     /// If neither can be read.
-    pub fn mounts(&mut self, procfs: &Path) -> Result<Mounts, Error> {
+    pub(crate) fn mounts(&mut self, procfs: &Path) -> Result<Mounts, Error> {
         let read = |table: &mut Table, name: &str| {
             let file = procfs.join(name);
             let read = table.read(&file, mounts_of_interest).map_err(|cause| Error::io(file.display(), &cause))?;
@@ -103,7 +103,7 @@ impl Tables {
     ///
     /// # Errors
     /// If they cannot be read. A kernel without swaps is no error.
-    pub fn swaps(&mut self, procfs: &Path) -> Result<Vec<String>, Error> {
+    pub(crate) fn swaps(&mut self, procfs: &Path) -> Result<Vec<String>, Error> {
         let file = procfs.join("swaps");
         match self.swaps.read(&file, swaps_of_interest) {
             Ok(table) => Ok(String::from_utf8_lossy(table).lines().filter_map(swap).collect()),
@@ -115,13 +115,13 @@ impl Tables {
 
 impl Mounts {
     /// Those that are of interest, what is on top last.
-    pub fn all(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
+    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
         self.table.lines().filter_map(Mount::parse)
     }
 
     /// The mounts on `/`, the topmost first. Below an overlay may be what the machine was booted from; where that is an image
     /// in a file system (composefs), that one is mounted on `/sysroot`.
-    pub fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
+    pub(crate) fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
         ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
     }
 }
@@ -131,7 +131,7 @@ impl Mounts {
 ///
 /// # Errors
 /// If there is none that may be read.
-pub fn open(procfs: &Path) -> io::Result<File> {
+pub(crate) fn open(procfs: &Path) -> io::Result<File> {
     let own = || File::open(procfs.join("self/mountinfo"));
     match is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
         true => own(),
@@ -164,7 +164,7 @@ fn mounts_of_interest(table: &[u8]) -> Vec<u8> {
 }
 
 /// The device node of this line of `/proc/swaps`; `None` if it is about none. A node may have been removed since.
-pub fn swap(line: &str) -> Option<String> {
+pub(crate) fn swap(line: &str) -> Option<String> {
     let mut fields = line.split_ascii_whitespace();
     let (path, kind) = (fields.next()?, fields.next()?);
     let path = unescaped(path);
@@ -177,19 +177,19 @@ fn swaps_of_interest(table: &[u8]) -> Vec<u8> {
 }
 
 /// The device nodes, if a mounted source is several: `/dev/sdb:/dev/sdc`.
-pub fn several_nodes(source: &str) -> Option<impl Iterator<Item = &str>> {
+pub(crate) fn several_nodes(source: &str) -> Option<impl Iterator<Item = &str>> {
     let nodes = source.split(':');
     (source.contains(':') && nodes.clone().all(|node| node.starts_with("/dev/"))).then_some(nodes)
 }
 
 /// Undoes what the kernel does to blanks and backslashes (`\040`, three octal digits).
-pub fn unescaped(text: &str) -> String {
+pub(crate) fn unescaped(text: &str) -> String {
     crate::source::unescaped(text.as_bytes(), b"\\", 3, 8)
 }
 
 /// Finds block devices in sysfs. Looks through many of them once at most.
 #[derive(Debug)]
-pub struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     places: &'a Places,
     /// The kernel names of device-mapper devices by their names.
     mapped: OnceCell<HashMap<String, String>>,
@@ -202,7 +202,7 @@ impl<'a> Finder<'a> {
     ///
     /// # Errors
     /// If this process has no files left to look with.
-    pub fn new(places: &'a Places) -> Result<Self, Error> {
+    pub(crate) fn new(places: &'a Places) -> Result<Self, Error> {
         let file_systems = Path::new("fs/btrfs");
         let entries = unless_exhausted(list(&places.sysfs.join(file_systems)))?.into_iter();
         let devices = |entry: Entry| links(&places.sysfs, &file_systems.join(entry.name).join("devices"));
@@ -211,7 +211,7 @@ impl<'a> Finder<'a> {
 
     /// The directories of all devices that a file system stands on, relative to the root of sysfs; none where that is not known.
     /// btrfs and others have a number of their own and name a device. bcachefs has the number of its first and names all.
-    pub fn of_mount(&self, mount: &Mount<'_>) -> Vec<PathBuf> {
+    pub(crate) fn of_mount(&self, mount: &Mount<'_>) -> Vec<PathBuf> {
         if let Some(nodes) = several_nodes(&mount.source) {
             return nodes.filter_map(|node| self.of_node(node)).collect();
         }
@@ -222,7 +222,7 @@ impl<'a> Finder<'a> {
 
     /// The directory of the device of this node. The node may be another machine's here (a container's), so the device is looked for
     /// by its name first.
-    pub fn of_node(&self, node: &str) -> Option<PathBuf> {
+    pub(crate) fn of_node(&self, node: &str) -> Option<PathBuf> {
         let named = || {
             let name = node.strip_prefix("/dev/")?;
             let kernel_name = match name.strip_prefix("mapper/") {
@@ -261,7 +261,7 @@ fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
 }
 
 /// Where the links in a directory point. A directory that cannot be listed is not looked through.
-pub fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = unless_exhausted(list(&sysfs.join(directory)))?.into_iter();
     Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())
 }

@@ -25,7 +25,13 @@ use crate::source::files::Attribute;
 use crate::topology::{Ports, Transport};
 
 /// Reads the ports of the disk in this directory below the root. A name that is not told is as it was last, otherwise empty.
-pub fn read(root: &Path, place: &Path, last: &Ports, file: &mut Attribute, unreadable: &mut Vec<Error>) -> Ports {
+pub(crate) fn read(
+    root: &Path,
+    place: &Path,
+    last: &Ports,
+    file: &mut Attribute,
+    unreadable: &mut Vec<Error>,
+) -> Ports {
     match transport(place) {
         Transport::Sas => read_sas(root, place, last, file, unreadable),
         Transport::VirtioScsi => Ports { initiator_port: adapter(place), ..Ports::default() },
@@ -59,7 +65,7 @@ fn read_sas(root: &Path, place: &Path, last: &Ports, file: &mut Attribute, unrea
 }
 
 /// The transport of the disk in this directory, if it is one of these.
-pub fn transport(place: &Path) -> Transport {
+pub(crate) fn transport(place: &Path) -> Transport {
     if nearest(place, "end_device-").is_some() {
         Transport::Sas
     } else if virtio_device(place).is_some() {

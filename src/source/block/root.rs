@@ -18,7 +18,7 @@ use crate::source::files::exists;
 ///
 /// # Errors
 /// If this process has no files left to look with.
-pub fn devices(sysfs: &Path, mounts: &Mounts, finder: &Finder<'_>) -> Result<HashSet<String>, Error> {
+pub(crate) fn devices(sysfs: &Path, mounts: &Mounts, finder: &Finder<'_>) -> Result<HashSet<String>, Error> {
     let mut found = HashSet::new();
     let known = mounts.on_root().map(|mount| finder.of_mount(&mount));
     let mut open: Vec<PathBuf> = known.into_iter().find(|devices| !devices.is_empty()).unwrap_or_default();

@@ -22,24 +22,24 @@ use crate::topology::{DevNo, Transport};
 
 /// A disk that is a member of no map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its files.
-    pub disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
     /// Its identity in udev's words.
-    pub wwid: Arc<str>,
+    pub(crate) wwid: Arc<str>,
     /// Whether udev marks it as multipath's (`DM_MULTIPATH_DEVICE_PATH`); `None` if it says neither.
-    pub mark: Option<bool>,
+    pub(crate) mark: Option<bool>,
     /// The device of another driver that holds it or a partition of it, by its kernel name: `md0`, `emcpowera`.
-    pub held_by: Option<Arc<str>>,
+    pub(crate) held_by: Option<Arc<str>>,
     /// A device of another multipath driver that has its size, where nothing tells which disks that device holds.
-    pub resembles: Option<Arc<str>>,
+    pub(crate) resembles: Option<Arc<str>>,
     /// Another LUN of the same SCSI host, channel and target is in a map.
-    pub is_beside_member: bool,
+    pub(crate) is_beside_member: bool,
 }
 
 /// Reads these disks, and remembers them for what cannot be read.
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub(crate) struct Strangers {
     known: HashMap<String, (Known, Candidate)>,
 }
 
@@ -60,7 +60,7 @@ struct Drivers {
 
 impl Strangers {
     /// Reads the disks of `block` that multipath takes and that udev knows, but for those that were read as members.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         sysfs: &Path,
         block: &[Entry],
@@ -192,12 +192,12 @@ fn holders(directory: &Path, name: &str) -> Result<Vec<Arc<str>>, Error> {
 }
 
 /// Whether a block device of this name is of a driver that makes one device of several disks: an array, or a multipath driver.
-pub fn is_of_another_driver(name: &str) -> bool {
+pub(crate) fn is_of_another_driver(name: &str) -> bool {
     is_numbered(name, "md") || name.starts_with("md_") || is_of_multipath_driver(name)
 }
 
 /// Whether it is a device of PowerPath (`emcpowera`), of Veritas (`VxDMP1`, and the volumes `VxVM1000`), or of HDLM (`sddlmaa`).
-pub fn is_of_multipath_driver(name: &str) -> bool {
+pub(crate) fn is_of_multipath_driver(name: &str) -> bool {
     ["emcpower", "VxDMP", "vxdmp", "VxVM", "sddlm"].iter().any(|driver| {
         name.strip_prefix(driver).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
     })
@@ -221,13 +221,13 @@ fn is_left_alone(place: &Path) -> bool {
 
 /// The tests of this file, and a disk for the tests of others.
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::source::block::disks::{Identity, IoCounts, Model, States};
     use crate::topology::Ports;
 
     /// A running SCSI disk of this name and place that nothing marks or holds.
-    pub fn candidate(name: &str, wwid: &str, hctl: &str) -> Candidate {
+    pub(crate) fn candidate(name: &str, wwid: &str, hctl: &str) -> Candidate {
         let minor = u32::from(name.as_bytes()[name.len() - 1] - b'a') * 16;
         Candidate {
             disk: Arc::new(Disk {

@@ -21,14 +21,14 @@ use crate::topology::DevNo;
 const CLOCK: Duration = Duration::from_secs(1);
 
 /// The property that is the mark.
-pub const MARK: &str = "DM_MULTIPATH_DEVICE_PATH";
+pub(crate) const MARK: &str = "DM_MULTIPATH_DEVICE_PATH";
 
 /// udevd writes a few KiB for a disk.
 const MOST: u64 = 1 << 20;
 
 /// Reads the identities of disks and remembers them.
 #[derive(Debug)]
-pub struct UdevDb {
+pub(crate) struct UdevDb {
     directory: PathBuf,
     known: HashMap<DevNo, Known>,
     /// When the directory had been changed last, where all that is in it has been read since.
@@ -53,7 +53,7 @@ struct Identity {
 
 impl UdevDb {
     /// `directory` is where udev keeps it.
-    pub fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         UdevDb { directory: directory.to_owned(), known: HashMap::new(), unchanged: None }
     }
 
@@ -61,7 +61,7 @@ impl UdevDb {
     ///
     /// # Errors
     /// If it is there and cannot be listed. None at all (a container, a host without udev) is no error.
-    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         // To replace an entry changes the directory. The clock that says when goes in steps of some milliseconds.
         let now = SystemTime::now();
         let changed = std::fs::metadata(&self.directory).and_then(|directory| directory.modified()).ok();
@@ -98,7 +98,7 @@ impl UdevDb {
     }
 
     /// Who the disk of this number and kernel name is; `None` where udev does not say.
-    pub fn wwid(&self, devno: DevNo, name: &str) -> Option<&Arc<str>> {
+    pub(crate) fn wwid(&self, devno: DevNo, name: &str) -> Option<&Arc<str>> {
         let identity = &self.known.get(&devno)?.identity;
         let wwid = match name {
             name if name.starts_with("dasd") => &identity.dasd,
@@ -109,7 +109,7 @@ impl UdevDb {
     }
 
     /// Whether the disk of this number is marked as multipath's; `None` where udev says neither.
-    pub fn mark(&self, devno: DevNo) -> Option<bool> {
+    pub(crate) fn mark(&self, devno: DevNo) -> Option<bool> {
         self.known.get(&devno)?.identity.mark
     }
 }

@@ -29,7 +29,7 @@ use crate::topology::DevNo;
 
 /// A user of a block device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum User {
+pub(crate) enum User {
     /// The block device of this kernel name stands on it or on a partition of it, and is no partition mapping of it.
     Holder(String),
     /// The device of this number, which is itself or a partition of it, is mounted.
@@ -57,41 +57,41 @@ fn kind_of(name: &str) -> &str {
 
 /// The users of the host's block devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// The mounts are those that the first process sees. Otherwise there may be others.
-    pub mounts_known: bool,
+    pub(crate) mounts_known: bool,
     /// By the kernel name of the whole device: `dm-3`, `nvme0n1`, `sda`. One whose holders were looked for and that nothing uses is
     /// there, too, with none.
-    pub users: BTreeMap<String, BTreeSet<User>>,
+    pub(crate) users: BTreeMap<String, BTreeSet<User>>,
     /// The numbers that are mounted or swapped to, be there still a device of that number or not.
-    pub numbers: BTreeSet<DevNo>,
+    pub(crate) numbers: BTreeSet<DevNo>,
     /// The users of a disk or a partition of it, but for multipath maps: `mount`, `swap`, or the kind of a block device (`dm`, `md`,
     /// `bcache`). By the kernel name of the disk. Devices of device mapper are left out.
-    pub direct: BTreeMap<String, BTreeSet<Arc<str>>>,
+    pub(crate) direct: BTreeMap<String, BTreeSet<Arc<str>>>,
 }
 
 /// The mounted and swapped devices.
 #[derive(Clone, Debug, Default)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     known: bool,
     users: Users,
     numbers: BTreeSet<DevNo>,
     /// The numbers of each device node that is named for want of a number. They stay when the node has gone with its device.
     nodes: BTreeMap<String, BTreeSet<DevNo>>,
     /// Kernel names of the block devices that the root file system stands on.
-    pub root: HashSet<String>,
+    pub(crate) root: HashSet<String>,
 }
 
 /// By the kernel name of the whole device.
-pub type Users = BTreeMap<String, BTreeSet<User>>;
+pub(crate) type Users = BTreeMap<String, BTreeSet<User>>;
 
 /// The kernel names of the disks that a virtual block device is made of, by its own. Multipath maps are left out, and so is what
 /// device mapper makes of its own devices.
-pub type Stacked = BTreeMap<String, BTreeSet<String>>;
+pub(crate) type Stacked = BTreeMap<String, BTreeSet<String>>;
 
 impl Usage {
     /// By what is mounted, these holders, and what is made of disks.
-    pub fn new(mounted: &Mounted, holders: &Users, stacked: &Stacked) -> Self {
+    pub(crate) fn new(mounted: &Mounted, holders: &Users, stacked: &Stacked) -> Self {
         let mut users = mounted.users.clone();
         for (name, holders) in holders {
             users.entry(name.clone()).or_default().extend(holders.iter().cloned());
@@ -114,7 +114,7 @@ impl Mounted {
     ///
     /// # Errors
     /// If that cannot be read.
-    pub fn read(places: &Places, tables: &mut Tables, last: &Mounted) -> Result<Self, Error> {
+    pub(crate) fn read(places: &Places, tables: &mut Tables, last: &Mounted) -> Result<Self, Error> {
         let mounts = tables.mounts(&places.procfs)?;
         let finder = Finder::new(places)?;
         let mut mounted = Mounted {
@@ -192,7 +192,7 @@ fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBu
 
 /// Looks what virtual block devices are made of, but for those that are known to be multipath maps. What cannot be read stays as in
 /// `last`.
-pub fn stacked(
+pub(crate) fn stacked(
     sysfs: &Path,
     is_map: impl Fn(&str) -> bool,
     last: &Stacked,
@@ -242,7 +242,7 @@ fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSe
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
+pub(crate) fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
     let directory = |name: &str| sysfs.join(VIRTUAL).join(name);
     let uuid = format!("{UUID_PREFIX}{}", map.wwid);
     let mut holders = BTreeSet::new();
@@ -263,7 +263,7 @@ pub fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<B
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<Option<BTreeSet<User>>, Error> {
+pub(crate) fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<Option<BTreeSet<User>>, Error> {
     let directory = sysfs.join("block").join(name);
     let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
     let mut holders = holders_in(&directory)?;

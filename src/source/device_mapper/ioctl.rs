@@ -15,7 +15,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use crate::topology::DevNo;
 
 /// Where the kernel's control file stands.
-pub const CONTROL: &str = "/dev/mapper/control";
+pub(crate) const CONTROL: &str = "/dev/mapper/control";
 
 const HEADER: usize = 312;
 const VERSION: [u32; 3] = [4, 0, 0];
@@ -47,41 +47,41 @@ const MINOR_WITH_EVENT_NR: u32 = 38;
 
 /// One device of `DM_LIST_DEVICES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its number.
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// Its name, as [`Shown::name`].
-    pub name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// Counts the device's events; a change says that something about it changed. `None` before version 4.38 of the ioctls
     /// (Linux 4.15).
-    pub event_nr: Option<u32>,
+    pub(crate) event_nr: Option<u32>,
     /// Its UUID: `None` where the kernel does not list UUIDs, empty where the device has none.
-    pub uuid: Option<Vec<u8>>,
+    pub(crate) uuid: Option<Vec<u8>>,
 }
 
 /// One device as `DM_TABLE_STATUS` shows it: the header, and each target's type and text. `DM_DEV_STATUS` shows the header alone.
 #[derive(Debug)]
-pub struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     /// Name as the kernel holds it, mangled by libdevmapper where it has odd characters.
-    pub name: &'a [u8],
+    pub(crate) name: &'a [u8],
     /// UUID.
-    pub uuid: &'a [u8],
+    pub(crate) uuid: &'a [u8],
     /// Holders of the device.
-    pub open_count: u32,
+    pub(crate) open_count: u32,
     /// Write-protected.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// I/O is suspended.
-    pub suspended: bool,
+    pub(crate) suspended: bool,
     /// It has a live table. A device that is just being created has none yet.
-    pub live: bool,
+    pub(crate) live: bool,
     /// The targets' part of the reply, for [`Shown::targets`].
-    pub data: &'a [u8],
+    pub(crate) data: &'a [u8],
     target_count: u32,
 }
 
 /// What to ask a device for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub(crate) enum Ask {
     /// The targets' state (`STATUSTYPE_INFO`).
     Status,
     /// The targets' configuration (`STATUSTYPE_TABLE`).
@@ -90,7 +90,7 @@ pub enum Ask {
 
 /// The open control file and the buffers its replies come in.
 #[derive(Debug)]
-pub struct Control {
+pub(crate) struct Control {
     file: OwnedFd,
     /// The minor version of the kernel's ioctls.
     minor: u32,
@@ -105,7 +105,7 @@ impl Control {
     ///
     /// # Errors
     /// `NotFound` without the `dm_mod` module, `PermissionDenied` without the rights named in the module's head.
-    pub fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let file = rustix::fs::open(CONTROL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut control = Control { file, minor: 0, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
         control.minor = u32_at(control.call(Command::Version, 0, None)?, 4).unwrap_or_default();
@@ -113,7 +113,7 @@ impl Control {
     }
 
     /// All device-mapper devices of this host.
-    pub fn list(&mut self) -> io::Result<Vec<Listed>> {
+    pub(crate) fn list(&mut self) -> io::Result<Vec<Listed>> {
         let minor = self.minor;
         let data = self.call(Command::ListDevices, FLAG_UUID, None)?;
         parse_list(data, minor).ok_or_else(|| malformed("DM_LIST_DEVICES"))
@@ -123,7 +123,7 @@ impl Control {
     ///
     /// # Errors
     /// `ENXIO` if there is no such device (any more).
-    pub fn glance(&mut self, devno: DevNo) -> io::Result<Shown<'_>> {
+    pub(crate) fn glance(&mut self, devno: DevNo) -> io::Result<Shown<'_>> {
         let reply = self.call(Command::DeviceStatus, 0, Some(devno))?;
         parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))
     }
@@ -132,7 +132,7 @@ impl Control {
     ///
     /// # Errors
     /// `ENXIO` if there is no such device (any more).
-    pub fn show(&mut self, devno: DevNo, ask: Ask) -> io::Result<Shown<'_>> {
+    pub(crate) fn show(&mut self, devno: DevNo, ask: Ask) -> io::Result<Shown<'_>> {
         let flags = match ask {
             Ask::Status => FLAG_NOFLUSH,
             Ask::Table => FLAG_NOFLUSH | FLAG_STATUS_TABLE,
@@ -142,7 +142,7 @@ impl Control {
     }
 
     /// Makes the file readable for `poll(2)` at the next event of any device. Each arming is good for one wake-up.
-    pub fn arm_poll(&mut self) -> io::Result<()> {
+    pub(crate) fn arm_poll(&mut self) -> io::Result<()> {
         self.call(Command::ArmPoll, 0, None).map(drop)
     }
 
@@ -182,7 +182,7 @@ impl AsFd for Control {
 
 impl<'a> Shown<'a> {
     /// Length in sectors, type and text of each target.
-    pub fn targets(&self) -> impl Iterator<Item = (u64, &'a [u8], &'a [u8])> {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (u64, &'a [u8], &'a [u8])> {
         const SPEC: usize = 40;
         let data = self.data;
         let mut at = 0;

@@ -16,8 +16,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use ioctl::{CONTROL, Control};
-pub use status::{Group, Member, ParseError};
+pub(crate) use ioctl::{CONTROL, Control};
+pub(crate) use status::{Group, Member, ParseError};
 
 use super::{Error, Places, SECTOR, UUID_PREFIX, dm_name, is_gone, partitioned, recorded, witness};
 use crate::topology::DevNo;
@@ -25,37 +25,37 @@ use ioctl::{Ask, Listed, Shown};
 
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Map {
+pub(crate) struct Map {
     /// Its device number.
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// Counts its events, as the list of devices shows it; `None` before Linux 4.13.
-    pub event_nr: Option<u32>,
+    pub(crate) event_nr: Option<u32>,
     /// Its name (alias).
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Its identity.
-    pub wwid: Arc<str>,
+    pub(crate) wwid: Arc<str>,
     /// Its UUID: [`UUID_PREFIX`] and the WWID.
-    pub uuid: Arc<str>,
+    pub(crate) uuid: Arc<str>,
     /// Holders of the device.
-    pub open_count: u32,
+    pub(crate) open_count: u32,
     /// Those of them that are partition mappings of it which nobody holds. A mapping is opened without an event, so both counts are
     /// as of the last look at the map.
-    pub closed_partitions: u32,
+    pub(crate) closed_partitions: u32,
     /// Write-protected.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// I/O is suspended.
-    pub suspended: bool,
+    pub(crate) suspended: bool,
     /// I/O waits when no path is valid.
-    pub queueing: bool,
+    pub(crate) queueing: bool,
     /// Size in bytes.
-    pub size_bytes: u64,
+    pub(crate) size_bytes: u64,
     /// Its path groups; none if its table has no multipath target any more (`dmsetup remove --force`).
-    pub groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
 }
 
 impl Map {
     /// Device numbers of its members, in the kernel's order.
-    pub fn members(&self) -> impl Iterator<Item = DevNo> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = DevNo> {
         self.groups.iter().flat_map(|group| &group.paths).map(|path| path.devno)
     }
 }
@@ -64,25 +64,25 @@ impl Map {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// Look at every map. Otherwise only at those that are new, or whose event number moved.
-    pub all: bool,
+    pub(crate) all: bool,
     /// Ask again which devices are multipath maps, where the list does not tell. Otherwise a device is asked once.
-    pub anew: bool,
+    pub(crate) anew: bool,
     /// Look at these too, and ask them again.
-    pub dirty: HashSet<DevNo>,
+    pub(crate) dirty: HashSet<DevNo>,
 }
 
 /// All multipath maps of the host.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// A map that did not change since the last reading is the same allocation.
-    pub maps: Vec<Arc<Map>>,
+    pub(crate) maps: Vec<Arc<Map>>,
     /// Maps that exist and could not be read. Those read before stand in `maps` as last read.
-    pub unreadable: Vec<(DevNo, Error)>,
+    pub(crate) unreadable: Vec<(DevNo, Error)>,
 }
 
 /// Reads the maps and remembers them, so that one that did not change costs two ioctls and a comparison.
 #[derive(Debug)]
-pub struct DeviceMapper<O = Origin> {
+pub(crate) struct DeviceMapper<O = Origin> {
     origin: O,
     known: BTreeMap<DevNo, Known>,
     /// Devices that are no multipath maps, where the list has no UUIDs.
@@ -107,7 +107,7 @@ trait Answers {
 
 /// Device mapper of this host or of another one.
 #[derive(Debug)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The kernel of this host. `sysfs` tells one without device mapper from one where it may not be asked.
     Kernel {
         /// Where sysfs is mounted.
@@ -173,7 +173,7 @@ struct Raw {
 
 impl DeviceMapper {
     /// That of these places.
-    pub fn new(places: &Places) -> Self {
+    pub(crate) fn new(places: &Places) -> Self {
         DeviceMapper::of(match &places.capture {
             Some(capture) => Origin::Capture { directory: capture.clone(), maps: BTreeMap::new() },
             None => Origin::Kernel { sysfs: places.sysfs.clone(), control: None },
@@ -192,7 +192,7 @@ impl<O: Answers> DeviceMapper<O> {
     /// # Errors
     /// If the control file cannot be opened, the list not be read, or none of the maps be read. The trouble of some of them is
     /// in the reading.
-    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+    pub(crate) fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
         let strangers = std::mem::take(&mut self.strangers);

@@ -15,25 +15,25 @@ use crate::topology::DevNo;
 
 /// A path group of the status line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// `A` is the group in use, `E` enabled, `D` disabled ("bypassed"); anything else is passed on.
-    pub letter: char,
+    pub(crate) letter: char,
     /// Its paths in the kernel's order.
-    pub paths: Vec<Member>,
+    pub(crate) paths: Vec<Member>,
 }
 
 /// A path of the status line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its device number: a number and not a name, as the device may already be gone.
-    pub devno: DevNo,
+    pub(crate) devno: DevNo,
     /// State `A`: the kernel sends I/O to it.
-    pub valid: bool,
+    pub(crate) valid: bool,
 }
 
 /// The target's text is not what `dm-mpath.c` prints.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
+pub(crate) enum ParseError {
     /// It ends where more was to come.
     #[error("the line ends where {0} should stand")]
     Ends(&'static str),
@@ -88,7 +88,7 @@ impl<'a> Words<'a> {
 ///
 /// # Errors
 /// If the line ends early or a number is none; the caller keeps what it knew of the device.
-pub fn parse_status(line: &str) -> Result<Vec<Group>, ParseError> {
+pub(crate) fn parse_status(line: &str) -> Result<Vec<Group>, ParseError> {
     let mut words = Words::of(line);
     words.skip_list("the features")?;
     words.skip_list("the hardware handler")?;
@@ -122,7 +122,7 @@ fn parse_member(words: &mut Words<'_>, selector_words: usize) -> Result<Member, 
 ///
 /// # Errors
 /// As [`parse_status`].
-pub fn parse_queueing(table: &str) -> Result<bool, ParseError> {
+pub(crate) fn parse_queueing(table: &str) -> Result<bool, ParseError> {
     let mut words = Words::of(table);
     let features = words.count("the features")?;
     for _ in 0..features {

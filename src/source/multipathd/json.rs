@@ -45,103 +45,103 @@ use crate::topology::{DaemonCounters, DevNo};
 
 /// What multipathd tells of its maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Maps {
+pub(crate) struct Maps {
     /// The maps that could be read, in its order.
-    pub maps: Vec<Arc<Map>>,
+    pub(crate) maps: Vec<Arc<Map>>,
     /// What could not be read: whole maps, single paths, the end of the reply.
-    pub unreadable: Vec<ObjectError>,
+    pub(crate) unreadable: Vec<ObjectError>,
 }
 
 /// Something that could not be read and is left out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {reason}")]
-pub struct ObjectError {
+pub(crate) struct ObjectError {
     /// What is left out.
-    pub object: String,
+    pub(crate) object: String,
     /// Why, with the beginning of the offending text.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// The reply is no list of maps at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a list of maps ({reason}): \"{excerpt}\"")]
-pub struct NotMaps {
+pub(crate) struct NotMaps {
     reason: String,
     excerpt: String,
 }
 
 /// A multipath device, as multipathd sees it. Text that it does not know is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Map {
+pub(crate) struct Map {
     /// Its identity; multipathd prints it as `uuid`. Never empty.
-    pub wwid: Arc<str>,
+    pub(crate) wwid: Arc<str>,
     /// Its alias.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Its kernel name, `dm-3`.
-    pub sysfs_name: Arc<str>,
+    pub(crate) sysfs_name: Arc<str>,
     /// SCSI vendor.
-    pub vendor: Arc<str>,
+    pub(crate) vendor: Arc<str>,
     /// SCSI product.
-    pub product: Arc<str>,
+    pub(crate) product: Arc<str>,
     /// SCSI product revision.
-    pub revision: Arc<str>,
+    pub(crate) revision: Arc<str>,
     /// Whether the kernel queues I/O while there is no path.
     ///
     /// From `features`, which multipathd takes from the kernel's table for every reply (`disassemble_map`), and not
     /// from `queueing`, which is its own intention: it says `-` where nothing is configured, and `on` when somebody
     /// else told the kernel to fail I/O. All recorded replies agree with the kernel's table beside them.
-    pub queueing: Option<bool>,
+    pub(crate) queueing: Option<bool>,
     /// Whether it is suspended.
-    pub suspended: Option<bool>,
+    pub(crate) suspended: Option<bool>,
     /// Whether it is write-protected.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// Its counters; 0 where the reply has none.
-    pub counters: DaemonCounters,
+    pub(crate) counters: DaemonCounters,
     /// Path groups in the kernel's order.
-    pub groups: Vec<Group>,
+    pub(crate) groups: Vec<Group>,
     /// Paths of all groups, in the kernel's order.
-    pub paths: Vec<Path>,
+    pub(crate) paths: Vec<Path>,
 }
 
 /// A path group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// Position in the kernel's status, from 1.
-    pub index: u32,
+    pub(crate) index: u32,
     /// `active`, `enabled`, `disabled`, `undef` or a word we have not met.
-    pub state: Arc<str>,
+    pub(crate) state: Arc<str>,
     /// Its priority.
-    pub priority: Option<i64>,
+    pub(crate) priority: Option<i64>,
 }
 
 /// A member of a map.
 ///
 /// One whose device is gone may have neither name nor number, and is a member still.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Path {
+pub(crate) struct Path {
     /// Kernel name, `sdb`.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Device number.
-    pub devno: Option<DevNo>,
+    pub(crate) devno: Option<DevNo>,
     /// Index of its group.
-    pub group: u32,
+    pub(crate) group: u32,
     /// Whether the kernel sends I/O to it. multipathd reads it from the kernel for every reply.
-    pub valid: Option<bool>,
+    pub(crate) valid: Option<bool>,
     /// multipathd's word for the device: `running`, `offline`, `unknown`. Not the kernel's: of all its states only some
     /// make an `offline` here.
-    pub device_state: Option<Arc<str>>,
+    pub(crate) device_state: Option<Arc<str>>,
     /// Its checker's word.
-    pub checker_state: Option<Arc<str>>,
+    pub(crate) checker_state: Option<Arc<str>>,
     /// Its priority; -1 where it could not be found out.
-    pub priority: Option<i64>,
+    pub(crate) priority: Option<i64>,
     /// Whether multipathd holds it marginal; not told before 0.8.3.
-    pub marginal: Option<bool>,
+    pub(crate) marginal: Option<bool>,
 }
 
 /// Reads the reply to `show maps json`.
 ///
 /// A map or a path that cannot be read is left out and listed; an error only where there is no list of maps.
-pub fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
+pub(crate) fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
     let layout = read_layout(reply);
     if layout.understood {
         return Ok(layout.maps);

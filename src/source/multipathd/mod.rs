@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-pub use json::{Group, Map, Maps, NotMaps, ObjectError, Path, parse_maps};
+pub(crate) use json::{Map, Maps, Path, parse_maps};
 
 /// Where multipathd listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ fn default_sockets() -> Vec<SocketName> {
 
 /// Why multipathd told us nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Nobody listens: an ordinary state of a host, not a fault of ours.
     #[error("multipathd is not running: {tried}")]
     NotRunning {
@@ -164,11 +164,11 @@ pub enum Error {
 
 /// What `show daemon` answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonState {
+pub(crate) struct DaemonState {
     /// Its process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its own word: `idle`, `running`, `configure`, `init`, `startup`, `shutdown`, or one we have not met.
-    pub state: Arc<str>,
+    pub(crate) state: Arc<str>,
 }
 
 const SHOW_DAEMON: &str = "show daemon";
@@ -211,18 +211,18 @@ const REQUESTS: [(&str, &str); 3] =
 
 impl Client {
     /// A client that tries multipathd's own sockets, and gives a whole exchange this long. Only root's program is believed there.
-    pub fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         Client { sockets: default_sockets(), timeout, user: None, unknown_user: unknown_user(), recorded: None }
     }
 
     /// The same for these sockets, in this order. A program of our own user is believed there, too.
-    pub fn at(sockets: Vec<SocketName>, timeout: Duration) -> Self {
+    pub(crate) fn at(sockets: Vec<SocketName>, timeout: Duration) -> Self {
         let user = Some(rustix::process::geteuid().as_raw());
         Client { sockets, user, ..Client::new(timeout) }
     }
 
     /// One that gives the replies which [`Client::record`] gave, from files in this directory.
-    pub fn recorded(directory: PathBuf, timeout: Duration) -> Self {
+    pub(crate) fn recorded(directory: PathBuf, timeout: Duration) -> Self {
         Client {
             sockets: vec![SocketName::Path(directory.clone())],
             timeout,
@@ -233,7 +233,7 @@ impl Client {
     }
 
     /// Asks all that we ask: the name of a file for each reply, refusals among them, and what came of the rest.
-    pub async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
+    pub(crate) async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
         let (mut replies, mut errors) = (Vec::new(), Vec::new());
         for (request, file) in REQUESTS {
             let patience = self.patience(request);
@@ -257,7 +257,7 @@ impl Client {
     }
 
     /// How long all exchanges together may take: one of each.
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         REQUESTS.iter().map(|(request, _)| self.patience(request).timeout).sum()
     }
 
@@ -267,7 +267,7 @@ impl Client {
     }
 
     /// The daemon's state, `show daemon`.
-    pub async fn show_daemon(&self) -> Result<DaemonState, Error> {
+    pub(crate) async fn show_daemon(&self) -> Result<DaemonState, Error> {
         let (socket, reply) = self.request(SHOW_DAEMON, self.patience(SHOW_DAEMON), MAX_OF_FEW).await?;
         parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
             socket: socket.to_string(),
@@ -282,7 +282,7 @@ impl Client {
     /// second request gives the others. There is no third: by then something else is wrong.
     ///
     /// `known` is how many maps there are, if that is known: a reply that is far too long for them is not read.
-    pub async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
         let most = known.map_or(MAX_REPLY, |maps| maps.saturating_mul(MAX_OF_MAP).saturating_add(MAX_OF_FEW));
         let (patience, most) = (self.patience(SHOW_MAPS), most.min(MAX_REPLY));
         let reply = match self.request(SHOW_MAPS, patience, most).await {
@@ -293,7 +293,7 @@ impl Client {
     }
 
     /// The kernel names of all paths that it knows, `show paths`: what its configuration blacklists is not among them.
-    pub async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
+    pub(crate) async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
         let (_, reply) = self.request(SHOW_PATH_NAMES, self.patience(SHOW_PATH_NAMES), MAX_REPLY).await?;
         Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
     }

@@ -34,7 +34,7 @@ const NO_FABRIC: [&str; 4] = ["", "0x0", "0x0000000000000000", "0xffffffffffffff
 
 /// Reads adapters and remembers them.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     root: PathBuf,
     file: Attribute,
     known: Arc<Adapters>,
@@ -51,17 +51,17 @@ struct Leaf {
 
 impl Reader {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Reader { root: root.to_owned(), file: Attribute::default(), known: Arc::default() }
     }
 
     /// The adapters as last read.
-    pub fn known(&self) -> &Arc<Adapters> {
+    pub(crate) fn known(&self) -> &Arc<Adapters> {
         &self.known
     }
 
     /// Reads the adapters of these interfaces and of these ports. One that cannot be read stays as it was.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         interfaces: &BTreeSet<Arc<str>>,
         fibre_channel: Option<&FibreChannel>,

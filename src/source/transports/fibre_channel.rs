@@ -22,7 +22,7 @@ const CLEARED: &str = "0xffffffffffffffff";
 
 /// Reads ports and remembers them.
 #[derive(Debug)]
-pub struct FibreChannel {
+pub(crate) struct FibreChannel {
     hosts: Inventory<FcHostPort>,
     remote: Inventory<FcRemotePort>,
     file: Attribute,
@@ -30,7 +30,7 @@ pub struct FibreChannel {
 
 impl FibreChannel {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         FibreChannel {
             hosts: Inventory::new(root.join("class/fc_host")),
             remote: Inventory::new(root.join("class/fc_remote_ports")),
@@ -42,7 +42,7 @@ impl FibreChannel {
     ///
     /// # Errors
     /// If they cannot be listed. No Fibre Channel at all is no error.
-    pub fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let (hosts, file) = (&mut self.hosts, &mut self.file);
         let listed =
             hosts.read(unreadable, |directory, _, last, unreadable| read_host_port(file, directory, last, unreadable));
@@ -54,12 +54,12 @@ impl FibreChannel {
     }
 
     /// Ports of this host.
-    pub fn hosts(&self) -> &Inventory<FcHostPort> {
+    pub(crate) fn hosts(&self) -> &Inventory<FcHostPort> {
         &self.hosts
     }
 
     /// Remote ports that are, or have been, SCSI targets.
-    pub fn remote_ports(&self) -> &Inventory<FcRemotePort> {
+    pub(crate) fn remote_ports(&self) -> &Inventory<FcRemotePort> {
         &self.remote
     }
 }

@@ -43,7 +43,7 @@ fn is_bound_to(netdev: &str) -> bool {
 
 /// Reads sessions and remembers them.
 #[derive(Debug)]
-pub struct Iscsi {
+pub(crate) struct Iscsi {
     sessions: Inventory<IscsiSession>,
     reader: Reader,
 }
@@ -58,7 +58,7 @@ struct Reader {
 
 impl Iscsi {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Iscsi {
             sessions: Inventory::new(root.join("class/iscsi_session")),
             reader: Reader { root: root.to_owned(), file: Attribute::default(), asked: HashMap::new() },
@@ -69,7 +69,7 @@ impl Iscsi {
     ///
     /// # Errors
     /// If they cannot be listed. No iSCSI at all is no error.
-    pub fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
+    pub(crate) fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
         reader.asked.clear();
         self.sessions.read(unreadable, |directory, name, last, unreadable| {
@@ -78,7 +78,7 @@ impl Iscsi {
     }
 
     /// All sessions.
-    pub fn sessions(&self) -> &Inventory<IscsiSession> {
+    pub(crate) fn sessions(&self) -> &Inventory<IscsiSession> {
         &self.sessions
     }
 }

@@ -11,9 +11,9 @@
 //! other still tells what it knows.
 
 mod adapters;
-pub mod fibre_channel;
-pub mod iscsi;
-pub mod nvme;
+pub(crate) mod fibre_channel;
+pub(crate) mod iscsi;
+pub(crate) mod nvme;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -64,7 +64,7 @@ pub enum Way {
 }
 
 /// The transport of each way, and the ports between which it goes.
-pub type Ways = HashMap<Way, (Transport, Ports)>;
+pub(crate) type Ways = HashMap<Way, (Transport, Ports)>;
 
 /// A reading. An object that reads the same as last time is the same allocation.
 #[derive(Clone, Debug, Default)]
@@ -72,15 +72,15 @@ pub struct Reading {
     /// Sessions and ports.
     pub transports: Arc<Transports>,
     /// Where the I/O of disks goes.
-    pub ways: Arc<Ways>,
+    pub(crate) ways: Arc<Ways>,
     /// Those of them that carry I/O now. The state of a disk beyond changes with them.
-    pub open: Arc<HashSet<Way>>,
+    pub(crate) open: Arc<HashSet<Way>>,
     /// The remote ports that were blocked at this reading and at the one before.
-    pub blocked: Arc<HashSet<Way>>,
+    pub(crate) blocked: Arc<HashSet<Way>>,
     /// NVMe multipath heads.
-    pub heads: Vec<Arc<Head>>,
+    pub(crate) heads: Vec<Arc<Head>>,
     /// Their I/O, by their kernel names.
-    pub io: BTreeMap<Arc<str>, Io>,
+    pub(crate) io: BTreeMap<Arc<str>, Io>,
     /// Objects that exist and could not be read. They stand as last read.
     pub unreadable: Vec<Error>,
 }

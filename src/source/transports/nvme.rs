@@ -29,58 +29,58 @@ use crate::source::inventory::Inventory;
 use crate::source::{Error, Io, Stall};
 use crate::topology::{NvmeController, NvmeSubsystem};
 use names::head_of;
-pub use names::{is_controller, is_head, is_partition};
+pub(crate) use names::{is_controller, is_head, is_partition};
 use subsystems::Subsystem;
 
 /// A namespace head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     /// Its identity.
-    pub wwid: Arc<str>,
+    pub(crate) wwid: Arc<str>,
     /// Its kernel name, `nvme0n1`.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// The namespace's UUID; empty where it has none.
-    pub uuid: Arc<str>,
+    pub(crate) uuid: Arc<str>,
     /// The subsystem's model.
-    pub model: Arc<str>,
+    pub(crate) model: Arc<str>,
     /// The subsystem's firmware revision.
-    pub firmware: Arc<str>,
+    pub(crate) firmware: Arc<str>,
     /// Size in bytes.
-    pub size_bytes: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
     /// Write-protected.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// How long the kernel keeps it after its last path has gone (`delayed_removal_secs`, Linux 6.16). While one of its
     /// controllers is live, it is what it was when none was.
-    pub removal_delay: Duration,
+    pub(crate) removal_delay: Duration,
     /// Its paths, sorted by name.
-    pub paths: Vec<HeadPath>,
+    pub(crate) paths: Vec<HeadPath>,
 }
 
 /// A path of a head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeadPath {
+pub(crate) struct HeadPath {
     /// Its kernel name, `nvme0c3n1`.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// The kernel's word; `None` where the subsystem has no ANA.
-    pub ana_state: Option<Arc<str>>,
+    pub(crate) ana_state: Option<Arc<str>>,
     /// The ANA group.
-    pub ana_group: Option<u32>,
+    pub(crate) ana_group: Option<u32>,
     /// Size in bytes.
-    pub size_bytes: Option<u64>,
+    pub(crate) size_bytes: Option<u64>,
     /// Write-protected.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
     /// How long the same I/O had been in flight at the last resync, while none completed.
-    pub stalled: Option<Duration>,
+    pub(crate) stalled: Option<Duration>,
     /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Root may set it
     /// to 0.
-    pub io_errors: Option<u64>,
+    pub(crate) io_errors: Option<u64>,
     /// The controller that it goes through.
-    pub controller: Arc<NvmeController>,
+    pub(crate) controller: Arc<NvmeController>,
 }
 
 /// Reads heads and remembers them.
 #[derive(Debug)]
-pub struct Nvme {
+pub(crate) struct Nvme {
     root: PathBuf,
     controllers: Inventory<NvmeController>,
     reader: controllers::Reader,
@@ -111,7 +111,7 @@ struct Known {
 
 impl Nvme {
     /// `root` is where sysfs is mounted.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Nvme {
             root: root.to_owned(),
             controllers: Inventory::new(root.join("class/nvme")),
@@ -126,7 +126,7 @@ impl Nvme {
     ///
     /// # Errors
     /// If they cannot be listed. No NVMe at all is no error.
-    pub fn read_controllers(
+    pub(crate) fn read_controllers(
         &mut self,
         anew: bool,
         addresses: &Addresses,
@@ -139,18 +139,18 @@ impl Nvme {
     }
 
     /// All controllers as last read.
-    pub fn controllers(&self) -> &Inventory<NvmeController> {
+    pub(crate) fn controllers(&self) -> &Inventory<NvmeController> {
         &self.controllers
     }
 
     /// The controllers over fabrics whose namespaces are paths.
-    pub fn watched_controllers(&self) -> Vec<Arc<NvmeController>> {
+    pub(crate) fn watched_controllers(&self) -> Vec<Arc<NvmeController>> {
         let is_watched = |controller: &NvmeController| controller.over_fabrics && !controller.has_no_namespaces;
         self.controllers.all().into_iter().filter(|controller| is_watched(controller)).collect()
     }
 
     /// The subsystems that have devices, or controllers that are to give some, by NQN.
-    pub fn watched_subsystems(&self) -> Vec<NvmeSubsystem> {
+    pub(crate) fn watched_subsystems(&self) -> Vec<NvmeSubsystem> {
         let watched = self.subsystems.values().filter_map(Subsystem::watched);
         let by_target: BTreeMap<_, _> = watched.map(|subsystem| (Arc::clone(&subsystem.target), subsystem)).collect();
         by_target.into_values().collect()
@@ -159,19 +159,19 @@ impl Nvme {
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone
     /// local disk is none, unless its WWID is among the `remembered` ones: it has lost controllers while nobody looked.
     /// Heads that cannot be listed stay as they were. The I/O of their paths is read only if `anew`.
-    pub fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
+    pub(crate) fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
         if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);
         }
     }
 
     /// All heads as last read. One that did not change since the reading before is the same allocation.
-    pub fn heads(&self) -> Vec<Arc<Head>> {
+    pub(crate) fn heads(&self) -> Vec<Arc<Head>> {
         self.heads.values().filter_map(|known| known.head.clone()).collect()
     }
 
     /// The I/O of each head, by its name.
-    pub fn io(&self) -> BTreeMap<Arc<str>, Io> {
+    pub(crate) fn io(&self) -> BTreeMap<Arc<str>, Io> {
         self.heads.iter().filter_map(|(name, known)| Some((Arc::clone(name), known.io?))).collect()
     }
 

@@ -22,7 +22,7 @@ const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 /// Reads controllers.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     file: Attribute,
     /// The controllers that it has met.
     met: u64,
@@ -31,7 +31,7 @@ pub struct Reader {
 impl Reader {
     /// The controller; `None` if it is gone. An error if its state cannot be told: what else cannot be read stays as it
     /// was.
-    pub fn controller(
+    pub(crate) fn controller(
         &mut self,
         directory: &Path,
         name: &Arc<str>,

@@ -3,23 +3,23 @@
 use crate::source::is_number;
 
 /// Whether this names a controller, `nvme3`, and not its namespace `nvme3n1`.
-pub fn is_controller(name: &str) -> bool {
+pub(crate) fn is_controller(name: &str) -> bool {
     name.strip_prefix("nvme").is_some_and(is_number)
 }
 
 /// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
-pub fn is_head(name: &str) -> bool {
+pub(crate) fn is_head(name: &str) -> bool {
     let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
 }
 
 /// Whether this names a partition of that head, `nvme0n1p2`.
-pub fn is_partition(name: &str, head: &str) -> bool {
+pub(crate) fn is_partition(name: &str, head: &str) -> bool {
     name.strip_prefix(head).and_then(|rest| rest.strip_prefix('p')).is_some_and(is_number)
 }
 
 /// The head of a path: that of `nvme0c3n1` is `nvme0n1`. `None` if it is no path.
-pub fn head_of(path: &str) -> Option<String> {
+pub(crate) fn head_of(path: &str) -> Option<String> {
     let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;
     let are_numbers = [subsystem, controller, namespace].into_iter().all(is_number);

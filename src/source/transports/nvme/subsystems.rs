@@ -15,7 +15,7 @@ use crate::topology::NvmeSubsystem;
 
 /// A subsystem as last read.
 #[derive(Debug, Default)]
-pub struct Subsystem {
+pub(crate) struct Subsystem {
     /// Its NQN; empty while that is not known.
     target: Arc<str>,
     /// It has a device or a controller that could have one, or it had when it last had controllers.
@@ -33,21 +33,21 @@ pub struct Subsystem {
 }
 
 /// The contents of a subsystem's directory.
-pub struct Parts {
-    pub directory: PathBuf,
+pub(crate) struct Parts {
+    pub(crate) directory: PathBuf,
     /// The names of its heads.
-    pub names: BTreeSet<String>,
+    pub(crate) names: BTreeSet<String>,
     /// Its controllers with their paths.
-    pub ways: Vec<PathsOf>,
+    pub(crate) ways: Vec<PathsOf>,
     /// It is reached over fabrics, or has two controllers or more.
-    pub is_shared: bool,
+    pub(crate) is_shared: bool,
     /// The names of those heads that are devices.
-    pub devices: Vec<Arc<str>>,
+    pub(crate) devices: Vec<Arc<str>>,
 }
 
 impl Subsystem {
     /// The subsystem for those who watch; `None` for a lone local disk, and for one that is there for discovery only.
-    pub fn watched(&self) -> Option<NvmeSubsystem> {
+    pub(crate) fn watched(&self) -> Option<NvmeSubsystem> {
         (self.is_watched && !self.target.is_empty()).then(|| NvmeSubsystem {
             target: Arc::clone(&self.target),
             iopolicy: self.iopolicy.clone(),
@@ -58,12 +58,12 @@ impl Subsystem {
     }
 
     /// The paths through this controller that had no head.
-    pub fn headless_through(&self, controller: &str) -> impl Iterator<Item = String> {
+    pub(crate) fn headless_through(&self, controller: &str) -> impl Iterator<Item = String> {
         self.headless.iter().filter(move |(_, through)| ***through == *controller).map(|(name, _)| name.clone())
     }
 
     /// The subsystem at the next reading. Parts that cannot be read stay.
-    pub fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
+    pub(crate) fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
         let controllers = || parts.ways.iter().map(|way| &way.controller).filter(|one| !one.has_no_namespaces);
         let target = match file.word_or_note(&parts.directory, "subsysnqn", unreadable) {
             target if target.is_empty() => controllers().map(|one| Arc::clone(&one.ports.target)).next(),
