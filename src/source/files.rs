@@ -1,8 +1,8 @@
-//! Small files and links of sysfs, the way all its readers read them.
+//! Small files and links of sysfs, as all readers of sysfs read them.
 //!
-//! A file that is absent belongs to a device that has no such thing (a ram disk has no SCSI state) or that has just gone,
-//! and one that cannot be read just now (`ENOTCONN` from a dead iSCSI connection) to one that does not know: both are
-//! `None`. What else goes wrong is an error that names the file.
+//! `None` has two meanings. The file may be absent: the device does not have this property (a ram
+//! disk has no SCSI state), or it has just gone. Or the kernel has no value now (`ENOTCONN` from a
+//! dead iSCSI connection). Every other failure is an error that names the file.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,16 +21,17 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::{Error, Io, SECTOR, is_gone, is_unknown, witness};
 
-/// No attribute is larger: sysfs hands out one page.
+/// The largest size of a sysfs attribute: sysfs returns one page.
 const PAGE: usize = 4096;
 
-/// sysfs gives an attribute whole in one read, which is what makes it one state and not two.
+/// Reads the whole attribute in one call. sysfs then guarantees that the content is one state and
+/// not a mixture of two.
 fn read_whole(anchor: BorrowedFd, path: &OsStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
     let file = rustix::fs::openat(anchor, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut *buffer))
 }
 
-/// What was read; an error is noted, and only this one thing missing.
+/// Returns the value. After an error, records the error and returns `None`.
 pub(crate) fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Error>) -> Option<T> {
     read.unwrap_or_else(|error| {
         unreadable.push(error);
@@ -38,7 +39,7 @@ pub(crate) fn or_note<T>(read: Result<Option<T>, Error>, unreadable: &mut Vec<Er
     })
 }
 
-/// What was read; an error is noted, and what was there last time stands.
+/// Returns the value. After an error, records the error and returns the last known value.
 pub(crate) fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&T>, unreadable: &mut Vec<Error>) -> T {
     read.unwrap_or_else(|error| {
         unreadable.push(error);
@@ -46,7 +47,8 @@ pub(crate) fn or_last<T: Clone + Default>(read: Result<T, Error>, last: Option<&
     })
 }
 
-/// Where a link in the directory `here` points, both relative to the root; `None` if it is gone.
+/// Returns the target of a link in the directory `here`, both relative to the root. `None` if the
+/// link is gone.
 pub(crate) fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error> {
     let read = fs::read_link(link);
     witness::link(link, &read);
@@ -65,21 +67,21 @@ pub(crate) fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error>
     Ok(Some(place))
 }
 
-/// An entry of a directory. The kernel gives a new object of an old name a new inode number.
+/// An entry of a directory. If an object is replaced by a new one of the same name, the kernel
+/// gives the new one another inode number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
-    /// Its name.
     pub(crate) name: String,
-    /// Its inode number.
     pub(crate) inode: u64,
 }
 
-/// What is in a directory, sorted by name; nothing if there is no such directory, as for a driver that is not loaded.
+/// Lists a directory, sorted by name. Returns an empty list if the directory does not exist, for
+/// example because the driver is not loaded.
 pub(crate) fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
     Ok(list_if_there(directory)?.unwrap_or_default())
 }
 
-/// What is in a directory, sorted by name; `None` if there is no such directory.
+/// Lists a directory, sorted by name. `None` if the directory does not exist.
 pub(crate) fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
     let listed = entries(directory);
     witness::directory(directory, listed.as_deref().map(|entries| entries.iter().map(|entry| entry.name.as_str())));
@@ -100,7 +102,6 @@ fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     Ok(list)
 }
 
-/// Whether there is such a file.
 pub(crate) fn exists(file: &Path) -> bool {
     let exists = file.exists();
     if exists {
@@ -109,27 +110,30 @@ pub(crate) fn exists(file: &Path) -> bool {
     exists
 }
 
-/// The part of a file that is of interest, of any size.
+/// Reads a file of any size and keeps the part of interest.
 pub(crate) fn essence(file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<Vec<u8>> {
     let read = fs::read(file).map(|content| of_interest(&content));
     witness::file(|| file.to_owned(), read.as_deref());
     read
 }
 
-/// A table of procfs, of which a part is of interest. It may have ten thousand lines, so it is read again only when the kernel says
-/// that it has changed (`proc_pid_mounts(5)`, `proc_swaps(5)`). A file elsewhere, as in a capture, is read each time.
+/// A table of procfs, of which a part is of interest. The table may have ten thousand lines, so it
+/// is read again only after the kernel has reported a change (`proc_pid_mounts(5)`,
+/// `proc_swaps(5)`). A file outside procfs, as in a capture, is read each time.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     essence: Vec<u8>,
-    /// What was read, and when. Its poll tells of changes since it was opened or last polled.
+    /// The open file and the time of the read. Polling it reports changes since it was opened or
+    /// last polled.
     open: Option<(fs::File, Instant)>,
 }
 
-/// The kernel does not tell when btrfs or bcachefs names another of its devices. Then the table stands no longer than this.
+/// The longest time for which a table is not read again. The kernel reports no change when btrfs or
+/// bcachefs names another of its devices as the source of a mount.
 const LONGEST_STAND: Duration = Duration::from_secs(5 * 60);
 
 impl Table {
-    /// The part of interest. It is asked for in the same file each time.
+    /// Returns the part of interest. The caller must pass the same file each time.
     pub(crate) fn read(&mut self, file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<&[u8]> {
         if !self.stands() {
             let read = self.read_anew(file).map(|content| of_interest(&content));
@@ -161,10 +165,11 @@ impl Table {
     }
 }
 
-/// Directories held open while many files below them are read: half of what opening a file costs is the way to it.
+/// Directories that stay open while many files below them are read. Looking up the directory is
+/// half the cost of opening a file.
 ///
-/// There are never more than [`MOST_ANCHORS`]: a host may have a session for each LUN, and this process has only so many
-/// files.
+/// At most [`MOST_ANCHORS`] are open, because a host may have one session for each LUN, and this
+/// process has a limited number of files.
 #[derive(Debug, Default)]
 pub(crate) struct Anchors {
     open: HashMap<Arc<Path>, Option<OwnedFd>>,
@@ -173,7 +178,7 @@ pub(crate) struct Anchors {
 const MOST_ANCHORS: usize = 32;
 
 impl Anchors {
-    /// The directory; `None` if it is gone.
+    /// Returns the directory. `None` if it is gone.
     pub(crate) fn get(&mut self, directory: &Arc<Path>) -> Result<Option<BorrowedFd<'_>>, Error> {
         if !self.open.contains_key(directory) {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -190,15 +195,14 @@ impl Anchors {
         Ok(self.open.get(directory).and_then(Option::as_ref).map(OwnedFd::as_fd))
     }
 
-    /// Closes them all.
     pub(crate) fn close(&mut self) {
         self.open.clear();
     }
 }
 
-/// Opens a file of sysfs to be read again and again; `None` if it is none, or cannot be opened. To read an open file costs a
-/// fifth of what opening it costs, and the kernel says `ENODEV` once its device is gone. A file elsewhere may be replaced by
-/// another of its name.
+/// Opens a file of sysfs for repeated reading. `None` if it cannot be opened or does not belong to
+/// sysfs. Reading an open file costs a fifth of opening it, and the kernel returns `ENODEV` after
+/// the device is gone. A file elsewhere could be replaced by another one of the same name.
 pub(crate) fn open_in_sysfs(file: &Path) -> Option<OwnedFd> {
     /// `SYSFS_MAGIC` in `include/uapi/linux/magic.h`.
     const SYSFS: u64 = 0x6265_6572;
@@ -215,7 +219,8 @@ pub(crate) struct Attribute {
 }
 
 impl Attribute {
-    /// The file's content without the newline at its end; `None` if there is no such file or its device is gone.
+    /// Returns the file's content without the final newline. `None` if the file or its device is
+    /// gone.
     pub(crate) fn bytes(&mut self, directory: &Path, name: &str) -> Result<Option<&[u8]>, Error> {
         self.path.clear();
         self.path.push(directory);
@@ -224,7 +229,8 @@ impl Attribute {
         self.read(CWD, Path::new(""))
     }
 
-    /// As text, padding trimmed, of a file below a directory that is open. `anchor` is where that is.
+    /// Returns the trimmed text of a file below an open directory. `anchor` is the path of that
+    /// directory.
     pub(crate) fn text_below(&mut self, open: BorrowedFd, anchor: &Path, file: &[&str]) -> Result<Option<&str>, Error> {
         self.path.clear();
         for (index, part) in file.iter().enumerate() {
@@ -237,7 +243,7 @@ impl Attribute {
         }
     }
 
-    /// Whether an open file still says this, padding trimmed.
+    /// Returns true if an open file still has this trimmed content.
     pub(crate) fn still_says(&mut self, open: &OwnedFd, text: &str) -> bool {
         self.content.resize(PAGE, 0);
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(open, self.content.as_mut_slice(), 0));
@@ -261,7 +267,7 @@ impl Attribute {
         Ok(Some(&self.content))
     }
 
-    /// As text, padding trimmed.
+    /// Returns the trimmed text.
     pub(crate) fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
         match self.bytes(directory, name)?.is_some() {
             true => Ok(self.as_text()),
@@ -276,17 +282,18 @@ impl Attribute {
         str::from_utf8(&self.content).ok().map(str::trim)
     }
 
-    /// As text to keep; empty for what the kernel does not know or has not been told, which it prints as `(null)`.
+    /// Returns the text as a value to keep. It is empty if the kernel prints `(null)`: the value is
+    /// unknown or was never set.
     pub(crate) fn word(&mut self, directory: &Path, name: &str) -> Result<Arc<str>, Error> {
         Ok(self.text(directory, name)?.filter(|text| *text != "(null)").map(Arc::from).unwrap_or_default())
     }
 
-    /// The same where it can be read, otherwise empty, and the error noted.
+    /// Does the same as [`Self::word`], but records an error and returns an empty text after it.
     pub(crate) fn word_or_note(&mut self, directory: &Path, name: &str, unreadable: &mut Vec<Error>) -> Arc<str> {
         or_note(self.word(directory, name).map(Some), unreadable).unwrap_or_default()
     }
 
-    /// As a value that prints like this; an error if it does not.
+    /// Returns the parsed value. Text of another form is an error.
     pub(crate) fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
         self.made_of(directory, name, |text| text.parse().ok())
     }
@@ -307,13 +314,14 @@ impl Attribute {
         }
     }
 
-    /// The size of a block device in bytes. The kernel counts in sectors, whatever the device's own blocks are.
+    /// Returns the size of a block device in bytes.
     pub(crate) fn size_bytes(&mut self, device: &Path) -> Result<Option<u64>, Error> {
         let sectors: Option<u64> = self.parsed(device, "size")?;
         Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
     }
 
-    /// The I/O of a block device. Where there is no `stat`, `inflight` tells at least what is in flight.
+    /// Returns the I/O of a block device. Without a `stat` file, `inflight` still gives the number
+    /// of requests in flight.
     pub(crate) fn io(&mut self, device: &Path) -> Result<Option<Io>, Error> {
         match self.stat(device)? {
             Some(io) => Ok(Some(io)),
@@ -321,12 +329,12 @@ impl Attribute {
         }
     }
 
-    /// The I/O of a block device by its `stat`.
+    /// Returns the I/O of a block device from its `stat` file.
     pub(crate) fn stat(&mut self, device: &Path) -> Result<Option<Io>, Error> {
         self.made_of(device, "stat", |text| Io::from_stat(text, Instant::now()))
     }
 
-    /// As `0` or another number.
+    /// Returns false for `0` and true for any other number.
     pub(crate) fn flag(&mut self, directory: &Path, name: &str) -> Result<Option<bool>, Error> {
         Ok(self.parsed::<u8>(directory, name)?.map(|value| value != 0))
     }
@@ -359,7 +367,7 @@ mod tests {
         let mut table = Table::default();
         let mounts = Path::new("/proc/self/mountinfo");
         assert!(!table.read(mounts, whole).unwrap().is_empty());
-        // What is mounted changes seldom while this runs.
+        // The mounts rarely change during this test.
         let stood = (0..100).any(|_| {
             let before = table.open.as_ref().map(|(_, read)| *read);
             table.read(mounts, whole).unwrap();

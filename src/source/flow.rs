@@ -1,34 +1,34 @@
-//! The I/O of a block device: what is under way, what has completed, and how long it has stood still.
+//! The I/O of a block device: requests in flight, requests completed, and the time without
+//! progress.
 
 use std::time::{Duration, Instant};
 
 /// The I/O of a block device, as the kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
-    /// When it was read.
+    /// The time of the read.
     pub(crate) at: Instant,
-    /// Requests sent down and not completed.
+    /// Requests that were sent to the device and have not completed.
     pub(crate) in_flight: u64,
-    /// Requests completed since there is the device; `None` where that is not told.
+    /// Requests completed since the device appeared; `None` if the kernel gives no counts.
     pub(crate) completed: Option<Completed>,
 }
 
-/// Completed requests. A count that passes the end of its 32 or 64 bits starts again from 0.
+/// Completed requests. A count wraps to 0 after its 32 or 64 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Completed {
-    /// Reads.
     pub(crate) reads: u64,
-    /// Writes.
     pub(crate) writes: u64,
-    /// Discards; 0 where the kernel does not count them.
+    /// 0 if the kernel does not count discards.
     pub(crate) discards: u64,
-    /// Flushes, likewise.
+    /// 0 if the kernel does not count flushes.
     pub(crate) flushes: u64,
 }
 
 impl Io {
-    /// `stat` of a block device (`Documentation/block/stat.rst` of the kernel): 11 numbers, 4 more on discards (Linux 4.18), and 2
-    /// more on flushes (5.5). `None` if it makes no sense.
+    /// Parses `stat` of a block device (`Documentation/block/stat.rst` of the kernel): 11 numbers,
+    /// 4 more for discards (Linux 4.18), and 2 more for flushes (5.5). `None` if the text has
+    /// another form.
     pub(crate) fn from_stat(text: &str, at: Instant) -> Option<Self> {
         const WITH_DISCARDS: usize = 15;
         const WITH_FLUSHES: usize = 17;
@@ -42,19 +42,20 @@ impl Io {
         Some(Io { at, in_flight: sensible(*in_flight)?, completed })
     }
 
-    /// `inflight` of a block device: reads and writes. `None` if it makes no sense.
+    /// Parses `inflight` of a block device, which has the numbers of reads and writes. `None` if
+    /// the text has another form.
     pub(crate) fn from_inflight(text: &str, at: Instant) -> Option<Self> {
         let (reads, writes) = text.trim_start().split_once(char::is_whitespace)?;
         let [reads, writes] = [reads, writes.trim_start()].map(|number| sensible(number.parse().ok()?));
         Some(Io { at, in_flight: reads? + writes?, completed: None })
     }
 
-    /// Whether nothing was ever counted.
+    /// Returns true if the device has never had I/O.
     pub(crate) fn is_nothing(&self) -> bool {
         self.in_flight == 0 && self.completed.is_none_or(|completed| completed == Completed::default())
     }
 
-    /// The I/O of both.
+    /// Returns the sum of both.
     pub(crate) fn plus(&self, other: &Io) -> Self {
         let sum = |one: Completed, other: Completed| Completed {
             reads: one.reads.saturating_add(other.reads),
@@ -69,27 +70,28 @@ impl Io {
         }
     }
 
-    /// Writes completed, where that is told.
     pub(crate) fn writes_completed(&self) -> Option<u64> {
         self.completed.map(|completed| completed.writes)
     }
 }
 
-/// Older kernels may count below 0, and print that as a number of 32 bits without a sign.
+/// Rejects counts below 0. Older kernels can count below 0 and print the result as an unsigned
+/// number of 32 bits.
 fn sensible(in_flight: u64) -> Option<u64> {
     i32::try_from(in_flight).is_ok().then_some(in_flight)
 }
 
-/// How long a device's I/O has stood still: from one reading of it to the next.
+/// Measures for how long a device's I/O has made no progress, from one reading to the next.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stall {
-    /// The last reading, and the last one at which I/O had moved or none was in flight.
+    /// The last reading, and the time of the last one at which I/O had progressed or none was in
+    /// flight.
     last: Option<(Io, Instant)>,
 }
 
 impl Stall {
-    /// Follows a reading. One that was followed before, because there is no newer one, changes nothing. Without counts of completions
-    /// nothing is known.
+    /// Takes the next reading into account. The same reading again changes nothing. Without counts
+    /// of completions, progress is unknown.
     pub(crate) fn follow(&mut self, io: &Io) {
         let Some(completed) = io.completed else { return *self = Stall::default() };
         let since = match self.last {
@@ -100,8 +102,8 @@ impl Stall {
         self.last = Some((*io, since));
     }
 
-    /// The same after one more reading, counted from the first one at which the I/O was in flight: readings that are far apart say
-    /// little of when it began.
+    /// Returns the stall after one more reading, counted from the first reading that saw the I/O in
+    /// flight. Readings that are far apart say little about when the I/O began.
     pub(crate) fn after(mut self, io: Option<&Io>) -> Self {
         match io.filter(|io| io.in_flight > 0) {
             Some(io) => self.follow(io),
@@ -110,12 +112,13 @@ impl Stall {
         self
     }
 
-    /// I/O that is in flight now waits for something else: it begins to stand still after this reading.
+    /// Restarts the measurement at the last reading, because the I/O in flight waits for something
+    /// else.
     pub(crate) fn excuse(&mut self) {
         self.last = self.last.map(|(io, _)| (io, io.at));
     }
 
-    /// How long it had stood still at the last reading; `None` if it had not.
+    /// Returns the time without progress up to the last reading. `None` if there was progress.
     pub(crate) fn duration(&self) -> Option<Duration> {
         let (io, since) = self.last?;
         Some(io.at.saturating_duration_since(since)).filter(|duration| !duration.is_zero())
@@ -137,7 +140,7 @@ mod tests {
             let expected = Io { at: now, in_flight: 9, completed };
             assert_eq!(Io::from_stat(&fields(number), now), Some(expected), "{number}");
         }
-        // A later kernel may tell more.
+        // A later kernel may print more numbers.
         assert_eq!(Io::from_stat(&format!("{STAT} 18"), now), Io::from_stat(STAT, now));
         for text in [
             "",
@@ -179,7 +182,8 @@ mod tests {
         }
     }
 
-    /// Follows readings a second apart, of requests in flight and completed, and tells how long I/O stands still after each.
+    /// Follows readings that are one second apart, each with the requests in flight and completed.
+    /// Returns the stall in seconds after each.
     fn stalled<const N: usize>(readings: [(u64, u64); N]) -> [u64; N] {
         let start = Instant::now();
         let mut stall = Stall::default();
@@ -199,7 +203,7 @@ mod tests {
     fn io_stands_still_from_the_last_reading_at_which_it_had_moved_or_there_was_none() {
         assert_eq!(stalled([(1, 7), (1, 7), (2, 7), (2, 8), (2, 8)]), [0, 1, 2, 0, 1]);
         assert_eq!(stalled([(0, 7), (0, 7), (3, 7), (3, 7), (0, 7)]), [0, 0, 1, 2, 0]);
-        // A count that has passed its end, and another device in this one's place.
+        // A count that has wrapped, and another device in the place of this one.
         assert_eq!(stalled([(1, u32::MAX.into()), (1, 0), (1, 0)]), [0, 0, 1]);
         assert_eq!(stalled([(1, u64::MAX), (1, 0)]), [0, 0]);
         assert_eq!(stalled([(1, 900), (1, 900), (1, 3), (1, 3)]), [0, 1, 0, 1]);

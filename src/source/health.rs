@@ -1,5 +1,5 @@
-//! How each source fares, for everyone to see. The log line of each change is here, too: one when a source is lost, one
-//! when it is back.
+//! The health of each source, for the metrics, the status page and systemd. This module also logs
+//! each change: one line when a source is lost, one when it is back.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,24 +8,22 @@ use tracing::{info, warn};
 
 use super::Error;
 
-/// A source, by the word of the `source` label.
+/// A source, as the `source` label names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Device mapper's ioctls.
     Dm,
-    /// multipathd's socket.
     Multipathd,
-    /// sysfs.
     Sysfs,
-    /// Kernel uevents.
+    /// Kernel events.
     Uevent,
 }
 
 impl Source {
-    /// All of them, in the order of their labels.
+    /// All sources, in the order of the label values.
     pub(crate) const ALL: [Source; 4] = [Source::Dm, Source::Multipathd, Source::Sysfs, Source::Uevent];
 
-    /// Its name for a person.
+    /// Returns the name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Source::Dm => "device mapper",
@@ -35,7 +33,7 @@ impl Source {
         }
     }
 
-    /// The word of the `source` label.
+    /// Returns the value of the `source` label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Source::Dm => "dm",
@@ -51,20 +49,18 @@ impl Source {
 pub(crate) enum Part {
     /// Device mapper's ioctls.
     DeviceMapper,
-    /// multipathd's socket.
     Multipathd,
     /// Block devices in sysfs.
     Block,
     /// Sessions, ports and controllers in sysfs.
     Transports,
-    /// Kernel uevents.
+    /// Kernel events.
     Uevent,
 }
 
 impl Part {
     const ALL: [Part; 5] = [Part::DeviceMapper, Part::Multipathd, Part::Block, Part::Transports, Part::Uevent];
 
-    /// The source that it is a part of.
     pub(crate) fn source(self) -> Source {
         match self {
             Part::DeviceMapper => Source::Dm,
@@ -75,44 +71,45 @@ impl Part {
     }
 }
 
-/// A read that worked tells of the present for this many intervals.
+/// The number of intervals for which a successful read counts as current.
 const FRESH_INTERVALS: u32 = 3;
-/// A thread may wait this long for a processor, however short the interval is.
+/// The shortest time for which a successful read counts as current: a thread may wait this long for
+/// a processor, even if the interval is shorter.
 const LEAST_FRESHNESS: Duration = Duration::from_secs(1);
 
-/// How one source fares.
+/// The health of one source.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Health {
-    /// Its last read worked, and not too long ago; `None` before the first.
+    /// True if the last read worked and is recent enough; `None` before the first read.
     pub(crate) up: Option<bool>,
-    /// This process may not read it, which is no fault.
+    /// True if this process may not read the source. This is not a fault.
     pub(crate) not_permitted: bool,
-    /// When a read last worked.
+    /// The time of the last successful read.
     pub(crate) last_success: Option<SystemTime>,
-    /// The parts of it that have not answered since the start.
+    /// The parts of the source that have not answered since the start.
     pub(crate) unanswered: Vec<Part>,
-    /// How long that read took.
+    /// The duration of the last successful read.
     pub(crate) duration: Option<Duration>,
-    /// Objects that could not be read.
+    /// The number of objects that could not be read, since the start.
     pub(crate) errors: u64,
-    /// What was wrong with the last read, if anything was.
+    /// The error of the last read, if it had one.
     pub(crate) error: Option<String>,
-    /// A property of this host that makes it tell less than elsewhere.
+    /// A property of this host that makes the source report less than elsewhere.
     pub(crate) remark: Option<&'static str>,
 }
 
 impl Health {
-    /// Whether it cannot be read, and that is a fault.
+    /// Returns true if the source cannot be read and this is a fault.
     pub(crate) fn is_down(&self) -> bool {
         self.up == Some(false) && !self.not_permitted
     }
 
-    /// Whether a first answer is still to come.
+    /// Returns true if a part of the source has not answered for the first time.
     pub(crate) fn is_awaited(&self) -> bool {
         !self.unanswered.is_empty() && !self.not_permitted
     }
 
-    /// Two parts as one: it is as well as the worse, and as old as the older.
+    /// Combines two parts: the result has the worse health and the older age.
     fn and(self, other: Health) -> Health {
         Health {
             up: match (self.up, other.up) {
@@ -127,7 +124,7 @@ impl Health {
             errors: self.errors + other.errors,
             remark: self.remark.or(other.remark),
             error: match (self.up, other.up) {
-                // A part that failed as a whole matters more than one that could be read in part.
+                // A part that failed as a whole matters more than one that was read in part.
                 (_, Some(false)) if self.up != Some(false) => other.error.or(self.error),
                 _ => self.error.or(other.error),
             },
@@ -135,24 +132,24 @@ impl Health {
     }
 }
 
-/// The sources of devices that fail and have not answered since the start: what they would tell is unknown.
+/// Returns the sources of devices that fail and have never answered. The devices that they would
+/// report are unknown.
 pub(crate) fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
     let tell_devices = sources.iter().filter(|(source, _)| matches!(source, Source::Dm | Source::Sysfs));
     tell_devices.filter(|(_, health)| health.is_down() && health.is_awaited())
 }
 
-/// One part, as far as it is known.
 #[derive(Debug, Default)]
 struct Record {
     health: Health,
-    /// When a read last worked, by a clock that nobody sets.
+    /// The time of the last successful read, by the monotonic clock.
     read_at: Option<Instant>,
-    /// How often a read has to work; `None` if it need not work again.
+    /// The time within which each read has to succeed; `None` if one successful read is enough.
     interval: Option<Duration>,
 }
 
 impl Record {
-    /// How it fares at this moment. A read that is too old says nothing of the present.
+    /// Returns the health at this time. A read that is too old counts as failed.
     fn at(&self, part: Part, now: Instant) -> Health {
         let mut health = self.health.clone();
         if self.read_at.is_none() {
@@ -168,14 +165,14 @@ impl Record {
     }
 }
 
-/// How all sources fare. Written by the monitor, read by metrics, status page and systemd.
+/// The health of all sources. The monitor writes it; metrics, status page and systemd read it.
 #[derive(Debug, Default)]
 pub struct SourceHealth {
     parts: Mutex<[Option<Record>; Part::ALL.len()]>,
 }
 
 impl SourceHealth {
-    /// The sources that are switched on, as they fare now.
+    /// Returns the present health of the sources that are switched on.
     pub(crate) fn all(&self) -> Vec<(Source, Health)> {
         self.all_at(Instant::now())
     }
@@ -189,13 +186,13 @@ impl SourceHealth {
         Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
 
-    /// Whether the last read of this part worked.
+    /// Returns true if the last read of this part worked and is recent enough.
     pub(crate) fn answers(&self, part: Part) -> bool {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[part as usize].as_ref().is_some_and(|record| record.at(part, Instant::now()).up == Some(true))
     }
 
-    /// Why this part has not been read.
+    /// Returns the reason why this part has not been read.
     pub(crate) fn failure(&self, part: Part) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
@@ -203,12 +200,11 @@ impl SourceHealth {
         Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
     }
 
-    /// Switches a part on.
     pub(crate) fn enable(&self, part: Part) {
         self.update(part, |_| {});
     }
 
-    /// From now on a read of this part has to work this often, if the part is switched on.
+    /// Sets the interval in which reads of this part have to succeed, if the part is switched on.
     pub(crate) fn expect(&self, part: Part, interval: Duration) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = &mut parts[part as usize] {
@@ -216,7 +212,8 @@ impl SourceHealth {
         }
     }
 
-    /// A read worked that was asked for `took` ago, but for these objects. Its facts are as old as that.
+    /// Records a successful read that was requested `took` ago. Its facts are that old. These
+    /// objects could not be read.
     pub(crate) fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
         self.update(part, |Record { health, read_at, .. }| {
@@ -242,7 +239,7 @@ impl SourceHealth {
         });
     }
 
-    /// The same, but it took longer than it may: its source stays down.
+    /// Records a successful read that took longer than allowed. The source stays down.
     pub(crate) fn came_late(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
         self.update(part, |Record { health, read_at, .. }| {
             *read_at = Instant::now().checked_sub(took);
@@ -252,8 +249,9 @@ impl SourceHealth {
         });
     }
 
-    /// A read failed, and with it all objects: `up` says so. A source that is not permitted, or not running, fails at every read:
-    /// it is logged once.
+    /// Records a failed read. `source_up` shows it, so the objects are not counted as errors. A
+    /// source that is not permitted or not running fails at every read; the same error is logged
+    /// once.
     pub(crate) fn failed(&self, part: Part, error: &Error) {
         self.update(part, |Record { health, .. }| {
             let not_permitted = error.is_refusal() && part == Part::DeviceMapper;
@@ -267,7 +265,7 @@ impl SourceHealth {
         });
     }
 
-    /// Says what makes this part tell less on this host than elsewhere.
+    /// Records why this part reports less on this host than elsewhere.
     pub(crate) fn remark(&self, part: Part, remark: &'static str) {
         self.update(part, |record| record.health.remark = Some(remark));
     }
@@ -317,7 +315,7 @@ mod tests {
         sources.enable(part);
         sources.expect(part, 5 * SECOND);
         assert_eq!(after(60), (None, None));
-        // Somebody has set the clock back.
+        // An administrator has set the clock back.
         sources.succeeded(part, Duration::ZERO, SystemTime::UNIX_EPOCH, &[]);
         assert_eq!(after(14), (Some(true), None));
         assert_eq!(after(60), (Some(false), Some("the last read is more than 15 seconds old".to_owned())));

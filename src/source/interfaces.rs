@@ -1,7 +1,8 @@
-//! The network interfaces of this host, to say which of them a connection leaves through.
+//! The network interfaces of this host. They show through which interface a connection leaves.
 //!
-//! `getifaddrs(3)` waits for the kernel's `rtnl` lock, which a network driver that hangs can hold for good. Paths over
-//! that network fail at that very moment, so the reading of transports never asks for it: it is given the last answer.
+//! `getifaddrs(3)` waits for the kernel's `rtnl` lock. A network driver that hangs can hold this
+//! lock for good, at the very moment when the paths over that network fail. The reading of
+//! transports therefore never asks the kernel for addresses; it receives the last answer.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,12 +13,12 @@ use ipnet::IpNet;
 
 use super::{Error, recorded, witness};
 
-/// Which interface has which address.
+/// The addresses of the network interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// `None` if that has not been read yet.
+    /// `None` before the first read.
     owned: Option<Vec<(IpAddr, Arc<str>)>>,
-    /// Addresses that some connection came from when these were asked for, and that no interface had.
+    /// Source addresses of connections that no interface had when the addresses were read.
     foreign: BTreeSet<IpAddr>,
 }
 
@@ -28,10 +29,10 @@ impl From<Vec<(IpAddr, Arc<str>)>> for Addresses {
 }
 
 impl Addresses {
-    /// Those of this host, or of the one that a capture was made on.
+    /// Reads the addresses of this host, or of the host on which the capture was made.
     ///
     /// # Errors
-    /// If the kernel does not give them, or the capture cannot be read.
+    /// If the kernel does not give the addresses, or the capture cannot be read.
     pub(crate) fn read(capture: Option<&Path>) -> Result<Self, Error> {
         let Some(capture) = capture else { return own() };
         let interfaces = recorded::read(capture)?.interfaces.into_iter();
@@ -39,7 +40,7 @@ impl Addresses {
         Ok(Addresses::from(owned.collect::<Vec<_>>()))
     }
 
-    /// The same, asked for while there were connections from these addresses.
+    /// Returns the same addresses, as read while connections from these sources existed.
     pub(crate) fn beside(self, sources: &BTreeSet<IpAddr>) -> Self {
         let foreign = sources.iter().filter(|source| self.owner(source).is_none()).copied().collect();
         Addresses { foreign, ..self }
@@ -49,10 +50,11 @@ impl Addresses {
         self.owned.iter().flatten().find(|(own, _)| own == address).map(|(_, owner)| owner)
     }
 
-    /// The interface that a connection from this address leaves through: the one that has the address. If none has it, the
-    /// address stands for the interface: an offload adapter keeps its address to itself. Empty if that is not known yet.
+    /// Returns the interface through which a connection from this address leaves: the one that has
+    /// the address. If no interface has it, the address itself is returned: an offload adapter
+    /// keeps its address to itself. Empty if the answer is not known yet.
     ///
-    /// `last` is the answer of last time. An interface that has lost the address is still the one that it was.
+    /// `last` is the previous answer. It stays valid if the interface has lost the address.
     pub(crate) fn leave_from(&self, source: IpAddr, last: &Arc<str>) -> Arc<str> {
         match self.owner(&source) {
             Some(owner) => {
@@ -65,12 +67,14 @@ impl Addresses {
         }
     }
 
-    /// Whether no interface has this address, and one may have got it since these were asked for.
+    /// Returns true if no interface had this address at the last read, but one may have received it
+    /// since.
     pub(crate) fn are_older_than(&self, source: &IpAddr) -> bool {
         self.owned.is_some() && !self.foreign.contains(source) && self.owner(source).is_none()
     }
 
-    /// Whether an interface has an address of this network; `None` if that is not known yet.
+    /// Returns true if an interface has an address in this network. `None` if this is not known
+    /// yet.
     pub(crate) fn have_any_of(&self, network: &IpNet) -> Option<bool> {
         Some(self.owned.as_ref()?.iter().any(|(own, _)| network.contains(own)))
     }
@@ -85,7 +89,8 @@ fn own() -> Result<Addresses, Error> {
     Ok(Addresses::from(owned.collect::<Vec<_>>()))
 }
 
-/// An IPv4 address may be told under a label of its own, `eth1:iscsi`. No interface has a colon in its name.
+/// Returns the interface of a label. An IPv4 address may have a label of its own, `eth1:iscsi`. No
+/// interface has a colon in its name.
 fn name(label: &str) -> &str {
     label.split(':').next().unwrap_or(label)
 }
@@ -114,14 +119,14 @@ mod tests {
             (&addresses, "192.0.2.1", "", "eth1"),
             (&addresses, "192.0.2.1", "192.0.2.1", "eth1"),
             (&addresses, "192.0.2.1", "eth2", "eth1"),
-            // An interface may have got it since.
+            // An interface may have received the address since.
             (&before, "192.0.2.9", "", ""),
             (&before, "192.0.2.9", "192.0.2.8", ""),
             (&before, "192.0.2.9", "eth2", "eth2"),
             (&addresses, "192.0.2.9", "", "192.0.2.9"),
             (&addresses, "192.0.2.9", "192.0.2.8", "192.0.2.9"),
             (&addresses, "2001:0db8:0000:0000:0000:0000:0000:0001", "", "2001:db8::1"),
-            // It has just lost the address.
+            // The interface has just lost the address.
             (&addresses, "192.0.2.9", "eth2", "eth2"),
             (&Addresses::default(), "192.0.2.1", "", ""),
         ] {

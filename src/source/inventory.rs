@@ -9,8 +9,9 @@ use super::files::list;
 
 /// The objects of a class directory, by name.
 ///
-/// An object that did not change since the last reading is the same allocation, one that cannot be read is as it was, and
-/// a new one of an old name is a new one.
+/// An object that did not change since the last reading keeps its allocation. An object that cannot
+/// be read keeps its last state. If an object is replaced by another one of the same name, nothing
+/// is kept.
 #[derive(Debug)]
 pub(crate) struct Inventory<Object> {
     class: PathBuf,
@@ -24,16 +25,16 @@ struct Known<Object> {
 }
 
 impl<Object: PartialEq> Inventory<Object> {
-    /// Of this directory.
     pub(crate) fn new(class: PathBuf) -> Self {
         Inventory { class, known: BTreeMap::new() }
     }
 
-    /// Reads each object: `read` gets its directory, its name, what it was last time, and where to note what of it could
-    /// not be read; it gives `None` for what is gone or does not count.
+    /// Reads each object. `read` receives the object's directory, its name, its last state, and a
+    /// list for the errors of single values. It returns `None` for an object that is gone or does
+    /// not count.
     ///
     /// # Errors
-    /// If the directory is there and cannot be listed.
+    /// If the directory exists and cannot be listed.
     pub(crate) fn read(
         &mut self,
         unreadable: &mut Vec<Error>,
@@ -60,17 +61,17 @@ impl<Object: PartialEq> Inventory<Object> {
         Ok(())
     }
 
-    /// An object as last read.
+    /// Returns an object as last read.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Object>> {
         self.known.get(name).map(|known| &known.object)
     }
 
-    /// All of them with their names, sorted by name.
+    /// Returns all objects with their names, sorted by name.
     pub(crate) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Object>)> {
         self.known.iter().map(|(name, known)| (name, &known.object))
     }
 
-    /// All of them, sorted by name.
+    /// Returns all objects, sorted by name.
     pub(crate) fn all(&self) -> Vec<Arc<Object>> {
         self.known.values().map(|known| Arc::clone(&known.object)).collect()
     }

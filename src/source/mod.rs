@@ -1,17 +1,20 @@
-//! How we read: one module for each thing that is read, each turning what the kernel or a daemon says into plain values.
+//! The sources: each module reads one of them and turns the answer of the kernel or of multipathd
+//! into plain values.
 //!
-//! A source knows no metric name and holds no opinion: it says what it read, and what it could not read.
+//! A source knows no metric names and judges nothing. It reports what it read and what it could not
+//! read.
 //!
 //! ```text
-//! device_mapper/   the kernel's own word on every map: ioctls
+//! device_mapper/   the kernel's own state of each map: ioctls
 //! block/           maps and disks in sysfs, udev's database, what uses them
-//! transports/      what paths go over, in sysfs: iSCSI sessions, Fibre Channel ports, NVMe controllers and heads
-//! flow             how the I/O of a block device fares
+//! transports/      what connects the paths, in sysfs: iSCSI sessions, FC ports, NVMe controllers
+//! flow             the I/O counters of block devices
 //! interfaces       which network interface has which address
-//! multipathd/      the daemon's socket
+//! multipathd/      multipathd's socket
 //! ```
 //!
-//! Each of them is read by a thread or task of its own, so that one that waits in the kernel holds up no other.
+//! Each source is read by a thread or task of its own. A source that waits in the kernel therefore
+//! delays no other source.
 
 pub mod block;
 pub(crate) mod device_mapper;
@@ -32,27 +35,28 @@ use std::{fmt, io};
 pub(crate) use flow::{Io, Stall};
 use rustix::io::Errno;
 
-/// The kernel counts sizes in these, whatever a device's own block size.
+/// The unit of sizes in the kernel, in bytes. It does not depend on the device's own block size.
 const SECTOR: u64 = 512;
 
-/// The UUID of every multipath map starts with this: multipath-tools sets it, and the WWID follows.
+/// The prefix that multipath-tools gives the UUID of every multipath map. The WWID follows it.
 pub(crate) const UUID_PREFIX: &str = "mpath-";
 
-/// Where to read.
+/// The directories that the sources read.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// Where sysfs is mounted.
+    /// The mount point of sysfs.
     pub sysfs: PathBuf,
-    /// Where procfs is: what is mounted is told there.
+    /// The mount point of procfs, which has the tables of mounts and swaps.
     pub procfs: PathBuf,
-    /// Where udev keeps its database.
+    /// The directory of udev's database.
     pub udev_data: PathBuf,
-    /// The capture that all of these lie in, if they do: it also tells what else is asked of the kernel.
+    /// The capture that contains all of these directories, if they belong to one. It also holds the
+    /// recorded answers of the kernel to other queries.
     pub capture: Option<PathBuf>,
 }
 
-/// The UUID of the map that a partition mapping stands on: kpartx and parted put `part1-` before it. `None` if this is the UUID
-/// of no such mapping.
+/// Returns the UUID of the map below a partition mapping: kpartx and parted put `part1-` before it.
+/// `None` if this is not the UUID of a partition mapping.
 fn partitioned(uuid: &[u8]) -> Option<&[u8]> {
     let numbered = uuid.strip_prefix(b"part")?;
     let digits = numbered.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -60,7 +64,7 @@ fn partitioned(uuid: &[u8]) -> Option<&[u8]> {
     (digits > 0 && map.starts_with(UUID_PREFIX.as_bytes())).then_some(map)
 }
 
-/// Something could not be read. The text names the place and the cause.
+/// A failed read. The text names the place and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {cause}")]
 pub struct Error {
@@ -69,24 +73,25 @@ pub struct Error {
     trouble: Trouble,
 }
 
-/// The owner of the trouble, where that decides what the reader does.
+/// The subject of the failure. The reader's reaction depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     /// The object that was read.
     Object,
-    /// This process: no more files may be opened, or no memory is left. Nothing is known of any object then.
+    /// This process: it can open no more files, or no memory is left. The reading then says nothing
+    /// about any object.
     Exhausted,
-    /// This process may not read it.
+    /// This process has no permission to read the object.
     NotPermitted,
 }
 
 impl Error {
-    /// `place` is the file, device or socket; `cause` says what was wrong there.
+    /// `place` is the file, device or socket. `cause` says what went wrong there.
     pub(crate) fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
         Error { place: place.to_string(), cause: cause.to_string(), trouble: Trouble::Object }
     }
 
-    /// The kernel's error for a file or device.
+    /// Makes an error from the kernel's error for a file or device.
     pub(crate) fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
         let trouble = match cause.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Trouble::Exhausted,
@@ -96,28 +101,28 @@ impl Error {
         Error { trouble, ..Error::new(place, cause) }
     }
 
-    /// The same, and this process may not read it, whatever the kernel's word was.
+    /// Returns the same error as one of missing permission, whatever error code the kernel gave.
     fn not_permitted(self) -> Self {
         Error { trouble: Trouble::NotPermitted, ..self }
     }
 
-    /// What was wrong.
     pub(crate) fn cause(&self) -> &str {
         &self.cause
     }
 
-    /// Whether this process has no files or memory left to read with.
+    /// Returns true if this process has no files or memory left to read with.
     pub(crate) fn is_exhaustion(&self) -> bool {
         self.trouble == Trouble::Exhausted
     }
 
-    /// Whether this process may not read it.
+    /// Returns true if this process has no permission to read the object.
     pub(crate) fn is_refusal(&self) -> bool {
         self.trouble == Trouble::NotPermitted
     }
 }
 
-/// A reading in which this process ran out of files or memory says nothing about any object, so all of it failed.
+/// Fails the whole reading if this process ran out of files or memory: the reading then says
+/// nothing about any object.
 fn unless_exhausted<T>(reading: T, unreadable: &[Error]) -> Result<T, Error> {
     match unreadable.iter().find(|error| error.is_exhaustion()) {
         Some(error) => Err(error.clone()),
@@ -125,13 +130,15 @@ fn unless_exhausted<T>(reading: T, unreadable: &[Error]) -> Result<T, Error> {
     }
 }
 
-/// Undoes libdevmapper's mangling (`\x20` for a blank), which `dmsetup` and multipathd undo when they print a name: the
-/// kernel, sysfs and uevents hold the mangled form. A backslash itself is always mangled, so nothing else is touched.
+/// Undoes libdevmapper's mangling (`\x20` for a blank). The kernel, sysfs and uevents hold the
+/// mangled form; `dmsetup` and multipathd undo it when they print a name. libdevmapper always
+/// mangles a backslash, so other backslashes stay as they are.
 pub(crate) fn dm_name(mangled: &[u8]) -> String {
     unescaped(mangled, b"\\x", 2, 16)
 }
 
-/// Undoes escapes: this prefix, and so many digits of this radix. All else stays, and bytes that are no UTF-8 are replaced.
+/// Undoes escapes that consist of this prefix and a fixed number of digits in this radix.
+/// Everything else stays, except that invalid UTF-8 is replaced.
 fn unescaped(escaped: &[u8], prefix: &[u8], digits: usize, radix: u32) -> String {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped;
@@ -154,18 +161,19 @@ fn unescaped(escaped: &[u8], prefix: &[u8], digits: usize, radix: u32) -> String
     }
 }
 
-/// Whether this is a number as the kernel puts it into names: `host7`, `nvme0n1`.
+/// Returns true for a number as the kernel puts it into names such as `host7` and `nvme0n1`.
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether the error says that the device is no longer there.
+/// Returns true if the error means that the device no longer exists.
 fn is_gone(error: &io::Error) -> bool {
     let gone = [Errno::NXIO, Errno::NODEV, Errno::NOENT].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| gone.contains(&code))
 }
 
-/// Whether the error says that the kernel cannot give a value now, as for a connection that is dead.
+/// Returns true if the error means that the kernel has no value now, for example for a dead
+/// connection.
 fn is_unknown(error: &io::Error) -> bool {
     let unknown = [Errno::INVAL, Errno::NOTCONN].map(Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| unknown.contains(&code))

@@ -1,9 +1,9 @@
-//! What a host said otherwise than through files, in a file: a capture's `kernel.json`.
+//! The file `kernel.json` of a capture: the kernel's answers that do not come from files.
 //!
 //! ```text
-//! device_mapper   what the ioctls gave of each multipath map, or why they gave nothing; absent if not asked
-//! interfaces      the network interfaces that have the addresses which were looked for
-//! nodes           the numbers of device nodes that were looked at
+//! device_mapper   the ioctls' answer for each multipath map, or the error; absent if not asked
+//! interfaces      the network interfaces that had the addresses that were looked up
+//! nodes           the device numbers of the device nodes that were looked up
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// The file's name.
 pub(crate) const FILE: &str = "kernel.json";
 
-/// The form of the file and of all that lies beside it. Another one is another number.
+/// The version of the file's format and of the whole capture. Each change of the format gets a new
+/// number.
 pub(crate) const FORMAT: u32 = 1;
 
 /// The content of the file.
@@ -26,11 +26,11 @@ pub(crate) const FORMAT: u32 = 1;
 pub(crate) struct Kernel {
     /// [`FORMAT`].
     pub(crate) format: u32,
-    /// Device mapper; `None` if it was not asked.
+    /// `None` if device mapper was not asked.
     pub(crate) device_mapper: Option<Maps>,
-    /// Address and interface.
+    /// The interface of each address.
     pub(crate) interfaces: BTreeMap<String, String>,
-    /// Path and device number.
+    /// The device number of each device node.
     pub(crate) nodes: BTreeMap<String, String>,
 }
 
@@ -38,52 +38,49 @@ pub(crate) struct Kernel {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Maps {
-    /// Why it gave none.
+    /// The error, if there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
     /// The multipath maps.
     pub(crate) maps: Vec<Map>,
 }
 
-/// One map, in the kernel's own words.
+/// One multipath map, as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Map {
-    /// Its device number.
     pub(crate) devno: String,
-    /// Counts its events.
+    /// The event number, which counts the map's events.
     pub(crate) event_nr: Option<u32>,
-    /// Why it could not be read. Then the rest is empty.
+    /// The reason why the map could not be read. The other fields are then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
-    /// Its name, mangled as the kernel holds it.
+    /// The name as the kernel holds it, mangled.
     pub(crate) name: String,
-    /// Its UUID.
     pub(crate) uuid: String,
-    /// Holders of the device.
+    /// The number of holders of the map.
     pub(crate) open_count: u32,
-    /// Those of them that are partition mappings which nobody holds; none in a capture that does not say so.
+    /// The number of these holders that are closed partition mappings. A capture without this field
+    /// counts none.
     pub(crate) closed_partitions: u32,
-    /// Write-protected.
     pub(crate) read_only: bool,
-    /// I/O is suspended.
     pub(crate) suspended: bool,
-    /// Size in sectors of 512 bytes.
+    /// The size in sectors of 512 bytes.
     pub(crate) sectors: u64,
-    /// The multipath target's state.
+    /// The multipath target's status line.
     pub(crate) status: String,
-    /// The multipath target's configuration.
+    /// The multipath target's table line.
     pub(crate) table: String,
 }
 
-/// The file has so many bytes at most: a map of two paths takes some 400, and in memory many times as much. No larger one
-/// is written.
+/// The maximum size of the file in bytes, for reading and writing. A map of two paths takes about
+/// 400 bytes in the file and many times as much in memory.
 pub(crate) const MOST_KERNEL: u64 = 16 << 20;
 
 /// Reads the file of the capture in this directory.
 ///
 /// # Errors
-/// If it cannot be read, is not what it should be, or has another form.
+/// If the file cannot be read, has other content, or has another format.
 pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
     let file = capture.join(FILE);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
@@ -98,15 +95,15 @@ pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
     }
 }
 
-/// All files of a capture have so many bytes at most: a map of two paths takes some 3,000, most of them in multipathd's reply.
-/// No larger one is written.
+/// The maximum size of all files of a capture in bytes, for reading and writing. A map of two paths
+/// takes about 3,000 bytes, most of them in multipathd's reply.
 pub(crate) const MOST: u64 = 64 << 20;
 
-/// Looks through the directory, which may be a stranger's: nothing in it leads out of it, or is no file, and all files
-/// together are no larger than a capture's are.
+/// Checks a capture that may come from a stranger: no link in it leads out of it, it has only
+/// files, links and directories, and its files together are not too large.
 ///
 /// # Errors
-/// If something is, or cannot be looked at.
+/// If one of these is not so, or cannot be checked.
 pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
     let mut open = vec![(capture.to_owned(), 0)];
     let mut bytes = 0_u64;
@@ -137,8 +134,9 @@ pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this target of a link stays in the tree, so many directories deep. It may go up only at its beginning, as
-/// those of sysfs do: behind another link the way up leads from somewhere else.
+/// Returns true if a link target stays inside the tree. `depth` is the number of directories above
+/// the link. The target may go up only at its beginning, as the links of sysfs do: a step up behind
+/// another link starts from a different directory.
 fn stays_inside(target: &Path, depth: usize) -> bool {
     let up = target.components().take_while(|part| *part == Component::ParentDir).count();
     up <= depth && target.components().skip(up).all(|part| matches!(part, Component::Normal(_) | Component::CurDir))

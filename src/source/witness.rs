@@ -1,6 +1,8 @@
-//! Takes down what the readers find, for a capture: what is read and what is captured cannot disagree.
+//! Records what the readers find, for a capture. The capture therefore always contains exactly what
+//! was read.
 //!
-//! The readers say here what they were given. Nothing comes of that but on a thread that is inside [`record`].
+//! The readers report here what they received. This has an effect only on a thread that is inside
+//! [`record`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,32 +18,32 @@ use super::recorded::{Kernel, Map};
 use super::{is_gone, is_unknown};
 use crate::topology::DevNo;
 
-/// More links than this on the way to a file lead in a circle (`ELOOP`).
+/// The number of links on the way to a file beyond which they form a circle (`ELOOP`).
 const MOST_LINKS: usize = 40;
 
-/// What the readers found.
+/// The recorded findings of the readers.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Each directory that files are read below, and what it is called here.
+    /// The directories below which files are read, each with its name in the capture.
     roots: Vec<(PathBuf, &'static str)>,
-    /// Where somebody else sees what was read last.
+    /// The path that was read last, shared with the task that names it if the reading hangs.
     last: Arc<Mutex<PathBuf>>,
-    /// Files, links and directories, each where it really lies, below the name of its root.
+    /// Files, links and directories at their resolved places, below the name of their root.
     pub(crate) tree: BTreeMap<PathBuf, Node>,
-    /// What was there and could not be read, and why.
+    /// Objects that exist and could not be read, each with the error.
     pub(crate) unread: BTreeMap<PathBuf, String>,
-    /// What was not found in files.
+    /// Findings that do not come from files.
     pub(crate) kernel: Kernel,
 }
 
-/// One of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
-    /// A file and its content, or as much of it as was of interest.
+    /// The content of a file, or the part of it that is of interest.
     File(Vec<u8>),
-    /// Where it points.
+    /// The target of a link.
     Link(PathBuf),
-    /// One that was listed, or is not what a reader expects there: it cannot be read as a file or a link.
+    /// A listed directory. Also stands for an object that could not be read as a file or link:
+    /// reading it in the capture fails as well.
     Directory,
 }
 
@@ -49,7 +51,8 @@ thread_local! {
     static FINDINGS: RefCell<Option<Findings>> = const { RefCell::new(None) };
 }
 
-/// Reads, and gives what was found on the way below these roots. `last` is where it was found last.
+/// Runs `read`, and returns its result with everything that it found below these roots. `last`
+/// always holds the path that was read last.
 pub(crate) fn record<T>(
     roots: Vec<(PathBuf, &'static str)>,
     last: Arc<Mutex<PathBuf>>,
@@ -64,39 +67,40 @@ fn found(take_down: impl FnOnce(&mut Findings)) {
     FINDINGS.with_borrow_mut(|findings| findings.as_mut().map(take_down));
 }
 
-/// A file's content, or why there is none.
+/// Records a file's content, or the error.
 pub(crate) fn file(path: impl FnOnce() -> PathBuf, read: Result<&[u8], &io::Error>) {
     found(|findings| {
         let path = path();
         match read {
             Ok(content) => findings.add(&path, Node::File(content.to_owned())),
-            // The readers take it for one that is not there.
+            // The readers treat this as an absent file.
             Err(error) if is_unknown(error) => findings.add_unread(&path, true, error, None),
             Err(error) => findings.add_unread(&path, true, error, Some(Node::Directory)),
         }
     });
 }
 
-/// Where a link points.
+/// Records the target of a link.
 pub(crate) fn link(path: &Path, read: &io::Result<PathBuf>) {
     found(|findings| match read {
-        // It lies on the way to itself.
+        // Resolving the link's own path records the link.
         Ok(_) => drop(findings.place(path, true)),
         Err(error) => findings.add_unread(path, false, error, Some(Node::Directory)),
     });
 }
 
-/// What is in a directory. Of that the files are taken down that are read.
+/// Records a listed directory, with the entries that the readers use.
 pub(crate) fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a str>, &io::Error>) {
     found(|findings| match listed {
         Ok(entries) => {
             findings.add(path, Node::Directory);
-            // Of all block devices nobody looks at others, and a vendor may have put anything into their names.
+            // The readers use only block devices of these kinds. The names of others may contain
+            // anything that a vendor has put there.
             let is_read = |name: &str| {
                 ["dm-", "sd", "dasd", "nvme"].iter().any(|kind| name.starts_with(kind)) || is_of_another_driver(name)
             };
             let entries = entries.filter(|name| !path.ends_with("block") || is_read(name));
-            // The readers look at an interface only for what lies below it.
+            // The readers look only for the interfaces below an interface.
             let is_interface = path.parent().is_some_and(|above| above.ends_with("net"));
             let entries = entries.filter(|name| !is_interface || name.starts_with("lower_"));
             for entry in entries.map(|name| path.join(name)) {
@@ -111,17 +115,17 @@ pub(crate) fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a
     });
 }
 
-/// What device mapper gave of a map.
+/// Records device mapper's answer about a map.
 pub(crate) fn map(map: impl FnOnce() -> Map) {
     found(|findings| findings.kernel.device_mapper.get_or_insert_default().maps.push(map()));
 }
 
-/// Who has an address.
+/// Records which interface has an address.
 pub(crate) fn interface(address: IpAddr, interface: &str) {
     found(|findings| drop(findings.kernel.interfaces.insert(address.to_string(), interface.to_owned())));
 }
 
-/// The number of a device node.
+/// Records the number of a device node.
 pub(crate) fn node(path: &str, devno: DevNo) {
     found(|findings| drop(findings.kernel.nodes.insert(path.to_owned(), devno.to_string())));
 }
@@ -135,7 +139,8 @@ impl Findings {
         }
     }
 
-    /// `instead` cannot be read in its place, either.
+    /// Records an object that could not be read. `instead` stands in its place and cannot be read
+    /// either.
     fn add_unread(&mut self, path: &Path, follow_last: bool, error: &io::Error, instead: Option<Node>) {
         if is_gone(error) {
             return;
@@ -147,7 +152,8 @@ impl Findings {
         self.unread.insert(place, error.to_string());
     }
 
-    /// Where a path really leads, with the links on the way taken down; `None` if that is below none of the roots.
+    /// Returns the place where a path leads, and records the links on the way. `None` if the place
+    /// is below none of the roots.
     fn place(&mut self, path: &Path, follow_last: bool) -> Option<PathBuf> {
         let roots = self.roots.iter().filter(|(root, _)| path.starts_with(root));
         let (root, name) = roots.max_by_key(|(root, _)| root.components().count())?.clone();
@@ -176,7 +182,7 @@ impl Findings {
     }
 }
 
-/// The last one first.
+/// Returns the components of a path in reverse order.
 fn parts(path: &Path) -> Vec<OsString> {
     let parts = path.components().rev().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
     parts.map(|part| part.as_os_str().to_owned()).collect()
@@ -224,7 +230,7 @@ mod tests {
             (place("sys/class/disk/sdb"), Node::Link(place("../../devices/host6/sdb"))),
             (place("sys/devices"), Node::Directory),
             (place("sys/devices/host6/sdb/partition"), Node::File(Vec::new())),
-            // Of two findings the later one stands: it cannot be listed.
+            // The later of two findings counts: this file cannot be listed.
             (place("sys/devices/host6/sdb/state"), Node::File(Vec::new())),
             (place("sys/devices/host6/wwid"), Node::Directory),
         ];

@@ -1,11 +1,12 @@
 //! Disks in sysfs: the members of multipath maps.
 //!
 //! ```text
-//! …/6:0:0:1/block/sdb/          a disk's directory: its path tells SCSI address and way, or ports; dev, size, ro, stat
+//! …/6:0:0:1/block/sdb/          a disk's directory: its path shows SCSI address and way, or ports; dev, size, ro, stat
 //! …/6:0:0:1/block/sdb/device/   the SCSI device: state, access_state, vendor, model, rev, wwid, ioerr_cnt, iotmo_cnt
 //! ```
 //!
-//! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-class-scsi_device` of the kernel.
+//! Documented in `Documentation/ABI/stable/sysfs-block` and `testing/sysfs-class-scsi_device` of
+//! the kernel.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,103 +23,99 @@ use crate::source::{Error, Stall};
 use crate::topology::luns::scsi_target;
 use crate::topology::{DevNo, Ports, Transport};
 
-/// SCSI INQUIRY strings, padding trimmed, empty where there are none.
+/// SCSI INQUIRY strings without padding; empty if there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Model {
-    /// Vendor.
     pub(crate) vendor: Arc<str>,
-    /// Product.
     pub(crate) product: Arc<str>,
-    /// Product revision.
     pub(crate) revision: Arc<str>,
 }
 
-/// A disk's files.
+/// A disk, as its files in sysfs describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// Its device number.
     pub(crate) devno: DevNo,
-    /// Its kernel name, `sdb`.
+    /// The kernel name, `sdb`.
     pub(crate) name: Arc<str>,
-    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty where it is no SCSI device.
+    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty if the disk is no SCSI device.
     pub(crate) hctl: Arc<str>,
-    /// The transport of its I/O, as far as its directory tells.
+    /// The transport, as far as the disk's directory shows it.
     pub(crate) transport: Transport,
-    /// The session, port or controller that its I/O goes through, if it is one that we read.
+    /// The session, remote port or controller that the I/O goes through, if the exporter reads it.
     pub(crate) way: Option<Way>,
-    /// Between which ports its I/O goes, where its own directory tells that and no way does.
+    /// The ports of the disk, if its directory shows them and it has no way.
     pub(crate) ports: Ports,
-    /// Its model, in its own words.
     pub(crate) model: Model,
-    /// Its identity, as udev and the SCSI layer know it.
+    /// The identity, as udev and the SCSI layer know it.
     pub(crate) identity: Identity,
-    /// Size in bytes.
     pub(crate) size_bytes: Option<u64>,
-    /// Write-protected.
     pub(crate) read_only: Option<bool>,
-    /// The errors of its I/O.
+    /// The error counts of its I/O.
     pub(crate) io: IoCounts,
-    /// How long the same I/O had been in flight at the last reading of the whole disk, while none completed.
+    /// The time for which the same I/O had been in flight without any completion, at the last
+    /// reading of the whole disk.
     pub(crate) stalled: Option<Duration>,
-    /// How it fares.
     pub(crate) states: States,
 }
 
-/// The identity of a disk, in its own words. Neither source is always ahead of the other.
+/// The identity of a disk. Either of the two values may be newer than the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// udev's word, which is how multipath names maps.
+    /// udev's identity, which is the one that multipath gives to maps.
     pub(crate) udev: Option<Arc<str>>,
-    /// The kernel's word: the SCSI layer's (`naa.600…`) as of its last look at the disk, or the NVMe layer's (`uuid.…`).
+    /// The kernel's identity: the SCSI layer's (`naa.600…`) as of its last inquiry, or the NVMe
+    /// layer's (`uuid.…`).
     pub(crate) kernel: Option<Arc<str>>,
 }
 
-/// The errors that a SCSI device has counted since it came; `None` where the kernel does not count them.
+/// The errors that a SCSI device has counted since it appeared; `None` if the kernel does not count
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IoCounts {
     /// Requests that ended with an error.
     pub(crate) errors: Option<u64>,
-    /// Requests that ran out of time. Kernels before 6.0 do not count them.
+    /// Requests that timed out. Kernels before 6.0 do not count them.
     pub(crate) timeouts: Option<u64>,
 }
 
-/// States of a SCSI device, in the kernel's words.
+/// The states of a SCSI device, in the kernel's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct States {
-    /// `running`, `offline`, …; `None` where it is no SCSI device, or is gone.
+    /// `running`, `offline`, …; `None` if the disk is gone or no SCSI device.
     pub(crate) device: Option<Arc<str>>,
-    /// ALUA state, where a hardware handler is attached.
+    /// The ALUA state, if a hardware handler is attached.
     pub(crate) access: Option<Arc<str>>,
-    /// I/O waits in the state of `device`, and did at the reading before: a port that is back within seconds is no trouble.
+    /// True if I/O waits in this state of `device`, and waited at the reading before. A port that
+    /// is back within seconds is no trouble.
     pub(crate) stays_blocked: bool,
-    /// There is none to be read.
+    /// True if the disk has no state to read.
     pub(crate) absent: bool,
 }
 
-/// A disk as last read, and where its files are.
+/// A disk as last read, and the places of its files.
 #[derive(Debug)]
 pub(crate) struct Known {
-    /// Its directory, relative to the root.
+    /// The disk's directory, relative to the root.
     place: PathBuf,
     scsi: Option<ScsiDevice>,
-    /// The file of its ALUA state.
+    /// The file of the ALUA state.
     alua: Option<Alua>,
-    /// Its I/O since some was in flight.
+    /// The progress of its I/O, since some was in flight.
     stall: Stall,
-    /// Its files.
     pub(crate) disk: Arc<Disk>,
 }
 
-/// The open file of an ALUA state, and its share of those that may be open.
+/// The open file of an ALUA state, and a reference that counts towards the limit of open files.
 #[derive(Debug)]
 struct Alua(OwnedFd, #[expect(dead_code, reason = "it is counted by those that hold it")] Arc<()>);
 
-/// Where a SCSI disk's own device lies: neither by way of a link nor all the way down, as it is read all the time.
+/// The place of a SCSI disk's own device. It avoids the link `device`, and begins at an open
+/// directory, because this place is read all the time.
 #[derive(Debug)]
 struct ScsiDevice {
-    /// The directory of its session, port or host.
+    /// The directory of the session, port or host.
     anchor: Arc<Path>,
-    /// `target6:0:0/6:0:0:1`
+    /// The rest of the path, `target6:0:0/6:0:0:1`.
     below: String,
 }
 
@@ -128,16 +125,16 @@ pub(crate) struct Disks {
     root: PathBuf,
     anchors: Anchors,
     file: Attribute,
-    /// Held by each open file of an ALUA state.
+    /// Each open file of an ALUA state holds one reference.
     open: Arc<()>,
     most_open: usize,
 }
 
-/// The kernel needs about 5 KiB for each open file of sysfs.
+/// The limit of open ALUA files. The kernel needs about 5 KiB for each open file of sysfs.
 const MOST_OPEN: u64 = 4096;
 
 impl Disks {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         // Clients and other readers need files, too.
         let files = getrlimit(Resource::Nofile).current.map_or(MOST_OPEN, |files| files / 8);
@@ -150,13 +147,13 @@ impl Disks {
         }
     }
 
-    /// Closes what is held open for the files of many disks.
+    /// Closes the directories that were open for the files of many disks.
     pub(crate) fn end(&mut self) {
         self.anchors.close();
     }
 
-    /// Reads all of the disk of this number in this directory. `last` is the disk of this number as last read: what
-    /// cannot be read stays as it was there.
+    /// Reads everything about the disk of this number in this directory. `last` is the last state
+    /// of the disk of this number. Values that cannot be read stay as they are there.
     pub(crate) fn read(
         &mut self,
         devno: DevNo,
@@ -210,7 +207,7 @@ impl Disks {
         known
     }
 
-    /// Reads the states of a known disk, and looks up who udev says it is.
+    /// Reads the states of a known disk, and looks up its identity in udev's database.
     pub(crate) fn read_states(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let states = or_last(self.files(known).states(), Some(&disk.states), unreadable);
@@ -221,8 +218,8 @@ impl Disks {
         }
     }
 
-    /// Looks whether the ALUA state of a known disk, which changes without an event, and who udev says it is are as before, and reads
-    /// its states if not.
+    /// Checks if the ALUA state of a known disk (which changes without an event) and its identity
+    /// in udev's database are unchanged. Reads the states if not.
     pub(crate) fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let is_same =
@@ -247,7 +244,8 @@ impl Disks {
 }
 
 impl Known {
-    /// A disk that reads the same stays the same allocation: a device is assembled anew only from what differs.
+    /// Keeps the allocation of a disk that did not change. The monitor rebuilds only devices whose
+    /// disks have another allocation.
     fn replace(&mut self, disk: Disk) {
         if *self.disk != disk {
             self.disk = Arc::new(disk);
@@ -284,7 +282,7 @@ impl ScsiFiles<'_> {
         }
     }
 
-    /// A number that the kernel prints as `0x1a`.
+    /// Reads a number that the kernel prints as `0x1a`.
     fn count(&mut self, name: &str) -> Result<Option<u64>, Error> {
         let Some(text) = self.text(name, &None)? else { return Ok(None) };
         let file = || self.root.join(&self.known.place).join("device").join(name);
@@ -293,7 +291,8 @@ impl ScsiFiles<'_> {
         count.map(Some)
     }
 
-    /// A file's text; the same allocation where it is what it was, as it mostly is.
+    /// Reads a file's text. Returns the last allocation if the text did not change, which is the
+    /// usual case.
     fn text(&mut self, name: &str, last: &Option<Arc<str>>) -> Result<Option<Arc<str>>, Error> {
         let text = match &self.known.scsi {
             Some(ScsiDevice { anchor, below }) => match self.anchors.get(anchor)? {
@@ -310,12 +309,12 @@ impl ScsiFiles<'_> {
 }
 
 impl Disk {
-    /// Its SCSI host, channel and target, `6:0:0`; `None` where it is no SCSI device.
+    /// Returns SCSI host, channel and target, `6:0:0`. `None` if the disk is no SCSI device.
     pub(crate) fn target(&self) -> Option<&str> {
         scsi_target(&self.hctl)
     }
 
-    /// A disk that has not been read: its directory tells this much.
+    /// Returns a disk of which only the directory is known.
     pub(crate) fn at(devno: DevNo, place: &Path) -> Self {
         Disk {
             devno,
@@ -335,13 +334,15 @@ impl Disk {
     }
 }
 
-/// Whether I/O to a SCSI device in this state waits (`sdev_states` in `drivers/scsi/scsi_sysfs.c`).
+/// Returns true if I/O to a SCSI device in this state waits (`sdev_states` in
+/// `drivers/scsi/scsi_sysfs.c`).
 fn is_blocked(state: Option<&str>) -> bool {
     matches!(state, Some("blocked" | "created-blocked" | "quiesce"))
 }
 
-/// A counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. It has 32 bits and a sign there: from the middle of its range on it
-/// is printed as a negative number of 64 bits, and its lower half is still the count.
+/// Parses a counter of `show_iostat_…` in `drivers/scsi/scsi_sysfs.c`. The counter is a signed
+/// number of 32 bits. From the middle of its range on, the kernel prints it as a negative number of
+/// 64 bits, whose lower half is still the count.
 fn counter(text: &str) -> Option<u64> {
     const NEGATIVE: u64 = i32::MIN as i64 as u64;
     let digits = text.strip_prefix("0x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
@@ -351,7 +352,7 @@ fn counter(text: &str) -> Option<u64> {
     }
 }
 
-/// `…/target6:0:0/6:0:0:1/block/sdb` lies in its device.
+/// Returns the place of the SCSI device in which `…/target6:0:0/6:0:0:1/block/sdb` lies.
 fn scsi_device(root: &Path, place: &Path) -> Option<ScsiDevice> {
     let device = place.parent().filter(|block| block.ends_with("block"))?.parent()?;
     let (hctl, target) = (device.file_name()?.to_str()?, device.parent()?);
@@ -360,7 +361,8 @@ fn scsi_device(root: &Path, place: &Path) -> Option<ScsiDevice> {
     Some(ScsiDevice { anchor: root.join(anchor).into(), below })
 }
 
-/// The names of the directories that the member's own lies in: they tell its SCSI address and what it goes over.
+/// Returns the names of the directories above the disk's own. They show its SCSI address and the
+/// session, port or controller.
 fn lineage(place: &Path) -> impl Iterator<Item = &str> {
     place.components().filter_map(|part| part.as_os_str().to_str())
 }
@@ -369,12 +371,12 @@ fn hctl_of(place: &Path) -> &str {
     lineage(place).filter(|part| is_scsi_address(part)).last().unwrap_or_default()
 }
 
-/// Whether this is SCSI host, channel, target and LUN: `6:0:0:1`.
+/// Returns true for SCSI host, channel, target and LUN: `6:0:0:1`.
 pub(crate) fn is_scsi_address(part: &str) -> bool {
     part.split(':').count() == 4 && part.bytes().all(|byte| byte == b':' || byte.is_ascii_digit())
 }
 
-/// Whether this is a name of this kind as the kernel gives it: `rport-6:0-1`, `end_device-0:2:139`.
+/// Returns true for a kernel name of this kind: `rport-6:0-1`, `end_device-0:2:139`.
 pub(crate) fn is_numbered(part: &str, prefix: &str) -> bool {
     part.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
@@ -392,7 +394,7 @@ fn transport_of(place: &Path) -> Transport {
     match way_of(place) {
         Some(Way::Iscsi(_)) => Transport::Iscsi,
         Some(Way::FibreChannel(_)) => Transport::Fc,
-        // Its controller tells.
+        // The controller shows its transport.
         Some(Way::Nvme(_)) => Transport::Unknown,
         None => ports::transport(place),
     }

@@ -1,7 +1,7 @@
 //! Multipath maps in sysfs.
 //!
 //! ```text
-//! block/dm-N/             dm/uuid says whether it is a multipath map; dm/name, size, ro, diskseq, …
+//! block/dm-N/             dm/uuid shows if the device is a multipath map; dm/name, size, ro, diskseq, …
 //! block/dm-N/slaves/sdb   a link to the member's directory: see disks.rs
 //! ```
 //!
@@ -14,47 +14,42 @@ use crate::source::files::{Attribute, follow, list_if_there, or_last, or_note};
 use crate::source::{Error, Io, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
-/// Where the kernel keeps all device-mapper devices, and `block` links to.
+/// The kernel's directory of all virtual block devices, among them the device-mapper devices. The
+/// links in `block` lead there.
 pub(crate) const VIRTUAL: &str = "devices/virtual/block";
 
-/// A multipath map's files.
+/// A multipath map, as its files in sysfs describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Map {
-    /// Its identity.
     pub(crate) wwid: Arc<str>,
-    /// Its kernel name, `dm-3`.
+    /// The kernel name, `dm-3`.
     pub(crate) sysfs_name: Arc<str>,
-    /// Its device number.
     pub(crate) devno: DevNo,
-    /// Its name (alias).
+    /// The alias.
     pub(crate) name: Arc<str>,
-    /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
+    /// A number that distinguishes this device from an earlier one of the same device number (Linux
+    /// 5.15 and later).
     pub(crate) diskseq: Option<u64>,
-    /// I/O is suspended.
     pub(crate) suspended: Option<bool>,
-    /// Size in bytes.
     pub(crate) size_bytes: Option<u64>,
-    /// Write-protected.
     pub(crate) read_only: Option<bool>,
-    /// Its members, sorted by device number.
+    /// The members, sorted by device number.
     pub(crate) members: Vec<Slave>,
 }
 
-/// A member, by its link in `slaves`.
+/// A member, from its link in `slaves`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slave {
-    /// Its device number. A disk that is gone, but that the map still holds, keeps its last number; `None` if that was
-    /// never known.
+    /// The device number. A disk that is gone keeps its last number while the map holds it. `None`
+    /// if the number was never known.
     pub(crate) devno: Option<DevNo>,
-    /// Its kernel name.
     pub(crate) name: Arc<str>,
-    /// Its directory, relative to the root of sysfs.
+    /// The disk's directory, relative to the root of sysfs.
     pub(crate) place: PathBuf,
-    /// The directory is gone.
+    /// True if the directory is gone.
     pub(crate) gone: bool,
 }
 
-/// Reads maps.
 #[derive(Debug)]
 pub(crate) struct Maps {
     root: PathBuf,
@@ -62,15 +57,17 @@ pub(crate) struct Maps {
 }
 
 impl Maps {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         Maps { root: root.to_owned(), file: Attribute::default() }
     }
 
-    /// Reads a device-mapper device; `None` if it is no multipath map. `last` is the map of this name as last read.
+    /// Reads a device-mapper device. `None` if it is no multipath map. `last` is the last state of
+    /// the map of this kernel name.
     ///
     /// # Errors
-    /// If it cannot be told which map it is. Other values that cannot be read are noted, and stay as last read.
+    /// If the identity of the map cannot be read. Errors of other values go to `unreadable`, and
+    /// these values stay as last read.
     pub(crate) fn read(
         &mut self,
         minor: u32,
@@ -80,7 +77,8 @@ impl Maps {
         let directory = self.directory(minor);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else {
             return match self.file.text(&directory, "dev")? {
-                // A device that has no UUID has an empty one. Without the file nobody knows which device this is.
+                // A device without UUID has an empty file. If the file is missing, the identity of
+                // the device is unknown.
                 Some(_) if directory.join("dm").is_dir() => {
                     Err(Error::new(directory.join("dm/uuid").display(), "the device is there without this file"))
                 }
@@ -101,7 +99,7 @@ impl Maps {
         Ok(Some(last.filter(|last| ***last == map).cloned().unwrap_or_else(|| Arc::new(map))))
     }
 
-    /// Whether I/O to the map is suspended.
+    /// Returns true if I/O to the map is suspended.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -109,10 +107,10 @@ impl Maps {
         self.file.flag(&self.directory(minor), "dm/suspended")
     }
 
-    /// The I/O of the map.
+    /// Returns the I/O of the map.
     ///
     /// # Errors
-    /// If its file cannot be read.
+    /// If the file cannot be read.
     pub(crate) fn io(&mut self, minor: u32) -> Result<Option<Io>, Error> {
         self.file.io(&self.directory(minor))
     }
@@ -121,7 +119,7 @@ impl Maps {
         self.root.join(VIRTUAL).join(kernel_name(minor))
     }
 
-    /// The members by their links; `None` if the map is gone.
+    /// Returns the members, from their links. `None` if the map is gone.
     fn members(
         &mut self,
         minor: u32,
@@ -153,7 +151,7 @@ impl Maps {
     }
 }
 
-/// `dm-3`.
+/// Returns the kernel name, `dm-3`.
 pub(crate) fn kernel_name(minor: u32) -> String {
     format!("dm-{minor}")
 }

@@ -1,20 +1,21 @@
-//! Block devices in sysfs: maps, their members, and what uses them.
+//! Block devices in sysfs: maps, their members, and their users.
 //!
 //! ```text
-//! maps.rs      multipath maps and which members they have      where device mapper does not tell that
+//! maps.rs      multipath maps and their members, if device mapper does not report them
 //! disks.rs     members: states, model, size, identity
 //! strangers.rs disks that are members of no map, and what else holds them
-//! ports.rs     ports of those whose own place tells them: SAS, virtio-scsi
-//! udev_db.rs   who udev says a disk is
-//! mounts.rs    what is mounted and swapped to
-//! usage.rs     what uses a device: mounts, swaps, other devices
+//! ports.rs     the ports of SAS and virtio-scsi disks, whose own directory shows them
+//! udev_db.rs   udev's database: the identity of each disk
+//! mounts.rs    mounts and swaps
+//! usage.rs     the users of a device: mounts, swaps, other devices
 //! root.rs      the devices below the root file system
 //! ```
 //!
-//! Each reading of [`Scope::Everything`] opens every file anew: nothing of it is older than the reading. That costs about
-//! 50 µs for each disk, so a large host is read less often (see the monitor's schedule). Where device mapper tells of the
-//! maps, their files are left out, because an ioctl tells as much and costs no more than one file. Their I/O is
-//! the exception: each reading of everything and of states counts it.
+//! Each reading of [`Scope::Everything`] opens every file again, so that nothing in it is older
+//! than the reading. This costs about 50 µs for each disk, so a large host is read less often (see
+//! the monitor's schedule). If device mapper reports the maps, their files are not read: an ioctl
+//! gives the same facts and costs no more than one file. The I/O of the maps is the exception: each
+//! reading of everything and each reading of states reads it.
 
 pub mod disks;
 pub(crate) mod maps;
@@ -40,40 +41,40 @@ use strangers::{Candidate, Strangers};
 use udev_db::UdevDb;
 use usage::{Mounted, Stacked, Usage, Users};
 
-/// A request.
+/// Says what to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// How much.
+    /// The part of sysfs to read.
     pub scope: Scope,
-    /// The maps and their members as device mapper tells them; `None` to find them here.
+    /// The maps and their members as device mapper reports them. `None` to find them in sysfs.
     pub told: Option<Arc<[Told]>>,
-    /// The ways that have been open for a while. Where device mapper tells which paths are valid, a reading of states leaves out
-    /// the SCSI states of disks beyond them.
+    /// The ways that have been open for a while. If device mapper reports which paths are valid, a
+    /// reading of states leaves out the SCSI states of disks behind these ways.
     pub open: Arc<HashSet<Way>>,
 }
 
-/// How much to read.
+/// The part of sysfs to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything of every device.
+    /// Everything about every device.
     Everything,
-    /// All that changes without an event, of the devices that are known.
+    /// All values that change without an event, of the devices that are known.
     States,
-    /// These devices.
+    /// Selected devices only.
     Devices(Devices),
 }
 
-/// Some devices.
+/// A selection of devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     /// These device-mapper devices, and their members.
     pub(crate) maps: BTreeSet<DevNo>,
-    /// Everything of these disks.
+    /// Everything about these disks.
     pub(crate) disks: BTreeSet<DevNo>,
-    /// The states of these disks. One that is not known is read whole.
+    /// The states of these disks. A disk that is not known is read as a whole.
     pub(crate) states: BTreeSet<DevNo>,
-    /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps, and what other virtual block devices are made of,
-    /// stay as last read: they are many.
+    /// The mounts and swaps, and the holders of NVMe namespaces. The holders of maps and the
+    /// components of other virtual block devices keep their last state, because they are many.
     pub(crate) usage: bool,
 }
 
@@ -83,54 +84,57 @@ impl Default for Scope {
     }
 }
 
-/// A map as device mapper tells it.
+/// A map as device mapper reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Its device number.
+    /// The device number.
     pub devno: DevNo,
-    /// Its members; `None` if device mapper cannot tell them, so that the map has to be found here.
+    /// The members. `None` if device mapper cannot report them: the map then has to be read from
+    /// sysfs.
     pub members: Option<Arc<[DevNo]>>,
 }
 
-/// A reading. An object that reads the same as last time is the same allocation.
+/// The result of one read. An object that did not change since the last reading keeps its
+/// allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// The devices that were looked at. `None` for one that is gone, or that is no multipath map.
+    /// The maps that were read. `None` for a device that is gone or no multipath map.
     pub(crate) maps: BTreeMap<DevNo, Option<Arc<Map>>>,
-    /// The disks that were looked at; `None` for one that is gone.
+    /// The disks that were read. `None` for a disk that is gone.
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
     /// The I/O of maps.
     pub io: BTreeMap<DevNo, Io>,
-    /// Facts that only a reading of everything tells.
+    /// The facts that only a reading of everything gives.
     pub(crate) host: Option<Host>,
-    /// The users of block devices, if they were looked for. It leaves out the holders of devices that device mapper tells of: it tells
-    /// their open counts, too.
+    /// The users of block devices, if they were read. It leaves out the holders of devices that
+    /// device mapper reports, because device mapper also reports their open counts.
     pub(crate) usage: Option<Arc<Usage>>,
-    /// Objects that exist and could not be read. They stand as last read.
+    /// Objects that exist and could not be read. They keep their last state.
     pub unreadable: Vec<Error>,
 }
 
-/// Facts that a reading of everything tells besides maps and their members.
+/// The facts that a reading of everything gives beside maps and their members.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
-    /// Every map is in the reading. `false` where device mapper tells them.
+    /// True if every map is in the reading. `false` if device mapper reports the maps.
     pub(crate) has_maps: bool,
-    /// The disks that a multipath map could be made of, and that are no members of one.
+    /// The disks that could be members of a multipath map and are not.
     pub(crate) candidates: Arc<[Candidate]>,
-    /// The ways of members, if one of those disks has a way.
+    /// The ways of members. Empty unless one of the candidates has a way.
     pub(crate) member_ways: Arc<HashSet<Way>>,
-    /// Kernel names of the block devices that the root file system stands on.
+    /// The kernel names of the block devices that the root file system stands on.
     pub(crate) root: Arc<HashSet<String>>,
 }
 
-/// Reads block devices. Remembers the last reading, for what cannot be read, and to tell what is still the same.
+/// Reads block devices. Remembers the last reading, for objects that cannot be read, and to
+/// recognise objects that did not change.
 #[derive(Debug)]
 pub struct Block {
     places: Places,
     maps: Maps,
     disks: Disks,
     identities: UdevDb,
-    /// By the number in their name, which is the minor number.
+    /// By the number in their kernel name, which is the minor number.
     known_maps: BTreeMap<u32, Arc<Map>>,
     known_disks: BTreeMap<DevNo, disks::Known>,
     known_io: BTreeMap<DevNo, Io>,
@@ -147,7 +151,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A reader of these places.
+    /// Makes a reader for these places.
     pub fn new(places: Places) -> Self {
         Block {
             maps: Maps::new(&places.sysfs),
@@ -170,11 +174,11 @@ impl Block {
         }
     }
 
-    /// Reads what is asked for.
+    /// Reads the devices that the request selects.
     ///
     /// # Errors
-    /// If there is no `block`, or this process has no files or memory left to read with. A single device's trouble is in
-    /// the reading.
+    /// If there is no `block` directory, or this process has no files or memory left to read with.
+    /// The errors of single devices are in the reading.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let mut reading = Reading::default();
         let identities = self.identities.read(&mut reading.unreadable);
@@ -240,7 +244,7 @@ impl Block {
         Ok(())
     }
 
-    /// Reads what virtual block devices but for maps are made of.
+    /// Reads the components of virtual block devices that are no maps.
     fn read_stacked(&mut self, told: Option<&[Told]>, reading: &mut Reading) {
         let told: HashSet<u32> = told.unwrap_or_default().iter().map(|told| told.devno.minor).collect();
         let known = &self.known_maps;
@@ -250,7 +254,8 @@ impl Block {
         self.stacked = usage::stacked(sysfs, is_map, &self.stacked, file, &mut reading.unreadable);
     }
 
-    /// Reads the users of the devices, and what the root stands on. Whatever cannot be read stays as last read.
+    /// Reads the users of the devices, and the devices below the root file system. Parts that
+    /// cannot be read keep their last state.
     fn read_usage(&mut self, block: &[Entry], of_maps: bool, reading: &mut Reading) {
         match Mounted::read(&self.places, &mut self.tables, &self.mounted) {
             Ok(mounted) => self.mounted = mounted,
@@ -309,13 +314,14 @@ impl Block {
         Ok(())
     }
 
-    /// Reads the map of this number; it may be gone, or none.
+    /// Reads the map of this number, which may be gone or no map.
     fn read_map(&mut self, devno: DevNo, reading: &mut Reading) {
         reading.maps.insert(devno, None);
         self.discover(devno.minor, reading);
     }
 
-    /// Reads a device-mapper device and, if it is a multipath map, its members. After an error what was known stands.
+    /// Reads a device-mapper device and, if it is a multipath map, its members. After an error the
+    /// known state stays.
     fn discover(&mut self, minor: u32, reading: &mut Reading) {
         let known = self.known_maps.remove(&minor);
         let map = self.maps.read(minor, known.as_ref(), &mut reading.unreadable).unwrap_or_else(|error| {
@@ -335,7 +341,7 @@ impl Block {
         reading.maps.insert(map.devno, Some(map));
     }
 
-    /// Reads the disk of this number. It stands as last read if sysfs does not tell where it is.
+    /// Reads the disk of this number. If its place in sysfs cannot be read, the last state stays.
     fn read_disk_numbered(&mut self, devno: DevNo, reading: &mut Reading) {
         if reading.disks.contains_key(&devno) {
             return;
@@ -354,7 +360,7 @@ impl Block {
         }
     }
 
-    /// Maps may share members, so a disk is read once in each reading.
+    /// Maps may share members, so each reading reads a disk only once.
     fn read_disk(&mut self, devno: DevNo, place: &Path, reading: &mut Reading) {
         if reading.disks.contains_key(&devno) {
             return;
@@ -384,13 +390,13 @@ impl Block {
         reading.io.extend(io.map(|io| (devno, io)));
     }
 
-    /// The device's directory, relative to the root; `None` if it is gone.
+    /// Returns the device's directory, relative to the root. `None` if the device is gone.
     fn place_of(&self, devno: DevNo) -> Result<Option<PathBuf>, Error> {
         let numbers = Path::new("dev/block");
         follow(&self.places.sysfs.join(numbers).join(devno.to_string()), numbers)
     }
 
-    /// Reads the disks that are no members. `reading` has those that are.
+    /// Reads the disks that are no members. `reading` already has the members.
     fn read_strangers(&mut self, block: &[Entry], reading: &mut Reading) {
         let Block { strangers, places, disks, identities, .. } = self;
         let members: Vec<&Disk> = reading.disks.values().flatten().map(|disk| &**disk).collect();
@@ -444,7 +450,7 @@ mod tests {
         symlink(target, link).unwrap();
     }
 
-    /// A host with one map of one SCSI disk, and a reader.
+    /// Returns a host with one map of one SCSI disk, and a reader.
     fn host() -> (tempfile::TempDir, Block) {
         let tree = tempfile::tempdir().unwrap();
         let root = tree.path();
@@ -576,7 +582,7 @@ mod tests {
         assert_eq!(stalled(moves, Scope::States), (false, 0));
         assert_eq!(stalled(moves, Scope::Everything), (true, 0));
         assert_eq!(stalled(moved, Scope::States), (true, 0));
-        // Nonsense leaves it as it was.
+        // Malformed values leave the stall unchanged.
         assert_eq!(stalled("7 0 0 0 0 0 0 0 1", Scope::Everything), (true, 1));
         assert_eq!(stalled(moved, Scope::Everything), (false, 0));
         assert_eq!(stalled(moved, Scope::Everything), (true, 0));
@@ -629,7 +635,7 @@ mod tests {
         assert!(alone.host.is_none());
         assert_eq!(users(alone)["nvme0n1"], [of("dm-5")].into());
         fs::remove_file(tree.path().join(head).join("holders/dm-5")).unwrap();
-        // A directory that cannot be listed stays as last read.
+        // A directory that cannot be listed keeps its last state.
         read(&mut reader, Scope::Everything, false);
         fs::remove_dir_all(tree.path().join(DM).join("holders")).unwrap();
         write(tree.path(), DM, &[("holders", "")]);

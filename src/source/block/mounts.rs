@@ -1,14 +1,15 @@
 //! Mounts and swaps, and their block devices.
 //!
 //! ```text
-//! /proc/1/mountinfo            what is mounted                   (Documentation/filesystems/proc.rst)
-//! /proc/swaps                  what is swapped to
-//! dev/block/254:3              the block device of that number
-//! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, which mountinfo names one of
+//! /proc/1/mountinfo            the mounts                        (Documentation/filesystems/proc.rst)
+//! /proc/swaps                  the swaps
+//! dev/block/254:3              the block device of a number
+//! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, of which mountinfo names one
 //! ```
 //!
-//! Unseen stay those of other mount namespaces, ZFS pools, journals and logs on a device of their own, and whoever has opened a device
-//! node (a virtual machine, a database, an iSCSI target, a loop device, DRBD).
+//! This module does not see other mount namespaces, ZFS pools, and journals and logs on a device of
+//! their own. It also does not see programs that have opened a device node (a virtual machine, a
+//! database, an iSCSI target, a loop device, DRBD).
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -23,30 +24,30 @@ use crate::source::files::{Attribute, Entry, Table, follow, list};
 use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 
-/// Where the root file system is mounted, and where what an image of it lies in.
+/// The mount points of the root file system, and of the file system that holds an image of it.
 pub(crate) const ROOTS: [&str; 2] = ["/", "/sysroot"];
 
 /// The table of mounts.
 #[derive(Debug)]
 pub(crate) struct Mounts {
-    /// The first process sees it so. Otherwise we do, and may see less.
+    /// True if these are the mounts of the first process. Otherwise they are the exporter's own,
+    /// which may be fewer.
     pub(crate) of_first_process: bool,
     table: String,
 }
 
-/// A mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mount<'a> {
-    /// The number that the file system gives for its device: that of a block device, or one of its own (major number 0).
+    /// The file system's device number: that of a block device, or one of its own (major number 0).
     pub(crate) devno: DevNo,
-    /// Where, as mountinfo writes it.
+    /// The mount point, escaped as in mountinfo.
     pub(crate) mount_point: &'a str,
-    /// The mounted source: mostly a device node.
+    /// The mounted source, usually a device node.
     pub(crate) source: String,
 }
 
 impl<'a> Mount<'a> {
-    /// From a line of mountinfo; `None` if it is none.
+    /// Parses a line of mountinfo. `None` if the line has another form.
     fn parse(line: &'a str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(2);
@@ -59,7 +60,7 @@ impl<'a> Mount<'a> {
         ROOTS.contains(&self.mount_point)
     }
 
-    /// Whether its file system stands on a block device.
+    /// Returns true if the file system stands on a block device.
     pub(crate) fn has_device(&self) -> bool {
         self.devno.major != 0 || self.source.starts_with("/dev/")
     }
@@ -71,15 +72,17 @@ pub(crate) struct Tables {
     first: Table,
     own: Table,
     swaps: Table,
-    /// The first process's mounts have been read. What we see ourselves does not take their place.
+    /// True if the first process's mounts have been read. The exporter's own mounts do not replace
+    /// them later.
     knows_first: bool,
 }
 
 impl Tables {
-    /// The mounts as the first process sees them, or we if that may not be read. A mount point may be any bytes.
+    /// Returns the mounts of the first process, or the exporter's own if the first process's cannot
+    /// be read. A mount point may be any bytes.
     ///
     /// # Errors
-    /// If neither can be read.
+    /// If neither table can be read.
     pub(crate) fn mounts(&mut self, procfs: &Path) -> Result<Mounts, Error> {
         let read = |table: &mut Table, name: &str| {
             let file = procfs.join(name);
@@ -99,10 +102,11 @@ impl Tables {
         Ok(Mounts { of_first_process: false, table: read(&mut self.own, "self/mountinfo")? })
     }
 
-    /// The device nodes that are swapped to. A swap that is a file lies in a file system, which is mounted.
+    /// Returns the device nodes of the swaps. A swap that is a file lies in a file system, which is
+    /// mounted.
     ///
     /// # Errors
-    /// If they cannot be read. A kernel without swaps is no error.
+    /// If the table cannot be read. A kernel without swaps is no error.
     pub(crate) fn swaps(&mut self, procfs: &Path) -> Result<Vec<String>, Error> {
         let file = procfs.join("swaps");
         match self.swaps.read(&file, swaps_of_interest) {
@@ -114,23 +118,24 @@ impl Tables {
 }
 
 impl Mounts {
-    /// Those that are of interest, what is on top last.
+    /// Returns the mounts of interest, the topmost last.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = Mount<'_>> {
         self.table.lines().filter_map(Mount::parse)
     }
 
-    /// The mounts on `/`, the topmost first. Below an overlay may be what the machine was booted from; where that is an image
-    /// in a file system (composefs), that one is mounted on `/sysroot`.
+    /// Returns the mounts of the root file system, the topmost first. The mount below an overlay
+    /// may be the one that the machine was booted from. If the root is an image in a file system
+    /// (composefs), that file system is mounted on `/sysroot`.
     pub(crate) fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
         ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
     }
 }
 
-/// Opens the table of the mounts that [`Tables::mounts`] reads. The kernel wakes whoever polls it when it changes
-/// (`proc_pid_mounts(5)`).
+/// Opens the table of mounts that [`Tables::mounts`] reads. The kernel wakes processes that poll
+/// this file when the mounts change (`proc_pid_mounts(5)`).
 ///
 /// # Errors
-/// If there is none that may be read.
+/// If no table can be opened.
 pub(crate) fn open(procfs: &Path) -> io::Result<File> {
     let own = || File::open(procfs.join("self/mountinfo"));
     match is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
@@ -139,11 +144,12 @@ pub(crate) fn open(procfs: &Path) -> io::Result<File> {
     }
 }
 
-/// Where this process finds out in which namespace it has its number.
+/// The link that names the process ID namespace of this process.
 const OUR_NAMESPACE: &str = "/proc/self/ns/pid";
 
-/// Whether the first process there is a container's: this process has the same number there as in a namespace that is not the host's.
-/// A capture holds what was read after this had been found out.
+/// Returns true if the first process in `procfs` belongs to a container: this process has the same
+/// number there as in a namespace that is not the host's. A capture holds only the table that was
+/// chosen on its host.
 fn is_of_container(procfs: &Path, our_namespace: &Path) -> bool {
     /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h` of the kernel.
     const OF_HOST: &str = "pid:[4026531836]";
@@ -152,7 +158,8 @@ fn is_of_container(procfs: &Path, our_namespace: &Path) -> bool {
         && says(our_namespace, OF_HOST) == Some(false)
 }
 
-/// The lines about the root, and one of each device: a host of many containers mounts the same one a thousand times.
+/// Keeps the lines about the root, and one line for each device. A host with many containers may
+/// mount one device a thousand times.
 fn mounts_of_interest(table: &[u8]) -> Vec<u8> {
     let mut seen = HashSet::new();
     let mut is_of_interest = |line: &&[u8]| {
@@ -163,7 +170,8 @@ fn mounts_of_interest(table: &[u8]) -> Vec<u8> {
     table.split_inclusive(|byte| *byte == b'\n').filter(&mut is_of_interest).flatten().copied().collect()
 }
 
-/// The device node of this line of `/proc/swaps`; `None` if it is about none. A node may have been removed since.
+/// Returns the device node in this line of `/proc/swaps`. `None` if the line names no device node.
+/// The node may have been removed since.
 pub(crate) fn swap(line: &str) -> Option<String> {
     let mut fields = line.split_ascii_whitespace();
     let (path, kind) = (fields.next()?, fields.next()?);
@@ -176,32 +184,32 @@ fn swaps_of_interest(table: &[u8]) -> Vec<u8> {
     lines.filter(|line| swap(&String::from_utf8_lossy(line)).is_some()).flatten().copied().collect()
 }
 
-/// The device nodes, if a mounted source is several: `/dev/sdb:/dev/sdc`.
+/// Returns the device nodes if the mounted source consists of several: `/dev/sdb:/dev/sdc`.
 pub(crate) fn several_nodes(source: &str) -> Option<impl Iterator<Item = &str>> {
     let nodes = source.split(':');
     (source.contains(':') && nodes.clone().all(|node| node.starts_with("/dev/"))).then_some(nodes)
 }
 
-/// Undoes what the kernel does to blanks and backslashes (`\040`, three octal digits).
+/// Undoes the kernel's escapes of blanks and backslashes (`\040`, three octal digits).
 pub(crate) fn unescaped(text: &str) -> String {
     crate::source::unescaped(text.as_bytes(), b"\\", 3, 8)
 }
 
-/// Finds block devices in sysfs. Looks through many of them once at most.
+/// Finds block devices in sysfs. Searches through many devices at most once.
 #[derive(Debug)]
 pub(crate) struct Finder<'a> {
     places: &'a Places,
-    /// The kernel names of device-mapper devices by their names.
+    /// The kernel names of device-mapper devices, by their device-mapper names.
     mapped: OnceCell<HashMap<String, String>>,
     /// The devices of each btrfs.
     btrfs: Vec<Vec<PathBuf>>,
 }
 
 impl<'a> Finder<'a> {
-    /// In these places.
+    /// Makes a finder for these places.
     ///
     /// # Errors
-    /// If this process has no files left to look with.
+    /// If this process has no files left to read with.
     pub(crate) fn new(places: &'a Places) -> Result<Self, Error> {
         let file_systems = Path::new("fs/btrfs");
         let entries = unless_exhausted(list(&places.sysfs.join(file_systems)))?.into_iter();
@@ -209,8 +217,10 @@ impl<'a> Finder<'a> {
         Ok(Finder { places, mapped: OnceCell::new(), btrfs: entries.map(devices).collect::<Result<_, _>>()? })
     }
 
-    /// The directories of all devices that a file system stands on, relative to the root of sysfs; none where that is not known.
-    /// btrfs and others have a number of their own and name a device. bcachefs has the number of its first and names all.
+    /// Returns the directories of all devices of a file system, relative to the root of sysfs. The
+    /// result is empty if they are not known. btrfs and others have a device number of their own,
+    /// and mountinfo names one device. bcachefs has the number of its first device, and mountinfo
+    /// names all.
     pub(crate) fn of_mount(&self, mount: &Mount<'_>) -> Vec<PathBuf> {
         if let Some(nodes) = several_nodes(&mount.source) {
             return nodes.filter_map(|node| self.of_node(node)).collect();
@@ -220,8 +230,8 @@ impl<'a> Finder<'a> {
         self.btrfs.iter().find(|devices| devices.contains(&place)).cloned().unwrap_or_else(|| vec![place])
     }
 
-    /// The directory of the device of this node. The node may be another machine's here (a container's), so the device is looked for
-    /// by its name first.
+    /// Returns the directory of the device of this node. The device is first searched by its name:
+    /// the node at this path may be a different one here, for example a container's.
     pub(crate) fn of_node(&self, node: &str) -> Option<PathBuf> {
         let named = || {
             let name = node.strip_prefix("/dev/")?;
@@ -249,7 +259,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// The number of a device node.
+/// Returns the device number of a device node.
 fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
     if let Some(capture) = capture {
         return recorded::read(capture).ok()?.nodes.get(node)?.parse().ok();
@@ -260,13 +270,15 @@ fn number_of(node: &str, capture: Option<&Path>) -> Option<DevNo> {
     Some(devno)
 }
 
-/// Where the links in a directory point. A directory that cannot be listed is not looked through.
+/// Returns the targets of the links in a directory. A directory that cannot be listed counts as
+/// empty.
 pub(crate) fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = unless_exhausted(list(&sysfs.join(directory)))?.into_iter();
     Ok(entries.filter_map(|entry| follow(&sysfs.join(directory).join(entry.name), directory).ok()?).collect())
 }
 
-/// A directory that cannot be listed counts as empty, unless this process has no files left to list it with.
+/// Treats a directory that cannot be listed as empty, unless this process has no files left to read
+/// with.
 fn unless_exhausted(listed: Result<Vec<Entry>, Error>) -> Result<Vec<Entry>, Error> {
     listed.or_else(|error| if error.is_exhaustion() { Err(error) } else { Ok(Vec::new()) })
 }

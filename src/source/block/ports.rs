@@ -1,19 +1,20 @@
-//! Between which ports a disk's I/O goes, where its own directory tells: SAS and virtio-scsi.
+//! The ports of SAS and virtio-scsi disks, whose own directory shows them.
 //!
 //! ```text
 //! …/0000:3b:00.0/host0/                      a host adapter
-//! …/host0/scsi_host/host0/                   host_sas_address: its SAS address, where its driver tells (mpt3sas, pm8001)
+//! …/host0/scsi_host/host0/                   host_sas_address: its SAS address, from some drivers (mpt3sas, pm8001)
 //! …/host0/port-0:2/expander-0:2/             an expander of an enclosure; there may be none, or several in a row
 //! …/expander-0:2/sas_device/expander-0:2/    sas_address
 //! …/port-0:2:139/end_device-0:2:139/         the port of a target; its disks lie below it
-//! …/sas_device/end_device-0:2:139/           sas_address, and enclosure_identifier where the driver tells
+//! …/sas_device/end_device-0:2:139/           sas_address, and enclosure_identifier from some drivers
 //!
 //! …/0000:00:05.0/virtio2/host2/              a virtio-scsi controller
 //! ```
 //!
-//! Documented in `drivers/scsi/scsi_transport_sas.c`, `drivers/scsi/mpt3sas/mpt3sas_ctl.c` and `drivers/scsi/virtio_scsi.c`
-//! of the kernel. The names of a SAS target go with it, and the addresses come out of the driver's memory. So they are read
-//! with the disk, and there is no session or port to be watched apart from it.
+//! Documented in `drivers/scsi/scsi_transport_sas.c`, `drivers/scsi/mpt3sas/mpt3sas_ctl.c` and
+//! `drivers/scsi/virtio_scsi.c` of the kernel. The names of a SAS target disappear together with
+//! it, and reading an address needs no I/O, because the driver has it in memory. The ports are
+//! therefore read with the disk, and no session or port needs to be watched.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -24,7 +25,8 @@ use crate::source::Error;
 use crate::source::files::Attribute;
 use crate::topology::{Ports, Transport};
 
-/// Reads the ports of the disk in this directory below the root. A name that is not told is as it was last, otherwise empty.
+/// Reads the ports of the disk in this directory below the root. Names that sysfs does not show
+/// stay as they were, otherwise they are empty.
 pub(crate) fn read(
     root: &Path,
     place: &Path,
@@ -64,7 +66,7 @@ fn read_sas(root: &Path, place: &Path, last: &Ports, file: &mut Attribute, unrea
     known.or(&instead).or(&expander_name)
 }
 
-/// The transport of the disk in this directory, if it is one of these.
+/// Returns the transport of the disk in this directory, if it is SAS or virtio-scsi.
 pub(crate) fn transport(place: &Path) -> Transport {
     if nearest(place, "end_device-").is_some() {
         Transport::Sas
@@ -75,18 +77,18 @@ pub(crate) fn transport(place: &Path) -> Transport {
     }
 }
 
-/// The name of the device that is the adapter: its PCI address, unless it is on another bus.
+/// Returns the name of the adapter's device: its PCI address, unless it is on another bus.
 fn adapter(place: &Path) -> Arc<str> {
     let device = virtio_device(place).or(nearest(place, "host"));
     device.and_then(Path::parent).map(name).unwrap_or_default().into()
 }
 
-/// Its driver makes the SCSI host right below it.
+/// Returns the virtio device of the disk. Its driver creates the SCSI host directly below it.
 fn virtio_device(place: &Path) -> Option<&Path> {
     nearest(place, "host")?.parent().filter(|device| is_numbered(name(device), "virtio"))
 }
 
-/// The directory of this kind that the disk lies in, `host0`; of several the one that is nearest to it.
+/// Returns the directory of this kind (`host0`) above the disk, the nearest if there are several.
 fn nearest<'a>(place: &'a Path, kind: &str) -> Option<&'a Path> {
     place.ancestors().find(|directory| is_numbered(name(directory), kind))
 }
@@ -95,7 +97,7 @@ fn name(directory: &Path) -> &str {
     directory.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }
 
-/// Firmware that has none to tell says 0.
+/// Firmware without an address prints 0.
 fn unless_zero(address: Arc<str>) -> Arc<str> {
     let digits = address.strip_prefix("0x").unwrap_or(&address);
     if digits.bytes().all(|digit| digit == b'0') { Arc::default() } else { address }
@@ -121,7 +123,7 @@ mod tests {
         Ports { initiator_port: initiator_port.into(), target: target.into(), target_port: target_port.into() }
     }
 
-    /// The ports of a disk in this place, on a host that has these files.
+    /// Returns the ports of a disk in this place, on a host that has these files.
     fn read_from(files: &[(String, &str)], place: &str, last: &Ports) -> (Ports, Vec<Error>) {
         let root = tempfile::tempdir().unwrap();
         for (name, content) in files {
@@ -156,7 +158,7 @@ mod tests {
                 &unknown,
                 ports("0000:3b:00.0", "expander-0:2", ""),
             ),
-            // A known name stands before another one for the same.
+            // A known name is not replaced by another name for the same port.
             (vec![(&expander, x)], &last, last.clone()),
             (vec![(&host, h), (&enclosure, e), (&port, p)], &last, ports(h, e, p)),
         ] {

@@ -1,7 +1,7 @@
-//! The block devices that the root file system stands on, through whatever layers.
+//! The block devices below the root file system, through all layers.
 //!
 //! ```text
-//! …/dm-3/slaves/dm-0           what it is made of: LVM, crypt, partitions on a map, RAID
+//! …/dm-3/slaves/dm-0           its components: LVM, crypt, partitions on a map, RAID
 //! …/sda/sda2/partition         a partition lies in its disk's directory
 //! ```
 
@@ -12,12 +12,13 @@ use super::mounts::{Finder, Mounts, links};
 use crate::source::Error;
 use crate::source::files::exists;
 
-/// The kernel names of all block devices below `/`: none where it stands on no block device, or on one that cannot be
-/// told. `sysfs` is where sysfs is mounted. A directory that cannot be listed is not looked through: the alert is for what is
-/// known to carry the root.
+/// Returns the kernel names of all block devices below `/`. The result is empty if the root file
+/// system has no block device or an unknown one. `sysfs` is the mount point of sysfs. A directory
+/// that cannot be listed counts as empty, because alerts need only devices that are known to carry
+/// the root.
 ///
 /// # Errors
-/// If this process has no files left to look with.
+/// If this process has no files left to read with.
 pub(crate) fn devices(sysfs: &Path, mounts: &Mounts, finder: &Finder<'_>) -> Result<HashSet<String>, Error> {
     let mut found = HashSet::new();
     let known = mounts.on_root().map(|mount| finder.of_mount(&mount));
@@ -61,7 +62,8 @@ mod tests {
             "1 0 0:1 / / rw - rootfs rootfs rw\n2 1 254:2 / / rw - ext4 /dev/mapper/vg-root rw\n",
         )
         .unwrap();
-        // vg-root (dm-2) on a partition of a map (dm-1) on the map (dm-0) on sda, and on a partition of sdb.
+        // vg-root (dm-2) lies on a partition (dm-1) of the map dm-0 on sda, and on a partition of
+        // sdb.
         for (device, slaves) in
             [("dm-2", &["dm-1", "sdb1"][..]), ("dm-1", &["dm-0"]), ("dm-0", &["sda"]), ("dm-9", &["sdc"])]
         {

@@ -1,4 +1,4 @@
-//! Disks that are members of no map, though a map could be made of them: a map may lack them, or nobody has made one.
+//! Disks that are members of no map, though they could be: a map lacks them, or no map was created.
 //!
 //! ```text
 //! block/sdb                       leads to the disk's directory, see disks.rs
@@ -7,7 +7,7 @@
 //! block/emcpowera/slaves/sdb      the same from the other side
 //! ```
 //!
-//! A reading of everything reads their files, and those of no member.
+//! A reading of everything reads the files of these disks. The members were read before.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -23,34 +23,36 @@ use crate::topology::{DevNo, Transport};
 /// A disk that is a member of no map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Its files.
     pub(crate) disk: Arc<Disk>,
-    /// Its identity in udev's words.
+    /// The identity in udev's database.
     pub(crate) wwid: Arc<str>,
-    /// Whether udev marks it as multipath's (`DM_MULTIPATH_DEVICE_PATH`); `None` if it says neither.
+    /// True if udev marks the disk as a path of multipath, false if it marks it as none
+    /// (`DM_MULTIPATH_DEVICE_PATH`); `None` without a mark.
     pub(crate) mark: Option<bool>,
-    /// The device of another driver that holds it or a partition of it, by its kernel name: `md0`, `emcpowera`.
+    /// The kernel name of another driver's device that holds the disk or a partition of it: `md0`,
+    /// `emcpowera`.
     pub(crate) held_by: Option<Arc<str>>,
-    /// A device of another multipath driver that has its size, where nothing tells which disks that device holds.
+    /// A device of another multipath driver that has the disk's size, if sysfs does not show which
+    /// disks that device holds.
     pub(crate) resembles: Option<Arc<str>>,
-    /// Another LUN of the same SCSI host, channel and target is in a map.
+    /// True if another LUN of the same SCSI host, channel and target is in a map.
     pub(crate) is_beside_member: bool,
 }
 
-/// Reads these disks, and remembers them for what cannot be read.
+/// Reads these disks, and remembers them for values that cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
     known: HashMap<String, (Known, Candidate)>,
 }
 
-/// A device of another multipath driver whose disks nothing tells.
+/// A device of another multipath driver that does not show its disks.
 struct Taciturn {
     name: Arc<str>,
     wwid: Option<Arc<str>>,
     size_bytes: Option<u64>,
 }
 
-/// The devices of other drivers, and what they hold.
+/// The devices of other drivers, and the disks that they hold.
 #[derive(Default)]
 struct Drivers {
     /// By the kernel name of a disk or partition.
@@ -59,7 +61,8 @@ struct Drivers {
 }
 
 impl Strangers {
-    /// Reads the disks of `block` that multipath takes and that udev knows, but for those that were read as members.
+    /// Reads the disks in `block` that multipath could use and that udev knows. Disks that were
+    /// read as members are left out.
     pub(crate) fn read(
         &mut self,
         sysfs: &Path,
@@ -114,8 +117,9 @@ impl Strangers {
     }
 }
 
-/// Finds out which of them have a member on another LUN of their target. Looks for each member in the few targets of those.
-/// A hypervisor gives unrelated disks as LUNs of one virtio-scsi target, some of which may be paths.
+/// Finds the candidates whose target has another LUN in a map. Only the few targets of candidates
+/// are searched. A hypervisor presents unrelated disks as LUNs of one virtio-scsi target, and some
+/// of them may be paths; these targets do not count.
 fn look_for_neighbours(candidates: &mut [Candidate], members: &[&Disk]) {
     let has_targets = |disk: &Disk| disk.transport != Transport::VirtioScsi;
     let with_targets = candidates.iter().map(|candidate| &candidate.disk).filter(|disk| has_targets(disk));
@@ -174,13 +178,14 @@ impl Drivers {
     }
 }
 
-/// The kernel names of the disk or partition that this link leads to, and of the disk that has the partition.
+/// Returns the kernel names of the disk or partition at the end of this link, and of the disk that
+/// contains the partition.
 fn disks_at(link: &Path) -> Vec<String> {
     let place = follow(link, Path::new("")).ok().flatten().unwrap_or_default();
     place.iter().filter_map(OsStr::to_str).filter(|name| is_disk(name)).map(str::to_owned).collect()
 }
 
-/// The devices of other drivers that hold the disk or a partition of it.
+/// Returns the devices of other drivers that hold the disk or a partition of it.
 fn holders(directory: &Path, name: &str) -> Result<Vec<Arc<str>>, Error> {
     let mut holders = Vec::new();
     let parts = list(directory)?.into_iter().filter(|entry| entry.name.starts_with(name));
@@ -191,19 +196,22 @@ fn holders(directory: &Path, name: &str) -> Result<Vec<Arc<str>>, Error> {
     Ok(holders)
 }
 
-/// Whether a block device of this name is of a driver that makes one device of several disks: an array, or a multipath driver.
+/// Returns true if the name is that of a driver that combines several disks: an array or a
+/// multipath driver.
 pub(crate) fn is_of_another_driver(name: &str) -> bool {
     is_numbered(name, "md") || name.starts_with("md_") || is_of_multipath_driver(name)
 }
 
-/// Whether it is a device of PowerPath (`emcpowera`), of Veritas (`VxDMP1`, and the volumes `VxVM1000`), or of HDLM (`sddlmaa`).
+/// Returns true for a device of PowerPath (`emcpowera`), of Veritas (`VxDMP1`, and the volumes
+/// `VxVM1000`), or of HDLM (`sddlmaa`).
 pub(crate) fn is_of_multipath_driver(name: &str) -> bool {
     ["emcpower", "VxDMP", "vxdmp", "VxVM", "sddlm"].iter().any(|driver| {
         name.strip_prefix(driver).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
     })
 }
 
-/// Whether it is a disk that multipath takes: neither a device-mapper, loop, RAM or optical one, nor a hidden NVMe path.
+/// Returns true for a disk that multipath could use. Device-mapper, loop, RAM and optical devices
+/// and hidden NVMe paths are none.
 fn is_disk(name: &str) -> bool {
     let starts =
         |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
@@ -211,22 +219,23 @@ fn is_disk(name: &str) -> bool {
     (starts("sd") || starts("dasd") || nvme) && !is_of_multipath_driver(name)
 }
 
-/// Whether it is no path of several by the place where it lies: an NVMe multipath head, which has its paths below it; a disk
-/// on USB, many of which have the same serial number (`allow_usb_devices` in `multipath.conf(5)`); or one on an ATA port, which
-/// is wired to one drive.
+/// Returns true if the place of the disk shows that it is not one of several paths. This holds for
+/// an NVMe multipath head, which has its paths below it. It holds for a disk on USB, because many
+/// USB disks have the same serial number (`allow_usb_devices` in `multipath.conf(5)`). It also
+/// holds for a disk on an ATA port, which is wired to one drive.
 fn is_left_alone(place: &Path) -> bool {
     let left_alone = |part: &str| part == "nvme-subsystem" || is_numbered(part, "usb") || is_numbered(part, "ata");
     place.iter().filter_map(OsStr::to_str).any(left_alone)
 }
 
-/// The tests of this file, and a disk for the tests of others.
+/// The tests of this file, and a disk for the tests of other modules.
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::source::block::disks::{Identity, IoCounts, Model, States};
     use crate::topology::Ports;
 
-    /// A running SCSI disk of this name and place that nothing marks or holds.
+    /// Returns a running SCSI disk of this name and address, without mark and holders.
     pub(crate) fn candidate(name: &str, wwid: &str, hctl: &str) -> Candidate {
         let minor = u32::from(name.as_bytes()[name.len() - 1] - b'a') * 16;
         Candidate {

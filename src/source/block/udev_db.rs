@@ -1,11 +1,13 @@
-//! udev's database: what its rules found out about each device, among it who a disk is, and whether it is multipath's.
+//! udev's database: the properties of each device, among them a disk's identity and multipath's
+//! mark.
 //!
-//! `/run/udev/data/b8:16`, a line for each property: `E:ID_SERIAL=3600…`. udevd writes a new file and moves it over the
-//! old one, so an entry of another inode number is another text, and all others need not be read again. multipath takes
-//! a disk's WWID from there, too (`uid_attrs` in `multipath.conf(5)`): `ID_SERIAL`, of DASD `ID_UID`, of NVMe `ID_WWN`.
+//! `/run/udev/data/b8:16` has a line for each property: `E:ID_SERIAL=3600…`. udevd writes a new
+//! file and moves it over the old one. An entry with another inode number therefore has a new text,
+//! and all others need not be read again. multipath takes a disk's WWID from this database, too
+//! (`uid_attrs` in `multipath.conf(5)`): `ID_SERIAL`, for DASD `ID_UID`, for NVMe `ID_WWN`.
 //!
-//! multipath's udev rules ask `multipath -u` whether a disk is to be a path of a map. `DM_MULTIPATH_DEVICE_PATH` is the answer, 1
-//! or 0 (`multipath/multipath.rules.in` of multipath-tools).
+//! multipath's udev rules ask `multipath -u` if a disk is to be a path of a map. The answer is
+//! `DM_MULTIPATH_DEVICE_PATH`, 1 or 0 (`multipath/multipath.rules.in` of multipath-tools).
 
 use std::collections::HashMap;
 use std::io;
@@ -17,13 +19,14 @@ use crate::source::files::{essence, list};
 use crate::source::{Error, is_gone};
 use crate::topology::DevNo;
 
-/// What was changed longer ago than this has been seen, whatever the step of the clock.
+/// A change older than this has a modification time that differs from every later one, even if the
+/// clock advances in steps.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// The property that is the mark.
+/// The property with multipath's mark.
 pub(crate) const MARK: &str = "DM_MULTIPATH_DEVICE_PATH";
 
-/// udevd writes a few KiB for a disk.
+/// The largest entry in bytes that is read. udevd writes a few KiB for a disk.
 const MOST: u64 = 1 << 20;
 
 /// Reads the identities of disks and remembers them.
@@ -31,7 +34,7 @@ const MOST: u64 = 1 << 20;
 pub(crate) struct UdevDb {
     directory: PathBuf,
     known: HashMap<DevNo, Known>,
-    /// When the directory had been changed last, where all that is in it has been read since.
+    /// The modification time of the directory, if all of its content has been read since.
     unchanged: Option<SystemTime>,
 }
 
@@ -41,28 +44,30 @@ struct Known {
     identity: Identity,
 }
 
-/// What a device may be identified by. What it does not have is empty.
+/// The identities of a device. An identity that the device does not have is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Identity {
     serial: Arc<str>,
     dasd: Arc<str>,
     nvme: Arc<str>,
-    /// Whether it is marked as multipath's.
+    /// True if the device is marked as a path of multipath, false if it is marked as none.
     mark: Option<bool>,
 }
 
 impl UdevDb {
-    /// `directory` is where udev keeps it.
+    /// `directory` is the directory of udev's database.
     pub(crate) fn new(directory: &Path) -> Self {
         UdevDb { directory: directory.to_owned(), known: HashMap::new(), unchanged: None }
     }
 
-    /// Reads what changed.
+    /// Reads the entries that changed.
     ///
     /// # Errors
-    /// If it is there and cannot be listed. None at all (a container, a host without udev) is no error.
+    /// If the directory exists and cannot be listed. A missing directory (a container, a host
+    /// without udev) is no error.
     pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
-        // To replace an entry changes the directory. The clock that says when goes in steps of some milliseconds.
+        // Replacing an entry changes the directory's modification time. Its clock advances in steps
+        // of some milliseconds.
         let now = SystemTime::now();
         let changed = std::fs::metadata(&self.directory).and_then(|directory| directory.modified()).ok();
         if changed.is_some() && changed == self.unchanged {
@@ -81,12 +86,12 @@ impl UdevDb {
                     let file = self.directory.join(&entry.name);
                     match essence_of_entry(&file) {
                         Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
-                        // It has just been replaced, or its device has just gone.
+                        // The entry has just been replaced, or its device has just gone.
                         Err(error) if is_gone(&error) => continue,
                         Err(error) => {
                             unreadable.push(Error::io(file.display(), &error));
                             self.unchanged = None;
-                            // Read again next time.
+                            // The entry is read again next time.
                             Known { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }
                         }
                     }
@@ -97,7 +102,7 @@ impl UdevDb {
         Ok(())
     }
 
-    /// Who the disk of this number and kernel name is; `None` where udev does not say.
+    /// Returns the identity of the disk of this number and kernel name. `None` if udev has none.
     pub(crate) fn wwid(&self, devno: DevNo, name: &str) -> Option<&Arc<str>> {
         let identity = &self.known.get(&devno)?.identity;
         let wwid = match name {
@@ -108,13 +113,13 @@ impl UdevDb {
         Some(wwid).filter(|wwid| !wwid.is_empty())
     }
 
-    /// Whether the disk of this number is marked as multipath's; `None` where udev says neither.
+    /// Returns multipath's mark of the disk of this number. `None` if it has none.
     pub(crate) fn mark(&self, devno: DevNo) -> Option<bool> {
         self.known.get(&devno)?.identity.mark
     }
 }
 
-/// The lines of an entry that are of interest.
+/// Reads the lines of an entry that are of interest.
 fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
     if std::fs::metadata(file)?.len() > MOST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
@@ -122,7 +127,7 @@ fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
     essence(file, identifying_lines)
 }
 
-/// Those of an entry that say who the device is.
+/// Keeps the lines of an entry that identify the device.
 fn identifying_lines(text: &[u8]) -> Vec<u8> {
     let keys = ["ID_SERIAL", "ID_UID", "ID_WWN", MARK];
     let lines = text.split_inclusive(|byte| *byte == b'\n');
@@ -150,7 +155,7 @@ impl Identity {
                 _ => {}
             }
         }
-        // Another word, or two that contradict each other, say nothing.
+        // A malformed mark, or two contradicting marks, count as no mark.
         let first = marks.first().copied().flatten();
         identity.mark = first.filter(|_| marks.iter().all(|mark| *mark == first));
         identity
@@ -165,7 +170,7 @@ mod tests {
     fn a_changed_entry_is_read_again_and_a_gone_one_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
-            // As udevd does it.
+            // udevd replaces entries in this way.
             let new = directory.path().join(".new");
             std::fs::write(&new, text).unwrap();
             std::fs::rename(new, directory.path().join(name)).unwrap();

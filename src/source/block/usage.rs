@@ -4,15 +4,17 @@
 //! dev/block/254:3/             the device of a mount or swap     see mounts.rs
 //! …/sda/sda2/partition         a partition lies in its disk's directory
 //! …/dm-3/slaves/dm-0           the map of a partition mapping, which has a UUID for a partition
-//! …/dm-0/holders/dm-3          what a device is a part of: LVM, crypt, RAID, or its own partition mapping
-//! …/md0/slaves/sdb1            a disk that is used itself, or a partition of it, found from its user
+//! …/dm-0/holders/dm-3          the devices on top: LVM, crypt, RAID, or its own partition mapping
+//! …/md0/slaves/sdb1            a disk that is used directly, or its partition, found from its user
 //! ```
 //!
-//! A mount stands on one device. Whatever is below that is held by what is above it, so only partitions are looked through. The users of
-//! disks are found from above, because there are fewer volumes than paths. PowerPath, VxDMP and HDLM show no `slaves`.
+//! A mount stands on one device. Each device below is held by the device above it, so this module
+//! looks only through partitions. It finds the users of disks from above, because there are fewer
+//! volumes than paths. PowerPath, VxDMP and HDLM show no `slaves`.
 //!
-//! All this is read at each resync. Where device mapper does not tell open counts, or there are native NVMe devices, mounts, swaps and
-//! the holders of NVMe namespaces are read again when what is mounted changes or a device-mapper device goes.
+//! All this is read at each resync. If device mapper does not report open counts, or there are
+//! native NVMe devices, the exporter reads a part of it more often: mounts, swaps and the holders
+//! of NVMe namespaces. It does so when the mounts change or a device-mapper device goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -30,16 +32,17 @@ use crate::topology::DevNo;
 /// A user of a block device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum User {
-    /// The block device of this kernel name stands on it or on a partition of it, and is no partition mapping of it.
+    /// The block device of this kernel name stands on the device or a partition of it. It is no
+    /// partition mapping of the device.
     Holder(String),
-    /// The device of this number, which is itself or a partition of it, is mounted.
+    /// The device of this number is mounted. It is the device itself or a partition of it.
     Mount(DevNo),
-    /// The device of this number, which is itself or a partition of it, is swapped to.
+    /// The device of this number is swapped to. It is the device itself or a partition of it.
     Swap(DevNo),
 }
 
 impl User {
-    /// The kind of user, in one word.
+    /// Returns the kind of user, in one word.
     fn kind(&self) -> &str {
         match self {
             User::Holder(name) => kind_of(name),
@@ -49,7 +52,7 @@ impl User {
     }
 }
 
-/// The kind of the block device of this kernel name: `dm` of `dm-3`, `md` of `md_home`.
+/// Returns the kind of the block device of this kernel name: `dm` for `dm-3`, `md` for `md_home`.
 fn kind_of(name: &str) -> &str {
     let end = name.find(|character: char| !character.is_ascii_alphabetic()).unwrap_or(name.len());
     &name[..end]
@@ -58,15 +61,17 @@ fn kind_of(name: &str) -> &str {
 /// The users of the host's block devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// The mounts are those that the first process sees. Otherwise there may be others.
+    /// True if the mounts are those that the first process sees. Otherwise there may be others.
     pub(crate) mounts_known: bool,
-    /// By the kernel name of the whole device: `dm-3`, `nvme0n1`, `sda`. One whose holders were looked for and that nothing uses is
-    /// there, too, with none.
+    /// By the kernel name of the whole device: `dm-3`, `nvme0n1`, `sda`. A device whose holders
+    /// were read and that has no users is there with an empty set.
     pub(crate) users: BTreeMap<String, BTreeSet<User>>,
-    /// The numbers that are mounted or swapped to, be there still a device of that number or not.
+    /// The device numbers that are mounted or swapped to. A device of such a number may no longer
+    /// exist.
     pub(crate) numbers: BTreeSet<DevNo>,
-    /// The users of a disk or a partition of it, but for multipath maps: `mount`, `swap`, or the kind of a block device (`dm`, `md`,
-    /// `bcache`). By the kernel name of the disk. Devices of device mapper are left out.
+    /// The users of a disk or a partition of it, without multipath maps: `mount`, `swap`, or the
+    /// kind of a block device (`dm`, `md`, `bcache`). By the kernel name of the disk. Users of
+    /// device-mapper devices are left out.
     pub(crate) direct: BTreeMap<String, BTreeSet<Arc<str>>>,
 }
 
@@ -76,21 +81,22 @@ pub(crate) struct Mounted {
     known: bool,
     users: Users,
     numbers: BTreeSet<DevNo>,
-    /// The numbers of each device node that is named for want of a number. They stay when the node has gone with its device.
+    /// The numbers of each device node that mountinfo names without a block device's number. They
+    /// stay when the node has gone together with its device.
     nodes: BTreeMap<String, BTreeSet<DevNo>>,
-    /// Kernel names of the block devices that the root file system stands on.
+    /// The kernel names of the block devices below the root file system.
     pub(crate) root: HashSet<String>,
 }
 
 /// By the kernel name of the whole device.
 pub(crate) type Users = BTreeMap<String, BTreeSet<User>>;
 
-/// The kernel names of the disks that a virtual block device is made of, by its own. Multipath maps are left out, and so is what
-/// device mapper makes of its own devices.
+/// The disks below each virtual block device, by kernel names. Multipath maps are left out, as are
+/// device-mapper devices on top of other ones.
 pub(crate) type Stacked = BTreeMap<String, BTreeSet<String>>;
 
 impl Usage {
-    /// By what is mounted, these holders, and what is made of disks.
+    /// Combines the mounts, these holders, and the virtual devices on top of disks.
     pub(crate) fn new(mounted: &Mounted, holders: &Users, stacked: &Stacked) -> Self {
         let mut users = mounted.users.clone();
         for (name, holders) in holders {
@@ -110,10 +116,10 @@ impl Usage {
 }
 
 impl Mounted {
-    /// Reads what is mounted and swapped to. `last` is what was read last.
+    /// Reads the mounts and swaps. `last` is the previous result.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If they cannot be read.
     pub(crate) fn read(places: &Places, tables: &mut Tables, last: &Mounted) -> Result<Self, Error> {
         let mounts = tables.mounts(&places.procfs)?;
         let finder = Finder::new(places)?;
@@ -139,7 +145,7 @@ impl Mounted {
         Ok(mounted)
     }
 
-    /// The numbers of what a device node leads to.
+    /// Returns the numbers of the devices of a device node.
     fn numbers_of(
         &mut self,
         node: String,
@@ -178,7 +184,7 @@ impl Mounted {
     }
 }
 
-/// The whole device of which this is a partition, or which it is.
+/// Returns the whole device if this is a partition, otherwise the device itself.
 fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBuf>, Error> {
     let directory = sysfs.join(device);
     if exists(&directory.join("partition")) {
@@ -190,8 +196,8 @@ fn whole(sysfs: &Path, device: &Path, file: &mut Attribute) -> Result<Vec<PathBu
     }
 }
 
-/// Looks what virtual block devices are made of, but for those that are known to be multipath maps. What cannot be read stays as in
-/// `last`.
+/// Reads the disks below virtual block devices, without known multipath maps. Parts that cannot be
+/// read stay as in `last`.
 pub(crate) fn stacked(
     sysfs: &Path,
     is_map: impl Fn(&str) -> bool,
@@ -207,7 +213,7 @@ pub(crate) fn stacked(
         }
     };
     let mut stacked = Stacked::new();
-    // A disk that another multipath driver holds is used through that.
+    // The device of another multipath driver is no direct use of its disks.
     for name in devices.filter(|name| !is_map(name) && !is_of_multipath_driver(name)) {
         let disks = or_last(disks_below(sysfs, &name, file), last.get(&name), unreadable);
         if !disks.is_empty() {
@@ -217,19 +223,20 @@ pub(crate) fn stacked(
     stacked
 }
 
-/// The disks that a virtual block device other than a multipath map is made of, itself or of partitions of them.
+/// Returns the disks below a virtual block device that is no multipath map. A partition counts as
+/// its disk.
 fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSet<String>, Error> {
     let device = Path::new(VIRTUAL).join(name);
     let slaves = device.join("slaves");
     let mut disks = BTreeSet::new();
-    // Most are LVM, crypt or partitions over multipath maps, and of no interest.
+    // Most are LVM, crypt or partitions on top of multipath maps, and of no interest.
     for Entry { name, .. } in list(&sysfs.join(&slaves))?.iter().filter(|slave| !slave.name.starts_with("dm-")) {
         let Some(slave) = follow(&sysfs.join(&slaves).join(name), &slaves)? else { continue };
         let whole = whole(sysfs, &slave, file)?.into_iter();
         disks.extend(whole.filter_map(|disk| Some(disk.file_name()?.to_str()?.to_owned())));
     }
     if !disks.is_empty() && name.starts_with("dm-") {
-        // It may be a map that is new, or has just gone.
+        // The device may be a map that is new or has just gone.
         let uuid = file.bytes(&sysfs.join(&device), "dm/uuid")?;
         if uuid.is_none_or(|uuid| uuid.starts_with(UUID_PREFIX.as_bytes())) {
             disks.clear();
@@ -238,10 +245,10 @@ fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSe
     Ok(disks)
 }
 
-/// The holders of a map or its partition mappings, but for these themselves.
+/// Returns the holders of a map and of its partition mappings, without these mappings.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the holders cannot be read.
 pub(crate) fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
     let directory = |name: &str| sysfs.join(VIRTUAL).join(name);
     let uuid = format!("{UUID_PREFIX}{}", map.wwid);
@@ -259,10 +266,10 @@ pub(crate) fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> R
     Ok(holders)
 }
 
-/// The holders of an NVMe namespace or its partitions; `None` if it is gone by now.
+/// Returns the holders of an NVMe namespace and of its partitions. `None` if the namespace is gone.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the holders cannot be read.
 pub(crate) fn holders_of_namespace(sysfs: &Path, name: &str) -> Result<Option<BTreeSet<User>>, Error> {
     let directory = sysfs.join("block").join(name);
     let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
@@ -296,7 +303,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A host of these block devices: directory, number, and UUID and name in device mapper.
+    /// Returns a host with these block devices: directory, number, device-mapper UUID and name.
     fn host(devices: &[(&str, &str, &str, &str)]) -> (tempfile::TempDir, Places) {
         let tree = tempfile::tempdir().unwrap();
         let sysfs = tree.path();
@@ -360,7 +367,7 @@ mod tests {
         assert_eq!(usage.users, BTreeMap::from(expected));
         assert_eq!(usage.numbers, [partition, nvme, lost, swap, btrfs].into());
         assert!(usage.mounts_known);
-        // They are gone, and nobody has unmounted them.
+        // The devices are gone, but still mounted.
         for device in [&devices[2], &devices[3]] {
             fs::remove_dir_all(tree.path().join(device)).unwrap();
             fs::remove_file(tree.path().join("class/block").join(Path::new(device).file_name().unwrap())).unwrap();
@@ -419,7 +426,7 @@ mod tests {
             BTreeMap::from([("sda".to_owned(), by(&["dm", "md"])), ("sdb".to_owned(), by(&["dm"]))])
         );
 
-        // What cannot be listed stays, and what is gone does not.
+        // A device that cannot be listed keeps its last state, and a device that is gone does not.
         fs::remove_dir_all(tree.path().join(BLOCK).join("md127/slaves")).unwrap();
         fs::write(tree.path().join(BLOCK).join("md127/slaves"), "").unwrap();
         fs::remove_dir_all(tree.path().join(BLOCK).join("dm-3")).unwrap();

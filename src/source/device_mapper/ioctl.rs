@@ -1,10 +1,12 @@
-//! The device-mapper control file: the ioctls that only look.
+//! The device-mapper control file: the ioctls that only read.
 //!
-//! Layout and numbers are those of `include/uapi/linux/dm-ioctl.h`; `Documentation/admin-guide/device-mapper/` tells
-//! what the targets print. Every ioctl takes one buffer: a fixed header, then variable data, both in the machine's own
-//! byte order. The buffer is read by offset, so that the system call itself is all the `unsafe` there is.
+//! Layout and numbers are those of `include/uapi/linux/dm-ioctl.h`. The files in
+//! `Documentation/admin-guide/device-mapper/` describe the text that the targets print. Every ioctl
+//! takes one buffer: a fixed header, then variable data, both in the machine's own byte order. This
+//! module reads the buffer by offset, so that only the system call itself needs `unsafe`.
 //!
-//! Every call needs `CAP_SYS_ADMIN`; opening the file needs root or `CAP_DAC_READ_SEARCH`, as it is opened read-only.
+//! Every call needs `CAP_SYS_ADMIN`. Opening the file needs root or `CAP_DAC_READ_SEARCH`, because
+//! it is opened read-only.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +16,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
 use crate::topology::DevNo;
 
-/// Where the kernel's control file stands.
+/// The path of the kernel's control file.
 pub(crate) const CONTROL: &str = "/dev/mapper/control";
 
 const HEADER: usize = 312;
@@ -30,7 +32,7 @@ const FLAG_UUID: u32 = 1 << 14;
 const LIST_HAS_UUID: u32 = 1;
 const LIST_HAS_NO_UUID: u32 = 2;
 
-/// A reply larger than this is no reply: 10,000 maps need about 2 MiB for the list.
+/// The largest reply in bytes that this module accepts. The list of 10,000 maps needs about 2 MiB.
 const LARGEST_BUFFER: usize = 64 << 20;
 
 #[derive(Clone, Copy)]
@@ -42,44 +44,42 @@ enum Command {
     ArmPoll = 16,
 }
 
-/// From this minor version on the list has event numbers. libdevmapper asks for the same one, and asks no kernel before it.
+/// The first minor version whose list has event numbers. libdevmapper uses the same limit, and asks
+/// no older kernel for them.
 const MINOR_WITH_EVENT_NR: u32 = 38;
 
 /// One device of `DM_LIST_DEVICES`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
-    /// Its number.
     pub(crate) devno: DevNo,
-    /// Its name, as [`Shown::name`].
+    /// The name, in the same form as [`Shown::name`].
     pub(crate) name: Vec<u8>,
-    /// Counts the device's events; a change says that something about it changed. `None` before version 4.38 of the ioctls
-    /// (Linux 4.15).
+    /// The event number, which counts the device's events: a new number means that something about
+    /// the device changed. `None` before version 4.38 of the ioctls (Linux 4.15).
     pub(crate) event_nr: Option<u32>,
-    /// Its UUID: `None` where the kernel does not list UUIDs, empty where the device has none.
+    /// The UUID: `None` if the kernel does not list UUIDs, empty if the device has none.
     pub(crate) uuid: Option<Vec<u8>>,
 }
 
-/// One device as `DM_TABLE_STATUS` shows it: the header, and each target's type and text. `DM_DEV_STATUS` shows the header alone.
+/// One device as `DM_TABLE_STATUS` returns it: the header, and the type and text of each target.
+/// `DM_DEV_STATUS` returns the header alone.
 #[derive(Debug)]
 pub(crate) struct Shown<'a> {
-    /// Name as the kernel holds it, mangled by libdevmapper where it has odd characters.
+    /// The name as the kernel holds it. libdevmapper has mangled special characters in it.
     pub(crate) name: &'a [u8],
-    /// UUID.
     pub(crate) uuid: &'a [u8],
-    /// Holders of the device.
+    /// The number of holders of the device.
     pub(crate) open_count: u32,
-    /// Write-protected.
     pub(crate) read_only: bool,
-    /// I/O is suspended.
     pub(crate) suspended: bool,
-    /// It has a live table. A device that is just being created has none yet.
+    /// True if the device has a live table. A device that is just being created has none yet.
     pub(crate) live: bool,
     /// The targets' part of the reply, for [`Shown::targets`].
     pub(crate) data: &'a [u8],
     target_count: u32,
 }
 
-/// What to ask a device for.
+/// The kind of text to ask the targets for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     /// The targets' state (`STATUSTYPE_INFO`).
@@ -88,15 +88,16 @@ pub(crate) enum Ask {
     Table,
 }
 
-/// The open control file and the buffers its replies come in.
+/// The open control file and the buffers for its replies.
 #[derive(Debug)]
 pub(crate) struct Control {
     file: OwnedFd,
     /// The minor version of the kernel's ioctls.
     minor: u32,
-    /// For the list, which grows with the host.
+    /// The buffer for the list, which grows with the number of devices.
     list: Vec<u64>,
-    /// For all else. The kernel copies the whole buffer in at every call, so this one stays as small as one device.
+    /// The buffer for all other calls. The kernel copies the whole buffer in at every call, so this
+    /// buffer has only the size that one device needs.
     one: Vec<u64>,
 }
 
@@ -104,7 +105,8 @@ impl Control {
     /// Opens the control file and checks that this process may use it.
     ///
     /// # Errors
-    /// `NotFound` without the `dm_mod` module, `PermissionDenied` without the rights named in the module's head.
+    /// `NotFound` without the `dm_mod` module. `PermissionDenied` without the rights that the
+    /// module documentation names.
     pub(crate) fn open() -> io::Result<Self> {
         let file = rustix::fs::open(CONTROL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut control = Control { file, minor: 0, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
@@ -112,26 +114,27 @@ impl Control {
         Ok(control)
     }
 
-    /// All device-mapper devices of this host.
+    /// Lists all device-mapper devices of this host.
     pub(crate) fn list(&mut self) -> io::Result<Vec<Listed>> {
         let minor = self.minor;
         let data = self.call(Command::ListDevices, FLAG_UUID, None)?;
         parse_list(data, minor).ok_or_else(|| malformed("DM_LIST_DEVICES"))
     }
 
-    /// One device without its targets. The kernel looks it up and asks none of them, which may wait for I/O.
+    /// Reads one device without its targets. The kernel looks the device up and does not ask the
+    /// targets, whose answer may wait for I/O.
     ///
     /// # Errors
-    /// `ENXIO` if there is no such device (any more).
+    /// `ENXIO` if the device does not exist or is already gone.
     pub(crate) fn glance(&mut self, devno: DevNo) -> io::Result<Shown<'_>> {
         let reply = self.call(Command::DeviceStatus, 0, Some(devno))?;
         parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))
     }
 
-    /// One device, with its targets' state or configuration.
+    /// Reads one device, with the state or the configuration of its targets.
     ///
     /// # Errors
-    /// `ENXIO` if there is no such device (any more).
+    /// `ENXIO` if the device does not exist or is already gone.
     pub(crate) fn show(&mut self, devno: DevNo, ask: Ask) -> io::Result<Shown<'_>> {
         let flags = match ask {
             Ask::Status => FLAG_NOFLUSH,
@@ -141,12 +144,13 @@ impl Control {
         parse_shown(reply).ok_or_else(|| malformed("DM_TABLE_STATUS"))
     }
 
-    /// Makes the file readable for `poll(2)` at the next event of any device. Each arming is good for one wake-up.
+    /// Makes the file readable for `poll(2)` at the next event of any device. Each call arms the
+    /// poll for one wake-up.
     pub(crate) fn arm_poll(&mut self) -> io::Result<()> {
         self.call(Command::ArmPoll, 0, None).map(drop)
     }
 
-    /// Runs one ioctl, with a larger buffer until the reply fits, and gives header and data.
+    /// Runs one ioctl and returns header and data. Enlarges the buffer until the reply fits.
     fn call(&mut self, command: Command, flags: u32, devno: Option<DevNo>) -> io::Result<&[u8]> {
         let buffer = match command {
             Command::ListDevices => &mut self.list,
@@ -154,7 +158,8 @@ impl Control {
         };
         loop {
             match command {
-                // All of it: kernels that list no UUIDs leave gaps, which must read as zero.
+                // Clear the whole buffer: kernels that list no UUIDs leave gaps, which must read as
+                // zero.
                 Command::ListDevices => buffer.fill(0),
                 _ => buffer.iter_mut().take(HEADER / 8).for_each(|word| *word = 0),
             }
@@ -181,7 +186,7 @@ impl AsFd for Control {
 }
 
 impl<'a> Shown<'a> {
-    /// Length in sectors, type and text of each target.
+    /// Returns the length in sectors, the type and the text of each target.
     pub(crate) fn targets(&self) -> impl Iterator<Item = (u64, &'a [u8], &'a [u8])> {
         const SPEC: usize = 40;
         let data = self.data;
@@ -234,7 +239,7 @@ fn parse_list(reply: &[u8], minor: u32) -> Option<Vec<Listed>> {
     while let Some(dev) = u64_at(entry, 0).filter(|&dev| dev != 0) {
         let next = u32_at(entry, 8)? as usize;
         let name = until_nul(entry.get(12..)?);
-        // An older kernel has the next entry there.
+        // An older kernel has the next entry in this place.
         let tail = entry.get((12 + name.len() + 1).next_multiple_of(8)..).filter(|_| minor >= MINOR_WITH_EVENT_NR);
         let tail = tail.unwrap_or_default();
         let uuid = match u32_at(tail, 4) {
@@ -255,7 +260,7 @@ fn malformed(call: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{call}: the reply ends early"))
 }
 
-/// The kernel's `huge_encode_dev`.
+/// Encodes a device number as the kernel's `huge_encode_dev` does.
 fn encode_dev(devno: DevNo) -> u64 {
     let (major, minor) = (u64::from(devno.major), u64::from(devno.minor));
     minor & 0xff | major << 8 | (minor & !0xff) << 12
@@ -279,13 +284,14 @@ fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 
 #[expect(unsafe_code, reason = "a view of integers as bytes: no byte of a u64 is invalid")]
 fn bytes(buffer: &[u64]) -> &[u8] {
-    // SAFETY: the slice covers exactly the buffer's memory, and u8 has no alignment of its own.
+    // SAFETY: the slice covers exactly the buffer's memory, and u8 needs no alignment.
     unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(buffer)) }
 }
 
 #[expect(unsafe_code, reason = "the ioctls of the module's head")]
 fn ioctl(file: BorrowedFd<'_>, command: Command, buffer: &mut [u64]) -> io::Result<()> {
-    // SAFETY: the kernel writes at most the `data_size` bytes that the header announces, which is the buffer's size.
+    // SAFETY: the kernel writes at most the `data_size` bytes that the header announces. This is
+    // the buffer's size.
     Ok(unsafe { rustix::ioctl::ioctl(file, Call { command, buffer }) }?)
 }
 
@@ -295,7 +301,7 @@ struct Call<'a> {
 }
 
 #[expect(unsafe_code, reason = "describes the ioctl to rustix")]
-// SAFETY: the opcode is `_IOWR(0xfd, command, struct dm_ioctl)`, and the pointer is to a buffer that outlives the call.
+// SAFETY: the opcode is `_IOWR(0xfd, command, struct dm_ioctl)`, and the buffer outlives the call.
 unsafe impl Ioctl for Call<'_> {
     type Output = ();
     const IS_MUTATING: bool = true;

@@ -1,10 +1,10 @@
-//! Device mapper: the kernel's own word on every multipath map.
+//! Device mapper: the kernel's own state of every multipath map.
 //!
 //! ```text
-//! DeviceMapper::read ─► list: which devices are there, whose event number moved    ioctl.rs
-//!                    ─► the UUID of new ones, where the list has none              ioctl.rs
-//!                    ─► the status and the table of each map                       ioctl.rs, status.rs
-//!                    ─► whether each of its partition mappings is open             ioctl.rs
+//! DeviceMapper::read ─► list: the devices, and whose event number changed             ioctl.rs
+//!                    ─► the UUID of new devices, if the list has none                 ioctl.rs
+//!                    ─► the status and the table of each map                          ioctl.rs, status.rs
+//!                    ─► whether each of its partition mappings is open                ioctl.rs
 //!                    ─► Reading: all maps, the unchanged ones shared with the reading before
 //! ```
 
@@ -26,100 +26,100 @@ use ioctl::{Ask, Listed, Shown};
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Map {
-    /// Its device number.
     pub(crate) devno: DevNo,
-    /// Counts its events, as the list of devices shows it; `None` before Linux 4.13.
+    /// The event number from the list of devices, which counts the map's events. `None` before
+    /// Linux 4.15.
     pub(crate) event_nr: Option<u32>,
-    /// Its name (alias).
+    /// The alias.
     pub(crate) name: Arc<str>,
-    /// Its identity.
     pub(crate) wwid: Arc<str>,
-    /// Its UUID: [`UUID_PREFIX`] and the WWID.
+    /// The UUID: [`UUID_PREFIX`] and the WWID.
     pub(crate) uuid: Arc<str>,
-    /// Holders of the device.
+    /// The number of holders of the map.
     pub(crate) open_count: u32,
-    /// Those of them that are partition mappings of it which nobody holds. A mapping is opened without an event, so both counts are
-    /// as of the last look at the map.
+    /// The number of these holders that are closed partition mappings of the map. Opening a mapping
+    /// causes no event, so both counts are as of the last read of the map.
     pub(crate) closed_partitions: u32,
-    /// Write-protected.
     pub(crate) read_only: bool,
-    /// I/O is suspended.
     pub(crate) suspended: bool,
-    /// I/O waits when no path is valid.
+    /// True if I/O waits while no path is valid.
     pub(crate) queueing: bool,
-    /// Size in bytes.
     pub(crate) size_bytes: u64,
-    /// Its path groups; none if its table has no multipath target any more (`dmsetup remove --force`).
+    /// The path groups; empty if the table no longer has a multipath target (`dmsetup remove
+    /// --force`).
     pub(crate) groups: Vec<Group>,
 }
 
 impl Map {
-    /// Device numbers of its members, in the kernel's order.
+    /// Returns the device numbers of the members, in the kernel's order.
     pub(crate) fn members(&self) -> impl Iterator<Item = DevNo> {
         self.groups.iter().flat_map(|group| &group.paths).map(|path| path.devno)
     }
 }
 
-/// A request.
+/// Says which maps to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Look at every map. Otherwise only at those that are new, or whose event number moved.
+    /// Read every map. Otherwise read only maps that are new or whose event number changed.
     pub(crate) all: bool,
-    /// Ask again which devices are multipath maps, where the list does not tell. Otherwise a device is asked once.
+    /// Ask each device again if it is a multipath map, if the list does not show it. Otherwise each
+    /// device is asked once.
     pub(crate) anew: bool,
-    /// Look at these too, and ask them again.
+    /// Read these devices as well, and ask them again what they are.
     pub(crate) dirty: HashSet<DevNo>,
 }
 
 /// All multipath maps of the host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
-    /// A map that did not change since the last reading is the same allocation.
+    /// The maps. A map that did not change since the last reading keeps its allocation.
     pub(crate) maps: Vec<Arc<Map>>,
-    /// Maps that exist and could not be read. Those read before stand in `maps` as last read.
+    /// Maps that exist and could not be read. If they were read before, their last state is in
+    /// `maps`.
     pub(crate) unreadable: Vec<(DevNo, Error)>,
 }
 
-/// Reads the maps and remembers them, so that one that did not change costs two ioctls and a comparison.
+/// Reads the maps and remembers them. A map that did not change costs two ioctls and a comparison.
 #[derive(Debug)]
 pub(crate) struct DeviceMapper<O = Origin> {
     origin: O,
     known: BTreeMap<DevNo, Known>,
-    /// Devices that are no multipath maps, where the list has no UUIDs.
+    /// Devices that are no multipath maps. Filled only if the list has no UUIDs.
     strangers: HashMap<DevNo, Stranger>,
     scratch: Raw,
 }
 
-/// Device mapper's answers, wherever they come from.
+/// Device mapper's answers, from the kernel, a capture or a test.
 trait Answers {
-    /// All device-mapper devices; none where there is no device mapper.
+    /// Lists all device-mapper devices. Returns an empty list on a host without device mapper.
     fn list(&mut self) -> Result<Vec<Listed>, Error>;
 
-    /// The UUID of a device.
+    /// Returns the UUID of a device.
     fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>>;
 
-    /// Whether a device is a partition mapping on the map of this UUID, and nobody holds it.
+    /// Returns true if a device is a partition mapping on the map of this UUID and has no holders.
     fn is_closed_partition(&mut self, devno: DevNo, map: &[u8]) -> io::Result<bool>;
 
-    /// Fills `raw` with the words of a multipath map; `false` if the device has no live table, or is no multipath map any more.
+    /// Fills `raw` with the kernel's answers about a multipath map. Returns `false` if the device
+    /// has no live table or is no longer a multipath map.
     fn fill(&mut self, devno: DevNo, raw: &mut Raw) -> io::Result<bool>;
 }
 
-/// Device mapper of this host or of another one.
+/// The device mapper of this host, or of the host of a capture.
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// The kernel of this host. `sysfs` tells one without device mapper from one where it may not be asked.
+    /// The kernel of this host. `sysfs` shows if the kernel has no device mapper or only refuses
+    /// access.
     Kernel {
-        /// Where sysfs is mounted.
+        /// The mount point of sysfs.
         sysfs: PathBuf,
-        /// The control file, once it is open.
+        /// The control file, after it has been opened.
         control: Option<Control>,
     },
-    /// The words of another host's kernel, in a capture.
+    /// The recorded answers of another host's kernel.
     Capture {
-        /// The capture.
         directory: PathBuf,
-        /// Its maps, once the capture is read.
+        /// The maps, after the capture has been read.
         maps: BTreeMap<DevNo, recorded::Map>,
     },
 }
@@ -135,11 +135,11 @@ struct Known {
 #[derive(Debug)]
 struct Stranger {
     name: Vec<u8>,
-    /// The UUID of the map that it is a partition mapping of.
+    /// The UUID of the map, if the device is a partition mapping on one.
     partitioned: Option<Vec<u8>>,
 }
 
-/// The kinds of devices, as far as they differ to us.
+/// The kinds of devices that this module distinguishes.
 enum Kind {
     Map,
     /// A partition mapping on the map of this UUID.
@@ -157,7 +157,7 @@ impl Kind {
     }
 }
 
-/// What the ioctls said, as they said it.
+/// The answers of the ioctls, unparsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Raw {
     name: Vec<u8>,
@@ -172,7 +172,7 @@ struct Raw {
 }
 
 impl DeviceMapper {
-    /// That of these places.
+    /// Makes a reader for the host or capture at these places.
     pub(crate) fn new(places: &Places) -> Self {
         DeviceMapper::of(match &places.capture {
             Some(capture) => Origin::Capture { directory: capture.clone(), maps: BTreeMap::new() },
@@ -187,18 +187,18 @@ impl<O: Answers> DeviceMapper<O> {
         DeviceMapper { origin, known: BTreeMap::new(), strangers: HashMap::new(), scratch: Raw::default() }
     }
 
-    /// Reads the list, and of it the maps that the request means.
+    /// Reads the list, and the maps that the request selects.
     ///
     /// # Errors
-    /// If the control file cannot be opened, the list not be read, or none of the maps be read. The trouble of some of them is
-    /// in the reading.
+    /// If the control file cannot be opened, the list cannot be read, or no map can be read. If
+    /// only some maps fail, the reading holds their errors.
     pub(crate) fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
         let strangers = std::mem::take(&mut self.strangers);
         let (mut maps, mut partitions) = (Vec::new(), Partitions::new());
         for entry in &listed {
-            // Another map may have got the number.
+            // The number may now belong to another map.
             let is_it = |known: &Known| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
             let known = before.remove(&entry.devno).filter(is_it);
             let is_dirty = request.anew || request.dirty.contains(&entry.devno);
@@ -236,10 +236,11 @@ impl<O: Answers> DeviceMapper<O> {
         }
     }
 
-    /// The kind of a device. Kernels before 5.12 list no UUIDs, so they are asked for it. Only maps are asked for status and table. A
-    /// thin pool on a dead LUN would answer when the LUN is back, and the table of a LUKS device has its key.
+    /// Finds out the kind of a device. Kernels before 5.12 list no UUIDs, so they are asked for
+    /// each UUID. Only maps are asked for status and table. A thin pool on a dead LUN would not
+    /// answer before the LUN is back, and the table of a LUKS device contains its key.
     ///
-    /// `told` is what this number was the last time, if that still stands: a map or a stranger.
+    /// `told` holds what is still known about this device number: a map or another device.
     fn kind(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Stranger>)>) -> Result<Kind, Error> {
         if let Some(uuid) = &entry.uuid {
             return Ok(Kind::of(uuid));
@@ -263,14 +264,15 @@ impl<O: Answers> DeviceMapper<O> {
         Ok(kind)
     }
 
-    /// Brings what is known of one map up to date. `false` if the map is gone again, or has no table yet: either has an event of
-    /// its own to come. After an error what was known stands.
+    /// Updates what is known of one map. Returns `false` if the map is gone again or has no table
+    /// yet; in both cases an event follows. After an error the known state stays.
     fn look(&mut self, entry: &Listed, partitions: &Partitions, known: &mut Option<Known>) -> Result<bool, Error> {
         let raw = &mut self.scratch;
         match self.origin.fill(entry.devno, raw) {
             Ok(true) => {
-                // The map was asked first: a mapping that is opened or removed since makes it look used, and none makes it look unused.
-                // For the same reason one that cannot be asked counts as open.
+                // The map was asked before its mappings. If a mapping is opened or removed in
+                // between, the map looks used, and never unused by mistake. For the same reason, a
+                // mapping that cannot be asked counts as open.
                 let mut closed = |devno: DevNo| self.origin.is_closed_partition(devno, &raw.uuid).unwrap_or(false);
                 let mappings = partitions.get(&raw.uuid).into_iter().flatten();
                 let number = mappings.filter(|devno| closed(**devno)).count() as u32;
@@ -296,7 +298,7 @@ impl<O: Answers> DeviceMapper<O> {
     }
 }
 
-/// Partition mappings by the UUIDs of their maps.
+/// The partition mappings of each map, by the map's UUID.
 type Partitions = HashMap<Vec<u8>, Vec<DevNo>>;
 
 fn unread(entry: &Listed, cause: &dyn std::error::Error) -> Error {
@@ -310,7 +312,8 @@ impl Answers for Origin {
             Origin::Kernel { sysfs, control } => match Control::open() {
                 Ok(opened) => control.insert(opened),
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !loaded(sysfs) => return Ok(Vec::new()),
-                // A container has the kernel's device mapper without its node, unless it is given to it.
+                // A container shares the kernel's device mapper. It has the device node only if the
+                // node was passed in.
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
                     return Err(Error::io(CONTROL, &cause).not_permitted());
                 }
@@ -320,7 +323,7 @@ impl Answers for Origin {
                 let failed =
                     |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE).display(), cause);
                 let said = recorded::read(directory)?.device_mapper;
-                // A source that was not captured then will not tell anything later.
+                // A source that is missing in the capture stays missing.
                 let said = said.ok_or_else(|| failed(&"device mapper was not captured").not_permitted())?;
                 if let Some(error) = said.error {
                     return Err(failed(&error).not_permitted());
@@ -343,7 +346,7 @@ impl Answers for Origin {
         match self {
             Origin::Kernel { control: Some(control), .. } => Ok(control.glance(devno)?.uuid.to_vec()),
             Origin::Kernel { control: None, .. } => Ok(Vec::new()),
-            // It has maps only, and no words of those that could not be read.
+            // A capture has only maps, and no UUIDs of maps that could not be read.
             Origin::Capture { .. } => Ok(UUID_PREFIX.into()),
         }
     }
@@ -351,7 +354,7 @@ impl Answers for Origin {
     fn is_closed_partition(&mut self, devno: DevNo, map: &[u8]) -> io::Result<bool> {
         let Origin::Kernel { control: Some(control), .. } = self else { return Ok(false) };
         let shown = control.glance(devno)?;
-        // One without a table holds nothing.
+        // A mapping without a table holds nothing.
         Ok(shown.live && shown.open_count == 0 && partitioned(shown.uuid) == Some(map))
     }
 
@@ -371,14 +374,14 @@ impl Answers for Origin {
     }
 }
 
-/// Whether the kernel has device mapper. A host without it has no maps, which is no error.
+/// Returns true if the kernel has device mapper. A host without it has no maps, which is no error.
 fn loaded(sysfs: &Path) -> bool {
     sysfs.join("class/misc/device-mapper").exists()
 }
 
 fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
     let shown = control.show(devno, Ask::Status)?;
-    // Another device may have the number by now.
+    // The number may now belong to another device.
     if !shown.live || !shown.uuid.starts_with(UUID_PREFIX.as_bytes()) {
         return Ok(false);
     }
@@ -399,13 +402,13 @@ fn replace(buffer: &mut Vec<u8>, bytes: &[u8]) {
     buffer.extend_from_slice(bytes);
 }
 
-/// The text of the map's multipath target, empty if it has none.
+/// Returns the text of the map's multipath target. It is empty if there is no such target.
 fn multipath_line<'a>(shown: &Shown<'a>) -> &'a [u8] {
     shown.targets().find(|(_, kind, _)| *kind == b"multipath").map_or(&[], |(.., line)| line)
 }
 
 impl Raw {
-    /// As a capture holds it.
+    /// Converts the answers to the form of a capture.
     fn say(&self, entry: &Listed) -> recorded::Map {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         recorded::Map {
@@ -424,7 +427,7 @@ impl Raw {
         }
     }
 
-    /// From a capture.
+    /// Converts the answers from the form of a capture.
     fn said(map: &recorded::Map) -> Self {
         Raw {
             name: map.name.clone().into(),
@@ -501,11 +504,12 @@ mod tests {
         assert!(cut.parse(&entry()).is_err());
     }
 
-    /// A kernel, and what it was asked. Each device has a minor number, a name, a UUID and a status.
+    /// A kernel that records what it was asked. Each device has a minor number, a name, a UUID and
+    /// a status.
     #[derive(Default)]
     struct Fake {
         lists_uuids: bool,
-        /// Devices that somebody holds, and those that do not tell.
+        /// Devices that have holders. Those in `silent` do not answer.
         open: HashSet<u32>,
         silent: HashSet<u32>,
         devices: Vec<(u32, &'static str, &'static str, &'static str)>,
@@ -570,10 +574,10 @@ mod tests {
         assert_eq!(asked(&mut reader, &Request::default()), []);
         let dirty = [DevNo { major: 254, minor: 1 }].into();
         assert_eq!(asked(&mut reader, &Request { dirty, ..Request::default() }), [("uuid", 1)]);
-        // Events were lost.
+        // Kernel events were lost.
         let anew = Request { all: true, anew: true, ..Request::default() };
         assert_eq!(asked(&mut reader, &anew), [("uuid", 0), ("uuid", 1), ("uuid", 2), ("status", 0)]);
-        // Another device has the number, and its event is yet to come.
+        // Another device has this number, and its event has not come yet.
         reader.origin.devices[1] = (1, "mpathb", "mpath-3601", GOOD);
         reader.origin.devices[0] = (0, "root", "LVM-root", "");
         assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("uuid", 1), ("status", 1)]);
@@ -631,7 +635,7 @@ mod tests {
         reader.origin.devices[0].3 = "two 0 0 0";
         let error = reader.read(&all).unwrap_err().to_string();
         assert!(error.starts_with("device-mapper device 254:0: "), "{error}");
-        // A host without maps has none that cannot be read.
+        // A host without maps has no map that cannot be read.
         reader.origin.devices.truncate(0);
         assert!(reader.read(&all).unwrap().maps.is_empty());
     }

@@ -1,4 +1,4 @@
-//! What the kernel's `multipath` target prints of itself.
+//! The text that the kernel's `multipath` target prints.
 //!
 //! The format is `multipath_status` in `drivers/md/dm-mpath.c`. Status (`dmsetup status`):
 //!
@@ -7,7 +7,7 @@
 //! features handler  groups next  state+group  paths, words each  path, state, fail count, the selector's words
 //! ```
 //!
-//! The fail count returns to 0 on every table reload, so nobody is shown it.
+//! The exporter does not use the fail count, because it returns to 0 on every table reload.
 
 use std::num::ParseIntError;
 
@@ -16,35 +16,35 @@ use crate::topology::DevNo;
 /// A path group of the status line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// `A` is the group in use, `E` enabled, `D` disabled ("bypassed"); anything else is passed on.
+    /// `A` is the group in use, `E` is enabled, `D` is disabled ("bypassed"). Other letters are
+    /// passed on.
     pub(crate) letter: char,
-    /// Its paths in the kernel's order.
+    /// The paths in the kernel's order.
     pub(crate) paths: Vec<Member>,
 }
 
 /// A path of the status line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// Its device number: a number and not a name, as the device may already be gone.
+    /// The device number. The line has no kernel names, because the disk may already be gone.
     pub(crate) devno: DevNo,
-    /// State `A`: the kernel sends I/O to it.
+    /// True for state `A`: the kernel sends I/O to this path.
     pub(crate) valid: bool,
 }
 
-/// The target's text is not what `dm-mpath.c` prints.
+/// The text does not have the form that `dm-mpath.c` prints.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParseError {
-    /// It ends where more was to come.
+    /// The line ends before an expected word.
     #[error("the line ends where {0} should stand")]
     Ends(&'static str),
-    /// A word is not of its kind.
+    /// A word is not of the expected kind.
     #[error("word {position} is {word:?} where {wanted} should stand")]
     Word {
-        /// Which word, from 1.
+        /// The position of the word, from 1.
         position: usize,
-        /// The word.
         word: String,
-        /// What should stand there.
+        /// The expected kind of word.
         wanted: &'static str,
     },
 }
@@ -73,7 +73,7 @@ impl<'a> Words<'a> {
         word.parse().map_err(|_: ParseIntError| self.error(word, wanted))
     }
 
-    /// Steps over a list that says its length first.
+    /// Skips a list that begins with its length.
     fn skip_list(&mut self, wanted: &'static str) -> Result<(), ParseError> {
         let words = self.count(wanted)?;
         self.skip(words, wanted)
@@ -84,17 +84,17 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Reads the path groups from the target's status line.
+/// Parses the path groups of the target's status line.
 ///
 /// # Errors
-/// If the line ends early or a number is none; the caller keeps what it knew of the device.
+/// If the line ends early or a number is malformed. The caller keeps the known state of the device.
 pub(crate) fn parse_status(line: &str) -> Result<Vec<Group>, ParseError> {
     let mut words = Words::of(line);
     words.skip_list("the features")?;
     words.skip_list("the hardware handler")?;
     let groups = words.count("the number of path groups")?;
     words.skip(1, "the next path group")?;
-    // Counts come from outside: nothing is reserved for them, each group is read before the next is believed.
+    // The counts come from outside, so no memory is reserved for them.
     (0..groups).map(|_| parse_group(&mut words)).collect()
 }
 
@@ -117,8 +117,9 @@ fn parse_member(words: &mut Words<'_>, selector_words: usize) -> Result<Member, 
     Ok(Member { devno, valid })
 }
 
-/// Whether the target's table line says that I/O waits when no path is valid (`queue_if_no_path`). The status line does
-/// not tell: the number after its `2` is about queueing for the path group's initialisation.
+/// Returns true if the target's table line says that I/O waits while no path is valid
+/// (`queue_if_no_path`). The status line does not show this: the number after its `2` counts I/O
+/// that waits for the initialisation of the path group.
 ///
 /// # Errors
 /// As [`parse_status`].

@@ -1,9 +1,10 @@
 //! The reply to `show maps json`.
 //!
-//! It looks like JSON, and is not quite: no version of multipathd up to 0.14.3 escapes a string (`snprint_json` and
-//! the functions behind it in `libmultipath/print.c`). An alias with a quote breaks the document for a JSON parser; one
-//! with a backslash, or with `", "uuid" : "`, leaves it valid and wrong. So it is read as what it is, the output of a
-//! fixed printer, one `"key" : value` per line at a known depth:
+//! The reply looks like JSON, but no version of multipathd up to 0.14.3 escapes strings
+//! (`snprint_json` and the functions behind it in `libmultipath/print.c`). An alias with a quote
+//! makes the document invalid. An alias with a backslash, or with `", "uuid" : "`, leaves it valid
+//! and changes its meaning. This module therefore reads the reply as the output of a fixed printer:
+//! one `"key" : value` on each line, at a known depth.
 //!
 //! ```text
 //! {
@@ -23,15 +24,16 @@
 //! }
 //! ```
 //!
-//! A string of a map ends where the next line is a key of the map, and nothing in it is unescaped. The layout is the
-//! same from 0.7.4 to 0.14.3, only the keys `marginal_st` (0.8.3) and `lun_hex` (0.8.9) were added. Reading by lines
-//! also gives the maps before the place where a reply was cut.
+//! A string of a map ends where the next line is a key of the map. Nothing in it is unescaped. The
+//! layout is the same from 0.7.4 to 0.14.3; only the keys `marginal_st` (0.8.3) and `lun_hex`
+//! (0.8.9) were added. Reading by lines also yields the maps before the place where a reply was
+//! cut.
 //!
-//! A reply in any other layout (a later daemon's, or one that went through a formatter) is read as JSON. Should a later
-//! daemon keep the layout and begin to escape, then aliases with a quote or backslash would show the escapes; such a
-//! daemon will hopefully count up `minor_version`.
+//! A reply in any other layout (from a later daemon, or reformatted) is read as JSON. If a later
+//! daemon keeps the layout but escapes strings, aliases with a quote or a backslash will show the
+//! escapes. Such a daemon would probably have a higher `minor_version`.
 //!
-//! Both readers feed the same [`Draft`]: it alone knows what the keys mean.
+//! Both readers feed the same [`Draft`], which alone knows the meaning of the keys.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -43,26 +45,26 @@ use serde_json::value::RawValue;
 use super::excerpt;
 use crate::topology::{DaemonCounters, DevNo};
 
-/// What multipathd tells of its maps.
+/// The maps that multipathd reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Maps {
-    /// The maps that could be read, in its order.
+    /// The maps that could be read, in multipathd's order.
     pub(crate) maps: Vec<Arc<Map>>,
-    /// What could not be read: whole maps, single paths, the end of the reply.
+    /// The parts that could not be read: whole maps, single paths, the end of the reply.
     pub(crate) unreadable: Vec<ObjectError>,
 }
 
-/// Something that could not be read and is left out.
+/// A part of the reply that could not be read and is left out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {reason}")]
 pub(crate) struct ObjectError {
-    /// What is left out.
+    /// The name of the part.
     pub(crate) object: String,
-    /// Why, with the beginning of the offending text.
+    /// The reason, with the beginning of the malformed text.
     pub(crate) reason: String,
 }
 
-/// The reply is no list of maps at all.
+/// The reply is not a list of maps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a list of maps ({reason}): \"{excerpt}\"")]
 pub(crate) struct NotMaps {
@@ -70,77 +72,74 @@ pub(crate) struct NotMaps {
     excerpt: String,
 }
 
-/// A multipath device, as multipathd sees it. Text that it does not know is empty.
+/// A multipath map, as multipathd reports it. Unknown text is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Map {
-    /// Its identity; multipathd prints it as `uuid`. Never empty.
+    /// The WWID, which multipathd prints as `uuid`. Never empty.
     pub(crate) wwid: Arc<str>,
-    /// Its alias.
+    /// The alias.
     pub(crate) name: Arc<str>,
-    /// Its kernel name, `dm-3`.
+    /// The kernel name, `dm-3`.
     pub(crate) sysfs_name: Arc<str>,
-    /// SCSI vendor.
     pub(crate) vendor: Arc<str>,
-    /// SCSI product.
     pub(crate) product: Arc<str>,
-    /// SCSI product revision.
     pub(crate) revision: Arc<str>,
-    /// Whether the kernel queues I/O while there is no path.
+    /// True if the kernel queues I/O while no path is valid.
     ///
-    /// From `features`, which multipathd takes from the kernel's table for every reply (`disassemble_map`), and not
-    /// from `queueing`, which is its own intention: it says `-` where nothing is configured, and `on` when somebody
-    /// else told the kernel to fail I/O. All recorded replies agree with the kernel's table beside them.
+    /// The value comes from `features`, which multipathd takes from the kernel's table for every
+    /// reply (`disassemble_map`). The field `queueing` is not used, because it is multipathd's own
+    /// intention: it says `-` if nothing is configured, and `on` after another program has told the
+    /// kernel to fail I/O. All recorded replies agree with the kernel's table beside them.
     pub(crate) queueing: Option<bool>,
-    /// Whether it is suspended.
     pub(crate) suspended: Option<bool>,
-    /// Whether it is write-protected.
     pub(crate) read_only: Option<bool>,
-    /// Its counters; 0 where the reply has none.
+    /// The counters; 0 if the reply has none.
     pub(crate) counters: DaemonCounters,
-    /// Path groups in the kernel's order.
+    /// The path groups in the kernel's order.
     pub(crate) groups: Vec<Group>,
-    /// Paths of all groups, in the kernel's order.
+    /// The paths of all groups, in the kernel's order.
     pub(crate) paths: Vec<Path>,
 }
 
-/// A path group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// Position in the kernel's status, from 1.
+    /// The position in the kernel's status, from 1.
     pub(crate) index: u32,
-    /// `active`, `enabled`, `disabled`, `undef` or a word we have not met.
+    /// `active`, `enabled`, `disabled`, `undef`, or a word of another version.
     pub(crate) state: Arc<str>,
-    /// Its priority.
     pub(crate) priority: Option<i64>,
 }
 
-/// A member of a map.
+/// A path of a map.
 ///
-/// One whose device is gone may have neither name nor number, and is a member still.
+/// A path whose device is gone may have neither name nor number. It is still a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// Kernel name, `sdb`.
+    /// The kernel name, `sdb`.
     pub(crate) name: Arc<str>,
-    /// Device number.
     pub(crate) devno: Option<DevNo>,
-    /// Index of its group.
+    /// The index of the path's group.
     pub(crate) group: u32,
-    /// Whether the kernel sends I/O to it. multipathd reads it from the kernel for every reply.
+    /// True if the kernel sends I/O to the path. multipathd reads this from the kernel for every
+    /// reply.
     pub(crate) valid: Option<bool>,
-    /// multipathd's word for the device: `running`, `offline`, `unknown`. Not the kernel's: of all its states only some
-    /// make an `offline` here.
+    /// multipathd's word for the device: `running`, `offline`, `unknown`. It differs from the
+    /// kernel's SCSI state: only some of the kernel's states become `offline` here.
     pub(crate) device_state: Option<Arc<str>>,
-    /// Its checker's word.
+    /// The checker's state.
     pub(crate) checker_state: Option<Arc<str>>,
-    /// Its priority; -1 where it could not be found out.
+    /// The priority; -1 if multipathd could not determine it.
     pub(crate) priority: Option<i64>,
-    /// Whether multipathd holds it marginal; not told before 0.8.3.
+    /// True if multipathd holds the path marginal. `None` before 0.8.3.
     pub(crate) marginal: Option<bool>,
 }
 
 /// Reads the reply to `show maps json`.
 ///
-/// A map or a path that cannot be read is left out and listed; an error only where there is no list of maps.
+/// A map or path that cannot be read is left out, and listed in the result.
+///
+/// # Errors
+/// If the reply is not a list of maps.
 pub(crate) fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
     let layout = read_layout(reply);
     if layout.understood {
@@ -153,7 +152,7 @@ pub(crate) fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
     }
 }
 
-/// The objects of the reply, outer before inner. What holds the maps counts as one.
+/// The levels of objects in the reply, outer before inner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Document,
@@ -163,7 +162,7 @@ enum Level {
 }
 
 impl Level {
-    /// The level around this one.
+    /// Returns the level around this one.
     fn outer(self) -> Level {
         match self {
             Level::Document | Level::Map => Level::Document,
@@ -172,7 +171,7 @@ impl Level {
         }
     }
 
-    /// The level inside this one, and the key of the array that holds its objects.
+    /// Returns the level inside this one, and the key of the array that holds its objects.
     fn inner(self) -> Option<(Level, &'static str)> {
         match self {
             Level::Document => Some((Level::Map, "maps")),
@@ -183,20 +182,21 @@ impl Level {
     }
 }
 
-/// What has been read so far, and the objects that are being read.
+/// The part of the reply that has been read, and the objects that are being read.
 #[derive(Default)]
 struct Draft {
     maps: Maps,
     map: Map,
     group: Group,
     path: Path,
-    /// `path` had a key that says which it is.
+    /// True if `path` had a key that identifies it.
     path_named: bool,
-    /// `map` had a list of groups; an empty one is a list too, and says that the map has lost all its paths.
+    /// True if `map` had a list of groups. The list may be empty: the map has then lost all its
+    /// paths.
     map_has_groups: bool,
-    /// `group` had a list of paths.
+    /// True if `group` had a list of paths.
     group_has_paths: bool,
-    /// Number of paths in the groups before this one.
+    /// The number of paths in the groups before this one.
     paths_before: usize,
     map_problem: Option<String>,
     path_problem: Option<String>,
@@ -212,7 +212,7 @@ impl Draft {
                 self.map_has_groups = false;
             }
             Level::Group => {
-                // The fallback for a group without a number; groups are printed in order.
+                // The index of a group that has no number. multipathd prints the groups in order.
                 self.group = Group { index: self.map.groups.len() as u32 + 1, ..Group::default() };
                 self.paths_before = self.map.paths.len();
                 self.group_has_paths = false;
@@ -224,7 +224,7 @@ impl Draft {
         }
     }
 
-    /// A list of objects of this level begins.
+    /// Begins a list of objects of this level.
     fn list(&mut self, level: Level) {
         match level {
             Level::Document | Level::Map => {}
@@ -237,7 +237,7 @@ impl Draft {
         let counter = |old: u64| number(value).unwrap_or(old);
         let counters = &mut self.map.counters;
         match (level, key) {
-            // These two as they are: a trimmed or emptied name would be another map's.
+            // Keep these two unchanged: a trimmed or emptied name could be another map's.
             (Level::Map, "name") => self.map.name = String::from_utf8_lossy(value).into(),
             (Level::Map, "uuid") => self.map.wwid = String::from_utf8_lossy(value).into(),
             (Level::Map, "sysfs") if value != b"undef" => self.map.sysfs_name = text(value).into(),
@@ -275,9 +275,10 @@ impl Draft {
         }
     }
 
-    /// Notes that the object cannot be read; the first reason counts.
+    /// Notes that the object cannot be read. The first reason counts.
     ///
-    /// A group is no object of its own here: without it the map would show too few paths, so it takes the map along.
+    /// A faulty group makes the whole map unreadable, because the map would show too few paths
+    /// without it.
     fn spoil(&mut self, level: Level, reason: impl FnOnce() -> String) {
         match level {
             Level::Document if self.maps.unreadable.iter().any(|error| error.object == "reply") => {}
@@ -331,7 +332,7 @@ impl Draft {
         }
     }
 
-    /// A text that thousands of maps and paths have in common, stored once.
+    /// Returns a text that many maps and paths share, so that it is stored once.
     fn word(&mut self, value: &[u8]) -> Arc<str> {
         let text = text(value);
         if let Some(word) = self.words.get(&*text) {
@@ -347,7 +348,8 @@ impl Draft {
     }
 }
 
-/// A text without its padding; empty for what multipathd prints in place of one it does not have.
+/// Trims a text. Returns an empty text for the placeholders that multipathd prints for unknown
+/// text.
 fn text(value: &[u8]) -> Cow<'_, str> {
     match value.trim_ascii() {
         b"[undef]" | b"##" => Cow::Borrowed(""),
@@ -359,7 +361,7 @@ fn number<T: FromStr>(value: &[u8]) -> Option<T> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
-/// Whether it is the one word or the other.
+/// Returns true for one word and false for the other.
 fn one_of(value: &[u8], yes: &str, no: &str) -> Option<bool> {
     match value.trim_ascii() {
         word if word == yes.as_bytes() => Some(true),
@@ -368,26 +370,27 @@ fn one_of(value: &[u8], yes: &str, no: &str) -> Option<bool> {
     }
 }
 
-/// The kernel prints a number and that many words, so only no text at all tells nothing.
+/// Returns true if the features contain `queue_if_no_path`. `None` for empty text only, because the
+/// kernel prints at least the number 0.
 fn queueing(features: &[u8]) -> Option<bool> {
     let mut words = features.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
     words.peek()?;
     Some(words.any(|word| word == b"queue_if_no_path"))
 }
 
-/// What came of reading a reply by its layout.
+/// The result of reading a reply by its layout.
 struct ByLayout {
     maps: Maps,
-    /// Every line was one that the printer prints, up to the end.
+    /// True if the printer could have printed every line, up to the end.
     understood: bool,
-    /// A list of maps began.
+    /// True if a list of maps began.
     has_maps: bool,
 }
 
-/// Reads line by line.
+/// Reads a reply line by line.
 ///
-/// An object begins and ends at a depth of its own, three spaces per level. That is how the reader finds its way back
-/// after a line that it does not understand.
+/// Each kind of object begins and ends at its own depth, three spaces for each level. After a line
+/// that the reader does not understand, this depth shows where it is.
 fn read_layout(reply: &[u8]) -> ByLayout {
     let mut reader =
         LayoutReader { lines: Lines::new(reply), draft: Draft::default(), level: Level::Document, has_maps: false };
@@ -408,7 +411,7 @@ fn read_layout(reply: &[u8]) -> ByLayout {
             continue;
         }
         understood = false;
-        // A last line that is cut is nobody's fault but the cut's.
+        // If the last line has no newline, the cut of the reply explains it.
         if complete || reader.lines.has_newline() {
             reader.draft.spoil(reader.level, || format!("unexpected line {}", quoted(line)));
         }
@@ -431,13 +434,14 @@ fn read_layout(reply: &[u8]) -> ByLayout {
 struct LayoutReader<'a> {
     lines: Lines<'a>,
     draft: Draft,
-    /// The innermost object that is open.
+    /// The level of the innermost open object.
     level: Level,
     has_maps: bool,
 }
 
 impl LayoutReader<'_> {
-    /// Reads one line, and those that a string in it goes on for; false if it is none of the printer's.
+    /// Reads one line, and further lines that belong to its string. Returns false if the printer
+    /// does not print such a line.
     fn line(&mut self, line: &[u8]) -> bool {
         let (depth, body) = depth(line);
         let Some(depth) = depth else { return false };
@@ -465,7 +469,8 @@ impl LayoutReader<'_> {
             [b'"', string @ ..] => {
                 let string = match self.level {
                     Level::Map => self.lines.string_of_map(string.len()),
-                    // Kernel names, numbers and words of multipathd's own: these have no newline.
+                    // These are kernel names, numbers and multipathd's own words, which have no
+                    // newline.
                     _ => string.strip_suffix(b",").unwrap_or(string).strip_suffix(b"\""),
                 };
                 string.map(|string| self.draft.field(self.level, key, string)).is_some()
@@ -477,7 +482,7 @@ impl LayoutReader<'_> {
         }
     }
 
-    /// The end of the object at this depth.
+    /// Ends the object at this depth.
     fn brace(&mut self, depth: usize, after: &[u8], line: &[u8]) -> bool {
         let Some(ends) = [Level::Map, Level::Group, Level::Path].into_iter().find(|level| *level as usize == depth)
         else {
@@ -492,13 +497,13 @@ impl LayoutReader<'_> {
                 self.draft.close(ends);
                 self.draft.open(ends);
             }
-            // Where the reply is cut, anything may be missing behind the brace.
+            // If the reply is cut, anything may be missing behind the brace.
             _ => self.end(),
         }
         nothing_open && matches!(after, b",{" | b"]")
     }
 
-    /// Ends what is still open inside the object that ends; true if there was nothing.
+    /// Ends the open objects inside the object that ends. Returns true if there were none.
     fn end_inner(&mut self, ends: Level, line: &[u8]) -> bool {
         let nothing_open = self.level == ends;
         while self.level > ends {
@@ -514,13 +519,15 @@ impl LayoutReader<'_> {
     }
 }
 
-/// How many levels the line is indented by, if it is a whole number, and what stands behind.
+/// Returns the number of levels by which the line is indented, and the rest of the line. The number
+/// is `None` if the indentation is no multiple of a level.
 fn depth(line: &[u8]) -> (Option<usize>, &[u8]) {
     let spaces = line.iter().take_while(|&&byte| byte == b' ').count();
     (spaces.is_multiple_of(3).then_some(spaces / 3), &line[spaces..])
 }
 
-/// Splits `"key" : value`. The keys of the outermost object and of arrays have no space before the colon.
+/// Splits `"key" : value`. The keys of the outermost object and of arrays have no space before the
+/// colon.
 fn key_and_value(body: &[u8]) -> Option<(&str, &[u8])> {
     let rest = body.strip_prefix(b"\"")?;
     let length = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
@@ -529,17 +536,18 @@ fn key_and_value(body: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(key).ok()?, value)).filter(|(key, _)| !key.is_empty())
 }
 
-/// The lines of a reply.
 struct Lines<'a> {
     text: &'a [u8],
-    /// Where the last line that was read ends: its newline, or the end of the text.
+    /// The position where the last line ends: at its newline, or at the end of the text.
     end: usize,
-    /// Where the next line begins; beyond the end of the text once it is read.
+    /// The position where the next line begins. After the last line, it is beyond the end of the
+    /// text.
     next: usize,
 }
 
-/// The longest string for whose end more lines are read. An alias has at most 127 bytes, as has every other name in the
-/// reply; without a limit a reply made of nothing but beginnings would be searched to its end for each of them.
+/// The length of a string after which no further line is searched for its end. An alias has at most
+/// 127 bytes, as has every other name in the reply. Without a limit, the search for each unfinished
+/// string would run to the end of the reply.
 const MAX_STRING: usize = 1024;
 
 impl<'a> Lines<'a> {
@@ -548,22 +556,23 @@ impl<'a> Lines<'a> {
     }
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        // Bytes after the last newline are a line, none are not.
+        // If bytes follow the last newline, they are a line.
         let line = self.text.get(self.next..).filter(|rest| !rest.is_empty()).map(first_line)?;
         self.end = self.next + line.len();
         self.next = self.end + 1;
         Some(line)
     }
 
-    /// Whether the line just read ends with one.
+    /// Returns true if the last line ends with a newline.
     fn has_newline(&self) -> bool {
         self.end < self.text.len()
     }
 
-    /// The string of a map whose beginning is the last `length` bytes of the line just read, without its quotes.
+    /// Returns a string of a map without its quotes. The last `length` bytes of the last line are
+    /// its beginning.
     ///
-    /// It ends where another key of the map follows, as one does after every string of a map. So it may hold anything
-    /// but exactly that.
+    /// The string ends where the next line is a key of the map, because a key follows every string
+    /// of a map. It may contain anything except such a line.
     fn string_of_map(&mut self, length: usize) -> Option<&'a [u8]> {
         let start = self.end - length;
         let mut end = self.end;
@@ -584,7 +593,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The text up to its first newline.
+/// Returns the text before the first newline.
 fn first_line(text: &[u8]) -> &[u8] {
     &text[..text.iter().position(|&byte| byte == b'\n').unwrap_or(text.len())]
 }
@@ -598,7 +607,8 @@ fn quoted(line: &[u8]) -> String {
     format!("\"{}\"", excerpt(line))
 }
 
-/// The keys of a JSON object, their values unread: what is wrong in one of them leaves the others readable.
+/// The keys of a JSON object with unparsed values. A malformed value then leaves the others
+/// readable.
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Reads any JSON with the structure of the reply.
@@ -636,7 +646,8 @@ fn read_object(draft: &mut Draft, level: Level, object: &RawValue) {
     draft.close(level);
 }
 
-/// The text of a string, number or word; `None` for anything else, and for a string that no text can hold.
+/// Returns the text of a string, number or word. `None` for anything else, and for a string that is
+/// not valid Unicode.
 fn scalar(value: &RawValue) -> Option<Cow<'_, str>> {
     match value.get() {
         string if string.starts_with('"') => serde_json::from_str(string).ok().map(Cow::Owned),
@@ -657,7 +668,7 @@ mod tests {
 
     use super::*;
 
-    /// The recorded replies, `tests/fixtures/README.md`.
+    /// Returns the paths of the recorded replies (`tests/fixtures/README.md`).
     fn fixtures() -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut directories = vec![FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/multipathd")];
@@ -680,7 +691,7 @@ mod tests {
         fs::read(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/multipathd").join(name)).unwrap()
     }
 
-    /// The lines of `dmsetup table` or `dmsetup status`: name and the rest.
+    /// Returns the lines of `dmsetup table` or `dmsetup status`, by name.
     fn dmsetup(path: &FilePath) -> Option<BTreeMap<String, String>> {
         let line = |line: &str| line.split_once(": ").map(|(name, rest)| (name.to_owned(), rest.to_owned()));
         Some(fs::read_to_string(path).ok()?.lines().filter_map(line).collect())
@@ -714,7 +725,7 @@ mod tests {
         }
     }
 
-    /// The readers check each other: nothing in the recorded replies needs what only one of them can do.
+    /// The readers check each other: both must read every recorded reply in the same way.
     #[test]
     fn recorded_replies_read_the_same_by_layout_and_as_json() {
         for file in fixtures() {
@@ -773,7 +784,8 @@ mod tests {
         assert_eq!(maps, [Arc::new(debug), Arc::new(lio)]);
     }
 
-    /// Three maps whose names and WWIDs are `a`, `b` and `c`, two paths each, the way multipathd prints them.
+    /// Returns three maps as multipathd prints them. Their names and WWIDs are `a`, `b` and `c`,
+    /// and each has two paths.
     fn three_maps() -> String {
         let maps = ["a", "b", "c"].map(|name| {
             let path = |dev: &str, minor, group| Path {
@@ -840,7 +852,7 @@ mod tests {
         let reply = three_maps();
         let ends: Vec<_> = reply.match_indices("\n   }").map(|(at, brace)| at + brace.len()).collect();
         assert_eq!(ends.len(), 3);
-        // Nothing is missing where only the last newline is.
+        // A reply without the final newline is complete.
         for cut in 0..reply.len() - 1 {
             let complete = ends.iter().filter(|end| **end <= cut).count();
             match parse_maps(&reply.as_bytes()[..cut]) {
@@ -1056,7 +1068,7 @@ mod tests {
         }
     }
 
-    /// Reads in a time that does not depend on where the strings end, or this test would not.
+    /// The time must not depend on where the strings end. Otherwise this test would not finish.
     #[test]
     fn strings_that_never_end_are_not_searched_for_ever() {
         let reply = format!("{{\n   \"maps\": [{{\n{}", "      \"name\" : \"\n".repeat(200_000));
@@ -1064,7 +1076,7 @@ mod tests {
         assert_eq!((maps.maps.len(), maps.unreadable.len()), (0, 1));
     }
 
-    /// Prints maps the way multipathd does, `marginal_st` and `lun_hex` only if `recent`.
+    /// Prints maps as multipathd does, with `marginal_st` and `lun_hex` only if `recent`.
     fn print(maps: &[Map], recent: bool) -> String {
         let mut out = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": [".to_owned();
         for (i, map) in maps.iter().enumerate() {
@@ -1153,7 +1165,7 @@ mod tests {
         Ok(())
     }
 
-    /// Text made to confuse: what ends strings, objects and lines, and pieces of the layout.
+    /// Generates confusing text: ends of strings, objects and lines, and pieces of the layout.
     fn nasty() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("\""),
@@ -1179,7 +1191,8 @@ mod tests {
             Just("\t"),
             Just("%s"),
         ];
-        // A line of a string that looks just like a line of the layout cannot be told from one by anybody.
+        // No reader can distinguish a line of a string that looks exactly like a line of the
+        // layout.
         let ambiguous = |text: &str| text.lines().skip(1).any(|line| line.trim_start().starts_with("\"uuid\" : "));
         prop::collection::vec(piece, 0..12)
             .prop_map(|pieces| pieces.concat())
@@ -1246,7 +1259,8 @@ mod tests {
             let _ = parse_maps(&reply);
         }
 
-        /// Bytes at random never get far, so these begin where a reply does and are made of its pieces.
+        /// Random bytes fail early. These replies therefore begin like a real one and consist of
+        /// its pieces.
         #[test]
         fn any_pieces_are_read_without_panic(
             header: bool,

@@ -1,18 +1,22 @@
-//! multipathd: what the daemon says over its socket, `multipathd(8)` and multipath-tools' `libmpathcmd`.
+//! multipathd: what the daemon reports over its socket, as `multipathd(8)` and multipath-tools'
+//! `libmpathcmd` define it.
 //!
-//! [`Client`] asks and gets text; [`parse_maps`] makes values of it. Between the two is only bytes, so that a recorded
-//! reply can stand in for a daemon.
+//! [`Client`] sends requests and returns the text of the replies. [`parse_maps`] turns this text
+//! into values. A recorded reply can therefore stand in for a daemon.
 //!
-//! The socket is asked directly, because `multipathd show …` is a program and we start none. What the daemon does with
-//! the two requests, read in its source from 0.7.4 to 0.14.3:
+//! The exporter uses the socket, because `multipathd show …` is a program and the exporter starts
+//! no programs. multipathd treats the two requests as follows, according to its source from 0.7.4
+//! to 0.14.3:
 //!
-//! - `show daemon` takes no lock (`cli_list_daemon`), so it answers during a reconfigure. Up to 0.8.7 one thread served
-//!   all clients in turn and waited for the lock in the name of each (`uxsock_trigger`): there it may wait behind
-//!   somebody else's request.
-//! - `show maps json` waits for the lock, for `uxsock_timeout` (4 s or more), then reads every map from the kernel anew
-//!   (`show_maps_json`). Where one of them cannot be read, the daemon forgets that map and answers `fail` for all. Up to
-//!   0.9.7 it also marks each path that the kernel holds failed as `faulty`, counts a path fault if it was not
-//!   (`update_multipath`), and so forgets until its next check that a path is `delayed` or ran into an `i/o timeout`.
+//! - `show daemon` takes no lock (`cli_list_daemon`), so multipathd answers it during a
+//!   reconfigure. Up to 0.8.7, one thread served all clients in turn and waited for the lock on
+//!   behalf of each (`uxsock_trigger`). The request may then wait behind another client's request.
+//! - `show maps json` waits for the lock, for `uxsock_timeout` (4 s or more). Then multipathd reads
+//!   every map from the kernel again (`show_maps_json`). If it cannot read one of them, it forgets
+//!   that map and answers `fail` for all. Up to 0.9.7, it also marks each path that the kernel
+//!   holds failed as `faulty` (`update_multipath`). It counts a path fault if the path was not
+//!   faulty before. Until its next check, it thereby forgets that a path is `delayed` or ran into
+//!   an `i/o timeout`.
 
 mod json;
 
@@ -32,25 +36,27 @@ use tracing::warn;
 
 pub(crate) use json::{Map, Maps, Path, parse_maps};
 
-/// Where multipathd listens.
+/// The address of multipathd's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketName {
-    /// A socket in the file system. Can be mounted into a container.
+    /// A socket in the file system, which can be mounted into a container.
     Path(PathBuf),
-    /// An abstract socket, without the `@`. Only reachable from the daemon's own network namespace.
+    /// An abstract socket, without the `@`. It can be reached only from the daemon's own network
+    /// namespace.
     Abstract(String),
 }
 
-/// The kernel's `sun_path` has 108 bytes, one of which ends a path or begins an abstract name.
+/// The maximum length of a name. The kernel's `sun_path` has 108 bytes, one of which ends a path or
+/// begins an abstract name.
 const MAX_SOCKET_NAME: usize = 107;
 
-/// A socket name that no socket can have.
+/// A text that cannot be the name of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSocketName {
-    /// Nothing, or only `@`.
+    /// An empty text, or only `@`.
     #[error("the name of the socket is empty")]
     Empty,
-    /// Longer than the kernel's address structure.
+    /// More bytes than the kernel's address structure holds. The first value is their number.
     #[error("the name of the socket has {0} bytes, {MAX_SOCKET_NAME} is the limit: {1:?}")]
     TooLong(usize, String),
     /// A byte that would end the name early.
@@ -101,11 +107,11 @@ impl SocketName {
     }
 }
 
-/// Where multipathd listens unless it was built otherwise.
+/// Returns the addresses at which multipathd listens by default.
 ///
-/// The path came with 0.12 and goes first, because it alone reaches the daemon from a container. Where systemd's
-/// `multipathd.socket` is enabled, which upstream stopped doing in 0.9.8, systemd holds the abstract one, and
-/// connecting to it starts a daemon that was stopped.
+/// The path came with 0.12. It goes first, because only the path can be reached from a container.
+/// If systemd's `multipathd.socket` is enabled, systemd holds the abstract socket, and connecting
+/// to it starts a stopped daemon. Upstream enables that unit only up to 0.9.7.
 fn default_sockets() -> Vec<SocketName> {
     vec![
         SocketName::Path("/run/multipathd.socket".into()),
@@ -113,61 +119,63 @@ fn default_sockets() -> Vec<SocketName> {
     ]
 }
 
-/// Why multipathd told us nothing.
+/// The reason why multipathd gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nobody listens: an ordinary state of a host, not a fault of ours.
+    /// No program listens. This is an ordinary state of a host and no fault.
     #[error("multipathd is not running: {tried}")]
     NotRunning {
-        /// Each socket and what connecting to it gave.
+        /// Each socket with the error of connecting to it.
         tried: String,
     },
-    /// Another user's program listens there, and any user may take an abstract name that is free.
+    /// A program of another user listens at the socket. Any user may take a free abstract name.
     #[error("a program of user {uid} listens at {socket}, and multipathd runs as root: the exporter does not ask it")]
     Impostor {
-        /// The socket that was connected.
+        /// The connected socket.
         socket: SocketName,
-        /// The user.
+        /// The user ID of the program.
         uid: u32,
     },
-    /// It accepted the connection, and hangs or waits for its lock.
+    /// multipathd accepted the connection, and then hung or waited for its lock.
     #[error("multipathd at {socket} did not answer `{request}` within {timeout:?}")]
     Timeout {
-        /// The socket that was connected.
+        /// The connected socket.
         socket: SocketName,
-        /// What we asked.
+        /// The request.
         request: &'static str,
-        /// How long we waited.
+        /// The time that the exporter waited.
         timeout: Duration,
     },
-    /// It answered that it cannot or may not do it: it is alive, and the next time may go better.
+    /// multipathd answered that it cannot or may not do this. It is alive, and the next request may
+    /// succeed.
     #[error("multipathd at {socket} refused `{request}`: \"{reply}\"")]
     Refused {
-        /// The socket that was connected.
+        /// The connected socket.
         socket: SocketName,
-        /// What we asked.
+        /// The request.
         request: &'static str,
-        /// The first bytes of what it said, escaped.
+        /// The first bytes of the reply, escaped.
         reply: String,
     },
-    /// What came back is no answer.
+    /// The reply has another form than expected.
     #[error("multipathd at {socket} gave no answer to `{request}`: {problem}")]
     Broken {
-        /// The socket, or all of them where none could be connected.
+        /// The socket, or all sockets if none could be connected.
         socket: String,
-        /// What we asked.
+        /// The request.
         request: &'static str,
-        /// What was wrong.
+        /// The problem.
         problem: String,
     },
 }
 
-/// What `show daemon` answers.
+/// The reply to `show daemon`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DaemonState {
-    /// Its process id.
+    /// The process ID.
     pub(crate) pid: u32,
-    /// Its own word: `idle`, `running`, `configure`, `init`, `startup`, `shutdown`, or one we have not met.
+    /// multipathd's own word: `idle`, `running`, `configure`, `init`, `startup`, `shutdown`, or a
+    /// word of another version.
     pub(crate) state: Arc<str>,
 }
 
@@ -175,53 +183,58 @@ const SHOW_DAEMON: &str = "show daemon";
 const SHOW_MAPS: &str = "show maps json";
 const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 
-/// A reply announced as longer than this is not read. multipathd's own client refuses 32 MiB, which its authors reckon
-/// to be 10,000 maps or 60,000 paths; twice that still fits in the memory of any host that has them. Without a bound a
-/// wrong socket in the configuration could make us hold whatever it sends.
+/// The maximum length of a reply in bytes. multipathd's own client refuses 32 MiB, which its
+/// authors estimate as 10,000 maps or 60,000 paths. Twice that still fits in the memory of any host
+/// that has so many. Without a limit, a wrong socket in the configuration could fill the exporter's
+/// memory.
 const MAX_REPLY: usize = 64 << 20;
-/// Where it is known how many maps there are, a reply may be as long as this for each. multipathd needs about 3 KiB for a map
-/// and 600 bytes for a path, so this is a map of 100 paths.
+/// The maximum length of a reply for each map, if the number of maps is known. multipathd needs
+/// about 3 KiB for a map and 600 bytes for a path, so this is enough for a map of 100 paths.
 const MAX_OF_MAP: usize = 64 << 10;
-/// A reply may always be as long as this: some maps may be so new that nobody has counted them.
+/// The length that a reply may always have. Some maps may be too new to be in the known number.
 const MAX_OF_FEW: usize = 1 << 20;
 
-/// multipathd reads every map from the kernel for `show maps json`, after it has waited for its lock for 4 s or more. So that
-/// answer may take this many times as long as another one.
+/// The factor by which the reply to `show maps json` may take longer than another one. multipathd
+/// waits for its lock for 4 s or more, and then reads every map from the kernel.
 const MAPS_PATIENCE: u32 = 5;
 
-/// Asks multipathd.
+/// Sends requests to multipathd.
 ///
-/// Every request makes a connection of its own. A kept one would break at each restart of the daemon, and after a
-/// timeout it would deliver the late reply to the next request.
+/// Every request uses a connection of its own. A lasting connection would break at each restart of
+/// the daemon, and after a timeout it would deliver the late reply to the next request.
 #[derive(Clone, Debug)]
 pub struct Client {
     sockets: Vec<SocketName>,
     timeout: Duration,
-    /// The user besides root whose program may be multipathd.
+    /// The user besides root whose program is accepted as multipathd.
     user: Option<u32>,
-    /// The user that all unknown ones are shown as, if this process is in a user namespace.
+    /// The user that the kernel shows for all unknown users, if this process is in a user
+    /// namespace.
     unknown_user: Option<u32>,
-    /// The directory whose files answer instead, read by one thread: who waits in the kernel for a file may do so for good.
+    /// The directory whose files answer instead of a socket. At most one thread reads them, because
+    /// a thread that waits in the kernel for a file may wait for good.
     recorded: Option<(PathBuf, Arc<Semaphore>)>,
 }
 
-/// What we ask, and the file that a reply to it is recorded in.
+/// The requests, each with the name of the file that holds its recorded reply.
 const REQUESTS: [(&str, &str); 3] =
     [(SHOW_DAEMON, "show-daemon.txt"), (SHOW_MAPS, "show-maps.json"), (SHOW_PATH_NAMES, "show-paths.txt")];
 
 impl Client {
-    /// A client that tries multipathd's own sockets, and gives a whole exchange this long. Only root's program is believed there.
+    /// Makes a client that tries multipathd's default sockets. A whole exchange may take this long.
+    /// The client accepts only a program of root as multipathd.
     pub(crate) fn new(timeout: Duration) -> Self {
         Client { sockets: default_sockets(), timeout, user: None, unknown_user: unknown_user(), recorded: None }
     }
 
-    /// The same for these sockets, in this order. A program of our own user is believed there, too.
+    /// Makes a client that tries these sockets in this order. The client also accepts a program of
+    /// the exporter's own user.
     pub(crate) fn at(sockets: Vec<SocketName>, timeout: Duration) -> Self {
         let user = Some(rustix::process::geteuid().as_raw());
         Client { sockets, user, ..Client::new(timeout) }
     }
 
-    /// One that gives the replies which [`Client::record`] gave, from files in this directory.
+    /// Makes a client that answers from a directory with the files that [`Client::record`] gave.
     pub(crate) fn recorded(directory: PathBuf, timeout: Duration) -> Self {
         Client {
             sockets: vec![SocketName::Path(directory.clone())],
@@ -232,13 +245,14 @@ impl Client {
         }
     }
 
-    /// Asks all that we ask: the name of a file for each reply, refusals among them, and what came of the rest.
+    /// Sends all requests. Returns each reply with the name of its file, also if the reply is a
+    /// refusal, and the errors of the other requests.
     pub(crate) async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
         let (mut replies, mut errors) = (Vec::new(), Vec::new());
         for (request, file) in REQUESTS {
             let patience = self.patience(request);
             let mut reply = self.reply(request, patience, MAX_REPLY).await;
-            // As `show_maps` does it.
+            // As `show_maps` does.
             if request == SHOW_MAPS && reply.as_ref().is_ok_and(|(_, reply)| reply.trim_ascii_end() == b"fail") {
                 reply = self.reply(request, patience, MAX_REPLY).await;
             }
@@ -246,7 +260,7 @@ impl Client {
                 Ok((_, reply)) => replies.push((file, reply)),
                 Err(error) => {
                     errors.push(error);
-                    // Who does not answer this is asked nothing else.
+                    // A daemon that does not answer this request gets no others.
                     if request == SHOW_DAEMON {
                         break;
                     }
@@ -256,17 +270,17 @@ impl Client {
         (replies, errors)
     }
 
-    /// How long all exchanges together may take: one of each.
+    /// Returns the longest duration of one exchange of each kind, added up.
     pub(crate) fn longest(&self) -> Duration {
         REQUESTS.iter().map(|(request, _)| self.patience(request).timeout).sum()
     }
 
-    /// How long an answer may take.
+    /// Returns the deadline of a request that is sent now.
     fn patience(&self, request: &str) -> Patience {
         Patience::of(if request == SHOW_MAPS { self.timeout * MAPS_PATIENCE } else { self.timeout })
     }
 
-    /// The daemon's state, `show daemon`.
+    /// Returns the daemon's state, from `show daemon`.
     pub(crate) async fn show_daemon(&self) -> Result<DaemonState, Error> {
         let (socket, reply) = self.request(SHOW_DAEMON, self.patience(SHOW_DAEMON), MAX_OF_FEW).await?;
         parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
@@ -276,12 +290,14 @@ impl Client {
         })
     }
 
-    /// The text of `show maps json`, for [`parse_maps`].
+    /// Returns the text of `show maps json`, for [`parse_maps`].
     ///
-    /// A map that vanishes while the daemon reads them makes it answer a bare `fail`, but it forgets the map too, so a
-    /// second request gives the others. There is no third: by then something else is wrong.
+    /// If a map vanishes while the daemon reads the maps, it answers a bare `fail` and forgets the
+    /// map. A second request then returns the other maps. There is no third request: a second
+    /// `fail` has another cause.
     ///
-    /// `known` is how many maps there are, if that is known: a reply that is far too long for them is not read.
+    /// `known` is the number of maps, if it is known. A reply that is far too long for them is not
+    /// read.
     pub(crate) async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
         let most = known.map_or(MAX_REPLY, |maps| maps.saturating_mul(MAX_OF_MAP).saturating_add(MAX_OF_FEW));
         let (patience, most) = (self.patience(SHOW_MAPS), most.min(MAX_REPLY));
@@ -292,7 +308,8 @@ impl Client {
         reply.map(|(_, reply)| reply)
     }
 
-    /// The kernel names of all paths that it knows, `show paths`: what its configuration blacklists is not among them.
+    /// Returns the kernel names of all paths that multipathd knows, from `show paths`. Blacklisted
+    /// paths are not among them.
     pub(crate) async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
         let (_, reply) = self.request(SHOW_PATH_NAMES, self.patience(SHOW_PATH_NAMES), MAX_REPLY).await?;
         Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
@@ -311,7 +328,7 @@ impl Client {
         }
     }
 
-    /// Its words, be they a refusal.
+    /// Returns the reply, also if it is a refusal.
     async fn reply(
         &self,
         request: &'static str,
@@ -341,8 +358,8 @@ impl Client {
         }
     }
 
-    /// Whether a program of this user may be multipathd, which is root's. The kernel tells the user that began to listen,
-    /// `SO_PEERCRED` in `unix(7)`.
+    /// Returns true if a program of this user may be multipathd, which runs as root. The kernel
+    /// reports the user that began to listen, `SO_PEERCRED` in `unix(7)`.
     fn may_be_multipathd(&self, uid: u32) -> bool {
         static TOLD: Once = Once::new();
         let is_unknown = self.unknown_user == Some(uid);
@@ -354,7 +371,8 @@ impl Client {
         is_unknown || uid == 0 || Some(uid) == self.user
     }
 
-    /// Needs no timeout: connecting a Unix socket never waits, a full backlog is an error at once.
+    /// Needs no timeout: connecting a Unix socket never waits, because a full backlog is an
+    /// immediate error.
     async fn connect(&self, request: &'static str) -> Result<(&SocketName, UnixStream), Error> {
         let mut errors = Vec::new();
         let mut impostor = None;
@@ -381,7 +399,7 @@ impl Client {
     }
 }
 
-/// How long an answer may take, and until when that is.
+/// The time limit of a request, as a duration and as a point in time.
 #[derive(Clone, Copy)]
 struct Patience {
     timeout: Duration,
@@ -394,8 +412,8 @@ impl Patience {
     }
 }
 
-/// The user that the kernel shows in place of all that this user namespace does not know, root of the host among them. `None`
-/// outside of user namespaces, see `user_namespaces(7)`.
+/// Returns the user that the kernel shows for all users outside this user namespace, the host's
+/// root among them. `None` outside of user namespaces, see `user_namespaces(7)`.
 fn unknown_user() -> Option<u32> {
     let map = std::fs::read_to_string("/proc/self/uid_map").ok()?;
     if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
@@ -405,11 +423,11 @@ fn unknown_user() -> Option<u32> {
     Some(user.and_then(|user| user.trim_end().parse().ok()).unwrap_or(65534))
 }
 
-/// Sends the request and reads the reply, both a length followed by text that ends with a NUL.
+/// Sends the request and reads the reply. Each is a length, followed by text that ends with a NUL.
 ///
-/// The length is a C `size_t`, hence `usize`: 8 bytes, but 4 on a 32-bit host.
+/// The length is a C `size_t`, hence `usize`: 8 bytes, or 4 on a 32-bit host.
 async fn exchange(mut stream: UnixStream, request: &str, most: usize) -> Result<Vec<u8>, String> {
-    // In one piece: the daemon takes for granted that the first read gives the whole length.
+    // Send the message in one piece: the daemon expects the whole length in its first read.
     let mut message = (request.len() + 1).to_ne_bytes().to_vec();
     message.extend_from_slice(request.as_bytes());
     message.push(0);
@@ -438,10 +456,10 @@ async fn exchange(mut stream: UnixStream, request: &str, most: usize) -> Result<
     Ok(reply)
 }
 
-/// Reads this many bytes, or fewer where the stream ends.
+/// Reads this many bytes, or fewer if the stream ends.
 ///
-/// The buffer grows with what arrives and not to the length that was announced: a stream that announces much and sends
-/// nothing costs nothing.
+/// The buffer grows with the bytes that arrive. A peer that announces a long reply and sends
+/// nothing therefore costs no memory.
 async fn read_up_to(stream: &mut UnixStream, length: usize) -> Result<Vec<u8>, String> {
     let mut buffer = Vec::new();
     match stream.take(length as u64).read_to_end(&mut buffer).await {
@@ -450,15 +468,17 @@ async fn read_up_to(stream: &mut UnixStream, length: usize) -> Result<Vec<u8>, S
     }
 }
 
-/// Whether the reply says that the request was not done.
+/// Returns true if the reply is a refusal.
 ///
-/// Up to 0.9.7 the reason stands alone, since then on the line after `fail` (`default_reply`).
+/// Up to 0.9.7, the reply has only the reason. Later versions put the reason on the line after
+/// `fail` (`default_reply`).
 fn is_refusal(reply: &[u8]) -> bool {
     let line = reply.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     line == b"fail" || line == b"timeout" || line.starts_with(b"permission deny")
 }
 
-/// Reads `pid 1234 idle`. Since 0.10 ` (pending reconfigure)` may follow, which is not part of the state.
+/// Parses `pid 1234 idle`. Since 0.10, ` (pending reconfigure)` may follow, which is not part of
+/// the state.
 fn parse_daemon_state(reply: &[u8]) -> Option<DaemonState> {
     let reply = String::from_utf8_lossy(reply);
     let mut words = reply.split_ascii_whitespace();
@@ -468,7 +488,8 @@ fn parse_daemon_state(reply: &[u8]) -> Option<DaemonState> {
     }
 }
 
-/// The beginning of a text that was not understood: enough to know it again, short enough for a log line.
+/// Returns the beginning of a text that was not understood. It is long enough to recognise the text
+/// and short enough for a log line.
 fn excerpt(bytes: &[u8]) -> String {
     const LENGTH: usize = 60;
     match bytes.get(..LENGTH) {
@@ -479,8 +500,9 @@ fn excerpt(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    //! The daemon here is a fake: a listener that speaks the protocol as badly as a test wants. The real one will not,
-    //! when asked, hang, lie about a length or cut a reply, and it is not there in an ordinary `cargo test`.
+    //! The daemon here is a fake: a listener that breaks the protocol as a test needs it. A real
+    //! daemon does not hang, send a wrong length or truncate a reply on demand, and `cargo test`
+    //! must not need one.
 
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -490,7 +512,7 @@ mod tests {
 
     use super::*;
 
-    /// Long enough that no test which expects an answer ever waits for it.
+    /// A timeout that never ends in a test that expects an answer.
     const LONG: Duration = Duration::from_secs(60);
 
     struct Fake {
@@ -518,7 +540,7 @@ mod tests {
             accept(&self.listener).await
         }
 
-        /// Answers each connection with the next of these, as they are, and closes it.
+        /// Answers each connection with the next of these byte strings, and closes it.
         fn answer(self, answers: Vec<Vec<u8>>) -> JoinHandle<Vec<Vec<u8>>> {
             tokio::spawn(async move {
                 let mut requests = Vec::new();
@@ -549,7 +571,7 @@ mod tests {
         [&length.to_ne_bytes(), text.as_bytes()].concat()
     }
 
-    /// What `show daemon` makes of an answer, the socket's name replaced.
+    /// Returns the result of `show daemon` for this answer. `SOCKET` replaces the socket's name.
     async fn daemon(answer: Vec<u8>) -> Result<DaemonState, String> {
         let fake = Fake::start();
         let (client, socket) = (fake.client(), fake.socket().to_string());
@@ -591,7 +613,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         let client = Client::recorded(directory.path().to_owned(), Duration::from_millis(50));
         assert!(matches!(client.show_daemon().await, Err(Error::Timeout { .. })));
-        // Lets the reader go.
+        // Ends the wait of the reading thread.
         std::fs::OpenOptions::new().write(true).open(fifo).unwrap();
     }
 
@@ -609,7 +631,8 @@ mod tests {
         assert!(format!("@{name}").parse::<SocketName>().unwrap().connect().await.is_ok());
     }
 
-    /// Abstract names belong to the whole network namespace, other test runs included.
+    /// Returns an unused abstract name. These names belong to the whole network namespace, which
+    /// test runs share.
     fn unique_name() -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         format!("multipath_exporter/test/{}/{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
@@ -627,7 +650,7 @@ mod tests {
         }
     }
 
-    /// 0.7 and 0.8 count the NUL of some replies and not of others.
+    /// 0.7 and 0.8 count the final NUL in the length of some replies only.
     #[tokio::test]
     async fn a_reply_needs_no_nul() {
         let text = "pid 1234 idle";
@@ -690,7 +713,7 @@ mod tests {
         assert_eq!(answered.await.unwrap().len(), 5);
     }
 
-    /// The clock of a paused runtime goes to the next timer as soon as nothing else is left to do.
+    /// The clock of a paused runtime jumps to the next timer when all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_hangs_is_not_waited_for() {
         let fake = Fake::start();
@@ -752,15 +775,15 @@ mod tests {
         for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
             assert_eq!(client.may_be_multipathd(uid), may_be, "{uid}");
         }
-        // Others of our user may listen where nobody has been named.
+        // A client of the default sockets does not accept programs of the exporter's user.
         let anywhere = Client { user: None, ..client.clone() };
         assert_eq!(anywhere.may_be_multipathd(ours), ours == 0);
-        // In a user namespace root of the host is shown as this one, as is everybody else.
+        // In a user namespace, the host's root is shown as this user, as are all other users.
         let inside = Client { unknown_user: Some(ours + 1), ..client };
         assert!(inside.may_be_multipathd(ours + 1));
     }
 
-    /// A byte every tenth of a second, on the paused clock.
+    /// Sends one byte every tenth of a second, on the paused clock.
     async fn one_byte_at_a_time(timeout: Duration) -> Result<DaemonState, Error> {
         let fake = Fake::start();
         let client = Client::at(vec![fake.socket()], timeout);
@@ -769,7 +792,7 @@ mod tests {
             let mut clock = tokio::time::interval(Duration::from_millis(100));
             for byte in reply("pid 1234 idle\n") {
                 clock.tick().await;
-                // The client may have left.
+                // The client may have closed the connection.
                 let _ = stream.write_all(&[byte]).await;
             }
         });
@@ -851,7 +874,7 @@ mod tests {
     fn recorded_replies_that_never_come_hold_one_thread() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("show-daemon.txt");
-        // Who opens it waits.
+        // A process that opens the FIFO waits.
         rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.max_blocking_threads(2).enable_time().build().unwrap();
@@ -862,7 +885,7 @@ mod tests {
             }
             let other = tokio::task::spawn_blocking(|| ());
             let other = tokio::time::timeout(Duration::from_secs(5), other).await;
-            // They come after all.
+            // The replies come after all.
             std::fs::write(&file, "pid 4711 idle\n").unwrap();
             std::fs::remove_file(&file).unwrap();
             std::fs::write(&file, "pid 4711 idle\n").unwrap();

@@ -1,16 +1,19 @@
-//! The parts that initiator ports stand on: physical ports below an interface, fabrics behind a Fibre Channel port.
+//! The components of initiator ports: the physical ports below an interface, and the fabric of an
+//! FC port.
 //!
 //! ```text
-//! class/net/bond0/lower_eth1/          an interface below it: of a bond, team, bridge, VLAN or another that is stacked
+//! class/net/bond0/lower_eth1/          an interface below a bond, team, bridge, VLAN or other stacked interface
 //! class/net/eth1/                      operstate, carrier; tun_flags: the end of a virtual machine
-//! class/net/eth1/device/driver         of a real adapter, or of one that a hypervisor made
+//! class/net/eth1/device/driver         the driver of a real or virtual adapter
 //! class/fc_host/host5/                 fabric_name, node_name
 //! ```
 //!
-//! Documented in `Documentation/ABI/testing/sysfs-class-net`, `net/core/dev.c` (`netdev_adjacent_sysfs_add`),
-//! `drivers/net/tun.c` and `drivers/scsi/scsi_transport_fc.c` of the kernel. Only interfaces are read that some session or
-//! controller leaves through. A link that goes down sends no event here, so each adapter is read again now and then, and when
-//! a session, port or controller has changed. An interface of another network namespace is not there: it stands on itself.
+//! Documented in `Documentation/ABI/testing/sysfs-class-net`, `net/core/dev.c`
+//! (`netdev_adjacent_sysfs_add`), `drivers/net/tun.c` and `drivers/scsi/scsi_transport_fc.c` of the
+//! kernel. Only interfaces through which a session or controller leaves are read. A link that goes
+//! down sends no event to the exporter. Each adapter is therefore read again at each resync, and
+//! when a session, port or controller has changed. An interface of another network namespace is not
+//! visible here, and counts as a port of its own.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -22,14 +25,14 @@ use crate::source::Error;
 use crate::source::files::{Attribute, exists, follow, list_if_there, or_last};
 use crate::topology::{Adapter, Adapters};
 
-/// The drivers of adapters that a hypervisor made: QEMU's, VMware's, Microsoft's (two), Amazon's, Google's, Xen's and IBM's
-/// (two). They hide which physical ports they use.
+/// The drivers of virtual adapters: QEMU's, VMware's, Microsoft's (two), Amazon's, Google's, Xen's
+/// and IBM's (two). They do not show which physical ports they use.
 const VIRTUAL: [&str; 9] = ["virtio_net", "vmxnet3", "hv_netvsc", "mana", "ena", "gve", "vif", "ibmveth", "ibmvnic"];
 
-/// The bus of Xen's host side. There `vif` is the end of a virtual machine.
+/// The bus of Xen's host side. There, `vif` is the end of a virtual machine.
 const XEN_HOST: &str = "xen-backend";
 
-/// The names of no fabric, or of one that is not known.
+/// The names that drivers print for no fabric or an unknown one.
 const NO_FABRIC: [&str; 4] = ["", "0x0", "0x0000000000000000", "0xffffffffffffffff"];
 
 /// Reads adapters and remembers them.
@@ -40,27 +43,28 @@ pub(crate) struct Reader {
     known: Arc<Adapters>,
 }
 
-/// An interface that lies on no other.
+/// An interface with no other interface below it.
 #[derive(Debug)]
 struct Leaf {
     name: Arc<str>,
     directory: PathBuf,
-    /// It is not made of software.
+    /// True if the interface belongs to hardware.
     has_device: bool,
 }
 
 impl Reader {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         Reader { root: root.to_owned(), file: Attribute::default(), known: Arc::default() }
     }
 
-    /// The adapters as last read.
+    /// Returns the adapters as last read.
     pub(crate) fn known(&self) -> &Arc<Adapters> {
         &self.known
     }
 
-    /// Reads the adapters of these interfaces and of these ports. One that cannot be read stays as it was.
+    /// Reads the adapters of these interfaces and ports. An adapter that cannot be read keeps its
+    /// last state.
     pub(crate) fn read(
         &mut self,
         interfaces: &BTreeSet<Arc<str>>,
@@ -75,12 +79,13 @@ impl Reader {
         let ports = fibre_channel.iter().flat_map(|ports| ports.hosts().named());
         for (host, port) in ports.filter(|(_, port)| !port.port_name.is_empty()) {
             let name = &port.port_name;
-            // Two ports of one name may be there, as after a driver has lost one. The one that is used counts.
+            // Two ports may have the same name, for example after a driver has lost one. The used
+            // one counts.
             if !port.is_used() && adapters.contains_key(name) {
                 continue;
             }
             let last = self.known.get(name).map(|adapter| Arc::clone(&adapter.fabric)).unwrap_or_default();
-            // A port that is down does not say any more where it was connected.
+            // A port that is down no longer shows its fabric.
             let fabric = if port.is_used() { self.fabric(host, name) } else { Ok(Arc::clone(&last)) };
             let fabric = or_last(fabric, Some(&last), unreadable);
             let adapter = Adapter { ports: vec![Arc::clone(name)], is_virtual: false, fabric };
@@ -91,12 +96,13 @@ impl Reader {
         }
     }
 
-    /// The adapter of an interface; `None` if there is no such interface here.
+    /// Returns the adapter of an interface. `None` if the interface does not exist here.
     fn interface(&mut self, name: &Arc<str>) -> Result<Option<Adapter>, Error> {
         let (mut found, mut leaves, mut is_virtual) = (BTreeSet::new(), Vec::new(), false);
         let mut waiting = vec![Arc::clone(name)];
         while let Some(name) = waiting.pop() {
-            // One may lie below two others, and what a session says of its interface may be any text.
+            // An interface may lie below two others, and a session may give any text as its
+            // interface.
             if name.contains('/') || !found.insert(Arc::clone(&name)) {
                 continue;
             }
@@ -120,7 +126,8 @@ impl Reader {
         Ok(Some(Adapter { ports, is_virtual, fabric: Arc::default() }))
     }
 
-    /// Those that are up, of the real adapters if there are any: what else is in a bridge leads to a guest or a container.
+    /// Returns the ports that are up. If there are real adapters, only they count: other interfaces
+    /// in a bridge lead to a guest or a container.
     fn that_are_up(&mut self, mut leaves: Vec<Leaf>) -> Result<Vec<Arc<str>>, Error> {
         let have_devices = leaves.iter().any(|leaf| leaf.has_device);
         leaves.retain(|leaf| if have_devices { leaf.has_device } else { !exists(&leaf.directory.join("tun_flags")) });
@@ -128,7 +135,7 @@ impl Reader {
         for leaf in leaves {
             let is_up = match self.file.text(&leaf.directory, "operstate")? {
                 Some("up") => true,
-                // Its driver does not tell (RFC 2863).
+                // Its driver does not report the state (RFC 2863).
                 Some("unknown") => self.file.flag(&leaf.directory, "carrier")? == Some(true),
                 _ => false,
             };
@@ -137,7 +144,8 @@ impl Reader {
         Ok(ports)
     }
 
-    /// The fabric that a port is connected to; empty if that is none. Without one, drivers give the port's own name for it.
+    /// Returns the fabric that a port is connected to; empty if there is none. Without a fabric,
+    /// drivers print the port's own name.
     fn fabric(&mut self, host: &str, port_name: &str) -> Result<Arc<str>, Error> {
         let directory = self.root.join("class/fc_host").join(host);
         let fabric = self.file.word(&directory, "fabric_name")?;
@@ -179,7 +187,7 @@ mod tests {
             fs::write(file, format!("{content}\n")).unwrap();
         }
 
-        /// `eth1 up`, and above which others it lies.
+        /// Creates an interface in this state, on top of these others.
         fn interface(&self, name: &str, operstate: &str, above: &[&str]) {
             self.write(&format!("class/net/{name}/operstate"), operstate);
             for below in above {
@@ -253,7 +261,7 @@ mod tests {
         ["eth1", "vnet0", "veth0"].iter().for_each(|name| host.interface(name, "up", &[]));
         host.write("class/net/vnet0/tun_flags", "0x1002");
         host.interface("br0", "up", &["eth1", "vnet0", "veth0"]);
-        // In a lab, or in a container, a veth is what there is.
+        // In a lab or a container, there are only veth interfaces.
         assert_eq!(host.ports("br0"), names(&["eth1", "veth0"]));
         host.driver("eth1", "pci/drivers/mlx5_core");
         assert_eq!(host.ports("br0"), names(&["eth1"]));
@@ -282,7 +290,7 @@ mod tests {
                 assert_eq!(host.read(name), Some(expected), "{driver} {name}");
             }
         }
-        // On Azure the real adapter lies below the virtual one.
+        // On Azure, the real adapter lies below the virtual one.
         let mut host = Host::new();
         host.interface("eth0", "up", &["enP1s1"]);
         host.interface("enP1s1", "up", &[]);
@@ -327,7 +335,7 @@ mod tests {
         for (state, told, expected) in [
             ("Linkdown", "0xffffffffffffffff", ""),
             ("Online", fabric, fabric),
-            // It is kept while the port is down.
+            // The last fabric stays while the port is down.
             ("Linkdown", "0xffffffffffffffff", fabric),
             ("Online", "0xffffffffffffffff", ""),
             ("Online", "0x0", ""),

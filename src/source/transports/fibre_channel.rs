@@ -1,13 +1,14 @@
-//! Fibre Channel ports: what a path of this transport shares with others.
+//! Fibre Channel ports, which several paths share.
 //!
 //! ```text
 //! class/fc_host/host5/                   port_name, port_state: a port of this host
 //! class/fc_remote_ports/rport-5:0-2/     port_name, node_name, port_state, scsi_target_id: a port of an array, seen from it
 //! ```
 //!
-//! Documented in `Documentation/scsi/scsi_fc_transport.rst` and `drivers/scsi/scsi_transport_fc.c` of the kernel. When a
-//! remote port is lost for good the kernel keeps it as `Not Present` and clears its role and node name, so that it was a
-//! target, and what it was called, is kept from when it was known. Its SCSI target id stays.
+//! Documented in `Documentation/scsi/scsi_fc_transport.rst` and `drivers/scsi/scsi_transport_fc.c`
+//! of the kernel. When a remote port is lost for good, the kernel keeps it as `Not Present` and
+//! clears its role and node name. The exporter therefore remembers the names, and that the port was
+//! a target. The port's SCSI target ID stays.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::source::files::Attribute;
 use crate::source::inventory::Inventory;
 use crate::topology::{FcHostPort, FcRemotePort, Ports};
 
-/// How the kernel prints a name that it has cleared.
+/// The kernel's text for a cleared name.
 const CLEARED: &str = "0xffffffffffffffff";
 
 /// Reads ports and remembers them.
@@ -29,7 +30,7 @@ pub(crate) struct FibreChannel {
 }
 
 impl FibreChannel {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         FibreChannel {
             hosts: Inventory::new(root.join("class/fc_host")),
@@ -41,7 +42,7 @@ impl FibreChannel {
     /// Reads all ports.
     ///
     /// # Errors
-    /// If they cannot be listed. No Fibre Channel at all is no error.
+    /// If the ports cannot be listed. A host without Fibre Channel is no error.
     pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let (hosts, file) = (&mut self.hosts, &mut self.file);
         let listed =
@@ -53,12 +54,12 @@ impl FibreChannel {
         listed
     }
 
-    /// Ports of this host.
+    /// Returns the ports of this host.
     pub(crate) fn hosts(&self) -> &Inventory<FcHostPort> {
         &self.hosts
     }
 
-    /// Remote ports that are, or have been, SCSI targets.
+    /// Returns the remote ports that are or were SCSI targets.
     pub(crate) fn remote_ports(&self) -> &Inventory<FcRemotePort> {
         &self.remote
     }
@@ -73,7 +74,7 @@ fn read_host_port(
     let Some(state) = file.text(directory, "port_state")?.map(Arc::<str>::from) else { return Ok(None) };
     let port_name = match last {
         Some(last) if !last.port_name.is_empty() => Arc::clone(&last.port_name),
-        // A driver that is still at work has not set it yet.
+        // A driver that still starts has not set the name yet.
         _ => unless_cleared(file.word_or_note(directory, "port_name", unreadable)),
     };
     Ok(Some(FcHostPort { port_name, state }))
@@ -92,7 +93,8 @@ fn read_remote_port(
     }
     let changed = last.is_none_or(|last| last.state != state);
     let mut port = FcRemotePort { state, ..last.cloned().unwrap_or_default() };
-    // One that comes back may be another: which one gets a lost one's place is configured (`tgtid_bind_type`).
+    // A port that returns may be another one: `tgtid_bind_type` configures which port replaces a
+    // lost one.
     if (changed && port.is_up()) || !port.ports.are_known() {
         let mut name = |name| unless_cleared(file.word_or_note(directory, name, unreadable));
         let now = Ports {
@@ -109,7 +111,7 @@ fn unless_cleared(name: Arc<str>) -> Arc<str> {
     if &*name == CLEARED { Arc::default() } else { name }
 }
 
-/// The host of `rport-5:0-2` is `host5`.
+/// Returns the host of a remote port: `host5` for `rport-5:0-2`.
 fn host_of(remote_port: &str) -> Option<String> {
     let (host, _) = remote_port.strip_prefix("rport-")?.split_once(':')?;
     Some(format!("host{host}"))

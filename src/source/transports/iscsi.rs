@@ -1,27 +1,31 @@
-//! iSCSI sessions: what a path of this transport shares with others.
+//! iSCSI sessions, which several paths share.
 //!
 //! ```text
 //! class/iscsi_session/session1/        targetname, state, discovery_session; target_state: of its disks
 //! class/iscsi_connection/connection1:0/    persistent_address, persistent_port: of the portal
-//! class/iscsi_host/host6/              netdev, ipaddress: what the session is bound to, and its source address
+//! class/iscsi_host/host6/              netdev, ipaddress: the interface that the session is bound to, and its source address
 //! class/iscsi_iface/ipv4-iface-6-0/    ipaddress: of an offload adapter
 //! ```
 //!
-//! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of the kernel. A
-//! session whose connection is dead answers for `ipaddress` with `ENOTCONN`, so what a session is called is kept from
-//! when it was known, and read again when it logs in, and now and then while it is: an address may move to another
-//! interface under a connection that stays. open-iscsi uses one connection for a session, number 0. An iSER session has
-//! no `ipaddress`, so it has no source address here.
+//! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of
+//! the kernel. A session whose connection is dead answers for `ipaddress` with `ENOTCONN`. The
+//! exporter therefore remembers a session's names and address. It reads them again when the session
+//! logs in, and at each resync while it is logged in: an address may move to another interface
+//! under a lasting connection. open-iscsi uses one connection for a session, number 0. An iSER
+//! session has no `ipaddress`, so its source address is unknown here.
 //!
-//! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives its IPv4 address as
-//! that of the host (`0.0.0.0` if it has none) and has an `iscsi_iface` for each address; be2iscsi has only the latter.
-//! Neither has a `netdev`. bnx2i and cxgb4i say which network interface has their port (`*_host_get_param` of the
-//! drivers). be2iscsi asks its firmware for an address, which may take minutes (`beiscsi_if_get_info`). So an adapter
-//! is asked when a session has just logged in through it, and at each resync only while that has told nothing.
+//! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives
+//! its IPv4 address as that of the host (`0.0.0.0` if it has none), and has an `iscsi_iface` for
+//! each address. be2iscsi has only the latter. Neither has a `netdev`. bnx2i and cxgb4i report the
+//! network interface of their port (`*_host_get_param` of the drivers). be2iscsi asks its firmware
+//! for an address, which may take minutes (`beiscsi_if_get_info`). The exporter therefore asks an
+//! adapter when a session has just logged in through it, and at each resync only while its address
+//! is unknown.
 //!
-//! `target_state` came with Linux 6.2, and with its stable predecessors (commit a3be19b91ea7 in
-//! `scsi_transport_iscsi.c`). A session for discovery has no disks. open-iscsi ends its own at once, and an adapter may
-//! keep one. `discovery_session` is there with qla4xxx and iSER (`*_attr_is_visible` of the drivers).
+//! `target_state` came with Linux 6.2 and with its stable predecessors (commit a3be19b91ea7 in
+//! `scsi_transport_iscsi.c`). A discovery session has no disks. open-iscsi ends its own discovery
+//! sessions at once; an adapter may keep one. Only qla4xxx and iSER have `discovery_session`
+//! (`*_attr_is_visible` of the drivers).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -35,8 +39,8 @@ use crate::source::inventory::Inventory;
 use crate::source::{Error, is_number};
 use crate::topology::{IscsiSession, Ports, portal};
 
-/// Whether `netdev` names an interface. A session that is bound to none may have open-iscsi's word, or the name that an
-/// adapter (qedi) gives its own port, `host7`.
+/// Returns true if `netdev` names an interface. A session that is not bound to one may have
+/// open-iscsi's placeholder, or the name that an adapter (qedi) gives its own port, `host7`.
 fn is_bound_to(netdev: &str) -> bool {
     !matches!(netdev, "" | "default") && !netdev.strip_prefix("host").is_some_and(is_number)
 }
@@ -52,12 +56,12 @@ pub(crate) struct Iscsi {
 struct Reader {
     root: PathBuf,
     file: Attribute,
-    /// The addresses of the adapters that this reading has asked.
+    /// The addresses of the adapters that were asked during this reading.
     asked: HashMap<PathBuf, Option<IpAddr>>,
 }
 
 impl Iscsi {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         Iscsi {
             sessions: Inventory::new(root.join("class/iscsi_session")),
@@ -65,10 +69,11 @@ impl Iscsi {
         }
     }
 
-    /// Reads all sessions; what those are that are logged in and known only if `anew`.
+    /// Reads all sessions. The ports of sessions that are logged in and known are read only if
+    /// `anew`.
     ///
     /// # Errors
-    /// If they cannot be listed. No iSCSI at all is no error.
+    /// If the sessions cannot be listed. A host without iSCSI is no error.
     pub(crate) fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
         reader.asked.clear();
@@ -77,15 +82,14 @@ impl Iscsi {
         })
     }
 
-    /// All sessions.
     pub(crate) fn sessions(&self) -> &Inventory<IscsiSession> {
         &self.sessions
     }
 }
 
 impl Reader {
-    /// The session; `None` if it is gone. An error if its state cannot be told: what else cannot be read leaves only
-    /// itself out.
+    /// Reads a session. `None` if it is gone. An error if its state cannot be read; other values
+    /// that cannot be read go to `unreadable`.
     fn session(
         &mut self,
         directory: &Path,
@@ -116,8 +120,8 @@ impl Reader {
         Ok(Some(session))
     }
 
-    /// Finds out what the session is. Its adapter is asked for its address only if so said. A part that cannot
-    /// be told now stays.
+    /// Reads the session's names, ports and source address. Its adapter is asked for an address
+    /// only if `asks_adapter`. Values that cannot be read keep their last state.
     fn look_closer(
         &mut self,
         directory: &Path,
@@ -159,7 +163,7 @@ impl Reader {
     }
 }
 
-/// The number of the iSCSI host that the session belongs to: it lies in that host's directory.
+/// Returns the number of the session's iSCSI host. The session lies in that host's directory.
 fn host_of(session: &Path) -> Result<Option<String>, Error> {
     let Some(place) = follow(session, Path::new("class/iscsi_session"))? else { return Ok(None) };
     let mut numbers =
@@ -167,7 +171,8 @@ fn host_of(session: &Path) -> Result<Option<String>, Error> {
     Ok(numbers.rfind(|number| is_number(number)))
 }
 
-/// A link-local address may be followed by its interface, `fe80::1%eth1`. An adapter without an address says `0.0.0.0`.
+/// Parses an adapter's address. A link-local address may have its interface behind it,
+/// `fe80::1%eth1`. An adapter without an address prints `0.0.0.0`.
 fn own_address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.split('%').next()?.parse().ok()?;
     Some(address).filter(|address| !address.is_unspecified())

@@ -1,14 +1,15 @@
-//! Sessions, ports and controllers in sysfs: paths go over them. They are little to read, and have no events.
+//! Sessions, ports and controllers in sysfs, through which paths go. They have few files and no
+//! events.
 //!
 //! ```text
 //! iscsi.rs            sessions
 //! fibre_channel.rs    ports of host and array
 //! nvme.rs             controllers, and the namespace heads whose paths go through them
-//! adapters.rs         what the host's ends of all these stand on
+//! adapters.rs         the physical ports and fabrics of the host's ends
 //! ```
 //!
-//! They are read apart from block devices, by a thread of their own: a driver that hangs may hold up either, and then the
-//! other still tells what it knows.
+//! A thread of their own reads them, apart from block devices. A driver that hangs may block either
+//! reading, and the other one still works.
 
 mod adapters;
 pub(crate) mod fibre_channel;
@@ -27,7 +28,7 @@ use fibre_channel::FibreChannel;
 use iscsi::Iscsi;
 use nvme::{Head, Nvme};
 
-/// Which parts are read.
+/// Selects the parts that are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts {
     /// NVMe multipath heads.
@@ -38,54 +39,57 @@ pub struct Parts {
     pub fibre_channel: bool,
 }
 
-/// A request.
+/// Says what to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Find out again, too, between which ports each of them goes. Otherwise only where that is unknown, or its state
-    /// has changed.
+    /// Also read the ports of each session, remote port and controller again. Otherwise they are
+    /// read only if they are unknown or the state has changed.
     pub anew: bool,
-    /// Which interface has which address.
+    /// The addresses of the network interfaces.
     pub addresses: Arc<Addresses>,
-    /// Interfaces to look for beside those that something leaves by.
+    /// Interfaces to read beside those through which a session or controller leaves.
     pub wanted: Arc<BTreeSet<Arc<str>>>,
-    /// The WWIDs of NVMe heads that were devices in an earlier life.
+    /// The WWIDs of NVMe heads that were devices before this start.
     pub remembered: Arc<BTreeSet<Arc<str>>>,
 }
 
-/// The session, port or controller that a disk's I/O goes through, by the kernel's name for it.
+/// The session, port or controller that a disk's I/O goes through, by its kernel name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
-    /// This session.
+    /// An iSCSI session.
     Iscsi(Arc<str>),
-    /// This remote port.
+    /// An FC remote port.
     FibreChannel(Arc<str>),
-    /// This controller, whose namespaces are no heads (`nvme_core.multipath=N`).
+    /// An NVMe controller whose namespaces are not heads (`nvme_core.multipath=N`).
     Nvme(Arc<str>),
 }
 
-/// The transport of each way, and the ports between which it goes.
+/// The transport and the ports of each way.
 pub(crate) type Ways = HashMap<Way, (Transport, Ports)>;
 
-/// A reading. An object that reads the same as last time is the same allocation.
+/// The result of one read. An object that did not change since the last reading keeps its
+/// allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Sessions and ports.
     pub transports: Arc<Transports>,
-    /// Where the I/O of disks goes.
+    /// The ways of the disks' I/O.
     pub(crate) ways: Arc<Ways>,
-    /// Those of them that carry I/O now. The state of a disk beyond changes with them.
+    /// The ways that carry I/O now. When a way opens or closes, the states of the disks behind it
+    /// change.
     pub(crate) open: Arc<HashSet<Way>>,
     /// The remote ports that were blocked at this reading and at the one before.
     pub(crate) blocked: Arc<HashSet<Way>>,
     /// NVMe multipath heads.
     pub(crate) heads: Vec<Arc<Head>>,
-    /// Their I/O, by their kernel names.
+    /// The I/O of the heads, by their kernel names.
     pub(crate) io: BTreeMap<Arc<str>, Io>,
-    /// Objects that exist and could not be read. They stand as last read.
+    /// Objects that exist and could not be read. They keep their last state.
     pub unreadable: Vec<Error>,
 }
 
-/// Reads what paths go over. Remembers it: a session that is dead no longer says what it was.
+/// Reads sessions, ports and controllers, and remembers them: a dead session no longer shows its
+/// names.
 #[derive(Debug)]
 pub struct Reader {
     iscsi: Option<Iscsi>,
@@ -95,13 +99,14 @@ pub struct Reader {
     transports: Arc<Transports>,
     ways: Arc<Ways>,
     open: Arc<HashSet<Way>>,
-    /// The remote ports that were blocked at the last reading, and those that were at the one before, too.
+    /// The remote ports that were blocked at the last reading. `stay_blocked` has those that were
+    /// also blocked at the reading before.
     blocked: HashSet<Way>,
     stay_blocked: Arc<HashSet<Way>>,
 }
 
 impl Reader {
-    /// `sysfs` is where sysfs is mounted.
+    /// `sysfs` is the mount point of sysfs.
     pub fn new(sysfs: &Path, parts: Parts) -> Self {
         Reader {
             iscsi: parts.iscsi.then(|| Iscsi::new(sysfs)),
@@ -116,10 +121,11 @@ impl Reader {
         }
     }
 
-    /// Reads all of it.
+    /// Reads all selected parts.
     ///
     /// # Errors
-    /// If this process has no files or memory left to read with. The reading lists other failures.
+    /// If this process has no files or memory left to read with. The reading holds all other
+    /// errors.
     pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
         let Request { anew, addresses, wanted, remembered } = request;
         let mut unreadable = Vec::new();
@@ -220,7 +226,8 @@ impl Reader {
     }
 }
 
-/// The network interfaces that ways leave by. An address that stands for one is no interface, and has no adapter.
+/// Returns the network interfaces through which the ways leave. An address in place of an interface
+/// has no adapter and is left out.
 fn interfaces(ways: &Ways) -> BTreeSet<Arc<str>> {
     let by_network =
         |transport: &Transport| matches!(transport, Transport::Iscsi | Transport::NvmeTcp | Transport::NvmeRdma);

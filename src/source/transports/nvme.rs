@@ -7,12 +7,13 @@
 //! class/nvme/nvme3/nvme0c3n1/         ana_state, ana_grpid, size, ro, stat, diag/: the hidden path through nvme3
 //! ```
 //!
-//! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c` of the kernel.
-//! There is no event for a controller that leaves `live` or an ANA group that changes. A path's ANA state stays
-//! `optimized` while its controller reconnects, so both count. `src_addr` goes with the connection, so a controller is
-//! called as it was when that was known. It is read again when the controller is live again, and now and then while it
-//! is. The name of a path has the number of its controller since Linux 5.3, and had its controller ID (`cntlid`)
-//! before.
+//! Documented in `Documentation/ABI/testing/sysfs-nvme` and `drivers/nvme/host/{sysfs,multipath}.c`
+//! of the kernel. The kernel sends no event when a controller leaves `live` or an ANA group
+//! changes. A path's ANA state stays `optimized` while its controller reconnects, so both states
+//! count. `src_addr` disappears with the connection, so the exporter remembers a controller's
+//! ports. It reads them again when the controller is live again, and at each resync while it is
+//! live. Since Linux 5.3, the name of a path contains the number of its controller; before, it
+//! contained the controller ID (`cntlid`).
 
 mod controllers;
 mod names;
@@ -35,46 +36,42 @@ use subsystems::Subsystem;
 /// A namespace head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Its identity.
     pub(crate) wwid: Arc<str>,
-    /// Its kernel name, `nvme0n1`.
+    /// The kernel name, `nvme0n1`.
     pub(crate) name: Arc<str>,
-    /// The namespace's UUID; empty where it has none.
+    /// The namespace's UUID; empty if it has none.
     pub(crate) uuid: Arc<str>,
     /// The subsystem's model.
     pub(crate) model: Arc<str>,
     /// The subsystem's firmware revision.
     pub(crate) firmware: Arc<str>,
-    /// Size in bytes.
     pub(crate) size_bytes: Option<u64>,
-    /// Write-protected.
     pub(crate) read_only: Option<bool>,
-    /// How long the kernel keeps it after its last path has gone (`delayed_removal_secs`, Linux 6.16). While one of its
-    /// controllers is live, it is what it was when none was.
+    /// The time for which the kernel keeps the head after its last path has gone
+    /// (`delayed_removal_secs`, Linux 6.16). It is not read while a controller of the head is live,
+    /// and keeps its last value.
     pub(crate) removal_delay: Duration,
-    /// Its paths, sorted by name.
+    /// The paths, sorted by name.
     pub(crate) paths: Vec<HeadPath>,
 }
 
 /// A path of a head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeadPath {
-    /// Its kernel name, `nvme0c3n1`.
+    /// The kernel name, `nvme0c3n1`.
     pub(crate) name: Arc<str>,
-    /// The kernel's word; `None` where the subsystem has no ANA.
+    /// The ANA state as the kernel prints it; `None` if the subsystem has no ANA.
     pub(crate) ana_state: Option<Arc<str>>,
-    /// The ANA group.
     pub(crate) ana_group: Option<u32>,
-    /// Size in bytes.
     pub(crate) size_bytes: Option<u64>,
-    /// Write-protected.
     pub(crate) read_only: Option<bool>,
-    /// How long the same I/O had been in flight at the last resync, while none completed.
+    /// The time for which the same I/O had been in flight without any completion, at the last
+    /// resync.
     pub(crate) stalled: Option<Duration>,
-    /// Commands that had ended with an error at the last resync, by the driver's own count (Linux 7.2). Root may set it
-    /// to 0.
+    /// The number of commands that had ended with an error at the last resync, as the driver counts
+    /// them (Linux 7.2). Root may reset it to 0.
     pub(crate) io_errors: Option<u64>,
-    /// The controller that it goes through.
+    /// The controller that the path goes through.
     pub(crate) controller: Arc<NvmeController>,
 }
 
@@ -90,7 +87,7 @@ pub(crate) struct Nvme {
     file: Attribute,
 }
 
-/// A controller, and the names of the paths below it by the names of their heads.
+/// A controller, and the names of the paths below it, by the names of their heads.
 struct PathsOf {
     controller: Arc<NvmeController>,
     directory: PathBuf,
@@ -99,18 +96,18 @@ struct PathsOf {
 
 #[derive(Debug)]
 struct Known {
-    /// The inode of its entry: a new head of an old name is a new one.
+    /// The inode of the entry: another inode means another head of the same name.
     inode: u64,
-    /// `None` for a lone local disk, which is none when it loses its controller, either.
+    /// `None` for a lone local disk. Such a disk stays none if it loses its controller.
     head: Option<Arc<Head>>,
-    /// Its I/O, which is another one in nearly every reading.
+    /// The head's I/O, which changes in nearly every reading.
     io: Option<Io>,
-    /// The I/O of its paths, by their names.
+    /// The stall of each path, by its name.
     stalls: HashMap<Arc<str>, Stall>,
 }
 
 impl Nvme {
-    /// `root` is where sysfs is mounted.
+    /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         Nvme {
             root: root.to_owned(),
@@ -122,10 +119,11 @@ impl Nvme {
         }
     }
 
-    /// Reads all controllers; what those are that are live and known only if `anew`.
+    /// Reads all controllers. The ports of controllers that are live and known are read only if
+    /// `anew`.
     ///
     /// # Errors
-    /// If they cannot be listed. No NVMe at all is no error.
+    /// If the controllers cannot be listed. A host without NVMe is no error.
     pub(crate) fn read_controllers(
         &mut self,
         anew: bool,
@@ -138,39 +136,40 @@ impl Nvme {
         })
     }
 
-    /// All controllers as last read.
+    /// Returns all controllers as last read.
     pub(crate) fn controllers(&self) -> &Inventory<NvmeController> {
         &self.controllers
     }
 
-    /// The controllers over fabrics whose namespaces are paths.
+    /// Returns the controllers over fabrics whose namespaces are paths.
     pub(crate) fn watched_controllers(&self) -> Vec<Arc<NvmeController>> {
         let is_watched = |controller: &NvmeController| controller.over_fabrics && !controller.has_no_namespaces;
         self.controllers.all().into_iter().filter(|controller| is_watched(controller)).collect()
     }
 
-    /// The subsystems that have devices, or controllers that are to give some, by NQN.
+    /// Returns the subsystems that have devices, or controllers that could have some, by NQN.
     pub(crate) fn watched_subsystems(&self) -> Vec<NvmeSubsystem> {
         let watched = self.subsystems.values().filter_map(Subsystem::watched);
         let by_target: BTreeMap<_, _> = watched.map(|subsystem| (Arc::clone(&subsystem.target), subsystem)).collect();
         by_target.into_values().collect()
     }
 
-    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more controllers. A lone
-    /// local disk is none, unless its WWID is among the `remembered` ones: it has lost controllers while nobody looked.
-    /// Heads that cannot be listed stay as they were. The I/O of their paths is read only if `anew`.
+    /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more
+    /// controllers. A lone local disk is none, unless its WWID is among the `remembered` ones: it
+    /// has then lost controllers while the exporter did not run. Heads that cannot be listed keep
+    /// their last state. The I/O of their paths is read only if `anew`.
     pub(crate) fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
         if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);
         }
     }
 
-    /// All heads as last read. One that did not change since the reading before is the same allocation.
+    /// Returns all heads as last read. A head that did not change keeps its allocation.
     pub(crate) fn heads(&self) -> Vec<Arc<Head>> {
         self.heads.values().filter_map(|known| known.head.clone()).collect()
     }
 
-    /// The I/O of each head, by its name.
+    /// Returns the I/O of each head, by its name.
     pub(crate) fn io(&self) -> BTreeMap<Arc<str>, Io> {
         self.heads.iter().filter_map(|(name, known)| Some((Arc::clone(name), known.io?))).collect()
     }
@@ -211,7 +210,7 @@ impl Nvme {
             for Entry { name, inode } in heads {
                 let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
                 let path = directory.join(&name);
-                // A head that has lost controllers is what it was.
+                // A head that has lost controllers stays a device.
                 let is_device = is_shared
                     || last.as_ref().is_some_and(|known| known.head.is_some())
                     || last.is_none() && has_none && !self.waits_for_removal(&path, unreadable)
@@ -245,8 +244,8 @@ impl Nvme {
         Ok(())
     }
 
-    /// The I/O of a head. Before Linux 6.2 the kernel counts only that of its paths (`nvme_mpath_start_request` in
-    /// `drivers/nvme/host/multipath.c`).
+    /// Reads the I/O of a head. Before Linux 6.2, the kernel counts only the I/O of its paths
+    /// (`nvme_mpath_start_request` in `drivers/nvme/host/multipath.c`).
     fn io_of(&mut self, directory: &Path, head: &Head) -> Result<Option<Io>, Error> {
         let Some(mut io) = self.file.io(directory)? else { return Ok(None) };
         if io.is_nothing() {
@@ -261,7 +260,7 @@ impl Nvme {
         self.root.join("class/nvme").join(&*path.controller.name).join(&*path.name)
     }
 
-    /// Reads the I/O of a head's paths and their errors, and gives how the I/O fares.
+    /// Reads the I/O and the errors of a head's paths, and returns the stall of each path.
     fn follow_paths(
         &mut self,
         head: &mut Head,
@@ -282,7 +281,8 @@ impl Nvme {
         stalls
     }
 
-    /// The paths that lie below a controller. If these cannot be listed, they are those that were known.
+    /// Returns the paths below a controller. If they cannot be listed, the known paths are
+    /// returned.
     fn paths_of(
         &self,
         controller: &Arc<NvmeController>,
@@ -310,25 +310,26 @@ impl Nvme {
         PathsOf { controller: Arc::clone(controller), directory, names }
     }
 
-    /// How long the kernel keeps the head after its last controller has gone. The kernel tells only under the lock of
-    /// the subsystem. A command like `nvme format` holds that until its controller is done with it.
+    /// Reads for how long the kernel keeps the head after its last controller has gone. Reading
+    /// this takes the lock of the subsystem, which a command like `nvme format` holds until its
+    /// controller is done.
     fn removal_delay(&mut self, head: &Path) -> Result<Duration, Error> {
         Ok(Duration::from_secs(self.file.parsed(head, "delayed_removal_secs")?.unwrap_or_default()))
     }
 
-    /// Whether the kernel waits for a controller of the head. A head over fabrics and a local disk that was pulled look
-    /// the same.
+    /// Returns true if the kernel waits for a controller of the head. Meanwhile, a head over
+    /// fabrics and a local disk that was pulled look the same.
     fn waits_for_removal(&mut self, head: &Path, unreadable: &mut Vec<Error>) -> bool {
         !or_last(self.removal_delay(head), None, unreadable).is_zero()
     }
 
-    /// Whether the head has one of these WWIDs.
+    /// Returns true if the head has one of these WWIDs.
     fn is_among(&mut self, wwids: &BTreeSet<Arc<str>>, head: &Path, unreadable: &mut Vec<Error>) -> bool {
         !wwids.is_empty() && wwids.contains(&self.file.word_or_note(head, "wwid", unreadable))
     }
 
-    /// A head and its paths; `None` if it is gone. An error if it cannot be told which one it is: other parts that
-    /// cannot be read stay as they were.
+    /// Reads a head and its paths. `None` if the head is gone. An error if its identity cannot be
+    /// read; other values that cannot be read keep their last state.
     fn head(
         &mut self,
         subsystem: &Path,
@@ -385,7 +386,8 @@ impl Nvme {
         }))
     }
 
-    /// The path of a head through a controller; `None` if there is none. Parts that cannot be read stay as they were.
+    /// Reads the path of a head through a controller. `None` if there is none. Values that cannot
+    /// be read keep their last state.
     fn path(
         &mut self,
         directory: &Path,

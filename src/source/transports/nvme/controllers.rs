@@ -1,4 +1,4 @@
-//! Controllers: what state they are in, between which ports they go, and how long the kernel waits for them.
+//! Controllers: their states, their ports, and the times for which the kernel waits for them.
 //!
 //! ```text
 //! class/nvme/nvme3/    state, transport, address, subsysnqn, cntrltype
@@ -24,13 +24,13 @@ const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     file: Attribute,
-    /// The controllers that it has met.
+    /// The number of controllers seen so far.
     met: u64,
 }
 
 impl Reader {
-    /// The controller; `None` if it is gone. An error if its state cannot be told: what else cannot be read stays as it
-    /// was.
+    /// Reads a controller. `None` if it is gone. An error if its state cannot be read; other values
+    /// that cannot be read keep their last state.
     pub(crate) fn controller(
         &mut self,
         directory: &Path,
@@ -44,7 +44,7 @@ impl Reader {
         let anew = anew || last.is_none_or(|last| last.state != state);
         let last = last.cloned().unwrap_or_else(|| self.meet());
         let mut controller = NvmeController { name: Arc::clone(name), state, ..last };
-        // Nothing leaves through a port where the controller is a part of the host.
+        // A controller inside the host has no initiator port.
         let is_known = controller.ports.are_known() || controller.transport == Transport::NvmePcie;
         if (anew && controller.is_live()) || !is_known {
             self.look_closer(directory, &mut controller, addresses, unreadable);
@@ -53,7 +53,7 @@ impl Reader {
             if anew {
                 self.read_timeouts(directory, &mut controller.timeouts, unreadable);
             }
-            // After its state: a loss between both counts now.
+            // Read this after the state: a loss between the two reads then counts already.
             let resets = self.file.parsed(directory, "diag/reset_count");
             controller.resets = or_last(resets, Some(&controller.resets), unreadable);
         }
@@ -65,7 +65,8 @@ impl Reader {
         NvmeController { instance: self.met, ..NvmeController::default() }
     }
 
-    /// Reads what the controller is. Parts that cannot be told now stay.
+    /// Reads the controller's names, transport and ports. Values that cannot be read keep their
+    /// last state.
     fn look_closer(
         &mut self,
         directory: &Path,
@@ -84,7 +85,8 @@ impl Reader {
         let (source, initiator_port, target_port) = ends(controller.transport, &address, addresses, last);
         controller.source = source.or(controller.source);
         let ports = Ports { initiator_port, target, target_port }.or(&controller.ports);
-        // Before Linux 5.18 there is no `cntrltype`, and before it was connected once a controller has none.
+        // There is no `cntrltype` before Linux 5.18, nor before the controller has connected for
+        // the first time.
         controller.has_no_namespaces = match &*kind {
             "discovery" | "admin" => true,
             _ => controller.has_no_namespaces && kind.is_empty() || *ports.target == *DISCOVERY,
@@ -92,8 +94,8 @@ impl Reader {
         controller.ports = ports;
     }
 
-    /// The kernel takes them at any time, and goes by `fast_io_fail_tmo` as it was when the controller began to
-    /// connect.
+    /// Reads the timeouts. Root may change them at any time. The kernel uses the value that
+    /// `fast_io_fail_tmo` had when the controller began to connect.
     fn read_timeouts(&mut self, directory: &Path, timeouts: &mut NvmeTimeouts, unreadable: &mut Vec<Error>) {
         let NvmeTimeouts { ctrl_loss, fast_io_fail, reconnect_delay } = timeouts;
         for (name, value) in
@@ -104,8 +106,8 @@ impl Reader {
     }
 }
 
-/// The transport of this name, and whether it leaves the host. There are others: a disk on Apple's own bus is none of
-/// fabrics.
+/// Returns the transport of this name, and true if it goes over fabrics. Other transports exist: a
+/// disk on Apple's own bus is not over fabrics.
 fn transport_named(name: &str) -> (Transport, bool) {
     match name {
         "tcp" => (Transport::NvmeTcp, true),
@@ -117,10 +119,11 @@ fn transport_named(name: &str) -> (Transport, bool) {
     }
 }
 
-/// Both ends of a controller: the address that it comes from, `initiator_port`, which was `last` last time, and
-/// `target_port`. Each is empty if it is not known.
+/// Returns both ends of a controller: its source address, `initiator_port`, and `target_port`. Each
+/// is empty if it is unknown. `last` is the previous initiator port.
 ///
-/// From its `address`: `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
+/// The ends come from `address`:
+/// `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0,src_addr=192.0.2.9`; over FC
 /// `traddr=nn-0x…:pn-0x…,host_traddr=nn-0x…:pn-0x…`; over PCIe the PCI address.
 fn ends(
     transport: Transport,

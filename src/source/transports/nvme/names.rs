@@ -1,24 +1,26 @@
-//! The kernel's names of controllers, heads and paths (`nvme_mpath_set_disk_name` in `drivers/nvme/host/multipath.c`).
+//! The kernel's names of controllers, heads and paths (`nvme_mpath_set_disk_name` in
+//! `drivers/nvme/host/multipath.c`).
 
 use crate::source::is_number;
 
-/// Whether this names a controller, `nvme3`, and not its namespace `nvme3n1`.
+/// Returns true for a controller, `nvme3`, and false for its namespace `nvme3n1`.
 pub(crate) fn is_controller(name: &str) -> bool {
     name.strip_prefix("nvme").is_some_and(is_number)
 }
 
-/// Whether this names a head, `nvme0n1`: neither a path `nvme0c3n1` nor a generic device `ng0n1` nor a controller.
+/// Returns true for a head, `nvme0n1`, and false for a path `nvme0c3n1`, a generic device `ng0n1`
+/// or a controller.
 pub(crate) fn is_head(name: &str) -> bool {
     let numbers = name.strip_prefix("nvme").and_then(|numbers| numbers.split_once('n'));
     numbers.is_some_and(|(subsystem, namespace)| is_number(subsystem) && is_number(namespace))
 }
 
-/// Whether this names a partition of that head, `nvme0n1p2`.
+/// Returns true for a partition of that head, `nvme0n1p2`.
 pub(crate) fn is_partition(name: &str, head: &str) -> bool {
     name.strip_prefix(head).and_then(|rest| rest.strip_prefix('p')).is_some_and(is_number)
 }
 
-/// The head of a path: that of `nvme0c3n1` is `nvme0n1`. `None` if it is no path.
+/// Returns the head of a path: `nvme0n1` for `nvme0c3n1`. `None` if the name is no path's.
 pub(crate) fn head_of(path: &str) -> Option<String> {
     let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;

@@ -1,7 +1,8 @@
-//! Subsystems: what they are called, how I/O is spread over their paths, and which of their paths have no head.
+//! Subsystems: their names, the I/O policy for their paths, and the paths that have no head.
 //!
-//! The kernel makes the disk of a head when the first path to it becomes usable (`nvme_mpath_set_live` in
-//! `drivers/nvme/host/multipath.c`). Until then there are only hidden paths, and nobody can use the namespace.
+//! The kernel creates the disk of a head when the first path to it becomes usable
+//! (`nvme_mpath_set_live` in `drivers/nvme/host/multipath.c`). Before, there are only hidden paths,
+//! and the namespace cannot be used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,37 +17,39 @@ use crate::topology::NvmeSubsystem;
 /// A subsystem as last read.
 #[derive(Debug, Default)]
 pub(crate) struct Subsystem {
-    /// Its NQN; empty while that is not known.
+    /// The NQN; empty while it is unknown.
     target: Arc<str>,
-    /// It has a device or a controller that could have one, or it had when it last had controllers.
+    /// True if the subsystem has a device or a controller that could have one. Without controllers,
+    /// the last value stays.
     is_watched: bool,
-    /// How I/O is spread over paths. It is read only of a subsystem that is watched.
+    /// The policy that spreads I/O over the paths. It is read only for subsystems that are watched.
     iopolicy: Option<Arc<str>>,
-    /// The number of its controllers that are live and could have devices.
+    /// The number of controllers that are live and could have devices.
     live_controllers: usize,
-    /// The names of its devices.
+    /// The kernel names of the devices.
     devices: Vec<Arc<str>>,
     /// The number of paths that wait for a head; `None` without a controller that could have one.
     unreachable: Option<usize>,
-    /// The paths that had no head at the last reading, and the names of their controllers.
+    /// The paths that had no head at the last reading, with the names of their controllers.
     headless: BTreeMap<String, Arc<str>>,
 }
 
 /// The contents of a subsystem's directory.
 pub(crate) struct Parts {
     pub(crate) directory: PathBuf,
-    /// The names of its heads.
+    /// The names of the heads.
     pub(crate) names: BTreeSet<String>,
-    /// Its controllers with their paths.
+    /// The controllers with their paths.
     pub(crate) ways: Vec<PathsOf>,
-    /// It is reached over fabrics, or has two controllers or more.
+    /// True if the subsystem is reached over fabrics, or has two or more controllers.
     pub(crate) is_shared: bool,
-    /// The names of those heads that are devices.
+    /// The names of the heads that are devices.
     pub(crate) devices: Vec<Arc<str>>,
 }
 
 impl Subsystem {
-    /// The subsystem for those who watch; `None` for a lone local disk, and for one that is there for discovery only.
+    /// Returns the subsystem if it is watched. `None` for a lone local disk, and for a subsystem
+    /// that serves only discovery.
     pub(crate) fn watched(&self) -> Option<NvmeSubsystem> {
         (self.is_watched && !self.target.is_empty()).then(|| NvmeSubsystem {
             target: Arc::clone(&self.target),
@@ -57,12 +60,13 @@ impl Subsystem {
         })
     }
 
-    /// The paths through this controller that had no head.
+    /// Returns the paths through this controller that had no head.
     pub(crate) fn headless_through(&self, controller: &str) -> impl Iterator<Item = String> {
         self.headless.iter().filter(move |(_, through)| ***through == *controller).map(|(name, _)| name.clone())
     }
 
-    /// The subsystem at the next reading. Parts that cannot be read stay.
+    /// Returns the subsystem after the next reading. Values that cannot be read keep their last
+    /// state.
     pub(crate) fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
         let controllers = || parts.ways.iter().map(|way| &way.controller).filter(|one| !one.has_no_namespaces);
         let target = match file.word_or_note(&parts.directory, "subsysnqn", unreadable) {
@@ -75,7 +79,8 @@ impl Subsystem {
             true => {
                 let iopolicy = file.text(&parts.directory, "iopolicy").map(|text| text.map(Arc::from));
                 let iopolicy = or_last(iopolicy, Some(&self.iopolicy), unreadable);
-                // Only a kernel without multipath devices has no file. Otherwise it is just not known.
+                // Only a kernel without NVMe multipath has no such file. Otherwise the policy is
+                // unknown.
                 iopolicy.or_else(|| (!parts.devices.is_empty()).then(Arc::default))
             }
             false => None,
@@ -94,9 +99,10 @@ impl Subsystem {
         }
     }
 
-    /// How many of the paths without a head have none for good. A namespace that comes has its path before its head,
-    /// and between the listings of heads and of paths both may come. So a path counts if it had no head at the last
-    /// reading, either. It also counts if its ANA state lets the kernel make none, and there is still none.
+    /// Returns the number of paths that stay without a head. A new namespace gets its path before
+    /// its head, and both may come between the listing of heads and that of paths. A path therefore
+    /// counts if it had no head at the last reading either. It also counts if its ANA state keeps
+    /// the kernel from creating a head, and there is still none.
     fn unreachable(
         &self,
         headless: &[(&PathsOf, &String)],
@@ -120,7 +126,7 @@ impl Subsystem {
 }
 
 impl Parts {
-    /// The paths of which there is no head.
+    /// Returns the paths that have no head.
     fn headless(&self) -> impl Iterator<Item = (&PathsOf, &String)> {
         self.ways.iter().flat_map(|way| {
             let without = way.names.iter().filter(|(head, _)| !self.names.contains(*head));
@@ -138,7 +144,7 @@ mod tests {
     use super::*;
     use crate::source::interfaces::Addresses;
 
-    /// A subsystem over one controller, of which a path says this.
+    /// A subsystem with one controller, whose path has this ANA state.
     struct Tree(tempfile::TempDir);
 
     impl Tree {
@@ -176,7 +182,8 @@ mod tests {
         }
     }
 
-    /// The I/O policies and the unreachable paths of all subsystems at the next reading.
+    /// Returns the I/O policies and the numbers of unreachable paths of all subsystems after the
+    /// next reading.
     fn read(nvme: &mut Nvme) -> Vec<(Option<Arc<str>>, Option<usize>)> {
         let mut unreadable = Vec::new();
         nvme.read_controllers(false, &Addresses::default(), &mut unreadable).unwrap();
@@ -201,7 +208,7 @@ mod tests {
         }
     }
 
-    /// The kernel makes the path first, then the head.
+    /// The kernel creates the path first, then the head.
     #[test]
     fn a_path_whose_head_may_be_in_the_making_counts_at_the_second_reading() {
         for state in ["optimized", "non-optimized", "invalid state"] {
