@@ -295,20 +295,21 @@ impl Attribute {
 
     /// Returns the parsed value. Text of another form is an error.
     pub(crate) fn parsed<T: FromStr>(&mut self, directory: &Path, name: &str) -> Result<Option<T>, Error> {
-        self.made_of(directory, name, |text| text.parse().ok())
+        self.made_of(directory, name, "a number", |text| text.parse().ok())
     }
 
     fn made_of<T>(
         &mut self,
         directory: &Path,
         name: &str,
+        wanted: &str,
         make: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, Error> {
         let Some(text) = self.text(directory, name)? else { return Ok(None) };
         match make(text) {
             Some(value) => Ok(Some(value)),
             None => {
-                let cause = format!("cannot make sense of {text:?}");
+                let cause = format!("found {text:?}, expected {wanted}");
                 Err(Error::new(Path::new(&self.path).display(), cause))
             }
         }
@@ -325,13 +326,13 @@ impl Attribute {
     pub(crate) fn io(&mut self, device: &Path) -> Result<Option<Io>, Error> {
         match self.stat(device)? {
             Some(io) => Ok(Some(io)),
-            None => self.made_of(device, "inflight", |text| Io::from_inflight(text, Instant::now())),
+            None => self.made_of(device, "inflight", "two numbers", |text| Io::from_inflight(text, Instant::now())),
         }
     }
 
     /// Returns the I/O of a block device from its `stat` file.
     pub(crate) fn stat(&mut self, device: &Path) -> Result<Option<Io>, Error> {
-        self.made_of(device, "stat", |text| Io::from_stat(text, Instant::now()))
+        self.made_of(device, "stat", "11 numbers or more", |text| Io::from_stat(text, Instant::now()))
     }
 
     /// Returns false for `0` and true for any other number.
@@ -358,7 +359,11 @@ mod tests {
         write("stat", "       1 2 3 4 5 6 7 8 9 10 11\n");
         assert_eq!(io(), Ok(Some((9, Some(5)))));
         write("stat", "1 2 3 4 5 6 7 8 9 10\n");
-        assert!(io().unwrap_err().to_string().ends_with("/stat: cannot make sense of \"1 2 3 4 5 6 7 8 9 10\""));
+        assert!(
+            io().unwrap_err()
+                .to_string()
+                .ends_with("/stat: found \"1 2 3 4 5 6 7 8 9 10\", expected 11 numbers or more")
+        );
     }
 
     #[test]

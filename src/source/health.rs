@@ -196,7 +196,7 @@ impl SourceHealth {
     pub(crate) fn failure(&self, part: Part) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
-        let place = format_args!("the source {} did not answer", part.source().as_str()).to_string();
+        let place = format_args!("the source {} has not answered", part.source().as_str()).to_string();
         Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
     }
 
@@ -223,7 +223,7 @@ impl SourceHealth {
             }
             let error = unreadable.first().map(Error::to_string);
             if let Some(error) = error.as_ref().filter(|error| health.error.as_ref() != Some(error)) {
-                warn!(source, objects = unreadable.len(), error, "not all could be read");
+                warn!(source, objects = unreadable.len(), error, "some objects could not be read");
             }
             let errors = health.errors + unreadable.len() as u64;
             *health = Health {

@@ -86,12 +86,12 @@ pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
     if text.len() as u64 > MOST_KERNEL {
-        return Err(failed(&format_args!("{} bytes, more than {MOST_KERNEL}", text.len())));
+        return Err(failed(&format_args!("the file has {} bytes, the limit is {MOST_KERNEL}", text.len())));
     }
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
         FORMAT => Ok(kernel),
-        other => Err(failed(&format_args!("the capture has format {other}, and this version reads {FORMAT}"))),
+        other => Err(failed(&format_args!("the capture has format {other}, this version reads format {FORMAT}"))),
     }
 }
 
@@ -124,10 +124,12 @@ pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
             } else if kind.is_file() {
                 bytes = bytes.saturating_add(metadata.len());
                 if bytes > MOST {
-                    return Err(failed(&format_args!("with it, the capture has {bytes} bytes, more than {MOST}")));
+                    return Err(failed(&format_args!(
+                        "with this file, the capture has {bytes} bytes, the limit is {MOST}"
+                    )));
                 }
             } else {
-                return Err(failed(&"neither a file nor a link nor a directory"));
+                return Err(failed(&"expected a file, a link or a directory"));
             }
         }
     }
@@ -155,7 +157,7 @@ mod tests {
         for (content, why) in [
             ("", "line 1"),
             ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
-            ("{\"format\": 2}", "format 2, and this version reads 1"),
+            ("{\"format\": 2}", "format 2, this version reads format 1"),
             ("{}", "format 0"),
             (&" ".repeat(MOST_KERNEL as usize + 1), "16777217 bytes"),
         ] {

@@ -641,11 +641,11 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
         ),
         (
             |root| rustix::fs::mknodat(CWD, root.join("sys/f"), FileType::Fifo, Mode::from(0o600), 0).unwrap(),
-            "sys/f: neither a file",
+            "sys/f: expected a file",
         ),
         (
             |root| fs::File::create(root.join("multipathd/show-maps.json")).unwrap().set_len((64 << 20) + 1).unwrap(),
-            "show-maps.json: with it",
+            "show-maps.json: with this file",
         ),
         (
             |root| {
@@ -654,7 +654,7 @@ fn a_capture_that_leads_elsewhere_is_not_run() {
                     fs::File::create(root.join("udev/data").join(name)).unwrap().set_len(33 << 20).unwrap();
                 }
             },
-            "more than 67108864",
+            "the limit is 67108864",
         ),
     ];
     for (change, words) in changes {

@@ -20,7 +20,7 @@ fn talkative(format: &str) -> (Host, Exporter) {
         &["listening"][..],
         &["path failed", MPATHA],
         &["device without valid path"],
-        &["not all could be read"],
+        &["some objects could not be read"],
         &["source cannot be read", "multipathd"],
         &["configuration read again"],
     ] {

@@ -107,7 +107,7 @@ pub(crate) struct Known {
 
 /// The open file of an ALUA state, and a reference that counts towards the limit of open files.
 #[derive(Debug)]
-struct Alua(OwnedFd, #[expect(dead_code, reason = "it is counted by those that hold it")] Arc<()>);
+struct Alua(OwnedFd, #[expect(dead_code, reason = "its reference count limits the open files")] Arc<()>);
 
 /// The place of a SCSI disk's own device. It avoids the link `device`, and begins at an open
 /// directory, because this place is read all the time.
@@ -286,9 +286,8 @@ impl ScsiFiles<'_> {
     fn count(&mut self, name: &str) -> Result<Option<u64>, Error> {
         let Some(text) = self.text(name, &None)? else { return Ok(None) };
         let file = || self.root.join(&self.known.place).join("device").join(name);
-        let count =
-            counter(&text).ok_or_else(|| Error::new(file().display(), format!("cannot make sense of {text:?}")));
-        count.map(Some)
+        let unexpected = || Error::new(file().display(), format!("found {text:?}, expected a hexadecimal number"));
+        counter(&text).ok_or_else(unexpected).map(Some)
     }
 
     /// Reads a file's text. Returns the last allocation if the text did not change, which is the

@@ -80,7 +80,7 @@ impl Maps {
                 // A device without UUID has an empty file. If the file is missing, the identity of
                 // the device is unknown.
                 Some(_) if directory.join("dm").is_dir() => {
-                    Err(Error::new(directory.join("dm/uuid").display(), "the device is there without this file"))
+                    Err(Error::new(directory.join("dm/uuid").display(), "the device exists, but this file is missing"))
                 }
                 _ => Ok(None),
             };

@@ -121,8 +121,10 @@ impl UdevDb {
 
 /// Reads the lines of an entry that are of interest.
 fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
-    if std::fs::metadata(file)?.len() > MOST {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large"));
+    let size = std::fs::metadata(file)?.len();
+    if size > MOST {
+        let cause = format!("the entry has {size} bytes, the limit is {MOST}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, cause));
     }
     essence(file, identifying_lines)
 }

@@ -169,7 +169,7 @@ impl Control {
                 break;
             }
             if buffer.len() * 8 >= LARGEST_BUFFER {
-                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "device-mapper reply larger than 64 MiB"));
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the reply exceeds the limit of 64 MiB"));
             }
             *buffer = vec![0; buffer.len() * 2];
         }
@@ -257,7 +257,7 @@ fn parse_list(reply: &[u8], minor: u32) -> Option<Vec<Listed>> {
 }
 
 fn malformed(call: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{call}: the reply ends early"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("the reply to {call} is incomplete"))
 }
 
 /// Encodes a device number as the kernel's `huge_encode_dev` does.
@@ -288,7 +288,7 @@ fn bytes(buffer: &[u64]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), size_of_val(buffer)) }
 }
 
-#[expect(unsafe_code, reason = "the ioctls of the module's head")]
+#[expect(unsafe_code, reason = "the ioctls that the module documentation describes")]
 fn ioctl(file: BorrowedFd<'_>, command: Command, buffer: &mut [u64]) -> io::Result<()> {
     // SAFETY: the kernel writes at most the `data_size` bytes that the header announces. This is
     // the buffer's size.

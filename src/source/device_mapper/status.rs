@@ -36,10 +36,10 @@ pub(crate) struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParseError {
     /// The line ends before an expected word.
-    #[error("the line ends where {0} should stand")]
+    #[error("the line ends, expected {0}")]
     Ends(&'static str),
     /// A word is not of the expected kind.
-    #[error("word {position} is {word:?} where {wanted} should stand")]
+    #[error("word {position} is {word:?}, expected {wanted}")]
     Word {
         /// The position of the word, from 1.
         position: usize,
@@ -174,16 +174,13 @@ mod tests {
         for (cut, _) in line.match_indices(' ') {
             assert!(matches!(parse_status(&line[..cut]), Err(ParseError::Ends(_))), "{:?}", &line[..cut]);
         }
-        assert_eq!(
-            parse_status("2 0 1").unwrap_err().to_string(),
-            "the line ends where the hardware handler should stand"
-        );
+        assert_eq!(parse_status("2 0 1").unwrap_err().to_string(), "the line ends, expected the hardware handler");
     }
 
     #[test]
     fn a_word_of_the_wrong_kind_is_named() {
         let error = parse_status("2 0 1 0 one 1").unwrap_err();
-        assert_eq!(error.to_string(), "word 5 is \"one\" where the number of path groups should stand");
+        assert_eq!(error.to_string(), "word 5 is \"one\", expected the number of path groups");
     }
 
     #[test]

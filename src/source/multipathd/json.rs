@@ -66,7 +66,7 @@ pub(crate) struct ObjectError {
 
 /// The reply is not a list of maps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a list of maps ({reason}): \"{excerpt}\"")]
+#[error("the reply is not a list of maps ({reason}): \"{excerpt}\"")]
 pub(crate) struct NotMaps {
     reason: String,
     excerpt: String,
@@ -310,7 +310,7 @@ impl Draft {
             }
             Level::Group => {
                 if !self.group_has_paths {
-                    self.spoil(level, || "a group of it has no list of paths".to_owned());
+                    self.spoil(level, || "one of its groups has no list of paths".to_owned());
                 }
                 for path in self.map.paths.iter_mut().skip(self.paths_before) {
                     path.group = self.group.index;
@@ -420,7 +420,7 @@ fn read_layout(reply: &[u8]) -> ByLayout {
         understood = false;
         match reader.level {
             Level::Document => {
-                reader.draft.spoil(Level::Document, || format!("cut short after {} bytes", reply.len()));
+                reader.draft.spoil(Level::Document, || format!("it is cut short after {} bytes", reply.len()));
             }
             _ => {
                 reader.draft.spoil(Level::Map, || format!("the reply is cut short after {} bytes", reply.len()));
@@ -614,7 +614,7 @@ type Object<'a> = BTreeMap<String, &'a RawValue>;
 /// Reads any JSON with the structure of the reply.
 fn read_json(reply: &str) -> Result<Maps, String> {
     let document: Object = serde_json::from_str(reply).map_err(|error| error.to_string())?;
-    let maps = document.get("maps").ok_or("it has no maps")?;
+    let maps = document.get("maps").ok_or("it has no \"maps\"")?;
     let maps: Vec<&RawValue> = serde_json::from_str(maps.get()).map_err(|error| format!("maps: {error}"))?;
     let mut draft = Draft::default();
     for map in maps {
@@ -637,11 +637,13 @@ fn read_object(draft: &mut Draft, level: Level, object: &RawValue) {
                 draft.list(inner);
                 match serde_json::from_str::<Vec<&RawValue>>(objects.get()) {
                     Ok(objects) => objects.into_iter().for_each(|object| read_object(draft, inner, object)),
-                    Err(_) => draft.spoil(level, || format!("its {array} are {}", quoted(objects.get().as_bytes()))),
+                    Err(_) => draft.spoil(level, || {
+                        format!("its {array} are {}, expected a list", quoted(objects.get().as_bytes()))
+                    }),
                 }
             }
         }
-        Err(_) => draft.spoil(level, || format!("it is {}", quoted(object.get().as_bytes()))),
+        Err(_) => draft.spoil(level, || format!("it is {}, expected an object", quoted(object.get().as_bytes()))),
     }
     draft.close(level);
 }
@@ -832,8 +834,8 @@ mod tests {
         let shown = "multipathd: a text that is longer than what anybody wants to…";
         for (reply, reason, shown) in [
             ("", "EOF while parsing a value at line 1 column 0", ""),
-            ("{}", "it has no maps", "{}"),
-            (r#"{"map": {}}"#, "it has no maps", r#"{\"map\": {}}"#),
+            ("{}", "it has no \"maps\"", "{}"),
+            (r#"{"map": {}}"#, "it has no \"maps\"", r#"{\"map\": {}}"#),
             (
                 r#"{"maps":"x"}"#,
                 r#"maps: invalid type: string "x", expected a sequence at line 1 column 3"#,
@@ -843,7 +845,7 @@ mod tests {
             (long, "expected value at line 1 column 1", shown),
         ] {
             let error = parse_maps(reply.as_bytes()).unwrap_err().to_string();
-            assert_eq!(error, format!("not a list of maps ({reason}): \"{shown}\""));
+            assert_eq!(error, format!("the reply is not a list of maps ({reason}): \"{shown}\""));
         }
     }
 
@@ -867,7 +869,7 @@ mod tests {
         let error = &reasons(&read(&reply[..ends[0] + 40]))[0];
         assert!(error.starts_with(r#"map "b" (""): the reply is cut short after "#), "{error}");
         let error = &reasons(&read(&reply[..ends[2]]))[0];
-        assert!(error.starts_with("reply: cut short after "), "{error}");
+        assert!(error.starts_with("reply: it is cut short after "), "{error}");
     }
 
     #[test]
@@ -1021,13 +1023,13 @@ mod tests {
     fn bad_objects_leave_only_themselves_out() {
         let good = r#"{"uuid":"good","path_groups":[]}"#;
         for (bad, error) in [
-            ("null", r#"map "" (""): it is "null""#),
-            ("[[]]", r#"map "" (""): it is "[[]]""#),
+            ("null", r#"map "" (""): it is "null", expected an object"#),
+            ("[[]]", r#"map "" (""): it is "[[]]", expected an object"#),
             ("{}", r#"map "" (""): it has no uuid"#),
             (r#"{"name":"x","uuid":7}"#, r#"map "x" ("7"): it has no list of path groups"#),
-            (r#"{"uuid":"y","path_groups":3}"#, r#"map "" ("y"): its path_groups are "3""#),
-            (r#"{"uuid":"y","path_groups":[1]}"#, r#"map "" ("y"): it is "1""#),
-            (r#"{"uuid":"y","path_groups":[{}]}"#, r#"map "" ("y"): a group of it has no list of paths"#),
+            (r#"{"uuid":"y","path_groups":3}"#, r#"map "" ("y"): its path_groups are "3", expected a list"#),
+            (r#"{"uuid":"y","path_groups":[1]}"#, r#"map "" ("y"): it is "1", expected an object"#),
+            (r#"{"uuid":"y","path_groups":[{}]}"#, r#"map "" ("y"): one of its groups has no list of paths"#),
         ] {
             let maps = read(format!(r#"{{"maps":[{good},{bad},{good}]}}"#));
             assert_eq!((wwids(&maps), reasons(&maps)), (vec!["good", "good"], vec![error.to_owned()]), "{bad}");
@@ -1036,7 +1038,10 @@ mod tests {
         assert_eq!(maps.maps[0].paths.iter().map(|path| &*path.name).collect::<Vec<_>>(), ["sda"]);
         assert_eq!(
             reasons(&maps),
-            [r#"path "" of map "": it is "1""#, r#"path "" of map "": it has neither dev nor dev_t"#],
+            [
+                r#"path "" of map "": it is "1", expected an object"#,
+                r#"path "" of map "": it has neither dev nor dev_t"#
+            ],
         );
     }
 

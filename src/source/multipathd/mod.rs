@@ -54,13 +54,13 @@ const MAX_SOCKET_NAME: usize = 107;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSocketName {
     /// An empty text, or only `@`.
-    #[error("the name of the socket is empty")]
+    #[error("the socket name is empty: expected a path, or @ and an abstract name")]
     Empty,
     /// More bytes than the kernel's address structure holds. The first value is their number.
-    #[error("the name of the socket has {0} bytes, {MAX_SOCKET_NAME} is the limit: {1:?}")]
+    #[error("the socket name has {0} bytes, the limit is {MAX_SOCKET_NAME}: {1:?}")]
     TooLong(usize, String),
     /// A byte that would end the name early.
-    #[error("the name of the socket has a NUL byte: {0:?}")]
+    #[error("the socket name contains a NUL byte: {0:?}")]
     Nul(String),
 }
 
@@ -129,7 +129,7 @@ pub(crate) enum Error {
         tried: String,
     },
     /// A program of another user listens at the socket. Any user may take a free abstract name.
-    #[error("a program of user {uid} listens at {socket}, and multipathd runs as root: the exporter does not ask it")]
+    #[error("a program of user {uid} listens at {socket}: expected multipathd, which runs as root")]
     Impostor {
         /// The connected socket.
         socket: SocketName,
@@ -158,7 +158,7 @@ pub(crate) enum Error {
         reply: String,
     },
     /// The reply has another form than expected.
-    #[error("multipathd at {socket} gave no answer to `{request}`: {problem}")]
+    #[error("multipathd at {socket} gave no valid reply to `{request}`: {problem}")]
     Broken {
         /// The socket, or all sockets if none could be connected.
         socket: String,
@@ -286,7 +286,7 @@ impl Client {
         parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
             socket: socket.to_string(),
             request: SHOW_DAEMON,
-            problem: format!("not the state of a daemon: \"{}\"", excerpt(&reply)),
+            problem: format!("found \"{}\", expected \"pid NUMBER STATE\"", excerpt(&reply)),
         })
     }
 
@@ -365,7 +365,7 @@ impl Client {
         let is_unknown = self.unknown_user == Some(uid);
         if is_unknown {
             TOLD.call_once(|| {
-                warn!("the exporter cannot check whose program multipathd is: it runs in a user namespace");
+                warn!("cannot check which user runs multipathd, because the exporter runs in a user namespace");
             });
         }
         is_unknown || uid == 0 || Some(uid) == self.user
@@ -442,10 +442,10 @@ async fn exchange(mut stream: UnixStream, request: &str, most: usize) -> Result<
     };
     let length = usize::from_ne_bytes(length);
     if length == 0 {
-        return Err("a reply of no length".to_owned());
+        return Err("the reply is empty".to_owned());
     }
     if length > most {
-        return Err(format!("a reply of {length} bytes, more than {most}"));
+        return Err(format!("the reply has {length} bytes, the limit is {most}"));
     }
     let mut reply = read_up_to(&mut stream, length).await?;
     if reply.len() < length {
@@ -594,15 +594,12 @@ mod tests {
         let longest = "x".repeat(107);
         assert!(longest.parse::<SocketName>().is_ok() && format!("@{longest}").parse::<SocketName>().is_ok());
         let error = |name: &str| name.parse::<SocketName>().unwrap_err().to_string();
-        assert_eq!(error(""), "the name of the socket is empty");
-        assert_eq!(error("@"), "the name of the socket is empty");
-        assert_eq!(error("/a\0b"), r#"the name of the socket has a NUL byte: "/a\0b""#);
+        assert_eq!(error(""), "the socket name is empty: expected a path, or @ and an abstract name");
+        assert_eq!(error("@"), error(""));
+        assert_eq!(error("/a\0b"), r#"the socket name contains a NUL byte: "/a\0b""#);
         let long = "x".repeat(108);
-        assert_eq!(error(&long), format!("the name of the socket has 108 bytes, 107 is the limit: {long:?}"));
-        assert_eq!(
-            error(&format!("@{long}")),
-            format!("the name of the socket has 108 bytes, 107 is the limit: \"@{long}\"")
-        );
+        assert_eq!(error(&long), format!("the socket name has 108 bytes, the limit is 107: {long:?}"));
+        assert_eq!(error(&format!("@{long}")), format!("the socket name has 108 bytes, the limit is 107: \"@{long}\""));
     }
 
     #[tokio::test]
@@ -673,19 +670,19 @@ mod tests {
 
     #[tokio::test]
     async fn answers_that_are_none() {
-        let nothing = |problem: &str| format!("multipathd at SOCKET gave no answer to `show daemon`: {problem}");
+        let nothing = |problem: &str| format!("multipathd at SOCKET gave no valid reply to `show daemon`: {problem}");
         for (answer, problem) in [
             (vec![], "it closed the connection"),
             (vec![1, 2, 3], "the length of the reply is cut short: 3 of 8 bytes"),
-            (announced(0, ""), "a reply of no length"),
-            (announced(usize::MAX, "x"), "a reply of 18446744073709551615 bytes, more than 1048576"),
-            (announced(MAX_OF_FEW + 1, "x"), "a reply of 1048577 bytes, more than 1048576"),
+            (announced(0, ""), "the reply is empty"),
+            (announced(usize::MAX, "x"), "the reply has 18446744073709551615 bytes, the limit is 1048576"),
+            (announced(MAX_OF_FEW + 1, "x"), "the reply has 1048577 bytes, the limit is 1048576"),
             (announced(20, "pid 1 id"), r#"the reply is cut short: 8 of 20 bytes, "pid 1 id""#),
             (announced(MAX_OF_FEW, "pid"), r#"the reply is cut short: 3 of 1048576 bytes, "pid""#),
-            (reply("pid many idle"), r#"not the state of a daemon: "pid many idle""#),
-            (reply("pid 1"), r#"not the state of a daemon: "pid 1""#),
-            (reply(""), r#"not the state of a daemon: """#),
-            (b"HTTP/1.1 400 Bad Request".to_vec(), "a reply of 3543824036068086856 bytes, more than 1048576"),
+            (reply("pid many idle"), r#"found "pid many idle", expected "pid NUMBER STATE""#),
+            (reply("pid 1"), r#"found "pid 1", expected "pid NUMBER STATE""#),
+            (reply(""), r#"found "", expected "pid NUMBER STATE""#),
+            (b"HTTP/1.1 400 Bad Request".to_vec(), "the reply has 3543824036068086856 bytes, the limit is 1048576"),
         ] {
             assert_eq!(daemon(answer).await, Err(nothing(problem)));
         }
@@ -763,7 +760,7 @@ mod tests {
             let client = fake.client();
             let daemon = fake.answer(vec![announced(most + 1, "{")]);
             let error = client.show_maps(known).await.unwrap_err().to_string();
-            assert!(error.ends_with(&format!("a reply of {} bytes, more than {most}", most + 1)), "{error}");
+            assert!(error.ends_with(&format!("the reply has {} bytes, the limit is {most}", most + 1)), "{error}");
             daemon.await.unwrap();
         }
     }
@@ -864,7 +861,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "multipathd at {inside} gave no answer to `show maps json`: \
+                "multipathd at {inside} gave no valid reply to `show maps json`: \
                  cannot connect: {inside}: Not a directory (os error 20)"
             ),
         );
