@@ -172,9 +172,11 @@ fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Re
     scrub.begin_to_replace()?;
     let mut entries = entries(&mut scrub, findings, replies)?;
     entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });
-    let kernel = entries.iter().find(|entry| entry.place == Path::new(recorded::FILE)).map_or(0, Entry::bytes);
+    let kernel = entries.iter().find(|entry| entry.place == Path::new(recorded::FILE_NAME)).map_or(0, Entry::bytes);
     let all = entries.iter().map(Entry::bytes).sum();
-    for (what, bytes, most) in [(recorded::FILE, kernel, recorded::MOST_KERNEL), ("it", all, recorded::MOST)] {
+    for (what, bytes, most) in
+        [(recorded::FILE_NAME, kernel, recorded::MAX_KERNEL_BYTES), ("it", all, recorded::MAX_CAPTURE_BYTES)]
+    {
         if bytes > most {
             return Err(Failure::TooLarge { what, bytes, most });
         }
@@ -255,7 +257,7 @@ fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) 
     let file = |place: PathBuf, content| Entry { place, content: Content::File(content) };
     let mut kernel = serde_json::to_vec_pretty(&scrub.kernel(&findings.kernel)).map_err(io::Error::from)?;
     kernel.push(b'\n');
-    let mut entries = vec![file(recorded::FILE.into(), kernel)];
+    let mut entries = vec![file(recorded::FILE_NAME.into(), kernel)];
     if !findings.unread.is_empty() {
         let lines = findings.unread.iter();
         let text: String = lines.map(|(place, why)| format!("{}: {}\n", scrub.path(place).display(), why)).collect();
@@ -329,9 +331,9 @@ mod tests {
     fn what_could_not_be_read_again_is_not_written() {
         let long = |bytes: u64| "1".repeat(bytes as usize);
         let mut kernel = Findings::default();
-        kernel.kernel.nodes.insert("/dev/sda".to_owned(), long(recorded::MOST_KERNEL));
+        kernel.kernel.nodes.insert("/dev/sda".to_owned(), long(recorded::MAX_KERNEL_BYTES));
         let mut all = Findings::default();
-        all.tree.insert("sys/block/sda/size".into(), Node::File(long(recorded::MOST).into()));
+        all.tree.insert("sys/block/sda/size".into(), Node::File(long(recorded::MAX_CAPTURE_BYTES).into()));
         for (findings, what) in [(kernel, "kernel.json would have 167"), (all, "it would have 671")] {
             let failure = pack(&findings, &[], "").unwrap_err().to_string();
             assert!(failure.contains(what), "{failure}");

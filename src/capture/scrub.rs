@@ -14,8 +14,8 @@ use super::check::{Check, is_telling, words};
 use super::names::{Impossible, Names};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::block::disks::is_scsi_address;
-use crate::source::block::mounts::{ROOTS, several_nodes, swap, unescaped};
-use crate::source::block::udev_db::MARK;
+use crate::source::block::mounts::{ROOT_MOUNT_POINTS, several_nodes, swap, unescaped};
+use crate::source::block::udev_db::MARK_PROPERTY;
 use crate::source::recorded::{self, Kernel};
 use crate::topology::DevNo;
 
@@ -419,7 +419,9 @@ impl Scrub {
     /// `E:ID_SERIAL=3600…`
     fn property(&mut self, line: &str) -> String {
         match line.split_once('=') {
-            Some((key, value)) if key.ends_with(MARK) && ["0", "1"].contains(&value.trim_end()) => line.to_owned(),
+            Some((key, value)) if key.ends_with(MARK_PROPERTY) && ["0", "1"].contains(&value.trim_end()) => {
+                line.to_owned()
+            }
             Some((key, value)) => format!("{key}={}", self.identity(value)),
             None => self.name(line),
         }
@@ -480,7 +482,7 @@ impl Scrub {
         let ([_, _, devno, _, mount_point, ..], [kind, source, ..]) = (&*mount, &*file_system) else {
             return String::new();
         };
-        let is_root = ROOTS.contains(mount_point);
+        let is_root = ROOT_MOUNT_POINTS.contains(mount_point);
         let [mount_point, shown_kind] = [mount_point, kind].map(|field| if is_root { field } else { "none" });
         let source = match *source {
             source if several_nodes(source).is_some() => {

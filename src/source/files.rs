@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{Error, Io, SECTOR, is_gone, is_unknown, witness};
+use super::{Error, Io, SECTOR_SIZE, is_gone, is_unknown, witness};
 
 /// The largest size of a sysfs attribute: sysfs returns one page.
-const PAGE: usize = 4096;
+const PAGE_SIZE: usize = 4096;
 
 /// Reads the whole attribute in one call. sysfs then guarantees that the content is one state and
 /// not a mixture of two.
@@ -130,7 +130,7 @@ pub(crate) struct Table {
 
 /// The longest time for which a table is not read again. The kernel reports no change when btrfs or
 /// bcachefs names another of its devices as the source of a mount.
-const LONGEST_STAND: Duration = Duration::from_secs(5 * 60);
+const MAX_TABLE_AGE: Duration = Duration::from_secs(5 * 60);
 
 impl Table {
     /// Returns the part of interest. The caller must pass the same file each time.
@@ -148,18 +148,18 @@ impl Table {
             let at_once = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
             poll(&mut [PollFd::new(open, PollFlags::PRI)], at_once) == Ok(0)
         };
-        self.open.as_ref().is_some_and(|(open, read)| read.elapsed() < LONGEST_STAND && is_unchanged(open))
+        self.open.as_ref().is_some_and(|(open, read)| read.elapsed() < MAX_TABLE_AGE && is_unchanged(open))
     }
 
     fn read_anew(&mut self, file: &Path) -> io::Result<Vec<u8>> {
         /// `PROC_SUPER_MAGIC` in `include/uapi/linux/magic.h`.
-        const PROC: u64 = 0x9fa0;
+        const PROC_MAGIC: u64 = 0x9fa0;
         self.open = None;
         let now = Instant::now();
         let mut open = fs::File::open(file)?;
         let mut content = Vec::new();
         open.read_to_end(&mut content)?;
-        let is_polled = rustix::fs::fstatfs(&open).is_ok_and(|system| system.f_type as u64 == PROC);
+        let is_polled = rustix::fs::fstatfs(&open).is_ok_and(|system| system.f_type as u64 == PROC_MAGIC);
         self.open = is_polled.then_some((open, now));
         Ok(content)
     }
@@ -168,14 +168,14 @@ impl Table {
 /// Directories that stay open while many files below them are read. Looking up the directory is
 /// half the cost of opening a file.
 ///
-/// At most [`MOST_ANCHORS`] are open, because a host may have one session for each LUN, and this
+/// At most [`MAX_ANCHORS`] are open, because a host may have one session for each LUN, and this
 /// process has a limited number of files.
 #[derive(Debug, Default)]
 pub(crate) struct Anchors {
     open: HashMap<Arc<Path>, Option<OwnedFd>>,
 }
 
-const MOST_ANCHORS: usize = 32;
+const MAX_ANCHORS: usize = 32;
 
 impl Anchors {
     /// Returns the directory. `None` if it is gone.
@@ -187,7 +187,7 @@ impl Anchors {
                 Err(error) if is_gone(&error.into()) => None,
                 Err(error) => return Err(Error::io(directory.display(), &error.into())),
             };
-            if self.open.len() == MOST_ANCHORS {
+            if self.open.len() == MAX_ANCHORS {
                 self.open.clear();
             }
             self.open.insert(Arc::clone(directory), opened);
@@ -205,10 +205,10 @@ impl Anchors {
 /// the device is gone. A file elsewhere could be replaced by another one of the same name.
 pub(crate) fn open_in_sysfs(file: &Path) -> Option<OwnedFd> {
     /// `SYSFS_MAGIC` in `include/uapi/linux/magic.h`.
-    const SYSFS: u64 = 0x6265_6572;
+    const SYSFS_MAGIC: u64 = 0x6265_6572;
     let open = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let file_system = rustix::fs::fstatfs(&open).ok()?;
-    (file_system.f_type as u64 == SYSFS).then_some(open)
+    (file_system.f_type as u64 == SYSFS_MAGIC).then_some(open)
 }
 
 /// Reads small files into one buffer.
@@ -237,22 +237,20 @@ impl Attribute {
             self.path.push(if index == 0 { "" } else { "/" });
             self.path.push(part);
         }
-        match self.read(open, anchor)?.is_some() {
-            true => Ok(self.as_text()),
-            false => Ok(None),
-        }
+        let exists = self.read(open, anchor)?.is_some();
+        Ok(if exists { self.as_text() } else { None })
     }
 
     /// Returns true if an open file still has this trimmed content.
     pub(crate) fn still_says(&mut self, open: &OwnedFd, text: &str) -> bool {
-        self.content.resize(PAGE, 0);
+        self.content.resize(PAGE_SIZE, 0);
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(open, self.content.as_mut_slice(), 0));
         self.content.truncate(read.unwrap_or(0));
         read.is_ok() && self.as_text() == Some(text)
     }
 
     fn read(&mut self, open: BorrowedFd, anchor: &Path) -> Result<Option<&[u8]>, Error> {
-        self.content.resize(PAGE, 0);
+        self.content.resize(PAGE_SIZE, 0);
         let read = read_whole(open, &self.path, &mut self.content).map_err(io::Error::from);
         self.content.truncate(*read.as_ref().unwrap_or(&0));
         witness::file(|| anchor.join(&self.path), read.as_ref().map(|_| self.content.as_slice()));
@@ -269,10 +267,8 @@ impl Attribute {
 
     /// Returns the trimmed text.
     pub(crate) fn text(&mut self, directory: &Path, name: &str) -> Result<Option<&str>, Error> {
-        match self.bytes(directory, name)?.is_some() {
-            true => Ok(self.as_text()),
-            false => Ok(None),
-        }
+        let exists = self.bytes(directory, name)?.is_some();
+        Ok(if exists { self.as_text() } else { None })
     }
 
     fn as_text(&mut self) -> Option<&str> {
@@ -318,7 +314,7 @@ impl Attribute {
     /// Returns the size of a block device in bytes.
     pub(crate) fn size_bytes(&mut self, device: &Path) -> Result<Option<u64>, Error> {
         let sectors: Option<u64> = self.parsed(device, "size")?;
-        Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR)))
+        Ok(sectors.map(|sectors| sectors.saturating_mul(SECTOR_SIZE)))
     }
 
     /// Returns the I/O of a block device. Without a `stat` file, `inflight` still gives the number
@@ -379,7 +375,7 @@ mod tests {
             table.open.as_ref().map(|(_, read)| *read) == before
         });
         assert!(stood);
-        table.open.as_mut().unwrap().1 -= LONGEST_STAND;
+        table.open.as_mut().unwrap().1 -= MAX_TABLE_AGE;
         assert!(!table.stands());
         assert!(table.read(Path::new("/proc/self/none"), whole).is_err());
         assert!(!table.stands());

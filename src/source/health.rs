@@ -75,7 +75,7 @@ impl Part {
 const FRESH_INTERVALS: u32 = 3;
 /// The shortest time for which a successful read counts as current: a thread may wait this long for
 /// a processor, even if the interval is shorter.
-const LEAST_FRESHNESS: Duration = Duration::from_secs(1);
+const MIN_FRESHNESS: Duration = Duration::from_secs(1);
 
 /// The health of one source.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -156,7 +156,7 @@ impl Record {
             health.unanswered.push(part);
         }
         let Some((read_at, interval)) = self.read_at.zip(self.interval) else { return health };
-        let limit = interval.saturating_mul(FRESH_INTERVALS).max(LEAST_FRESHNESS);
+        let limit = interval.saturating_mul(FRESH_INTERVALS).max(MIN_FRESHNESS);
         if health.up == Some(true) && now.saturating_duration_since(read_at) > limit {
             health.up = Some(false);
             health.error = Some(format!("the last read is more than {} seconds old", limit.as_secs()));

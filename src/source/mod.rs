@@ -36,7 +36,7 @@ pub(crate) use flow::{Io, Stall};
 use rustix::io::Errno;
 
 /// The unit of sizes in the kernel, in bytes. It does not depend on the device's own block size.
-const SECTOR: u64 = 512;
+const SECTOR_SIZE: u64 = 512;
 
 /// The prefix that multipath-tools gives the UUID of every multipath map. The WWID follows it.
 pub(crate) const UUID_PREFIX: &str = "mpath-";

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-pub(crate) const FILE: &str = "kernel.json";
+pub(crate) const FILE_NAME: &str = "kernel.json";
 
 /// The version of the file's format and of the whole capture. Each change of the format gets a new
 /// number.
@@ -75,18 +75,18 @@ pub(crate) struct Map {
 
 /// The maximum size of the file in bytes, for reading and writing. A map of two paths takes about
 /// 400 bytes in the file and many times as much in memory.
-pub(crate) const MOST_KERNEL: u64 = 16 << 20;
+pub(crate) const MAX_KERNEL_BYTES: u64 = 16 << 20;
 
 /// Reads the file of the capture in this directory.
 ///
 /// # Errors
 /// If the file cannot be read, has other content, or has another format.
 pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
-    let file = capture.join(FILE);
+    let file = capture.join(FILE_NAME);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
-    if text.len() as u64 > MOST_KERNEL {
-        return Err(failed(&format_args!("the file has {} bytes, the limit is {MOST_KERNEL}", text.len())));
+    if text.len() as u64 > MAX_KERNEL_BYTES {
+        return Err(failed(&format_args!("the file has {} bytes, the limit is {MAX_KERNEL_BYTES}", text.len())));
     }
     let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
@@ -97,7 +97,7 @@ pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
 
 /// The maximum size of all files of a capture in bytes, for reading and writing. A map of two paths
 /// takes about 3,000 bytes, most of them in multipathd's reply.
-pub(crate) const MOST: u64 = 64 << 20;
+pub(crate) const MAX_CAPTURE_BYTES: u64 = 64 << 20;
 
 /// Checks a capture that may come from a stranger: no link in it leads out of it, it has only
 /// files, links and directories, and its files together are not too large.
@@ -123,9 +123,9 @@ pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
                 }
             } else if kind.is_file() {
                 bytes = bytes.saturating_add(metadata.len());
-                if bytes > MOST {
+                if bytes > MAX_CAPTURE_BYTES {
                     return Err(failed(&format_args!(
-                        "with this file, the capture has {bytes} bytes, the limit is {MOST}"
+                        "with this file, the capture has {bytes} bytes, the limit is {MAX_CAPTURE_BYTES}"
                     )));
                 }
             } else {
@@ -152,14 +152,14 @@ mod tests {
     fn what_is_no_such_file_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         let error = || read(directory.path()).unwrap_err().to_string();
-        let place = directory.path().join(FILE);
+        let place = directory.path().join(FILE_NAME);
         assert!(error().contains("No such file"));
         for (content, why) in [
             ("", "line 1"),
             ("{\"format\": 1,\n \"surprise\": 1}", "`surprise`"),
             ("{\"format\": 2}", "format 2, this version reads format 1"),
             ("{}", "format 0"),
-            (&" ".repeat(MOST_KERNEL as usize + 1), "16777217 bytes"),
+            (&" ".repeat(MAX_KERNEL_BYTES as usize + 1), "16777217 bytes"),
         ] {
             std::fs::write(&place, content).unwrap();
             assert!(error().contains(why) && error().starts_with(&place.display().to_string()), "{}", error());

@@ -19,7 +19,7 @@ use super::{is_gone, is_unknown};
 use crate::topology::DevNo;
 
 /// The number of links on the way to a file beyond which they form a circle (`ELOOP`).
-const MOST_LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// The recorded findings of the readers.
 #[derive(Debug, Default)]
@@ -170,7 +170,7 @@ impl Findings {
                 return Some(Path::new(name).join(here));
             }
             match fs::read_link(root.join(&here)) {
-                Ok(target) if target.is_relative() && links < MOST_LINKS => {
+                Ok(target) if target.is_relative() && links < MAX_LINKS => {
                     links += 1;
                     way.extend(parts(&target));
                     self.tree.insert(Path::new(name).join(here), Node::Link(target));

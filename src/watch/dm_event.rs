@@ -12,7 +12,7 @@ use super::poll::readable;
 use super::{Closed, PULSE, Wake, Watcher, send, spawn};
 use crate::privileges::Privileged;
 use crate::source::Error;
-use crate::source::device_mapper::{CONTROL, Control};
+use crate::source::device_mapper::{CONTROL_FILE, Control};
 
 /// Starts the watcher's thread.
 ///
@@ -23,7 +23,7 @@ pub fn watch(wakes: mpsc::Sender<Wake>, privileged: &Privileged) -> io::Result<(
 }
 
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
-    let failed = |cause: io::Error| Error::io(CONTROL, &cause);
+    let failed = |cause: io::Error| Error::io(CONTROL_FILE, &cause);
     let mut control = Control::open().map_err(failed)?;
     control.arm_poll().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::DeviceMapper)).is_err() {

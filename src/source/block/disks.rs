@@ -127,23 +127,23 @@ pub(crate) struct Disks {
     file: Attribute,
     /// Each open file of an ALUA state holds one reference.
     open: Arc<()>,
-    most_open: usize,
+    max_open: usize,
 }
 
 /// The limit of open ALUA files. The kernel needs about 5 KiB for each open file of sysfs.
-const MOST_OPEN: u64 = 4096;
+const MAX_OPEN_ALUA_FILES: u64 = 4096;
 
 impl Disks {
     /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
         // Clients and other readers need files, too.
-        let files = getrlimit(Resource::Nofile).current.map_or(MOST_OPEN, |files| files / 8);
+        let files = getrlimit(Resource::Nofile).current.map_or(MAX_OPEN_ALUA_FILES, |files| files / 8);
         Disks {
             root: root.to_owned(),
             anchors: Anchors::default(),
             file: Attribute::default(),
             open: Arc::default(),
-            most_open: files.min(MOST_OPEN) as usize,
+            max_open: files.min(MAX_OPEN_ALUA_FILES) as usize,
         }
     }
 
@@ -231,7 +231,7 @@ impl Disks {
         }
         known.alua = None;
         self.read_states(known, identities, unreadable);
-        if known.disk.states.access.is_some() && Arc::strong_count(&self.open) <= self.most_open {
+        if known.disk.states.access.is_some() && Arc::strong_count(&self.open) <= self.max_open {
             let open =
                 known.scsi.as_ref().and_then(|scsi| open_in_sysfs(&scsi.anchor.join(&scsi.below).join("access_state")));
             known.alua = open.map(|open| Alua(open, Arc::clone(&self.open)));

@@ -16,7 +16,7 @@ use crate::topology::DevNo;
 
 /// The kernel's directory of all virtual block devices, among them the device-mapper devices. The
 /// links in `block` lead there.
-pub(crate) const VIRTUAL: &str = "devices/virtual/block";
+pub(crate) const VIRTUAL_DEVICES: &str = "devices/virtual/block";
 
 /// A multipath map, as its files in sysfs describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Maps {
     }
 
     fn directory(&self, minor: u32) -> PathBuf {
-        self.root.join(VIRTUAL).join(kernel_name(minor))
+        self.root.join(VIRTUAL_DEVICES).join(kernel_name(minor))
     }
 
     /// Returns the members, from their links. `None` if the map is gone.
@@ -126,7 +126,7 @@ impl Maps {
         last: Option<&Map>,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Vec<Slave>>, Error> {
-        let here = Path::new(VIRTUAL).join(kernel_name(minor)).join("slaves");
+        let here = Path::new(VIRTUAL_DEVICES).join(kernel_name(minor)).join("slaves");
         let directory = self.root.join(&here);
         let Some(entries) = list_if_there(&directory)? else { return Ok(None) };
         let mut members = Vec::with_capacity(entries.len());

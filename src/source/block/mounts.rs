@@ -25,7 +25,7 @@ use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 
 /// The mount points of the root file system, and of the file system that holds an image of it.
-pub(crate) const ROOTS: [&str; 2] = ["/", "/sysroot"];
+pub(crate) const ROOT_MOUNT_POINTS: [&str; 2] = ["/", "/sysroot"];
 
 /// The table of mounts.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl<'a> Mount<'a> {
     }
 
     fn is_on_root(&self) -> bool {
-        ROOTS.contains(&self.mount_point)
+        ROOT_MOUNT_POINTS.contains(&self.mount_point)
     }
 
     /// Returns true if the file system stands on a block device.
@@ -89,7 +89,7 @@ impl Tables {
             let read = table.read(&file, mounts_of_interest).map_err(|cause| Error::io(file.display(), &cause))?;
             Ok::<_, Error>(String::from_utf8_lossy(read).into_owned())
         };
-        if !is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
+        if !is_of_container(procfs, Path::new(OWN_NAMESPACE_LINK)) {
             match read(&mut self.first, "1/mountinfo") {
                 Ok(table) => {
                     self.knows_first = true;
@@ -127,7 +127,7 @@ impl Mounts {
     /// may be the one that the machine was booted from. If the root is an image in a file system
     /// (composefs), that file system is mounted on `/sysroot`.
     pub(crate) fn on_root(&self) -> impl Iterator<Item = Mount<'_>> {
-        ROOTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
+        ROOT_MOUNT_POINTS.into_iter().flat_map(|place| self.all().rev().filter(move |mount| mount.mount_point == place))
     }
 }
 
@@ -138,24 +138,25 @@ impl Mounts {
 /// If no table can be opened.
 pub(crate) fn open(procfs: &Path) -> io::Result<File> {
     let own = || File::open(procfs.join("self/mountinfo"));
-    match is_of_container(procfs, Path::new(OUR_NAMESPACE)) {
-        true => own(),
-        false => File::open(procfs.join("1/mountinfo")).or_else(|_| own()),
+    if is_of_container(procfs, Path::new(OWN_NAMESPACE_LINK)) {
+        own()
+    } else {
+        File::open(procfs.join("1/mountinfo")).or_else(|_| own())
     }
 }
 
 /// The link that names the process ID namespace of this process.
-const OUR_NAMESPACE: &str = "/proc/self/ns/pid";
+const OWN_NAMESPACE_LINK: &str = "/proc/self/ns/pid";
 
 /// Returns true if the first process in `procfs` belongs to a container: this process has the same
 /// number there as in a namespace that is not the host's. A capture holds only the table that was
 /// chosen on its host.
 fn is_of_container(procfs: &Path, our_namespace: &Path) -> bool {
     /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h` of the kernel.
-    const OF_HOST: &str = "pid:[4026531836]";
+    const HOST_NAMESPACE: &str = "pid:[4026531836]";
     let says = |link: &Path, text: &str| fs::read_link(link).ok().map(|target| target == Path::new(text));
     says(&procfs.join("self"), &std::process::id().to_string()) == Some(true)
-        && says(our_namespace, OF_HOST) == Some(false)
+        && says(our_namespace, HOST_NAMESPACE) == Some(false)
 }
 
 /// Keeps the lines about the root, and one line for each device. A host with many containers may

@@ -21,13 +21,13 @@ use crate::topology::DevNo;
 
 /// A change older than this has a modification time that differs from every later one, even if the
 /// clock advances in steps.
-const CLOCK: Duration = Duration::from_secs(1);
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// The property with multipath's mark.
-pub(crate) const MARK: &str = "DM_MULTIPATH_DEVICE_PATH";
+pub(crate) const MARK_PROPERTY: &str = "DM_MULTIPATH_DEVICE_PATH";
 
 /// The largest entry in bytes that is read. udevd writes a few KiB for a disk.
-const MOST: u64 = 1 << 20;
+const MAX_ENTRY_BYTES: u64 = 1 << 20;
 
 /// Reads the identities of disks and remembers them.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl UdevDb {
             return Ok(());
         }
         let entries = list(&self.directory)?;
-        self.unchanged = changed.filter(|changed| now.duration_since(*changed).is_ok_and(|since| since > CLOCK));
+        self.unchanged = changed.filter(|changed| now.duration_since(*changed).is_ok_and(|since| since > CLOCK_STEP));
         let mut before = std::mem::take(&mut self.known);
         for entry in entries {
             let Some(devno) = entry.name.strip_prefix('b').and_then(|devno| devno.parse::<DevNo>().ok()) else {
@@ -122,8 +122,8 @@ impl UdevDb {
 /// Reads the lines of an entry that are of interest.
 fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
     let size = std::fs::metadata(file)?.len();
-    if size > MOST {
-        let cause = format!("the entry has {size} bytes, the limit is {MOST}");
+    if size > MAX_ENTRY_BYTES {
+        let cause = format!("the entry has {size} bytes, the limit is {MAX_ENTRY_BYTES}");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, cause));
     }
     essence(file, identifying_lines)
@@ -131,7 +131,7 @@ fn essence_of_entry(file: &Path) -> io::Result<Vec<u8>> {
 
 /// Keeps the lines of an entry that identify the device.
 fn identifying_lines(text: &[u8]) -> Vec<u8> {
-    let keys = ["ID_SERIAL", "ID_UID", "ID_WWN", MARK];
+    let keys = ["ID_SERIAL", "ID_UID", "ID_WWN", MARK_PROPERTY];
     let lines = text.split_inclusive(|byte| *byte == b'\n');
     lines.filter(|line| property(line).is_some_and(|(key, _)| keys.contains(&key))).flatten().copied().collect()
 }
@@ -149,7 +149,7 @@ impl Identity {
                 "ID_SERIAL" => identity.serial = value.into(),
                 "ID_UID" => identity.dasd = value.into(),
                 "ID_WWN" => identity.nvme = value.into(),
-                MARK => marks.push(match value {
+                MARK_PROPERTY => marks.push(match value {
                     "1" => Some(true),
                     "0" => Some(false),
                     _ => None,

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::maps::{Map, VIRTUAL};
+use super::maps::{Map, VIRTUAL_DEVICES};
 use super::mounts::{Finder, Mount, Tables, links};
 use super::root;
 use super::strangers::is_of_multipath_driver;
@@ -205,7 +205,7 @@ pub(crate) fn stacked(
     file: &mut Attribute,
     unreadable: &mut Vec<Error>,
 ) -> Stacked {
-    let devices = match list(&sysfs.join(VIRTUAL)) {
+    let devices = match list(&sysfs.join(VIRTUAL_DEVICES)) {
         Ok(devices) => devices.into_iter().map(|entry| entry.name),
         Err(error) => {
             unreadable.push(error);
@@ -226,7 +226,7 @@ pub(crate) fn stacked(
 /// Returns the disks below a virtual block device that is no multipath map. A partition counts as
 /// its disk.
 fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSet<String>, Error> {
-    let device = Path::new(VIRTUAL).join(name);
+    let device = Path::new(VIRTUAL_DEVICES).join(name);
     let slaves = device.join("slaves");
     let mut disks = BTreeSet::new();
     // Most are LVM, crypt or partitions on top of multipath maps, and of no interest.
@@ -250,7 +250,7 @@ fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSe
 /// # Errors
 /// If the holders cannot be read.
 pub(crate) fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
-    let directory = |name: &str| sysfs.join(VIRTUAL).join(name);
+    let directory = |name: &str| sysfs.join(VIRTUAL_DEVICES).join(name);
     let uuid = format!("{UUID_PREFIX}{}", map.wwid);
     let mut holders = BTreeSet::new();
     for holder in list(&directory(&map.sysfs_name).join("holders"))? {

@@ -17,9 +17,9 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use crate::topology::DevNo;
 
 /// The path of the kernel's control file.
-pub(crate) const CONTROL: &str = "/dev/mapper/control";
+pub(crate) const CONTROL_FILE: &str = "/dev/mapper/control";
 
-const HEADER: usize = 312;
+const HEADER_BYTES: usize = 312;
 const VERSION: [u32; 3] = [4, 0, 0];
 const FLAG_READ_ONLY: u32 = 1 << 0;
 const FLAG_SUSPENDED: u32 = 1 << 1;
@@ -33,7 +33,7 @@ const LIST_HAS_UUID: u32 = 1;
 const LIST_HAS_NO_UUID: u32 = 2;
 
 /// The largest reply in bytes that this module accepts. The list of 10,000 maps needs about 2 MiB.
-const LARGEST_BUFFER: usize = 64 << 20;
+const MAX_REPLY_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Copy)]
 enum Command {
@@ -108,7 +108,7 @@ impl Control {
     /// `NotFound` without the `dm_mod` module. `PermissionDenied` without the rights that the
     /// module documentation names.
     pub(crate) fn open() -> io::Result<Self> {
-        let file = rustix::fs::open(CONTROL, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::open(CONTROL_FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut control = Control { file, minor: 0, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
         control.minor = u32_at(control.call(Command::Version, 0, None)?, 4).unwrap_or_default();
         Ok(control)
@@ -161,21 +161,21 @@ impl Control {
                 // Clear the whole buffer: kernels that list no UUIDs leave gaps, which must read as
                 // zero.
                 Command::ListDevices => buffer.fill(0),
-                _ => buffer.iter_mut().take(HEADER / 8).for_each(|word| *word = 0),
+                _ => buffer.iter_mut().take(HEADER_BYTES / 8).for_each(|word| *word = 0),
             }
             write_header(buffer, flags, devno);
             ioctl(self.file.as_fd(), command, buffer)?;
             if u32_at(bytes(buffer), 28).is_some_and(|flags| flags & FLAG_BUFFER_FULL == 0) {
                 break;
             }
-            if buffer.len() * 8 >= LARGEST_BUFFER {
+            if buffer.len() * 8 >= MAX_REPLY_BYTES {
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the reply exceeds the limit of 64 MiB"));
             }
             *buffer = vec![0; buffer.len() * 2];
         }
         let reply = bytes(buffer);
         let used = u32_at(reply, 12).map_or(0, |size| size as usize);
-        Ok(reply.get(..used.max(HEADER)).unwrap_or(reply))
+        Ok(reply.get(..used.max(HEADER_BYTES)).unwrap_or(reply))
     }
 }
 
@@ -188,13 +188,13 @@ impl AsFd for Control {
 impl<'a> Shown<'a> {
     /// Returns the length in sectors, the type and the text of each target.
     pub(crate) fn targets(&self) -> impl Iterator<Item = (u64, &'a [u8], &'a [u8])> {
-        const SPEC: usize = 40;
+        const SPEC_BYTES: usize = 40;
         let data = self.data;
         let mut at = 0;
         (0..self.target_count).map_while(move |_| {
-            let spec = data.get(at..at + SPEC)?;
+            let spec = data.get(at..at + SPEC_BYTES)?;
             let target_type = until_nul(&spec[24..]);
-            let text = until_nul(data.get(at + SPEC..)?);
+            let text = until_nul(data.get(at + SPEC_BYTES..)?);
             // `next` counts from the start of the data, not from this target.
             at = u32_at(spec, 20)? as usize;
             Some((u64_at(spec, 8)?, target_type, text))
@@ -205,7 +205,7 @@ impl<'a> Shown<'a> {
 fn write_header(buffer: &mut [u64], flags: u32, devno: Option<DevNo>) {
     let size = buffer.len() * 8;
     let [major, minor, patch] = VERSION;
-    let header = [[major, minor], [patch, size as u32], [HEADER as u32, 0], [0, flags]];
+    let header = [[major, minor], [patch, size as u32], [HEADER_BYTES as u32, 0], [0, flags]];
     for (place, pair) in buffer.iter_mut().zip(header) {
         let [first, second] = pair.map(u32::to_ne_bytes);
         let mut bytes = [0; 8];
@@ -307,7 +307,7 @@ unsafe impl Ioctl for Call<'_> {
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        opcode::read_write::<[u8; HEADER]>(0xfd, self.command as u8)
+        opcode::read_write::<[u8; HEADER_BYTES]>(0xfd, self.command as u8)
     }
 
     fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
@@ -334,8 +334,8 @@ mod tests {
     }
 
     fn reply(data: &[u8]) -> Vec<u8> {
-        let mut reply = vec![0; HEADER];
-        reply[16..20].copy_from_slice(&(HEADER as u32).to_ne_bytes());
+        let mut reply = vec![0; HEADER_BYTES];
+        reply[16..20].copy_from_slice(&(HEADER_BYTES as u32).to_ne_bytes());
         reply.extend_from_slice(data);
         reply
     }

@@ -16,10 +16,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use ioctl::{CONTROL, Control};
+pub(crate) use ioctl::{CONTROL_FILE, Control};
 pub(crate) use status::{Group, Member, ParseError};
 
-use super::{Error, Places, SECTOR, UUID_PREFIX, dm_name, is_gone, partitioned, recorded, witness};
+use super::{Error, Places, SECTOR_SIZE, UUID_PREFIX, dm_name, is_gone, partitioned, recorded, witness};
 use crate::topology::DevNo;
 use ioctl::{Ask, Listed, Shown};
 
@@ -315,13 +315,13 @@ impl Answers for Origin {
                 // A container shares the kernel's device mapper. It has the device node only if the
                 // node was passed in.
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                    return Err(Error::io(CONTROL, &cause).not_permitted());
+                    return Err(Error::io(CONTROL_FILE, &cause).not_permitted());
                 }
-                Err(cause) => return Err(Error::io(CONTROL, &cause)),
+                Err(cause) => return Err(Error::io(CONTROL_FILE, &cause)),
             },
             Origin::Capture { directory, maps } => {
                 let failed =
-                    |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE).display(), cause);
+                    |cause: &dyn std::fmt::Display| Error::new(directory.join(recorded::FILE_NAME).display(), cause);
                 let said = recorded::read(directory)?.device_mapper;
                 // A source that is missing in the capture stays missing.
                 let said = said.ok_or_else(|| failed(&"device mapper was not captured").not_permitted())?;
@@ -339,7 +339,7 @@ impl Answers for Origin {
                 return Ok(maps.iter().map(listed).collect());
             }
         };
-        control.list().map_err(|cause| Error::io(CONTROL, &cause))
+        control.list().map_err(|cause| Error::io(CONTROL_FILE, &cause))
     }
 
     fn uuid(&mut self, devno: DevNo) -> io::Result<Vec<u8>> {
@@ -456,7 +456,7 @@ impl Raw {
             closed_partitions: self.closed_partitions,
             read_only: self.read_only,
             suspended: self.suspended,
-            size_bytes: self.sectors.saturating_mul(SECTOR),
+            size_bytes: self.sectors.saturating_mul(SECTOR_SIZE),
             queueing: has_target && status::parse_queueing(&lossy(&self.table))?,
             groups: if has_target { status::parse_status(&lossy(&self.status))? } else { Vec::new() },
         })

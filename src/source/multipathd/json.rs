@@ -548,7 +548,7 @@ struct Lines<'a> {
 /// The length of a string after which no further line is searched for its end. An alias has at most
 /// 127 bytes, as has every other name in the reply. Without a limit, the search for each unfinished
 /// string would run to the end of the reply.
-const MAX_STRING: usize = 1024;
+const MAX_STRING_BYTES: usize = 1024;
 
 impl<'a> Lines<'a> {
     fn new(text: &'a [u8]) -> Self {
@@ -585,7 +585,7 @@ impl<'a> Lines<'a> {
                 (self.end, self.next) = (end, end + 1);
                 return Some(string);
             }
-            if text.len() > MAX_STRING {
+            if text.len() > MAX_STRING_BYTES {
                 return None;
             }
             end += 1 + first_line(following?).len();

@@ -48,7 +48,7 @@ pub enum SocketName {
 
 /// The maximum length of a name. The kernel's `sun_path` has 108 bytes, one of which ends a path or
 /// begins an abstract name.
-const MAX_SOCKET_NAME: usize = 107;
+const MAX_SOCKET_NAME_BYTES: usize = 107;
 
 /// A text that cannot be the name of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,7 @@ pub enum InvalidSocketName {
     #[error("the socket name is empty: expected a path, or @ and an abstract name")]
     Empty,
     /// More bytes than the kernel's address structure holds. The first value is their number.
-    #[error("the socket name has {0} bytes, the limit is {MAX_SOCKET_NAME}: {1:?}")]
+    #[error("the socket name has {0} bytes, the limit is {MAX_SOCKET_NAME_BYTES}: {1:?}")]
     TooLong(usize, String),
     /// A byte that would end the name early.
     #[error("the socket name contains a NUL byte: {0:?}")]
@@ -75,16 +75,13 @@ impl FromStr for SocketName {
         if name.is_empty() {
             return Err(InvalidSocketName::Empty);
         }
-        if name.len() > MAX_SOCKET_NAME {
+        if name.len() > MAX_SOCKET_NAME_BYTES {
             return Err(InvalidSocketName::TooLong(name.len(), text.to_owned()));
         }
         if name.contains('\0') {
             return Err(InvalidSocketName::Nul(text.to_owned()));
         }
-        Ok(match is_abstract {
-            true => SocketName::Abstract(name.to_owned()),
-            false => SocketName::Path(name.into()),
-        })
+        Ok(if is_abstract { SocketName::Abstract(name.to_owned()) } else { SocketName::Path(name.into()) })
     }
 }
 
@@ -187,16 +184,16 @@ const SHOW_PATH_NAMES: &str = "show paths raw format %d";
 /// authors estimate as 10,000 maps or 60,000 paths. Twice that still fits in the memory of any host
 /// that has so many. Without a limit, a wrong socket in the configuration could fill the exporter's
 /// memory.
-const MAX_REPLY: usize = 64 << 20;
+const MAX_REPLY_BYTES: usize = 64 << 20;
 /// The maximum length of a reply for each map, if the number of maps is known. multipathd needs
 /// about 3 KiB for a map and 600 bytes for a path, so this is enough for a map of 100 paths.
-const MAX_OF_MAP: usize = 64 << 10;
+const MAX_REPLY_BYTES_PER_MAP: usize = 64 << 10;
 /// The length that a reply may always have. Some maps may be too new to be in the known number.
-const MAX_OF_FEW: usize = 1 << 20;
+const MIN_REPLY_LIMIT: usize = 1 << 20;
 
 /// The factor by which the reply to `show maps json` may take longer than another one. multipathd
 /// waits for its lock for 4 s or more, and then reads every map from the kernel.
-const MAPS_PATIENCE: u32 = 5;
+const MAPS_TIMEOUT_FACTOR: u32 = 5;
 
 /// Sends requests to multipathd.
 ///
@@ -250,11 +247,11 @@ impl Client {
     pub(crate) async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
         let (mut replies, mut errors) = (Vec::new(), Vec::new());
         for (request, file) in REQUESTS {
-            let patience = self.patience(request);
-            let mut reply = self.reply(request, patience, MAX_REPLY).await;
+            let deadline = self.deadline_for(request);
+            let mut reply = self.reply(request, deadline, MAX_REPLY_BYTES).await;
             // As `show_maps` does.
             if request == SHOW_MAPS && reply.as_ref().is_ok_and(|(_, reply)| reply.trim_ascii_end() == b"fail") {
-                reply = self.reply(request, patience, MAX_REPLY).await;
+                reply = self.reply(request, deadline, MAX_REPLY_BYTES).await;
             }
             match reply {
                 Ok((_, reply)) => replies.push((file, reply)),
@@ -272,17 +269,17 @@ impl Client {
 
     /// Returns the longest duration of one exchange of each kind, added up.
     pub(crate) fn longest(&self) -> Duration {
-        REQUESTS.iter().map(|(request, _)| self.patience(request).timeout).sum()
+        REQUESTS.iter().map(|(request, _)| self.deadline_for(request).timeout).sum()
     }
 
     /// Returns the deadline of a request that is sent now.
-    fn patience(&self, request: &str) -> Patience {
-        Patience::of(if request == SHOW_MAPS { self.timeout * MAPS_PATIENCE } else { self.timeout })
+    fn deadline_for(&self, request: &str) -> Deadline {
+        Deadline::after(if request == SHOW_MAPS { self.timeout * MAPS_TIMEOUT_FACTOR } else { self.timeout })
     }
 
     /// Returns the daemon's state, from `show daemon`.
     pub(crate) async fn show_daemon(&self) -> Result<DaemonState, Error> {
-        let (socket, reply) = self.request(SHOW_DAEMON, self.patience(SHOW_DAEMON), MAX_OF_FEW).await?;
+        let (socket, reply) = self.request(SHOW_DAEMON, self.deadline_for(SHOW_DAEMON), MIN_REPLY_LIMIT).await?;
         parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
             socket: socket.to_string(),
             request: SHOW_DAEMON,
@@ -299,10 +296,12 @@ impl Client {
     /// `known` is the number of maps, if it is known. A reply that is far too long for them is not
     /// read.
     pub(crate) async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
-        let most = known.map_or(MAX_REPLY, |maps| maps.saturating_mul(MAX_OF_MAP).saturating_add(MAX_OF_FEW));
-        let (patience, most) = (self.patience(SHOW_MAPS), most.min(MAX_REPLY));
-        let reply = match self.request(SHOW_MAPS, patience, most).await {
-            Err(Error::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, patience, most).await,
+        let most = known.map_or(MAX_REPLY_BYTES, |maps| {
+            maps.saturating_mul(MAX_REPLY_BYTES_PER_MAP).saturating_add(MIN_REPLY_LIMIT)
+        });
+        let (deadline, most) = (self.deadline_for(SHOW_MAPS), most.min(MAX_REPLY_BYTES));
+        let reply = match self.request(SHOW_MAPS, deadline, most).await {
+            Err(Error::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, deadline, most).await,
             other => other,
         };
         reply.map(|(_, reply)| reply)
@@ -311,20 +310,21 @@ impl Client {
     /// Returns the kernel names of all paths that multipathd knows, from `show paths`. Blacklisted
     /// paths are not among them.
     pub(crate) async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
-        let (_, reply) = self.request(SHOW_PATH_NAMES, self.patience(SHOW_PATH_NAMES), MAX_REPLY).await?;
+        let (_, reply) = self.request(SHOW_PATH_NAMES, self.deadline_for(SHOW_PATH_NAMES), MAX_REPLY_BYTES).await?;
         Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
     }
 
     async fn request(
         &self,
         request: &'static str,
-        patience: Patience,
+        deadline: Deadline,
         most: usize,
     ) -> Result<(&SocketName, Vec<u8>), Error> {
-        let (socket, reply) = self.reply(request, patience, most).await?;
-        match is_refusal(&reply) {
-            true => Err(Error::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) }),
-            false => Ok((socket, reply)),
+        let (socket, reply) = self.reply(request, deadline, most).await?;
+        if is_refusal(&reply) {
+            Err(Error::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) })
+        } else {
+            Ok((socket, reply))
         }
     }
 
@@ -332,7 +332,7 @@ impl Client {
     async fn reply(
         &self,
         request: &'static str,
-        Patience { timeout, deadline }: Patience,
+        Deadline { timeout, end }: Deadline,
         most: usize,
     ) -> Result<(&SocketName, Vec<u8>), Error> {
         if let (Some((directory, one)), [socket]) = (&self.recorded, self.sockets.as_slice()) {
@@ -345,14 +345,14 @@ impl Client {
                 let read = move || (std::fs::read(file), permit).0;
                 tokio::task::spawn_blocking(read).await?
             };
-            return match timeout_at(deadline, reading).await {
+            return match timeout_at(end, reading).await {
                 Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
                 Ok(read) => Ok((socket, read.map_err(tried)?)),
             };
         }
         let (socket, stream) = self.connect(request).await?;
         let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
-        match timeout_at(deadline, exchange(stream, request, most)).await {
+        match timeout_at(end, exchange(stream, request, most)).await {
             Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
             Ok(reply) => Ok((socket, reply.map_err(broken)?)),
         }
@@ -401,14 +401,14 @@ impl Client {
 
 /// The time limit of a request, as a duration and as a point in time.
 #[derive(Clone, Copy)]
-struct Patience {
+struct Deadline {
     timeout: Duration,
-    deadline: Instant,
+    end: Instant,
 }
 
-impl Patience {
-    fn of(timeout: Duration) -> Self {
-        Patience { timeout, deadline: Instant::now() + timeout }
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Deadline { timeout, end: Instant::now() + timeout }
     }
 }
 
@@ -491,9 +491,9 @@ fn parse_daemon_state(reply: &[u8]) -> Option<DaemonState> {
 /// Returns the beginning of a text that was not understood. It is long enough to recognise the text
 /// and short enough for a log line.
 fn excerpt(bytes: &[u8]) -> String {
-    const LENGTH: usize = 60;
-    match bytes.get(..LENGTH) {
-        Some(start) if bytes.len() > LENGTH => format!("{}…", start.escape_ascii()),
+    const EXCERPT_BYTES: usize = 60;
+    match bytes.get(..EXCERPT_BYTES) {
+        Some(start) if bytes.len() > EXCERPT_BYTES => format!("{}…", start.escape_ascii()),
         _ => bytes.escape_ascii().to_string(),
     }
 }
@@ -513,7 +513,7 @@ mod tests {
     use super::*;
 
     /// A timeout that never ends in a test that expects an answer.
-    const LONG: Duration = Duration::from_secs(60);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
     struct Fake {
         directory: TempDir,
@@ -532,7 +532,7 @@ mod tests {
         }
 
         fn client(&self) -> Client {
-            Client::at(vec![self.socket()], LONG)
+            Client::at(vec![self.socket()], TEST_TIMEOUT)
         }
 
         /// Takes a connection and reads its request.
@@ -619,11 +619,11 @@ mod tests {
     async fn the_longest_names_can_be_connected() {
         let directory = tempfile::tempdir().unwrap();
         let mut path = directory.path().to_str().unwrap().to_owned() + "/";
-        path.push_str(&"x".repeat(MAX_SOCKET_NAME - path.len()));
+        path.push_str(&"x".repeat(MAX_SOCKET_NAME_BYTES - path.len()));
         let _listener = UnixListener::bind(&path).unwrap();
         assert!(path.parse::<SocketName>().unwrap().connect().await.is_ok());
 
-        let name = format!("{:x>MAX_SOCKET_NAME$}", unique_name());
+        let name = format!("{:x>MAX_SOCKET_NAME_BYTES$}", unique_name());
         let _listener = UnixListener::bind(format!("\0{name}")).unwrap();
         assert!(format!("@{name}").parse::<SocketName>().unwrap().connect().await.is_ok());
     }
@@ -676,9 +676,9 @@ mod tests {
             (vec![1, 2, 3], "the length of the reply is cut short: 3 of 8 bytes"),
             (announced(0, ""), "the reply is empty"),
             (announced(usize::MAX, "x"), "the reply has 18446744073709551615 bytes, the limit is 1048576"),
-            (announced(MAX_OF_FEW + 1, "x"), "the reply has 1048577 bytes, the limit is 1048576"),
+            (announced(MIN_REPLY_LIMIT + 1, "x"), "the reply has 1048577 bytes, the limit is 1048576"),
             (announced(20, "pid 1 id"), r#"the reply is cut short: 8 of 20 bytes, "pid 1 id""#),
-            (announced(MAX_OF_FEW, "pid"), r#"the reply is cut short: 3 of 1048576 bytes, "pid""#),
+            (announced(MIN_REPLY_LIMIT, "pid"), r#"the reply is cut short: 3 of 1048576 bytes, "pid""#),
             (reply("pid many idle"), r#"found "pid many idle", expected "pid NUMBER STATE""#),
             (reply("pid 1"), r#"found "pid 1", expected "pid NUMBER STATE""#),
             (reply(""), r#"found "", expected "pid NUMBER STATE""#),
@@ -726,7 +726,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn asking_once_more_has_no_time_of_its_own() {
         let fake = Fake::start();
-        let client = Client::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_PATIENCE);
+        let client = Client::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_TIMEOUT_FACTOR);
         let start = Instant::now();
         let fail_late_then_hang = async {
             let (mut stream, _) = fake.accept().await;
@@ -755,7 +755,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_far_too_long_for_the_maps_that_there_are_is_not_read() {
-        for (known, most) in [(Some(0), MAX_OF_FEW), (Some(3), MAX_OF_FEW + 3 * MAX_OF_MAP), (None, MAX_REPLY)] {
+        for (known, most) in [
+            (Some(0), MIN_REPLY_LIMIT),
+            (Some(3), MIN_REPLY_LIMIT + 3 * MAX_REPLY_BYTES_PER_MAP),
+            (None, MAX_REPLY_BYTES),
+        ] {
             let fake = Fake::start();
             let client = fake.client();
             let daemon = fake.answer(vec![announced(most + 1, "{")]);
@@ -767,7 +771,7 @@ mod tests {
 
     #[test]
     fn only_root_and_ourselves_may_be_multipathd() {
-        let client = Client::at(Vec::new(), LONG);
+        let client = Client::at(Vec::new(), TEST_TIMEOUT);
         let ours = rustix::process::geteuid().as_raw();
         for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
             assert_eq!(client.may_be_multipathd(uid), may_be, "{uid}");
@@ -826,7 +830,7 @@ mod tests {
         let listener = UnixListener::bind(format!("\0{name}")).unwrap();
         let gone = fake.directory.path().join("gone");
         let sockets = vec![SocketName::Path(gone), SocketName::Abstract(name), fake.socket()];
-        let client = Client::at(sockets, LONG);
+        let client = Client::at(sockets, TEST_TIMEOUT);
         let answered = tokio::spawn(async move {
             let (mut stream, _) = accept(&listener).await;
             stream.write_all(&reply("pid 3 idle")).await.unwrap();
@@ -842,7 +846,7 @@ mod tests {
         let (left, gone, name) = (directory.path().join("socket"), directory.path().join("gone"), unique_name());
         let sockets =
             vec![SocketName::Path(left.clone()), SocketName::Path(gone.clone()), SocketName::Abstract(name.clone())];
-        let error = Client::at(sockets, LONG).show_daemon().await.unwrap_err();
+        let error = Client::at(sockets, TEST_TIMEOUT).show_daemon().await.unwrap_err();
         assert!(matches!(error, Error::NotRunning { .. }));
         assert_eq!(
             error.to_string(),
@@ -855,7 +859,7 @@ mod tests {
         );
 
         let inside = left.join("x");
-        let error = Client::at(vec![SocketName::Path(inside.clone())], LONG).show_maps(None).await.unwrap_err();
+        let error = Client::at(vec![SocketName::Path(inside.clone())], TEST_TIMEOUT).show_maps(None).await.unwrap_err();
         assert!(matches!(error, Error::Broken { .. }));
         let inside = inside.display();
         assert_eq!(
@@ -887,7 +891,7 @@ mod tests {
             std::fs::remove_file(&file).unwrap();
             std::fs::write(&file, "pid 4711 idle\n").unwrap();
             other.expect("there is another thread").unwrap();
-            let client = Client { timeout: LONG, ..client };
+            let client = Client { timeout: TEST_TIMEOUT, ..client };
             assert_eq!(client.show_daemon().await.unwrap().pid, 4711);
         });
     }

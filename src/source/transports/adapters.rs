@@ -27,13 +27,14 @@ use crate::topology::{Adapter, Adapters};
 
 /// The drivers of virtual adapters: QEMU's, VMware's, Microsoft's (two), Amazon's, Google's, Xen's
 /// and IBM's (two). They do not show which physical ports they use.
-const VIRTUAL: [&str; 9] = ["virtio_net", "vmxnet3", "hv_netvsc", "mana", "ena", "gve", "vif", "ibmveth", "ibmvnic"];
+const VIRTUAL_DRIVERS: [&str; 9] =
+    ["virtio_net", "vmxnet3", "hv_netvsc", "mana", "ena", "gve", "vif", "ibmveth", "ibmvnic"];
 
 /// The bus of Xen's host side. There, `vif` is the end of a virtual machine.
-const XEN_HOST: &str = "xen-backend";
+const XEN_HOST_BUS: &str = "xen-backend";
 
 /// The names that drivers print for no fabric or an unknown one.
-const NO_FABRIC: [&str; 4] = ["", "0x0", "0x0000000000000000", "0xffffffffffffffff"];
+const NO_FABRIC_NAMES: [&str; 4] = ["", "0x0", "0x0000000000000000", "0xffffffffffffffff"];
 
 /// Reads adapters and remembers them.
 #[derive(Debug)]
@@ -149,7 +150,7 @@ impl Reader {
     fn fabric(&mut self, host: &str, port_name: &str) -> Result<Arc<str>, Error> {
         let directory = self.root.join("class/fc_host").join(host);
         let fabric = self.file.word(&directory, "fabric_name")?;
-        let is_none = NO_FABRIC.contains(&&*fabric)
+        let is_none = NO_FABRIC_NAMES.contains(&&*fabric)
             || *fabric == *port_name
             || self.file.text(&directory, "node_name")? == Some(&*fabric);
         Ok(if is_none { Arc::default() } else { fabric })
@@ -158,7 +159,7 @@ impl Reader {
 
 fn is_of_virtual_machine(driver: &Path) -> bool {
     let name = driver.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    VIRTUAL.contains(&name) && driver.iter().all(|part| part != XEN_HOST)
+    VIRTUAL_DRIVERS.contains(&name) && driver.iter().all(|part| part != XEN_HOST_BUS)
 }
 
 #[cfg(test)]

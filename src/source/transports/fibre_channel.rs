@@ -19,7 +19,7 @@ use crate::source::inventory::Inventory;
 use crate::topology::{FcHostPort, FcRemotePort, Ports};
 
 /// The kernel's text for a cleared name.
-const CLEARED: &str = "0xffffffffffffffff";
+const CLEARED_NAME: &str = "0xffffffffffffffff";
 
 /// Reads ports and remembers them.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ fn read_remote_port(
 }
 
 fn unless_cleared(name: Arc<str>) -> Arc<str> {
-    if &*name == CLEARED { Arc::default() } else { name }
+    if &*name == CLEARED_NAME { Arc::default() } else { name }
 }
 
 /// Returns the host of a remote port: `host5` for `rport-5:0-2`.

@@ -358,9 +358,11 @@ impl Nvme {
         }
         paths.sort_by(|one, other| one.name.cmp(&other.name));
         let removal_delay = known.map(|head| head.removal_delay).unwrap_or_default();
-        let removal_delay = match paths.iter().any(|path: &HeadPath| path.controller.is_live()) {
-            true => removal_delay,
-            false => or_last(self.removal_delay(&directory), Some(&removal_delay), unreadable),
+        let is_live = paths.iter().any(|path: &HeadPath| path.controller.is_live());
+        let removal_delay = if is_live {
+            removal_delay
+        } else {
+            or_last(self.removal_delay(&directory), Some(&removal_delay), unreadable)
         };
         let mut word = |directory: &Path, name, last: Option<&Arc<str>>| match last {
             Some(last) if !last.is_empty() => Arc::clone(last),

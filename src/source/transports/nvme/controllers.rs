@@ -18,7 +18,7 @@ use crate::topology::{NvmeController, NvmeTimeouts, Ports, Transport, portal};
 
 /// The name of each discovery subsystem that has no name of its own (`NVME_DISC_SUBSYS_NAME` in
 /// `include/linux/nvme.h`).
-const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
+const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 /// Reads controllers.
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Reader {
         // the first time.
         controller.has_no_namespaces = match &*kind {
             "discovery" | "admin" => true,
-            _ => controller.has_no_namespaces && kind.is_empty() || *ports.target == *DISCOVERY,
+            _ => controller.has_no_namespaces && kind.is_empty() || *ports.target == *DISCOVERY_NQN,
         };
         controller.ports = ports;
     }

@@ -75,15 +75,14 @@ impl Subsystem {
         };
         let has_controllers = parts.is_shared && controllers().next().is_some();
         let is_watched = has_controllers || !parts.devices.is_empty() || self.is_watched && parts.ways.is_empty();
-        let iopolicy = match is_watched {
-            true => {
-                let iopolicy = file.text(&parts.directory, "iopolicy").map(|text| text.map(Arc::from));
-                let iopolicy = or_last(iopolicy, Some(&self.iopolicy), unreadable);
-                // Only a kernel without NVMe multipath has no such file. Otherwise the policy is
-                // unknown.
-                iopolicy.or_else(|| (!parts.devices.is_empty()).then(Arc::default))
-            }
-            false => None,
+        let iopolicy = if is_watched {
+            let iopolicy = file.text(&parts.directory, "iopolicy").map(|text| text.map(Arc::from));
+            let iopolicy = or_last(iopolicy, Some(&self.iopolicy), unreadable);
+            // Only a kernel without NVMe multipath has no such file. Otherwise the policy is
+            // unknown.
+            iopolicy.or_else(|| (!parts.devices.is_empty()).then(Arc::default))
+        } else {
+            None
         };
         let headless: Vec<_> = if has_controllers { parts.headless().collect() } else { Vec::new() };
         let unreachable = has_controllers.then(|| self.unreachable(&headless, file, &parts.directory, unreadable));
