@@ -1,7 +1,9 @@
-//! The share that one client may take of what all clients share, so that none can take it away from the others.
+//! Shares: the part of a shared limit that one client may use, so that no client can starve the
+//! others.
 //!
-//! A client here is its address. An IPv6 client has a whole /64 to choose addresses from, so that counts as one. Clients
-//! behind a proxy have one address, too: [`AddressShare`] is for them to change.
+//! A client is identified by its address. An IPv6 client can choose any address of a whole /64, so
+//! a /64 counts as one client. Clients behind one proxy share one address; `--web.address-share`
+//! ([`AddressShare`]) is the setting for that case.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The bits of an IPv6 address that tell one client from another.
+/// The bits of an IPv6 address that identify a client.
 const NETWORK: u128 = !0 << 64;
 
-/// A client, as far as shares go.
+/// A client: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client(IpAddr);
 
@@ -37,17 +39,17 @@ impl fmt::Display for Client {
     }
 }
 
-/// The part of each limit that one client may take, in percent from 1 to 100.
+/// The part of each limit that one client may use, in percent from 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressShare(NonZeroU8);
 
 impl AddressShare {
-    /// Its part of a limit: at least 1.
+    /// The share of `limit` in places: rounded up, at least 1.
     pub fn of(self, limit: usize) -> usize {
         limit.saturating_mul(self.percent()).div_ceil(100).max(1)
     }
 
-    /// How many clients together take the whole.
+    /// The number of clients that use a whole limit together.
     pub fn clients(self) -> f64 {
         100.0 / f64::from(self.0.get())
     }
@@ -58,7 +60,7 @@ impl AddressShare {
 }
 
 impl Default for AddressShare {
-    /// A quarter.
+    /// 25 percent.
     fn default() -> Self {
         const QUARTER: NonZeroU8 = NonZeroU8::new(25).unwrap();
         AddressShare(QUARTER)
@@ -80,7 +82,7 @@ impl FromStr for AddressShare {
     }
 }
 
-/// Places of one kind, in all and for each client.
+/// A limited number of places, in total and for each client.
 #[derive(Debug)]
 pub struct Shares {
     total: usize,
@@ -91,17 +93,18 @@ pub struct Shares {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
-    /// Those of each client that has any.
+    /// The number of places of each client that has any.
     by: HashMap<Client, usize>,
 }
 
 impl Shares {
-    /// So many places, of which one client may take its share.
+    /// Creates `total` places. One client may take `share` of them.
     pub fn new(total: usize, share: AddressShare) -> Arc<Self> {
         Arc::new(Shares { total, each: share.of(total), taken: Mutex::default() })
     }
 
-    /// Takes a place for a client; `None` if the client has its share already, or all are taken.
+    /// Takes a place for a client. `None` if the client already has its share, or if all places are
+    /// taken.
     pub fn take(self: &Arc<Self>, client: Client) -> Option<Place> {
         let mut taken = self.lock();
         if taken.total >= self.total || taken.by.get(&client).is_some_and(|taken| *taken >= self.each) {
@@ -112,13 +115,13 @@ impl Shares {
         Some(Place { shares: Arc::clone(self), client })
     }
 
-    /// Usable after a panic elsewhere: no code that holds it can leave it half changed.
+    /// Ignores poisoning: no code that holds the lock can leave the counts half changed.
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place that a client has taken. Dropping it gives it back.
+/// A place that a client has taken. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     shares: Arc<Shares>,
@@ -138,8 +141,8 @@ impl Drop for Place {
     }
 }
 
-/// One turn for all, which each client waits for in a queue of its own: however much one of them asks, another waits for at
-/// most one turn of it.
+/// One turn for all clients. Each client waits for it in a queue of its own. A client therefore
+/// waits for at most one turn of each other client, however many requests that client sends.
 #[derive(Debug)]
 pub struct Turns {
     all: Arc<Semaphore>,
@@ -147,7 +150,7 @@ pub struct Turns {
     own: Mutex<HashMap<Client, Weak<Semaphore>>>,
 }
 
-/// Queues that are over are left alone until there are this many.
+/// The number of queues up to which unused ones are not removed.
 const FEW: usize = 64;
 
 impl Default for Turns {
@@ -157,7 +160,8 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the turn. It lasts until the answer is dropped. `None` never: nobody closes a queue.
+    /// Waits for the turn. The turn lasts until the returned value is dropped. Never returns
+    /// `None`, because no code closes a queue.
     pub async fn wait(&self, client: Client) -> Option<Turn> {
         let own = self.queue(client).acquire_owned().await.ok()?;
         let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
@@ -178,7 +182,7 @@ impl Turns {
     }
 }
 
-/// A client's turn. Dropping it ends it.
+/// A client's turn. Dropping it ends the turn.
 #[derive(Debug)]
 pub struct Turn {
     _all: OwnedSemaphorePermit,
@@ -198,7 +202,7 @@ mod tests {
         assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
         assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
         assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
-        // A socket that takes both kinds shows IPv4 so.
+        // A dual-stack socket shows IPv4 addresses in this form.
         assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
         assert_eq!(client("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
         assert_eq!(client("192.0.2.1").to_string(), "192.0.2.1");
@@ -223,7 +227,7 @@ mod tests {
         assert!(shares.take(modest).is_some());
         taken.pop();
         assert!(shares.take(greedy).is_some());
-        // All places are taken, by several.
+        // Several clients have taken all places.
         taken.extend((3..9).filter_map(|last| shares.take(client(&format!("192.0.2.{last}")))));
         taken.extend(shares.take(greedy));
         assert_eq!(taken.len(), 8);

@@ -1,5 +1,5 @@
-//! The JSON documents of the API: labels and metrics under their own names, without `multipath_device_` and
-//! `multipath_path_`.
+//! The JSON documents of the API. Keys are the names of labels and metrics, without
+//! `multipath_device_` and `multipath_path_`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::topology::{
     Counts, Device, DirectUse, LostDevice, Path, PathState, Snapshot, fabric_of, initiator_ports, target_ports,
 };
 
-/// `/api/v1/multipath-health`: oVirt's shape.
+/// `/api/v1/multipath-health`, in oVirt's format.
 #[derive(Serialize)]
 pub struct MultipathHealth<'a> {
     #[serde(rename = "multipathHealth")]
@@ -40,7 +40,7 @@ impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
     }
 }
 
-/// `/api/v1/devices`: everything known.
+/// `/api/v1/devices`: all devices with their paths.
 #[derive(Serialize)]
 pub struct Devices<'a> {
     devices: Vec<DeviceDocument<'a>>,
@@ -325,7 +325,7 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
     }
 }
 
-/// `/api/v1/events`: the recent ones, newest last.
+/// `/api/v1/events`: the recent events, newest last.
 #[derive(Serialize)]
 pub struct Events {
     /// The events.

@@ -1,8 +1,9 @@
-//! The memory of answers that clients have yet to take.
+//! Bounds the memory of responses that clients have not read yet.
 //!
-//! Answers of one page share its memory, however many there are. A page that is outdated lives on for those that have not
-//! taken it, so a client that asks again and again and reads nothing could keep every page that there ever was. All of them
-//! together may take a fixed amount. Beyond that the client that keeps most loses what it has kept longest.
+//! Responses with the same page share its memory, however many there are. An outdated page stays in
+//! memory for the clients that have not read it. A client that sends requests and never reads could
+//! therefore keep every page in memory. All pages together may use a fixed amount. Above that
+//! amount, the client that holds the most loses the page that it has held longest.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,17 +13,19 @@ use bytes::Bytes;
 use super::server::{Body, Closed, Notice, Rest};
 use crate::shares::Client;
 
-/// The memory that pages may take, in bytes. On a very large host [`PAGES`] pages may take more.
+/// The memory that pages may use, in bytes. On a very large host, [`PAGES`] pages may use more.
 const BUDGET: usize = 32 << 20;
 const PAGES: usize = 4;
 
-/// The memory of an answer beside the page that it shares: the exporter's own numbers, and its stream.
+/// The memory of one response in addition to its shared page, in bytes: the exporter's own metrics,
+/// and the response stream.
 const OWN: usize = 16 << 10;
 
-/// Answers looked at in vain cost time, so they are left alone until this many have come.
+/// The number of responses up to which finished ones are not removed, because each search costs
+/// time.
 const FEW: usize = 64;
 
-/// Hands out pages, and takes them back.
+/// Hands out pages, and revokes them if they use too much memory.
 #[derive(Debug)]
 pub struct Held {
     budget: usize,
@@ -32,11 +35,11 @@ pub struct Held {
 
 #[derive(Debug, Default)]
 struct Answers {
-    /// Oldest first. Some may be over.
+    /// Oldest first. Includes responses that have ended since the last search.
     under_way: Vec<Answer>,
-    /// At most what the pages of `under_way` take.
+    /// An upper bound of the memory that `under_way` uses.
     at_most: usize,
-    /// How many may be under way before those that are over are left out.
+    /// The number of responses at which finished ones are removed next.
     next_look: usize,
 }
 
@@ -48,16 +51,16 @@ struct Answer {
     rest: Rest,
 }
 
-/// Where the largest piece of a page is in memory: answers that share it share the page.
+/// The memory address of the page's largest piece. Responses that share this piece share the page.
 type PageId = usize;
 
 impl Held {
-    /// `notice` learns of answers that are taken back.
+    /// `notice` counts and logs the responses that are cut off.
     pub fn new(notice: Notice) -> Self {
         Held { budget: BUDGET, answers: Mutex::default(), notice }
     }
 
-    /// A page, as the content of an answer to this client.
+    /// Returns `page` as the body of a response to this client. May cut off older responses.
     pub fn hand_over(&self, client: Client, page: Arc<[Bytes]>) -> Body {
         let size = page.iter().map(Bytes::len).sum();
         let id = page.iter().max_by_key(|piece| piece.len()).map_or(0, |piece| piece.as_ptr() as PageId);
@@ -72,7 +75,7 @@ impl Held {
 }
 
 impl Answers {
-    /// Gives the clients whose answers were cut off for it.
+    /// Returns the clients whose responses were cut off to make room.
     fn add(&mut self, answer: Answer, budget: usize) -> Vec<Client> {
         self.at_most += OWN;
         if self.under_way.last().is_none_or(|last| last.page != answer.page) {
@@ -85,7 +88,7 @@ impl Answers {
         Vec::new()
     }
 
-    /// Leaves out answers that are over, and takes back as much as is too much.
+    /// Removes finished responses, then cuts off responses until the rest fits in `budget`.
     fn settle(&mut self, budget: usize) -> Vec<Client> {
         let mut cut_off = Vec::new();
         self.under_way.retain(|answer| !answer.rest.is_over());
@@ -103,14 +106,14 @@ impl Answers {
         cut_off
     }
 
-    /// The memory that all of them take.
+    /// The memory that all responses use together. A shared page counts once.
     fn size(&self) -> usize {
         let mut pages = HashSet::new();
         let first = |answer: &Answer| if pages.insert(answer.page) { answer.size } else { 0 };
         self.under_way.iter().map(first).sum::<usize>() + self.under_way.len() * OWN
     }
 
-    /// The client whose answers take most, and the page that it has kept longest.
+    /// Finds the client whose responses use the most memory, and the page that it has held longest.
     fn oldest_of_largest(&self) -> Option<(Client, PageId)> {
         let (mut pages, mut sizes) = (HashSet::new(), HashMap::<Client, usize>::new());
         for answer in &self.under_way {
@@ -128,7 +131,8 @@ mod tests {
 
     use super::*;
 
-    /// Far less than the real one, and more than what answers take beside their pages.
+    /// Far smaller than the real budget, but larger than what responses use in addition to their
+    /// pages.
     const BUDGET: usize = 64 * OWN;
 
     fn client(last: u8) -> Client {

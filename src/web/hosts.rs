@@ -1,28 +1,30 @@
-//! By which names a client may ask for what a person reads.
+//! The host names under which a client may request the status page and the API.
 //!
-//! A web page on the internet can have its own name resolve to this host's address (DNS rebinding). The browser then takes
-//! our answers for that page's own, and lets it read them. The name that the browser asks for gives it away: it is the
-//! page's, and none of ours. An address cannot be rebound.
+//! A web page on the internet can make its own name resolve to this host's address (DNS rebinding).
+//! The browser then treats our responses as that page's own, and lets the page read them. The
+//! requested name reveals the attack: it is the page's name, not one of ours. An address cannot be
+//! rebound.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::header::HOST;
 use hyper::{Request, Version};
 
-/// The names beside `localhost`, addresses and the node name.
+/// The names that are allowed in addition to `localhost`, addresses and the node name.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHosts(Vec<String>);
 
 impl AllowedHosts {
-    /// The values of `--web.allowed-host`.
+    /// `names` are the values of `--web.allowed-host`.
     pub fn new(names: Vec<String>) -> Self {
         AllowedHosts(names)
     }
 
-    /// Whether the request asks for a name of ours; `node` is the node name of `uname(2)`. HTTP/1.0 need not say a name,
-    /// and every browser says one.
+    /// Returns true if the request is for one of our names; `node` is the node name of `uname(2)`.
+    /// HTTP/1.0 requests need no name. Every browser sends one.
     pub fn allow(&self, request: &Request<()>, node: &str) -> bool {
-        // The request's first line, or HTTP/2's `:authority`, goes before `Host` (RFC 9112, 3.2.2).
+        // The request line's authority, or HTTP/2's `:authority`, takes precedence over `Host` (RFC
+        // 9112, 3.2.2).
         let asked = match (request.uri().authority(), request.headers().get(HOST)) {
             (Some(authority), _) => Some(authority.as_str()),
             (None, Some(host)) => Some(host.to_str().unwrap_or_default()),
@@ -45,7 +47,7 @@ enum Host<'a> {
     Name(&'a str),
 }
 
-/// The host without its port; `None` for what is neither an address nor a name.
+/// The host without its port. `None` if it is neither an address nor a name.
 fn host_of(asked: &str) -> Option<Host<'_>> {
     let (host, port) = match asked.strip_prefix('[') {
         Some(rest) => {
@@ -65,7 +67,7 @@ fn host_of(asked: &str) -> Option<Host<'_>> {
     (is_port && (port.is_empty() || port.starts_with(':'))).then_some(host)
 }
 
-/// Names are compared without regard to case, and to the dot that ends one which is whole.
+/// Compares names, ignoring case and the final dot of a fully qualified name.
 fn same(ours: &str, asked: &str) -> bool {
     let whole = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     !whole(asked).is_empty() && whole(ours) == whole(asked)
@@ -101,7 +103,7 @@ mod tests {
             ("storage.example.org", true),
             ("Storage.Example.org.:443", true),
             ("absolute.example", true),
-            // A part of a name does not count.
+            // A part of a name is not enough.
             ("node7.example.org", false),
             ("node", false),
             ("node77", false),
@@ -111,7 +113,7 @@ mod tests {
             ("127.0.0.1.evil.example", false),
             ("storage.example.org.evil.example", false),
             ("example.org", false),
-            // No address or name at all.
+            // Neither an address nor a name.
             ("", false),
             (".", false),
             (":10056", false),
@@ -143,7 +145,7 @@ mod tests {
         }
         assert!(hosts.allow(&request(Version::HTTP_10, "/", None), "node7"));
         assert!(!hosts.allow(&request(Version::HTTP_2, "/", None), "node7"));
-        // A node without a name has no name that is asked for.
+        // If the node has no name, an empty requested name does not match it.
         assert!(!hosts.allow(&request(Version::HTTP_11, "/", Some("")), ""));
     }
 }

@@ -1,13 +1,13 @@
-//! What listens: the HTTP server, its routes, and what each of them answers. Nothing here opens a file or waits for a
-//! device: an answer is made of what the monitor last published.
+//! The HTTP server, its routes, and their responses. No code here opens a file or waits for a
+//! device: responses are made from the last snapshot.
 //!
 //! ```text
 //! server/     connections, deadlines, shutdown
-//! routes.rs   path ─► answer       negotiate.rs: which format, compressed or not
-//!                                  hosts.rs: by which names a browser may ask
-//! api.rs      the JSON documents   stream.rs: events as they come
-//! held.rs     the memory of answers that clients have yet to take
-//! page/       what a person sees
+//! routes.rs   path ─► response     negotiate.rs: which format, compressed or not
+//!                                  hosts.rs: the names that a browser may use
+//! api.rs      the JSON documents   stream.rs: the live event stream
+//! held.rs     the memory of responses that clients have not read yet
+//! page/       the status page
 //! ```
 
 mod api;

@@ -1,26 +1,29 @@
-//! What the client would like: format and compression, chosen from its header values.
+//! Content negotiation: chooses format and compression by the request's headers.
 //!
-//! Pure functions, and total ones: a header that makes no sense asks for nothing, and nobody is ever told 406. A scraper
-//! that gets the plainest answer still sees the storage; one that gets an error does not.
+//! These functions are pure and always succeed. A header that makes no sense is ignored, and no
+//! client gets a 406. A scraper that gets the plainest format still sees the storage; one that gets
+//! an error does not.
 
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
 use crate::metrics::exposition::{Escaping, Format};
 
-/// The format to answer with, from every `Accept` line of the request.
+/// The format of the response, by every `Accept` line of the request.
 ///
-/// RFC 9110's rules (the most specific range that matches a format gives its weight, 0 excludes it) with one addition:
-/// a wildcard asks for OpenMetrics only where the text format is not acceptable. Browsers and curl send wildcards, and
-/// the text format is the one that everything understands.
+/// RFC 9110's rules apply: the most specific matching range gives a format its weight, and 0
+/// excludes it. There is one addition: a wildcard selects OpenMetrics only if the text format is
+/// not acceptable. Browsers and curl send wildcards, and every tool understands the text format.
 ///
-/// Beside it stands the escaping that the range asks for which gives OpenMetrics its weight.
+/// The second value is the escaping that is requested by the range which gives OpenMetrics its
+/// weight.
 pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
     let mut open_metrics = Preference::default();
     let mut text = Preference::default();
     for_each_item(headers, ACCEPT, |item| {
         let Some(range) = Range::parse(item) else { return };
-        // All that Prometheus asked for until prometheus/prometheus#9431, though it reads 1.0.0 as gladly.
+        // 0.0.1 is the only version that Prometheus requested until prometheus/prometheus#9431,
+        // although it reads 1.0.0 as well.
         open_metrics.consider(&range, "application", "openmetrics-text", &["1.0.0", "0.0.1"]);
         text.consider(&range, "text", "plain", &["0.0.4"]);
     });
@@ -31,8 +34,9 @@ pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
     (if wanted { Format::OpenMetrics } else { Format::Text }, open_metrics.escaping)
 }
 
-/// Whether the client would rather follow events than have those there are, from every `Accept` line of the request: only
-/// one that names `text/event-stream`. Whoever takes anything may not be prepared for an answer without an end.
+/// Returns true if the client requests the event stream rather than the recent events, by every
+/// `Accept` line. Only a range that names `text/event-stream` does so. A client that accepts
+/// anything may not be prepared for a response without an end.
 pub fn event_stream(headers: &HeaderMap) -> bool {
     let mut stream = Preference::default();
     let mut json = Preference::default();
@@ -44,11 +48,11 @@ pub fn event_stream(headers: &HeaderMap) -> bool {
     stream.specificity >= Specificity::Type && stream.rank() > 0.0 && stream.rank() >= json.rank()
 }
 
-/// Whether to compress the answer with gzip, from every `Accept-Encoding` line of the request.
+/// Returns true if the response is to be compressed with gzip, by every `Accept-Encoding` line.
 ///
-/// Where a coding is named twice the lower weight counts: an uncompressed answer suits everybody. The same reason makes
-/// a client's stated preference for `identity` win, and no header at all mean no compression, though RFC 9110 would
-/// allow any.
+/// If a coding is named twice, the lower weight counts, because every client can read an
+/// uncompressed response. For the same reason, a preference for `identity` wins. A request without
+/// the header gets no compression, although RFC 9110 would allow any.
 pub fn gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, None);
     for_each_item(headers, ACCEPT_ENCODING, |item| {
@@ -67,10 +71,11 @@ pub fn gzip(headers: &HeaderMap) -> bool {
     gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
-/// How closely a media range of `Accept` fits a format; the closest one gives the format's weight.
+/// How closely a media range of `Accept` matches a format. The closest range gives the format's
+/// weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Specificity {
-    /// No range fits.
+    /// No range matches.
     #[default]
     None,
     /// `*/*`
@@ -79,24 +84,26 @@ enum Specificity {
     AnySubtype,
     /// `text/plain`
     Type,
-    /// `application/openmetrics-text;version=0.0.1`: not the version that we write, one that its readers take it for.
+    /// `application/openmetrics-text;version=0.0.1`: not the version that we write, but one whose
+    /// readers accept ours.
     CompatibleVersion,
     /// `text/plain;version=0.0.4`
     Version,
 }
 
-/// How much the client wants one format.
+/// How much the client prefers one format.
 #[derive(Default)]
 struct Preference {
     specificity: Specificity,
-    /// 0 to 1, meaningless while no range fits.
+    /// 0 to 1. Meaningless if no range matches.
     weight: f64,
-    /// The escaping that the range of this weight asks for.
+    /// The escaping that this range requests.
     escaping: Escaping,
 }
 
 impl Preference {
-    /// Takes one range into account. `versions`: the one that we write, then those that stand for it.
+    /// Takes one range into account. `versions` lists the version that we write, then the
+    /// compatible ones.
     fn consider(&mut self, range: &Range<'_>, kind: &str, subtype: &str, versions: &[&str]) {
         let specificity = if range.kind == "*" && range.subtype == "*" {
             Specificity::Anything
@@ -114,13 +121,15 @@ impl Preference {
                 Some(None) => return,
             }
         };
-        // Where two are as close they differ in other parameters, such as `escaping`, and the greater weight counts.
+        // Equally close ranges differ in other parameters, such as `escaping`. The greater weight
+        // counts.
         if specificity > self.specificity || (specificity == self.specificity && range.weight > self.weight) {
             *self = Preference { specificity, weight: range.weight, escaping: range.escaping };
         }
     }
 
-    /// Orders formats: by weight if acceptable, then those never mentioned, last those excluded.
+    /// Orders formats: acceptable ones by weight, then those that are not mentioned, then excluded
+    /// ones.
     fn rank(&self) -> f64 {
         match self.specificity {
             Specificity::None => 0.0,
@@ -130,8 +139,9 @@ impl Preference {
     }
 }
 
-/// One media range of `Accept`. Of its parameters only the version selects among what we can write: there is one
-/// character set, and no name of ours needs escaping, which is only named in the answer.
+/// One media range of `Accept`. Only the version parameter selects among the formats that we write.
+/// There is one character set. None of our names needs escaping, so the escaping is only repeated
+/// in the response.
 struct Range<'a> {
     kind: &'a str,
     subtype: &'a str,
@@ -155,16 +165,17 @@ impl<'a> Range<'a> {
     }
 }
 
-/// The weight among parameters, wherever it stands (RFC 9110, 12.5.1), 1 without. None: it is no number from 0 to 1, so
-/// that what it belongs to cannot be understood. More than three decimals are not.
+/// The weight among the parameters, at any position (RFC 9110, 12.5.1); 1 if there is none. `None`
+/// if it is not a number from 0 to 1: the range is then ignored. More than three decimals are
+/// accepted.
 fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> Option<f64> {
     let Some(text) = parameters.find_map(|parameter| named(parameter, "q")) else { return Some(1.0) };
-    // The check keeps out what Rust takes for a number and HTTP does not: `inf`, `+1`, `1e-3`.
+    // Rust parses `inf`, `+1` and `1e-3` as numbers; HTTP does not.
     let number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.').then(|| text.parse().ok())??;
     (number <= 1.0).then_some(number)
 }
 
-/// The value of a parameter if it has this name, out of its quotes.
+/// The parameter's value without quotes, if the parameter has this name.
 fn named<'a>(parameter: &'a str, name: &str) -> Option<&'a str> {
     let (found, value) = parameter.split_once('=')?;
     let value = value.trim();
@@ -177,12 +188,13 @@ fn named<'a>(parameter: &'a str, name: &str) -> Option<&'a str> {
 /// Calls `each` with every item of every line of a comma-separated header.
 fn for_each_item(headers: &HeaderMap, name: HeaderName, mut each: impl FnMut(&str)) {
     for value in headers.get_all(name) {
-        // Bytes beyond ASCII are allowed in a quoted string; they must not hide the other items of the line.
+        // A quoted string may contain bytes beyond ASCII. They must not hide the line's other
+        // items.
         split(&String::from_utf8_lossy(value.as_bytes()), b',').for_each(&mut each);
     }
 }
 
-/// The parts between separators, trimmed; a separator within a quoted string is part of the string.
+/// The trimmed parts between separators. A separator within a quoted string is part of the string.
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> + Clone {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -243,7 +255,8 @@ mod tests {
     fn the_format_asked_for() {
         use Format::{OpenMetrics, Text};
         let table: &[(&[&str], Format)] = &[
-            // Prometheus 3, Prometheus 3 with native histograms, 2.x, early 2.x, and with one protocol configured.
+            // Prometheus 3, Prometheus 3 with native histograms, 2.x, early 2.x, and with one
+            // protocol configured.
             (
                 &["application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                   application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
@@ -263,7 +276,7 @@ mod tests {
             ),
             (&["application/openmetrics-text; version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"], OpenMetrics),
             (&["text/plain;version=0.0.4;q=0.5,*/*;q=0.1"], Text),
-            // Who is no scraper.
+            // Clients that are not scrapers.
             (&[], Text),
             (&[""], Text),
             (&["*/*"], Text),
@@ -294,7 +307,7 @@ mod tests {
             (&["q=0.5;application/openmetrics-text"], Text),
             (&["application/openmetrics-text;q=0.5;ext=1,text/plain;q=0.6"], Text),
             (&["text/plain;q=0.3;version=0.0.4,application/openmetrics-text;q=0.5"], OpenMetrics),
-            // The closest range decides, in whatever order.
+            // The closest range decides, in any order.
             (&["text/plain;version=0.0.4;q=0.2,text/plain;q=0.9,application/openmetrics-text;q=0.5"], OpenMetrics),
             (&["application/openmetrics-text;version=1.0.0;q=0.2,application/openmetrics-text,text/plain;q=0.5"], Text),
             (&["application/openmetrics-text,application/openmetrics-text;version=1.0.0;q=0"], Text),
@@ -304,13 +317,14 @@ mod tests {
                   application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.9,text/plain;q=0.5"],
                 OpenMetrics,
             ),
-            // A wildcard asks for OpenMetrics only where text will not do.
+            // A wildcard selects OpenMetrics only if text is not acceptable.
             (&["text/plain;q=0.5,*/*;q=0.8"], Text),
             (&["text/*"], Text),
             (&["application/*"], OpenMetrics),
             (&["application/*,text/plain;q=0.1"], Text),
             (&["*/*,text/plain;q=0"], OpenMetrics),
-            // Excluded: the other one, even if it was not asked for; both: text.
+            // If one format is excluded, the other one is used, even if it was not requested. If
+            // both are, text is used.
             (&["text/plain;q=0"], OpenMetrics),
             (&["text/*;q=0.000"], OpenMetrics),
             (&["application/openmetrics-text;q=0"], Text),
@@ -322,7 +336,7 @@ mod tests {
             // Several lines are one list.
             (&["text/plain;q=0.5", "application/openmetrics-text"], OpenMetrics),
             (&["application/openmetrics-text;q=0.5", "text/plain"], Text),
-            // Garbage asks for nothing and spoils nothing beside it.
+            // A malformed item is ignored and does not affect the others.
             (&["application/openmetrics-text;q=high"], Text),
             (&["application/openmetrics-text;q=2"], Text),
             (&["application/openmetrics-text;q=-1"], Text),
@@ -344,7 +358,8 @@ mod tests {
     #[test]
     fn the_escaping_asked_for() {
         for (line, expected) in [
-            // Prometheus 3, and one that keeps to old names; then older ones, which do not say.
+            // Prometheus 3, Prometheus 3 with legacy names, then older versions, which do not name
+            // an escaping.
             (
                 "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                  application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
@@ -361,7 +376,7 @@ mod tests {
             ("application/openmetrics-text;escaping=dots", Escaping::Dots),
             ("application/openmetrics-text;version=1.0.0;escaping=\"values\"", Escaping::Values),
             ("application/openmetrics-text;escaping=allow-utf8", Escaping::Underscores),
-            // The range that counts is the one that says it.
+            // The escaping comes from the range that gives the weight.
             (
                 "application/openmetrics-text;escaping=dots;q=0.4,application/openmetrics-text;escaping=values",
                 Escaping::Values,

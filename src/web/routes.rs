@@ -1,4 +1,4 @@
-//! Which path gets which answer.
+//! The routes: which path gets which response.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -35,47 +35,52 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Pages and documents that are made at once, and as many scrapes beside them.
+/// The number of pages and documents that are made at the same time. The same number of scrapes is
+/// made in addition.
 const TURNS: usize = 2;
 
-/// Status pages, runbooks and documents that are made, or wait for it, at once.
+/// The number of status pages, runbooks and documents that are being made, or wait for it, at the
+/// same time.
 const PLACES: usize = 64;
 
-/// How hard a status page is compressed: higher levels take longer and save little, as devices look alike.
+/// The compression level of a status page. Devices look alike, so higher levels take longer and
+/// save little.
 const LEVEL: u32 = 3;
 
-/// Answers requests from what the monitor published.
+/// Responds to requests with what the monitor published.
 #[derive(Debug)]
 pub struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
-    /// By which names a client may ask for what is read by people; `None` if that is not served.
+    /// The names under which a client may request the status page and the API. `None` if they are
+    /// not served.
     status_page: Option<AllowedHosts>,
-    /// One place per scrape whose page is being made; `None` for no limit.
+    /// One place per scrape whose page is being made. `None` for no limit.
     scrapes: Option<Arc<Shares>>,
-    /// One place per other large answer that is being made: a page, or all devices.
+    /// One place per other large response that is being made: a page or a document.
     places: Arc<Shares>,
     /// One place per event stream.
     streams: Arc<Shares>,
-    /// The pages that clients have yet to take.
+    /// The pages that clients have not read yet.
     held: Held,
-    /// One permit per scrape's page that is being made.
+    /// One permit per metrics page that is being made.
     scrape_turns: Arc<Semaphore>,
     /// One permit per page or document that is being made.
     turns: Arc<Semaphore>,
-    /// All devices: megabytes on a large host.
+    /// All devices: several megabytes on a large host.
     devices: Kept<Same>,
     /// oVirt's document.
     health: Kept<Same>,
-    /// The recent events, up to the one with this id.
+    /// The recent events up to the one with this id.
     events: Kept<Option<u64>>,
 }
 
 impl Routes {
-    /// `max_requests` is the number of scrapes worked on at once, 0 for no limit; `share` the part of it, and of the other
-    /// limits, that one client may have. Without `status_page` there are only metrics and health. `notice` learns of
-    /// answers that are cut off.
+    /// `max_requests` is the number of scrapes that are served at the same time, 0 for no limit.
+    /// `share` is the part of this limit, and of the others, that one client may use. Without
+    /// `status_page`, only metrics and health are served. `notice` counts and logs responses that
+    /// are cut off.
     pub fn new(
         board: Board,
         exposition: Exposition,
@@ -102,7 +107,7 @@ impl Routes {
         }
     }
 
-    /// Answers one request.
+    /// Responds to one request.
     pub async fn answer(&self, client: Client, request: &Request<()>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -136,7 +141,7 @@ impl Routes {
         }
     }
 
-    /// Not every source of devices has answered yet: which have not, and the reasons.
+    /// Not every source of devices has been read yet: names those that have not, with the reasons.
     fn not_ready(&self) -> Response<Body> {
         let sources = self.board.sources.all();
         let awaited = sources.iter().filter(|(source, health)| *source != Source::Uevent && health.is_awaited());
@@ -153,7 +158,8 @@ impl Routes {
         answer
     }
 
-    /// A document that all share who ask for it while `key` stays the same. Clients that take it slowly share it, too.
+    /// A document that all clients share while `key` stays the same, including clients that read it
+    /// slowly.
     async fn document<K: PartialEq>(
         &self,
         client: Client,
@@ -177,7 +183,6 @@ impl Routes {
         self.document(client, &self.health, key, move || encoded(&MultipathHealth::from(&*snapshot))).await
     }
 
-    /// The status page.
     async fn page(&self, client: Client, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
@@ -196,7 +201,6 @@ impl Routes {
         self.html(client, request, write).await
     }
 
-    /// The runbook of an alert, if there is one of this name.
     async fn runbook(&self, client: Client, request: &Request<()>, alert: &str) -> Response<Body> {
         match runbooks::html(alert, &host()) {
             Some(page) => self.html(client, request, move || page).await,
@@ -204,7 +208,7 @@ impl Routes {
         }
     }
 
-    /// A page for a browser. Written off the threads that answer others: on a large host it takes milliseconds.
+    /// A page for a browser. It takes milliseconds on a large host, so a blocking thread writes it.
     async fn html(
         &self,
         client: Client,
@@ -224,12 +228,13 @@ impl Routes {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
-        // Some links lead elsewhere: which host, and which device, is nobody's business there.
+        // Some links lead to other sites, which must not learn the names of this host and its
+        // devices.
         answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     }
 
-    /// The recent events, or those to come.
+    /// The recent events, or the live stream.
     async fn events(&self, client: Client, request: &Request<()>) -> Response<Body> {
         let mut answer = match negotiate::event_stream(request.headers()) {
             false => {
@@ -253,7 +258,7 @@ impl Routes {
     }
 
     async fn metrics(&self, client: Client, request: &Request<()>) -> Response<Body> {
-        // For as long as the page is being made: its delivery takes no place from anybody.
+        // The place is held while the page is made. Its delivery holds no place.
         let place = self.scrapes.as_ref().map(|scrapes| scrapes.take(client));
         if let Some(None) = place {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
@@ -264,7 +269,8 @@ impl Routes {
         let gzip = negotiate::gzip(request.headers());
         let page = match self.exposition.is_ready(&snapshot, format, gzip) {
             true => self.exposition.page(&snapshot, format, gzip),
-            // A large host's page takes tens of milliseconds the first time: not on a thread that answers others.
+            // The first page of a large host takes tens of milliseconds, so a blocking thread makes
+            // it.
             false => {
                 let exposition = Arc::clone(&self.exposition);
                 let encode = move || exposition.page(&snapshot, format, gzip);
@@ -282,7 +288,7 @@ impl Routes {
     }
 }
 
-/// A document, and the key of what it was made of. Whoever comes while it is made waits for it.
+/// A document, and the key that it was made for. Requests that arrive while it is made wait for it.
 #[derive(Debug)]
 struct Kept<K>(tokio::sync::Mutex<Option<(K, Pieces)>>);
 
@@ -293,7 +299,8 @@ impl<K> Default for Kept<K> {
 }
 
 impl<K: PartialEq> Kept<K> {
-    /// The document of this key, made anew if the last one was of another; `None` if it cannot be made.
+    /// Returns this key's document. Makes it if the kept one is for another key. `None` if that
+    /// fails.
     async fn get(&self, key: K, make: impl Future<Output = Option<Pieces>>) -> Option<Pieces> {
         let mut kept = self.0.lock().await;
         let document = match kept.take() {
@@ -305,7 +312,7 @@ impl<K: PartialEq> Kept<K> {
     }
 }
 
-/// A snapshot, the same only as itself.
+/// A snapshot, equal only to itself.
 #[derive(Debug)]
 struct Same(Arc<Snapshot>);
 
@@ -315,20 +322,21 @@ impl PartialEq for Same {
     }
 }
 
-/// An answer in pieces, shared by all who ask for it.
+/// A response in pieces, shared by all clients that request it.
 type Pieces = Arc<[Bytes]>;
 
-/// How large the pieces of an answer are that are handed over at once.
+/// The size of one piece of a response, in bytes.
 const PIECE: usize = 16 << 10;
 
-/// In pieces, so that a client that does not take them does not keep all of them in its connection's write queue. Each piece
-/// has memory of its own, or one of them would keep all.
+/// Splits a response into pieces, so that a client that does not read keeps only some of them in
+/// its connection's write queue. Each piece has its own memory: with shared memory, one piece would
+/// keep all of them alive.
 fn pieces(content: &[u8]) -> Pieces {
     content.chunks(PIECE).map(Bytes::copy_from_slice).collect()
 }
 
-/// Does this on a thread that answers nobody, in its turn. The turn ends with the work, not with who waits for it: a client
-/// that asks and leaves, again and again, would else have all threads work for it.
+/// Runs `work` on a blocking thread, in its turn. The turn ends with the work, not with the caller.
+/// Otherwise a client that repeatedly sends a request and disconnects would occupy all threads.
 async fn off_thread<T: Send + 'static>(turns: &Arc<Semaphore>, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let turn = Arc::clone(turns).acquire_owned().await.ok()?;
     let work = move || {
@@ -351,7 +359,7 @@ fn encoded(content_of: &impl Serialize) -> Option<Bytes> {
     Some(document.into())
 }
 
-/// The host's name.
+/// The host's node name.
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -360,7 +368,8 @@ fn too_many_answers() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n")
 }
 
-/// Whether it is the status page or what belongs to it. A web page that can read it sees the host's devices and their names.
+/// Returns true for the status page and everything that belongs to it. A foreign web page that can
+/// read it would learn the host's devices and their names.
 fn is_for_people(path: &str) -> bool {
     let place = path.split('/').nth(1).unwrap_or_default();
     matches!(place, "" | "api" | "runbooks")

@@ -1,10 +1,13 @@
-//! Events as they come, for `Accept: text/event-stream` ([HTML, 9.2](https://html.spec.whatwg.org/#server-sent-events)).
+//! The live event stream, for `Accept: text/event-stream` ([HTML,
+//! 9.2](https://html.spec.whatwg.org/#server-sent-events)).
 //!
-//! A reader costs a task, and one chunk on its way to it; what it has not got yet is in the
-//! [`EventLog`](crate::event::EventLog), which keeps the same events for all. So a storm or a reader that does not read
-//! fills no memory: whoever is slow gets more events at a time, whoever is too slow for those that are kept sees a gap in
-//! the ids. A stream ends after a while, whether it is read or not, and its place is free for the next: whoever still
-//! reads comes back and says how far it has got.
+//! A reader costs one task and one chunk on its way to the client. Events that it has not received
+//! yet are in the [`EventLog`](crate::event::EventLog), which all readers share. Neither a storm of
+//! events nor a stalled reader therefore fills memory. A slow reader receives more events at a
+//! time. A reader that falls behind the log sees a gap in the ids.
+//!
+//! A stream ends after a fixed time, even if it is read, and frees its place. A client that still
+//! reads reconnects and sends the last id that it received.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +20,21 @@ use tokio::time::{sleep, timeout};
 use super::server::Body;
 use crate::event::{Event, Following, Position};
 
-/// Streams at once. Each browser tab with the status page is one.
+/// The number of streams at the same time. Each browser tab with the status page uses one.
 pub const LIMIT: usize = 64;
-/// How long nothing is said: shorter than any proxy's patience, and a reader that is gone is found out by it, at the
-/// second writing at the latest.
+/// The time without events after which a comment is sent. It is shorter than the idle timeouts of
+/// proxies. The second write at the latest detects a reader that has disconnected.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How long a reader may take for one chunk. That its connection's buffers take it is enough, and they take a lot.
+/// The time within which a reader must accept one chunk. The connection's buffers count as the
+/// reader, and they hold a lot.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a stream is: what a reader that is there and does not read can keep a place for.
+/// The duration of a stream, which limits how long a connected client that does not read holds a
+/// place.
 const LENGTH: Duration = Duration::from_secs(5 * 60);
-/// How long a reader whose stream ended should wait before it comes back, in milliseconds.
+/// The time that a client waits before it reconnects after the end of a stream, in milliseconds.
 const RETRY: u32 = 3000;
 
-/// What `following` gives, as the content of an answer.
+/// The events of `following`, as the body of a response.
 pub fn body(following: Following) -> Body {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(timeout(LENGTH, feed(following, sender)));
@@ -37,7 +42,8 @@ pub fn body(following: Following) -> Body {
 }
 
 async fn feed(mut following: Following, sender: mpsc::Sender<Bytes>) {
-    // With its place: what happens before the first event has come, and after the stream has ended, is not lost either.
+    // The first chunk has the current id, so that a client that reconnects misses no event, even if
+    // it received none.
     let mut chunk = Bytes::from(format!("retry: {RETRY}\nid: {}\n\n", following.position()));
     while let Ok(Ok(())) = timeout(PATIENCE, sender.send(chunk)).await {
         chunk = select! {
@@ -51,12 +57,12 @@ async fn feed(mut following: Following, sender: mpsc::Sender<Bytes>) {
     }
 }
 
-/// JSON has no line breaks of its own, and escapes those in names: an event cannot end its own frame.
+/// An event cannot end its own frame: JSON needs no line breaks and escapes those in names.
 fn encode(events: &[Arc<Event>], last: Position) -> Bytes {
     let mut text = Vec::new();
     for event in events {
         text.extend_from_slice(format!("id: {}\ndata: ", Position { id: event.id, ..last }).as_bytes());
-        // Fails for no event: its keys are texts, and writing to memory does not fail.
+        // Cannot fail: the keys are strings, and the output is memory.
         let _ = serde_json::to_writer(&mut text, &**event);
         text.extend_from_slice(b"\n\n");
     }
@@ -137,7 +143,7 @@ mod tests {
         log.add(event("mpatha"));
         reader.await.unwrap();
         assert_eq!(start.elapsed().as_secs(), PATIENCE.as_secs());
-        // What was on its way is all there is.
+        // Only the chunk that was already queued arrives.
         assert!(receiver.recv().await.unwrap().starts_with(b"retry: "));
         assert_eq!(receiver.recv().await, None);
     }

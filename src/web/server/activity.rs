@@ -1,4 +1,4 @@
-//! What a connection is doing, how long it may do so, and the stream that tells.
+//! The activity of a connection, its deadlines, and the stream that records the activity.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -13,38 +13,41 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Limits;
 
-/// How long, and for how many bytes, a connection that ends amid what the client is sending goes on reading. Closing at
-/// once would make the kernel answer the rest with a reset, and a reset can overtake our answer (RFC 9112, 9.6).
+/// The time for which a connection that is closed while the client sends continues to read, and the
+/// number of bytes. Closing at once would make the kernel respond to the rest with a reset. A reset
+/// can overtake our response (RFC 9112, 9.6).
 pub const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// What a connection is doing, and since when.
+/// The current phase of a connection, and when it began.
 ///
-/// Shared between the parts of the connection's own task, and with the table, which looks at `last`. A std mutex: it is
-/// held for a few loads and stores, never across an await.
+/// The parts of the connection's task share it, and the table reads `last`. A std mutex suffices:
+/// it is held for a few loads and stores, never across an await.
 pub struct Activity(Mutex<State>);
 
 pub struct State {
-    /// The last byte in either direction; before the first one, the connection itself.
+    /// The time of the last byte in either direction. Before the first one, the start of the
+    /// connection.
     pub last: Instant,
     pub phase: Phase,
-    /// When a write first found the client not reading, since the last one that went through.
+    /// The time of the first write since the last successful one that found the client not reading.
     blocked: Option<Instant>,
-    /// Whether bytes came that belong to no request answered or to be answered: the client may be sending still.
+    /// True if bytes arrived that belong to no request with a response. The client may still be
+    /// sending.
     pub amid_sending: bool,
-    /// Whether several turns can be under way at once, as in HTTP/2.
+    /// True if several turns can be under way at the same time, as in HTTP/2.
     multiplexed: bool,
-    /// How many are.
+    /// The number of turns under way.
     turns: usize,
-    /// The number of the next.
+    /// The number of the next turn.
     next: u64,
-    /// The turns whose answers are not wholly written, and by when they have to be. In HTTP/2 a client can take bytes all
-    /// the time and leave one answer untouched.
+    /// The turns whose responses are not completely written, with their deadlines. An HTTP/2 client
+    /// can read bytes all the time and leave one response untouched.
     owed: HashMap<u64, Instant>,
 }
 
 impl State {
-    /// Whether there is an answer under way, and it is not the client that it waits for.
+    /// Returns true if a response is under way and does not wait for the client.
     pub fn is_working(&self) -> bool {
         matches!(self.phase, Phase::Answer) && self.blocked.is_none()
     }
@@ -52,13 +55,13 @@ impl State {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Phase {
-    /// The request's head is under way.
+    /// A request's head is arriving.
     Head { since: Instant },
-    /// The handler, or the client that reads the answer, has the word.
+    /// The handler works, or the client reads the response.
     Answer,
-    /// Between an answer (the end of it may still be in the queue of TLS) and the next request.
+    /// Between a response and the next request. TLS may still hold the end of the response.
     Idle { since: Instant },
-    /// Our side is shut down.
+    /// Our side has been shut down.
     Closing { since: Instant },
 }
 
@@ -77,17 +80,17 @@ impl Activity {
         }))
     }
 
-    /// The state, usable after a panic elsewhere: no code that holds it can leave it half changed.
+    /// Ignores poisoning: no code that holds the lock can leave the state half changed.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on several turns can be under way at once.
+    /// Allows several turns at the same time from now on.
     pub fn multiplex(&self) {
         self.lock().multiplexed = true;
     }
 
-    /// Begins a turn, now that a request's head is read.
+    /// Begins a turn, after a request's head has been read.
     pub fn turn(self: &Arc<Self>) -> Turn {
         let mut state = self.lock();
         state.phase = Phase::Answer;
@@ -101,7 +104,7 @@ impl Activity {
         let mut state = self.lock();
         state.last = Instant::now();
         state.amid_sending = true;
-        // In HTTP/2 this may be anything: a client that pings has not begun to ask.
+        // In HTTP/2, the bytes may not be a request: a client may send a ping.
         if let Phase::Idle { .. } = state.phase
             && !state.multiplexed
         {
@@ -120,13 +123,14 @@ impl Activity {
         }
     }
 
-    /// When to give the client up, as things stand, and whether it is too slow: an idle one is not.
+    /// The current deadline, and true if a client that reaches it is too slow. An idle client is
+    /// not.
     fn deadline(&self, limits: &Limits) -> Option<(Instant, bool)> {
         let state = self.lock();
         let (waiting, is_slow) = match (state.blocked, state.phase) {
             (Some(since), _) => (Some((since, limits.stall_timeout)), true),
             (None, Phase::Head { since }) => (Some((since, limits.header_timeout)), true),
-            // The handler works, or the answer has a deadline of its own.
+            // The handler works, or the response has its own deadline.
             (None, Phase::Answer) => (None, true),
             (None, Phase::Idle { since }) if state.multiplexed => (Some((since, limits.idle_timeout)), false),
             (None, Phase::Idle { .. }) => (Some((state.last, limits.idle_timeout)), false),
@@ -137,8 +141,9 @@ impl Activity {
         waiting.map(|end| (end, is_slow)).into_iter().chain(owing).min()
     }
 
-    /// Resolves once the deadline has passed, with whether the client was too slow. It moves while the connection works, so
-    /// this belongs into the task that moves it, after what moves it.
+    /// Resolves when the deadline has passed. Returns true if the client was too slow. The deadline
+    /// moves while the connection works. Poll this in the task that moves the deadline, after it
+    /// has moved.
     pub async fn overdue(&self, limits: &Limits) -> bool {
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
@@ -152,14 +157,14 @@ impl Activity {
     }
 }
 
-/// From the end of a request's head until its answer is written, however it ends.
+/// The time from the end of a request's head until its response is written or dropped.
 pub struct Turn {
     pub activity: Arc<Activity>,
     number: u64,
 }
 
 impl Turn {
-    /// Notes that there is an answer, which the client is to take within this time.
+    /// Records a response, which the client must read within this time.
     pub fn owes(&self, within: Duration) {
         if let Some(end) = Instant::now().checked_add(within) {
             self.activity.lock().owed.insert(self.number, end);
@@ -178,11 +183,11 @@ impl Drop for Turn {
     }
 }
 
-/// A stream that tells its [`Activity`] about every byte, and that reads on for a while after it was shut down.
+/// A stream that reports every byte to its [`Activity`], and reads for a while after its shutdown.
 pub struct Metered<S> {
     stream: S,
     activity: Arc<Activity>,
-    /// Bytes read since it was shut down.
+    /// The number of bytes that were read after the shutdown.
     lingered: Option<usize>,
 }
 
@@ -220,7 +225,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         result
     }
 
-    /// Passed on, because by it hyper chooses between queueing chunks and copying them together.
+    /// Passed on, because hyper queues chunks for writev if this is true, and copies them together
+    /// otherwise.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
@@ -240,7 +246,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
             let mut buf = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => read += buf.filled().len(),
-                // The client has closed its side, or reset: no answer can be lost any more.
+                // The client has closed its side, or reset the connection. No response can be lost
+                // any more.
                 Poll::Ready(_) => break Poll::Ready(Ok(())),
                 Poll::Pending if read == 0 && !self.activity.lock().amid_sending => break Poll::Ready(Ok(())),
                 Poll::Pending => break Poll::Pending,

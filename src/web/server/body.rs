@@ -1,4 +1,4 @@
-//! What answers are made of.
+//! The bodies of responses.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -10,10 +10,11 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// The content of an answer.
+/// The body of a response.
 ///
-/// Of known length, so that hyper sends `Content-Length`, unless it is a [`stream`](Body::stream). Its chunks are handed
-/// to the socket as they are: a page shared between scrapes is never copied.
+/// Its length is known, so that hyper sends `Content-Length`, unless it is a
+/// [`stream`](Body::stream). Its chunks are passed to the socket as they are. A page that scrapes
+/// share is therefore never copied.
 pub struct Body {
     content: Content,
     guard: Option<Box<dyn Send>>,
@@ -22,24 +23,25 @@ pub struct Body {
 enum Content {
     /// `left` is the number of bytes in `chunks[next..]`.
     Chunks { chunks: Arc<Mutex<Arc<[Bytes]>>>, next: usize, left: u64 },
-    /// One chunk, empty once it is taken.
+    /// One chunk, empty after it was taken.
     Whole(Bytes),
-    /// And what ends it.
+    /// The second field resolves when the stream is to end.
     Stream(mpsc::Receiver<Bytes>, Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 impl Body {
-    /// No content.
+    /// An empty body.
     pub fn empty() -> Self {
         Bytes::new().into()
     }
 
-    /// These chunks, one after the other. Their size matters little: 4 KiB or 3 MiB, they are written as fast.
+    /// These chunks, one after the other. The chunk size does not affect the write speed (measured
+    /// from 4 KiB to 3 MiB).
     pub fn chunks(chunks: Arc<[Bytes]>) -> Self {
         Body::revocable(chunks).0
     }
 
-    /// These chunks, and the power to take back those that have not been handed over.
+    /// These chunks, and a handle that revokes those that are not handed over yet.
     pub fn revocable(chunks: Arc<[Bytes]>) -> (Self, Rest) {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let chunks = Arc::new(Mutex::new(chunks));
@@ -47,13 +49,15 @@ impl Body {
         (Content::Chunks { chunks, next: 0, left }.into(), rest)
     }
 
-    /// Whatever is sent, until the sender is dropped. On shutdown the sender should be dropped, or the stream uses up
-    /// the grace. A client that is gone is noticed only by writing to it: send something now and then.
+    /// All chunks that are sent, until the sender is dropped. Drop the sender on shutdown, or the
+    /// stream uses up the grace period. Only a write detects a client that has disconnected, so
+    /// send something regularly.
     pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
         Content::Stream(chunks, Box::pin(pending())).into()
     }
 
-    /// Ends a stream as soon as `end` resolves; the content that is no stream, and so ends by itself, stays as it is.
+    /// Ends a stream as soon as `end` resolves. Does not change other bodies, which end by
+    /// themselves.
     #[must_use]
     pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
         if let Content::Stream(_, until) = &mut self.content {
@@ -62,8 +66,9 @@ impl Body {
         self
     }
 
-    /// Holds `guard` until the last chunk is in the connection's write queue, or the connection ends. (Not until the
-    /// client has it all: what is left by then is shared memory and takes nothing from anybody.)
+    /// Holds `guard` until the last chunk is in the connection's write queue, or until the
+    /// connection ends. The client need not have read everything by then: the rest is shared
+    /// memory.
     #[must_use]
     pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
         self.guard = Some(Box::new(guard));
@@ -71,17 +76,17 @@ impl Body {
     }
 }
 
-/// The part of an answer that its client has yet to take.
+/// The part of a response that its client has not read yet.
 #[derive(Debug)]
 pub struct Rest(Weak<Mutex<Arc<[Bytes]>>>);
 
 impl Rest {
-    /// Whether the client has taken all of it, or has gone.
+    /// Returns true if the client has read everything or has disconnected.
     pub fn is_over(&self) -> bool {
         self.0.strong_count() == 0
     }
 
-    /// From here on the answer holds none of it, and the connection ends amid it.
+    /// Frees the rest of the response. The connection ends before the response is complete.
     pub fn revoke(self) {
         if let Some(chunks) = self.0.upgrade() {
             *chunks.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new([]);
@@ -201,7 +206,7 @@ mod tests {
         drop(end);
         assert!(body.frame().await.is_none() && body.frame().await.is_none());
         assert!(sender.is_closed());
-        // What ends by itself does so.
+        // A body that ends by itself is not cut off.
         assert_eq!(Body::from("text").until(async {}).collect().await.unwrap().to_bytes(), "text");
     }
 

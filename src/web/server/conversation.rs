@@ -1,4 +1,5 @@
-//! One connection: HTTP spoken over a stream, each request refused or handed to the handler.
+//! One connection: reads HTTP requests, refuses them or passes them to the handler, and writes the
+//! responses.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -32,23 +33,26 @@ use super::{Body, Limits};
 use crate::shares::Client;
 use crate::web_config::{HTTP_2, Transport};
 
-/// How much of what a client sends ahead is held for it, and of an answer queued at a time. Five hundred clients that send
-/// ahead and read nothing took twice the memory with hyper's own, and a large page took as long.
+/// The limit of hyper's buffers, in bytes: for data that a client sends ahead, and for queued parts
+/// of a response. With hyper's default, five hundred clients that sent ahead and read nothing took
+/// twice the memory. A large page took the same time with both.
 const BUFFER: usize = 128 * 1024;
 
-/// The largest request head, in bytes; a larger one is answered 431. Generous: Prometheus sends some 500.
+/// The largest request head, in bytes. A larger one gets a 431. Prometheus sends about 500 bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// The most answers under way at once on one HTTP/2 connection. Prometheus needs one, a browser a few.
+/// The number of responses that may be under way on one HTTP/2 connection. Prometheus needs one, a
+/// browser a few.
 const MAX_STREAMS: u32 = 32;
 
-/// As much as a client may send along with a request over HTTP/2: nothing of it is read.
+/// The number of bytes of a request body that an HTTP/2 client may send. The server reads none of
+/// them.
 const WINDOW: u32 = 16 * 1024;
 
-/// Why a conversation ended early.
+/// The error that ended a connection early.
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
-/// What all connections have in common.
+/// The parts that all connections share.
 pub struct Server<H> {
     pub handler: H,
     pub transport: Box<dyn Fn() -> Transport + Send + Sync>,
@@ -56,7 +60,7 @@ pub struct Server<H> {
     pub notice: Notice,
 }
 
-/// Serves one connection until it ends, for whatever reason.
+/// Serves one connection until it ends.
 pub async fn connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
@@ -68,11 +72,12 @@ pub async fn connection<S, H, F>(
     H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    // Below TLS, as it is to see the bytes of the handshake too.
+    // Measures below TLS, so that the bytes of the handshake count too.
     let stream = Metered::new(stream, activity.clone());
     let conversation = Conversation { peer, server: server.clone(), activity: activity.clone(), stopping };
     select! {
-        // First the conversation, then the deadline as it stands after it: both are polled whenever the task wakes.
+        // The order matters: the deadline is checked after the connection has moved it. Both are
+        // polled whenever the task wakes.
         biased;
         ended = conversation.hold(stream) => match ended {
             Ok(()) => debug!(%peer, "connection closed"),
@@ -90,7 +95,7 @@ pub async fn connection<S, H, F>(
     }
 }
 
-/// What is said on one connection.
+/// The state of one connection.
 struct Conversation<H> {
     peer: SocketAddr,
     server: Arc<Server<H>>,
@@ -103,7 +108,7 @@ where
     H: Fn(Client, Request<()>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    /// Speaks over any stream, until either side closes it or `stopping` does.
+    /// Serves any stream, until either side closes it or `stopping` signals shutdown.
     async fn hold<S>(mut self, stream: S) -> Result<(), Broken>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -122,7 +127,7 @@ where
                     if let Some(reason) = reason(&error) {
                         self.server.notice.handshake_failed(self.peer.ip(), reason);
                     }
-                    // By now the client has been told, and is to read it.
+                    // The client has been sent an alert, and needs time to read it.
                     stream.shutdown().await?;
                     return Err(error.into());
                 }
@@ -141,13 +146,15 @@ where
     {
         let Conversation { peer, server, activity, stopping } = self;
         let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
-        // Writing is left as hyper has it: chunks are queued and written together by writev. 3 MB then take as long as in a
-        // bare loop of writes; copying them together (`writev(false)`) took a tenth longer.
+        // hyper's default for writing stays: it queues chunks and writes them together with writev.
+        // A page of 3 MB then takes as long as in a plain loop of writes. Copying the chunks into
+        // one buffer (`writev(false)`) took a tenth longer.
         let http = hyper::server::conn::http1::Builder::new()
-            // A client may shut down its side after its last request (`nc -N`) and still wants the answer. The price: one
-            // that is gone is noticed by writing to it only.
+            // A client may close its sending side after its last request (`nc -N`) and still read
+            // the response. In return, only a write detects a client that has disconnected.
             .half_close(true)
-            // It would run between requests too, where idle_timeout is meant: Activity keeps both.
+            // hyper's timeout would also run between requests, where idle_timeout applies.
+            // `Activity` enforces both.
             .header_read_timeout(None)
             .max_header_size(MAX_HEAD)
             .max_buf_size(BUFFER)
@@ -162,12 +169,13 @@ where
         let Conversation { peer, server, activity, stopping } = self;
         activity.multiplex();
         let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
-        // What a client can make us hold is bounded by these and by h2's own limits, which end the connection: on streams
-        // reset before they are taken up (20) and on frames that are wrong (1024).
+        // These limits and h2's own bound the memory that a client can make us use. h2 closes the
+        // connection after 20 streams that were reset before they were accepted, or 1024 invalid
+        // frames.
         let http = hyper::server::conn::http2::Builder::new(Streams::default())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
-            // Nothing that is sent along is read.
+            // The server does not read request bodies.
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(u32::from(u16::MAX))
             .serve_connection(TokioIo::new(stream), service);
@@ -175,7 +183,8 @@ where
     }
 }
 
-/// Runs a connection to its end; when `stopping` says so, lets the answers under way finish.
+/// Runs a connection to its end. When `stopping` signals shutdown, lets the responses under way
+/// finish.
 async fn until<C>(
     http: C,
     activity: &Activity,
@@ -189,10 +198,11 @@ where
     select! {
         biased;
         ended = http.as_mut() => return Ok(ended?),
-        // Its sender is dropped: that is the sign.
+        // Dropping the sender signals shutdown.
         _ = stopping.changed() => {}
     }
-    // hyper would wait for the rest of a request that has begun to come. No answer is under way to this client.
+    // hyper would wait for the rest of a request that has only partly arrived. This client has no
+    // response under way.
     if let Phase::Head { .. } = activity.lock().phase {
         return Ok(());
     }
@@ -200,7 +210,7 @@ where
     Ok(http.await?)
 }
 
-/// Runs the streams of one HTTP/2 connection, each a task; they end with it.
+/// Runs the streams of one HTTP/2 connection, each as a task. They end with the connection.
 #[derive(Clone, Default)]
 struct Streams(Arc<Mutex<JoinSet<()>>>);
 
@@ -208,16 +218,16 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         streams.spawn(stream);
-        // Or those that have ended would be kept as long as the connection.
+        // Frees finished tasks, which would otherwise be kept until the connection ends.
         while streams.try_join_next().is_some() {}
     }
 }
 
-/// Marks an answer whose status says no, and which the log is not to tell of.
+/// Marks a response with an error status that is expected and not logged.
 #[derive(Clone, Copy, Debug)]
 pub struct NoRefusal;
 
-/// Answers one request: by refusing it, or by asking the handler.
+/// Responds to one request: refuses it, or calls the handler.
 async fn answer<H, F>(
     request: Request<Incoming>,
     peer: SocketAddr,
@@ -232,9 +242,9 @@ where
     let (head, content) = request.into_parts();
     let (method, uri, version) = (head.method.clone(), head.uri.clone(), head.version);
     let refused = refusal(&head);
-    // What a client sends along is never read, not even to find the next request behind it: no answer here depends on
-    // it, and a peer that counts it differently than we do could smuggle a request past a proxy.
-    // In HTTP/2 there is no such question.
+    // The server never reads a request body, not even to find the next request after it. No
+    // response depends on a body. A peer that computes another length than we do could smuggle a
+    // request past a proxy. HTTP/2 has no such ambiguity.
     let last = version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
     drop(content);
     if last {
@@ -253,7 +263,7 @@ where
         }
     };
     if method == Method::HEAD && version == Version::HTTP_2 {
-        // As hyper does by itself in HTTP/1.
+        // hyper does this by itself in HTTP/1.
         if let Some(length) = response.body().size_hint().exact() {
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
@@ -272,14 +282,15 @@ where
     Ok(response.map(|body| Answer { body, turn: Arc::new(turn) }))
 }
 
-/// Why a request that hyper found well-formed is refused all the same.
+/// The reason to refuse a request that hyper accepts.
 fn refusal(head: &request::Parts) -> Option<&'static str> {
-    // hyper reads one with both framings as RFC 9112 allows, and does not show the length that it dropped. A chunked body
-    // has no business in a GET, so both go. With other methods it is the handler that says no.
+    // hyper reads a request with both framings as RFC 9112 allows, and hides the length that it
+    // dropped. A chunked body makes no sense in a GET, so all chunked requests are refused. The
+    // handler refuses other methods.
     if head.headers.contains_key(TRANSFER_ENCODING) && matches!(head.method, Method::GET | Method::HEAD) {
         return Some("this request may not have a body\n");
     }
-    // RFC 9112, 3.2. Go's server, and so every other exporter, asks for it too.
+    // RFC 9112, 3.2. Go's server, and therefore other exporters, require it too.
     let hosts = head.headers.get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
         return Some("exactly one Host header is required\n");
@@ -294,11 +305,11 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     response
 }
 
-/// Runs a future and catches its panic. Not a task of its own, whose panic tokio would catch: that would outlive the
-/// connection, and cost a wake-up for each request.
+/// Runs a future and catches its panic. tokio would catch the panic of a separate task. Such a task
+/// would outlive the connection, and would cost a wake-up per request.
 async fn unpanicked<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
-    // Unwind safe: the future is dropped after a panic, and what it shares is its author's to keep in order.
+    // Unwind safety: the future is dropped after a panic. Its author keeps shared state consistent.
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
         Err(panic) => Poll::Ready(Err(panic)),
@@ -314,7 +325,7 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// A body on its way out. Its turn ends with the last piece of it, which HTTP/2 may keep for long.
+/// A response body. Its turn ends with the last piece, which HTTP/2 may hold for a long time.
 struct Answer {
     body: Body,
     turn: Arc<Turn>,
@@ -339,7 +350,7 @@ impl http_body::Body for Answer {
     }
 }
 
-/// A piece of an answer, until it is written.
+/// A piece of a response, until it is written.
 struct Piece {
     bytes: Bytes,
     _turn: Arc<Turn>,
@@ -370,7 +381,8 @@ mod tests {
     use super::super::activity::LINGER;
     use super::*;
 
-    /// A connection over memory, so that time can be paused: it then jumps to the next deadline.
+    /// An in-memory connection, so that tests can pause the clock, which then jumps to the next
+    /// deadline.
     fn connect(limits: Limits) -> (DuplexStream, impl Future<Output = Duration>) {
         let (client, server) = duplex(1024);
         let (stop, stopping) = watch::channel(());
@@ -422,7 +434,7 @@ mod tests {
 
         let (mut client, lasted) = connect(limits);
         let script = async {
-            // As Prometheus does: a request every minute on one connection. Then no more.
+            // Prometheus sends a request every minute on one connection. This client then stops.
             for _ in 0..3 {
                 client.write_all(GET).await.unwrap();
                 read_answer(&mut client).await;
@@ -437,7 +449,8 @@ mod tests {
             client.write_all(GET).await.unwrap();
             read_answer(&mut client).await;
             sleep(Duration::from_secs(60)).await;
-            // A head that trickles in: its own time starts with its first byte, and no later one prolongs it.
+            // A head that arrives byte by byte: its deadline counts from its first byte, and later
+            // bytes do not extend it.
             while client.write_all(b"G").await.is_ok() {
                 sleep(Duration::from_secs(1)).await;
             }
@@ -448,7 +461,7 @@ mod tests {
         let (mut client, lasted) = connect(limits);
         let script = async {
             client.write_all(GET).await.unwrap();
-            // Each time it takes a little, it gets another ten seconds for the next.
+            // Each read of a part gives the client another ten seconds for the next one.
             for _ in 0..3 {
                 sleep(Duration::from_secs(9)).await;
                 client.read_exact(&mut [0; 512]).await.unwrap();
@@ -459,7 +472,7 @@ mod tests {
 
         let (mut client, lasted) = connect(limits);
         let script = async {
-            // However steadily it takes a little, it keeps an answer for so long.
+            // The deadline of the whole response applies even if the client keeps reading a little.
             client.write_all(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
             while client.read_exact(&mut [0; 512]).await.is_ok() {
                 sleep(Duration::from_secs(2)).await;
@@ -470,7 +483,7 @@ mod tests {
 
         let (mut client, lasted) = connect(limits);
         let script = async {
-            // One answer is not another's.
+            // Each response has a deadline of its own.
             for _ in 0..10 {
                 client.write_all(GET).await.unwrap();
                 sleep(Duration::from_secs(9)).await;
@@ -482,7 +495,7 @@ mod tests {
 
         let (mut client, lasted) = connect(limits);
         let script = async {
-            // A stream is one for as long as it is taken.
+            // A stream may last as long as the client reads it.
             client.write_all(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
             let _ = tokio::time::timeout(3 * limits.answer_timeout, async {
                 while client.read(&mut [0; 512]).await.unwrap() > 0 {}

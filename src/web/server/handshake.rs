@@ -1,4 +1,4 @@
-//! How a connection over TLS begins: what the client says first, and what it is told if that will not do.
+//! TLS handshakes: reads the client's first bytes, and refuses clients that cannot be served.
 
 use std::io;
 
@@ -9,27 +9,29 @@ use tokio_rustls::server::TlsStream;
 
 use crate::web_config::{Transport, why_refused};
 
-/// How much of an answer is encrypted before it is handed to the kernel: what one client that takes nothing can keep. rustls's
-/// own 64 KiB wake the client more often.
+/// The number of bytes of a response that are encrypted before the kernel takes them. It limits
+/// what one client that does not read can hold in memory. The 64 KiB of rustls wake the task more
+/// often.
 const TLS_BUFFER: usize = 128 * 1024;
 
-/// How requests without TLS begin, as far as a record of TLS has its head. Go's server knows these
-/// (`tlsRecordHeaderLooksLikeHTTP` in `net/http/server.go`).
+/// The first bytes of requests without TLS, as long as the head of a TLS record. Go's server checks
+/// for the same ones (`tlsRecordHeaderLooksLikeHTTP` in `net/http/server.go`).
 const REQUESTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
 
-/// Go's answer to them, and so that of every exporter of Prometheus.
+/// The response of Go's server, and therefore of other Prometheus exporters, to such requests.
 const NO_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// The reason in the log where rustls cannot read what the client sends.
+/// The logged reason if rustls cannot parse what the client sends.
 const NO_TLS: &str = "the client does not speak TLS";
 
-/// Bytes in the head of a record (RFC 8446, 5.1).
+/// The length of a record's head, in bytes (RFC 8446, 5.1).
 const RECORD_HEAD: usize = 5;
 
-/// As much of the client's first words as is kept to look at. A client of old versions has few.
+/// The number of the client's first bytes that are kept for inspection. Clients with old versions
+/// send few.
 const KEPT: usize = 2 * 1024;
 
-/// Why a client is not spoken to, before rustls is asked.
+/// The reasons for which a client is refused before rustls is involved.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("the client speaks HTTP without TLS")]
@@ -38,8 +40,9 @@ enum Refusal {
     Old(&'static str),
 }
 
-/// Shakes hands as `transport` says once the client has said hello; nothing if it is not to be spoken to any more. An error
-/// comes with the stream: by then the client has been told.
+/// Performs the handshake. Calls `transport` after the client has sent its hello. `Ok(None)` if TLS
+/// is not to be served any more. An error includes the stream: the client has been sent an alert by
+/// then.
 pub async fn handshake<S>(
     mut stream: S,
     transport: &(impl Fn() -> Transport + ?Sized),
@@ -57,7 +60,8 @@ where
     handshake.into_fallible().await.map(Some)
 }
 
-/// Why this handshake failed; `None` if the client went before it said anything to answer.
+/// The reason why this handshake failed. `None` if the client disconnected before it sent anything
+/// to respond to.
 pub fn reason(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?;
     match cause.downcast_ref::<Refusal>() {
@@ -66,7 +70,7 @@ pub fn reason(error: &io::Error) -> Option<String> {
     }
 }
 
-/// Reads what the client says first.
+/// Reads the client's hello.
 async fn hello<S>(stream: &mut S) -> io::Result<Accepted>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -84,7 +88,7 @@ where
         let mut rest = said.get(taken..).unwrap_or_default();
         acceptor.read_tls(&mut rest)?;
         if !rest.is_empty() {
-            // It has room for twice of what comes at once.
+            // rustls has room for twice the bytes that arrive at once.
             return Err(io::Error::other("more than is taken at once"));
         }
         let accepted = acceptor.accept();
@@ -106,7 +110,7 @@ where
     }
 }
 
-/// Adds what comes next.
+/// Appends the next bytes.
 async fn hear(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> io::Result<()> {
     match stream.take(KEPT as u64).read_buf(said).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -114,7 +118,8 @@ async fn hear(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> io::
     }
 }
 
-/// Tells the client, and says why. Whether it hears it changes nothing.
+/// Sends a refusal to the client, and returns `cause` as the error. A failure to send does not
+/// matter.
 async fn refuse<S, T>(
     stream: &mut S,
     told: &[u8],
@@ -127,11 +132,13 @@ where
     Err(io::Error::new(io::ErrorKind::InvalidData, cause))
 }
 
-/// The newest version that a client offers which offers none from TLS 1.2 on, and the alert that says so to it; `None` for
-/// others, and where its hello is not whole. rustls names the first extension that it misses instead, in the alert too.
+/// The newest version that the client offers, if it is older than TLS 1.2, and an alert that
+/// reports this. `None` for other clients, and if the hello is incomplete. rustls would name the
+/// first missing extension instead, in the alert too.
 ///
-/// RFC 8446, 4.1.2 and 4.2.1: the head of the record; a hello's type, length and version; 32 random bytes; then its session,
-/// cipher suites, compressions and extensions, each with its length before it. Among the extensions may be a list of versions.
+/// RFC 8446, 4.1.2 and 4.2.1: after the record's head come the hello's type, length and version,
+/// then 32 random bytes. The session, cipher suites, compressions and extensions follow, each with
+/// its length before it. One extension may be a list of versions.
 fn old_version(said: &[u8]) -> Option<(&'static str, [u8; 7])> {
     const HANDSHAKE: u8 = 22;
     const CLIENT_HELLO: u8 = 1;
@@ -161,11 +168,11 @@ fn old_version(said: &[u8]) -> Option<(&'static str, [u8; 7])> {
         0x302 => "TLS 1.1",
         _ => return None,
     };
-    // Fatal, protocol_version (RFC 8446, 6), in a record of the client's version.
+    // A fatal protocol_version alert (RFC 8446, 6), in a record of the client's version.
     Some((name, [21, 3, u8::try_from(version & 0xff).unwrap_or(1), 0, 2, 2, 70]))
 }
 
-/// Bytes that are taken off from the front.
+/// Bytes that are consumed from the front.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -175,12 +182,12 @@ impl<'a> Bytes<'a> {
         Some(taken)
     }
 
-    /// A number of so many bytes, the most significant first.
+    /// A big-endian number of this many bytes.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         Some(self.take(bytes)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
-    /// A part with its length before it, in so many bytes.
+    /// A part that is preceded by its length, which takes this many bytes.
     fn part(&mut self, bytes: usize) -> Option<Bytes<'a>> {
         let length = self.number(bytes)?;
         self.take(length).map(Bytes)
@@ -191,7 +198,7 @@ impl<'a> Bytes<'a> {
 mod tests {
     use super::*;
 
-    /// The hello of a client, with this version in it and these as an extension.
+    /// A client's hello with this version, and with these versions as an extension.
     fn hello(version: u8, versions: Option<&[u8]>) -> Vec<u8> {
         let mut hello = vec![3, version];
         hello.extend([7; 32]);
@@ -199,7 +206,7 @@ mod tests {
         if let Some(versions) = versions {
             let list: Vec<u8> = versions.iter().flat_map(|minor| [3, *minor]).collect();
             let length = u8::try_from(list.len()).unwrap();
-            // Another extension stands before it.
+            // Another extension precedes the list of versions.
             hello.extend([0, length + 5 + 4, 0, 23, 0, 0, 0, 43, 0, length + 1, length]);
             hello.extend(list);
         }

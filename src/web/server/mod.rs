@@ -1,18 +1,24 @@
-//! The HTTP server, 1.1 and over TLS also 2: listeners and a handler in, answers out, and no client that can hold up another.
+//! The HTTP server: HTTP/1.1, and HTTP/2 over TLS. It passes requests to a handler, and no client
+//! can hold up another one.
 //!
-//! [`serve`] accepts, and keeps the table of `Connections`. Each of them is one task, `connection`, which runs hyper
-//! over a `Metered` stream. The stream, the requests (`Turn`) and the deadlines meet in the connection's
-//! `Activity`: it says when a client has kept us waiting too long, and which connection has been idle longest, so that
-//! the table can make room for a new one. A task never waits for another one's client.
+//! [`serve`] accepts connections and keeps the table of `Connections`. Each connection is one task,
+//! `connection`, which runs hyper over a `Metered` stream. The stream, the requests (`Turn`) and
+//! the deadlines share the connection's `Activity`. It records how long a client has kept us
+//! waiting, and which connection has been idle longest. The table uses it to make room for a new
+//! connection. No task waits for the client of another task.
 //!
 //! ```text
-//! mod.rs            listeners, the table of connections      activity.rs     how long a client may keep us waiting
-//! conversation.rs   one connection, its requests             body.rs         what answers are made of
-//! handshake.rs      how TLS begins, or does not              notice.rs       what metrics and log tell of clients
+//! mod.rs            listeners, the table of connections
+//! conversation.rs   one connection and its requests
+//! handshake.rs      TLS handshakes, and why they fail
+//! activity.rs       how long a client may keep us waiting
+//! body.rs           the bodies of responses
+//! notice.rs         metrics and log lines about clients
 //! ```
 //!
-//! Not hyper-util's auto connection and graceful-shutdown helper, nor tower: they know neither eviction nor deadlines
-//! per phase, which are most of what is here, and what they would replace is a dozen lines.
+//! The server uses neither hyper-util's auto connection and graceful-shutdown helper nor tower.
+//! They support neither eviction nor deadlines per phase, which are most of this code. They would
+//! replace a dozen lines.
 
 mod activity;
 mod body;
@@ -49,49 +55,54 @@ pub use notice::{Closed, Notice};
 use crate::shares::{AddressShare, Client};
 use crate::web_config::Transport;
 
-/// How many connections the kernel may hold for us until we accept them, as far as net.core.somaxconn lets it. The 128 of
-/// Rust's `bind` are full after 3 ms of a flood, and whoever is then turned away tries again a second later: too late
-/// for many a scrape.
+/// The number of connections that the kernel queues until we accept them, up to net.core.somaxconn.
+/// A flood fills the 128 of Rust's `bind` within 3 ms. A client that is turned away retries a
+/// second later, which is too late for many scrapes.
 const BACKLOG: i32 = 4096;
 
-/// The kernel may hold so much for one connection in each direction, in bytes. It counts twice as much (socket(7)). Without a
-/// limit it holds up to 4 MiB of an answer that nobody reads (`tcp_wmem`), which a container's limit includes.
+/// The kernel's buffer for one connection in each direction, in bytes; the kernel doubles the value
+/// (socket(7)). Without a limit, it holds up to 4 MiB of a response that the client does not read
+/// (`tcp_wmem`). This memory counts towards a container's limit.
 const SOCKET_BUFFER: usize = 64 << 10;
 
-/// A client with so many connections has not more of them than others: two scrapers on one host, or a browser.
+/// The number of connections up to which clients rank equal for eviction: two scrapers on one host,
+/// or a browser.
 const FEW: usize = 4;
 
-/// How long a connection that was told to end may take before the next one is told, too. A task ends at its next await,
-/// so this passes only where a handler computes without one.
+/// The time that an evicted connection may take to end before the next one is evicted. A task ends
+/// at its next await, so this time passes only if a handler computes without one.
 const EVICTION_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long to leave the listeners alone after an error that says nothing about the one connection: long enough not to
-/// spin, too short for a scrape to notice.
+/// The pause after an accept error that is not about one connection. It is long enough to prevent a
+/// busy loop and too short to delay a scrape noticeably.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long without an error until accepting counts as recovered. Not the first success: at the limit of open files
-/// errors and successes alternate, and would fill the log.
+/// The time without an error after which accepting counts as recovered. The first success is not
+/// enough: at the limit of open files, errors and successes alternate and would fill the log.
 const ACCEPT_RECOVERY: Duration = Duration::from_secs(60);
 
-/// What a client may take.
+/// Limits on clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once, over all listeners. One more closes the one that has been idle longest, of the client that has
-    /// most.
+    /// Connections at the same time, over all listeners. At the limit, a new connection closes the
+    /// one that has been idle longest, of the client that has the most.
     pub connections: usize,
-    /// The part of them that one client may have. One more closes the one of its own that has been idle longest.
+    /// The part of the connections that one client may use. At this limit, a new connection closes
+    /// that client's own longest idle one.
     pub share: AddressShare,
-    /// From the connection, or from the first byte of a later request, to the end of the request's head.
+    /// The time from the start of the connection, or from the first byte of a later request, to the
+    /// end of the request's head.
     pub header_timeout: Duration,
-    /// Between an answer and the next request.
+    /// The time between a response and the next request.
     pub idle_timeout: Duration,
-    /// For a client to take at least something of the answer that waits for it.
+    /// The time within which a client must read at least a part of the pending response.
     pub stall_timeout: Duration,
-    /// For a client to take a whole answer, unless it is a stream: until then it is kept in memory for it.
+    /// The time within which a client must read a whole response that is not a stream. The response
+    /// stays in memory until then.
     pub answer_timeout: Duration,
-    /// For a stream to end.
+    /// The time within which a stream must end.
     pub stream_timeout: Duration,
-    /// From shutdown until the answers not yet finished are dropped.
+    /// The time from shutdown until unfinished responses are dropped.
     pub grace: Duration,
 }
 
@@ -101,29 +112,31 @@ impl Default for Limits {
             connections: 512,
             share: AddressShare::default(),
             header_timeout: Duration::from_secs(10),
-            // Longer than any scrape interval in use: Prometheus keeps its connection from one scrape to the next.
+            // Longer than any usual scrape interval: Prometheus keeps its connection between
+            // scrapes.
             idle_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(10),
-            // Megabytes over a slow line. Longer than Prometheus waits for a scrape.
+            // Enough for megabytes over a slow line, and longer than Prometheus waits for a scrape.
             answer_timeout: Duration::from_secs(60),
-            // Longer than the event streams are.
+            // Longer than an event stream lasts.
             stream_timeout: Duration::from_secs(360),
-            // A stopped exporter should be gone within a second, the runtime's own end included.
+            // A stopped exporter should exit within a second, including the end of the runtime.
             grace: Duration::from_millis(900),
         }
     }
 }
 
-/// Answers the requests that come in over `listeners` with what `handler` makes of them, until `shutdown`.
+/// Serves requests from `listeners` with `handler`, until `shutdown` resolves.
 ///
-/// The handler gets requests without their bodies, those of HEAD among them: it answers these like GET, and the content
-/// stays here. If it panics, that one request is answered 500.
+/// The handler gets requests without their bodies. It responds to HEAD as to GET, and the server
+/// drops the body. If the handler panics, that request gets a 500.
 ///
-/// After `shutdown` nothing more is accepted, idle connections are closed, and answers under way have `limits.grace` to
-/// finish. Errors of the listeners do not end the server: they pass, or the log tells.
+/// After `shutdown`, the server accepts no connections and closes idle ones. Responses under way
+/// have `limits.grace` to finish. Errors of the listeners do not end the server. They are temporary
+/// or appear in the log.
 ///
-/// Each connection is spoken to as `transport` says when its client begins to speak: until then it may have waited, and
-/// what the answer rests on may have changed.
+/// `transport` is called when the client begins to send. The client may have waited until then, and
+/// the configuration may have changed.
 pub async fn serve<H, F>(
     listeners: Vec<TcpListener>,
     transport: impl Fn() -> Transport + Send + Sync + 'static,
@@ -136,7 +149,8 @@ pub async fn serve<H, F>(
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     for listener in &listeners {
-        // Without these the server works as well, but for floods. Each is possible on a socket that systemd has made.
+        // Without these settings the server works, but withstands floods less well. All of them can
+        // be set on a socket from systemd.
         if let Err(error) = prepare(listener) {
             debug!(%error, "cannot set the limits of a listener");
         }
@@ -150,7 +164,8 @@ pub async fn serve<H, F>(
     let mut shutdown = pin!(shutdown);
     loop {
         select! {
-            // In this order: what ends makes room for what comes, and a flood of connections cannot put off the end.
+            // The order matters: connections that end make room for new ones, and a flood of
+            // connections cannot delay the shutdown.
             biased;
             () = &mut shutdown => break,
             true = connections.ended() => trouble.room(),
@@ -160,8 +175,9 @@ pub async fn serve<H, F>(
                     Ok(accepted) => {
                         trouble.success(Instant::now());
                         connections.make_room(accepted.1.ip().into());
-                        // An answer is written whole: holding back its last packet until the client acknowledges the
-                        // others gains nothing. This fails only if the connection is lost, as its first read will tell.
+                        // Disables Nagle's algorithm: a response is written as a whole, so delaying
+                        // its last packet gains nothing. This fails only if the connection is lost,
+                        // and its first read detects that.
                         let _ = accepted.0.set_nodelay(true);
                         waiting = Some(accepted);
                     }
@@ -181,19 +197,21 @@ pub async fn serve<H, F>(
         }
     }
     drop((listeners, waiting, stop));
-    // Dropping the table at the end of the grace aborts what is left. Not awaited: it might never come to an await.
+    // Dropping the table after the grace period aborts the remaining tasks. They are not awaited,
+    // because a task may never reach an await.
     let _ = tokio::time::timeout(limits.grace, async { while connections.ended().await {} }).await;
 }
 
-/// Sets what the kernel may hold for each connection, which the connections take over from their listener.
+/// Sets the listener's kernel limits. Accepted connections inherit the buffer sizes.
 fn prepare(listener: &TcpListener) -> rustix::io::Result<()> {
     sockopt::set_socket_send_buffer_size(listener, SOCKET_BUFFER)?;
     sockopt::set_socket_recv_buffer_size(listener, SOCKET_BUFFER)?;
-    // Listening already, so this only changes the number.
+    // The socket already listens, so this only changes the backlog.
     rustix::net::listen(listener, BACKLOG)
 }
 
-/// The next connection on any of the listeners, starting with another one at each `turn`, not before `pause` is over.
+/// Accepts the next connection of any listener. Each `turn` starts with another listener. Waits for
+/// the end of `pause` first.
 async fn accept(listeners: &[TcpListener], turn: usize, pause: Option<Instant>) -> io::Result<(TcpStream, SocketAddr)> {
     if let Some(end) = pause {
         sleep_until(end).await;
@@ -208,24 +226,25 @@ async fn accept(listeners: &[TcpListener], turn: usize, pause: Option<Instant>) 
     .await
 }
 
-/// Errors of accepting, told to the log once when they begin and once when they have ended.
+/// Tracks accept errors. Logs once when they begin and once when they end.
 #[derive(Default)]
 struct Trouble {
-    /// When the last error was; None while all is well.
+    /// The time of the last error. `None` if there is no trouble.
     last: Option<Instant>,
-    /// Whether the last attempt failed.
+    /// True if the last attempt failed.
     failing: bool,
-    /// Until when not to try again.
+    /// The time of the next attempt.
     pause: Option<Instant>,
-    /// Whether a connection's end cuts the pause short.
+    /// True if the end of a connection ends the pause early.
     until_room: bool,
 }
 
 impl Trouble {
-    /// Notes an error, and says whether closing a connection would help.
+    /// Records an error. Returns true if closing a connection would help.
     fn failure(&mut self, error: &io::Error, now: Instant) -> bool {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-        // Linux reports errors of the new connection here (accept(2)). They are the client's, and there is a next one.
+        // Linux reports errors of the new connection here (accept(2)). They concern one client
+        // only.
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
             debug!(%error, "connection lost before it was accepted");
             return false;
@@ -236,22 +255,22 @@ impl Trouble {
         let exhausted =
             matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM));
         self.pause = Some(now + ACCEPT_PAUSE);
-        // A connection that ends gives back what lacked. If the next attempt fails all the same, others take what we
-        // give back, and hurrying would only close all that we have.
+        // The end of a connection frees the exhausted resource. If the next attempt fails too,
+        // another process takes what we free. Closing more connections would not help then.
         self.until_room = exhausted && !self.failing;
         self.failing = true;
         self.last = Some(now);
         exhausted
     }
 
-    /// Notes that a connection has ended.
+    /// Records that a connection has ended.
     fn room(&mut self) {
         if self.until_room {
             self.pause = None;
         }
     }
 
-    /// Notes a success.
+    /// Records a success.
     fn success(&mut self, now: Instant) {
         self.failing = false;
         self.pause = None;
@@ -262,15 +281,15 @@ impl Trouble {
     }
 }
 
-/// The connections that exist, each a task.
+/// The open connections. Each is a task.
 struct Connections {
     tasks: JoinSet<()>,
-    /// One entry for each task of `tasks`, until its end was seen by [`Connections::ended`].
+    /// One entry for each task of `tasks`, until [`Connections::ended`] returns its end.
     open: HashMap<Id, Open>,
-    /// How many connections each client has, without those that were told to end.
+    /// The number of connections of each client, without evicted ones.
     by: HashMap<Client, usize>,
     limit: usize,
-    /// The most that one client may have.
+    /// The largest number of connections for one client.
     each: usize,
     notice: Notice,
 }
@@ -278,7 +297,7 @@ struct Connections {
 struct Open {
     peer: SocketAddr,
     activity: Arc<Activity>,
-    /// None once it is used: the task was told to end and has not done so yet.
+    /// `None` if the connection was evicted and its task has not ended yet.
     abort: Option<AbortHandle>,
 }
 
@@ -312,8 +331,8 @@ impl Connections {
         self.open.insert(abort.id(), open);
     }
 
-    /// Closes a connection, if this client has its share or there is no place left: the client's own, or one of the client
-    /// that has most.
+    /// Evicts a connection if this client has its share or the table is full. In the first case it
+    /// is the client's own, otherwise one of the client that has the most.
     fn make_room(&mut self, client: Client) {
         if self.by.get(&client).is_some_and(|own| *own >= self.each) {
             self.close_longest_idle_of(client);
@@ -322,7 +341,7 @@ impl Connections {
         }
     }
 
-    /// Notes that a client has one connection less.
+    /// Records that a client has one connection less.
     fn leave(&mut self, client: Client) {
         if let Some(own) = self.by.get_mut(&client) {
             *own -= 1;
@@ -332,7 +351,7 @@ impl Connections {
         }
     }
 
-    /// Waits for the next connection to end; false if there is none. Cancel safe.
+    /// Waits for the next connection to end. Returns false if there is none. Cancel safe.
     async fn ended(&mut self) -> bool {
         let Some(ended) = self.tasks.join_next_with_id().await else { return false };
         let id = match &ended {
@@ -350,22 +369,24 @@ impl Connections {
         true
     }
 
-    /// Closes a connection of the client that has most.
+    /// Evicts a connection of the client that has the most.
     fn close_longest_idle(&mut self) {
         self.close(|_| true);
     }
 
-    /// Closes a connection of this client.
+    /// Evicts a connection of this client.
     fn close_longest_idle_of(&mut self, client: Client) {
         self.close(|open| open.client() == client);
     }
 
-    /// Closes the connection, of these, whose client has most, and whose last byte in either direction is longest ago; one whose
-    /// request we are working on only where there is no other. Its client can do nothing but wait.
+    /// Evicts one of the connections that `is_one` selects. The client with the most connections
+    /// comes first, then the connection whose last byte in either direction is oldest. A connection
+    /// whose request is being served is evicted only if there is no other one, because its client
+    /// can only wait.
     ///
-    /// A look at each of them, because there are 512 and this is rare; an order kept up to date would cost every read
-    /// and write of every connection instead. It is closed by aborting its task, not by asking: it may be just the
-    /// client that does not listen.
+    /// A full search is acceptable, because there are 512 connections and evictions are rare. A
+    /// sorted structure would add cost to every read and write of every connection. The task is
+    /// aborted instead of being asked to end, because the client may be one that does not read.
     fn close(&mut self, is_one: impl Fn(&Open) -> bool) {
         let candidates = self.open.values_mut().filter(|open| open.abort.is_some() && is_one(open));
         let rank = |open: &&mut Open| {
@@ -395,17 +416,18 @@ mod tests {
         assert!(!trouble.failure(&Errno::CONNABORTED.into(), start), "the client's own");
         assert_eq!((trouble.last, trouble.pause), (None, None));
 
-        // A connection that ends is what was lacking.
+        // The end of a connection frees what was exhausted.
         assert!(trouble.failure(&exhausted, start));
         assert_eq!(trouble.pause, Some(start + ACCEPT_PAUSE));
         trouble.room();
         assert_eq!(trouble.pause, None);
-        // It was not enough: no hurry.
+        // The attempt failed again, so the pause is not cut short.
         assert!(trouble.failure(&exhausted, start));
         trouble.room();
         assert_eq!(trouble.pause, Some(start + ACCEPT_PAUSE));
 
-        // Errors and successes in turn are one trouble, until a minute has passed without one.
+        // Alternating errors and successes are one trouble, until a minute has passed without an
+        // error.
         trouble.success(at(1));
         assert_eq!((trouble.last, trouble.pause), (Some(start), None));
         trouble.failure(&exhausted, at(30));
@@ -414,7 +436,7 @@ mod tests {
         trouble.success(at(90));
         assert!(trouble.last.is_none());
 
-        // What closing a connection does not help against.
+        // An error that closing a connection does not fix.
         assert!(!trouble.failure(&Errno::INVAL.into(), at(100)));
         trouble.room();
         assert_eq!(trouble.pause, Some(at(100) + ACCEPT_PAUSE));
@@ -433,7 +455,7 @@ mod tests {
         assert!(connections.is_full());
         connections.close_longest_idle();
         connections.close_longest_idle();
-        // Both were told, and there is none left to tell.
+        // Both were evicted, and there is no other one.
         connections.close_longest_idle();
         assert!(connections.ended().await && connections.ended().await && !connections.ended().await);
         assert!(!connections.is_full());
@@ -445,7 +467,7 @@ mod tests {
         connections.open(std::future::pending(), peer, silent);
         connections.close_longest_idle();
         assert!(connections.ended().await);
-        // Who waits for us is still there.
+        // The connection whose request is being served is still there.
         assert!(connections.open.values().all(|open| Arc::ptr_eq(&open.activity, &asking)));
         connections.close_longest_idle();
         assert!(connections.ended().await && connections.open.is_empty());

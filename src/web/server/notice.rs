@@ -1,7 +1,7 @@
-//! Counts and tells what the server does to its clients.
+//! Counts and logs refused requests, closed connections and failed handshakes.
 //!
-//! The log gets one line for each kind and minute, so that no client can flood it. The first of a kind is told at once, and
-//! how many followed at the end of each minute.
+//! The log gets one line per kind and minute, so that no client can flood it. The first occurrence
+//! of a kind is logged at once. The number of further ones is logged at the end of each minute.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,13 +16,14 @@ use tracing::warn;
 pub use crate::metrics::http::Closed;
 use crate::metrics::http::HttpMetrics;
 
-/// How long one kind is told once.
+/// The time in which one kind is logged once.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Kinds told of at a time. There are fewer; a handshake's reason comes from a library.
+/// The number of kinds that are logged at the same time. We know fewer, but a handshake's reason
+/// comes from a library.
 const KINDS: usize = 64;
 
-/// Counters, and the log lines of the last minute.
+/// Counters, and the kinds that were logged in the last minute.
 #[derive(Clone, Debug, Default)]
 pub struct Notice {
     metrics: Arc<HttpMetrics>,
@@ -31,10 +32,10 @@ pub struct Notice {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Kind {
-    /// Requests answered with this code.
+    /// Requests that got this status.
     Refused(u16),
     Closed(Closed),
-    /// Handshakes that failed, and the reason.
+    /// Handshakes that failed for this reason.
     Handshake(String),
 }
 
@@ -59,32 +60,32 @@ impl Kind {
 }
 
 impl Notice {
-    /// Counts in these metrics.
+    /// Counts in `metrics`.
     pub fn new(metrics: Arc<HttpMetrics>) -> Self {
         Notice { metrics, told: Arc::default() }
     }
 
-    /// A request was answered.
+    /// Counts a response, and logs it if it is a refusal.
     pub fn answered(&self, peer: SocketAddr, status: StatusCode) {
         self.expected(status);
-        // A path or method that is not served is no trouble of anybody's.
+        // An unknown path or method is no sign of trouble.
         if !status.is_success() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             self.tell(Kind::Refused(status.as_u16()), peer.ip().to_canonical());
         }
     }
 
-    /// A request was answered as its client has to expect.
+    /// Counts a response that the client has to expect.
     pub fn expected(&self, status: StatusCode) {
         self.metrics.count_response(status.as_u16());
     }
 
-    /// A conversation has broken. hyper answers by itself what it cannot read.
+    /// Counts and logs a connection that broke, if hyper has sent an error response by itself.
     pub fn broken(&self, peer: SocketAddr, error: Option<&hyper::Error>) {
         match error {
             Some(error) if error.is_parse_too_large() => {
                 self.answered(peer, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
             }
-            // It answers nothing to one that begins to speak HTTP/2.
+            // hyper sends no response to a client that begins with HTTP/2.
             Some(error) if error.is_parse() && !error.to_string().contains("HTTP2 preface") => {
                 self.answered(peer, StatusCode::BAD_REQUEST);
             }
@@ -92,13 +93,14 @@ impl Notice {
         }
     }
 
-    /// A connection was closed for this, or an answer to a client was cut off.
+    /// Counts and logs a connection that was closed for this reason, or a response that was cut
+    /// off.
     pub fn closed(&self, reason: Closed, client: impl fmt::Display) {
         self.metrics.count_closed(reason);
         self.tell(Kind::Closed(reason), client);
     }
 
-    /// A handshake failed for this.
+    /// Counts and logs a failed handshake.
     pub fn handshake_failed(&self, peer: IpAddr, reason: String) {
         self.metrics.count_closed(Closed::Handshake);
         self.tell(Kind::Handshake(reason), peer.to_canonical());
@@ -115,7 +117,7 @@ impl Notice {
         }
     }
 
-    /// Tells at the end of each minute how many more there were, until there are none.
+    /// Logs the number of further occurrences at the end of each minute, until there are none.
     async fn sum_up(self, kind: Kind) {
         loop {
             sleep(PERIOD).await;
@@ -130,7 +132,7 @@ impl Notice {
         }
     }
 
-    /// Usable after a panic elsewhere: no code that holds it can leave it half changed.
+    /// Ignores poisoning: no code that holds the lock can leave the map half changed.
     fn lock(&self) -> MutexGuard<'_, HashMap<Kind, u64>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +160,7 @@ mod tests {
         let slow = ("connection closed because its client is too slow".to_owned(), 0);
         assert_eq!(told(), [slow, ("request answered with 429".to_owned(), 99)]);
         sleep(PERIOD + Duration::from_secs(1)).await;
-        // The end of the first minute told the sum, and the one that was told is over.
+        // The end of the first minute logged the sum. The kind that occurred once is over.
         assert_eq!(told(), [("request answered with 429".to_owned(), 0)]);
         notice.answered(peer, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(told(), [("request answered with 429".to_owned(), 1)]);
