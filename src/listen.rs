@@ -1,4 +1,4 @@
-//! Where we listen: addresses that we bind, or sockets that systemd has bound.
+//! The listening sockets: bound by the exporter, or by systemd.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,10 +9,10 @@ use tracing::info;
 
 use crate::cli::ListenAddress;
 
-/// Binds all of them.
+/// Binds all addresses.
 ///
 /// # Errors
-/// If one of them cannot be resolved or bound: one line that names it.
+/// If an address cannot be resolved or bound: one line that names it.
 pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for address in addresses {
@@ -26,10 +26,10 @@ pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Str
     Ok(tell(listeners))
 }
 
-/// The sockets that systemd has opened for us (`sd_listen_fds(3)`).
+/// The sockets that systemd has opened for the exporter (`sd_listen_fds(3)`).
 ///
 /// # Errors
-/// If one of them cannot be served on, or there is none: one line that says so.
+/// If a socket cannot be served, or if there is none: one line that says so.
 pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
     let failed = |cause: io::Error| format!("--web.systemd-socket: {cause}");
     let mut listeners = Vec::new();
@@ -53,7 +53,7 @@ pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
     }
 }
 
-/// Tells the log, now that all are there.
+/// Logs the addresses, after all of them are bound.
 fn tell(listeners: Vec<(TcpListener, SocketAddr)>) -> Vec<TcpListener> {
     let told = listeners.into_iter().map(|(listener, address)| {
         info!(%address, "listening");
@@ -67,7 +67,7 @@ async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {
     tokio::net::lookup_host((host.as_str(), address.port)).await.map(Iterator::collect)
 }
 
-/// Where all addresses are wanted that is one socket for IPv6 and IPv4; a host without IPv6 has IPv4.
+/// The wildcard address gives one socket for IPv6 and IPv4. A host without IPv6 gets one for IPv4.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let all = address.ip() == Ipv6Addr::UNSPECIFIED;
     match bind_one(address) {
@@ -84,10 +84,10 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     if address.ip() == Ipv6Addr::UNSPECIFIED {
-        // Whatever net.ipv6.bindv6only says: IPv4, too.
+        // Accepts IPv4 too, for any value of net.ipv6.bindv6only.
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
     }
-    // A restart must not wait for the old connections' last packets.
+    // Allows a restart while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(1024)

@@ -1,9 +1,10 @@
-//! The program's own memory: pages that stay, and memory that goes back.
+//! The program's own memory: keeps its code in memory, and returns unused memory to the kernel.
 //!
-//! On a host that boots from its multipath storage, the program's file and its libraries lie on a device that may die. A thread that
-//! then needs a page which is not in memory waits in the kernel for good, and whoever scrapes waits with it. So all pages are fetched
-//! at the start (`MADV_POPULATE_READ`, Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). Pages that can be neither
-//! locked nor fetched stays as it is. Nothing helps where the host swaps to such a device.
+//! On a host that boots from multipath storage, the program and its libraries are on a device that
+//! may fail. A thread that then needs a page which is not in memory blocks in the kernel forever,
+//! and scrapes block with it. All pages are therefore loaded at startup (`MADV_POPULATE_READ`,
+//! Linux 5.14), and locked as far as `RLIMIT_MEMLOCK` permits (`mlock(2)`). Pages for which neither
+//! works stay as they are. Nothing helps if the host swaps to such a device.
 
 use std::convert::Infallible;
 use std::fs;
@@ -13,26 +14,28 @@ use std::time::Duration;
 use rustix::mm::{Advice, madvise, mlock};
 use tokio::time::sleep;
 
-/// Keeps what the program and its libraries have in memory there, as far as the kernel lets us.
+/// Loads or locks the file-backed pages of the program and its libraries, as far as the kernel
+/// permits.
 pub fn keep() {
     let mappings = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for Range { start, end } in mappings.lines().filter_map(of_file) {
         let (address, length) = (std::ptr::with_exposed_provenance_mut(start), end - start);
-        // SAFETY: neither call changes what the mapping holds, and the kernel refuses one that is gone by now.
+        // SAFETY: neither call changes the content of the mapping. The kernel rejects a mapping
+        // that no longer exists.
         #[expect(unsafe_code, reason = "addresses of the kernel's")]
         let _ = unsafe { mlock(address, length).or_else(|_| madvise(address, length, Advice::LinuxPopulateRead)) };
     }
 }
 
-/// How often the memory that is free is given back.
+/// The interval at which free memory is returned.
 const TRIM: Duration = Duration::from_secs(30);
 
-/// Gives memory back to the kernel now and then, for good. The allocator keeps for later what was freed, and after a burst that
-/// may be most of the memory (`malloc_trim(3)`).
+/// Returns free memory to the kernel periodically, forever. The allocator keeps freed memory for
+/// later use, which may be most of the memory after a burst (`malloc_trim(3)`).
 pub async fn give_back() -> Infallible {
     loop {
         sleep(TRIM).await;
-        // SAFETY: it touches only what is free.
+        // SAFETY: the call touches only free memory.
         #[cfg(target_env = "gnu")]
         #[expect(unsafe_code, reason = "a call of the C library")]
         let trim = || unsafe { libc::malloc_trim(0) };
@@ -41,7 +44,8 @@ pub async fn give_back() -> Infallible {
     }
 }
 
-/// The addresses of a mapping, by its line of `proc_pid_maps(5)`. `None` unless it is of a file, and may be read.
+/// The addresses of a mapping in a line of `proc_pid_maps(5)`. `None` unless the mapping is of a
+/// file and readable.
 fn of_file(line: &str) -> Option<Range<usize>> {
     let (addresses, rest) = line.split_once(' ')?;
     let (start, end) = addresses.split_once('-')?;

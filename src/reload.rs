@@ -1,4 +1,4 @@
-//! The configuration file: read at the start, and again on each SIGHUP.
+//! The configuration file: read at startup, and again on each SIGHUP.
 
 use std::future::pending;
 use std::path::{Path, PathBuf};
@@ -16,21 +16,22 @@ use crate::monitor::Command;
 use crate::systemd;
 use crate::web_config::WebConfig;
 
-/// How long the configuration file may take to be read.
+/// The time within which the configuration file must be read.
 const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the configuration file, if there is one.
+/// Reads the configuration file. Returns the default configuration if there is none.
 ///
 /// # Errors
-/// If it cannot be read or is wrong: one line that names it.
+/// If the file cannot be read or is invalid: one line that names it.
 pub fn read_config(file: Option<&Path>) -> Result<Config, String> {
     file.map_or_else(|| Ok(Config::default()), |file| Config::read(file).map_err(|error| error.to_string()))
 }
 
-/// On each SIGHUP reads the configuration again and everything else too. A bad file changes nothing.
+/// On each SIGHUP, reads the configuration file again and requests a resync. An invalid file
+/// changes nothing.
 ///
-/// It returns only if no SIGHUP can come any more. The monitor's end is reported by whoever runs the monitor, so this
-/// waits for good then.
+/// Returns only if no more SIGHUPs can be received. If the monitor has ended, this waits forever,
+/// because the caller that runs the monitor reports its end.
 pub async fn reload_on(
     mut hangup: Signal,
     file: Option<PathBuf>,
@@ -38,7 +39,7 @@ pub async fn reload_on(
     reloads: Arc<ConfigReloads>,
     commands: mpsc::Sender<Command>,
 ) -> &'static str {
-    // A file of a server that is away may be waited for in the kernel for good: by one thread, not by one more each time.
+    // Reading a file on an unreachable NFS server can block forever. At most one thread does so.
     let mut reading = None;
     while hangup.recv().await.is_some() {
         systemd::reloading().await;

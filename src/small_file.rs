@@ -1,4 +1,4 @@
-//! Files that somebody else writes: configurations, certificates, keys.
+//! Reads small files that other programs write: configurations, certificates, keys.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,13 +6,13 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// Larger than any of them, and small beside what the exporter may use.
+/// Larger than any expected file, and small compared with the exporter's memory limit.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// Reads a file, and neither waits for one that somebody has yet to write to nor reads on and on.
+/// Reads a file. Neither waits for a writer nor reads without limit.
 ///
 /// # Errors
-/// Also if it is no regular file, or larger than 1 MiB.
+/// If the file cannot be read, is not a regular file, or is larger than 1 MiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);

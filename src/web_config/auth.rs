@@ -1,9 +1,10 @@
-//! Who may ask: basic authentication against bcrypt hashes.
+//! Basic authentication against bcrypt hashes.
 //!
-//! bcrypt is slow on purpose, so it runs where nothing waits for it, one at a time, and what it found is remembered. A
-//! password that was right is remembered for its user until the users change, so whoever scrapes again and again is never
-//! behind those who guess. The last hundred that were wrong are remembered, too: they cost one hash each, not one for each
-//! request. Remembered are not the passwords, but HMACs of them under a key that this process alone has.
+//! bcrypt is slow by design. It runs on a blocking thread, one password at a time, and its results
+//! are remembered. A correct password is remembered for its user until the users change. A scraper
+//! therefore never waits behind clients that guess. The last hundred wrong passwords are remembered
+//! too, so that each costs one hash, not one per request. The memory contains no passwords, only
+//! HMACs of them with a key of this process.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -18,24 +19,24 @@ use tokio::sync::OnceCell;
 
 use crate::shares::{Client, Place, Shares, Turns};
 
-/// How many wrong passwords are remembered.
+/// The number of wrong passwords that are remembered.
 const REMEMBERED: usize = 100;
 
-/// How many passwords may wait for their hash: at the usual cost they take two or three seconds together, less than a
-/// scrape may take. One client may have a share of them.
+/// The number of passwords that may wait for their hash. At the usual cost they take two or three
+/// seconds together, less than the timeout of a scrape. One client may use a share of them.
 pub const WAITING: usize = 32;
 
-/// Whether a request's name and password are right.
+/// The result of checking a request's name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Right,
-    /// Or there are none.
+    /// Also if the request has none.
     Wrong,
-    /// So many passwords wait for their hash that this one was not looked at.
+    /// Too many passwords wait for their hash, so this one was not checked.
     Busy,
 }
 
-/// The users, and what is known of passwords.
+/// The users, and the results of earlier checks.
 pub struct Users {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
@@ -48,9 +49,10 @@ type Digest = Vec<u8>;
 
 #[derive(Default)]
 struct Memory {
-    /// The right password of each user that has been here.
+    /// The correct password of each user that has been checked.
     right: HashMap<String, Digest>,
-    /// Others, and those whose hash is being made: whoever sends the same meanwhile waits for the same.
+    /// Other passwords, and those that are being hashed. A request with the same password waits for
+    /// the same hash.
     others: VecDeque<(Digest, Arc<OnceCell<bool>>)>,
 }
 
@@ -67,8 +69,8 @@ impl Users {
         })
     }
 
-    /// Other users, of whom those stay known that are the same as here: nobody waits behind those who guess because
-    /// somebody else was added.
+    /// A new user table that keeps the results of unchanged users. Otherwise, adding a user would
+    /// make the others wait behind clients that guess.
     pub fn followed_by(&self, hashes: BTreeMap<String, String>) -> Self {
         let is_same = |name: &String| hashes.get(name).is_some_and(|hash| self.hashes.get(name) == Some(hash));
         let right = self
@@ -90,8 +92,8 @@ impl Users {
         &self.hashes
     }
 
-    /// Judges a request by its headers; everything is right where there are no users. A password whose hash is to be made waits
-    /// in one of the client's places.
+    /// Checks a request by its headers. Every request is right if there are no users. A password
+    /// that must be hashed uses one of the client's places.
     pub async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> Verdict {
         if self.hashes.is_empty() {
             return Verdict::Right;
@@ -108,7 +110,8 @@ impl Users {
                 return Verdict::Right;
             }
             let asked = memory.others.iter().find(|(other, _)| *other == digest).map(|(_, cell)| Arc::clone(cell));
-            // Whoever waits for a hash that another one sent keeps a request in memory, too.
+            // A request that waits for another request's hash takes memory too, so it needs a
+            // place.
             let place = match asked.as_deref().is_some_and(OnceCell::initialized) {
                 true => None,
                 false => {
@@ -118,8 +121,8 @@ impl Users {
             };
             (asked.unwrap_or_else(|| memory.remember(digest.clone())), place)
         };
-        // An unknown name is compared with the hash of a user all the same, always the same one, so that it takes as long
-        // as a known one.
+        // An unknown name is compared with the hash of a user, always the same one, so that it
+        // takes as long as a known name.
         let hash = known.map_or_else(|| self.stand_in(name), |(_, hash)| hash);
         let compared =
             cell.get_or_try_init(|| self.compare(credentials.password(), hash.to_owned(), client, place)).await;
@@ -144,15 +147,15 @@ impl Users {
     ) -> Result<bool, Busy> {
         let turn = self.hashing.wait(client).await.ok_or(Busy)?;
         let compare = move || {
-            // Kept to the end of the hash, though the client may be gone by then.
+            // Held until the end of the hash, even if the client disconnects.
             let _held = (place, turn);
-            // Of a long password the first 72 bytes count: so it is in Go, and in bcrypt itself.
+            // bcrypt uses only the first 72 bytes of a password, in Go too.
             bcrypt::verify(password, &hash).unwrap_or(false)
         };
         tokio::task::spawn_blocking(compare).await.map_err(|_| Busy)
     }
 
-    /// Each part with its length before it, so that no two pairs are the same text.
+    /// Puts its length before each part, so that no two pairs give the same text.
     fn digest(&self, parts: &[&[u8]]) -> Digest {
         let mut context = hmac::Context::with_key(&self.key);
         for part in parts {
@@ -191,14 +194,14 @@ impl fmt::Debug for Users {
     }
 }
 
-/// There is no place in the queue.
+/// The client has no free place in the queue.
 struct Busy;
 
-/// A name and a password, and where the one ends.
+/// A name and a password, and the position of the colon between them.
 struct Credentials(Vec<u8>, usize);
 
 impl Credentials {
-    /// As RFC 7617 has them.
+    /// The format is that of RFC 7617.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let (scheme, encoded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
@@ -271,7 +274,7 @@ mod tests {
             ("", "empty", Verdict::Right),
             ("carol", "", Verdict::Right),
             ("nobody", "secret", Verdict::Wrong),
-            // What was judged once is judged alike again.
+            // A second check gives the same results.
             ("alice", "secret", Verdict::Right),
             ("alice", "Secret", Verdict::Wrong),
             ("nobody", "secret", Verdict::Wrong),
@@ -319,7 +322,8 @@ mod tests {
         assert_eq!(users(&[]).judge(&HeaderMap::new(), client(), &places()).await, Verdict::Right);
     }
 
-    /// CVE-2022-46146: where name, hash and password were one text, a wrong guess made another one right.
+    /// CVE-2022-46146: name, hash and password were joined to one text, so a wrong guess could make
+    /// another one right.
     #[tokio::test]
     async fn no_two_pairs_are_remembered_as_one() {
         let users = users(&[("alice", "secret"), ("a", "x")]);
@@ -335,7 +339,7 @@ mod tests {
         let first = users.stand_in(b"nobody").to_owned();
         assert!(users.hashes.values().any(|hash| *hash == first));
         assert_eq!(users.stand_in(b"nobody"), first);
-        // The password of the one it stands for does not let it in: not now, and not from memory.
+        // The password of the stand-in user does not admit it, neither now nor from memory.
         for _ in 0..2 {
             assert_eq!(judge(&users, "nobody", "same").await, Verdict::Wrong);
         }
@@ -349,7 +353,7 @@ mod tests {
             assert_eq!(judge(&users, "alice", &guess.to_string()).await, Verdict::Wrong);
         }
         assert_eq!(remembered(&users), (1, REMEMBERED));
-        // Not even while nobody can be hashed for.
+        // This holds even while no password can be hashed.
         let _turn = users.hashing.wait(client()).await;
         assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
     }
@@ -375,7 +379,7 @@ mod tests {
         }
         drop(turn);
         assert_eq!(scrape.await.unwrap(), Verdict::Right);
-        // The same password again waits with the first.
+        // A second request with this password waits for the first one's hash.
         assert_eq!(same.await.unwrap(), Verdict::Wrong);
         let mut busy = 0;
         for guess in guesses {

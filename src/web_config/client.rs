@@ -1,4 +1,5 @@
-//! Which client certificates are good enough, as Go's `crypto/tls` and the toolkit see it.
+//! Decides which client certificates are accepted, by the rules of Go's `crypto/tls` and the
+//! toolkit.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,27 +20,28 @@ use x509_parser::x509::X509Version;
 
 use super::values::ClientAuth;
 
-/// Judges the certificates of clients.
+/// Verifies the certificates of clients.
 ///
-/// rustls's own judge of chains does most of it. Beside it stand the two policies that ask for any certificate, as Go has
-/// them, the list of allowed names, and that a certificate which is itself among the CAs is good: many have a single
-/// self-signed client certificate and name it there. `openssl req -x509` makes it a CA's, which Go takes from a client, and
-/// webpki, rightly by the letter, does not.
+/// rustls's verifier of chains does most of the work. This type adds Go's two policies that accept
+/// any certificate, and the list of allowed names. It also accepts a certificate that is itself in
+/// the CA file: many sites list a single self-signed client certificate there. `openssl req -x509`
+/// marks such a certificate as a CA. Go accepts it from a client; webpki refuses it, which is right
+/// by the standard.
 #[derive(Debug)]
 pub struct ClientCertificates {
     policy: ClientAuth,
-    /// All that are named, to say whom we know and to know themselves by.
+    /// All CAs of the file: for the hints to clients, and to recognise their own certificates.
     cas: Vec<CertificateDer<'static>>,
     hints: Vec<DistinguishedName>,
-    /// Those of them that may sign others.
+    /// The CAs that may sign other certificates.
     authorities: Vec<Authority>,
-    /// Judges chains to any authority; `None` without one.
+    /// Verifies chains to any authority. `None` if there are none.
     chains: Option<Arc<dyn ClientCertVerifier>>,
     allowed_sans: Option<Vec<String>>,
     provider: Arc<CryptoProvider>,
 }
 
-/// Whether they judge alike: all else is made of these.
+/// All other fields are made of the compared ones.
 impl PartialEq for ClientCertificates {
     fn eq(&self, other: &Self) -> bool {
         self.policy == other.policy && self.cas == other.cas && self.allowed_sans == other.allowed_sans
@@ -56,7 +58,8 @@ impl ClientCertificates {
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         if policy.verifies() {
-            // Go knows more kinds: who moves here should hear of it now, not from clients that are turned away.
+            // Go supports more kinds of keys. An administrator who migrates should learn of this at
+            // startup, not from refused clients.
             cas.iter().try_for_each(must_be_of_a_known_kind)?;
         }
         let authorities: Vec<_> = cas.iter().filter_map(Authority::of).collect();
@@ -75,15 +78,15 @@ impl ClientCertificates {
             return is_valid_by_itself(&parse(end_entity)?, now);
         }
         let valid: Vec<_> = self.authorities.iter().filter(|authority| authority.is_valid(now)).cloned().collect();
-        // As a rule all are.
+        // Normally all authorities are valid.
         let chains = match valid.len() == self.authorities.len() {
             true => self.chains.clone(),
             false => judge(&valid, &self.provider).map_err(Error::General)?,
         };
         let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
         chains.verify_client_cert(end_entity, intermediates, now).map(drop).map_err(|error| {
-            // webpki looks first whether it is a CA's, as `openssl req -x509` makes them. What matters is that nobody here
-            // knows it.
+            // webpki first checks if the certificate is a CA's, as those of `openssl req -x509`
+            // are. The unknown issuer is the more useful reason.
             let parsed = parse(end_entity);
             match parsed.is_ok_and(|certificate| certificate.issuer() == certificate.subject()) {
                 true => CertificateError::UnknownIssuer.into(),
@@ -93,7 +96,8 @@ impl ClientCertificates {
     }
 }
 
-/// A certificate whose owner may sign others, and when. webpki takes whatever it is told to trust for one, for ever.
+/// A CA that may sign certificates, with its validity. webpki trusts all of its anchors, without a
+/// time limit.
 #[derive(Clone, Debug)]
 struct Authority {
     certificate: CertificateDer<'static>,
@@ -102,7 +106,8 @@ struct Authority {
 }
 
 impl Authority {
-    /// `None` if it may not sign, as Go sees it: from version 3 on it has to say that it is a CA's.
+    /// `None` if it may not sign by Go's rules: a certificate of version 3 must be marked as a
+    /// CA's.
     fn of(certificate: &CertificateDer<'static>) -> Option<Self> {
         let parsed = parse(certificate).ok()?;
         let is_ca = match parsed.basic_constraints() {
@@ -136,7 +141,7 @@ fn store<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>
     Ok(roots)
 }
 
-/// The judge of chains to these; `None` if there are none.
+/// The verifier of chains to these authorities. `None` if there are none.
 fn judge(
     authorities: &[Authority],
     provider: &Arc<CryptoProvider>,
@@ -156,7 +161,8 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     }
 }
 
-/// Whether what a CA signs, or who shows its certificate for his own, can be verified at all: as `ring` knows them.
+/// Fails if `ring` supports no signature of this CA's key, which makes all its certificates
+/// unusable.
 fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
     let ca = parse(ca).map_err(|error| error.to_string())?;
     let key = ca.public_key();
@@ -176,12 +182,13 @@ fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
     }
 }
 
-/// Whether it is of X.509 version 3. Others cannot be shown, neither by a client nor by a server; a CA's can be trusted.
+/// Returns true if the certificate has X.509 version 3. rustls accepts other versions only as
+/// trusted CAs, neither from clients nor for servers.
 pub fn is_of_version_3(certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|certificate| certificate.version() == X509Version::V3)
 }
 
-/// What is left to ask of a certificate that is trusted as it is: its time, and that it is one for clients.
+/// Checks a certificate that is trusted by itself: its validity, and that it is for clients.
 fn is_valid_by_itself(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
     let seconds = i64::try_from(now.as_secs()).map_err(|_| CertificateError::Expired)?;
     let now = ASN1Time::from_timestamp(seconds).map_err(|_| CertificateError::Expired)?;
@@ -198,7 +205,8 @@ fn is_valid_by_itself(certificate: &X509Certificate<'_>, now: UnixTime) -> Resul
     }
 }
 
-/// The names in a certificate, as the toolkit compares them: letter by letter, addresses in their usual form.
+/// The names in a certificate, in the form that the toolkit compares byte by byte. Addresses are in
+/// their usual notation.
 fn sans(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
     let text = |name: &GeneralName<'_>| match name {
@@ -218,7 +226,7 @@ impl ClientCertVerifier for ClientCertificates {
         self.policy != ClientAuth::NoClientCert
     }
 
-    /// Who must show one of some names must show a certificate.
+    /// A list of allowed names requires a certificate.
     fn client_auth_mandatory(&self) -> bool {
         self.policy.demands() || self.allowed_sans.is_some()
     }
@@ -244,7 +252,7 @@ impl ClientCertVerifier for ClientCertificates {
         Ok(ClientCertVerified::assertion())
     }
 
-    /// That the client has the certificate's key is asked of every client, whatever the policy.
+    /// Every client must prove that it has the certificate's key, under any policy.
     fn verify_tls12_signature(
         &self,
         message: &[u8],

@@ -1,4 +1,4 @@
-//! The file: which keys there are, what they may say, and which of them belong together.
+//! The file: its keys, their values, and which of them belong together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,17 +12,17 @@ use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter, wi
 use super::users::{Users, too_costly};
 use super::values::{Cipher, ClientAuth, Curves, MinVersion, Pem, PemSource, RateLimit, Tls, Version};
 
-/// What the file says, and nothing in it contradicts itself. Other files that it names are not looked at yet.
+/// The content of a consistent file. Files that it names have not been read yet.
 #[derive(Debug)]
 pub struct File {
     /// `None` for plain HTTP.
     pub tls: Option<Tls>,
     pub http2: bool,
     pub headers: HeaderMap,
-    /// bcrypt hashes by user name; empty if anybody may ask.
+    /// bcrypt hashes by user name. Empty if everybody is admitted.
     pub users: BTreeMap<String, String>,
-    /// The names of others and the costs of their hashes, which nobody waits for. Not among `users`, so that they are as
-    /// unknown: a guess takes as long as for any name that is not there.
+    /// The names of users whose hashes take too long, with their costs. They are not among `users`,
+    /// so a guess takes as long as for an unknown name.
     pub too_costly: Vec<(String, u32)>,
     pub rate_limit: Option<RateLimit>,
 }
@@ -54,12 +54,12 @@ struct TlsKeys {
     curve_preferences: Option<Spanned<Curves>>,
 }
 
-/// The keys that have been found to belong together.
+/// Keys that are consistent with each other.
 #[derive(Deserialize)]
 #[serde(try_from = "TlsKeys")]
 struct TlsText(Option<Tls>);
 
-/// Of the two forms the file wins, as in the toolkit; what is empty is not given.
+/// If both forms are given, the file wins, as in the toolkit. An empty value counts as absent.
 fn pem(names: [&'static str; 2], inline: Option<Spanned<String>>, file: Option<Spanned<String>>) -> Option<Pem> {
     let given = |text: Option<Spanned<String>>| text.filter(|text| !text.value.is_empty());
     let of = |name, text: Spanned<String>, source: fn(String) -> PemSource| {
@@ -169,7 +169,7 @@ struct HttpText {
 #[serde(try_from = "BTreeMap<String, Option<String>>")]
 struct Headers(HeaderMap);
 
-/// The headers that may be set, and what to; nothing for whatever is wanted.
+/// The headers that may be set, with their accepted values. No values means any.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Strict-Transport-Security", &[]),
     ("X-Content-Type-Options", &["nosniff"]),
@@ -206,7 +206,7 @@ struct RateLimitText {
     burst: Option<u32>,
 }
 
-/// A duration as Go writes it.
+/// A duration in Go's format.
 #[derive(Default, Deserialize)]
 #[serde(try_from = "String")]
 struct Interval(Duration);
@@ -227,7 +227,7 @@ impl TryFrom<String> for Interval {
 
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no duration such as 1s, 500ms, 1m30s");
-        // A number without a unit is nanoseconds: that is what Go's durations are.
+        // A number without a unit is in nanoseconds, as Go's durations are.
         if let Ok(nanos) = text.parse::<u64>() {
             return Ok(Interval(Duration::from_nanos(nanos)));
         }
@@ -248,8 +248,8 @@ impl TryFrom<String> for Interval {
     }
 }
 
-/// What is wrong, in our words as far as there are any, with its place and the keys that lead to it. Never with the
-/// lines themselves, which may hold secrets; a value is shown only of a key that has a few words to choose from, or a time.
+/// Describes the error, its position, and the keys that lead to it. Never shows the line itself,
+/// which may contain secrets. Shows a value only for keys with a few accepted words, and for times.
 fn wrong(error: &serde_saphyr::Error, text: &str) -> String {
     let error = error.without_snippet();
     let mut message = String::new();
@@ -260,19 +260,20 @@ fn wrong(error: &serde_saphyr::Error, text: &str) -> String {
         }
     }
     message += &fault(error);
-    // A key may be anything, and this is one line of a log.
+    // A key may contain any character, and the message is one line of a log.
     message.replace(char::is_control, "\u{fffd}")
 }
 
-/// The keys that lead to a fault, found by going through the text once more. To note them while the file is read, as
-/// `serde_path_to_error` does, doubles the code of each structure here: 160 KB for what is seldom wrong.
+/// Finds the keys that lead to an error, by parsing the text again. `serde_path_to_error` would
+/// record them during the first parse. It doubles the code of each structure here: 160 KB for a
+/// rare error.
 struct Way {
     to: (u64, u64),
-    /// Whether it is the key which stands there that is wrong.
+    /// True if the key at this position is wrong, not its value.
     to_key: bool,
-    /// Those of the last key that does not stand behind the fault.
+    /// The keys of the last entry that begins before the error.
     keys: Vec<String>,
-    /// How many of them are above a map whose next key cannot be read.
+    /// The number of keys above a map whose next key cannot be parsed.
     above: usize,
 }
 
@@ -368,7 +369,8 @@ impl<'de> Visitor<'de> for &mut Way {
     }
 }
 
-/// A key as far as it can be one: without a space after the colon it has its value in it, and that may be a password.
+/// The part of a key before a colon. Without a space after the colon, the key contains its value,
+/// which may be a password.
 pub fn name(key: &str) -> &str {
     key.split(':').next().unwrap_or_default()
 }
@@ -386,7 +388,7 @@ fn fault(error: &serde_saphyr::Error) -> String {
         Error::Unexpected { expected: "string scalar", .. } => "a text is expected".to_owned(),
         Error::InvalidScalar { ty: "boolean", .. } => "neither true nor false".to_owned(),
         Error::InvalidScalar { ty: "u32", .. } => format!("no whole number from 0 to {}", u32::MAX),
-        // What is expected, not what is there.
+        // The message names the expected type, not the found value.
         Error::SerdeInvalidType { expected, .. } => format!("{expected} is expected"),
         Error::NullIntoString { .. } => "nothing is given".to_owned(),
         Error::UnknownAnchor { .. } => "an alias without its anchor".to_owned(),
@@ -395,7 +397,7 @@ fn fault(error: &serde_saphyr::Error) -> String {
 }
 
 impl File {
-    /// What is correct, and may not do what it seems to.
+    /// Settings that are valid, but may not do what they seem to do.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.rate_limit.is_some_and(|limit| limit.burst == 0) {
@@ -428,10 +430,10 @@ impl File {
         warnings
     }
 
-    /// Reads the text; files that it names stand in `directory`, unless their paths are absolute.
+    /// Parses the text. Relative paths in it are relative to `directory`.
     ///
     /// # Errors
-    /// One line that names line and key.
+    /// One line that names the line and the key.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, String> {
         let file: Option<FileText> = serde_saphyr::from_str(text).map_err(|error| wrong(&error, text))?;
         let file = file.unwrap_or_default();
@@ -473,7 +475,7 @@ mod tests {
             let file = parse(text).unwrap();
             assert!(file.tls.is_none() && file.http2 && file.users.is_empty() && file.rate_limit.is_none(), "{text:?}");
         }
-        // Neither says that there is TLS.
+        // Neither value enables TLS.
         assert!(parse("tls_server_config: {min_version: TLS13, cert_file: ''}\n").unwrap().tls.is_none());
     }
 

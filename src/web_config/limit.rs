@@ -1,7 +1,7 @@
-//! How often requests may come: token buckets, counted as Go's `golang.org/x/time/rate` counts it.
+//! The rate limit: token buckets that count like Go's `golang.org/x/time/rate`.
 //!
-//! Each client has a bucket of its own, as large as the file says. All of them together have a larger one, so that one client
-//! that asks too often does not keep the others out.
+//! Each client has a bucket of the configured size. All clients together have a larger one, so that
+//! one client with too many requests does not keep the others out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::shares::{AddressShare, Client};
 #[derive(Debug)]
 pub struct Limiter {
     limit: RateLimit,
-    /// How many times as much all clients may take as one.
+    /// The limit of all clients, as a multiple of one client's.
     clients: f64,
     level: Mutex<Levels>,
 }
@@ -22,17 +22,17 @@ pub struct Limiter {
 #[derive(Debug)]
 struct Levels {
     all: Bucket,
-    /// Those that may not be full.
+    /// The buckets that may not be full.
     each: HashMap<Client, Bucket>,
-    /// How many there may be before those that are full are left out.
+    /// The number of buckets at which full ones are removed next.
     next_look: usize,
 }
 
-/// Tokens, and as of when.
+/// The number of tokens, and the time of this number.
 #[derive(Clone, Copy, Debug)]
 struct Bucket(f64, Instant);
 
-/// Buckets looked at in vain cost time, so they are left alone until there are this many.
+/// The number of buckets up to which full ones are not removed, because each search costs time.
 const FEW: usize = 64;
 
 impl Limiter {
@@ -46,7 +46,7 @@ impl Limiter {
         self.limit
     }
 
-    /// Takes a token for a client; false if there is none.
+    /// Takes a token for a client. Returns false if there is none.
     pub fn allow(&self, client: Client, now: Instant) -> bool {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         level.all.fill(self.limit, self.clients, now);
@@ -61,7 +61,7 @@ impl Limiter {
             own.0 -= 1.0;
             level.all.0 -= 1.0;
         }
-        // Without a burst it is empty and full at once.
+        // With a burst of 0, the bucket is empty and full at the same time.
         if own.0 < full.0 {
             level.each.insert(client, own);
         }
@@ -77,7 +77,7 @@ impl Limiter {
 }
 
 impl Bucket {
-    /// Adds what has come since the last time, `times` as much as the limit says.
+    /// Adds the tokens since the last call, at `times` the configured rate.
     fn fill(&mut self, limit: RateLimit, times: f64, now: Instant) {
         let gained = now.saturating_duration_since(self.1).as_secs_f64() / limit.interval.as_secs_f64();
         *self = Bucket((self.0 + gained * times).min(f64::from(limit.burst) * times), now.max(self.1));
@@ -111,7 +111,7 @@ mod tests {
         let allowed = |millis| limiter.allow(client(1), at(millis));
         assert_eq!([allowed(0), allowed(0), allowed(0), allowed(999)], [true, true, false, false]);
         assert_eq!([allowed(1001), allowed(1001), allowed(1900)], [true, false, false]);
-        // It fills up to the burst, no further, and a clock that stands still or goes back adds nothing.
+        // The bucket fills up to the burst. A clock that stands still or goes back adds nothing.
         assert_eq!([allowed(60_000), allowed(60_000), allowed(60_000), allowed(0)], [true, true, false, false]);
     }
 

@@ -1,37 +1,41 @@
-//! The web configuration file of Prometheus's exporters: TLS, who may ask, how often, and which headers answers carry.
+//! The web configuration file of Prometheus exporters: TLS, basic authentication, rate limit, and
+//! response headers.
 //!
-//! The format is that of `prometheus/exporter-toolkit` (`docs/web-configuration.md`): the same keys, defaults and
-//! meaning, so that one file serves every exporter of a host. Nothing here knows what is exported. A server asks
-//! [`WebConfig::transport`] for each new connection, sends each request through [`WebConfig::answer`], and runs
-//! [`WebConfig::follow`] beside, which reads the file again when it changes.
+//! The format is that of `prometheus/exporter-toolkit` (`docs/web-configuration.md`), with the same
+//! keys, defaults and meaning. One file can therefore serve every exporter of a host. This module
+//! does not depend on what is exported. A server calls [`WebConfig::transport`] for each new
+//! connection, and passes each request through [`WebConfig::answer`]. It also runs
+//! [`WebConfig::follow`], which reads the file again when it changes.
 //!
 //! ```text
-//! file.rs    the keys, and what belongs together      tls.rs      what rustls is told
-//! users.rs   who may be let in                        client.rs   which client certificates are good enough
-//! auth.rs    users and passwords                      reasons.rs  why a handshake failed
-//! limit.rs   how often                                reload.rs   what a change of the files does
-//! values.rs  what the keys may say, for all of these
+//! file.rs    the keys, and which belong together   tls.rs      the configuration of rustls
+//! users.rs   the users and their hashes            client.rs   the check of client certificates
+//! auth.rs    the check of passwords                reasons.rs  why a handshake failed
+//! limit.rs   the rate limit                        reload.rs   changes of the files
+//! values.rs  the values of the keys
 //! ```
 //!
-//! Where it differs from the toolkit, on purpose:
+//! Intended differences from the toolkit:
 //!
-//! - rustls has neither TLS 1.0 and 1.1, nor the CBC cipher suites, nor the curve P-521. What the file lists of them is left
-//!   out with a warning, as the same file may serve exporters that have them. It is refused if nothing is left: all curves,
-//!   all cipher suites of the only version, or a `max_version` below 1.2.
-//!   Nor has it certificates with keys on P-521, which are refused at the start where they can be seen then, nor those of
-//!   X.509 version 1 but for CAs, nor of curves Go's newest, X25519MLKEM768.
-//! - How many CAs may stand between a client's certificate and a CA of `client_ca_file` is as that CA's certificate has
-//!   it in Go. Here it is not looked at: webpki takes of what it trusts the name and the key. What the certificates
-//!   between say of it is kept to.
-//! - `VerifyClientCertIfGiven` without CAs lets nobody in who shows a certificate; Go would ask the system's CAs.
-//! - What does nothing in the toolkit and looks as if it did is refused: `client_allowed_sans` where no certificate is
-//!   asked for, a CA file without a certificate. Where certificates are asked for and not verified, the names are looked
-//!   for as there, and a warning says what that is worth.
-//! - Users whose hash has a bcrypt cost above 16 are not let in, with a warning, and take as long as names that are not
-//!   there. The file is refused if all users are such: see `users.rs`.
-//! - The toolkit reads its files at every request. Here they are compared once a second, and never on a request's way: on
-//!   a host that loses its disks, reading may take for ever.
-//! - What protects cannot be taken away without a restart. See [`reload`].
+//! - rustls supports neither TLS 1.0 and 1.1, nor the CBC cipher suites, nor the curve P-521. If
+//! the file lists them, they are left out with a warning, because other exporters may use the same
+//! file. The file is rejected if nothing is left: all curves, all cipher suites of the only
+//! version, or a `max_version` below 1.2.
+//! - Also unsupported: P-521 keys, certificates of X.509 version 1 (except CAs), and the curve
+//! X25519MLKEM768. A server certificate or a CA of an unsupported kind is rejected at startup.
+//! - Path-length constraints of trusted CAs are ignored, because webpki uses only a trust anchor's
+//! name and key. Go enforces them. Constraints of intermediate CAs are enforced.
+//! - `VerifyClientCertIfGiven` without CAs refuses every client that sends a certificate. Go would
+//! use the system's CAs.
+//! - Settings without effect in the toolkit are rejected: `client_allowed_sans` if no certificate
+//! is requested, and a CA file without a certificate. If certificates are requested but not
+//! verified, the names are checked as in the toolkit. A warning says that this check keeps nobody
+//! out.
+//! - Users whose hash has a bcrypt cost above 16 are refused, with a warning. They take as long as
+//! unknown names. The file is rejected if all users are of this kind: see `users.rs`.
+//! - The toolkit reads its files for every request. This module compares them once a second, and
+//! never during a request: on a host that loses its disks, a read may never end.
+//! - Protection cannot be removed without a restart. See [`reload`].
 
 mod auth;
 mod client;
@@ -63,7 +67,7 @@ use crate::shares::{AddressShare, Client, Shares};
 pub use reasons::why_refused;
 pub use tls::HTTP_2;
 
-/// What is wrong with the file, in one line that names it.
+/// An error in the file, in one line that names the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {cause}", file.display())]
 pub struct Error {
@@ -71,18 +75,18 @@ pub struct Error {
     cause: String,
 }
 
-/// How a new connection is to be spoken to.
+/// The transport of a new connection.
 #[derive(Clone, Debug)]
 pub enum Transport {
-    /// Without TLS.
+    /// HTTP without TLS.
     Plain,
-    /// With TLS, as this says.
+    /// TLS with this configuration.
     Tls(Arc<ServerConfig>),
-    /// Not at all: the file has turned bad.
+    /// No connections are served, because the file has become invalid.
     Refused,
 }
 
-/// The file as it was last read, shared between all that ask. A clone is the same one.
+/// The configuration as last read. Clones share it.
 #[derive(Clone, Debug)]
 pub struct WebConfig {
     shared: Arc<Shared>,
@@ -92,12 +96,12 @@ pub struct WebConfig {
 struct Shared {
     /// `None` if there is no file.
     file: Option<PathBuf>,
-    /// The part of the limits that one client may have.
+    /// The part of the limits that one client may use.
     share: AddressShare,
-    /// One place per password whose hash is to be made.
+    /// One place per password that waits for its hash.
     waiting: Arc<Shares>,
     state: watch::Sender<State>,
-    /// The files as they were when the state was made.
+    /// The files as they were when `state` was made.
     files: std::sync::Mutex<Files>,
     reread: Notify,
 }
@@ -105,15 +109,15 @@ struct Shared {
 #[derive(Clone, Debug)]
 enum State {
     Open(Arc<Policy>),
-    /// The file has turned bad. It may have been meant to keep somebody out.
+    /// The file has become invalid. It may have been meant to keep somebody out.
     Closed {
-        /// What held before.
+        /// The last valid policy.
         last: Arc<Policy>,
     },
 }
 
 impl State {
-    /// Whether these let in the same clients and users.
+    /// Returns true if both states admit the same clients and users.
     fn lets_in_as(&self, other: &State) -> bool {
         match (self, other) {
             (State::Open(one), State::Open(other)) => {
@@ -125,11 +129,11 @@ impl State {
     }
 }
 
-/// What holds for connections and requests.
+/// The rules for connections and requests.
 #[derive(Debug)]
 struct Policy {
     tls: Option<Arc<ServerConfig>>,
-    /// Whose certificates `tls` takes.
+    /// The client certificates that `tls` accepts.
     clients: Option<Arc<ClientCertificates>>,
     http2: bool,
     headers: HeaderMap,
@@ -140,7 +144,7 @@ struct Policy {
 }
 
 impl WebConfig {
-    /// No file: plain HTTP for everybody.
+    /// The configuration without a file: plain HTTP for everybody.
     ///
     /// # Errors
     /// If the system has no random numbers.
@@ -150,10 +154,10 @@ impl WebConfig {
         Ok(WebConfig::new(None, share, policy, files))
     }
 
-    /// Reads the file, and those that it names.
+    /// Reads the file, and the files that it names.
     ///
     /// # Errors
-    /// If one of them cannot be read, or something in it is wrong: the text names file, line and key.
+    /// If a file cannot be read or is invalid. The text names the file, the line and the key.
     pub fn read(file: &Path, share: AddressShare) -> Result<Self, Error> {
         let (policy, files) = reload::load(Some(file), share, None);
         let policy = policy.map_err(|cause| Error { file: file.to_owned(), cause })?;
@@ -174,7 +178,7 @@ impl WebConfig {
         }
     }
 
-    /// Tells the log what is on.
+    /// Logs the enabled features and the warnings.
     pub fn log(&self) {
         let State::Open(policy) = self.state() else { return };
         match policy.tls {
@@ -190,23 +194,23 @@ impl WebConfig {
         }
     }
 
-    /// What is correct in the file, and may not do what it seems to; [`WebConfig::log`] tells the log.
+    /// Settings that are valid, but may not do what they seem to do. [`WebConfig::log`] logs them.
     pub fn warnings(&self) -> Vec<String> {
         let (State::Open(policy) | State::Closed { last: policy }) = self.state();
         policy.warnings.clone()
     }
 
-    /// How to speak to who connects now.
+    /// The transport for a client that connects now.
     pub fn transport(&self) -> Transport {
         match self.state() {
             State::Open(policy) => policy.tls.clone().map_or(Transport::Plain, Transport::Tls),
-            // Each request will be told.
+            // Each request gets an error response instead.
             State::Closed { last } if last.tls.is_none() => Transport::Plain,
             State::Closed { .. } => Transport::Refused,
         }
     }
 
-    /// Answers a request: by refusing it, or by asking `handler`.
+    /// Responds to a request: refuses it, or calls `handler`.
     pub async fn answer<B, F>(
         &self,
         client: Client,
@@ -232,19 +236,19 @@ impl WebConfig {
             }
             Verdict::Busy => refusal(StatusCode::SERVICE_UNAVAILABLE, "too many passwords to check\n"),
         };
-        // What the handler says of its own answer goes before.
+        // Headers that the handler has set take precedence.
         for (name, value) in &policy.headers {
             response.headers_mut().entry(name).or_insert_with(|| value.clone());
         }
         response
     }
 
-    /// Resolves when others may be let in than at the time of this call. What lasts, such as a stream, should end then, and
-    /// whoever wants to go on asks again.
+    /// Resolves when the configuration admits other clients or users than at the time of this call.
+    /// Long responses, such as streams, should end then, and their clients send a new request.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut state = self.shared.state.subscribe();
         let then = self.state();
-        // Without a sender there is nobody left to ask.
+        // The sender is dropped only with the configuration itself.
         async move { drop(state.wait_for(|now| !now.lets_in_as(&then)).await) }
     }
 

@@ -1,9 +1,11 @@
-//! Why handshakes fail, in words for an administrator. rustls's own are the names of its variants.
+//! The reasons of failed handshakes, in words for an administrator. rustls shows the names of its
+//! variants.
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-/// Why a handshake failed, if an administrator should know: one side refused the other's certificate, or they have no
-/// version, cipher suite or protocol in common. Not what is no TLS, nor who hangs up.
+/// The reason of a failed handshake, if it concerns an administrator. Either one side refused the
+/// other's certificate, or both have no version, cipher suite or protocol in common. `None` for
+/// data that is not TLS, and for clients that disconnect.
 pub fn why_refused(error: &Error) -> Option<String> {
     let reason = match error {
         Error::NoCertificatesPresented => "the client shows no certificate".to_owned(),
@@ -17,7 +19,8 @@ pub fn why_refused(error: &Error) -> Option<String> {
     Some(reason)
 }
 
-/// In words that stay the same, so that one client is told of once: rustls's have the time of day in them.
+/// Constant words, so that the log reports a client once. rustls's own texts contain the time of
+/// day.
 fn of_certificate(error: &CertificateError) -> &'static str {
     use CertificateError as E;
     match error {
@@ -37,14 +40,15 @@ fn of_certificate(error: &CertificateError) -> &'static str {
         }
         E::Revoked => "revoked",
         E::Other(cause) => of_webpki(&cause.to_string()),
-        // A later rustls may have more.
+        // A later version of rustls may have more.
         _ => UNUSABLE,
     }
 }
 
 const UNUSABLE: &str = "it, or a CA's certificate above it, cannot be used for a client";
 
-/// `webpki` has more kinds than rustls, and they show as they are called: the variants of `webpki::Error`.
+/// `webpki` has more kinds of errors than rustls. rustls passes them on by the names of the
+/// variants of `webpki::Error`.
 fn of_webpki(name: &str) -> &'static str {
     match name {
         "CaUsedAsEndEntity" => "a CA's own, and so no client's",
@@ -56,7 +60,7 @@ fn of_webpki(name: &str) -> &'static str {
     }
 }
 
-/// What the client has that we have not, or the other way round. Its list says which.
+/// A requirement that one side does not meet. The names follow rustls's list.
 fn of_incompatible(error: &PeerIncompatible) -> &'static str {
     use PeerIncompatible as E;
     match error {
@@ -91,14 +95,14 @@ fn of_incompatible(error: &PeerIncompatible) -> &'static str {
         E::Tls13RequiredForQuic
         | E::ServerSentHelloRetryRequestWithUnknownExtension
         | E::ServerRejectedEncryptedClientHello(_) => NOTHING_IN_COMMON,
-        // A later rustls may have more.
+        // A later version of rustls may have more.
         _ => NOTHING_IN_COMMON,
     }
 }
 
 const NOTHING_IN_COMMON: &str = "client and server have no way to speak TLS in common";
 
-/// RFC 8446, 6.2; those before it in RFC 5246, 7.2.2.
+/// RFC 8446, 6.2. The older ones are in RFC 5246, 7.2.2.
 fn of_alert(alert: AlertDescription) -> &'static str {
     use AlertDescription as A;
     match alert {
@@ -135,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A stand-in for `webpki`'s, which is shown as it is called.
+    /// An error of `webpki`, which displays the name of its variant.
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
     struct Cause(&'static str);

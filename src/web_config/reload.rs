@@ -1,15 +1,18 @@
-//! What a change of the files does while the server runs.
+//! Changes of the files while the server runs.
 //!
-//! Certificates, keys, CAs, users and everything else may change; the next client that says hello and the next request find
-//! them changed. Those that have shaken hands keep their connections, as with the toolkit. What is bad closes: no handshake, no answer but
-//! 500, until it is good again, and the log says so once.
+//! Certificates, keys, CAs, users and all other settings may change. The next handshake and the
+//! next request use the new ones. Established connections continue, as in the toolkit. An invalid
+//! file makes the server refuse TLS handshakes and respond 500 to every request, until the file is
+//! fixed. The log says so once.
 //!
-//! Files are compared by content. Times are no help: they can be the same after a change, and there is a second to do it in.
+//! Files are compared by content, once a second. Their times are not used, because they may be the
+//! same after a change.
 //!
-//! Two things follow from how files change. A certificate and its key are two files, and whoever renews them writes one
-//! after the other: what is bad counts only if it is still bad a second later. And a file that is being written may be empty
-//! or end anywhere, and what is left of it correct, with fewer rules: so what [`Protection`] holds may be added, and not
-//! taken away. That takes a restart, as do turning TLS on and off.
+//! Two rules follow from the way files change. A certificate and its key are two files that are
+//! written one after the other. An invalid configuration therefore counts only if it is still
+//! invalid a second later. A file that is being written may be empty or incomplete, and still be
+//! valid with fewer rules. The settings in [`Protection`] can therefore be added, but not removed
+//! without a restart. The same applies to turning TLS on and off.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,19 +35,19 @@ use super::{Policy, State, WebConfig};
 use crate::shares::AddressShare;
 use crate::small_file;
 
-/// How often to look: soon enough for who watches a renewal, and 50 µs of reading each time. Also how long something must
-/// be bad before it counts.
+/// The interval of checks. A check reads for about 50 µs. Also the time for which a configuration
+/// must be invalid before that counts.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a look may take, with the wait for a thread to do it, before the log is told: as a rule it takes less than a
-/// millisecond.
+/// The time that a check may take before a warning is logged, including the wait for a thread. A
+/// check normally takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The files that the last reading looked at, and what it saw.
+/// The files that the last load read, and their state.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Files(BTreeMap<PathBuf, Seen>);
 
-/// A digest of the content, or why there is none.
+/// A digest of the content, or the kind of the error.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Content(Vec<u8>),
@@ -61,7 +64,8 @@ impl Seen {
 }
 
 impl Files {
-    /// What was seen first stays noted: a file that two keys name and that changes between is one that has changed.
+    /// The first result is kept. If two keys name a file and it changes between both reads, it
+    /// counts as changed.
     fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let read = small_file::read(path);
         self.0.entry(path.to_owned()).or_insert_with(|| Seen::of(&read));
@@ -73,10 +77,11 @@ impl Files {
     }
 }
 
-/// What keeps somebody out, and what a file that ends too early could leave out of itself unseen.
+/// The settings that keep clients out, and that a truncated file could lack without an error.
 ///
-/// Not the cipher suites, as all there are here are good ones; nor `max_version`, which has to be there to let in less; nor
-/// the numbers of the rate limit, which keep nobody out: a number cut short counts until the rest of it is written.
+/// Cipher suites are not among them, because all supported ones are good. Nor is `max_version`,
+/// which restricts only if it is present. Nor are the numbers of the rate limit, which keep nobody
+/// out. A truncated number applies until the file is completely written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Protection {
     tls: bool,
@@ -103,7 +108,7 @@ impl Protection {
         }
     }
 
-    /// Why `new` cannot follow on this one, if so.
+    /// The reason why `new` may not replace this one, if any.
     fn forbids(self, new: Protection) -> Option<String> {
         if self.tls != new.tls {
             let what = if new.tls { "added" } else { "taken away" };
@@ -122,8 +127,8 @@ impl Protection {
     }
 }
 
-/// Reads the file and those that it names, and says which these were, however it ends. What has not changed since `last` is
-/// taken over with what it remembers.
+/// Loads the file and the files that it names. Returns the list of files even if the load fails.
+/// Parts that are the same as in `last` are taken from there, with their memory.
 pub(super) fn load(file: Option<&Path>, share: AddressShare, last: Option<&Policy>) -> (Result<Policy, String>, Files) {
     let mut files = Files::default();
     let policy = try_load(file, share, last, &mut files);
@@ -164,25 +169,26 @@ fn try_load(
     Ok(Policy { tls, clients, http2: file.http2, headers: file.headers, users, limiter, protection, warnings })
 }
 
-/// What looking has led to so far.
+/// The state of the checks.
 #[derive(Default)]
 struct Watch {
-    /// When something was found bad, if it does not count yet.
+    /// The time at which the configuration was found invalid, while that does not count yet.
     suspected: Option<Instant>,
-    /// What is bad, once it counts and the log has been told.
+    /// The error, once it counts and is logged.
     told: Option<String>,
 }
 
 impl WebConfig {
-    /// Looks at the files once a second, until it is dropped. Without a file there is nothing to look at, and it waits.
+    /// Checks the files once a second, until the future is dropped. Without a file, it waits
+    /// forever.
     pub async fn follow(self) -> Infallible {
         let Some(file) = self.shared.file.as_deref() else { return pending().await };
         let mut watch = Watch::default();
         loop {
-            // Whether told or not.
+            // Both results are the same here: the time has passed, or a check was requested.
             let _ = timeout(PERIOD, self.shared.reread.notified()).await;
             let config = self.clone();
-            // A disk that does not answer holds up this task and nobody else.
+            // A disk that does not respond blocks only this task.
             let mut look = tokio::task::spawn_blocking(move || {
                 config.look(&mut watch, Instant::now());
                 watch
@@ -190,7 +196,7 @@ impl WebConfig {
             let looked = match timeout(PATIENCE, &mut look).await {
                 Ok(looked) => looked,
                 Err(_) => {
-                    // Which of the two is not known: the look may still wait for its thread.
+                    // The cause is unknown: the check may still be waiting for its thread.
                     warn!(
                         file = %file.display(),
                         "web configuration not looked at for {PATIENCE:?}: its disk does not answer, or no thread is free"
@@ -212,7 +218,7 @@ impl WebConfig {
         }
     }
 
-    /// Has the files looked at now, not in a second.
+    /// Requests a check of the files now.
     pub fn reread(&self) {
         self.shared.reread.notify_one();
     }
@@ -238,7 +244,8 @@ impl WebConfig {
                 }
                 watch.suspected = None;
             }
-            // However often it is looked at meanwhile: what writes the files is no faster for that.
+            // More frequent checks do not shorten the delay, because they do not make the writer of
+            // the files faster.
             Err(_) if watch.told.is_none() && now < *watch.suspected.get_or_insert(now) + PERIOD => {}
             Err(error) => {
                 watch.suspected = None;
@@ -307,7 +314,8 @@ mod tests {
         }
     }
 
-    /// However often it is looked at, whoever writes two files has a second for the second.
+    /// A writer of two files has one second for the second file, however often the files are
+    /// checked.
     #[test]
     fn what_is_bad_counts_after_a_second() {
         let directory = tempfile::tempdir().unwrap();
@@ -321,12 +329,12 @@ mod tests {
             (matches!(config.state(), State::Open(_)), watch.suspected.is_some())
         };
         assert_eq!(is_open(0), (true, false));
-        // Bad for a moment, and seen so.
+        // The files are invalid for a moment, and a check sees that.
         std::fs::write(&path, "").unwrap();
         assert_eq!([1000, 1001, 1500, 1999].map(&mut is_open), [(true, true); 4]);
         std::fs::write(&path, good).unwrap();
         assert_eq!(is_open(1999), (true, false));
-        // That moment is not counted with the next.
+        // The first moment does not count towards the second one.
         std::fs::write(&path, "").unwrap();
         assert_eq!([2000, 2999].map(&mut is_open), [(true, true); 2]);
         assert_eq!(is_open(3000), (false, false));
@@ -334,7 +342,7 @@ mod tests {
         assert_eq!(is_open(3001), (true, false));
     }
 
-    /// Whether it has resolved, at each call.
+    /// Returns true in each call after the future has resolved.
     fn poller(future: impl Future<Output = ()>) -> impl FnMut() -> bool {
         let mut future = Box::pin(future);
         move || future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -354,7 +362,7 @@ mod tests {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let mut look = |seconds| config.look(&mut watch, start + Duration::from_secs(seconds));
         let mut changed = poller(config.changed());
-        // Another header; bad for a moment.
+        // Another header, and an invalid file for a moment.
         let header = "http_server_config: {headers: {X-Frame-Options: deny}}\n";
         for (seconds, text) in [(1, format!("{alone}{header}")), (2, "[".to_owned()), (2, alone.clone())] {
             std::fs::write(&path, text).unwrap();
@@ -372,7 +380,7 @@ mod tests {
         assert!(changed(), "nobody is let in");
     }
 
-    /// What the disk does to a look the lock does here.
+    /// The lock stands for a disk that blocks a check.
     #[expect(clippy::await_holding_lock, reason = "who waits for it is on a thread of its own")]
     #[tokio::test(start_paused = true)]
     async fn a_look_that_does_not_end_is_told() {

@@ -1,4 +1,5 @@
-//! What rustls is told: versions, cipher suites, curves, and the certificates of both sides.
+//! The configuration of rustls: versions, cipher suites, curves, and the certificates of both
+//! sides.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,15 +14,15 @@ use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedProtoc
 use super::client::{ClientCertificates, is_of_version_3};
 use super::values::{CIPHERS, Pem, PemSource, Tls, Version};
 
-/// What HTTP/2 calls itself in a handshake (RFC 7301).
+/// The ALPN name of HTTP/2 (RFC 7301).
 pub const HTTP_2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// Makes a server of what the file says, with the help of `read`, which reads other files, and says whose certificates it
-/// takes. What is correct, and may not do what it seems to, is added to `warnings`.
+/// Makes the TLS configuration, and the verifier of client certificates. `read` reads other files.
+/// Adds settings that may not do what they seem to do to `warnings`.
 ///
 /// # Errors
-/// One line that names the key, the line where it stands, and the file.
+/// One line that names the key, its line, and the file.
 pub fn server_config(
     tls: &Tls,
     http2: bool,
@@ -30,7 +31,8 @@ pub fn server_config(
 ) -> Result<(Arc<ServerConfig>, Arc<ClientCertificates>), String> {
     let provider = Arc::new(provider(tls));
     if http2 && tls.min_version == Version::Tls12 && tls.cipher_suites.is_some() {
-        // RFC 9113, 9.2.2: whoever speaks HTTP/2 over TLS 1.2 may count on this suite. Go does not start without, either.
+        // RFC 9113, 9.2.2: clients of HTTP/2 over TLS 1.2 may rely on one of these suites. Go does
+        // not start without one either.
         let required =
             [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
         if !provider.cipher_suites.iter().any(|suite| required.contains(&suite.suite())) {
@@ -62,7 +64,7 @@ pub fn server_config(
         Err(_) if text.windows(ENCRYPTED.len()).any(|word| word == ENCRYPTED) => {
             return Err(tls.key.wrong("the private key is encrypted, and there is nobody to ask for its password"));
         }
-        // What is wrong with it would show parts of it.
+        // The error of the parser would show parts of the key.
         Err(_) => return Err(tls.key.wrong("no private key in PEM form")),
     };
     let cas = tls.client_ca.as_ref().map(|pem| Ok::<_, String>((pem, certificates(pem, &mut read)?))).transpose()?;
@@ -80,7 +82,7 @@ pub fn server_config(
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 tls.key.wrong(&format!("not the key of the certificate in {}", tls.certificate))
             }
-            // The only other part in question.
+            // Only the key can cause this error.
             Error::General(_) => tls.key.wrong(
                 "the private key is of a kind that is not supported here: use RSA of 2048 to 4096 bits, ECDSA on P-256 \
                  or P-384, or Ed25519",
@@ -92,13 +94,13 @@ pub fn server_config(
         true => vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()],
         false => vec![HTTP_1_1.to_vec()],
     };
-    // Every handshake is a whole one: no session outlives the certificates it was made with. Prometheus keeps its
-    // connection, so this costs nobody much.
+    // Every handshake is a full one, so that no session outlives the certificates it was made with.
+    // Prometheus keeps its connection, so this costs little.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok((Arc::new(config), clients))
 }
 
-/// Stands in each of the forms that an encrypted key has in PEM.
+/// Part of every PEM form of an encrypted key.
 const ENCRYPTED: &[u8] = b"ENCRYPTED";
 
 fn provider(tls: &Tls) -> CryptoProvider {
@@ -134,7 +136,7 @@ impl Pem {
         }
     }
 
-    /// Says what is wrong with it, and where it is.
+    /// Describes an error of this certificate or key, with its place.
     fn wrong(&self, cause: &str) -> String {
         match &self.source {
             PemSource::Inline(_) => format!("line {}: tls_server_config: {}: {cause}", self.line, self.name),

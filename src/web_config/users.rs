@@ -1,4 +1,4 @@
-//! `basic_auth_users`: whose passwords can be compared with a hash in a time that anybody waits.
+//! `basic_auth_users`: the users, without those whose hashes take too long to compare.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::file::name as key;
 
-/// The users whose passwords can be compared, and those whose cannot.
+/// The users with usable hashes, and the others.
 #[derive(Default, Deserialize)]
 #[serde(try_from = "BTreeMap<String, UserHash>")]
 pub struct Users {
     /// bcrypt hashes by user name.
     pub hashes: BTreeMap<String, String>,
-    /// The names of the others, and the costs of their hashes.
+    /// The names of the other users, with the costs of their hashes.
     pub too_costly: Vec<(String, u32)>,
 }
 
@@ -28,7 +28,7 @@ impl TryFrom<BTreeMap<String, UserHash>> for Users {
                 false => drop(text.hashes.insert(name, hash)),
             }
         }
-        // Without users anybody may ask.
+        // A table without users would admit everybody.
         match text.too_costly.first() {
             Some((name, cost)) if text.hashes.is_empty() => {
                 Err(format!("nobody could be let in: {:?} is {}", key(name), too_costly(*cost)))
@@ -38,7 +38,7 @@ impl TryFrom<BTreeMap<String, UserHash>> for Users {
     }
 }
 
-/// What is wrong with a hash of this cost.
+/// Describes the problem of a hash with this cost.
 pub fn too_costly(cost: u32) -> String {
     format!(
         "hashed with a bcrypt cost of {cost}, which takes {} times as long as 10: at most {MAX_COST} is taken here",
@@ -46,7 +46,7 @@ pub fn too_costly(cost: u32) -> String {
     )
 }
 
-/// A hash of bcrypt. It is never shown: who sees it can try passwords on it.
+/// A bcrypt hash. It is never shown, because anyone who sees it can try passwords on it.
 #[derive(Deserialize)]
 #[serde(try_from = "Option<String>")]
 struct UserHash {
@@ -54,9 +54,10 @@ struct UserHash {
     cost: u32,
 }
 
-/// Each step doubles the time. At this one a password takes more than three seconds of a processor, and two more steps
-/// take longer than Prometheus waits for a scrape: whoever has such a hash never gets in. The toolkit takes up to 31, which
-/// is more than a day for each guess, and nobody else's password is looked at meanwhile.
+/// The highest accepted cost. Each step doubles the time. At this cost, a password takes more than
+/// three seconds of CPU time. Two steps more take longer than the timeout of a scrape, so such a
+/// user could never scrape. The toolkit accepts up to 31, which is more than a day per guess, while
+/// no other password is checked.
 const MAX_COST: u32 = 16;
 
 impl TryFrom<Option<String>> for UserHash {
@@ -71,8 +72,8 @@ impl TryFrom<Option<String>> for UserHash {
     }
 }
 
-/// The salt's 16 bytes are written with 22 characters, which leave room for four bits more. Some tools write something
-/// there; Go does not look at it, and the library would refuse it.
+/// 22 characters encode the salt's 16 bytes and four spare bits. Some tools set these bits. Go
+/// ignores them, but the bcrypt library would reject the hash.
 fn without_stray_bits(hash: &str) -> String {
     const DIGITS: &str = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     const LAST: std::ops::Range<usize> = 28..29;
@@ -95,7 +96,7 @@ mod tests {
             let mut written = hash.clone();
             written.replace_range(28..29, &stray.to_string());
             let taken = UserHash::try_from(Some(written)).unwrap().hash;
-            // One of the four that the last two bits of the salt can be.
+            // One of the four characters that the last two bits of the salt give.
             let wanted = taken[28..29] == hash[28..29];
             assert_eq!(bcrypt::verify("secret", &taken).unwrap(), wanted, "{stray}: {taken}");
             assert!([".", "O", "e", "u"].contains(&&taken[28..29]), "{taken}");
@@ -112,7 +113,7 @@ mod tests {
         let taken = users(&[4, 16, 17, 31]).unwrap();
         assert_eq!(taken.hashes.keys().collect::<Vec<_>>(), ["16", "4"]);
         assert_eq!(taken.too_costly, [("17".to_owned(), 17), ("31".to_owned(), 31)]);
-        // Without users anybody may ask.
+        // A table without users would admit everybody.
         assert!(users(&[17]).err().unwrap().starts_with("nobody could be let in"));
         assert!(users(&[]).unwrap().hashes.is_empty());
     }

@@ -1,4 +1,4 @@
-//! The values that the file's keys may have, as the parser gives them to whoever acts on them.
+//! The values of the file's keys.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,27 +18,29 @@ pub struct Tls {
     pub client_allowed_sans: Option<Vec<String>>,
     pub min_version: Version,
     pub max_version: Version,
-    /// `None` for all. Empty if none of those that are listed is here: TLS 1.3 has its own.
+    /// `None` for all. Empty if none of the listed suites is supported; TLS 1.3 always has its own
+    /// suites.
     pub cipher_suites: Option<Vec<SupportedCipherSuite>>,
-    /// Where they are listed.
+    /// The line of the list in the file.
     pub cipher_suites_line: u64,
     pub prefer_server_cipher_suites: bool,
-    /// In order of preference; `None` for all.
+    /// In order of preference. `None` for all.
     pub curves: Option<Vec<&'static dyn SupportedKxGroup>>,
-    /// What the file asks for and Go alone has, each with its line and its key. The rest of the list is there.
+    /// Listed values that only Go supports, each with its line and its key. The other values are
+    /// used.
     pub left_out: Vec<String>,
 }
 
-/// Where a certificate or key is.
+/// The place of a certificate or key.
 #[derive(Debug)]
 pub struct Pem {
-    /// The key of the configuration that says so, and the line where it stands.
+    /// The key of the configuration, and its line.
     pub name: &'static str,
     pub line: u64,
     pub source: PemSource,
 }
 
-/// In the configuration file itself, or in a file of its own.
+/// In the configuration file itself, or in a separate file.
 #[derive(Debug)]
 pub enum PemSource {
     Inline(String),
@@ -64,7 +66,7 @@ impl TryFrom<String> for ClientAuth {
         match text.as_str() {
             "" | "NoClientCert" => Ok(ClientAuth::NoClientCert),
             "RequestClientCert" => Ok(ClientAuth::RequestClientCert),
-            // The second is what the format called it once.
+            // The second is the format's old name.
             "RequireAnyClientCert" | "RequireClientCert" => Ok(ClientAuth::RequireAnyClientCert),
             "VerifyClientCertIfGiven" => Ok(ClientAuth::VerifyClientCertIfGiven),
             "RequireAndVerifyClientCert" => Ok(ClientAuth::RequireAndVerifyClientCert),
@@ -74,12 +76,12 @@ impl TryFrom<String> for ClientAuth {
 }
 
 impl ClientAuth {
-    /// Whether a client without a certificate is refused.
+    /// Returns true if clients without a certificate are refused.
     pub fn demands(self) -> bool {
         matches!(self, ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert)
     }
 
-    /// Whether a certificate must come from a CA that the configuration names.
+    /// Returns true if a certificate must come from a configured CA.
     pub fn verifies(self) -> bool {
         matches!(self, ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert)
     }
@@ -92,7 +94,7 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// A version of TLS that rustls speaks.
+/// A TLS version that rustls supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Version {
@@ -113,7 +115,8 @@ impl TryFrom<String> for Version {
     }
 }
 
-/// The lower end of a range of versions. Below those that rustls speaks it is the range from there on that is left.
+/// The lowest version. If rustls does not support it, the range starts at the lowest one that it
+/// supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub enum MinVersion {
@@ -132,7 +135,7 @@ impl TryFrom<String> for MinVersion {
     }
 }
 
-/// A cipher suite that Go has.
+/// A cipher suite that Go supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Cipher {
@@ -140,8 +143,8 @@ pub enum Cipher {
     OfGoOnly(String),
 }
 
-/// By the names that Go gives them. Those of TLS 1.3 come first and in Go's order: they cannot be chosen between, as in
-/// Go, and so are all there whatever is listed.
+/// The supported suites, by Go's names. Those of TLS 1.3 come first, in Go's order. As in Go, the
+/// configuration cannot select among them, so all are always enabled.
 pub const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
     ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
@@ -154,8 +157,9 @@ pub const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
     ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
 ];
 
-/// Go has these beside them, the last four up to 1.21: `tls.CipherSuites` is what the toolkit takes. They are block ciphers
-/// whose checksum is inside, the source of a decade of attacks, or give away old traffic with the key.
+/// The other suites of Go (`tls.CipherSuites`, which the toolkit accepts). The last four were
+/// removed from it after Go 1.21. They use CBC with the MAC inside the encryption, the source of a
+/// decade of attacks, or lack forward secrecy.
 const CIPHERS_OF_GO_ONLY: [&str; 8] = [
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
@@ -179,7 +183,7 @@ impl TryFrom<String> for Cipher {
     }
 }
 
-/// A curve that Go has.
+/// A curve that Go supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Curve {
@@ -201,7 +205,7 @@ impl TryFrom<String> for Curve {
     }
 }
 
-/// The curves of a list that are here; what is not is told of.
+/// The supported curves of a list, and the names of the others.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Vec<Curve>")]
 pub struct Curves {

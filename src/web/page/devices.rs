@@ -1,4 +1,5 @@
-//! The devices, worst first: those in trouble unfolded with their paths drawn and listed, the others a line each.
+//! The devices, worst first. Those in trouble are unfolded, with a drawing and a table of their
+//! paths. The others take one line each.
 
 use std::fmt::{self, Write};
 
@@ -8,12 +9,13 @@ use super::words::{Count, Severity, Size, While, are, state_word};
 use super::{Ranked, broken_port, diagram};
 use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, fabric_of, luns};
 
-/// Devices on one page: what a phone scrolls through, and a server writes in a moment.
+/// The number of devices on one page: suitable for scrolling on a phone, and quick to write.
 const PER_PAGE: usize = 50;
-/// Devices unfolded on one page. When a fabric is lost all of them look the same.
+/// The number of devices that are unfolded on one page. If a fabric fails, all of them look the
+/// same.
 const UNFOLDED: usize = 10;
 
-/// The filter and the devices that it leaves.
+/// Writes the filter and the devices that match it.
 pub fn write(page: &mut String, ranked: &[Ranked<'_>], query: &Query) -> fmt::Result {
     page.push_str("<section>\n<h2>Devices</h2>\n<form action=\"/\" method=\"get\" role=\"search\">\n");
     writeln!(
@@ -82,7 +84,7 @@ fn device(page: &mut String, one: &Ranked<'_>, open: bool) -> fmt::Result {
     Ok(())
 }
 
-/// What else there is to know of it, in one line.
+/// Writes further facts about the device, in one line.
 fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     let device = one.device;
     page.push_str("<p class=\"facts\">");
@@ -164,7 +166,7 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// The paths in words, by path group.
+/// Writes the table of the paths, by path group.
 fn table(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     let device = one.device;
     write!(
@@ -174,7 +176,7 @@ fn table(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
          <th scope=\"col\">Target port</th></tr></thead>\n",
         Escaped(&device.name)
     )?;
-    // Nearly everywhere they are the same, and tell nothing.
+    // LUN numbers are usually equal, and then say nothing.
     let with_lun = luns::differ(&device.paths);
     for paths in device.paths.chunk_by(|one, other| one.group == other.group) {
         page.push_str("<tbody>\n");

@@ -1,9 +1,10 @@
-//! The paths of a device, drawn: from the host's ports on the left through the target's ports in the middle to the device
-//! on the right. A row is a path, a bar on the left is a host port with all that leaves by it, so that a dead fabric is
-//! a block of broken rows. It is as wide as a phone; the table beside it says the same in words.
+//! A drawing of a device's paths: from the host ports on the left, through the target ports, to the
+//! device on the right. Each row is a path. A bar on the left is a host port with all its paths, so
+//! that a failed fabric shows as a block of broken rows. The drawing is as wide as a phone. The
+//! table beside it has the same facts in words.
 //!
-//! A text browser shows the texts of a drawing one after the other. What is hidden from all others (`class="hidden"`) makes
-//! sentences of them.
+//! A text browser shows the texts of a drawing one after the other. Text with `class="hidden"`
+//! joins them to sentences, and other browsers hide it.
 
 use std::fmt::{self, Write};
 
@@ -11,7 +12,7 @@ use super::escape::{Escaped, Shortened};
 use super::words::{group_word, state_word};
 use crate::topology::{Device, Path, PathState};
 
-/// In user units, which are about CSS pixels on a phone.
+/// Lengths in user units, which are about CSS pixels on a phone.
 const WIDTH: u32 = 360;
 const HEADINGS: u32 = 20;
 const PORT: u32 = 24;
@@ -19,13 +20,13 @@ const ROW: u32 = 40;
 const HOST_END: u32 = 12;
 const TARGET: u32 = 128;
 const DEVICE: u32 = 344;
-/// Characters of the names, at their size.
+/// The number of characters of each name that fit at its font size.
 const HOST_NAME: usize = 44;
 const PATH_NAME: usize = 13;
 const TARGET_NAME: usize = 28;
 const DEVICE_NAME: usize = 20;
 
-/// Draws it; nothing for a device without paths.
+/// Draws the device. Writes nothing for a device without paths.
 pub fn draw(page: &mut String, device: &Device) -> fmt::Result {
     let mut paths: Vec<&Path> = device.paths.iter().collect();
     if paths.is_empty() {
@@ -67,7 +68,7 @@ fn rows(paths: &[&Path]) -> u32 {
     u32::try_from(paths.len()).unwrap_or(u32::MAX)
 }
 
-/// For who does not see it. The table has the rest.
+/// Writes a description for readers who do not see the drawing. The table has the rest.
 fn describe(page: &mut String, device: &Device) -> fmt::Result {
     write!(page, "Paths of {}, drawn.", Escaped(&device.name))?;
     for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {

@@ -1,10 +1,10 @@
-//! Text from outside on its way into the page: shown, never obeyed.
+//! Escapes external text for the page, so that a browser never interprets it as markup.
 
 use std::fmt::{self, Display, Write};
 use std::sync::Arc;
 
-/// Text as it is, but for what HTML would take for markup, and what would not be seen for what it is: control characters,
-/// and those that turn the direction of what follows.
+/// Text with HTML markup escaped. Control characters, and those that change the text direction, are
+/// replaced: a reader could not see them.
 pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
@@ -29,7 +29,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Several of them in one line.
+/// Several names, separated by commas.
 pub struct Names<'a>(pub &'a [Arc<str>]);
 
 impl Display for Names<'_> {
@@ -42,7 +42,8 @@ impl Display for Names<'_> {
     }
 }
 
-/// The same, no longer than this many characters: what is left out is in the middle, as names differ at their ends.
+/// Escaped text with a maximum number of characters. The middle is omitted, because names differ at
+/// their ends.
 pub struct Shortened<'a>(pub &'a str, pub usize);
 
 impl Display for Shortened<'_> {

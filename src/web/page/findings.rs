@@ -1,4 +1,5 @@
-//! What is wrong, worst first: a line for each kind of trouble, with those that have it and what to do about it.
+//! The problems, worst first: one line per kind, with the affected devices and a link to the
+//! runbook.
 
 mod transport;
 
@@ -13,26 +14,25 @@ use super::{Ranked, View, clock};
 use crate::source::health::{Part, Source, unknown_sources};
 use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice, Snapshot};
 
-/// Those named in one line; of more, the number.
+/// The number of devices that one line names. It counts the others.
 const NAMED: usize = 5;
 
-/// One kind of trouble.
+/// One kind of problem.
 pub struct Finding {
     pub severity: Severity,
-    /// What is wrong, up to the colon.
+    /// The problem in words, up to the colon.
     pub what: String,
-    /// Those that have it, in HTML.
+    /// The affected devices or parts, in HTML.
     which: Vec<String>,
-    /// The alert whose runbook helps.
+    /// The alert whose runbook applies.
     runbook: &'static str,
 }
 
-/// Collects findings.
 #[derive(Default)]
 struct Found(Vec<Finding>);
 
 impl Found {
-    /// Adds a finding, unless nobody has it.
+    /// Adds a finding, unless `which` is empty.
     fn add(
         &mut self,
         severity: Severity,
@@ -46,7 +46,7 @@ impl Found {
     }
 }
 
-/// All that is wrong, worst first.
+/// All findings, worst first.
 pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> Vec<Finding> {
     let mut found = Found::default();
     let with = |has: &dyn Fn(&Ranked<'_>) -> bool| -> Vec<String> {
@@ -176,7 +176,8 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     let unread = unread.filter(|source| !is_told(*source));
     let unread: Vec<_> =
         unread.filter(|source| *source != Source::Multipathd || snapshot.daemon != Daemon::Down).collect();
-    // Readings stand in for events. Else all this may be of yesterday.
+    // Re-reads replace kernel events. If another source cannot be read, the page may be out of
+    // date.
     let severity = if unread.iter().all(|source| *source == Source::Uevent) { Note } else { Warning };
     found.add(
         severity,
@@ -185,7 +186,8 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         |_| "The exporter cannot read every source".to_owned(),
     );
     if view.sources.iter().any(|(_, state)| state.not_permitted) {
-        // multipathd mostly agrees with the kernel; the SCSI layer often calls a failed path running.
+        // multipathd mostly agrees with the kernel. The SCSI layer often reports a failed path as
+        // running.
         let severity = if matches!(snapshot.daemon, Daemon::Up(_)) { Note } else { Warning };
         let instead = vec![format!("path states are {}", stand_in(Some(&snapshot.daemon)))];
         found.add(severity, "MultipathExporterStale", instead, |_| "Device mapper is not permitted".to_owned());
@@ -195,7 +197,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     findings
 }
 
-/// Tells whose path states are shown where device mapper is not permitted.
+/// Names the source of the path states that are shown if device mapper is not permitted.
 pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
     match daemon {
         Some(Daemon::Up(_)) => "multipathd’s, corrected by events",
@@ -203,12 +205,12 @@ pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
     }
 }
 
-/// For how long, after a name.
+/// The duration without completed I/O, as words after a name.
 fn still(stalled: Option<Duration>) -> String {
     stalled.map(|stalled| format!(" (for {})", While(stalled))).unwrap_or_default()
 }
 
-/// Devices that were lost for this reason, and since when.
+/// The devices that were lost for this reason, with the time.
 fn lost(snapshot: &Snapshot, reason: LossReason) -> Vec<String> {
     let lost = snapshot.remembered.lost.iter().filter(|device| device.reason == reason);
     let words = |device: &LostDevice| {
@@ -227,7 +229,7 @@ fn missing(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
     short.collect()
 }
 
-/// Disks that are used without their device: which, of which device, by what.
+/// The disks that are used without their device: the disk, its device, and its users.
 fn used_directly(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
     let of = |wwid: &str| ranked.iter().find(|ranked| *ranked.device.wwid == *wwid);
     let disks = snapshot.used_directly.chunk_by(|one, other| (&one.wwid, &one.disk) == (&other.wwid, &other.disk));
@@ -240,13 +242,13 @@ fn used_directly(snapshot: &Snapshot, ranked: &[Ranked<'_>]) -> Vec<String> {
     disks.collect()
 }
 
-/// A device by its name, which leads to it.
+/// The device's name as a link to the device.
 fn link(device: &Device) -> String {
     let query = Query { filter: device.wwid.to_string(), page: 1 };
     format!("<a href=\"/{query}\">{}</a>", Escaped(&device.name))
 }
 
-/// The section; none if nothing is wrong.
+/// Writes the section, without content if there is no problem.
 pub fn write(page: &mut String, findings: &[Finding]) -> fmt::Result {
     page.push_str("<section id=\"wrong\" data-live>\n");
     if !findings.is_empty() {

@@ -1,13 +1,14 @@
-//! The page at `/`, for a person at night, in whatever browser is there: one sentence, what is wrong, the devices, worst
-//! first, what happened last, and what all this rests on. It works without scripts and asks for nothing else; the script
-//! only keeps it up to date without a reload.
+//! The status page at `/`, for an administrator who is called at night. It shows one sentence, the
+//! problems, the devices (worst first), the recent events, and the state of the sources. It works
+//! in any browser, without scripts and without further requests. The script only updates it without
+//! a reload.
 //!
 //! ```text
 //! mod.rs       the order of the page, and its first sentence
-//! query.rs     what its address asks for      escape.rs, words.rs: how it says things
-//! findings.rs  what is wrong                  devices.rs, diagram.rs: the devices, and their paths drawn
-//! runbooks.rs  what to do about it, as pages of their own
-//! style.css, live.js                          inline, and allowed by their hashes only
+//! query.rs     the query of its address   escape.rs, words.rs: formats of texts and numbers
+//! findings.rs  the problems               devices.rs, diagram.rs: the devices, with drawings
+//! runbooks.rs  the runbooks, as pages of their own
+//! style.css, live.js                      inline, and allowed by their hashes only
 //! ```
 
 mod devices;
@@ -41,39 +42,39 @@ use findings::Finding;
 pub use query::Query;
 use words::{Ago, Count, Severity, have};
 
-/// How every page begins its head.
+/// The start of every page's head.
 const META: &str = "<meta charset=\"utf-8\">\n\
                     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
                     <meta name=\"color-scheme\" content=\"light dark\">\n";
 
-/// Recent events shown.
+/// The number of recent events on the page.
 const EVENTS: usize = 20;
-/// Within which a device's events may have been raised together.
+/// The time within which a device's events may belong to one kernel event storm.
 const TOGETHER: Duration = Duration::from_secs(1);
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
 const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
 
-/// What the page is made of.
+/// The facts that the page shows.
 pub struct View<'a> {
     /// `None` until the first full read.
     pub snapshot: Option<&'a Snapshot>,
-    /// The recent ones, newest last.
+    /// The recent events, newest last.
     pub events: &'a [Arc<Event>],
-    /// How each source fares.
+    /// The state of each source.
     pub sources: &'a [(Source, SourceState)],
-    /// Where the metrics are.
+    /// The path of the metrics page.
     pub telemetry_path: &'a str,
     /// The host's name.
     pub host: &'a str,
-    /// What the page's address asks for.
+    /// The query of the page's address.
     pub query: Query,
-    /// The present.
+    /// The current time.
     pub now: SystemTime,
 }
 
-/// `Content-Security-Policy` of all pages: nothing from anywhere but this style, this script, and
-/// what that asks of us.
+/// The `Content-Security-Policy` of all pages. It allows only this style, this script, and the
+/// script's requests to the exporter.
 pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     let policy = format!(
@@ -82,11 +83,11 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         hash(STYLE),
         hash(SCRIPT)
     );
-    // Base64 is visible ASCII.
+    // Base64 is visible ASCII, so this cannot fail.
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// The page.
+/// Writes the status page.
 pub fn html(view: &View<'_>) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
@@ -99,7 +100,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
     let verdict = Verdict::of(view, &ranked, found.first());
     let (host, version) = (Escaped(view.host), env!("CARGO_PKG_VERSION"));
-    // No event tells of the first read.
+    // No event announces the first read, so a browser without scripts polls for it.
     let (unread, refresh) = if view.snapshot.is_none() { (" data-unread", 3) } else { ("", 30) };
     writeln!(
         page,
@@ -134,21 +135,20 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     )
 }
 
-/// A device, and what decides how far up it stands.
+/// A device, and the facts that decide its rank on the page.
 pub struct Ranked<'a> {
     device: &'a Device,
     counts: Counts,
-    /// Its past.
     history: History,
-    /// Who uses its disks without it.
+    /// Users of its disks that bypass the device.
     direct_users: &'a [DirectUse],
-    /// The live controllers of its NVMe subsystem.
+    /// The number of live controllers of its NVMe subsystem.
     live_controllers: usize,
-    /// The parts that its paths' ports on this host stand on.
+    /// The network or PCI devices that its paths' host ports belong to.
     adapters: &'a Adapters,
 }
 
-/// The devices, worst first.
+/// The adapters of the paths' host ports.
 fn rank(snapshot: &Snapshot) -> Vec<Ranked<'_>> {
     let mut live: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
     for subsystem in &snapshot.transports.nvme_subsystems {
@@ -199,7 +199,7 @@ impl Ranked<'_> {
         }
     }
 
-    /// Its state in a few words.
+    /// The device's state in a few words.
     fn word(&self) -> String {
         match (self.counts.health(), self.severity()) {
             (Health::WithoutValidPaths, _) => "no valid path".to_owned(),
@@ -228,27 +228,27 @@ impl Ranked<'_> {
         self.history.missing_paths > 0
     }
 
-    /// Who uses it reads and writes another LUN through one of its paths.
+    /// I/O through one of its paths reaches another LUN.
     fn leads_elsewhere(&self) -> bool {
         self.device.mismatches.wwid > 0
     }
 
-    /// One pair of ports leads to several LUN numbers in it.
+    /// One pair of ports leads to several LUN numbers of this device.
     fn holds_two_luns(&self) -> bool {
         self.device.lun_conflicts > 0
     }
 
-    /// Who uses it may destroy data.
+    /// Its users may destroy data.
     fn is_dangerous(&self) -> bool {
         self.leads_elsewhere() || self.holds_two_luns()
     }
 
-    /// I/O that is sent to it does not complete.
+    /// I/O to the device does not complete.
     fn hangs(&self) -> bool {
         self.device.is_blocked() || self.device.is_stalled()
     }
 
-    /// I/O that is sent to some of its paths does not complete.
+    /// I/O to some of its paths does not complete.
     fn hangs_in_part(&self) -> bool {
         self.device.blocked_paths > 0 || self.device.swallowing_paths().next().is_some()
     }
@@ -262,12 +262,12 @@ impl Ranked<'_> {
         self.device.paths.iter().any(|path| path.marginal == Some(true))
     }
 
-    /// Disks that should be paths of it are none.
+    /// Disks that should be paths of the device are not.
     fn has_strays(&self) -> bool {
         !self.device.stray_paths.is_empty()
     }
 
-    /// Nothing uses it. One of which that is unknown counts as used.
+    /// Nothing uses the device. If that is unknown, it counts as used.
     fn is_unused(&self) -> bool {
         self.device.in_use == Some(false)
     }
@@ -277,11 +277,11 @@ impl Ranked<'_> {
     }
 }
 
-/// What a tired person needs to know.
+/// The first sentence of the page, and the sentences below it.
 struct Verdict {
     severity: Severity,
     sentence: String,
-    /// In HTML.
+    /// Sentences in HTML.
     more: Vec<String>,
 }
 
@@ -323,7 +323,7 @@ impl Verdict {
             (Some(_), _) if severity > Severity::Note => {
                 (severity, format!("No path of {all_devices} has failed, but not all is well"))
             }
-            // Whether there are all that there should be only the configuration could say.
+            // Only the configuration could tell if all expected devices are present.
             (Some(_), _) => (Severity::Well, format!("All paths of {all_devices} work")),
         };
         let mut more = Vec::new();
@@ -355,8 +355,8 @@ impl Verdict {
     }
 }
 
-/// The one port that failed paths have in common, in HTML: most often it is what broke. Says nothing where one path failed,
-/// or where there is one port only.
+/// The one port that the failed paths have in common, in HTML. That port is usually the broken
+/// part. `None` if only one path failed, or if there is only one port.
 fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<String> {
     type Port = fn(&Path) -> &str;
     let sides: [(Port, &str, &str); 2] = [
@@ -386,9 +386,10 @@ fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<Stri
     })
 }
 
-/// The recent events that are shown. Of those of a device that the kernel raised together the last may come first, and
-/// other devices' may come between them: here each device's are in the order in which they happened, so that the newest
-/// says how many paths are left.
+/// The recent events to show, newest first. If the kernel raises several events of a device
+/// together, the last may arrive first, and events of other devices may be between them. This
+/// restores the order for each device, so that the newest one has the current number of valid
+/// paths.
 fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
     let noticed: Vec<&Event> = events.iter().rev().map(|event| &**event).collect();
     let mut of_devices: Vec<usize> = (0..noticed.len()).collect();
@@ -410,7 +411,7 @@ fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
     happened
 }
 
-/// What happened last, and the way to the rest, which comes after all devices.
+/// The last event, and a link to the others, which follow after the devices.
 fn newest(page: &mut String, events: &[&Event], now: SystemTime) -> fmt::Result {
     page.push_str("<p id=\"newest\" data-live>");
     if let Some(event) = events.first() {

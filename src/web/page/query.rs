@@ -1,4 +1,4 @@
-//! What the page's address asks for. Anybody can write an address: what makes no sense in it asks for nothing.
+//! The query of the page's address. Anybody can write an address, so invalid parts are ignored.
 
 use std::fmt::{self, Display};
 
@@ -12,14 +12,14 @@ const LONGEST_FILTER: usize = 256;
 /// `?q=FILTER&page=NUMBER`
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// What names and WWIDs must contain; empty for all devices.
+    /// The text that names and WWIDs must contain. Empty selects all devices.
     pub filter: String,
-    /// Which page of the devices, from 1.
+    /// The page of the list of devices, from 1.
     pub page: usize,
 }
 
 impl Query {
-    /// The query of an address, without its question mark.
+    /// Parses the query of an address, without its question mark.
     pub fn parse(query: &str) -> Self {
         let value = |name| parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value);
         let filter = value("q").unwrap_or_default();
@@ -27,7 +27,8 @@ impl Query {
         Query { filter: filter.trim().chars().take(LONGEST_FILTER).collect(), page: page.max(1) }
     }
 
-    /// Whether it asks for this device. Upper and lower case are the same: a WWID is read out on the phone.
+    /// Returns true if the filter selects this device. Ignores case, because a WWID may be dictated
+    /// over the phone.
     pub fn selects(&self, device: &Device) -> bool {
         let filter = self.filter.to_lowercase();
         let names = [&device.name, &device.wwid, &device.sysfs_name];
@@ -35,7 +36,7 @@ impl Query {
     }
 }
 
-/// As the address has it, with its question mark.
+/// The query as part of an address, with its question mark.
 impl Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("?q=")?;

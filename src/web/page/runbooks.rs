@@ -1,23 +1,23 @@
-//! The runbooks at `/runbooks/`: storage networks often have no way to the internet. The build makes
-//! them of `alerts/runbooks/*.md`, so that a file that is added there is served.
+//! The runbooks at `/runbooks/`: storage networks often have no internet access. The build converts
+//! `alerts/runbooks/*.md`, so a file that is added there is served.
 
 use super::escape::Escaped;
 use super::words::Severity;
 use super::{META, STYLE};
 
-/// Each by the name of its alert, in HTML, in the order of the names. The index has no name and is
+/// The runbooks in HTML, sorted by the names of their alerts. The index has an empty name and comes
 /// first.
 static RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
 
-/// Where they are. Their names follow.
+/// The path of the index. A runbook's path is this and its name.
 pub const PLACE: &str = "/runbooks/";
 
-/// Where the runbook of this alert is.
+/// The path of this alert's runbook.
 pub fn address(alert: &str) -> String {
     format!("{PLACE}{alert}")
 }
 
-/// The page of the runbook of this alert, or of all of them where there is no name.
+/// The page of this alert's runbook. An empty name gives the index.
 pub fn html(alert: &str, host: &str) -> Option<String> {
     let at = RUNBOOKS.binary_search_by_key(&alert, |(name, _)| name).ok()?;
     let (name, text) = RUNBOOKS[at];

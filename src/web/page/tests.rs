@@ -18,7 +18,7 @@ fn device(name: &str, paths: Vec<Path>) -> Device {
     Device { wwid: format!("3600{name}").into(), name: name.into(), paths, ..sample::device() }
 }
 
-/// Devices with paths in these states, by ports `h0`, `h1`, … of the host.
+/// Devices with paths in these states. The paths use the host ports `h0`, `h1`, ….
 fn host(devices: &[(&str, &[PathState])]) -> Snapshot {
     let device = |&(name, states): &(&str, &[PathState])| {
         let paths = states.iter().enumerate();
@@ -49,7 +49,7 @@ fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
     rest.split_once(end).unwrap_or_else(|| panic!("no {end} after {start}")).0
 }
 
-/// The first sentence, and what follows it.
+/// The first sentence and the sentences below it, as plain text.
 fn verdict(snapshot: &Snapshot) -> String {
     let page = page(snapshot);
     let text = between(&page, "<section id=\"verdict\"", "</section>").split_once('>').unwrap().1.to_owned();
@@ -65,7 +65,7 @@ fn verdict(snapshot: &Snapshot) -> String {
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// How a source fares that fails and of which this part has not answered since the start.
+/// A failing source, of which `part` has not been read since the start.
 fn silent(part: Part) -> SourceState {
     SourceState { up: Some(false), unanswered: vec![part], ..SourceState::default() }
 }
@@ -190,7 +190,7 @@ fn a_large_host_is_turned_over_and_filtered() {
     let tenth = of("q=M01");
     assert_eq!(shown(&tenth), 10);
     assert!(tenth.contains("10 of 120 devices with “M01” in the name or WWID"));
-    // What the host suffers from is said whatever is filtered.
+    // The filter does not change the sentence about the host.
     assert!(of("q=nothing").contains("120 of 120 devices have failed paths"));
     assert!(of("q=%3Cb%3E%22").contains("value=\"&lt;b&gt;&quot;\""));
 }
@@ -208,7 +208,7 @@ fn nvme_subsystem((target, unreachable_namespaces): (&str, Option<usize>)) -> Nv
     NvmeSubsystem { target: target.into(), unreachable_namespaces, ..NvmeSubsystem::default() }
 }
 
-/// An array may show a namespace through some of its controllers only.
+/// An array may export a namespace through only some of its controllers.
 #[test]
 fn a_namespace_says_over_how_many_of_the_live_controllers_it_has_paths() {
     let said = |live_controllers, paths: &[&str], name: &str| {
@@ -229,7 +229,7 @@ fn a_namespace_says_over_how_many_of_the_live_controllers_it_has_paths() {
     assert_eq!(said(1, &["live"], "nvme0n1"), None);
     assert_eq!(said(1, &["live", "connecting"], "nvme0n1"), None);
     assert_eq!(said(2, &["live"], "nvme1n1"), None);
-    // Its head lost all paths, and stays.
+    // The namespace head stays after it has lost all paths.
     assert_eq!(said(1, &[], "nvme0n1").as_deref(), Some("0 of the subsystem’s 1 live controller"));
 }
 
@@ -304,7 +304,7 @@ fn io_that_does_not_get_through_is_said_first() {
     assert_eq!(verdict(&stalled), "✕ I/O of 1 device stands still, programs hang 1 has failed paths.");
     let text = page(&stalled);
     assert!(text.contains("(for 60 s)") && text.contains("no I/O has completed for 60 s"), "{text}");
-    // A device that nothing uses has no valid path, which is no matter of life and death.
+    // The other device has no valid path, but nothing uses it.
     let unused = [("a", &[Failed][..]), ("b", &[Valid])];
     let mut unused = edited(&unused, &|device| device.in_use = Some(false));
     Arc::make_mut(&mut unused.devices[1]).blocked_paths = 1;
@@ -313,7 +313,7 @@ fn io_that_does_not_get_through_is_said_first() {
         "{}",
         verdict(&unused)
     );
-    // Some of its paths.
+    // Only some of the device's paths are blocked.
     let one = [("a", &[Valid, Valid][..])];
     let not_well = "! No path of the one device has failed, but not all is well";
     let in_part = edited(&one, &|device| device.blocked_paths = 1);
@@ -324,7 +324,7 @@ fn io_that_does_not_get_through_is_said_first() {
     let text = page(&swallows);
     assert!(text.contains("I/O stands still on 1 path, while that of the device flows: sd1 of "), "{text}");
     assert!(text.contains("no I/O has completed here for 2 min"), "{text}");
-    // Slow I/O.
+    // The I/O is slow, not stalled.
     let slow = edited(&one, &|device| (device.stalled, device.paths[1].stalled) = (seconds(59), seconds(59)));
     assert_eq!(verdict(&slow), "✓ All paths of the one device work");
     assert!(!page(&slow).contains("completed"));
@@ -498,7 +498,7 @@ fn what_may_be_of_yesterday_is_not_called_well() {
     let not_permitted = || SourceState { not_permitted: true, ..failed() };
     for (daemon, unread, words) in [
         (up.clone(), &[][..], well),
-        // As without privileges.
+        // The exporter runs without privileges.
         (up.clone(), &[(Source::Dm, not_permitted()), (Source::Uevent, failed())], well),
         (up.clone(), &[(Source::Dm, failed())], not_well),
         (up, &[(Source::Sysfs, failed())], not_well),
@@ -533,7 +533,7 @@ fn what_no_source_has_told_is_unknown_and_not_well() {
         let no_device = format!("No multipath device is known before a first answer of {}<", source.name());
         assert!(said(&nothing).contains(&no_device), "{}", said(&nothing));
     }
-    // It may not be asked, so nobody waits for its answer.
+    // Device mapper is not permitted, so the page does not wait for it.
     let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(Part::DeviceMapper) })];
     let page = html(&View { sources: &sources, ..view(&nothing) });
     assert!(page.contains("There is no multipath device on this host") && !page.contains("since the start"), "{page}");
@@ -573,7 +573,7 @@ fn events_and_sources_are_told_with_their_age() {
 #[test]
 fn the_newest_event_is_told_before_the_devices() {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-    // As the kernel raises them: the last of those that come together comes first.
+    // The kernel's order: the last event of a group comes first.
     let failed = |name: &str, at: u64, dm_seqnum, path: &str, valid_paths| {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
         let path = Some(path.into());
@@ -610,7 +610,8 @@ fn the_newest_event_is_told_before_the_devices() {
          <a href=\"#events\">Recent events</a>"
     );
     assert_eq!(paths, ["sdc", "sdb", "sda", "sdo"]);
-    // A map that was made again counts anew, other maps count for themselves, and readings have no number.
+    // Numbers start again for a map that was created again, each map has its own, and re-reads have
+    // none.
     let apart = [
         failed("m", 90_000, Some(6), "sda", 3),
         failed("m", 91_000, Some(1), "sdb", 3),
@@ -618,7 +619,8 @@ fn the_newest_event_is_told_before_the_devices() {
         failed("m", 91_002, None, "sdd", 2),
     ];
     assert_eq!(told(&apart).1, ["sdd", "sdc", "sdb", "sda"]);
-    // As when a switch dies: more than are shown, of two devices in turns, the last of each first.
+    // A switch fails: more events than are shown, of two devices alternately, the last of each
+    // first.
     let many: Vec<_> = (1..=15)
         .rev()
         .flat_map(|dm_seqnum| {

@@ -1,25 +1,25 @@
-//! How the page says things.
+//! Formats of states, counts, durations and sizes.
 
 use std::fmt::{self, Display};
 use std::time::{Duration, SystemTime};
 
 use crate::topology::{PathState, Transport};
 
-/// How bad something is. Never told by colour alone.
+/// The severity of a finding. The page never shows it by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// All is well.
+    /// No problem.
     Well,
-    /// Nothing to be done, or nothing known.
+    /// Nothing needs to be done, or the state is unknown.
     Note,
-    /// Something broke, and the storage still works.
+    /// Something is broken, but the storage works.
     Warning,
-    /// The storage is gone, or about to be.
+    /// The storage is lost, or about to be.
     Critical,
 }
 
 impl Severity {
-    /// Its class in the style sheet.
+    /// The class in the style sheet.
     pub fn class(self) -> &'static str {
         match self {
             Severity::Well => "well",
@@ -29,7 +29,7 @@ impl Severity {
         }
     }
 
-    /// A sign before the words.
+    /// The sign before the words.
     pub fn mark(self) -> char {
         match self {
             Severity::Well => '✓',
@@ -40,7 +40,7 @@ impl Severity {
     }
 }
 
-/// So many of something.
+/// A number with a noun in singular or plural.
 pub struct Count(pub usize, pub &'static str);
 
 impl Display for Count {
@@ -65,7 +65,6 @@ pub fn it(number: usize) -> &'static str {
     if number == 1 { "it" } else { "them" }
 }
 
-/// The word for a path's state.
 pub fn state_word(state: PathState) -> &'static str {
     match state {
         PathState::Valid => "valid",
@@ -74,7 +73,7 @@ pub fn state_word(state: PathState) -> &'static str {
     }
 }
 
-/// What a path's group is called.
+/// The word for a path's group.
 pub fn group_word(transport: Transport) -> &'static str {
     match transport {
         Transport::NvmeTcp | Transport::NvmeFc | Transport::NvmeRdma | Transport::NvmePcie => "ANA group",
@@ -82,7 +81,7 @@ pub fn group_word(transport: Transport) -> &'static str {
     }
 }
 
-/// A while, as a person says it.
+/// A duration in one unit.
 pub struct While(pub Duration);
 
 impl Display for While {
@@ -96,18 +95,18 @@ impl Display for While {
     }
 }
 
-/// How long ago that was.
+/// The time since an event: the event's time, then the current time.
 pub struct Ago(pub SystemTime, pub SystemTime);
 
 impl Display for Ago {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ago(time, now) = *self;
-        // Clocks are set back now and then.
+        // The clock may have been set back.
         write!(f, "{} ago", While(now.duration_since(time).unwrap_or_default()))
     }
 }
 
-/// A size as the storage's own tools print it.
+/// A size in binary units, as multipath-tools prints it.
 pub struct Size(pub u64);
 
 impl Display for Size {

@@ -1,4 +1,4 @@
-//! Trouble with sessions, controllers, ports and bonds.
+//! Problems of sessions, controllers, ports and bonds.
 
 use super::Found;
 use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Snapshot};
@@ -7,7 +7,7 @@ use crate::web::page::words::Count;
 use crate::web::page::words::Severity::{Critical, Note, Warning};
 use crate::web::page::words::{are, have};
 
-/// Adds what is wrong with what the paths go over.
+/// Adds the problems of the transports.
 pub fn find(snapshot: &Snapshot, found: &mut Found) {
     let bond = |is_meant: fn(usize, usize) -> bool| {
         let bonds = snapshot.iscsi_bonds.iter().filter(|bond| bond.is_watched).map(|bond| (&bond.name, &bond.networks));
@@ -65,7 +65,7 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
     found.add(Warning, "MultipathFcHostPortDown", hosts.collect(), |number| {
         format!("{} of this host {} down", Count(number, "Fibre Channel port"), are(number))
     });
-    // One that was never cabled is down for good, and nobody misses it.
+    // A port that was never cabled is always down. It is not a problem.
     let unused = transports.fc_host_ports.iter().filter(|port| !port.is_up() && !port.port_name.is_empty());
     let unused = unused.filter(|port| !snapshot.remembered.fc_host_ports.contains(&port.port_name));
     found.add(Note, "MultipathFcHostPortDown", unused.map(|port| named(port)).collect(), |number| {
