@@ -49,7 +49,7 @@ const SENTENCES = {
   healthy: "✓ All paths of 6 devices work",
   degraded: "! 2 of 6 devices have failed paths",
   dead: "✕ 1 of 6 devices has no valid path",
-  none: "i There is no multipath device on this host",
+  none: "i This host has no multipath device",
 };
 
 for (const [name, made] of Object.entries(HOSTS)) {
@@ -100,7 +100,7 @@ test("a path fails, and the open page shows it without a reload", () => {
     });
 });
 
-const UNREAD = "i The first full read is under way";
+const UNREAD = "i The first full read is in progress";
 
 test("opened before the first full read, it soon shows it", () =>
   onUnread({ devices: 2 }, async (exporter, speak) => {
@@ -207,7 +207,7 @@ test("tabs that nobody sees take no connection", () => {
     failed = true;
     exporter.reread();
     await hide(page, false);
-    await awaitText(page, "h1", /^! The one device has failed paths/);
+    await awaitText(page, "h1", /^! The only device has failed paths/);
     await awaitText(page, "#events", /sda failed/);
     failed = false;
     exporter.reread();
@@ -311,7 +311,7 @@ test("before the first read it asks often, and not while nobody sees it", () =>
     assert.deepEqual(asked, []);
     speak();
     await hide(page, false);
-    await awaitText(page, "h1", "✓ All paths of the one device work");
+    await awaitText(page, "h1", "✓ All paths of the only device work");
     await page.close();
   }));
 
@@ -324,7 +324,7 @@ test("where there is no room for its stream it reads now and then", () =>
       assert.equal(answer.status, 200);
     }
     const page = await open(browser, exporter.url);
-    await awaitText(page, "#live", "Read again every 30 seconds");
+    await awaitText(page, "#live", "Updated every 30 seconds");
     // It asks again later and later, and not while nobody sees it.
     const asked = await page.evaluate(async () => {
       const waits = [];
@@ -456,7 +456,7 @@ test("1,000 devices of 8 paths stay usable", async t => {
     t.diagnostic(`${(await page.content()).length} characters, there after ${Math.round(performance.now() - asked)} ms`);
     assert.equal(await text(page, "h1"), "! 10 of 1000 devices have failed paths");
     assert.equal(await text(page, "#verdict p"),
-      "All paths of 990 others work. All 40 failed paths leave this host by 0x10000090fa000005.");
+      "All paths of 990 other devices work. All 40 failed paths leave this host through 0x10000090fa000005.");
     assert.equal(await page.$$eval("details", folds => folds.length), 50);
     assert.equal(await page.$$eval("details[open]", folds => folds.length), 10);
     await assertFits(page, "1,000 devices");

@@ -52,7 +52,7 @@ async function look(page, stage, t) {
 
   await after(`offline ${path}`, "! 1 of 2 devices has failed paths", "1-path-failed");
   assert.match(await page.title(), /^1 of 2 devices has failed paths – /);
-  assert.equal(await text(page, "#verdict p"), "All paths of 1 other work.");
+  assert.equal(await text(page, "#verdict p"), "All paths of 1 other device work.");
   assert.equal(await page.$eval("details", fold => fold.open && fold.dataset.device), device.wwid, "the worst comes first");
   assert.equal(await text(page, `${at} .badge`), "! 1 path failed");
   assert.deepEqual(await page.$$eval("svg .failed:has(.cross) .name", all => all.map(name => name.textContent)), [path]);
@@ -64,13 +64,13 @@ async function look(page, stage, t) {
   await awaitText(page, "#events", new RegExp(`${device.name}: ✓ path ${path} is back, 4 valid paths`));
 
   await after("cut storage1", "! 2 of 2 devices have failed paths", "3-network-lost");
-  await awaitText(page, "#verdict p", "All 4 failed paths leave this host by storage1: no path through it is left.");
+  await awaitText(page, "#verdict p", "All 4 failed paths leave this host through storage1: no path through it is left.");
   assert.equal(await crosses(), 4);
 
   await after("cut storage2", "✕ 2 of 2 devices have no valid path", "4-no-valid-path");
   assert.equal(await crosses(), 8);
   await awaitText(page, "#wrong", new RegExp(
-    `I/O to 2 devices waits for a path, programs hang: ${device.name}, ${other.name}. What to do`));
+    `I/O to 2 devices waits for a valid path: programs hang: ${device.name}, ${other.name}. What to do`));
   // In whatever order the kernel raised the events.
   await awaitText(page, "#newest", /^Last event .*: ✕ path \w+ failed, no valid path left\. Recent events$/);
   await assertAccessible(page, "no valid path");

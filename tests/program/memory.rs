@@ -173,7 +173,7 @@ fn trouble_and_recovery_outlive_a_restart() {
     let events = exporter.get("/api/v1/events").json();
     let [event] = &events["events"].as_array().unwrap()[..] else { panic!("{events}") };
     assert_eq!((&event["type"], &event["wwid"], &event["name"]), (&"recovered".into(), &Value::Null, &Value::Null));
-    assert!(exporter.get("/").text().contains("All well again since "));
+    assert!(exporter.get("/").text().contains("Recovered at "));
     stop(exporter);
 
     let exporter = remembering.exporter();
@@ -201,7 +201,7 @@ fn a_lost_device_stays_lost() {
     exporter.await_log(&["device lost", "level=warn", FIRST, "reason=in_use"]);
     let document = exporter.get("/api/v1/devices").json();
     assert_eq!(document["lost_devices"][0]["wwid"], FIRST);
-    assert!(exporter.get("/").text().contains("1 device went while it was in use"));
+    assert!(exporter.get("/").text().contains("1 device was lost while in use"));
     // The exporter writes a loss immediately.
     eventually("the loss is on disk", || {
         remembering.image().filter(|image| !image["devices"][FIRST]["loss"].is_null())

@@ -379,7 +379,7 @@ fn without_sysfs_from_the_start_nothing_is_claimed_though_multipathd_answers() {
         assert!(answer.text().starts_with(&reason), "{}", answer.text());
     }
     let page = exporter.get("/");
-    assert!(page.text().contains("<title>Nothing is shown before a first answer of sysfs"), "{}", page.text());
+    assert!(page.text().contains("<title>No data yet: waiting for the first reading of sysfs"), "{}", page.text());
 
     // The exporter serves a page as soon as it can read the directory. It warns of a path that has
     // already failed, and counts no event.

@@ -125,9 +125,10 @@ fn before_the_first_read_it_says_so() {
     host.multipathd.daemon(super::harness::Reply::Hold);
     let exporter = host.unready_exporter(&[]);
     let page = exporter.get("/");
-    for words in
-        ["<title>The first full read is under way", "<noscript><meta http-equiv=\"refresh\" content=\"3\"></noscript>"]
-    {
+    for words in [
+        "<title>The first full read is in progress",
+        "<noscript><meta http-equiv=\"refresh\" content=\"3\"></noscript>",
+    ] {
         assert!(page.text().contains(words), "no {words} in {}", page.text());
     }
 }

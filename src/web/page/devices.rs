@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use super::escape::{Escaped, Names};
 use super::query::Query;
-use super::words::{Count, Severity, Size, While, are, state_word};
+use super::words::{Count, Severity, Size, While, state_word};
 use super::{Ranked, broken_port, diagram};
 use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, fabric_of, luns};
 
@@ -50,11 +50,11 @@ fn turn_pages(page: &mut String, query: &Query, number: usize, pages: usize) -> 
     let to = |number| Query { filter: query.filter.clone(), page: number }.to_string().replace('&', "&amp;");
     page.push_str("<nav aria-label=\"Pages of devices\">");
     if number > 1 {
-        write!(page, "<a rel=\"prev\" href=\"/{}\">Worse</a> ", to(number - 1))?;
+        write!(page, "<a rel=\"prev\" href=\"/{}\">Previous page</a> ", to(number - 1))?;
     }
     write!(page, "<span>Page {number} of {pages}</span>")?;
     if number < pages {
-        write!(page, " <a rel=\"next\" href=\"/{}\">More devices</a>", to(number + 1))?;
+        write!(page, " <a rel=\"next\" href=\"/{}\">Next page</a>", to(number + 1))?;
     }
     page.push_str("</nav>\n");
     Ok(())
@@ -104,7 +104,7 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
         fact(&Escaped(&device.sysfs_name))?;
     }
     if device.root {
-        fact(&"the root file system stands on it")?;
+        fact(&"holds the root file system")?;
     }
     match device.open_count {
         Some(0) => fact(&"nothing holds it open")?,
@@ -112,8 +112,8 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
         None => {}
     }
     match device.queueing {
-        Some(true) => fact(&"without a valid path I/O waits")?,
-        Some(false) => fact(&"without a valid path I/O fails")?,
+        Some(true) => fact(&"I/O waits if no path is valid")?,
+        Some(false) => fact(&"I/O fails if no path is valid")?,
         None => {}
     }
     if device.suspended == Some(true) {
@@ -139,14 +139,14 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     let live = device.paths.iter().filter(|path| path.device_state.as_deref() == Some(NvmeController::LIVE)).count();
     if live < one.live_controllers {
         let all = Count(one.live_controllers, "live controller");
-        fact(&format_args!("paths over {live} of the subsystem’s {all}"))?;
+        fact(&format_args!("paths through {live} of the subsystem’s {all}"))?;
     }
     let mismatches = device.mismatches;
     for (number, what) in [
-        (mismatches.wwid, "of another LUN"),
-        (mismatches.size, "of another size"),
-        (mismatches.read_only, "of other write protection"),
-        (mismatches.lun, "of another LUN number"),
+        (mismatches.wwid, "to another LUN"),
+        (mismatches.size, "with another size"),
+        (mismatches.read_only, "with different write protection"),
+        (mismatches.lun, "with another LUN number"),
     ] {
         if number > 0 {
             fact(&format_args!("{} {what}", Count(number, "path")))?;
@@ -160,7 +160,7 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     if !device.stray_paths.is_empty() {
         let strays = &device.stray_paths;
-        fact(&format_args!("beside it {}, which {} no path of it", Names(strays), are(strays.len())))?;
+        fact(&format_args!("{}: {}", if strays.len() == 1 { "stray path" } else { "stray paths" }, Names(strays)))?;
     }
     page.push_str("</p>\n");
     Ok(())

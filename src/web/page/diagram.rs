@@ -70,12 +70,12 @@ fn rows(paths: &[&Path]) -> u32 {
 
 /// Writes a description for readers who do not see the drawing. The table has the rest.
 fn describe(page: &mut String, device: &Device) -> fmt::Result {
-    write!(page, "Paths of {}, drawn.", Escaped(&device.name))?;
+    write!(page, "Drawing of the paths of {}.", Escaped(&device.name))?;
     for path in device.paths.iter().filter(|path| path.state == PathState::Failed) {
         let (from, to) = (known(&path.ports.initiator_port), known(&path.ports.target_port));
-        write!(page, " Broken: {}, from {} to {}.", Escaped(&path.name), Escaped(from), Escaped(to))?;
+        write!(page, " Failed: {}, from {} to {}.", Escaped(&path.name), Escaped(from), Escaped(to))?;
     }
-    page.push_str(" The table has all of them.");
+    page.push_str(" The table lists all paths.");
     Ok(())
 }
 
@@ -119,5 +119,5 @@ fn hidden(text: &str) -> impl fmt::Display {
 }
 
 fn known(port: &str) -> &str {
-    if port.is_empty() { "not known" } else { port }
+    if port.is_empty() { "unknown" } else { port }
 }

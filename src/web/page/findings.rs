@@ -59,7 +59,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
 
     let used = |one: &Ranked<'_>| dead(one) && !one.is_unused();
     found.add(Critical, "MultipathQueueingWithoutPaths", with(&|one| used(one) && queueing(one)), |number| {
-        format!("I/O to {} waits for a path, programs hang", devices(number))
+        format!("I/O to {} waits for a valid path: programs hang", devices(number))
     });
     found.add(Critical, "MultipathNoValidPaths", with(&|one| used(one) && failing(one)), |number| {
         format!("{} {} no valid path: I/O fails", devices(number), have(number))
@@ -77,15 +77,15 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         format!("One pair of ports has two LUNs in {}: stop using {}, data is at risk", devices(number), it(number))
     });
     found.add(Critical, "MultipathAllPathsBlocked", with(&|one| one.device.is_blocked()), |number| {
-        format!("All valid paths of {} are blocked: nothing gets through", devices(number))
+        format!("All valid paths of {} are blocked: no I/O completes", devices(number))
     });
     let stalled = ranked.iter().filter(|one| one.device.is_stalled());
     let stalled = stalled.map(|one| format!("{}{}", link(one.device), still(one.device.stalled)));
     found.add(Critical, "MultipathIoStalled", stalled.collect(), |number| {
-        format!("I/O of {} stands still, programs hang", devices(number))
+        format!("I/O of {} is stalled: programs hang", devices(number))
     });
     found.add(Critical, "MultipathDeviceInUseLost", lost(snapshot, LossReason::InUse), |number| {
-        format!("{} went while {} in use", devices(number), if number == 1 { "it was" } else { "they were" })
+        format!("{} {} lost while in use", devices(number), if number == 1 { "was" } else { "were" })
     });
     found.add(Warning, "MultipathDeviceLost", lost(snapshot, LossReason::NotBackAfterBoot), |number| {
         format!("{} did not come back after the boot", devices(number))
@@ -105,13 +105,13 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     });
     let in_part = |one: &Ranked<'_>| one.device.blocked_paths > 0 && !one.device.is_blocked();
     found.add(Warning, "MultipathAllPathsBlocked", with(&in_part), |number| {
-        format!("{} {} blocked paths: I/O that was sent there waits", devices(number), have(number))
+        format!("{} {} blocked paths: I/O on them waits", devices(number), have(number))
     });
     let swallowing = ranked.iter().flat_map(|one| one.device.swallowing_paths().map(move |path| (one, path)));
     let swallowing =
         swallowing.map(|(one, path)| format!("{} of {}{}", Escaped(&path.name), link(one.device), still(path.stalled)));
     found.add(Warning, "MultipathIoStalled", swallowing.collect(), |number| {
-        format!("I/O stands still on {}, while that of the device flows", Count(number, "path"))
+        format!("I/O is stalled on {}, but flows on other paths of the device", Count(number, "path"))
     });
     found.add(Warning, "MultipathDeviceSuspended", with(&|one| one.device.suspended == Some(true)), |number| {
         format!("{} {} suspended: I/O waits", devices(number), are(number))
@@ -128,22 +128,22 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     let strays = ranked.iter().filter(|one| one.has_strays());
     let strays = strays.map(|one| format!("{} ({})", link(one.device), Names(&one.device.stray_paths)));
     found.add(Warning, "MultipathStrayPath", strays.collect(), |number| {
-        format!("A disk has the name and size of {} and is no path of {}", devices(number), it(number))
+        format!("A disk has the WWID and size of {} and is not a path of {}", devices(number), it(number))
     });
     let unassembled = |is_held: bool| snapshot.unassembled.iter().filter(move |disk| disk.held_by.is_some() == is_held);
     let disks = unassembled(false).map(|disk| format!("{} ({})", Escaped(&disk.wwid), Names(&disk.paths)));
     found.add(Warning, "MultipathNotAssembled", disks.collect(), |number| {
-        format!("No multipath device holds {} that should be in one", Count(number, "disk"))
+        format!("{} {} not in a multipath device, but should be", Count(number, "disk"), are(number))
     });
     let disks = unassembled(true).filter_map(|disk| {
         let (wwid, holder) = (Escaped(&disk.wwid), Escaped(disk.held_by.as_ref()?));
         Some(format!("{wwid} ({}, {holder})", Names(&disk.paths)))
     });
     found.add(Note, "MultipathNotAssembled", disks.collect(), |number| {
-        format!("Another driver, not multipath, holds {}", Count(number, "disk"))
+        format!("A driver other than multipath holds {}", Count(number, "disk"))
     });
     found.add(Warning, "MultipathSizeMismatch", with(&|one| one.device.mismatches.size > 0), |number| {
-        format!("Paths of {} give another size", devices(number))
+        format!("Paths of {} report different sizes", devices(number))
     });
     found.add(Warning, "MultipathReadOnlyMismatch", with(&|one| one.device.mismatches.read_only > 0), |number| {
         format!("Paths of {} differ in write protection", devices(number))
@@ -152,22 +152,22 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         format!("Paths of {} to one target have different LUN numbers", devices(number))
     });
     found.add(Warning, "MultipathPathMarginal", with(&|one| one.is_marginal()), |number| {
-        format!("{} {} a path that multipathd does not trust", devices(number), have(number))
+        format!("{} {} a marginal path", devices(number), have(number))
     });
     let in_part = view.sources.iter().filter(|(_, state)| state.up == Some(true) && state.error.is_some());
     let in_part = in_part.map(|(source, _)| source.as_str().to_owned()).collect();
     found.add(Warning, "MultipathExporterErrors", in_part, |_| {
-        "Not all could be read, and what could not is shown as last read".to_owned()
+        "Some objects could not be read and are shown as last read".to_owned()
     });
     for (source, state) in unknown_sources(view.sources) {
         for part in &state.unanswered {
             let unknown = match part {
-                Part::DeviceMapper => "Path states are not the kernel’s",
+                Part::DeviceMapper => "Path states do not come from the kernel",
                 Part::Block => "States, sizes and identities of disks are unknown",
                 Part::Transports => "Native NVMe devices, sessions and ports are unknown",
                 Part::Multipathd | Part::Uevent => continue,
             };
-            let why = vec![format!("{} has not answered since the start", source.name())];
+            let why = vec![format!("{} could not be read since the start", source.name())];
             found.add(Warning, "MultipathExporterStale", why, |_| unknown.to_owned());
         }
     }
@@ -183,14 +183,16 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         severity,
         "MultipathExporterStale",
         unread.iter().map(|source| source.as_str().to_owned()).collect(),
-        |_| "The exporter cannot read every source".to_owned(),
+        |_| "Some sources cannot be read".to_owned(),
     );
     if view.sources.iter().any(|(_, state)| state.not_permitted) {
         // multipathd mostly agrees with the kernel. The SCSI layer often reports a failed path as
         // running.
         let severity = if matches!(snapshot.daemon, Daemon::Up(_)) { Note } else { Warning };
-        let instead = vec![format!("path states are {}", stand_in(Some(&snapshot.daemon)))];
-        found.add(severity, "MultipathExporterStale", instead, |_| "Device mapper is not permitted".to_owned());
+        let instead = vec![format!("path states come from {}", stand_in(Some(&snapshot.daemon)))];
+        found.add(severity, "MultipathExporterStale", instead, |_| {
+            "Access to device mapper is not permitted".to_owned()
+        });
     }
     let mut findings = found.0;
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -200,8 +202,8 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
 /// Names the source of the path states that are shown if device mapper is not permitted.
 pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
     match daemon {
-        Some(Daemon::Up(_)) => "multipathd’s, corrected by events",
-        _ => "multipathd’s last or the SCSI layer’s, corrected by events",
+        Some(Daemon::Up(_)) => "multipathd, corrected by events",
+        _ => "multipathd’s last reading or the SCSI layer, corrected by events",
     }
 }
 

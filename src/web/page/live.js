@@ -1,40 +1,43 @@
 "use strict";
-// Keeps the page up to date: fetches it again when an event comes, and now and then without one, and puts the parts that
-// change (data-live) in place of the old ones. What the reader has unfolded, focused, selected and scrolled to
-// stays. A page that nobody sees does nothing: a browser has six connections for all tabs with one exporter, and each stream takes one.
+// Keeps the page up to date. Fetches it again when an event arrives, and at intervals, and replaces
+// the parts that change (data-live). Keeps what the reader has unfolded, focused, selected and
+// scrolled to. A hidden page does nothing: a browser has six connections for all tabs with one
+// exporter, and each stream takes one.
 (() => {
   const POLL = 30000, UNREAD = 3000, SOON = 300, PAUSE = 1000, AFTERMATH = 2000, RELOAD = 60000, LONGEST = 300000;
   const status = document.getElementById("live");
   let last = new Date(), reachable = true, following = false, busy = false, again = false;
   let begun = 0, soon = 0, later = 0, events = null, failures = 0, retry = 0, held = false;
 
-  // Before the first full read, of which no event tells.
+  // True before the first full read, which no event announces.
   const isUnread = page => page.documentElement.dataset.unread !== undefined;
   let unread = isUnread(document);
 
   const tell = () => {
     const time = last.toISOString().slice(11, 19);
     const [state, words] = !reachable ? ["lost", `Not connected, last update at ${time} UTC`]
-      : following ? ["live", "Live"] : ["polling", `Read again every ${(unread ? UNREAD : POLL) / 1000} seconds`];
+      : following ? ["live", "Live"] : ["polling", `Updated every ${(unread ? UNREAD : POLL) / 1000} seconds`];
     status.dataset.state = state;
-    // Set only if it changes: each time it is read out.
+    // Screen readers announce each assignment, so this assigns only changes.
     if (status.textContent !== words) status.textContent = words;
   };
 
-  // What an element is called in the old page and in the new one.
+  // The key of an element, which is the same in the old and the new page.
   const key = element => [
     element?.closest("[data-live]")?.id, element?.tagName, element?.closest("[data-device]")?.dataset.device,
     element?.getAttribute("href"),
   ].join("\n");
   const device = name => document.querySelector(`[data-device="${CSS.escape(name)}"]`);
 
-  // Another version of the exporter: the page as a whole. Once at a time, should it come from two exporters in turns.
+  // If the exporter's version changes, the whole page is loaded again. The time limit prevents a
+  // loop if two exporters respond alternately.
   const version = page => page.documentElement.dataset.version;
   const VERSION = version(document);
   const reloaded = () =>
     performance.getEntriesByType("navigation")[0]?.type === "reload" && performance.now() < RELOAD;
 
-  // What was sent of each part and of each device: what has been made of it since, by the reader or by others, is no news.
+  // The HTML of each part and device as the exporter sent it. Comparing with this ignores changes
+  // by the reader or by browser extensions.
   const sent = new WeakMap();
   const devices = part => [...part.querySelectorAll("[data-device]")];
   const note = part => { for (const one of [part, ...devices(part)]) sent.set(one, one.outerHTML); };
@@ -47,7 +50,7 @@
   const replace = (old, fresh, put) => {
     if (selected(old)) return void (held = true);
     for (const fold of [old, ...devices(old)]) {
-      // Folded or unfolded by hand: so it stays.
+      // The reader has folded or unfolded it, so it stays as it is.
       if (fold.open === undefined || fold.open === fold.hasAttribute("data-open")) continue;
       const now = [fresh, ...devices(fresh)].find(one => one.dataset.device === fold.dataset.device);
       if (now) now.open = fold.open;
@@ -57,7 +60,7 @@
     for (const [name, left] of aside) if (left > 0 && find(name)) find(name).scrollLeft = left;
   };
 
-  // The same devices in the same order: one by one. Otherwise as a whole.
+  // Replaces devices one by one if they are in the same order, otherwise all together.
   const order = part => [...part.children].map(one => one.dataset.device ?? one.tagName).join("\n");
   const put = (old, fresh) => {
     note(fresh);
@@ -77,7 +80,7 @@
     }
   };
 
-  // The devices come with the first of them, and go with the last.
+  // Adds the section of devices with the first device, and removes it with the last.
   const appear = fresh => {
     const [old, now] = [document, fresh].map(page => page.getElementById("devices"));
     if (old && !now) old.parentElement.remove();
@@ -130,7 +133,7 @@
     }
   };
 
-  // Once for all that comes at a time, and in a storm with pauses.
+  // Fetches the page once for events that arrive together, and with pauses during a storm.
   const refreshSoon = () => {
     soon ||= setTimeout(() => {
       soon = 0;
@@ -138,7 +141,7 @@
     }, Math.max(SOON, begun + PAUSE - Date.now()));
   };
 
-  // And again when multipathd has had its say.
+  // Fetches the page a second time, after multipathd has reacted to the event.
   const news = () => {
     refreshSoon();
     clearTimeout(later);
@@ -155,7 +158,7 @@
     events.onmessage = news;
     events.onerror = () => {
       const refused = events.readyState === EventSource.CLOSED;
-      // Streams end now and then, and the browser comes back by itself: no news unless it fails to.
+      // Streams end regularly, and the browser reconnects. This is reported only if that fails.
       if (refused || failures > 0) following = false;
       failures++;
       if (!refused) return refreshSoon();
@@ -165,7 +168,7 @@
     };
   };
 
-  // The stream's beginning, or its refusal, brings what has happened meanwhile.
+  // The start of the stream, or its refusal, fetches the page with what happened in the meantime.
   const look = () => {
     clearTimeout(retry);
     events?.close();
@@ -175,7 +178,7 @@
 
   setInterval(refresh, POLL);
   setInterval(() => unread && refresh(), UNREAD);
-  // What was kept back for a selection.
+  // Updates that were held back because of a selection.
   document.addEventListener("selectionchange", () => {
     if (held && getSelection().isCollapsed) refreshSoon();
   });

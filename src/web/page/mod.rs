@@ -126,8 +126,8 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
         "<li><a href=\"{}\">Metrics</a>, for Prometheus</li>\n\
          <li><a href=\"{}\">Runbooks</a>: what each alert means, and what to do</li>\n\
          <li>JSON: <a href=\"/api/v1/devices\">all devices</a>, \
-         <a href=\"/api/v1/multipath-health\">those in trouble</a>, <a href=\"/api/v1/events\">events</a>, \
-         and <a href=\"{PROJECT}/src/web/openapi.yaml\">what they mean</a></li>\n\
+         <a href=\"/api/v1/multipath-health\">devices in trouble</a>, <a href=\"/api/v1/events\">events</a>, \
+         and <a href=\"{PROJECT}/src/web/openapi.yaml\">their description</a></li>\n\
          <li><a href=\"/-/healthy\">Healthy</a>, <a href=\"/-/ready\">ready</a></li>\n</ul>\n\
          <p>multipath_exporter {version}</p>\n</footer>\n<script>{SCRIPT}</script>\n</body>\n</html>",
         Escaped(view.telemetry_path),
@@ -206,7 +206,7 @@ impl Ranked<'_> {
             _ if self.leads_elsewhere() => "another LUN".to_owned(),
             _ if self.holds_two_luns() => "two LUNs".to_owned(),
             _ if self.device.is_blocked() => "all paths blocked".to_owned(),
-            _ if self.device.is_stalled() => "I/O stands still".to_owned(),
+            _ if self.device.is_stalled() => "I/O stalled".to_owned(),
             (Health::Degraded, _) if self.has_one_left() => "one path left".to_owned(),
             (Health::Degraded, _) => format!("{} failed", Count(self.counts.failed, "path")),
             (Health::Healthy, Severity::Well) => "healthy".to_owned(),
@@ -293,18 +293,18 @@ impl Verdict {
         let none_that_is_used_is_dead =
             ranked.iter().all(|one| one.counts.health() != Health::WithoutValidPaths || one.is_unused());
         let of_all = match all {
-            1 => "The one device".to_owned(),
+            1 => "The only device".to_owned(),
             _ => format!("{} of {all} devices", if dead > 0 { dead } else { degraded }),
         };
-        let all_devices = if all == 1 { "the one device".to_owned() } else { format!("{all} devices") };
+        let all_devices = if all == 1 { "the only device".to_owned() } else { format!("{all} devices") };
         let awaited = unknown_sources(view.sources).map(|(source, _)| source.name());
         let awaited = awaited.collect::<Vec<_>>().join(" and ");
         let severity = worst.map_or(Severity::Well, |worst| worst.severity);
         let (severity, sentence) = match (view.snapshot, worst) {
             (None, _) if !awaited.is_empty() => {
-                (Severity::Warning, format!("Nothing is shown before a first answer of {awaited}"))
+                (Severity::Warning, format!("No data yet: waiting for the first reading of {awaited}"))
             }
-            (None, _) => (Severity::Note, "The first full read is under way".to_owned()),
+            (None, _) => (Severity::Note, "The first full read is in progress".to_owned()),
             (Some(_), Some(worst)) if none_that_is_used_is_dead && severity == Severity::Critical => {
                 (severity, worst.what.clone())
             }
@@ -313,15 +313,13 @@ impl Verdict {
                 (severity, format!("{} {} lost", Count(lost, "device"), words::are(lost)))
             }
             (Some(_), _) if all == 0 && !awaited.is_empty() => {
-                (severity, format!("No multipath device is known before a first answer of {awaited}"))
+                (severity, format!("No multipath device found yet: waiting for the first reading of {awaited}"))
             }
-            (Some(_), _) if all == 0 => {
-                (severity.max(Severity::Note), "There is no multipath device on this host".to_owned())
-            }
+            (Some(_), _) if all == 0 => (severity.max(Severity::Note), "This host has no multipath device".to_owned()),
             (Some(_), _) if dead > 0 => (severity, format!("{of_all} {} no valid path", have(dead))),
             (Some(_), _) if degraded > 0 => (severity, format!("{of_all} {} failed paths", have(degraded))),
             (Some(_), _) if severity > Severity::Note => {
-                (severity, format!("No path of {all_devices} has failed, but not all is well"))
+                (severity, format!("No path of {all_devices} has failed, but there are other problems"))
             }
             // Only the configuration could tell if all expected devices are present.
             (Some(_), _) => (Severity::Well, format!("All paths of {all_devices} work")),
@@ -333,11 +331,11 @@ impl Verdict {
         }
         let well = ranked.iter().filter(|one| one.severity() == Severity::Well).count();
         if dead + degraded > 0 && well > 0 {
-            more.push(format!("All paths of {well} {} work.", if well == 1 { "other" } else { "others" }));
+            more.push(format!("All paths of {} work.", Count(well, "other device")));
         }
         let recovery = view.snapshot.and_then(|snapshot| snapshot.remembered.last_recovery);
         if let Some(recovery) = recovery.filter(|_| severity == Severity::Well) {
-            more.push(format!("All well again since {} UTC.", clock(recovery)));
+            more.push(format!("Recovered at {} UTC.", clock(recovery)));
         }
         more.extend(broken_port(ranked.iter().flat_map(|one| &one.device.paths)));
         Verdict { severity, sentence, more }
@@ -360,7 +358,7 @@ impl Verdict {
 fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<String> {
     type Port = fn(&Path) -> &str;
     let sides: [(Port, &str, &str); 2] = [
-        (|path| &path.ports.initiator_port, "leave this host by", "this host’s port"),
+        (|path| &path.ports.initiator_port, "leave this host through", "this host’s port"),
         (|path| &path.ports.target_port, "enter the storage at", "the storage’s port"),
     ];
     let failed = paths.clone().filter(|path| path.state == PathState::Failed).count();
@@ -426,7 +424,7 @@ fn newest(page: &mut String, events: &[&Event], now: SystemTime) -> fmt::Result 
 fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result {
     page.push_str("<section id=\"events\" data-live>\n<h2>Recent events</h2>\n");
     if events.is_empty() {
-        page.push_str("<p>None since the exporter was started.</p>\n</section>\n");
+        page.push_str("<p>None since the exporter started.</p>\n</section>\n");
         return Ok(());
     }
     page.push_str(
@@ -444,7 +442,7 @@ fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result 
     }
     page.push_str("</tbody>\n</table>\n");
     if view.events.len() > EVENTS {
-        writeln!(page, "<p><a href=\"/api/v1/events\">All {} that are kept</a> (JSON)</p>", view.events.len())?;
+        writeln!(page, "<p><a href=\"/api/v1/events\">All {} recorded events</a> (JSON)</p>", view.events.len())?;
     }
     page.push_str("</section>\n");
     Ok(())
@@ -463,7 +461,7 @@ fn happened(page: &mut String, event: &Event) -> fmt::Result {
         EventType::PathAdded => write!(page, "path {path} added"),
         EventType::PathRemoved => write!(page, "path {path} removed"),
         EventType::DeviceLost => write!(page, "<span class=\"failed\">✕ device lost</span>"),
-        EventType::Recovered => write!(page, "✓ all devices are well again"),
+        EventType::Recovered => write!(page, "✓ all devices have recovered"),
     }?;
     match event.valid_paths {
         Some(0) => write!(page, ", no valid path left"),
@@ -482,7 +480,7 @@ fn sources(page: &mut String, view: &View<'_>) -> fmt::Result {
         match (state.up, source, view.snapshot.map(|snapshot| &snapshot.daemon)) {
             (None, ..) => write!(page, "not read yet"),
             (Some(false), _, daemon) if state.not_permitted => {
-                write!(page, "i not permitted, so path states are {}", findings::stand_in(daemon))
+                write!(page, "i not permitted, so path states come from {}", findings::stand_in(daemon))
             }
             (Some(false), ..) => write!(page, "<span class=\"failed\">✕ cannot be read</span>"),
             (_, Source::Multipathd, Some(Daemon::Up(word))) => write!(page, "✓ {}", Escaped(word)),

@@ -88,24 +88,24 @@ fn event() -> Event {
 #[test]
 fn one_sentence_a_tired_person_understands() {
     for (devices, words) in [
-        (&[][..], "i There is no multipath device on this host"),
-        (&[("a", &[Valid, Standby][..])], "✓ All paths of the one device work"),
-        (&[("a", &[Failed])], "✕ The one device has no valid path"),
-        (&[("a", &[])], "✕ The one device has no valid path"),
-        (&[("a", &[Failed, Valid])], "! The one device has failed paths"),
+        (&[][..], "i This host has no multipath device"),
+        (&[("a", &[Valid, Standby][..])], "✓ All paths of the only device work"),
+        (&[("a", &[Failed])], "✕ The only device has no valid path"),
+        (&[("a", &[])], "✕ The only device has no valid path"),
+        (&[("a", &[Failed, Valid])], "! The only device has failed paths"),
         (&[("a", &[Valid]), ("b", &[Valid])], "✓ All paths of 2 devices work"),
         (
             &[("a", &[Valid]), ("b", &[Failed]), ("c", &[Failed, Valid])],
-            "✕ 1 of 3 devices has no valid path 1 more has failed paths. All paths of 1 other work. Both failed paths leave this host by h0.",
+            "✕ 1 of 3 devices has no valid path 1 more has failed paths. All paths of 1 other device work. Both failed paths leave this host through h0.",
         ),
         (
             &[("a", &[Failed]), ("b", &[]), ("c", &[Valid]), ("d", &[Valid])],
-            "✕ 2 of 4 devices have no valid path All paths of 2 others work.",
+            "✕ 2 of 4 devices have no valid path All paths of 2 other devices work.",
         ),
     ] {
         assert_eq!(verdict(&host(devices)), words);
     }
-    assert!(html(&View { snapshot: None, ..view(&host(&[])) }).contains("The first full read is under way"));
+    assert!(html(&View { snapshot: None, ..view(&host(&[])) }).contains("The first full read is in progress"));
 }
 
 #[test]
@@ -131,11 +131,11 @@ fn what_failed_paths_have_in_common() {
         (&[(Failed, "", "t0"), (Failed, "", "t1"), (Valid, "h0", "t2")], ""),
         (
             &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Valid, "h1", "t0")],
-            "Both failed paths leave this host by <b>h0</b>: no path through it is left.",
+            "Both failed paths leave this host through <b>h0</b>: no path through it is left.",
         ),
         (
             &[(Failed, "h0", "t0"), (Failed, "h0", "t1"), (Valid, "h0", "t1"), (Valid, "h1", "t0")],
-            "Both failed paths leave this host by <b>h0</b>.",
+            "Both failed paths leave this host through <b>h0</b>.",
         ),
         (
             &[(Failed, "h0", "<t>"), (Failed, "h1", "<t>"), (Failed, "h2", "<t>"), (Valid, "h0", "t")],
@@ -222,7 +222,7 @@ fn a_namespace_says_over_how_many_of_the_live_controllers_it_has_paths() {
         snapshot.transports = Arc::new(Transports { nvme_subsystems: vec![subsystem], ..Transports::default() });
         let page = page(&snapshot);
         let facts = between(&page, "<p class=\"facts\">", "</p>").to_owned();
-        facts.split_once("paths over ").map(|(_, words)| words.to_owned())
+        facts.split_once("paths through ").map(|(_, words)| words.to_owned())
     };
     assert_eq!(said(2, &["live"], "nvme0n1").as_deref(), Some("1 of the subsystem’s 2 live controllers"));
     assert_eq!(said(2, &["live", "live"], "nvme0n1"), None);
@@ -240,12 +240,12 @@ fn the_worst_of_all_is_said_first() {
     assert_eq!(verdict(&snapshot), "✕ Another LUN is behind a path of 1 device: stop using it 1 has failed paths.");
     let mut snapshot = host(&[("a", &[Failed])]);
     Arc::make_mut(&mut snapshot.devices[0]).in_use = Some(false);
-    assert_eq!(verdict(&snapshot), "! The one device has no valid path");
+    assert_eq!(verdict(&snapshot), "! The only device has no valid path");
     let nothing = View { snapshot: None, ..view(&snapshot) };
-    assert!(html(&nothing).contains("The first full read is under way"));
+    assert!(html(&nothing).contains("The first full read is in progress"));
     let unread = [(Source::Sysfs, silent(Part::Block))];
     let page = html(&View { sources: &unread, ..nothing });
-    assert!(page.contains("Nothing is shown before a first answer of sysfs"), "{page}");
+    assert!(page.contains("No data yet: waiting for the first reading of sysfs"), "{page}");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn the_numbers_of_luns_are_shown_where_they_differ() {
         assert!(between(&page, "class=\"badge\">", "<").ends_with(word), "{luns:?} {page}");
         let shown = luns.map(|lun| page.contains(&format!("t0 <span class=\"words\">LUN {lun}</span>")));
         assert_eq!(shown, [luns[0] != luns[1]; 2], "{page}");
-        assert_eq!(page.contains("1 path of another LUN number"), mismatched > 0, "{page}");
+        assert_eq!(page.contains("1 path with another LUN number"), mismatched > 0, "{page}");
         assert_eq!(page.contains("1 port pair with two LUNs"), conflicts > 0, "{page}");
     }
     let words = "One pair of ports has two LUNs in 1 device: stop using it, data is at risk";
@@ -297,11 +297,11 @@ fn io_that_does_not_get_through_is_said_first() {
     let two = [("a", &[Valid, Valid][..]), ("b", &[Valid, Failed])];
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let blocked = edited(&two, &|device| device.blocked_paths = 2);
-    let words = "✕ All valid paths of 1 device are blocked: nothing gets through 1 has failed paths.";
+    let words = "✕ All valid paths of 1 device are blocked: no I/O completes 1 has failed paths.";
     assert_eq!(verdict(&blocked), words);
     assert!(page(&blocked).contains("2 paths blocked"));
     let stalled = edited(&two, &|device| device.stalled = seconds(60));
-    assert_eq!(verdict(&stalled), "✕ I/O of 1 device stands still, programs hang 1 has failed paths.");
+    assert_eq!(verdict(&stalled), "✕ I/O of 1 device is stalled: programs hang 1 has failed paths.");
     let text = page(&stalled);
     assert!(text.contains("(for 60 s)") && text.contains("no I/O has completed for 60 s"), "{text}");
     // The other device has no valid path, but nothing uses it.
@@ -309,24 +309,24 @@ fn io_that_does_not_get_through_is_said_first() {
     let mut unused = edited(&unused, &|device| device.in_use = Some(false));
     Arc::make_mut(&mut unused.devices[1]).blocked_paths = 1;
     assert!(
-        verdict(&unused).starts_with("✕ All valid paths of 1 device are blocked: nothing gets through"),
+        verdict(&unused).starts_with("✕ All valid paths of 1 device are blocked: no I/O completes"),
         "{}",
         verdict(&unused)
     );
     // Only some of the device's paths are blocked.
     let one = [("a", &[Valid, Valid][..])];
-    let not_well = "! No path of the one device has failed, but not all is well";
+    let not_well = "! No path of the only device has failed, but there are other problems";
     let in_part = edited(&one, &|device| device.blocked_paths = 1);
     assert_eq!(verdict(&in_part), not_well);
-    assert!(page(&in_part).contains("1 device has blocked paths: I/O that was sent there waits"));
+    assert!(page(&in_part).contains("1 device has blocked paths: I/O on them waits"));
     let swallows = edited(&one, &|device| device.paths[1].stalled = seconds(120));
     assert_eq!(verdict(&swallows), not_well);
     let text = page(&swallows);
-    assert!(text.contains("I/O stands still on 1 path, while that of the device flows: sd1 of "), "{text}");
+    assert!(text.contains("I/O is stalled on 1 path, but flows on other paths of the device: sd1 of "), "{text}");
     assert!(text.contains("no I/O has completed here for 2 min"), "{text}");
     // The I/O is slow, not stalled.
     let slow = edited(&one, &|device| (device.stalled, device.paths[1].stalled) = (seconds(59), seconds(59)));
-    assert_eq!(verdict(&slow), "✓ All paths of the one device work");
+    assert_eq!(verdict(&slow), "✓ All paths of the only device work");
     assert!(!page(&slow).contains("completed"));
 }
 
@@ -337,10 +337,7 @@ fn the_past_has_its_words() {
     let remember = |snapshot: &mut Snapshot, remembered| snapshot.remembered = Arc::new(remembered);
     remember(&mut snapshot, Remembered { last_recovery: Some(time), ..Remembered::default() });
     let page = html(&view(&snapshot));
-    assert!(
-        between(&page, "<section id=\"verdict\"", "</section>")
-            .contains("All well again since 2025-11-30 05:20:00 UTC.")
-    );
+    assert!(between(&page, "<section id=\"verdict\"", "</section>").contains("Recovered at 2025-11-30 05:20:00 UTC."));
 
     let history = History { expected_paths: 4, missing_paths: 2, missing_since: Some(time), ..History::default() };
     remember(&mut snapshot, Remembered { devices: vec![("3600a".into(), history)], ..Remembered::default() });
@@ -438,7 +435,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathLunConflict", "One pair of ports has two LUNs in 1 device: stop using it, data is at risk"),
         (
             "MultipathDeviceInUseLost",
-            "1 device went while it was in use: mounted (3600mounted), lost since 1970-01-01 00:00:00 UTC",
+            "1 device was lost while in use: mounted (3600mounted), lost since 1970-01-01 00:00:00 UTC",
         ),
         ("MultipathIscsiBondDown", "bond0 (eth1, eth2)"),
         ("MultipathDeviceLost", "1 device did not come back after the boot: other"),
@@ -452,10 +449,10 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ("MultipathFaultyPaths", "degraded"),
         ("MultipathDeviceSuspended", "1 device is suspended"),
         ("MultipathPathsMissing", "degraded</a> (3 of 4), 3600nowhere (is not there)"),
-        ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 by eth1 (session1, FAILED)"),
+        ("MultipathIscsiSessionDown", "1 of 2 iSCSI sessions is down: 192.0.2.1:3260 through eth1 (session1, FAILED)"),
         (
             "MultipathNvmeControllerDown",
-            "1 of 2 NVMe controllers is down: nvme0 to 192.0.2.1:4420 by eth1 (connecting)",
+            "1 of 2 NVMe controllers is down: nvme0 to 192.0.2.1:4420 through eth1 (connecting)",
         ),
         (
             "MultipathNvmeNamespaceUnreachable",
@@ -463,20 +460,23 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
         ),
         ("MultipathIscsiBondNetworkDown", "bond1 (eth2)"),
         ("MultipathFcHostPortDown", "2 Fibre Channel ports of this host are down: h0 (Linkdown), h1 (Marginal)"),
-        ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage is not reached"),
+        ("MultipathFcRemotePortDown", "1 Fibre Channel port of the storage cannot be reached"),
         ("MultipathDaemonDown", "multipathd does not answer"),
         ("MultipathStrayPath", "</a> (sdq, sdr)"),
-        ("MultipathNotAssembled", "1 disk that should be in one: 3600&lt;lone&gt; (sdx, sdy)"),
-        ("MultipathSizeMismatch", "another size"),
+        ("MultipathNotAssembled", "1 disk is not in a multipath device, but should be: 3600&lt;lone&gt; (sdx, sdy)"),
+        ("MultipathSizeMismatch", "report different sizes"),
         ("MultipathReadOnlyMismatch", "write protection"),
         ("MultipathLunMismatch", "Paths of 1 device to one target have different LUN numbers"),
-        ("MultipathPathMarginal", "does not trust"),
+        ("MultipathPathMarginal", "1 device has a marginal path"),
         ("MultipathExporterErrors", ": sysfs."),
         ("MultipathExporterStale", ": dm."),
-        ("MultipathIscsiBondNetworkDown", "This host has no network of 1 iSCSI bond, so none is watched: bond2."),
         (
             "MultipathIscsiBondNetworkDown",
-            "1 iSCSI bond has no networks in the configuration, so none is watched: bond3.",
+            "This host has no network of 1 iSCSI bond, so the exporter does not watch it: bond2.",
+        ),
+        (
+            "MultipathIscsiBondNetworkDown",
+            "1 iSCSI bond has no networks in the configuration, so the exporter does not watch it: bond3.",
         ),
         ("MultipathFcHostPortDown", "1 Fibre Channel port of this host is down and not in use: 0x11 (Linkdown)"),
         ("MultipathNotAssembled", "holds 1 disk: 3600power (sdx, sdy, emcpowera)"),
@@ -492,7 +492,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
 fn what_may_be_of_yesterday_is_not_called_well() {
     let mut snapshot = host(&[("a", &[Valid]), ("b", &[Valid])]);
     let well = "✓ All paths of 2 devices work";
-    let not_well = "! No path of 2 devices has failed, but not all is well";
+    let not_well = "! No path of 2 devices has failed, but there are other problems";
     let up = Daemon::Up("idle".into());
     let failed = || SourceState { up: Some(false), ..SourceState::default() };
     let not_permitted = || SourceState { not_permitted: true, ..failed() };
@@ -517,27 +517,29 @@ fn what_may_be_of_yesterday_is_not_called_well() {
 fn what_no_source_has_told_is_unknown_and_not_well() {
     let (devices, nothing) = (host(&[("a", &[Valid]), ("b", &[Valid])]), host(&[]));
     for (source, part, words) in [
-        (Source::Sysfs, Part::Transports, "Native NVMe devices, sessions and ports are unknown: sysfs has not"),
-        (Source::Sysfs, Part::Block, "States, sizes and identities of disks are unknown: sysfs has not"),
-        (Source::Dm, Part::DeviceMapper, "Path states are not the kernel’s: device mapper has not"),
+        (Source::Sysfs, Part::Transports, "Native NVMe devices, sessions and ports are unknown: sysfs could"),
+        (Source::Sysfs, Part::Block, "States, sizes and identities of disks are unknown: sysfs could"),
+        (Source::Dm, Part::DeviceMapper, "Path states do not come from the kernel: device mapper could"),
     ] {
         let sources = [(source, silent(part))];
         let said = |snapshot| {
             let page = html(&View { sources: &sources, ..view(snapshot) });
             let wrong = between(&page, "<section id=\"wrong\"", "</section>");
-            assert!(wrong.contains(&format!("{words} answered since the start. ")), "{wrong}");
+            assert!(wrong.contains(&format!("{words} not be read since the start. ")), "{wrong}");
             assert_eq!(wrong.matches("<li class=\"warning\"").count(), 1, "{wrong}");
             between(&page, "<h1>", "</h1>").to_owned()
         };
-        assert!(said(&devices).contains("!</span> <span>No path of 2 devices has failed, but not all is well<"));
-        let no_device = format!("No multipath device is known before a first answer of {}<", source.name());
+        assert!(
+            said(&devices).contains("!</span> <span>No path of 2 devices has failed, but there are other problems<")
+        );
+        let no_device = format!("No multipath device found yet: waiting for the first reading of {}<", source.name());
         assert!(said(&nothing).contains(&no_device), "{}", said(&nothing));
     }
-    // Device mapper is not permitted, so the page does not wait for it.
+    // Access to device mapper is not permitted, so the page does not wait for it.
     let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(Part::DeviceMapper) })];
     let page = html(&View { sources: &sources, ..view(&nothing) });
-    assert!(page.contains("There is no multipath device on this host") && !page.contains("since the start"), "{page}");
-    assert!(page.contains("<td>i not permitted, so path states are multipathd’s"), "{page}");
+    assert!(page.contains("This host has no multipath device") && !page.contains("since the start"), "{page}");
+    assert!(page.contains("<td>i not permitted, so path states come from multipathd"), "{page}");
 }
 
 #[test]
@@ -662,9 +664,9 @@ fn the_paths_are_drawn_by_host_port() {
     ];
     let mut drawn = String::new();
     diagram::draw(&mut drawn, &device("m", paths)).unwrap();
-    let words = ["drawn. Broken: sdb, from h1 to t1. Broken: s&lt;d, from not known to not known."];
+    let words = ["of m. Failed: sdb, from h1 to t1. Failed: s&lt;d, from unknown to unknown."];
     let order = [
-        ">not known<",
+        ">unknown<",
         ">s&lt;d<",
         ">h0<",
         ">sda<",

@@ -319,7 +319,8 @@ fn iscsi_twin_sessions(lab: &Lab) {
     host.wait_for_failures([Some(1.0), Some(0.0)]);
     for exporter in &host.exporters {
         let page = exporter.get_ok("/").body;
-        let down = format!("1 of 3 iSCSI sessions is down: {} by {} ({twin}, ", portals(network)[0], network.interface);
+        let down =
+            format!("1 of 3 iSCSI sessions is down: {} through {} ({twin}, ", portals(network)[0], network.interface);
         assert!(page.contains(&down), "{page}");
         let session = [("session", twin.as_str())];
         assert_ne!(exporter.metrics().state("multipath_iscsi_session_state", &session), "LOGGED_IN");

@@ -85,7 +85,7 @@ fn an_open_stream_tells_of_it(lab: &Lab) {
     assert!(event["seqnum"].is_u64(), "the kernel's own event, not a reading: {event}");
     exporter.wait_for_counts(&lun.wwid, 3, 1);
     let page = exporter.get_ok("/").body;
-    assert!(page.contains("The one device has failed paths"), "{page}");
+    assert!(page.contains("The only device has failed paths"), "{page}");
 
     // The client is away during the event. Then it returns with the last id that it received.
     let last_id = stream.last_id.clone();

@@ -36,12 +36,12 @@ fn nothing_gets_through_where_all_ports_are_blocked() {
     PATHS.iter().for_each(|path| turn(&host, *path, "Blocked", "blocked"));
     let page = exporter.reread_twice();
     assert_eq!((blocked(&page), page.device("valid_paths", fibre_channel::WWID)), (Some(4.0), Some(4.0)));
-    assert_eq!(sentence(&exporter), "All valid paths of 1 device are blocked: nothing gets through");
+    assert_eq!(sentence(&exporter), "All valid paths of 1 device are blocked: no I/O completes");
     assert_eq!(exporter.get("/api/v1/devices").json()["devices"][0]["blocked_paths"], 4);
     assert_no_errors(&page);
     PATHS.iter().for_each(|path| turn(&host, *path, "Online", "running"));
     assert_eq!(blocked(&exporter.reread_twice()), None);
-    assert_eq!(sentence(&exporter), "All paths of the one device work");
+    assert_eq!(sentence(&exporter), "All paths of the only device work");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn either_the_port_or_the_disk_says_so() {
     turn(&host, fourth, "Marginal", "running");
     let page = exporter.reread_twice();
     assert_eq!(blocked(&page), Some(3.0));
-    assert_eq!(sentence(&exporter), "No path of the one device has failed, but not all is well");
+    assert_eq!(sentence(&exporter), "No path of the only device has failed, but there are other problems");
     assert!(exporter.get("/").text().contains("1 device has blocked paths"));
 }
 

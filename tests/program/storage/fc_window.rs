@@ -75,7 +75,7 @@ fn a_port_that_never_had_a_cable_alerts_nobody() {
         let page = exporter.metrics();
         assert_eq!(page.of_metric("multipath_fc_host_port_up").len(), 2, "{state}");
         let note = format!("1 Fibre Channel port of this host is down and not in use: {SPARE} ({state})");
-        assert_eq!(told(&exporter), ("All paths of the one device work".to_owned(), vec![note]));
+        assert_eq!(told(&exporter), ("All paths of the only device work".to_owned(), vec![note]));
         assert_no_errors(&page);
     }
 }
@@ -90,7 +90,7 @@ fn a_port_that_was_online_is_missed_through_restarts_until_the_window_ends() {
     write(&remembering.host, &host_port("host7"), &[("port_state", "Linkdown")]);
     assert_eq!(host_port_up(&exporter.reread(), SPARE), Some(0.0));
     let down = format!("1 Fibre Channel port of this host is down: {SPARE} (Linkdown)");
-    let not_well = "No path of the one device has failed, but not all is well".to_owned();
+    let not_well = "No path of the only device has failed, but there are other problems".to_owned();
     assert_eq!(told(&exporter), (not_well.clone(), vec![down.clone()]));
     stop(exporter);
 
@@ -106,7 +106,7 @@ fn a_port_that_was_online_is_missed_through_restarts_until_the_window_ends() {
     remembering.up_for(100_000 + WEEK + 3_600);
     let exporter = remembering.exporter();
     await_host_port(&exporter, None);
-    assert_eq!(told(&exporter).0, "All paths of the one device work");
+    assert_eq!(told(&exporter).0, "All paths of the only device work");
     write(&remembering.host, &host_port("host7"), &[("port_state", "Online")]);
     assert_eq!(host_port_up(&exporter.reread(), SPARE), Some(1.0));
 }
@@ -135,8 +135,9 @@ fn a_remote_port_that_was_removed_for_good_is_missed_until_the_window_ends() {
         assert_eq!(page.of_metric(REMOTE_UP).len(), 3 + lost);
         lost
     };
-    let is_told =
-        |exporter: &Exporter| exporter.get("/").text().contains("1 Fibre Channel port of the storage is not reached");
+    let is_told = |exporter: &Exporter| {
+        exporter.get("/").text().contains("1 Fibre Channel port of the storage cannot be reached")
+    };
     // No exporter saw the port up. Its time starts when the first one sees it, and a restart does
     // not start it again.
     for (after, expected) in [(0, 1), (WEEK - 3_600, 1), (WEEK + 3_600, 0), (2 * WEEK, 0)] {
@@ -186,7 +187,7 @@ fn a_takeover_of_half_a_minute_leaves_no_trace() {
         assert_eq!(page.of_metric(metric), before.of_metric(metric));
     }
     assert_eq!(exporter.get("/api/v1/events").json()["events"], serde_json::json!([]));
-    assert_eq!(told(&exporter), ("All paths of the one device work".to_owned(), vec![]));
+    assert_eq!(told(&exporter), ("All paths of the only device work".to_owned(), vec![]));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn the_page_says_which_adapter_is_lost() {
         host.sysfs.write(&disk, "offline\n");
     }
     let page = host.exporter(&[]).get("/");
-    let words = "Both failed paths leave this host by <b>0000:af:00.0</b>: no path through it is left.";
+    let words = "Both failed paths leave this host through <b>0000:af:00.0</b>: no path through it is left.";
     assert!(page.text().contains(words), "{}", page.text());
 }
 

@@ -5,7 +5,7 @@ use crate::topology::{FcHostPort, IscsiBond, IscsiSession, Snapshot};
 use crate::web::page::escape::Escaped;
 use crate::web::page::words::Count;
 use crate::web::page::words::Severity::{Critical, Note, Warning};
-use crate::web::page::words::{are, have};
+use crate::web::page::words::{are, have, it};
 
 /// Adds the problems of the transports.
 pub fn find(snapshot: &Snapshot, found: &mut Found) {
@@ -28,7 +28,7 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
     let sessions = sessions.map(|session| {
         let IscsiSession { name, ports, state, .. } = &**session;
         let (to, from) = (Escaped(&ports.target_port), Escaped(&ports.initiator_port));
-        format!("{to} by {from} ({}, {})", Escaped(name), Escaped(state))
+        format!("{to} through {from} ({}, {})", Escaped(name), Escaped(state))
     });
     found.add(Warning, "MultipathIscsiSessionDown", sessions.collect(), |number| {
         format!("{} of {} {} down", number, Count(transports.iscsi_sessions.len(), "iSCSI session"), are(number))
@@ -36,7 +36,7 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
     let controllers = transports.nvme_controllers.iter().filter(|controller| !controller.is_live());
     let controllers = controllers.map(|controller| {
         let (to, from, state) = (&controller.ports.target_port, &controller.ports.initiator_port, &controller.state);
-        format!("{} to {} by {} ({})", Escaped(&controller.name), Escaped(to), Escaped(from), Escaped(state))
+        format!("{} to {} through {} ({})", Escaped(&controller.name), Escaped(to), Escaped(from), Escaped(state))
     });
     found.add(Warning, "MultipathNvmeControllerDown", controllers.collect(), |number| {
         format!("{} of {} {} down", number, Count(transports.nvme_controllers.len(), "NVMe controller"), are(number))
@@ -55,10 +55,15 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
         snapshot.iscsi_bonds.iter().filter(|bond| !bond.is_watched).partition(|bond| bond.networks.is_empty());
     let names = |bonds: Vec<&IscsiBond>| bonds.into_iter().map(|bond| Escaped(&bond.name).to_string()).collect();
     found.add(Note, "MultipathIscsiBondNetworkDown", names(elsewhere), |number| {
-        format!("This host has no network of {}, so none is watched", Count(number, "iSCSI bond"))
+        format!(
+            "This host has no network of {}, so the exporter does not watch {}",
+            Count(number, "iSCSI bond"),
+            it(number)
+        )
     });
     found.add(Note, "MultipathIscsiBondNetworkDown", names(empty), |number| {
-        format!("{} {} no networks in the configuration, so none is watched", Count(number, "iSCSI bond"), have(number))
+        let (bonds, have, it) = (Count(number, "iSCSI bond"), have(number), it(number));
+        format!("{bonds} {have} no networks in the configuration, so the exporter does not watch {it}")
     });
     let named = |port: &FcHostPort| format!("{} ({})", Escaped(&port.port_name), Escaped(&port.state));
     let hosts = snapshot.fc_host_ports().into_values().filter(|port| !port.is_up()).map(named);
@@ -72,9 +77,9 @@ pub fn find(snapshot: &Snapshot, found: &mut Found) {
         format!("{} of this host {} down and not in use", Count(number, "Fibre Channel port"), are(number))
     });
     let remote = snapshot.fc_remote_ports().into_iter().filter(|(_, port)| !port.is_up());
-    let remote =
-        remote.map(|((from, to), port)| format!("{} by {} ({})", Escaped(to), Escaped(from), Escaped(&port.state)));
+    let remote = remote
+        .map(|((from, to), port)| format!("{} through {} ({})", Escaped(to), Escaped(from), Escaped(&port.state)));
     found.add(Warning, "MultipathFcRemotePortDown", remote.collect(), |number| {
-        format!("{} of the storage {} not reached", Count(number, "Fibre Channel port"), are(number))
+        format!("{} of the storage cannot be reached", Count(number, "Fibre Channel port"))
     });
 }

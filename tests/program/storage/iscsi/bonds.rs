@@ -79,7 +79,7 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     let config =
         |networks| format!("iscsi_bonds:\n  - {{name: storage, networks: {networks}, targets: ['*:array1']}}\n");
     let host = Host::recorded("01-healthy");
-    let line = "This host has no network of 1 iSCSI bond, so none is watched: storage.";
+    let line = "This host has no network of 1 iSCSI bond, so the exporter does not watch it: storage.";
     let (directory, exporter) = bond_exporter(&host, &config("[e3, 10.10.3.0/24]"));
     let page = exporter.metrics();
     assert_eq!(series_of(&page, "storage"), [""; 0]);
@@ -116,7 +116,7 @@ fn a_bond_is_not_watched_on_a_host_that_has_none_of_its_networks() {
     // oVirt allows a bond without networks.
     directory.write("config.yml", config("[]"));
     exporter.signal(Signal::HUP);
-    let line = "1 iSCSI bond has no networks in the configuration, so none is watched: storage.";
+    let line = "1 iSCSI bond has no networks in the configuration, so the exporter does not watch it: storage.";
     crate::harness::eventually("the page says so", || exporter.get("/").text().contains(line).then_some(()));
     assert_eq!(series_of(&exporter.metrics(), "storage"), [""; 0]);
 }

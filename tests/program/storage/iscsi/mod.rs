@@ -389,6 +389,6 @@ fn of_two_sessions_that_are_equal_in_all_but_their_name_each_is_told_by_itself()
         }
     }
     let status = exporter.get("/");
-    let down = "1 of 2 iSCSI sessions is down: 10.10.1.2:3260 by e1 (session2, FAILED)";
+    let down = "1 of 2 iSCSI sessions is down: 10.10.1.2:3260 through e1 (session2, FAILED)";
     assert!(status.text().contains(down), "{}", status.text());
 }
