@@ -4,17 +4,19 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::shares::AddressShare;
 use crate::source::multipathd::SocketName;
 
-const ABOUT: &str = "Prometheus exporter for multipath storage: tells that this server is losing its paths to its \
-                     storage, before the last one goes.
+const ABOUT: &str = "Prometheus exporter for multipath storage. It shows that this server loses paths to its storage, \
+                     before the last path fails.
 
-It watches device mapper, multipathd, sysfs and kernel uevents, starts no other program, and serves what it knows on \
-                     /metrics. Without privileges it shows the same counts while multipathd runs, from that and from \
-                     events; reading the kernel's own status needs CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH.";
+It watches device mapper, multipathd, sysfs and kernel events, starts no other program, and serves metrics on \
+                     /metrics. Without privileges it takes path states from multipathd and from kernel events: the \
+                     counts are the same while multipathd runs. Reading the kernel's own path states needs \
+                     CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH.";
 
 /// The options, as given or by default.
 #[derive(Clone, Debug, Parser)]
@@ -41,37 +43,37 @@ pub struct Cli {
 /// Where and how to serve.
 #[derive(Clone, Debug, Args)]
 pub struct WebOptions {
-    /// Address to serve on: [HOST]:PORT. Repeatable
+    /// Address to listen on, as [HOST]:PORT. Repeatable
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10056")]
     pub listen_addresses: Vec<ListenAddress>,
 
-    /// Serve on the sockets that systemd passes, not on addresses
+    /// Listen on the sockets that systemd passes, not on addresses
     #[arg(long = "web.systemd-socket")]
     pub systemd_socket: bool,
 
-    /// File of Prometheus's exporters (YAML) for TLS, basic authentication, rate limit and headers. Read again when it
-    /// changes
+    /// Web configuration file (YAML) of Prometheus's exporter-toolkit: TLS, basic authentication,
+    /// rate limit, headers. The exporter reloads it when it changes
     #[arg(id = "web_config_file", long = "web.config.file", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 
-    /// Path of the metrics
+    /// Path of the metrics page
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
 
-    /// Scrapes worked on at once, 503 beyond; 0 for no limit
+    /// Number of scrapes that are served at once; further ones get status 503. 0 for no limit
     #[arg(long = "web.max-requests", value_name = "N", default_value = "40", value_parser = max_requests)]
     pub max_requests: usize,
 
-    /// Part of each limit that one client address may take, in percent; 100 behind a proxy
+    /// Share of each limit that one client address may use, in percent. Use 100 behind a proxy
     #[arg(long = "web.address-share", value_name = "PERCENT", default_value_t)]
     pub address_share: AddressShare,
 
-    /// Name by which a browser may ask for the status page, the API and the runbooks, beside addresses, localhost and this
-    /// host's node name. Repeatable; 421 for others
+    /// Host name that browsers may use for the status page, the API and the runbooks, besides
+    /// addresses, localhost and this host's node name. Other names get status 421. Repeatable
     #[arg(long = "web.allowed-host", value_name = "NAME", value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
 
-    /// Serve only the metrics and the health, neither status page nor API nor runbooks
+    /// Serve only the metrics and the health checks: no status page, no API, no runbooks
     #[arg(long = "web.no-status-page", overrides_with = "no_status_page")]
     pub no_status_page: bool,
 }
@@ -79,19 +81,19 @@ pub struct WebOptions {
 /// Where to read and how often.
 #[derive(Clone, Debug, Args)]
 pub struct SourceOptions {
-    /// Where sysfs is mounted
+    /// Mount point of sysfs
     #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
     pub sysfs: PathBuf,
 
-    /// Where procfs is mounted
+    /// Mount point of procfs
     #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
     pub procfs: PathBuf,
 
-    /// Where udev keeps its database
+    /// Directory of udev's database
     #[arg(long = "path.udev.data", value_name = "DIR", default_value = "/run/udev/data")]
     pub udev_data: PathBuf,
 
-    /// Run on the host that a capture was made of, from the directory where it was unpacked
+    /// Replay a capture: the directory where the archive of --capture was unpacked
     #[arg(
         long = "path.capture",
         value_name = "DIR",
@@ -99,20 +101,21 @@ pub struct SourceOptions {
     )]
     pub capture: Option<PathBuf>,
 
-    /// Socket of multipathd, @NAME for an abstract one. Repeatable; the first that answers is used [default: both of
-    /// multipathd's own]
+    /// Socket of multipathd; @NAME for an abstract one. Repeatable; the first one that answers is
+    /// used [default: both of multipathd's standard sockets]
     #[arg(long = "multipathd.socket", value_name = "SOCKET")]
     pub multipathd_sockets: Vec<SocketName>,
 
-    /// How long to wait for an answer of multipathd. For all its maps it has five times as long
+    /// Time limit for a reply of multipathd; five times as long for the list of all maps
     #[arg(long = "multipathd.timeout", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub multipathd_timeout: Duration,
 
-    /// How often to read everything, whatever events say; less often where that takes long
+    /// Interval of full reads, independent of events; longer where a full read takes long
     #[arg(long = "resync.interval", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub resync_interval: Duration,
 
-    /// How often to read what has no event: sessions, ports and controllers, ALUA states, suspended, queueing
+    /// Interval of reading what sends no events: sessions, ports, controllers, ALUA states,
+    /// suspended, queueing
     #[arg(long = "reread.interval", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub reread_interval: Duration,
 }
@@ -120,37 +123,38 @@ pub struct SourceOptions {
 /// Everything else.
 #[derive(Clone, Debug, Args)]
 pub struct GeneralOptions {
-    /// Configuration file (YAML). SIGHUP re-reads it
+    /// Configuration file (YAML). SIGHUP reloads it
     #[arg(long = "config.file", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 
-    /// File in which the exporter keeps what it remembers through restarts [default: it remembers only while it runs]
+    /// File that keeps the exporter's memory across restarts [default: none; the memory ends with
+    /// the process]
     #[arg(long = "memory.file", value_name = "FILE", overrides_with = "memory_file")]
     pub memory_file: Option<PathBuf>,
 
-    /// How long it remembers what is gone
+    /// How long the exporter remembers devices and paths that are gone
     #[arg(long = "memory.window", value_name = "DURATION", default_value = "7d", value_parser = window)]
     pub memory_window: Duration,
 
-    /// Check the configuration files and leave
+    /// Check the configuration files and exit
     #[arg(long = "config.check")]
     pub config_check: bool,
 
-    /// Print the state once, in Prometheus text format, and leave
+    /// Print the metrics once, in Prometheus text format, and exit
     #[arg(long)]
     pub oneshot: bool,
 
-    /// Write what is read on this host, its names replaced, to a file (tar.gz) that is not there yet, or - for standard
-    /// output, and leave
+    /// Write what the exporter reads on this host, with all names replaced, to a new file (tar.gz),
+    /// or to standard output with -, and exit
     #[arg(id = "capture_file", long = "capture", value_name = "FILE", conflicts_with = "oneshot")]
     pub capture: Option<PathBuf>,
 
-    /// Least severe level to log
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
+    /// Lowest level to log
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info", ignore_case = true)]
     pub log_level: LogLevel,
 
-    /// Form of the log lines
-    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt")]
+    /// Format of the log lines
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt", ignore_case = true)]
     pub log_format: LogFormat,
 
     /// Print help
@@ -201,23 +205,27 @@ pub struct Collectors {
 
 const UNHEALTHY_PATHS_ONLY: [&str; 2] = [
     "collector.paths.unhealthy-only",
-    "Series for each path only for devices with failed, missing, marginal, disputed or differing paths, with new I/O errors, or \
-     without redundancy",
+    "Export per-path series only for devices that need attention: with failed, missing, marginal, blocked, stray, \
+     disagreeing or mismatched paths, new I/O errors or stalled I/O, or without redundancy",
 ];
-const COLLECTORS_HEADING: &str = "Collectors (all are on; --collector.NAME undoes --no-collector.NAME)";
+const COLLECTORS_HEADING: &str = "Collectors (all are on by default; --collector.NAME undoes --no-collector.NAME)";
 
 /// The two options of each collector and its help, in the order of the fields of [`Collectors`].
 const COLLECTORS: [[&str; 3]; 6] = [
     [
         "collector.dm",
         "no-collector.dm",
-        "No ioctls nor event poll of device mapper: its devices come from multipathd, sysfs and events",
+        "Do not ask device mapper: no ioctls, no event poll. Its devices come from multipathd, sysfs and events",
     ],
-    ["collector.nvme", "no-collector.nvme", "No native NVMe multipath devices"],
-    ["collector.iscsi", "no-collector.iscsi", "No iSCSI sessions, and no ports of paths over iSCSI"],
-    ["collector.fc", "no-collector.fc", "No Fibre Channel ports, neither of this host nor of paths"],
+    ["collector.nvme", "no-collector.nvme", "Do not read native NVMe multipath devices"],
+    ["collector.iscsi", "no-collector.iscsi", "Do not read iSCSI sessions; the ports of paths over iSCSI stay empty"],
+    [
+        "collector.fc",
+        "no-collector.fc",
+        "Do not read Fibre Channel ports; the ports of paths over Fibre Channel stay empty",
+    ],
     ["collector.multipathd", "no-collector.multipathd", "Do not ask multipathd"],
-    ["collector.paths", "no-collector.paths", "No series for each path"],
+    ["collector.paths", "no-collector.paths", "Do not export per-path series"],
 ];
 
 impl Args for Collectors {
@@ -268,20 +276,25 @@ impl std::str::FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "wanted is [HOST]:PORT, such as :10056, 192.0.2.1:10056 or [::1]:10056";
+        const EXPECTED: &str = "expected [HOST]:PORT, such as :10056, 192.0.2.1:10056 or [::1]:10056";
+        if text.starts_with("unix:/") {
+            return Err(format!("Unix sockets are not supported: {EXPECTED}"));
+        }
         match text.split_once("://") {
-            Some(("vsock", _)) => return Err(format!("vsock is not supported: {WANTED}")),
-            Some(_) => return Err(format!("an address has no scheme: {WANTED}")),
+            Some(("vsock", _)) => return Err(format!("vsock is not supported: {EXPECTED}")),
+            Some((scheme, _)) => return Err(format!("an address has no scheme such as {scheme}://: {EXPECTED}")),
             None => {}
         }
-        let (host, port) =
-            text.rsplit_once(':').filter(|_| !text.ends_with(']')).ok_or_else(|| format!("no port: {WANTED}"))?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .filter(|_| !text.ends_with(']'))
+            .ok_or_else(|| format!("the port is missing: {EXPECTED}"))?;
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| digits).ok_or_else(|| format!("{port:?} is no port: {WANTED}"))?;
+        let port = port.parse().ok().filter(|_| digits).ok_or_else(|| format!("invalid port {port:?}: {EXPECTED}"))?;
         let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
             Some(Some(address)) => address,
-            Some(None) => return Err("the bracket is not closed".to_owned()),
-            None if host.contains(':') => return Err("an IPv6 address stands in brackets: [::1]:10056".to_owned()),
+            Some(None) => return Err(format!("the bracket is not closed: {EXPECTED}")),
+            None if host.contains(':') => return Err(format!("an IPv6 address needs brackets: {EXPECTED}")),
             None => host,
         };
         Ok(ListenAddress { host: Some(host.to_owned()).filter(|host| !host.is_empty()), port })
@@ -304,39 +317,41 @@ const LONGEST_PATH: usize = 255;
 fn telemetry_path(text: &str) -> Result<String, String> {
     let refused = |cause: &str| {
         Err(format!(
-            "{cause}: wanted is a path such as /metrics, of at most {LONGEST_PATH} letters, digits and -._~!$&'()*+,;=:@ \
-             between single slashes, and no / at its end"
+            "{cause}: expected a path such as /metrics, of at most {LONGEST_PATH} letters, digits and -._~!$&'()*+,;=:@ \
+             between single slashes, without a slash at the end"
         ))
     };
     let mut parts = text.split('/').skip(1);
     match text {
-        "/" | "/-/healthy" | "/-/ready" => Err("something else is served there".to_owned()),
-        _ if text.starts_with("/api/") => Err("the API is served there".to_owned()),
-        _ if text.starts_with("/runbooks/") => Err("the runbooks are served there".to_owned()),
-        _ if !text.starts_with('/') => refused("a path begins with /"),
+        "/" => Err("/ is the status page".to_owned()),
+        "/-/healthy" | "/-/ready" => Err(format!("{text} is a health check of the exporter")),
+        _ if text.starts_with("/api/") => Err("/api/ is reserved for the API".to_owned()),
+        _ if text.starts_with("/runbooks/") => Err("/runbooks/ is reserved for the runbooks".to_owned()),
+        _ if !text.starts_with('/') => refused("the path does not start with /"),
         // A browser takes it for the name of a host.
-        _ if text.starts_with("//") => refused("a path begins with one /"),
-        _ if text.ends_with('/') => refused("it ends with /"),
-        _ if parts.any(|part| matches!(part, "" | "." | "..")) => refused("clients leave out //, . and .."),
-        _ if text.contains('%') => refused("clients decode what begins with %"),
-        _ if text.len() > LONGEST_PATH => refused("it is too long"),
+        _ if text.starts_with("//") => refused("the path does not start with a single /"),
+        _ if text.ends_with('/') => refused("the path ends with /"),
+        _ if parts.any(|part| matches!(part, "" | "." | "..")) => refused("clients remove //, . and .. from a path"),
+        _ if text.contains('%') => refused("clients decode % in a path"),
+        _ if text.len() > LONGEST_PATH => refused("the path is too long"),
         _ if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)) => {
-            refused("no request could have this path")
+            refused("the path has a character that no request can carry")
         }
         _ => Ok(text.to_owned()),
     }
 }
 
 fn max_requests(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("wanted is a whole number from 1 to {}, or 0 for no limit", usize::MAX))
+    text.parse().map_err(|_| "expected a whole number, or 0 for no limit".to_owned())
 }
 
 fn host_name(text: &str) -> Result<String, String> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_name = |name: &str| name.split('.').all(|part| !part.is_empty() && part.bytes().all(is_part));
-    match is_name(text.strip_suffix('.').unwrap_or(text)) {
-        true => Ok(text.to_owned()),
-        false => Err("wanted is a name such as storage.example.org, without scheme and port".to_owned()),
+    if is_name(text.strip_suffix('.').unwrap_or(text)) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a name such as storage.example.org, without scheme and port".to_owned())
     }
 }
 
@@ -345,10 +360,10 @@ fn window(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_secs(60 * 60);
     const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
     match humantime::parse_duration(text) {
-        Ok(window) if window < SHORTEST => Err("must be an hour at least".to_owned()),
-        Ok(window) if window > LONGEST => Err("must be 366 days at most".to_owned()),
+        Ok(window) if window < SHORTEST => Err("must be at least an hour".to_owned()),
+        Ok(window) if window > LONGEST => Err("must be at most 366 days".to_owned()),
         Ok(window) => Ok(window),
-        Err(error) => Err(format!("{error}, wanted is a duration such as 7d, 36h")),
+        Err(_) => Err("expected a positive duration with its unit, such as 7d or 36h".to_owned()),
     }
 }
 
@@ -358,9 +373,9 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be more than 0".to_owned()),
-        Ok(duration) if duration > LONGEST => Err("must be a day at most".to_owned()),
+        Ok(duration) if duration > LONGEST => Err("must be at most a day".to_owned()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}, wanted is a duration such as 30s, 500ms, 1m30s")),
+        Err(_) => Err("expected a positive duration with its unit, such as 30s, 500ms or 1m30s".to_owned()),
     }
 }
 
@@ -370,16 +385,20 @@ impl Cli {
     /// # Errors
     /// For help and version the text to print; otherwise one line that names the option that is wrong.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Leave> {
-        let cli = Cli::try_parse_from(arguments).map_err(|error| match error.use_stderr() {
-            true => Leave::Wrong(one_line(&error)),
-            false => Leave::Print(error.render().to_string()),
-        })?;
-        match cli.general.config_check && cli.general.config_file.is_none() && cli.web.config_file.is_none() {
-            true => {
-                Err(Leave::Wrong("--config.check needs --config.file <FILE> or --web.config.file <FILE>".to_owned()))
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let cli = Cli::try_parse_from(&arguments).map_err(|error| {
+            if error.use_stderr() {
+                Leave::Wrong(unknown_option(&error, &arguments).unwrap_or_else(|| one_line(&error)))
+            } else {
+                Leave::Print(error.render().to_string())
             }
-            false => Ok(cli),
+        })?;
+        if cli.general.config_check && cli.general.config_file.is_none() && cli.web.config_file.is_none() {
+            return Err(Leave::Wrong(
+                "--config.check needs --config.file <FILE> or --web.config.file <FILE>".to_owned(),
+            ));
         }
+        Ok(cli)
     }
 
     /// The whole help.
@@ -397,6 +416,24 @@ pub enum Leave {
     Wrong(String),
 }
 
+/// A message for habits from other exporters, where clap's own names a part of the option or
+/// suggests an unrelated one.
+fn unknown_option(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    if option.contains("collector.") {
+        let collectors = COLLECTORS.map(|[on, ..]| on.trim_start_matches("collector.")).join(", ");
+        return Some(format!("unexpected argument '{option}' found; the collectors are {collectors}"));
+    }
+    // Go's flags have one dash or two. clap takes each letter behind one dash for an option.
+    let written = arguments.iter().filter_map(|argument| argument.to_str());
+    let mut words = written.filter(|argument| argument.starts_with('-') && !argument.starts_with("--"));
+    let word = words.find(|argument| argument.len() > 2 && argument.starts_with(option.as_str()))?;
+    Some(format!("unexpected argument '{word}' found; a long option has two dashes: '-{word}'"))
+}
+
 /// clap's message and hints, without the usage: log collectors and people at night read one line.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
@@ -406,7 +443,7 @@ fn one_line(error: &clap::Error) -> String {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .filter(|line| !line.is_empty())
         .collect();
-    lines.join(" ").trim_start_matches("error: ").to_owned()
+    lines.join(" ").replace(" tip: ", "; tip: ").trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -474,42 +511,59 @@ mod tests {
         for (arguments, said) in [
             (
                 &["--web.listen-address=10056"][..],
-                "invalid value '10056' for '--web.listen-address <ADDRESS>': no port",
+                "invalid value '10056' for '--web.listen-address <ADDRESS>': the port is missing",
             ),
-            (&["--web.listen-address=:http"], "\"http\" is no port"),
-            (&["--web.listen-address=127.0.0.1:+80"], "\"+80\" is no port: wanted is [HOST]:PORT"),
-            (&["--web.listen-address=:"], "\"\" is no port"),
-            (&["--web.listen-address=:65536"], "\"65536\" is no port"),
-            (&["--web.listen-address=[::1]"], "no port: wanted is [HOST]:PORT"),
-            (&["--web.listen-address=vsock://:10056"], "vsock is not supported: wanted is [HOST]:PORT"),
-            (&["--web.listen-address=http://127.0.0.1:0"], "an address has no scheme: wanted is [HOST]:PORT"),
-            (&["--web.listen-address=::1:80"], "an IPv6 address stands in brackets"),
-            (&["--web.listen-address=[::1:80"], "the bracket is not closed"),
-            (&["--web.telemetry-path=metrics"], "'--web.telemetry-path <PATH>': a path begins with /"),
-            (&["--web.telemetry-path=/"], "something else is served there"),
-            (&["--web.telemetry-path=/a b"], "no request could have this path: wanted is a path such as /metrics"),
-            (&["--web.telemetry-path=/metrics/"], "it ends with /: wanted is a path"),
-            (&["--web.telemetry-path=/a//b"], "clients leave out //, . and ..: wanted is a path"),
+            (&["--web.listen-address=:http"], "invalid port \"http\""),
+            (&["--web.listen-address=127.0.0.1:+80"], "invalid port \"+80\": expected [HOST]:PORT"),
+            (&["--web.listen-address=:"], "invalid port \"\""),
+            (&["--web.listen-address=:65536"], "invalid port \"65536\""),
+            (&["--web.listen-address=[::1]"], "the port is missing: expected [HOST]:PORT"),
+            (&["--web.listen-address=vsock://:10056"], "vsock is not supported: expected [HOST]:PORT"),
+            (&["--web.listen-address=http://127.0.0.1:0"], "no scheme such as http://: expected [HOST]:PORT"),
+            (&["--web.listen-address=unix:/run/x"], "Unix sockets are not supported: expected [HOST]:PORT"),
+            (&["--web.listen-address=::1:80"], "an IPv6 address needs brackets: expected [HOST]:PORT"),
+            (&["--web.listen-address=[::1:80"], "the bracket is not closed: expected [HOST]:PORT"),
+            (&["--web.telemetry-path=metrics"], "'--web.telemetry-path <PATH>': the path does not start with /"),
+            (&["--web.telemetry-path=/"], "/ is the status page"),
+            (&["--web.telemetry-path=/-/ready"], "/-/ready is a health check"),
+            (&["--web.telemetry-path=//a"], "does not start with a single /: expected a path"),
+            (&["--web.telemetry-path=/a b"], "no request can carry: expected a path such as /metrics"),
+            (&["--web.telemetry-path=/metrics/"], "the path ends with /: expected a path"),
+            (&["--web.telemetry-path=/a//b"], "clients remove //, . and .. from a path: expected a path"),
             (&["--web.telemetry-path=/."], "clients leave out"),
             (&["--web.telemetry-path=/./m"], "clients leave out"),
             (&["--web.telemetry-path=/../x"], "clients leave out"),
-            (&["--web.telemetry-path=/m%"], "clients decode what begins with %"),
+            (&["--web.telemetry-path=/m%"], "clients decode % in a path"),
             (&["--web.telemetry-path=/%6detrics"], "clients decode"),
-            (&["--web.telemetry-path=/api/x"], "the API is served there"),
-            (&[&format!("--web.telemetry-path=/{}", "a".repeat(255))], "it is too long: wanted is"),
-            (&["--web.max-requests=many"], "'many' for '--web.max-requests <N>': wanted is a whole number from 1 to"),
-            (&["--web.max-requests=-1"], "wanted is a whole number from 1 to"),
-            (&["--web.allowed-host=https://a"], "'--web.allowed-host <NAME>': wanted is a name such as"),
+            (&["--web.telemetry-path=/api/x"], "/api/ is reserved for the API"),
+            (&[&format!("--web.telemetry-path=/{}", "a".repeat(255))], "the path is too long: expected"),
+            (&["--web.max-requests=many"], "'many' for '--web.max-requests <N>': expected a whole number, or 0"),
+            (&["--web.max-requests=-1"], "expected a whole number, or 0 for no limit"),
+            (&["--web.allowed-host=https://a"], "'--web.allowed-host <NAME>': expected a name such as"),
             (&["--web.allowed-host=a:80"], "without scheme and port"),
             (&["--web.allowed-host="], "--web.allowed-host <NAME>"),
             (&["--resync.interval=0s"], "'--resync.interval <DURATION>': must be more than 0"),
-            (&["--multipathd.timeout=10000000000000000000s"], "must be a day at most"),
+            (&["--multipathd.timeout=10000000000000000000s"], "must be at most a day"),
+            (&["--memory.window=59m"], "must be at least an hour"),
+            (&["--memory.window=367d"], "must be at most 366 days"),
+            (&["--memory.window=7"], "'--memory.window <DURATION>': expected a positive duration with its unit"),
+            (&["--resync.interval=-5s"], "expected a positive duration with its unit, such as 30s"),
             (&["--reread.interval=soon"], "'soon' for '--reread.interval <DURATION>'"),
             (&["--multipathd.socket=@"], "--multipathd.socket"),
             (&["--log.level=loud"], "invalid value 'loud' for '--log.level <LEVEL>' [possible values: debug"),
             (&["--log.format=xml"], "'xml' for '--log.format <FORMAT>'"),
             (&["--config.check"], "--config.file <FILE>"),
-            (&["--web.listen-adress=:1"], "unexpected argument '--web.listen-adress' found"),
+            (
+                &["--web.listen-adress=:1"],
+                "unexpected argument '--web.listen-adress' found; tip: a similar argument exists: '--web.listen-address'",
+            ),
+            (
+                &["-web.listen-address", ":1"],
+                "'-web.listen-address' found; a long option has two dashes: '--web.listen-",
+            ),
+            (&["-oneshot"], "unexpected argument '-oneshot' found; a long option has two dashes: '--oneshot'"),
+            (&["-x"], "unexpected argument '-x' found"),
+            (&["--collector.disable-defaults"], "found; the collectors are dm, nvme, iscsi, fc, multipathd, paths"),
             (&["serve"], "unexpected argument 'serve' found"),
         ] {
             let Err(Leave::Wrong(line)) = read(arguments) else { panic!("{arguments:?} was taken") };

@@ -77,7 +77,7 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let time = humantime::parse_rfc3339(text);
-        time.map(Time).map_err(|_| format!("no time such as 2026-11-29T10:00:00Z: {text:?}"))
+        time.map(Time).map_err(|_| format!("not a time such as 2026-11-29T10:00:00Z: {text:?}"))
     }
 }
 
@@ -113,8 +113,9 @@ impl FromStr for Wwid {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            text if text.trim() != text || text.is_empty() => Err(format!("no WWID: {text:?}")),
-            text if text.starts_with("mpath-") => Err(format!("a WWID is written without \"mpath-\": {text:?}")),
+            "" => Err("the WWID is empty".to_owned()),
+            text if text.trim() != text => Err(format!("the WWID has blanks around it: {text:?}")),
+            text if text.starts_with("mpath-") => Err(format!("write the WWID without \"mpath-\": {text:?}")),
             text => Ok(Wwid(text.to_owned())),
         }
     }
@@ -127,7 +128,7 @@ impl FromStr for Number {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.parse().ok().filter(|number| *number > 0);
-        number.map(Number).ok_or_else(|| format!("no number of paths: {text:?}"))
+        number.map(Number).ok_or_else(|| format!("paths must be a whole number of 1 or more, not {text:?}"))
     }
 }
 
@@ -137,8 +138,8 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
     fn try_from(text: ExpectedPathsText) -> Result<Self, Self::Error> {
         let devices = match (text.wwid, text.vendor, text.product) {
             (Some(Wwid(wwid)), None, None) => Devices::Wwid(wwid),
-            (Some(_), _, _) => return Err("wwid says which device it is: vendor and product say nothing beside it"),
-            (None, None, None) => return Err("wwid, or vendor and product, must say for which devices"),
+            (Some(_), _, _) => return Err("wwid cannot be combined with vendor or product"),
+            (None, None, None) => return Err("wwid, vendor or product is missing"),
             (None, vendor, product) => Devices::Model { vendor, product },
         };
         let paths = text.paths.0;
@@ -184,10 +185,10 @@ impl TryFrom<IscsiBondText> for IscsiBond {
     fn try_from(text: IscsiBondText) -> Result<Self, String> {
         let IscsiBondText { name, networks, targets } = text;
         if name.trim().is_empty() {
-            return Err("a bond without a name".to_owned());
+            return Err("the name of the bond is empty".to_owned());
         }
         if targets.is_empty() {
-            return Err(format!("bond {name:?} has no targets, so it could never be up"));
+            return Err(format!("bond {name:?} has no targets"));
         }
         // Each is a series, and no series can be there twice.
         let mut seen = HashSet::new();
@@ -248,13 +249,12 @@ impl FromStr for Network {
             && !matches!(text, "." | "..")
             && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
             && !text.chars().all(|c| c == '.' || c.is_ascii_digit());
-        let addresses =
-            match is_interface {
-                true => None,
-                false => Some(text.parse::<IpNet>().map_err(|_| {
-                    format!("neither the name of an interface nor a network like 192.0.2.0/24: {text:?}")
-                })?),
-            };
+        let addresses = if is_interface {
+            None
+        } else {
+            let range = text.parse::<IpNet>();
+            Some(range.map_err(|_| format!("not an interface name or a network such as 192.0.2.0/24: {text:?}"))?)
+        };
         Ok(Network { name: text.to_owned(), addresses })
     }
 }
@@ -409,9 +409,10 @@ fn explain(error: &serde_saphyr::Error, text: &str) -> String {
     let message = message.replace(char::is_control, "\u{fffd}");
     let Some(place) = error.location() else { return message };
     let word = word_at(text, place).trim_start_matches(|c: char| c.is_ascii_punctuation());
-    match !word.is_empty() && !message.contains(['"', '`']) {
-        true => at(place, &format!("{message}: {word:?}")),
-        false => at(place, &message),
+    if !word.is_empty() && !message.contains(['"', '`', '\'']) {
+        at(place, &format!("{message}: {word:?}"))
+    } else {
+        at(place, &message)
     }
 }
 
@@ -511,17 +512,20 @@ mod tests {
             ("expected_path: []\n", &["line 1", "expected_path"][..]),
             ("expected_paths:\n- {wwid: a, pats: 8}\n", &["line 2", "pats"]),
             ("expected_paths:\n- {wwid: a}\n", &["line 2", "paths"]),
-            ("expected_paths:\n- {wwid: a, paths: many}\n", &["line 2", "number of paths", "many"]),
-            ("expected_paths:\n- {wwid: a, paths: -1}\n", &["line 2", "number of paths", "-1"]),
-            ("expected_paths:\n- {wwid: a, paths: 0}\n", &["line 2", "number of paths", "0"]),
-            ("expected_paths:\n- {wwid: a, paths: 4294967296}\n", &["line 2", "number of paths", "4294967296"]),
-            ("expected_paths:\n- {wwid: '', paths: 1}\n", &["line 2", "no WWID"]),
-            ("expected_paths:\n- {wwid: ' 3600a', paths: 1}\n", &["line 2", "no WWID", " 3600a"]),
+            ("expected_paths:\n- {wwid: a, paths: many}\n", &["line 2", "paths must be a whole number", "many"]),
+            ("expected_paths:\n- {wwid: a, paths: -1}\n", &["line 2", "paths must be a whole number", "-1"]),
+            ("expected_paths:\n- {wwid: a, paths: 0}\n", &["line 2", "paths must be a whole number", "0"]),
+            (
+                "expected_paths:\n- {wwid: a, paths: 4294967296}\n",
+                &["line 2", "paths must be a whole number", "4294967296"],
+            ),
+            ("expected_paths:\n- {wwid: '', paths: 1}\n", &["line 2", "WWID is empty"]),
+            ("expected_paths:\n- {wwid: ' 3600a', paths: 1}\n", &["line 2", "blanks around it", " 3600a"]),
             ("expected_paths:\n- {wwid: mpath-3600a, paths: 1}\n", &["line 2", "mpath-3600a"]),
             ("expected_paths:\n- {wwid: a, wwid: b, paths: 1}\n", &["line 2", "wwid"]),
             ("expected_paths: many\n", &["line 1", "many"]),
             ("expected_paths:\n- {wwid: a, paths: 1, redundant: maybe}\n", &["line 2", "maybe"]),
-            ("forget:\n- {wwid: a, before: yesterday}\n", &["line 2", "no time", "yesterday"]),
+            ("forget:\n- {wwid: a, before: yesterday}\n", &["line 2", "not a time", "yesterday"]),
             ("forget:\n- {wwid: a}\n", &["line 2", "before"]),
             ("ignore_unassembled: ['[a']\n", &["line 1", "[a"]),
             ("expected_paths:\n- {wwid: a, paths: }\n", &["line 2"]),
@@ -544,7 +548,7 @@ mod tests {
             (&bond("networks: [b]\n  targets: []"), &["line 2", "\"a\"", "no targets"]),
             (&bond("networks: [b, b]\n  targets: ['*']"), &["line 2", "\"a\"", "\"b\"", "more than once"]),
             (&bond("networks: [192.0.2.0/24, 192.0.2.7/24]\n  targets: ['*']"), &["192.0.2.7/24", "more than once"]),
-            ("iscsi_bonds:\n- {name: '', networks: [b], targets: ['*']}\n", &["line 2", "without a name"]),
+            ("iscsi_bonds:\n- {name: '', networks: [b], targets: ['*']}\n", &["line 2", "name of the bond is empty"]),
             (
                 "iscsi_bonds:\n- {name: a, networks: [b], targets: ['*']}\n- {name: a, networks: [b], targets: ['*']}\n",
                 &["line 3", "\"a\"", "more than one"],

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let confined = if cli.general.capture.is_some() { Ok(Privileged::default()) } else { Privileged::confine() };
     let log = logging::start(cli.general.log_level, cli.general.log_format);
     let privileged = confined.unwrap_or_else(|(privileged, error)| {
-        tracing::warn!(%error, "all threads keep the capabilities that two of them need");
+        tracing::warn!(%error, "cannot drop capabilities: all threads keep those that only two need");
         privileged
     });
     let result = run(&cli, privileged, memory_file);

@@ -26,7 +26,7 @@ const SOURCES_INTERVAL: Duration = Duration::from_secs(5);
 /// The line before anything is known.
 const READING: &str = "reading for the first time";
 /// How long the end waits for systemd.
-const STOPPING_PATIENCE: Duration = Duration::from_millis(500);
+const STOPPING_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Tells systemd how we are, until the monitor ends. It never returns: where systemd asks for nothing, or the monitor has
 /// ended, it waits for good.
@@ -64,7 +64,7 @@ pub async fn reloading() {
 
 /// Tells that the end has begun, which does not wait long for it to be heard.
 pub async fn stopping() {
-    let _ = timeout(STOPPING_PATIENCE, tell(&[NotifyState::Stopping])).await;
+    let _ = timeout(STOPPING_DEADLINE, tell(&[NotifyState::Stopping])).await;
 }
 
 /// Pings as long as the monitor answers. A timer alone would keep a dead one from being restarted; a reader that hangs in the
@@ -109,7 +109,7 @@ fn line(snapshot: Option<&Snapshot>, sources: &[(Source, Health)]) -> String {
     // The others that may be read say which devices there are.
     let readers = || sources.iter().filter(|(source, health)| *source != Source::Uevent && !health.not_permitted);
     let note = if sources.iter().any(|(source, health)| *source == Source::Dm && health.not_permitted) {
-        "; device mapper is not permitted, so path states are multipathd's"
+        "; device mapper is not permitted, so path states come from multipathd"
     } else {
         ""
     };
@@ -166,9 +166,9 @@ fn tell(news: &[NotifyState]) -> JoinHandle<()> {
         let unheard = UNHEARD.swap(told.is_err(), Ordering::Relaxed);
         match told {
             Ok(()) => {}
-            Err(error) if unheard => debug!(%error, "systemd could not be told"),
+            Err(error) if unheard => debug!(%error, "cannot notify systemd"),
             Err(error) => {
-                warn!(%error, "systemd could not be told how the service is, and may take it for not started or for hung");
+                warn!(%error, "cannot notify systemd, which may consider the service not started or hung");
             }
         }
     })
@@ -203,7 +203,7 @@ mod tests {
                 health(false, &[Part::Multipathd], "refused\nREADY=1"),
                 silent(),
                 "waiting for a first answer of: multipathd: refused; sysfs: no directory; \
-                 device mapper is not permitted, so path states are multipathd's",
+                 device mapper is not permitted, so path states come from multipathd",
             ),
             (true, refused(), read(), read(), "no multipath devices"),
             (true, read(), read(), failed(), "no multipath devices"),
@@ -213,7 +213,7 @@ mod tests {
                 read(),
                 silent(),
                 "no multipath devices; no answer since the start of: sysfs: no directory; \
-                 device mapper is not permitted, so path states are multipathd's",
+                 device mapper is not permitted, so path states come from multipathd",
             ),
             (
                 true,

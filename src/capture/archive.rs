@@ -71,10 +71,11 @@ impl NewFile {
     /// If there is such a file, or none can be made.
     pub fn create(place: &Path) -> io::Result<Self> {
         if place.symlink_metadata().is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
+            return Err(exists_already());
         }
         let directory = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(NewFile { new: NamedTempFile::new_in(directory)?, place: place.to_owned() })
+        let new = NamedTempFile::new_in(directory).map_err(without_place)?;
+        Ok(NewFile { new, place: place.to_owned() })
     }
 
     /// What to write to.
@@ -90,9 +91,23 @@ impl NewFile {
     /// # Errors
     /// If there is such a file by now.
     pub fn keep(self) -> io::Result<()> {
-        self.new.persist_noclobber(self.place)?;
-        Ok(())
+        match self.new.persist_noclobber(self.place) {
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists_already()),
+            Err(error) => Err(error.error),
+            Ok(_) => Ok(()),
+        }
     }
+}
+
+fn exists_already() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "the file exists already and is not overwritten")
+}
+
+/// tempfile adds the random name of its file, which means nothing to the user.
+fn without_place(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let cause = text.split(" at path ").next().unwrap_or_default();
+    io::Error::new(error.kind(), cause.to_owned())
 }
 
 #[cfg(test)]
@@ -115,7 +130,8 @@ mod tests {
         assert_eq!(other.keep().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(NewFile::create(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&file).unwrap(), b"one");
-        assert!(NewFile::create(&directory.path().join("none/file")).is_err());
+        let error = NewFile::create(&directory.path().join("none/file")).unwrap_err();
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -48,7 +48,7 @@ const UNREAD: &str = "unread.txt";
 const README: &str = "README";
 
 /// To read a host takes much less, unless something of it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a capture is made of.
 #[derive(Clone, Debug)]
@@ -67,13 +67,13 @@ pub struct Host {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// No source says which devices there are.
-    #[error("no source says which devices there are")]
+    #[error("the multipath devices are unknown: no source can be read")]
     NoSource,
     /// A reader waits for something, maybe for good.
-    #[error("the host cannot be read within {patience:?}: nothing came after {last}")]
+    #[error("the host could not be read within {deadline:?}; the last read was of {last}")]
     Stuck {
         /// How long we waited.
-        patience: Duration,
+        deadline: Duration,
         /// What was read last, in the capture.
         last: String,
     },
@@ -81,10 +81,10 @@ pub enum Failure {
     #[error("cannot replace the names: {0}")]
     Names(#[from] names::Impossible),
     /// They cannot be looked for.
-    #[error("cannot look for the names: {0}")]
+    #[error("cannot search for names: {0}")]
     Search(#[from] regex::Error),
     /// A name would have been given away.
-    #[error("nothing was written: {place} would still hold {name:?}, which is a name")]
+    #[error("nothing was written: {place} would still contain the name {name:?}")]
     NameLeft {
         /// Where, in the capture.
         place: String,
@@ -92,7 +92,7 @@ pub enum Failure {
         name: String,
     },
     /// Nobody could run it.
-    #[error("nothing was written: {what} would have {bytes} bytes, and no more than {most} are read again")]
+    #[error("nothing was written: {what} would have {bytes} bytes, but --path.capture reads at most {most}")]
     TooLarge {
         /// What, in the capture.
         what: &'static str,
@@ -133,7 +133,7 @@ pub fn replies(directory: &Path) -> PathBuf {
 ///
 /// # Errors
 /// See [`Failure`].
-pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec<u8>, Failure> {
+pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
     let (replies, errors) = match &host.multipathd {
         Some(client) => client.record().await,
         None => Default::default(),
@@ -144,9 +144,9 @@ pub async fn take(host: Host, host_name: &str, patience: Duration) -> Result<Vec
         let last = Arc::clone(&last);
         move || read(&host, last)
     });
-    let Ok(Ok((findings, found))) = tokio::time::timeout(patience, reading).await else {
+    let Ok(Ok((findings, found))) = tokio::time::timeout(deadline, reading).await else {
         let last = last.lock().unwrap_or_else(PoisonError::into_inner).display().to_string();
-        return Err(Failure::Stuck { patience, last });
+        return Err(Failure::Stuck { deadline, last });
     };
     if !found && replies.is_empty() {
         return Err(Failure::NoSource);
@@ -175,7 +175,7 @@ fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Re
     let kernel = entries.iter().find(|entry| entry.place == Path::new(recorded::FILE_NAME)).map_or(0, Entry::bytes);
     let all = entries.iter().map(Entry::bytes).sum();
     for (what, bytes, most) in
-        [(recorded::FILE_NAME, kernel, recorded::MAX_KERNEL_BYTES), ("it", all, recorded::MAX_CAPTURE_BYTES)]
+        [(recorded::FILE_NAME, kernel, recorded::MAX_KERNEL_BYTES), ("the capture", all, recorded::MAX_CAPTURE_BYTES)]
     {
         if bytes > most {
             return Err(Failure::TooLarge { what, bytes, most });
@@ -299,19 +299,23 @@ fn readme() -> String {
     format!(
         "A capture of a host's multipath storage, made by multipath_exporter {version}, format {format}.\n\
          \n\
-         It holds what the exporter reads on such a host, and nothing else. Serial numbers, WWIDs, WWNs, IQNs, NQNs, \n\
-         UUIDs, aliases, host names, names of network interfaces that an administrator gave, IP and MAC addresses were\n\
-         replaced by random ones, the same everywhere; nobody can turn them back. Vendors, models, states, numbers and the\n\
-         kernel's own names are as they were, but for a vendor or model that holds a name. Where names that begin alike\n\
-         have all or nearly all characters of a kind in one place, these stay: the initials of 26 names from alpha to\n\
-         zulu, the last digits of a row from db0000 to db1999.\n\
+         It holds what the exporter reads on this host, and nothing else. Random names of the same form replace serial\n\
+         numbers, WWIDs, WWNs, IQNs, NQNs, UUIDs, aliases, host names, IP and MAC addresses, and the names that an\n\
+         administrator gave to network interfaces. A name has the same replacement everywhere, and nobody can turn it\n\
+         back. Vendors, models, states, numbers and the kernel's own names are unchanged, unless a vendor or model\n\
+         contains a name.\n\
+         \n\
+         One thing shows through. Where many names begin alike, and in one place have all or nearly all characters of a\n\
+         kind, these characters are unchanged: the initials of 26 names from alpha to zulu, the last digits of a series\n\
+         from db0000 to db1999.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
-         It shows no iSCSI bonds: it has no configuration, and only those addresses of the host that connections come from.\n\
+         It shows no iSCSI bonds, because it holds no configuration. It holds only those addresses of the host that\n\
+         connections come from.\n\
          \n\
-         kernel.json     what device mapper's ioctls gave, and the interfaces that have the addresses of connections\n\
-         multipathd/     its replies\n\
+         kernel.json     the answers of device mapper, and the interfaces that have the addresses of connections\n\
+         multipathd/     the replies of multipathd\n\
          sys/ proc/ udev/    files and links; a file that could not be read is a directory here\n\
          unread.txt      what could not be read, and why\n",
         version = env!("CARGO_PKG_VERSION"),
@@ -334,7 +338,7 @@ mod tests {
         kernel.kernel.nodes.insert("/dev/sda".to_owned(), long(recorded::MAX_KERNEL_BYTES));
         let mut all = Findings::default();
         all.tree.insert("sys/block/sda/size".into(), Node::File(long(recorded::MAX_CAPTURE_BYTES).into()));
-        for (findings, what) in [(kernel, "kernel.json would have 167"), (all, "it would have 671")] {
+        for (findings, what) in [(kernel, "kernel.json would have 167"), (all, "the capture would have 671")] {
             let failure = pack(&findings, &[], "").unwrap_err().to_string();
             assert!(failure.contains(what), "{failure}");
         }

@@ -18,16 +18,16 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 
 /// A random word may be an old one. After so many in vain there are too few others to avoid that: of a single digit, say.
-const PATIENCE: usize = 100;
+const MOST_TRIES: usize = 100;
 
 /// Why names could not be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Impossible {
     /// The system gives no random numbers.
-    #[error("the system has no random numbers")]
+    #[error("the system provides no random numbers")]
     NoRandomNumbers,
     /// There are more that differ in one character than we have others for. No host has.
-    #[error("there are too many names that differ in one character")]
+    #[error("too many names differ in one character")]
     TooMany,
 }
 
@@ -142,11 +142,12 @@ impl Names {
             let new = form.others(words.keys(), &taken, &mut self.random)?;
             words.values_mut().zip(new).for_each(|(word, new)| *word = new);
         }
-        for round in 1..=PATIENCE {
+        for round in 1..=MOST_TRIES {
             let (mut flips, mut taken) = (HashMap::new(), BTreeSet::new());
             let new: Vec<_> = self.addresses.keys().map(|old| moved(*old, &mut flips, &mut self.random)).collect();
             // Two of different networks may meet in the private one, and one may become one that there is.
-            let is_free = |new: &IpAddr| taken.insert(*new) && (!self.addresses.contains_key(new) || round == PATIENCE);
+            let is_free =
+                |new: &IpAddr| taken.insert(*new) && (!self.addresses.contains_key(new) || round == MOST_TRIES);
             if new.iter().all(is_free) {
                 self.addresses.values_mut().zip(new).for_each(|(address, new)| *address = new);
                 return Ok(());
@@ -242,7 +243,7 @@ impl Form {
                     let is_taken = |(words, character): (&Range<usize>, &char)| {
                         taken.contains(&format!("{}{character}", new[words.start]).to_lowercase())
                     };
-                    if tries == PATIENCE || !whole.any(is_taken) {
+                    if tries == MOST_TRIES || !whole.any(is_taken) {
                         break chosen;
                     }
                 };

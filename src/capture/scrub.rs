@@ -336,10 +336,12 @@ impl Scrub {
         if let Some(refusal) = ["fail", "timeout", "permission deny"].into_iter().find(|word| first.starts_with(word)) {
             return refusal.into();
         }
-        let scrubbed = match file.ends_with(".json") {
-            true if text.starts_with('{') => self.json(&text),
-            true => self.name(first),
-            false => text.lines().map(|line| self.raw(line) + "\n").collect(),
+        let scrubbed = if !file.ends_with(".json") {
+            text.lines().map(|line| self.raw(line) + "\n").collect()
+        } else if text.starts_with('{') {
+            self.json(&text)
+        } else {
+            self.name(first)
         };
         scrubbed.into_bytes()
     }

@@ -16,9 +16,12 @@ use crate::cli::Cli;
 /// Writes a capture, to standard output if the file is called `-`.
 pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
-    let failed = |cause| match to_stdout {
-        true => Failure::fatal("cannot print")(cause),
-        false => Failure::Settings(format!("--capture: {}: {cause}", file.display())),
+    let failed = |cause| {
+        if to_stdout {
+            Failure::fatal("cannot print")(cause)
+        } else {
+            Failure::Settings(format!("--capture: {}: {cause}", file.display()))
+        }
     };
     let stopped = stopped()?;
     // Before anything is read for nothing.
@@ -26,7 +29,7 @@ pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let system = rustix::system::uname();
     let host_name = system.nodename().to_string_lossy();
     let written = async {
-        let archive = capture::take(host(cli)?, &host_name, capture::PATIENCE).await;
+        let archive = capture::take(host(cli)?, &host_name, capture::READ_DEADLINE).await;
         let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
         let bytes = archive.len();
         let content = new.as_ref().map(capture::NewFile::content).transpose().map_err(failed)?;
@@ -41,7 +44,7 @@ pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     };
     let bytes = tokio::select! {
         written = written => written?,
-        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal, before it was written".to_owned())),
+        () = stopped => return Err(Failure::Fatal("--capture: stopped by a signal before the file was written".to_owned())),
     };
     if let Some(new) = new {
         new.keep().map_err(failed)?;
@@ -65,8 +68,8 @@ fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     let kinds = kinds.filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
     let signals = kinds.map(signal).collect::<io::Result<Vec<_>>>();
     let mut signals = signals.map_err(Failure::fatal("cannot handle signals"))?;
-    Ok(poll_fn(move |context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
+    Ok(poll_fn(move |context| {
+        let is_stopped = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if is_stopped { Poll::Ready(()) } else { Poll::Pending }
     }))
 }

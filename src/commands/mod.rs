@@ -57,13 +57,14 @@ impl Failure {
 /// # Errors
 /// See [`Failure`].
 pub fn run(cli: &Cli, privileged: Privileged, memory_file: Option<io::Result<MemoryFile>>) -> Result<(), Failure> {
-    let config = reload::read_config(cli.general.config_file.as_deref()).map_err(Failure::Settings)?;
+    let config = reload::read_config(cli.general.config_file.as_deref())
+        .map_err(|error| Failure::Settings(format!("--config.file: {error}")))?;
     let share = cli.web.address_share;
     let web_config = match cli.web.config_file.as_deref() {
         None => WebConfig::none(share),
         Some(file) => WebConfig::read(file, share),
     };
-    let web_config = web_config.map_err(|error| Failure::Settings(error.to_string()))?;
+    let web_config = web_config.map_err(|error| Failure::Settings(format!("--web.config.file: {error}")))?;
     if cli.general.config_check {
         return check::check(cli, &web_config);
     }

@@ -106,7 +106,7 @@ pub async fn serve(
     tasks.spawn("memory", pages::give_back());
     tasks.spawn("monitor", async {
         match monitor.run(orders).await {
-            Ok(()) => "nobody commands it any more".to_owned(),
+            Ok(()) => "its command channel is closed".to_owned(),
             Err(error) => error.to_string(),
         }
     });

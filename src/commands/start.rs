@@ -18,7 +18,7 @@ pub fn raise_open_files() {
     }
     files.current = files.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, files) {
-        warn!(%error, "the limit of open files cannot be raised: large hosts may not be read whole");
+        warn!(%error, "cannot raise the limit of open files; on large hosts some objects may not be readable");
     }
 }
 
@@ -56,6 +56,6 @@ pub fn check_sysfs(sysfs: &Path) -> Result<(), Failure> {
     if missing.is_empty() {
         return Ok(());
     }
-    let missing = missing.join(" or ");
-    Err(Failure::Settings(format!("--path.sysfs: {} is no sysfs: it has no directory {missing}", sysfs.display())))
+    let missing = missing.join(", ");
+    Err(Failure::Settings(format!("--path.sysfs: {} is not sysfs: it lacks the directory {missing}", sysfs.display())))
 }

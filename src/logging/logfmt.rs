@@ -66,10 +66,7 @@ fn pair(writer: &mut impl Write, key: &str, value: &str) -> fmt::Result {
     writer.write_char(' ')?;
     key.chars().filter(|c| is_plain(*c)).try_for_each(|c| writer.write_char(c))?;
     writer.write_char('=')?;
-    match value.chars().all(is_plain) {
-        true => writer.write_str(value),
-        false => quoted(writer, value),
-    }
+    if value.chars().all(is_plain) { writer.write_str(value) } else { quoted(writer, value) }
 }
 
 /// Whether it may stand outside of quotes.
@@ -166,10 +163,7 @@ mod tests {
         fn whatever_comes_can_be_read_again(value in prop_oneof![any::<String>(), "\\PC{0,8}", "[\\x00-\\xff]{0,8}"]) {
             let line = written("key", &value);
             let text = line.strip_prefix(" key=").unwrap();
-            let read = match text.starts_with('"') {
-                true => serde_json::from_str(text).unwrap(),
-                false => text.to_owned(),
-            };
+            let read = if text.starts_with('"') { serde_json::from_str(text).unwrap() } else { text.to_owned() };
             prop_assert_eq!(read, value);
             prop_assert!(!text.starts_with('"') || text.chars().all(is_visible));
         }

@@ -131,20 +131,20 @@ impl Devices {
         )?;
         families.number(
             "multipath_devices_without_valid_paths",
-            "Multipath devices with no valid path",
+            "Multipath devices without a valid path",
             Some(with(Health::WithoutValidPaths)),
         )?;
         families.number("multipath_paths", "Paths of all multipath devices", Some(paths as u64))?;
         families.number("multipath_failed_paths", "Failed paths of all multipath devices", Some(failed as u64))?;
         families.number(
             "multipath_unassembled_wwids",
-            "Disks on two or more paths, or meant for multipath, that no multipath device holds",
+            "Disks on two or more paths, or marked for multipath, that no multipath device holds",
             Some(self.snapshot.unassembled.len() as u64),
         )?;
         let remembered = &self.snapshot.remembered;
         families.number(
             "multipath_lost_devices",
-            "Multipath devices that are gone though nobody took them away in order",
+            "Multipath devices that disappeared without an orderly removal",
             Some(remembered.lost.len() as u64),
         )?;
         families.number(
@@ -154,12 +154,12 @@ impl Devices {
         )?;
         families.number(
             "multipath_in_trouble",
-            "1 while a device is degraded, without valid paths, lost or misses paths, until all are seen well",
+            "1 from the time a device is degraded, without valid paths, lost or missing paths, until all are healthy again",
             Some(u64::from(remembered.in_trouble)),
         )?;
         families.number(
             "multipath_last_recovery_timestamp_seconds",
-            "When all devices of this host were last seen well again after trouble",
+            "Time when all devices of this host last became healthy again after trouble",
             remembered.last_recovery.map(unix_seconds),
         )?;
         let (up, state) = match &self.snapshot.daemon {
@@ -178,7 +178,7 @@ impl Devices {
     fn devices(&self, families: &mut Families) -> fmt::Result {
         families.gauge(
             "multipath_device_info",
-            "What a multipath device is",
+            "Description of a multipath device; always 1",
             self.snapshot.devices.iter().map(|device| (device_info(device), 1u64)),
         )?;
         self.device_counts(families)?;
@@ -191,7 +191,7 @@ impl Devices {
         self.device_past(families)?;
         families.gauge(
             "multipath_path_group_state",
-            "State of a path group",
+            "Current state of a path group",
             self.snapshot.devices.iter().flat_map(|device| {
                 device
                     .groups
@@ -206,19 +206,17 @@ impl Devices {
             families.gauge(name, help, self.each(|device| Some(value(device.counts()) as u64)))
         };
         gauge("multipath_device_paths", "Paths of a multipath device", |counts| counts.paths())?;
-        gauge("multipath_device_valid_paths", "Paths the kernel sends I/O to", |counts| counts.valid)?;
-        gauge("multipath_device_standby_paths", "Paths that wait for their ANA state to change", |counts| {
-            counts.standby
-        })?;
+        gauge("multipath_device_valid_paths", "Paths that the kernel sends I/O to", |counts| counts.valid)?;
+        gauge("multipath_device_standby_paths", "Paths whose ANA state takes no I/O now", |counts| counts.standby)?;
         gauge("multipath_device_failed_paths", "Paths that are neither valid nor standby", |counts| counts.failed)?;
         families.gauge(
             "multipath_device_initiator_ports",
-            "Ports of this host that its valid and standby paths use",
+            "Ports of this host that the device's valid and standby paths use",
             self.each(|device| Some(initiator_ports(&device.paths) as u64)),
         )?;
         families.gauge(
             "multipath_device_target_ports",
-            "Ports of the storage that its valid and standby paths use",
+            "Ports of the storage that the device's valid and standby paths use",
             self.each(|device| Some(target_ports(&device.paths) as u64)),
         )
     }
@@ -228,30 +226,32 @@ impl Devices {
         gauge("multipath_device_queueing", "1 if I/O waits instead of failing when no path is valid", |device| {
             device.queueing.map(u64::from)
         })?;
-        gauge("multipath_device_suspended", "1 if suspended, otherwise absent", |device| {
+        gauge("multipath_device_suspended", "1 if the device is suspended, otherwise absent", |device| {
             fault(usize::from(device.suspended == Some(true)))
         })?;
-        gauge("multipath_device_read_only", "1 if write-protected", |device| device.read_only.map(u64::from))?;
-        gauge("multipath_device_size_bytes", "Size", |device| device.size_bytes)?;
-        gauge("multipath_device_open_count", "Holders of the device", |device| device.open_count)?;
+        gauge("multipath_device_read_only", "1 if the device is write-protected", |device| {
+            device.read_only.map(u64::from)
+        })?;
+        gauge("multipath_device_size_bytes", "Size of the device in bytes", |device| device.size_bytes)?;
+        gauge("multipath_device_open_count", "Number of times the device is open", |device| device.open_count)?;
         gauge("multipath_device_in_use", "1 if something uses the device, absent if unknown", |device| {
             device.in_use.map(u64::from)
         })?;
-        gauge("multipath_device_root", "1 where the root file system stands on it", |device| {
+        gauge("multipath_device_root", "1 if the root file system is on the device", |device| {
             Some(u64::from(device.root))
         })?;
-        gauge("multipath_device_inflight_requests", "Requests sent down and not completed", |device| {
+        gauge("multipath_device_inflight_requests", "Requests sent to the device and not completed", |device| {
             device.inflight_requests
         })?;
         if self.events {
             gauge(
                 "multipath_device_blocked_paths",
-                "Valid paths on which I/O waits at two readings in a row, absent if none",
+                "Valid paths on which I/O waited at two reads in a row, absent if none",
                 |device| fault(device.blocked_paths),
             )?;
             families.gauge(
                 "multipath_device_stalled_seconds",
-                "How long no I/O has completed though some is in flight, absent if it flows",
+                "Time without completed I/O while I/O is in flight, absent if I/O flows",
                 self.each(|device| device.stalled.map(seconds)),
             )?;
         }
@@ -263,7 +263,7 @@ impl Devices {
         )?;
         gauge(
             "multipath_device_read_only_mismatched_paths",
-            "Paths whose write protection differs, absent if none",
+            "Paths whose write protection differs from the device's, absent if none",
             |device| fault(device.mismatches.read_only),
         )?;
         gauge(
@@ -278,12 +278,12 @@ impl Devices {
         )?;
         gauge(
             "multipath_device_lun_conflicts",
-            "Pairs of ports that lead to several LUN numbers, absent if none",
+            "Pairs of initiator port and target port that lead to several LUN numbers, absent if none",
             |device| fault(device.lun_conflicts),
         )?;
         gauge(
             "multipath_device_stray_paths",
-            "Working disks that are the same LUN and no paths of the device, absent if none",
+            "Working disks that are the same LUN but not paths of the device, absent if none",
             |device| fault(device.stray_paths.len()),
         )
     }
@@ -303,12 +303,12 @@ impl Devices {
         };
         families.counter(
             "multipath_device_path_events",
-            "Paths that failed and paths reinstated since the exporter started",
+            "Path failures and reinstatements since the exporter started, by action",
             all().map(|(labels, count, _)| (labels, count)),
         )?;
         families.gauge(
             "multipath_device_last_path_event_timestamp_seconds",
-            "When a path last failed or was reinstated",
+            "Time of the last path failure or reinstatement, by action",
             all().filter_map(|(labels, _, last)| Some((labels, unix_seconds(last?)))),
         )
     }
@@ -317,19 +317,21 @@ impl Devices {
         let mut counter = |name, help, value: fn(&DaemonCounters) -> u64| {
             families.counter(name, help, self.each(|device| device.daemon_counters.as_ref().map(value)))
         };
-        counter("multipath_device_path_faults", "Path failures that multipathd counted", |daemon| daemon.path_faults)?;
-        counter("multipath_device_group_switches", "Path group switches that multipathd counted", |daemon| {
+        counter("multipath_device_path_faults", "Path failures, as counted by multipathd", |daemon| {
+            daemon.path_faults
+        })?;
+        counter("multipath_device_group_switches", "Path group switches, as counted by multipathd", |daemon| {
             daemon.group_switches
         })?;
-        counter("multipath_device_table_loads", "Tables that multipathd loaded", |daemon| daemon.table_loads)?;
+        counter("multipath_device_table_loads", "Table loads, as counted by multipathd", |daemon| daemon.table_loads)?;
         counter(
             "multipath_device_queueing_seconds",
-            "Time I/O queued for want of a path, as multipathd counted",
+            "Time I/O was queued because no path was valid, as counted by multipathd",
             |daemon| daemon.queueing_seconds,
         )?;
         counter(
             "multipath_device_queueing_timeouts",
-            "Times no_path_retry ran out, as multipathd counted",
+            "Times no_path_retry expired, as counted by multipathd",
             |daemon| daemon.queueing_timeouts,
         )?;
         families.gauge(
@@ -352,29 +354,31 @@ impl Devices {
         };
         gauge(
             "multipath_device_expected_paths",
-            "Paths that the device should have, by the configuration or as it had them for six hours",
+            "Paths that the device should have: as configured, or as it had for six hours",
             |history| Some(history.expected_paths),
         )?;
-        gauge("multipath_device_missing_paths", "Expected paths that are not there", |history| {
+        gauge("multipath_device_missing_paths", "Expected paths that are missing", |history| {
             Some(history.missing_paths)
         })?;
         gauge(
             "multipath_device_redundant",
-            "1 if it keeps a path no matter which single port or fabric fails",
+            "1 if the device keeps a path when any single port or fabric fails",
             |history| history.is_redundant.map(u32::from),
         )?;
-        gauge("multipath_device_redundancy_lost", "1 if it is not redundant now and was for six hours", |history| {
-            history.has_lost_redundancy.map(u32::from)
-        })?;
+        gauge(
+            "multipath_device_redundancy_lost",
+            "1 if the device is not redundant now but was for six hours",
+            |history| history.has_lost_redundancy.map(u32::from),
+        )?;
         let lost = || self.snapshot.remembered.lost.iter();
         families.gauge(
             "multipath_lost_device_info",
-            "What a lost multipath device was, and why it counts as lost",
+            "Description of a lost multipath device and why it counts as lost; always 1",
             lost().map(|device| (lost_info(device), 1u64)),
         )?;
         families.gauge(
             "multipath_lost_device_timestamp_seconds",
-            "When the multipath device was lost",
+            "Time when the multipath device was lost",
             lost().map(|device| (DeviceLabels { wwid: &device.wwid }, unix_seconds(device.time))),
         )
     }
@@ -383,7 +387,7 @@ impl Devices {
         let mut gauge = |name, help, value: fn(&Device) -> Option<u64>| families.gauge(name, help, self.each(value));
         gauge(
             "multipath_device_marginal_paths",
-            "Paths that multipathd holds marginal or delays, absent if none",
+            "Paths that multipathd treats as marginal or delays, absent if none",
             |device| fault(device.marginal_paths()),
         )?;
         gauge(
@@ -393,18 +397,18 @@ impl Devices {
         )?;
         gauge(
             "multipath_device_non_optimized",
-            "1 if a better group has a valid path or the array calls no valid path optimized, otherwise absent",
+            "1 if a better path group has a valid path, or the array reports no valid path as optimized, otherwise absent",
             |device| fault(usize::from(device.is_non_optimized())),
         )?;
         families.counter(
             "multipath_device_path_io_errors",
-            "I/O errors and timeouts of all paths that the device has had",
+            "I/O errors and timeouts of all present and former paths of the device",
             self.each(|device| Some(device.path_io_errors)),
         )?;
         if self.events {
             families.counter(
                 "multipath_device_repeated_path_failures",
-                "Failures and disorderly removals of a path within 15 minutes after its last one",
+                "Failures and disorderly removals of a path within 15 minutes after its previous one",
                 self.each(|device| Some(device.repeated_path_failures)),
             )?;
         }
@@ -414,7 +418,7 @@ impl Devices {
     fn paths(&self, families: &mut Families) -> fmt::Result {
         families.gauge(
             "multipath_path_info",
-            "What a path is",
+            "Description of a path; always 1",
             self.each_path(|device, path| Some((path_info(device, path), 1u64))),
         )?;
         families.gauge(
@@ -431,7 +435,7 @@ impl Devices {
         }
         families.gauge(
             "multipath_path_priority",
-            "Priority that multipathd gives the path",
+            "Priority of the path in multipathd",
             self.each_path(|device, path| Some((path_labels(device, path), path.priority?))),
         )?;
         let mut word = |name, help, value: fn(&Path) -> Option<&str>| {
@@ -441,27 +445,29 @@ impl Devices {
             };
             families.gauge(name, help, self.each_path(word))
         };
-        word("multipath_path_checker_state", "Present checker state in multipathd's word", |path| {
+        word("multipath_path_checker_state", "Current checker state of the path, in multipathd's words", |path| {
             path.checker_state.as_deref()
         })?;
-        word("multipath_path_device_state", "Present state of the SCSI device or NVMe controller", |path| {
+        word("multipath_path_device_state", "Current state of the path's SCSI device or NVMe controller", |path| {
             path.device_state.as_deref()
         })?;
-        word("multipath_path_access_state", "Present SCSI ALUA access state", |path| path.access_state.as_deref())?;
-        word("multipath_path_ana_state", "Present NVMe ANA state", |path| path.ana_state.as_deref())?;
+        word("multipath_path_access_state", "Current SCSI ALUA access state of the path", |path| {
+            path.access_state.as_deref()
+        })?;
+        word("multipath_path_ana_state", "Current NVMe ANA state of the path", |path| path.ana_state.as_deref())?;
         families.gauge(
             "multipath_path_marginal",
-            "1 if multipathd holds the path marginal",
+            "1 if multipathd treats the path as marginal",
             self.each_path(|device, path| Some((path_labels(device, path), u64::from(path.marginal?)))),
         )?;
         families.counter(
             "multipath_path_io_errors",
-            "Requests to the path that ended with an error, as the kernel counts",
+            "Requests to the path that failed, as counted by the kernel",
             self.each_path(|device, path| Some((path_labels(device, path), path.io_errors?))),
         )?;
         families.counter(
             "multipath_path_io_timeouts",
-            "Requests to the path that ran out of time, as the kernel counts",
+            "Requests to the path that timed out, as counted by the kernel",
             self.each_path(|device, path| Some((path_labels(device, path), path.io_timeouts?))),
         )
     }

@@ -108,18 +108,16 @@ impl Exposition {
     /// If a metric cannot be encoded, which no value can cause.
     pub fn page(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> Result<Vec<Bytes>, fmt::Error> {
         let fixed = self.fixed(snapshot);
-        match gzip {
-            true => self.gzip_page(&fixed, format),
-            false => self.plain_page(&fixed, format),
-        }
+        if gzip { self.gzip_page(&fixed, format) } else { self.plain_page(&fixed, format) }
     }
 
     /// Whether the page costs no more than the exporter's own numbers.
     pub fn is_ready(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> bool {
         let fixed = self.fixed(snapshot);
-        match gzip {
-            true => fixed.deflated[format as usize].get().is_some(),
-            false => fixed.plain[format as usize].get().is_some(),
+        if gzip {
+            fixed.deflated[format as usize].get().is_some()
+        } else {
+            fixed.plain[format as usize].get().is_some()
         }
     }
 

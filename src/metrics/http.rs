@@ -53,12 +53,12 @@ impl Collector for HttpMetrics {
         let mut families = Families(encoder);
         families.counter(
             "multipath_exporter_http_responses",
-            "Answers to HTTP requests, by status code",
+            "HTTP responses, by status code",
             CODES.iter().zip(&self.responses).map(|(code, counter)| (CodeLabels { code }, counter.get())),
         )?;
         families.counter(
             "multipath_exporter_http_connections_closed",
-            "Connections that the exporter closed: to make room, because of a slow client, or of a failed handshake",
+            "Connections that the exporter closed: to make room, because of a slow client, or after a failed handshake",
             REASONS.iter().zip(&self.closed).map(|(reason, counter)| (ReasonLabels { reason }, counter.get())),
         )
     }

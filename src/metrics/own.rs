@@ -94,37 +94,37 @@ impl Collector for OwnMetrics {
         let mut families = Families(encoder);
         families.counter(
             "multipath_exporter_uevents",
-            "Uevents of block devices, by the kernel's action",
+            "Kernel events of block devices, by action",
             ACTIONS.iter().zip(&self.uevents).map(|(action, counter)| (ActionLabels { action }, counter.get())),
         )?;
         families.total(
             "multipath_exporter_uevent_overflows",
-            "Times the kernel dropped uevents before they were read",
+            "Times the kernel dropped events before the exporter read them",
             self.uevent_overflows.get(),
         )?;
         families.counter(
             "multipath_exporter_resyncs",
-            "Full reads, by reason",
+            "Full reads of all sources, by reason",
             RESYNC_REASONS.iter().zip(&self.resyncs).map(|(reason, counter)| (ReasonLabels { reason }, counter.get())),
         )?;
         families.total(
             "multipath_exporter_resync_corrections",
-            "Devices that a timed reading found different though no event had told",
+            "Devices whose state a timed resync found changed without a kernel event; should stay 0",
             self.resync_corrections.get(),
         )?;
         families.metric(
             "multipath_exporter_event_to_metric_seconds",
-            "Time from an event received to its state published",
+            "Time from receiving a kernel event to publishing the new state",
             &self.event_to_metric,
         )?;
         families.number(
             "multipath_exporter_resync_interval_seconds",
-            "Time between complete reads now, which grows with what they cost",
+            "Current interval of resyncs, which grows with their cost",
             Some(self.resync_interval.get()),
         )?;
         families.number(
             "multipath_exporter_reread_interval_seconds",
-            "Time between re-reads of block devices' states now, which grows with what they cost",
+            "Current interval of re-reads of block device states, which grows with their cost",
             Some(self.reread_interval.get()),
         )?;
         families.total("multipath_exporter_scrapes", "Scrapes answered", self.scrapes.get())
@@ -148,7 +148,11 @@ impl Collector for About {
             revision: env!("BUILD_REVISION"),
             rustversion: env!("BUILD_RUST_VERSION"),
         };
-        families.gauge("multipath_exporter_build_info", "What this exporter was built from", [(build, 1u64)])?;
+        families.gauge(
+            "multipath_exporter_build_info",
+            "Version, revision and compiler of this exporter; always 1",
+            [(build, 1u64)],
+        )?;
         let sources = self.sources.all();
         let permitted = || sources.iter().filter(|(_, health)| !health.not_permitted);
         let each = |value: fn(&Health) -> Option<f64>| {
@@ -156,23 +160,23 @@ impl Collector for About {
         };
         families.gauge(
             "multipath_exporter_source_up",
-            "1 if the last read of the source worked and is not older than three intervals, absent if not permitted",
+            "1 if the last read of the source succeeded and is not older than three intervals, absent if not permitted",
             permitted().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
         )?;
         let is_kernels = sources.iter().any(|(source, health)| *source == Source::Dm && health.up == Some(true));
         families.number(
             "multipath_exporter_kernel_status",
-            "1 if path states are the kernel's own, 0 if device mapper may not be asked or does not answer",
+            "1 if path states are the kernel's own, 0 if device mapper is not permitted or not readable",
             Some(u64::from(is_kernels)),
         )?;
         families.gauge(
             "multipath_exporter_source_last_success_timestamp_seconds",
-            "When the source was last read",
+            "Time of the last successful read of the source",
             each(|health| health.last_success.map(unix_seconds)),
         )?;
         families.gauge(
             "multipath_exporter_source_duration_seconds",
-            "How long that read took",
+            "Duration of the last successful read of the source",
             each(|health| health.duration.map(|duration| duration.as_secs_f64())),
         )?;
         families.counter(
@@ -183,7 +187,7 @@ impl Collector for About {
         let Some(memory) = &self.memory else { return Ok(()) };
         families.number(
             "multipath_exporter_memory_last_write_successful",
-            "1 if what is remembered is on disk, absent without a memory file",
+            "1 if the last write of the memory file succeeded, absent without a memory file",
             Some(u64::from(memory.is_written())),
         )
     }
@@ -213,12 +217,12 @@ impl Collector for ConfigReloads {
         let mut families = Families(encoder);
         families.number(
             "multipath_exporter_config_last_reload_successful",
-            "1 if the configuration file is the one in use",
+            "1 if the last load of the configuration file succeeded",
             Some(u64::from(successful)),
         )?;
         families.number(
             "multipath_exporter_config_last_reload_success_timestamp_seconds",
-            "When the configuration in use was read",
+            "Time of the last successful load of the configuration file",
             last_success.map(unix_seconds),
         )
     }

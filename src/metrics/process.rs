@@ -43,20 +43,28 @@ impl Collector for ThisProcess {
             LimitValue::Value(value) => Some(value),
             LimitValue::Unlimited => None,
         });
-        families.total("process_cpu_seconds", "User and system CPU time spent", seconds(stat.utime + stat.stime))?;
-        families.number("process_resident_memory_bytes", "Resident memory", Some(stat.rss * page_size()))?;
-        families.number("process_virtual_memory_bytes", "Virtual memory", Some(stat.vsize))?;
+        families.total(
+            "process_cpu_seconds",
+            "Total user and system CPU time in seconds",
+            seconds(stat.utime + stat.stime),
+        )?;
+        families.number(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes",
+            Some(stat.rss * page_size()),
+        )?;
+        families.number("process_virtual_memory_bytes", "Virtual memory size in bytes", Some(stat.vsize))?;
         families.number(
             "process_start_time_seconds",
-            "When the process started, in seconds since 1970",
+            "Start time of the process, in seconds since 1970",
             self.boot_time.map(|boot| boot as f64 + seconds(stat.starttime)),
         )?;
         families.number(
             "process_open_fds",
-            "Open file descriptors",
+            "Number of open file descriptors",
             process.fd_count().ok().map(|count| count as u64),
         )?;
-        families.number("process_max_fds", "Open file descriptors allowed", max_fds)?;
-        families.number("process_threads", "Threads", Some(stat.num_threads))
+        families.number("process_max_fds", "Maximum number of open file descriptors", max_fds)?;
+        families.number("process_threads", "Number of threads of the process", Some(stat.num_threads))
     }
 }

@@ -63,10 +63,8 @@ impl FromStr for DevNo {
     type Err = InvalidDevNo;
 
     fn from_str(text: &str) -> Result<Self, InvalidDevNo> {
-        let number = |part: &str| match part.bytes().all(|b| b.is_ascii_digit()) {
-            true => part.parse().ok(),
-            false => None,
-        };
+        // `parse` would also take a sign.
+        let number = |part: &str| if part.bytes().all(|byte| byte.is_ascii_digit()) { part.parse().ok() } else { None };
         text.split_once(':')
             .and_then(|(major, minor)| Some(DevNo { major: number(major)?, minor: number(minor)? }))
             .ok_or_else(|| InvalidDevNo(text.to_owned()))

@@ -95,7 +95,9 @@ pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
 fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
     let failed = |cause| Error::new("kernel uevents", cause);
     if !are_sent_here() {
-        return Err(failed(io::Error::other("the kernel sends none into the network namespace of a user namespace")));
+        return Err(failed(io::Error::other(
+            "the kernel sends none to a network namespace that belongs to a user namespace",
+        )));
     }
     let socket = subscribe().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::Uevent)).is_err() {

@@ -812,7 +812,9 @@ fn what_cannot_be_done_is_said_in_one_line() {
     let finished = run(&[&blind[..], &["--no-collector.dm".to_owned(), sysfs, file]].concat());
     assert_eq!(finished.status, Some(1));
     assert_eq!(finished.stderr.matches("source=multipathd").count(), 1, "{}", finished.stderr);
-    assert!(finished.stderr.lines().last().unwrap().contains("no source says which devices there are"));
+    assert!(
+        finished.stderr.lines().last().unwrap().contains("the multipath devices are unknown: no source can be read")
+    );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 

@@ -200,6 +200,6 @@ fn nobody_to_be_told_is_no_reason_to_end() {
     exporter.await_ready();
     exporter.signal(Signal::HUP);
     exporter.await_values(&[("multipath_exporter_resyncs_total{reason=\"signal\"}", 1.0)]);
-    let warnings = exporter.log().iter().filter(|line| line.contains("systemd could not be told")).count();
+    let warnings = exporter.log().iter().filter(|line| line.contains("cannot notify systemd")).count();
     assert_eq!(warnings, 1, "{:?}", exporter.log());
 }

@@ -50,7 +50,10 @@ fn a_bad_file_is_refused_before_anything_is_served() {
     }
     let finished = run(&["--web.config.file=/nonexistent/web.yml"]);
     assert_eq!(finished.status, Some(2));
-    assert_eq!(finished.stderr, "multipath_exporter: /nonexistent/web.yml: No such file or directory (os error 2)\n");
+    assert_eq!(
+        finished.stderr,
+        "multipath_exporter: --web.config.file: /nonexistent/web.yml: No such file or directory (os error 2)\n"
+    );
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
         failures(
             families,
             "multipath_iscsi_session_failures",
-            "Times a session between these ports was lost without a logout, as seen by re-reads",
+            "Times an iSCSI session between these ports was lost without a logout, as seen by re-reads",
             &snapshot.iscsi_session_failures,
         )?;
     }
@@ -53,7 +53,7 @@ fn sessions(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     )?;
     families.gauge(
         "multipath_iscsi_session_state",
-        "Present state of the iSCSI session",
+        "Current state of the iSCSI session",
         sessions().map(|session| {
             let SessionLabels { session: name, target, target_port, initiator_port } = labels_of(session);
             (SessionState { session: name, target, target_port, initiator_port, state: &session.state }, 1u64)
@@ -82,14 +82,14 @@ fn bonds(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     let bonds = || snapshot.iscsi_bonds.iter().filter(|bond| bond.is_watched).map(|bond| (&bond.name, &bond.networks));
     families.gauge(
         "multipath_iscsi_bond_network_up",
-        "1 if every target of the iSCSI bond that has a session is logged in to over this network, and there is one",
+        "1 if every target of the iSCSI bond that has a session also has a logged-in session over this network",
         bonds().flat_map(|(bond, networks)| {
             networks.iter().map(|(network, up)| (BondNetwork { bond, network }, u64::from(*up)))
         }),
     )?;
     families.gauge(
         "multipath_iscsi_bond_networks",
-        "Networks of the iSCSI bond",
+        "Configured networks of the iSCSI bond",
         bonds().map(|(bond, networks)| (Bond { bond }, networks.len() as u64)),
     )?;
     families.gauge(

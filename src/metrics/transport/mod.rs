@@ -33,7 +33,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
     nvme::encode(snapshot, events, families)?;
     families.gauge(
         "multipath_unassembled_paths",
-        "Paths of a disk that no multipath device holds, nor another driver",
+        "Paths of a disk that neither a multipath device nor another driver holds",
         // A disk that another driver holds is not for multipath, so no alert may tell of it.
         snapshot
             .unassembled
@@ -43,7 +43,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
     )?;
     families.gauge(
         "multipath_disk_used_directly",
-        "1 for each disk that is used itself though it should be used through its multipath device",
+        "1 for each disk that is used directly instead of through its multipath device",
         snapshot.used_directly.iter().map(|DirectUse { wwid, disk, by }| (UsedDirectly { wwid, disk, by }, 1u64)),
     )
 }

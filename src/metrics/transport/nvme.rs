@@ -47,7 +47,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
         failures(
             families,
             "multipath_nvme_controller_failures",
-            "Times an NVMe controller between these ports was lost without being removed in order, as seen by re-reads",
+            "Times an NVMe controller between these ports was lost without an orderly removal, as seen by re-reads",
             &snapshot.nvme_controller_failures,
         )?;
     }
@@ -58,12 +58,12 @@ fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     let controllers = || snapshot.transports.nvme_controllers.iter();
     families.gauge(
         "multipath_nvme_controller_up",
-        "1 if the NVMe controller over fabrics is live",
+        "1 if the NVMe over Fabrics controller is live",
         controllers().map(|controller| (labels_of(controller), u64::from(controller.is_live()))),
     )?;
     families.gauge(
         "multipath_nvme_controller_state",
-        "Present state of the NVMe controller over fabrics",
+        "Current state of the NVMe over Fabrics controller",
         controllers().map(|controller| {
             let ControllerLabels { controller: name, target, target_port, initiator_port } = labels_of(controller);
             let state = &controller.state;
@@ -72,7 +72,7 @@ fn controllers(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     )?;
     families.gauge(
         "multipath_nvme_controller_info",
-        "How long the kernel waits for the NVMe controller over fabrics, in seconds or off",
+        "Timeouts of the NVMe over Fabrics controller, in seconds or off; always 1",
         controllers().map(|controller| {
             let ControllerLabels { controller: name, target, target_port, initiator_port } = labels_of(controller);
             let NvmeTimeouts { ctrl_loss, fast_io_fail, reconnect_delay } = &controller.timeouts;
@@ -103,7 +103,7 @@ fn subsystems(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     let subsystems = || snapshot.transports.nvme_subsystems.iter();
     families.gauge(
         "multipath_nvme_subsystem_info",
-        "How the kernel spreads I/O over the paths to the NVMe subsystem",
+        "I/O policy of the NVMe subsystem: how the kernel spreads I/O over its paths; always 1",
         subsystems().filter_map(|subsystem| {
             let iopolicy = subsystem.iopolicy.as_ref()?;
             Some((SubsystemInfo { target: &subsystem.target, iopolicy }, 1u64))
@@ -111,7 +111,7 @@ fn subsystems(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     )?;
     families.gauge(
         "multipath_nvme_unreachable_namespaces",
-        "Paths to namespaces of the NVMe subsystem that have no device, because none was usable since the connect",
+        "Paths to namespaces of the NVMe subsystem without a device, because no path was usable since the connect",
         subsystems().filter_map(|subsystem| {
             let unreachable = subsystem.unreachable_namespaces?;
             Some((Subsystem { target: &subsystem.target }, unreachable as u64))
