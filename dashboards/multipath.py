@@ -627,7 +627,7 @@ def exporter():
     yield 12, 4, table('Exporter versions', 'Reporting exporters by version.', [],
                        [f'count by (version, revision, rustversion) ({metric("exporter_build_info")})'],
                        [('version', 'Version', 110), ('revision', 'Revision', -120), ('rustversion', 'Rust', 100), ('V', 'Exporters', 100, NUMBER)], 'No host reports', ['-Version'])
-    yield 12, 8, table('Sources that cannot be read', 'Exporters that cannot read a source, or may not: what then is missing stands in the README under Privileges. At most 50.', ['MultipathExporterErrors', 'MultipathDaemonDown'],
+    yield 12, 8, table('Sources that cannot be read', 'Exporters that cannot read a source, or may not: docs/operations.md, Privileges, says what is then missing. At most 50.', ['MultipathExporterErrors', 'MultipathDaemonDown'],
                        [f'topk(50, 1 - ({by("(cluster, job, instance, source)", metric("exporter_source_up"))} == 0))'],
                        [('V', 'State', 110, state(words((1, 'not readable', ON_ORANGE)))), ('source', 'Source', 140), ('instance', 'Host', -120, TO_HOST)],
                        'Every exporter that reports reads all of its sources', ['Host', 'Source'])
@@ -711,7 +711,7 @@ def dashboard():
                  regex='/text="(?<text>[^"]+)",wwid="(?<value>[^"]+)"/'),
     ]
     started = f'process_start_time_seconds{{{S}, job=~"$exporter_job"}}'
-    links = [('Alert rules', '/alerting/list?search=Multipath', False), ('Runbooks', REPOSITORY + '/alerts/runbooks', True), ('Metrics', REPOSITORY + '/README.md#metrics', True)]
+    links = [('Alert rules', '/alerting/list?search=Multipath', False), ('Runbooks', REPOSITORY + '/alerts/runbooks', True), ('Metrics', REPOSITORY + '/docs/metrics.md', True)]
     return {'uid': 'multipath', 'title': 'Multipath', 'description': 'Paths from servers to their storage: which are lost, on which host, and what is left.',
             'tags': ['multipath', 'storage'], 'schemaVersion': 38, 'version': 1, 'editable': False, 'graphTooltip': 1, 'timezone': 'browser', 'weekStart': '', 'fiscalYearStartMonth': 0,
             'liveNow': False, 'refresh': '1m', 'time': {'from': 'now-1h', 'to': 'now'}, 'timepicker': {},

@@ -1,4 +1,5 @@
-//! The README's tables are what the program says of itself: `ACCEPT=1 cargo test --test program readme` writes them anew.
+//! The tables of metrics and options in `docs/` are those of the program. `ACCEPT=1 cargo test --test
+//! program tables` writes them again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -237,17 +238,20 @@ fn options_section() -> String {
     section
 }
 
-/// The README with this section as it should be.
-fn with_section(readme: &str, name: &str, section: &str) -> String {
+/// Checks that the page of this name in `docs/` has this section.
+fn assert_section(name: &str, page: &str, section: &str) {
     let (begin, end) = (format!("<!-- {name}: written by a test -->\n"), format!("\n<!-- end of {name} -->"));
-    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
-    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-    format!("{before}{begin}{section}{end}{after}")
+    let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{name}.md has no {begin}"));
+    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{name}.md has no {end}"));
+    assert_file(&format!("docs/{name}.md"), &format!("{before}{begin}{section}{end}{after}"));
 }
 
 #[test]
-fn the_tables_are_what_the_program_says() {
-    let readme = include_str!("../../README.md");
-    let wanted = with_section(readme, "metrics", &metrics_section());
-    assert_file("README.md", &with_section(&wanted, "options", &options_section()));
+fn the_table_of_metrics() {
+    assert_section("metrics", include_str!("../../docs/metrics.md"), &metrics_section());
+}
+
+#[test]
+fn the_table_of_options() {
+    assert_section("options", include_str!("../../docs/options.md"), &options_section());
 }
