@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_says_why() {
+    fn a_text_that_cannot_be_read_says_why() {
         let good = text(machine("a", "1"));
         let ports = (0..=MOST_RECORDS).map(|port| format!("[\"{port}\",0]")).collect::<Vec<_>>().join(",");
         for (text, why) in [

@@ -611,14 +611,14 @@ fn history(
         record.missing_since.get_or_insert(time);
     }
     let expects_redundancy = configured.is_none_or(|rule| rule.redundant);
-    let tells_redundancy = expected_paths > 1 && counts.valid + counts.standby > 0 && expects_redundancy;
+    let shows_redundancy = expected_paths > 1 && counts.valid + counts.standby > 0 && expects_redundancy;
     let has_lost = !record.is_redundant && record.redundancy.is_proven(now, window);
     let history = History {
         expected_paths,
         missing_paths,
         missing_since: record.missing_since,
-        is_redundant: tells_redundancy.then_some(record.is_redundant),
-        has_lost_redundancy: tells_redundancy.then_some(has_lost),
+        is_redundant: shows_redundancy.then_some(record.is_redundant),
+        has_lost_redundancy: shows_redundancy.then_some(has_lost),
         has_new_errors: record.has_new_errors(now),
     };
     let is_ill = counts.health() != Health::Healthy || missing_paths > 0 || record.loss.is_some();

@@ -570,7 +570,7 @@ fn a_configured_device_that_is_not_there_is_trouble() {
 }
 
 #[test]
-fn what_is_forgotten_is_no_recovery() {
+fn forgetting_is_no_recovery() {
     let mut host = Host::new();
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });
     host.set("b", Thing::map(8, 0));

@@ -63,8 +63,8 @@ impl State {
         let joined = kernel.take(&maps, reading.asked, came);
         kernel.current = is_current;
         if is_current {
-            self.readings.block.forget_maps_but(&kernel.untold);
-            let unread = kernel.untold.iter().filter(|devno| self.readings.block.wwid(**devno).is_none());
+            self.readings.block.forget_maps_but(&kernel.never_read);
+            let unread = kernel.never_read.iter().filter(|devno| self.readings.block.wwid(**devno).is_none());
             if !self.block.want.wants_everything() {
                 unread.for_each(|devno| self.block.want.map(*devno));
             }

@@ -327,8 +327,8 @@ impl Inputs {
                 // sysfs may no longer link to a member whose disk is gone, although the map still
                 // holds the member. Only failed paths are added. A valid path may have been removed
                 // since multipathd's reading, and any path once multipathd is down.
-                let words = self.daemon.iter().filter(|_| self.daemon_answers);
-                let held = words.flat_map(|map| &map.paths).filter(|path| path.valid == Some(false));
+                let daemon_now = self.daemon.iter().filter(|_| self.daemon_answers);
+                let held = daemon_now.flat_map(|map| &map.paths).filter(|path| path.valid == Some(false));
                 for devno in held.filter_map(|path| path.devno) {
                     if members.iter().all(|member| member.devno != Some(devno)) {
                         members.push(member(Some(devno)));
@@ -391,18 +391,18 @@ impl Inputs {
     /// too. `other` has not found its members yet. On a large host this saves the look-up of many
     /// thousand disks in each round.
     fn have_the_same_sources(&self, other: &Inputs) -> bool {
-        !self.withholds && self.disks_version == other.disks_version && self.have_the_same_words(other)
+        !self.withholds && self.disks_version == other.disks_version && self.have_the_same_facts(other)
     }
 
     /// Returns true if these inputs are the same, although other disks may have changed.
     fn are_the_same(&self, other: &Inputs) -> bool {
-        self.have_the_same_words(other)
+        self.have_the_same_facts(other)
             && self.withholds == other.withholds
             && self.members.len() == other.members.len()
             && self.members.iter().zip(&other.members).all(|(one, other)| one.is_the_same(other))
     }
 
-    fn have_the_same_words(&self, other: &Inputs) -> bool {
+    fn have_the_same_facts(&self, other: &Inputs) -> bool {
         same(&self.kernel, &other.kernel)
             && same(&self.block, &other.block)
             && same(&self.daemon, &other.daemon)
@@ -421,15 +421,15 @@ impl Inputs {
     fn assemble(&self, wwid: &Arc<str>, ledger: &MapLedger, carried: &Carried, previous: Option<&Device>) -> Device {
         let kernel = self.kernel.as_deref().filter(|_| matches!(self.base, Base::Kernel { .. }));
         let (block, daemon) = (self.block.as_deref(), self.daemon.as_deref());
-        let words = daemon.filter(|_| self.daemon_answers);
+        let daemon_now = daemon.filter(|_| self.daemon_answers);
         let paths: Vec<Path> =
-            self.members.iter().map(|member| self.path(member, ledger, carried, words, previous)).collect();
+            self.members.iter().map(|member| self.path(member, ledger, carried, daemon_now, previous)).collect();
         let groups = match (kernel, daemon) {
             (Some(map), _) => numbered(map.groups.iter().map(|group| group_state(group.letter))),
             (None, Some(map)) => numbered(map.groups.iter().map(|group| Arc::clone(&group.state))),
             (None, None) => Vec::new(),
         };
-        let (active_group_priority, best_group_priority) = priorities(words, &groups, &paths);
+        let (active_group_priority, best_group_priority) = priorities(daemon_now, &groups, &paths);
         // All members are the same LUN. The vendor and model of a new member may not be known yet.
         let model = self.disks().map(|disk| &disk.model).find(|model| !model.product.is_empty());
         let vendor = known([
@@ -493,7 +493,7 @@ impl Inputs {
             stray_paths: previous.map(|device| device.stray_paths.clone()).unwrap_or_default(),
             mismatches,
             lun_conflicts: luns::conflicts(&paths),
-            daemon_counters: words.map(|map| map.counters),
+            daemon_counters: daemon_now.map(|map| map.counters),
             active_group_priority,
             best_group_priority,
             path_events: ledger.counts,
@@ -603,7 +603,7 @@ impl Inputs {
         member: &MemberInputs,
         ledger: &MapLedger,
         carried: &Carried,
-        words: Option<&multipathd::Map>,
+        daemon_now: Option<&multipathd::Map>,
         previous: Option<&Device>,
     ) -> Path {
         let MemberInputs { devno, disk, .. } = member;
@@ -613,7 +613,7 @@ impl Inputs {
             let is_it = |path: &&Path| path.devno == *devno && (devno.is_some() || path.name == member.name);
             device.paths.iter().find(is_it)
         });
-        let words = words.and(daemon);
+        let daemon_now = daemon_now.and(daemon);
         let number: Arc<str> = devno.map(|devno| devno.to_string()).unwrap_or_default().into();
         let name = known([
             disk.map(|disk| &disk.name),
@@ -642,12 +642,12 @@ impl Inputs {
             state: if is_valid { PathState::Valid } else { PathState::Failed },
             is_told,
             failures: devno.map_or(0, |devno| ledger.failures(devno)),
-            priority: words.and_then(|path| path.priority),
-            checker_state: words.and_then(|path| path.checker_state.clone()),
+            priority: daemon_now.and_then(|path| path.priority),
+            checker_state: daemon_now.and_then(|path| path.checker_state.clone()),
             device_state: disk.and_then(|disk| disk.states.device.clone()),
             access_state: disk.and_then(|disk| disk.states.access.clone()),
             ana_state: None,
-            marginal: words.and_then(|path| path.marginal),
+            marginal: daemon_now.and_then(|path| path.marginal),
             io_errors: disk.and_then(|disk| disk.io.errors),
             io_timeouts: disk.and_then(|disk| disk.io.timeouts),
             stalled: disk.and_then(|disk| disk.stalled),
@@ -700,9 +700,9 @@ fn known<const N: usize>(choices: [Option<&Arc<str>>; N]) -> Arc<str> {
 }
 
 /// Returns the priorities of the group in use and of the best group with a valid path.
-fn priorities(words: Option<&multipathd::Map>, groups: &[Group], paths: &[Path]) -> (Option<i64>, Option<i64>) {
-    let Some(words) = words else { return (None, None) };
-    let priority = |index| words.groups.iter().find(|group| group.index == index).and_then(|group| group.priority);
+fn priorities(daemon_now: Option<&multipathd::Map>, groups: &[Group], paths: &[Path]) -> (Option<i64>, Option<i64>) {
+    let Some(daemon_now) = daemon_now else { return (None, None) };
+    let priority = |index| daemon_now.groups.iter().find(|group| group.index == index).and_then(|group| group.priority);
     let active = groups.iter().find(|group| &*group.state == "active").and_then(|group| priority(group.index));
     let has_valid = |group: &Group| {
         let states = paths.iter().filter(|path| path.group == Some(group.index)).map(|path| path.state);

@@ -121,9 +121,9 @@ impl Corrections {
             self.suspicions.extract_if(.., |suspicion| suspicion.found + EVENT_DEADLINE <= until)
         {
             let had_event = |ledger: &super::MapLedger| ledger.had_event_within(EVENT_DEADLINE, asked);
-            let told =
+            let has_event =
                 ledgers.get(&wwid).is_none_or(had_event) || event_nr_moved && woke.is_some_and(|woke| woke >= asked);
-            if !told {
+            if !has_event {
                 own.resync_corrections.inc();
                 warn!(wwid = &*wwid, "resync found a change without a kernel event");
             }

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_failed_or_ends_in_order_is_no_failure() {
+    fn an_object_found_failed_or_ended_on_request_is_no_failure() {
         assert_eq!(count(&[Failed, Unclear, Unclear, Unclear, Works]), [0; 5]);
         // The kernel creates a session in this state.
         assert_eq!(count(&[Unclear, Unclear, Unclear, Works]), [0; 4]);

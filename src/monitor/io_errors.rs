@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_timeouts_count_alike_and_what_is_not_told_stays() {
+    fn errors_and_timeouts_count_alike_and_an_unknown_count_stays() {
         let told = |errors, timeouts| Disk { io: IoCounts { errors, timeouts }, ..disk(0, A, 0) };
         let readings = [told(None, None), told(Some(1), Some(2)), told(None, Some(3)), told(Some(5), None)];
         let readings: [&[Disk]; 4] = readings.each_ref().map(std::slice::from_ref);

@@ -81,7 +81,7 @@ struct PathLedger {
     counted_valid: bool,
     differs_since: Option<Instant>,
     /// When the last event about this path came.
-    told: Option<Instant>,
+    event_came: Option<Instant>,
     /// The number and the new state of the event with the highest number.
     last: Option<(u64, bool)>,
     /// Changes that were counted without their events, oldest first.
@@ -216,7 +216,7 @@ impl MapLedger {
     /// They remain valid, and the counters continue, as they do if no reading saw the map gone.
     pub(crate) fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
         let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
-        self.paths.retain(|_, path| path.told.is_some_and(|told| told >= born));
+        self.paths.retain(|_, path| path.event_came.is_some_and(|at| at >= born));
         !self.paths.is_empty()
     }
 
@@ -244,7 +244,7 @@ impl MapLedger {
             return false;
         }
         let path = self.paths.entry(event.path).or_insert_with(|| PathLedger::new(true));
-        path.told = Some(uevent.received);
+        path.event_came = Some(uevent.received);
         let was_owed = from_this_map && path.pay(event.dm_seqnum, valid, uevent.received);
         path.has_settled = false;
         if from_this_map && path.last.is_none_or(|(seqnum, _)| seqnum < event.dm_seqnum) {
@@ -323,7 +323,7 @@ impl MapLedger {
     /// of a change that was just counted may still come.
     fn forget_path(&mut self, path: DevNo, now: Instant) {
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
-            self.paths.insert(path, PathLedger { debts, told: Some(now), ..PathLedger::new(true) });
+            self.paths.insert(path, PathLedger { debts, event_came: Some(now), ..PathLedger::new(true) });
         }
     }
 
@@ -331,7 +331,7 @@ impl MapLedger {
     /// shows such a path may still come.
     pub(crate) fn forget_strangers(&mut self, now: Instant, is_member: impl Fn(DevNo) -> bool) {
         self.paths
-            .retain(|devno, path| is_member(*devno) || path.told.is_some_and(|told| now < told + LEDGER_RETENTION));
+            .retain(|devno, path| is_member(*devno) || path.event_came.is_some_and(|at| now < at + LEDGER_RETENTION));
     }
 
     /// Returns the state of a path after the events newer than a reading, or `None` if there are
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn without_diskseq_the_uevent_of_its_creation_tells() {
+    fn without_diskseq_the_uevent_of_the_creation_decides() {
         let mut ledger = ledger();
         note(&mut ledger, FAILED, 9, None);
         ledger.note_map(&uevent("add", None, true));
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_only_for_a_moment_is_not_counted() {
+    fn a_difference_for_only_a_moment_is_not_counted() {
         let mut ledger = ledger();
         let now = Instant::now();
         ledger.compare(PATH, false, now);
@@ -663,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_repeated_once_whoever_tells_of_it_first() {
+    fn a_failure_is_repeated_once_whether_its_event_or_a_reading_comes_first() {
         let mut ledger = ledger();
         let now = Instant::now();
         // The last two of three events come first, and the first one comes last.

@@ -886,7 +886,7 @@ impl State {
     }
 
     fn forget_what_is_gone(&mut self, now: Instant) {
-        self.readings.forget_words_about_no_map();
+        self.readings.forget_facts_about_gone_maps();
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.list_source().map(|(_, asked)| asked);
         self.ledgers.retain(|wwid, ledger| {

@@ -829,7 +829,7 @@ impl Game {
             }
             if self.kernel.permitted {
                 prop_assert_eq!(device.suspended, Some(map.suspended));
-                prop_assert_eq!(device.in_use, Some(false), "but for a closed partition nothing holds it");
+                prop_assert_eq!(device.in_use, Some(false), "nothing but a closed partition holds it");
                 // Nothing shows if a map queues that was suspended in every reading.
                 prop_assert_ne!(device.queueing, Some(false));
             }
@@ -841,7 +841,7 @@ impl Game {
                 prop_assert!(self.lost_events || counted == expected, "{}: {counted} of {expected}", map.wwid);
             }
         }
-        self.each_event_is_told_once()?;
+        self.each_event_is_reported_once()?;
         let head = shown["uuid.1"];
         let live: Vec<bool> = head.paths.iter().map(|path| path.state == PathState::Valid).collect();
         prop_assert_eq!(live, self.kernel.controllers);
@@ -858,12 +858,12 @@ impl Game {
 }
 
 impl Game {
-    fn each_event_is_told_once(&self) -> CaseResult {
+    fn each_event_is_reported_once(&self) -> CaseResult {
         let events = self.board.events.recent();
         for map in self.kernel.maps.values().filter(|map| map.is_first) {
             let mut seqnums = BTreeSet::new();
             for event in events.iter().filter(|event| event.wwid.as_ref() == Some(&map.wwid)) {
-                prop_assert!(event.seqnum.is_none_or(|seqnum| seqnums.insert(seqnum)), "told twice: {event:?}");
+                prop_assert!(event.seqnum.is_none_or(|seqnum| seqnums.insert(seqnum)), "reported twice: {event:?}");
                 // A map that stayed has neither gone nor come.
                 let is_wrong = matches!(event.kind, EventType::DeviceAdded | EventType::DeviceRemoved);
                 prop_assert!(!is_wrong, "{event:?}");
@@ -1165,7 +1165,7 @@ fn errors_of_disks_that_are_gone_stay_counted() {
 }
 
 #[test]
-fn a_state_is_told_by_the_kernels_status_and_by_events_and_otherwise_concluded() {
+fn a_state_is_known_from_the_kernels_status_or_events_and_is_otherwise_concluded() {
     for (privileged, daemon, is_told) in [(true, false, true), (false, true, true), (false, false, false)] {
         let mut game = settled(privileged, daemon);
         let told =

@@ -36,7 +36,7 @@ impl Speakers {
         let agree = || wwid.is_certain && udev.zip(kernel).is_some_and(|(udev, kernel)| udev.is(kernel));
         let another = |name: Option<Name<'_>>, is_heard: bool| {
             let another = name.filter(|name| name.kind == wwid.kind && !name.is(wwid));
-            another.is_some_and(|name| is_heard || agree() || are_of_one_maker(name, wwid))
+            another.is_some_and(|name| is_heard || agree() || have_one_vendor(name, wwid))
         };
         another(udev, self.udev) || another(kernel, self.kernel)
     }
@@ -139,7 +139,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// Returns true if one vendor assigned these two different names of one type. A LUN has only one
 /// name of a type from a vendor, so these are two LUNs, no matter which source gives the names.
-fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
+fn have_one_vendor(one: Name<'_>, other: Name<'_>) -> bool {
     let is_same = |digits: std::ops::Range<usize>| {
         let digits = one.text.get(digits.clone()).zip(other.text.get(digits));
         digits.is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
@@ -153,12 +153,12 @@ fn are_of_one_maker(one: Name<'_>, other: Name<'_>) -> bool {
         // The vendor is in digits 1 to 6 after the type digit (types 5 and 6), or in digits 4 to 9
         // (type 2). A host assigned the names of type 3.
         NameType::Naa => {
-            let maker = match one.text.as_bytes().first() {
+            let vendor = match one.text.as_bytes().first() {
                 Some(b'5' | b'6') => 1..7,
                 Some(b'2') => 4..10,
                 _ => return false,
             };
-            are_as_long && is_same(0..1) && is_same(maker)
+            are_as_long && is_same(0..1) && is_same(vendor)
         }
         // Names of 16 bytes begin with an extension of 8 bytes.
         NameType::Eui64 => are_as_long && is_same(if one.text.len() == 32 { 16..22 } else { 0..6 }),
@@ -215,7 +215,7 @@ mod tests {
     /// A LUN number was given to another volume of the same array. Only the kernel or only udev has
     /// noticed, and no earlier name is known.
     #[test]
-    fn two_names_from_one_maker_are_two_luns() {
+    fn two_names_from_one_vendor_are_two_luns() {
         for (wwid, kernel) in [
             // IBM, NetApp, Pure Storage, 3PAR, EMC, LIO, Dell.
             ("36005076380808aaaaaa000000000007f", "naa.6005076380808aaaaaa0000000000080"),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_maker_says_counts_only_if_it_has_said_better_or_both_agree() {
+    fn a_name_from_another_vendor_counts_only_from_a_source_that_was_right_or_if_both_agree() {
         let udev = Speakers { udev: true, kernel: false };
         let kernel = Speakers { udev: false, kernel: true };
         let (wwid, own) = ("3600a098000aad1e3000064e45f2c2355", "naa.600a098000aad1e3000064e45f2c2355");

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_at_the_start_is_no_failure_and_each_change_is_one() {
+    fn a_path_found_failed_at_the_start_is_no_failure_and_each_change_is_one() {
         let mut followed = Followed::default();
         let start = [head(&[("a", "live", None), ("b", "connecting", None)])];
         assert_eq!(followed.read(&start), []);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_goes_is_told() {
+    fn devices_and_paths_that_come_and_go_are_reported() {
         let mut followed = Followed::default();
         followed.read(&[]);
         let one = [head(&[("a", "live", None)])];

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_away_is_away_since_then_and_time_0_is_over_at_once() {
+    fn a_controller_found_away_is_away_since_then_and_time_0_is_over_at_once() {
         let of = |patience| head(&[("connecting", patience)], 0);
         assert_eq!(queues([(0, of("10")), (9, of("10")), (10, of("10"))]), [true, true, false]);
         assert_eq!(queues([(0, of("0"))]), [false]);

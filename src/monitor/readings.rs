@@ -65,8 +65,8 @@ impl Readings {
             |wwids: &mut dyn Iterator<Item = &Arc<str>>| wwids.map(|wwid| (Arc::clone(wwid), list_source)).collect();
         match list_source {
             ListSource::Kernel => {
-                let untold = self.kernel.iter().flat_map(|kernel| &kernel.untold);
-                let of_block = untold.filter_map(|devno| Some((self.block.wwid(*devno)?, ListSource::Block)));
+                let never_read = self.kernel.iter().flat_map(|kernel| &kernel.never_read);
+                let of_block = never_read.filter_map(|devno| Some((self.block.wwid(*devno)?, ListSource::Block)));
                 let mut wwids: BTreeMap<_, _> = of_block.collect();
                 wwids.append(&mut all(&mut self.kernel.iter().flat_map(|kernel| kernel.maps.keys())));
                 wwids
@@ -87,7 +87,7 @@ impl Readings {
 
     /// Forgets what multipathd's last reply says about maps that the kernel does not have. A reply
     /// that was under way during a removal may have contained the removed map.
-    pub(crate) fn forget_words_about_no_map(&mut self) {
+    pub(crate) fn forget_facts_about_gone_maps(&mut self) {
         let Some((list_source, _)) =
             self.list_source().filter(|(list_source, _)| *list_source != ListSource::Multipathd)
         else {
@@ -118,8 +118,8 @@ impl Readings {
 
     /// Returns true if device mapper gives the present state of this device, or shows that it is no
     /// multipath device.
-    pub(crate) fn kernel_tells_of(&self, devno: DevNo) -> bool {
-        self.kernel.as_ref().is_some_and(|kernel| kernel.current && !kernel.untold.contains(&devno))
+    pub(crate) fn kernel_describes(&self, devno: DevNo) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.current && !kernel.never_read.contains(&devno))
     }
 
     /// Returns multipathd's state for the status page.
@@ -156,7 +156,7 @@ pub(crate) struct KernelFacts {
     /// When the last reading arrived.
     came: Option<Instant>,
     /// Maps that device mapper lists and could never read. sysfs and multipathd describe them.
-    pub(crate) untold: BTreeSet<DevNo>,
+    pub(crate) never_read: BTreeSet<DevNo>,
     /// The maps, for the reader of their files.
     pub(crate) told: Arc<[Told]>,
 }
@@ -175,17 +175,17 @@ impl KernelFacts {
             self.maps.insert(Arc::clone(&map.wwid), Arc::clone(map));
         }
         let is_told = |devno: &DevNo| reading.maps.iter().any(|map| map.devno == *devno);
-        let untold = reading.unreadable.iter().map(|(devno, _)| *devno).filter(|devno| !is_told(devno)).collect();
-        let untold_before = std::mem::replace(&mut self.untold, untold);
+        let never_read = reading.unreadable.iter().map(|(devno, _)| *devno).filter(|devno| !is_told(devno)).collect();
+        let never_read_before = std::mem::replace(&mut self.never_read, never_read);
         let same = |(one, other): (&Arc<device_mapper::Map>, &Arc<device_mapper::Map>)| Arc::ptr_eq(one, other);
         if before.len() != self.maps.len()
-            || untold_before != self.untold
+            || never_read_before != self.never_read
             || !before.values().zip(self.maps.values()).all(same)
         {
             let told =
                 |map: &Arc<device_mapper::Map>| Told { devno: map.devno, members: Some(map.members().collect()) };
-            let untold = self.untold.iter().map(|devno| Told { devno: *devno, members: None });
-            self.told = self.maps.values().map(told).chain(untold).collect();
+            let never_read = self.never_read.iter().map(|devno| Told { devno: *devno, members: None });
+            self.told = self.maps.values().map(told).chain(never_read).collect();
         }
         self.not_permitted = false;
         (self.read_at, self.came) = (Some(asked), Some(came));
@@ -283,8 +283,8 @@ impl BlockFacts {
         } else {
             // Device mapper gives the maps, except a few.
             let told = request.told.iter().flat_map(|told| told.iter());
-            let untold = told.filter(|told| told.members.is_none());
-            let read = untold.filter_map(|told| Some((told.devno, reading.maps.get(&told.devno)?.clone())));
+            let never_read = told.filter(|told| told.members.is_none());
+            let read = never_read.filter_map(|told| Some((told.devno, reading.maps.get(&told.devno)?.clone())));
             self.take_maps(&read.collect());
         }
         for (devno, disk) in &reading.disks {
@@ -326,9 +326,9 @@ impl BlockFacts {
         self.wwids.get(&devno).cloned()
     }
 
-    /// Forgets all maps except `untold`, because device mapper gives them again.
-    pub(crate) fn forget_maps_but(&mut self, untold: &BTreeSet<DevNo>) {
-        self.wwids.retain(|devno, _| untold.contains(devno));
+    /// Forgets all maps except `never_read`, because device mapper gives them again.
+    pub(crate) fn forget_maps_but(&mut self, never_read: &BTreeSet<DevNo>) {
+        self.wwids.retain(|devno, _| never_read.contains(devno));
         let wwids = &self.wwids;
         self.maps.retain(|_, map| wwids.contains_key(&map.devno));
         self.maps_read_at = None;

@@ -157,7 +157,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_order_in_which_failures_are_told_does_not_matter() {
+    fn the_order_in_which_failures_arrive_does_not_matter() {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
         for minute in [1, 0, 16] {
             repeats.fail(1, start + minute * MINUTE);
@@ -240,7 +240,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_too_old_to_matter_is_forgotten() {
+    fn failures_too_old_to_matter_are_forgotten() {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
         for key in 0..100 {
             repeats.fail(key, start);

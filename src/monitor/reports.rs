@@ -100,7 +100,7 @@ impl State {
         let disk = self.readings.block.disks.get(&event.path);
         let name = path.map(|path| &path.name).or(disk.map(|disk| &disk.name)).cloned();
         let paths = device.map_or(0, |device| device.paths.len());
-        let told = Event {
+        let reported = Event {
             id: 0,
             seqnum: Some(uevent.seqnum),
             dm_seqnum: Some(event.dm_seqnum),
@@ -112,7 +112,7 @@ impl State {
             devno: Some(event.path),
             valid_paths: event.valid_paths.or(device.map(|device| device.counts().valid as u64)),
         };
-        self.report(told, paths, uevent.received);
+        self.report(reported, paths, uevent.received);
     }
 
     pub(super) fn report_settled(&mut self, wwid: &Arc<str>, devno: DevNo, action: PathAction, now: Now) {

@@ -292,7 +292,7 @@ mod tests {
         type Break = fn(&mut Fixture);
         let breaks: [(&str, Break, Break); 4] = [
             ("the map is gone for a reading", |host| host.map_is_there = false, |host| host.map_is_there = true),
-            ("the map was made anew", |host| host.diskseq = 2, |_| {}),
+            ("the map was created again", |host| host.diskseq = 2, |_| {}),
             (
                 "the disk fails for a reading",
                 |host| Arc::make_mut(&mut host.stray.as_mut().unwrap().disk).states.device = Some("blocked".into()),

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_disk() {
+    fn names_that_are_not_one_disk() {
         let ufs = |name, lun: u32, bytes| size(candidate(name, "28ce38e0000000000", &format!("0:0:0:{lun}")), bytes);
         let local = |name, hctl| candidate(name, SERIAL, hctl);
         let nameless = |name, hctl| {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_multipathd_leaves_alone_is_no_path() {
+    fn a_disk_that_multipathd_ignores_is_no_path() {
         let two = [candidate("sda", NAA, "6:0:0:1"), candidate("sdb", NAA, "7:0:0:1")];
         let these = |names: &[&str]| KnownPaths::These(names.iter().map(|name| (*name).to_owned()).collect());
         for (known, expected) in [

@@ -85,7 +85,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn device_mappers_word_decides_then_users_then_writes() {
+    fn device_mapper_decides_then_users_then_writes() {
         let (used, unused) = ("dm-0".to_owned(), "dm-1".to_owned());
         let mount = User::Mount("254:0".parse().unwrap());
         let users = [(used, [mount].into()), (unused, [].into())].into();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn users_of_disks_are_told_once_for_each_device_disk_and_kind() {
+    fn users_of_disks_are_listed_once_for_each_device_disk_and_kind() {
         let kinds = |kinds: &[&str]| kinds.iter().map(|kind| Arc::from(*kind)).collect();
         let direct = [("sdb".to_owned(), kinds(&["mount", "dm"])), ("sdz".to_owned(), kinds(&["mount"]))].into();
         let usage = Usage { direct, ..Usage::default() };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mount_has_written_ends_with_it() {
+    fn writes_of_a_mount_end_with_it() {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
         let mut written = LastWrite::default();

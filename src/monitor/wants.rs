@@ -103,12 +103,12 @@ impl State {
                 self.report_path_event(uevent, event);
             }
             self.aftermath.follow(Some(&event.wwid), uevent.received);
-            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_tells_of(devno) {
+            if !self.dm_devices.contains_key(&event.wwid) && !self.readings.kernel_describes(devno) {
                 self.block.want.map(devno);
             }
             return;
         }
-        if !self.readings.kernel_tells_of(devno) {
+        if !self.readings.kernel_describes(devno) {
             self.block.want.map(devno);
         }
         if let Some(wwid) = self.wwids.get(&devno) {
@@ -198,9 +198,9 @@ impl State {
     pub(super) fn want_daemon(&mut self, now: Instant) {
         let Some(daemon) = &mut self.daemon else { return };
         let unhealthy = |built: &assemble::AssembledMap| built.device.counts().health() != Health::Healthy;
-        let kernel_tells_all =
-            self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current && kernel.untold.is_empty());
-        let close_watch = !kernel_tells_all
+        let kernel_describes_all =
+            self.readings.kernel.as_ref().is_some_and(|kernel| kernel.current && kernel.never_read.is_empty());
+        let close_watch = !kernel_describes_all
             || self.aftermath.last.is_some_and(|last| now < last + CLOSE_WATCH)
             || self.readings.multipathd.as_ref().is_some_and(|daemon| daemon.failed)
             || self.dm_devices.values().any(unhealthy);
@@ -214,8 +214,8 @@ impl State {
     pub(super) fn want_aftermath(&mut self, wwids: BTreeSet<Arc<str>>) {
         for built in wwids.iter().filter_map(|wwid| self.dm_devices.get(wwid)) {
             self.block.want.states_of(built.device.paths.iter().filter_map(|path| path.devno));
-            let untold = built.devno().into_iter().filter(|devno| !self.readings.kernel_tells_of(*devno));
-            untold.for_each(|devno| self.block.want.map(devno));
+            let undescribed = built.devno().into_iter().filter(|devno| !self.readings.kernel_describes(*devno));
+            undescribed.for_each(|devno| self.block.want.map(devno));
         }
         self.transports.want.look(false, Reason::Event);
         self.daemon_pace.want(Reason::Event);

@@ -165,7 +165,7 @@ fn ports_that_come_and_go_leave_a_bounded_memory() {
 }
 
 #[test]
-fn a_damaged_file_does_not_tell_of_times_that_never_pass() {
+fn a_damaged_file_leaves_no_times_that_never_pass() {
     let mut host = Host::new();
     host.set_ports(&[(HOST, "Online")], &[(TARGET, "Online")]);
     let now = host.now();
