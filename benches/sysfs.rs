@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multipath_exporter::source::Places;
-use multipath_exporter::source::block::{Block, Request, Scope, Told};
-use multipath_exporter::source::transports::{self, Parts, Reader};
+use multipath_exporter::source::block::{BlockReader, BlockRequest, Scope, Told};
+use multipath_exporter::source::transports::{self, Parts, TransportReader};
 use multipath_exporter::topology::DevNo;
 use rustix::time::ClockId;
 
@@ -64,27 +64,27 @@ impl Host {
         let mut anew = |_| assert!(File::open("/sys/class/net/lo/ifindex").unwrap().read(&mut [0; 4096]).unwrap() > 0);
         self.show("the same, opened for each map", || measure(|| (0..self.devices).for_each(&mut anew)));
         for (name, told) in [("with device mapper's word", Some(self.told())), ("by files alone", None)] {
-            let request = |scope: Scope| Request { scope, told: told.clone(), ..Request::default() };
+            let request = |scope: Scope| BlockRequest { scope, told: told.clone(), ..BlockRequest::default() };
             self.show(&format!("{name}: first"), || {
-                let mut reader = Block::new(places.clone());
+                let mut reader = BlockReader::new(places.clone());
                 measure(|| self.read(&mut reader, &request(Scope::Everything)))
             });
-            let mut known = Block::new(places.clone());
+            let mut known = BlockReader::new(places.clone());
             self.read(&mut known, &request(Scope::Everything));
             for (what, scope) in [("resync of everything", Scope::Everything), ("re-read of states", Scope::States)] {
                 let request = request(scope);
                 self.show(&format!("{name}: {what}"), || measure(|| self.read(&mut known, &request)));
             }
         }
-        let mut reader = Reader::new(root, Parts { nvme: true, iscsi: true, fibre_channel: true });
+        let mut reader = TransportReader::new(root, Parts { nvme: true, iscsi: true, fibre_channel: true });
         for (name, anew) in [("transports: resync", true), ("transports: re-read", false)] {
-            let request = transports::Request { anew, ..transports::Request::default() };
+            let request = transports::TransportRequest { anew, ..transports::TransportRequest::default() };
             self.show(name, || measure(|| read_transports(&mut reader, &request)));
         }
         println!();
     }
 
-    fn read(&self, reader: &mut Block, request: &Request) {
+    fn read(&self, reader: &mut BlockReader, request: &BlockRequest) {
         let reading = reader.read(request).unwrap();
         assert_eq!(reading.unreadable, []);
         assert_eq!(reading.disks.values().flatten().count(), self.disks());
@@ -212,7 +212,7 @@ impl Host {
     }
 }
 
-fn read_transports(reader: &mut Reader, request: &transports::Request) {
+fn read_transports(reader: &mut TransportReader, request: &transports::TransportRequest) {
     let reading = reader.read(request).unwrap();
     assert_eq!(reading.unreadable, []);
     assert_eq!(reading.transports.iscsi_sessions.len(), SESSIONS);

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::monitor::Command;
-use crate::source::health::{Health, Source, SourceHealth, unknown_sources};
+use crate::source::health::{Source, SourceHealth, SourceState, unknown_sources};
 use crate::topology::{self, Counts, Snapshot};
 
 /// In a storm the status line does not change more often than this.
@@ -105,7 +105,7 @@ async fn follow(
 }
 
 /// The line that `systemctl status` shows.
-fn line(snapshot: Option<&Snapshot>, sources: &[(Source, Health)]) -> String {
+fn line(snapshot: Option<&Snapshot>, sources: &[(Source, SourceState)]) -> String {
     // The others that may be read say which devices there are.
     let readers = || sources.iter().filter(|(source, health)| *source != Source::Uevent && !health.not_permitted);
     let note = if sources.iter().any(|(source, health)| *source == Source::Dm && health.not_permitted) {
@@ -130,7 +130,7 @@ fn line(snapshot: Option<&Snapshot>, sources: &[(Source, Health)]) -> String {
 }
 
 /// These sources, and what is wrong with each.
-fn list<'a>(sources: impl Iterator<Item = &'a (Source, Health)>) -> String {
+fn list<'a>(sources: impl Iterator<Item = &'a (Source, SourceState)>) -> String {
     let told = sources.map(|(source, health)| {
         let error = health.error.as_deref().unwrap_or_default();
         // What follows the end of a line systemd would take for another of its fields.
@@ -179,28 +179,28 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::source::health::Part;
+    use crate::source::health::SourcePart;
 
     const PERIOD: Duration = Duration::from_secs(10);
 
     #[test]
     fn the_line_says_what_is_not_known_and_what_is_no_fault() {
-        let health = |up, unanswered: &[Part], error: &str| Health {
+        let health = |up, unanswered: &[SourcePart], error: &str| SourceState {
             up: Some(up),
             unanswered: unanswered.to_vec(),
             error: Some(error.to_owned()).filter(|error| !error.is_empty()),
-            ..Health::default()
+            ..SourceState::default()
         };
-        let refused = || Health { not_permitted: true, ..health(false, &[Part::DeviceMapper], "EACCES") };
+        let refused = || SourceState { not_permitted: true, ..health(false, &[SourcePart::DeviceMapper], "EACCES") };
         let (read, failed) = (|| health(true, &[], ""), || health(false, &[], "refused\nREADY=1"));
-        let silent = || health(false, &[Part::Block], "no directory");
+        let silent = || health(false, &[SourcePart::Block], "no directory");
         let snapshot = Snapshot::default();
         for (is_known, dm, multipathd, sysfs, words) in [
             (false, read(), failed(), silent(), "waiting for a first answer of: sysfs: no directory"),
             (
                 false,
                 refused(),
-                health(false, &[Part::Multipathd], "refused\nREADY=1"),
+                health(false, &[SourcePart::Multipathd], "refused\nREADY=1"),
                 silent(),
                 "waiting for a first answer of: multipathd: refused; sysfs: no directory; \
                  device mapper is not permitted, so path states come from multipathd",
@@ -228,7 +228,7 @@ mod tests {
                 (Source::Dm, dm),
                 (Source::Multipathd, multipathd),
                 (Source::Sysfs, sysfs),
-                (Source::Uevent, health(false, &[Part::Uevent], "none")),
+                (Source::Uevent, health(false, &[SourcePart::Uevent], "none")),
             ];
             assert_eq!(line(is_known.then_some(&snapshot), &sources), words);
         }

@@ -26,7 +26,7 @@ use tracing::warn;
 pub use archive::NewFile;
 
 use crate::source::Places;
-use crate::source::block::{self, Block, Scope, Told};
+use crate::source::block::{self, BlockReader, Scope, Told};
 use crate::source::device_mapper::{self, DeviceMapper};
 use crate::source::health::Source;
 use crate::source::interfaces::Addresses;
@@ -60,7 +60,7 @@ pub struct Host {
     /// Ask device mapper.
     pub device_mapper: bool,
     /// Ask multipathd.
-    pub multipathd: Option<multipathd::Client>,
+    pub multipathd: Option<multipathd::DaemonClient>,
 }
 
 /// Why there is no capture.
@@ -195,7 +195,7 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let places = &host.places;
     let roots =
         vec![(places.sysfs.clone(), SYSFS), (places.procfs.clone(), PROCFS), (places.udev_data.clone(), UDEV_DATA)];
-    let everything = device_mapper::Request { all: true, ..device_mapper::Request::default() };
+    let everything = device_mapper::MapRequest { all: true, ..device_mapper::MapRequest::default() };
     let ((maps, block, transports), mut findings) = witness::record(roots, last, || {
         let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&everything));
         let told = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(told);
@@ -231,14 +231,14 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     (findings, found)
 }
 
-fn told(reading: &device_mapper::Reading) -> Arc<[Told]> {
+fn told(reading: &device_mapper::MapReading) -> Arc<[Told]> {
     reading.maps.iter().map(|map| Told { devno: map.devno, members: Some(map.members().collect()) }).collect()
 }
 
 /// Reads block devices, and gives what cannot be read of them.
 fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Error> {
-    let mut block = Block::new(host.places.clone());
-    let request = |scope| block::Request { scope, told: told.clone(), ..block::Request::default() };
+    let mut block = BlockReader::new(host.places.clone());
+    let request = |scope| block::BlockRequest { scope, told: told.clone(), ..block::BlockRequest::default() };
     let reading = block.read(&request(Scope::Everything))?;
     block.read(&request(Scope::States))?;
     Ok(reading.unreadable)
@@ -247,8 +247,8 @@ fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Erro
 /// Reads sessions, ports and controllers, and gives what cannot be read of them.
 fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
     let addresses = Addresses::read(host.places.capture.as_deref()).unwrap_or_default();
-    let request = transports::Request { anew: true, addresses: addresses.into(), ..Default::default() };
-    let reading = transports::Reader::new(&host.places.sysfs, host.parts).read(&request)?;
+    let request = transports::TransportRequest { anew: true, addresses: addresses.into(), ..Default::default() };
+    let reading = transports::TransportReader::new(&host.places.sysfs, host.parts).read(&request)?;
     Ok(reading.unreadable)
 }
 

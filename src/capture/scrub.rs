@@ -16,7 +16,7 @@ use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::block::disks::is_scsi_address;
 use crate::source::block::mounts::{ROOT_MOUNT_POINTS, several_nodes, swap, unescaped};
 use crate::source::block::udev_db::MARK_PROPERTY;
-use crate::source::recorded::{self, Kernel};
+use crate::source::recorded::{self, RecordedKernel};
 use crate::topology::DevNo;
 
 /// Attributes of sysfs that hold no name.
@@ -311,13 +311,13 @@ impl Scrub {
     }
 
     /// What the kernel said otherwise.
-    pub fn kernel(&mut self, kernel: &Kernel) -> Kernel {
-        let map = |scrub: &mut Self, map: &recorded::Map| recorded::Map {
+    pub fn kernel(&mut self, kernel: &RecordedKernel) -> RecordedKernel {
+        let map = |scrub: &mut Self, map: &recorded::RecordedMap| recorded::RecordedMap {
             name: scrub.name(&map.name),
             uuid: scrub.name(&map.uuid),
             ..map.clone()
         };
-        let maps = |scrub: &mut Self, maps: &recorded::Maps| recorded::Maps {
+        let maps = |scrub: &mut Self, maps: &recorded::RecordedMaps| recorded::RecordedMaps {
             error: maps.error.clone(),
             maps: maps.maps.iter().map(|one| map(scrub, one)).collect(),
         };
@@ -325,7 +325,7 @@ impl Scrub {
         let interfaces = kernel.interfaces.iter();
         let interfaces = interfaces.map(|(address, name)| (self.name(address), self.interface(name))).collect();
         let nodes = kernel.nodes.iter().map(|(node, devno)| (self.mounted(node), devno.clone())).collect();
-        Kernel { format: kernel.format, device_mapper, interfaces, nodes }
+        RecordedKernel { format: kernel.format, device_mapper, interfaces, nodes }
     }
 
     /// A reply of multipathd.

@@ -100,7 +100,7 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
         Some(capture) => {
             let places = places(capture);
             let places = places.map_err(|error| Failure::Settings(format!("--path.capture: {error}")))?;
-            (places, multipathd::Client::recorded(replies(capture), timeout))
+            (places, multipathd::DaemonClient::recorded(replies(capture), timeout))
         }
         None => {
             start::warn_without_udev(&cli.sources.udev_data);
@@ -111,8 +111,8 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
                 capture: None,
             };
             let client = match cli.sources.multipathd_sockets.as_slice() {
-                [] => multipathd::Client::new(timeout),
-                sockets => multipathd::Client::at(sockets.to_vec(), timeout),
+                [] => multipathd::DaemonClient::new(timeout),
+                sockets => multipathd::DaemonClient::at(sockets.to_vec(), timeout),
             };
             (places, client)
         }

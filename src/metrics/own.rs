@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::devices::unix_seconds;
 use super::{Families, labels};
 use crate::memory::file::FileHealth;
-use crate::source::health::{Health, Source, SourceHealth};
+use crate::source::health::{Source, SourceHealth, SourceState};
 
 /// Uevent actions of the kernel (`lib/kobject_uevent.c`): a closed set, so each has its series from the start.
 const ACTIONS: [&str; 8] = ["add", "bind", "change", "move", "offline", "online", "remove", "unbind"];
@@ -155,7 +155,7 @@ impl Collector for About {
         )?;
         let sources = self.sources.all();
         let permitted = || sources.iter().filter(|(_, health)| !health.not_permitted);
-        let each = |value: fn(&Health) -> Option<f64>| {
+        let each = |value: fn(&SourceState) -> Option<f64>| {
             permitted().filter_map(move |(source, health)| Some((labels_of(*source), value(health)?)))
         };
         families.gauge(
@@ -241,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::source::Error;
-    use crate::source::health::Part;
+    use crate::source::health::SourcePart;
 
     #[test]
     fn a_source_is_up_by_the_age_that_its_last_read_has_at_the_scrape() {
@@ -249,10 +249,10 @@ mod tests {
         let sources = Arc::new(SourceHealth::default());
         let mut registry = Registry::default();
         registry.register_collector(Box::new(About { sources: Arc::clone(&sources), memory: None }));
-        sources.enable(Part::Multipathd);
-        sources.succeeded(Part::Multipathd, 14 * SECOND, SystemTime::now(), &[]);
+        sources.enable(SourcePart::Multipathd);
+        sources.succeeded(SourcePart::Multipathd, 14 * SECOND, SystemTime::now(), &[]);
         for (interval, up) in [(5 * SECOND, 1), (4 * SECOND, 0), (5 * SECOND, 1)] {
-            sources.expect(Part::Multipathd, interval);
+            sources.expect(SourcePart::Multipathd, interval);
             let mut page = String::new();
             prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
             assert!(page.contains(&format!("multipath_exporter_source_up{{source=\"multipathd\"}} {up}\n")), "{page}");
@@ -264,8 +264,8 @@ mod tests {
         let sources = Arc::new(SourceHealth::default());
         let mut registry = Registry::default();
         registry.register_collector(Box::new(About { sources: Arc::clone(&sources), memory: None }));
-        let read = || sources.succeeded(Part::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
-        let refused = |errno: Errno| sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+        let read = || sources.succeeded(SourcePart::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
+        let refused = |errno: Errno| sources.failed(SourcePart::DeviceMapper, &Error::io("control", &errno.into()));
         // The values of kernel status and of `source_up`, and how many series are about device mapper.
         let shown = || {
             let mut page = String::new();
@@ -280,7 +280,7 @@ mod tests {
         };
         // Switched off.
         assert_eq!(shown(), (Some(0), None, 0));
-        sources.enable(Part::DeviceMapper);
+        sources.enable(SourcePart::DeviceMapper);
         assert_eq!(shown(), (Some(0), Some(0), 2));
         read();
         assert_eq!(shown(), (Some(1), Some(1), 4));

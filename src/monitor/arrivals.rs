@@ -9,7 +9,7 @@ use super::readings::DaemonReply;
 use super::schedule::{Lane, Reason, UnderWay};
 use super::{Now, State};
 use crate::source::block::{self, Scope};
-use crate::source::health::Part;
+use crate::source::health::SourcePart;
 use crate::source::interfaces::Addresses;
 use crate::source::transports::{self, Way};
 use crate::source::{Error, device_mapper};
@@ -18,7 +18,7 @@ use crate::topology::Daemon;
 impl State {
     /// Records that a reading has arrived. A late reading leaves its source down, because it shows
     /// the state at the time of its request.
-    fn note_success<R>(&self, part: Part, reading: &UnderWay<R>, unreadable: &[Error], now: Now) {
+    fn note_success<R>(&self, part: SourcePart, reading: &UnderWay<R>, unreadable: &[Error], now: Now) {
         let took = now.instant - reading.asked;
         if reading.is_late() {
             self.health.came_late(part, took, now.time, unreadable);
@@ -27,7 +27,7 @@ impl State {
         }
     }
 
-    pub(super) fn take_kernel(&mut self, reply: Result<device_mapper::Reading, Error>, cost: Duration, now: Now) {
+    pub(super) fn take_kernel(&mut self, reply: Result<device_mapper::MapReading, Error>, cost: Duration, now: Now) {
         let Some(reading) = self.kernel.as_mut().and_then(Lane::end) else { return };
         self.kernel_has_answered = true;
         let maps = match reply {
@@ -39,7 +39,7 @@ impl State {
             self.publish_intervals();
         }
         let unreadable: Vec<Error> = maps.unreadable.iter().map(|(_, error)| error.clone()).collect();
-        self.note_success(Part::DeviceMapper, &reading, &unreadable, now);
+        self.note_success(SourcePart::DeviceMapper, &reading, &unreadable, now);
         let Some(kernel) = &mut self.readings.kernel else { return };
         // Other sources may have shown newer facts since a late reading was requested. The next
         // reading is current again.
@@ -92,7 +92,7 @@ impl State {
 
     /// Device mapper cannot be read now. sysfs has to replace it.
     pub(super) fn kernel_fails(&mut self, error: &Error) {
-        self.health.failed(Part::DeviceMapper, error);
+        self.health.failed(SourcePart::DeviceMapper, error);
         self.is_outdated = true;
         let Some(kernel) = &mut self.readings.kernel else { return };
         kernel.not_permitted = error.is_refusal();
@@ -101,14 +101,14 @@ impl State {
         }
     }
 
-    pub(super) fn take_block(&mut self, reply: Result<block::Reading, Error>, cost: Duration, now: Now) {
+    pub(super) fn take_block(&mut self, reply: Result<block::BlockReading, Error>, cost: Duration, now: Now) {
         let Some(under_way) = self.block.end() else { return };
         let reading = match reply {
             Ok(reading) => reading,
             Err(error) => {
                 // Only a full reading makes up for what this one should have read.
                 self.block_failed = true;
-                return self.health.failed(Part::Block, &error);
+                return self.health.failed(SourcePart::Block, &error);
             }
         };
         let scope = &under_way.request.scope;
@@ -121,7 +121,7 @@ impl State {
             Scope::Devices(_) => {}
         }
         self.publish_intervals();
-        self.note_success(Part::Block, &under_way, &reading.unreadable, now);
+        self.note_success(SourcePart::Block, &under_way, &reading.unreadable, now);
         let is_timed = under_way.reason == Reason::Timer && !self.readings.kernel_is_current();
         self.timer_found = is_timed.then_some(under_way.asked);
         for map in reading.maps.values().flatten() {
@@ -153,15 +153,20 @@ impl State {
         }
     }
 
-    pub(super) fn take_transports(&mut self, reply: Result<transports::Reading, Error>, cost: Duration, now: Now) {
+    pub(super) fn take_transports(
+        &mut self,
+        reply: Result<transports::TransportReading, Error>,
+        cost: Duration,
+        now: Now,
+    ) {
         let Some(under_way) = self.transports.end() else { return };
         match reply {
             Ok(reading) => {
                 self.timers.transports.cost(cost);
                 self.publish_intervals();
-                self.note_success(Part::Transports, &under_way, &reading.unreadable, now);
+                self.note_success(SourcePart::Transports, &under_way, &reading.unreadable, now);
                 self.note_open_ways(Arc::clone(&reading.open));
-                let transports::Reading { transports, heads, .. } = &reading;
+                let transports::TransportReading { transports, heads, .. } = &reading;
                 let sessions = transports.iscsi_sessions.iter().map(|session| SessionOrController::session(session));
                 self.session_failures.follow(sessions, under_way.asked);
                 let controllers =
@@ -176,7 +181,7 @@ impl State {
             }
             Err(error) => {
                 self.forget_open_ways();
-                self.health.failed(Part::Transports, &error);
+                self.health.failed(SourcePart::Transports, &error);
             }
         }
     }
@@ -251,7 +256,7 @@ impl State {
             Some(Ok(maps)) => {
                 let objects = maps.unreadable.iter().map(|object| Error::new("multipathd", object));
                 let unreadable: Vec<Error> = objects.chain(paths_error).collect();
-                self.health.succeeded(Part::Multipathd, now.instant - under_way.asked, now.time, &unreadable);
+                self.health.succeeded(SourcePart::Multipathd, now.instant - under_way.asked, now.time, &unreadable);
                 for map in &maps.maps {
                     self.ledgers.entry(Arc::clone(&map.wwid)).or_default().daemon_read(under_way.asked);
                 }
@@ -259,14 +264,14 @@ impl State {
             }
             Some(Err(error)) => {
                 daemon.failed = true;
-                self.health.failed(Part::Multipathd, &error);
+                self.health.failed(SourcePart::Multipathd, &error);
             }
             None => {}
         }
     }
 
     pub(super) fn daemon_fails(&mut self, error: &Error) {
-        self.health.failed(Part::Multipathd, error);
+        self.health.failed(SourcePart::Multipathd, error);
         self.is_outdated = true;
         if let Some(daemon) = &mut self.readings.multipathd {
             daemon.know_paths(false, None, false);
@@ -280,11 +285,11 @@ impl State {
             self.kernel_fails(&late("device mapper"));
         }
         if self.block.turns_late(now) {
-            self.health.failed(Part::Block, &late("block devices in sysfs"));
+            self.health.failed(SourcePart::Block, &late("block devices in sysfs"));
         }
         if self.transports.turns_late(now) {
             self.forget_open_ways();
-            self.health.failed(Part::Transports, &late("sessions, ports and controllers in sysfs"));
+            self.health.failed(SourcePart::Transports, &late("sessions, ports and controllers in sysfs"));
         }
         if self.interfaces.turns_late(now) {
             self.logged_once.interfaces(&late("network interfaces"));
@@ -355,9 +360,9 @@ mod tests {
                                 let controller = NvmeController { source, ports, ..NvmeController::default() };
                                 transports.nvme_controllers.push(controller.into());
                             }
-                            Reply::Transports(Ok(transports::Reading {
+                            Reply::Transports(Ok(transports::TransportReading {
                                 transports: transports.into(),
-                                ..transports::Reading::default()
+                                ..transports::TransportReading::default()
                             }))
                         }
                         ask => panic!("{ask:?} is switched off"),

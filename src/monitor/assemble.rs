@@ -182,9 +182,9 @@ struct Inputs {
     /// The map in device mapper.
     kernel: Option<Arc<device_mapper::Map>>,
     /// The map in sysfs.
-    block: Option<Arc<maps::Map>>,
+    block: Option<Arc<maps::SysfsMap>>,
     /// The map in multipathd.
-    daemon: Option<Arc<multipathd::Map>>,
+    daemon: Option<Arc<multipathd::DaemonMap>>,
     /// True if multipathd answers now. If not, its facts are not shown, but its last path states
     /// are still used.
     daemon_answers: bool,
@@ -511,7 +511,7 @@ impl Inputs {
     fn queueing(
         &self,
         kernel: Option<&device_mapper::Map>,
-        daemon: Option<&multipathd::Map>,
+        daemon: Option<&multipathd::DaemonMap>,
         previous: Option<&Device>,
     ) -> Option<bool> {
         let before = previous.and_then(|device| device.queueing);
@@ -577,7 +577,7 @@ impl Inputs {
         self.disks().find(|disk| disk.devno == devno)
     }
 
-    fn daemon_path(&self, devno: DevNo) -> Option<&multipathd::Path> {
+    fn daemon_path(&self, devno: DevNo) -> Option<&multipathd::DaemonPath> {
         self.daemon.as_ref()?.paths.iter().find(|path| path.devno == Some(devno))
     }
 
@@ -603,7 +603,7 @@ impl Inputs {
         member: &MemberInputs,
         ledger: &MapLedger,
         carried: &Carried,
-        daemon_now: Option<&multipathd::Map>,
+        daemon_now: Option<&multipathd::DaemonMap>,
         previous: Option<&Device>,
     ) -> Path {
         let MemberInputs { devno, disk, .. } = member;
@@ -700,7 +700,11 @@ fn known<const N: usize>(choices: [Option<&Arc<str>>; N]) -> Arc<str> {
 }
 
 /// Returns the priorities of the group in use and of the best group with a valid path.
-fn priorities(daemon_now: Option<&multipathd::Map>, groups: &[Group], paths: &[Path]) -> (Option<i64>, Option<i64>) {
+fn priorities(
+    daemon_now: Option<&multipathd::DaemonMap>,
+    groups: &[Group],
+    paths: &[Path],
+) -> (Option<i64>, Option<i64>) {
     let Some(daemon_now) = daemon_now else { return (None, None) };
     let priority = |index| daemon_now.groups.iter().find(|group| group.index == index).and_then(|group| group.priority);
     let active = groups.iter().find(|group| &*group.state == "active").and_then(|group| priority(group.index));

@@ -79,7 +79,7 @@ pub(crate) fn growth(last: Option<u64>, now: Option<u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::block::disks::{Identity, Model, States};
+    use crate::source::block::disks::{DiskIdentity, Model, States};
     use crate::topology::{Ports, Transport};
 
     /// A disk with this minor number, address, and number of errors.
@@ -92,7 +92,7 @@ mod tests {
             way: None,
             ports: Ports::default(),
             model: Model::default(),
-            identity: Identity::default(),
+            identity: DiskIdentity::default(),
             size_bytes: None,
             read_only: None,
             io: IoCounts { errors: Some(errors), timeouts: None },

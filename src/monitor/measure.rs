@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::readings::{KernelFacts, Readings};
 use super::{Ledgers, assemble};
 use crate::config::Config;
-use crate::source::block::{self, Host, Scope, disks};
+use crate::source::block::{self, HostFacts, Scope, disks};
 use crate::source::device_mapper;
 use crate::source::transports::{self, Way};
 use crate::topology::{DevNo, Device, Transport};
@@ -25,29 +25,33 @@ impl Assembly {
     /// Creates `devices` devices of `paths` paths each, with one session for each path.
     pub fn new(devices: u32, paths: u32) -> Self {
         let now = Instant::now();
-        let (mut reading, mut maps) = (block::Reading::default(), Vec::new());
+        let (mut reading, mut maps) = (block::BlockReading::default(), Vec::new());
         for device in 0..devices {
             let numbers = (0..paths).map(|path| DevNo { major: 8, minor: device * paths + path });
             for (path, devno) in numbers.clone().enumerate() {
                 reading.disks.insert(devno, Some(Arc::new(disk(devno, device, path))));
             }
-            let members = numbers.map(|devno| device_mapper::Member { devno, valid: true }).collect();
+            let members = numbers.map(|devno| device_mapper::StatusPath { devno, valid: true }).collect();
             maps.push(Arc::new(map(device, members)));
         }
-        reading.host = Some(Host {
+        reading.host = Some(HostFacts {
             has_maps: false,
             candidates: Arc::default(),
             member_ways: Arc::default(),
             root: Arc::default(),
         });
         let mut readings = Readings { kernel: Some(KernelFacts::default()), ..Readings::default() };
-        readings.block.take(&reading, &block::Request { scope: Scope::Everything, ..block::Request::default() }, now);
+        readings.block.take(
+            &reading,
+            &block::BlockRequest { scope: Scope::Everything, ..block::BlockRequest::default() },
+            now,
+        );
         if let Some(kernel) = &mut readings.kernel {
-            kernel.take(&device_mapper::Reading { maps, unreadable: Vec::new() }, now, now);
+            kernel.take(&device_mapper::MapReading { maps, unreadable: Vec::new() }, now, now);
         }
         let way = |path: u32| (Way::Iscsi(format!("session{path}").into()), (Transport::Iscsi, Default::default()));
         readings.transports =
-            Some(transports::Reading { ways: Arc::new((0..paths).map(way).collect()), ..Default::default() });
+            Some(transports::TransportReading { ways: Arc::new((0..paths).map(way).collect()), ..Default::default() });
         let mut assembly =
             Assembly { readings, ledgers: Ledgers::new(), config: Arc::default(), devices: assemble::DmDevices::new() };
         assembly.all();
@@ -82,7 +86,7 @@ fn disk(devno: DevNo, lun: u32, path: usize) -> disks::Disk {
         way: Some(Way::Iscsi(format!("session{path}").into())),
         ports: Default::default(),
         model: disks::Model { vendor: "LABARRAY".into(), product: "VDISK".into(), revision: "0001".into() },
-        identity: disks::Identity { udev: Some("3600a".into()), kernel: Some("naa.600a".into()) },
+        identity: disks::DiskIdentity { udev: Some("3600a".into()), kernel: Some("naa.600a".into()) },
         size_bytes: Some(1 << 30),
         read_only: Some(false),
         io: disks::IoCounts::default(),
@@ -91,7 +95,7 @@ fn disk(devno: DevNo, lun: u32, path: usize) -> disks::Disk {
     }
 }
 
-fn map(device: u32, paths: Vec<device_mapper::Member>) -> device_mapper::Map {
+fn map(device: u32, paths: Vec<device_mapper::StatusPath>) -> device_mapper::Map {
     device_mapper::Map {
         devno: DevNo { major: 254, minor: device },
         event_nr: Some(0),
@@ -104,6 +108,6 @@ fn map(device: u32, paths: Vec<device_mapper::Member>) -> device_mapper::Map {
         suspended: false,
         queueing: true,
         size_bytes: 1 << 30,
-        groups: vec![device_mapper::Group { letter: 'A', paths }],
+        groups: vec![device_mapper::StatusGroup { letter: 'A', paths }],
     }
 }

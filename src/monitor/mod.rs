@@ -68,7 +68,7 @@ use crate::memory::{self, Memory, Now};
 use crate::metrics::own::OwnMetrics;
 use crate::privileges::Privileged;
 use crate::source::block::disks::Disk;
-use crate::source::health::{Part, SourceHealth};
+use crate::source::health::{SourceHealth, SourcePart};
 use crate::source::transports::Way;
 use crate::source::{Error, Io, Places, Stall, multipathd, transports};
 use crate::topology::{DevNo, Device, DirectUse, Kind, Snapshot};
@@ -118,7 +118,7 @@ pub(crate) struct Settings {
     /// True if device mapper is read.
     pub(crate) device_mapper: bool,
     /// The client for multipathd, if multipathd is asked.
-    pub(crate) multipathd: Option<multipathd::Client>,
+    pub(crate) multipathd: Option<multipathd::DaemonClient>,
     /// The interval of the resync.
     pub(crate) resync: Duration,
     /// The interval of the re-reads.
@@ -194,7 +194,7 @@ impl Monitor {
         let procfs = places.procfs.clone();
         let options = Options {
             device_mapper,
-            multipathd: multipathd.as_ref().map(multipathd::Client::longest),
+            multipathd: multipathd.as_ref().map(multipathd::DaemonClient::longest),
             nvme: parts.nvme,
             resync,
             reread,
@@ -453,13 +453,13 @@ impl State {
         let health = Arc::new(SourceHealth::default());
         let events = Arc::new(EventLog::default());
         let (sender, snapshot) = watch::channel(None);
-        health.enable(Part::Block);
-        health.enable(Part::Transports);
+        health.enable(SourcePart::Block);
+        health.enable(SourcePart::Transports);
         if device_mapper {
-            health.enable(Part::DeviceMapper);
+            health.enable(SourcePart::DeviceMapper);
         }
         if multipathd.is_some() {
-            health.enable(Part::Multipathd);
+            health.enable(SourcePart::Multipathd);
         }
         let reread = || Cadence::new(reread, now.instant);
         let state = State {
@@ -526,8 +526,8 @@ impl State {
 
     /// Called before uevents are watched.
     fn expect_events(&self) {
-        self.health.enable(Part::Uevent);
-        self.health.expect(Part::Uevent, PULSE_INTERVAL);
+        self.health.enable(SourcePart::Uevent);
+        self.health.expect(SourcePart::Uevent, PULSE_INTERVAL);
     }
 
     /// Begins the first full read.
@@ -584,18 +584,18 @@ impl State {
                          read, a path failure is seen only at the next re-read"
                     );
                     self.lacks_path_events = true;
-                    self.health.remark(Part::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");
+                    self.health.remark(SourcePart::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");
                 }
                 Wake::DeviceMapper => {
                     self.corrections.device_mapper_woke(now.instant);
                     self.look_at_kernel(None);
                 }
                 Wake::Drained { at, took } => {
-                    self.health.succeeded(Part::Uevent, took, now.time, &[]);
+                    self.health.succeeded(SourcePart::Uevent, took, now.time, &[]);
                     self.corrections.events_read_until(Some(at));
                 }
                 Wake::Watching(Watcher::Uevent) => {
-                    self.health.succeeded(Part::Uevent, Duration::ZERO, now.time, &[]);
+                    self.health.succeeded(SourcePart::Uevent, Duration::ZERO, now.time, &[]);
                     self.corrections.events_read_until(Some(now.instant));
                     if self.start.has_begun() {
                         // The watcher had been lost, and events with it.
@@ -605,7 +605,7 @@ impl State {
                 Wake::Mounts => self.users_changed(now.instant),
                 Wake::Watching(Watcher::DeviceMapper) => self.look_at_kernel(None),
                 Wake::Lost(Watcher::Uevent, error) => {
-                    self.health.failed(Part::Uevent, &error);
+                    self.health.failed(SourcePart::Uevent, &error);
                     self.corrections.events_read_until(None);
                 }
                 Wake::Lost(Watcher::DeviceMapper, error) => self.logged_once.event_poll(&error),
@@ -747,7 +747,7 @@ impl State {
             let numbered = self.dm_devices.iter().filter_map(|(wwid, built)| Some((built.devno()?, Arc::clone(wwid))));
             self.wwids = numbered.collect();
         }
-        if let Some(transports::Reading { heads, io, .. }) = &self.readings.transports {
+        if let Some(transports::TransportReading { heads, io, .. }) = &self.readings.transports {
             let (root, last, clocks) = (&self.readings.block.root, &self.nvme_devices, &self.nvme_clocks);
             self.nvme_devices = nvme::devices(heads, io, root, clocks, last, nvme_is_new, now);
         }
@@ -987,7 +987,7 @@ mod tests {
         make_map(sysfs);
         let places =
             Places { sysfs: sysfs.to_owned(), procfs: "/proc".into(), udev_data: sysfs.join("udev"), capture: None };
-        let mut reader = block::Block::new(places);
+        let mut reader = block::BlockReader::new(places);
         let options = Options { resync: Duration::MAX, reread: Duration::MAX, ..Options::default() };
         let (mut state, board) = State::new(options, Memory::default(), Arc::default(), Now::get());
         let wake = |state: &mut State, wakes: Vec<Wake>| {

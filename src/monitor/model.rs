@@ -22,7 +22,7 @@ use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, Tes
 
 use super::*;
 use crate::event::EventType;
-use crate::source::block::{Devices, Host, Scope, Told, disks, maps};
+use crate::source::block::{HostFacts, Scope, SelectedDevices, Told, disks, maps};
 use crate::source::health::Source;
 use crate::source::interfaces::Addresses;
 use crate::source::transports::nvme::{Head, HeadPath};
@@ -315,7 +315,7 @@ impl Kernel {
             way: Some(Way::Iscsi(format!("session{}", disk.session).into())),
             ports: Default::default(),
             model: disks::Model::default(),
-            identity: disks::Identity::default(),
+            identity: disks::DiskIdentity::default(),
             size_bytes: Some(1),
             read_only: Some(false),
             io: disks::IoCounts { errors: Some(self.disks[&index_of(devno)].errors), timeouts: None },
@@ -326,7 +326,7 @@ impl Kernel {
 
     fn kernel_map(&self, minor: u32) -> device_mapper::Map {
         let map = &self.maps[&minor];
-        let member = |(devno, valid): &(DevNo, bool)| device_mapper::Member { devno: *devno, valid: *valid };
+        let member = |(devno, valid): &(DevNo, bool)| device_mapper::StatusPath { devno: *devno, valid: *valid };
         device_mapper::Map {
             devno: map_number(minor),
             event_nr: Some(map.event_nr),
@@ -340,11 +340,11 @@ impl Kernel {
             // This suspend flushes.
             queueing: !map.suspended,
             size_bytes: 1,
-            groups: vec![device_mapper::Group { letter: 'A', paths: map.members.iter().map(member).collect() }],
+            groups: vec![device_mapper::StatusGroup { letter: 'A', paths: map.members.iter().map(member).collect() }],
         }
     }
 
-    fn sysfs_map(&self, minor: u32) -> maps::Map {
+    fn sysfs_map(&self, minor: u32) -> maps::SysfsMap {
         let map = &self.maps[&minor];
         let slave = |(devno, _): &(DevNo, bool)| maps::Slave {
             devno: Some(*devno),
@@ -352,7 +352,7 @@ impl Kernel {
             place: "place".into(),
             gone: !self.disks.contains_key(&index_of(*devno)),
         };
-        maps::Map {
+        maps::SysfsMap {
             wwid: Arc::clone(&map.wwid),
             sysfs_name: maps::kernel_name(minor).into(),
             devno: map_number(minor),
@@ -365,22 +365,22 @@ impl Kernel {
         }
     }
 
-    fn daemon_map(&self, minor: u32) -> multipathd::Map {
+    fn daemon_map(&self, minor: u32) -> multipathd::DaemonMap {
         let map = &self.maps[&minor];
-        let path = |(devno, valid): &(DevNo, bool)| multipathd::Path {
+        let path = |(devno, valid): &(DevNo, bool)| multipathd::DaemonPath {
             name: disk_name(index_of(*devno)),
             devno: Some(*devno),
             group: 1,
             valid: Some(*valid),
-            ..multipathd::Path::default()
+            ..multipathd::DaemonPath::default()
         };
-        multipathd::Map {
+        multipathd::DaemonMap {
             wwid: Arc::clone(&map.wwid),
             name: "mpath".into(),
             queueing: Some(!map.suspended),
             suspended: Some(map.suspended),
             paths: map.members.iter().map(path).collect(),
-            ..multipathd::Map::default()
+            ..multipathd::DaemonMap::default()
         }
     }
 }
@@ -390,7 +390,7 @@ impl Kernel {
 struct FakeReaders {
     asked: BTreeMap<&'static str, Asked>,
     kernel: BTreeMap<u32, Arc<device_mapper::Map>>,
-    maps: BTreeMap<u32, Arc<maps::Map>>,
+    maps: BTreeMap<u32, Arc<maps::SysfsMap>>,
     disks: BTreeMap<DevNo, Arc<disks::Disk>>,
     ways: Arc<Ways>,
     heads: Vec<Arc<Head>>,
@@ -436,9 +436,9 @@ impl FakeReaders {
 
     fn look_at_kernel(
         &mut self,
-        request: &device_mapper::Request,
+        request: &device_mapper::MapRequest,
         kernel: &Kernel,
-    ) -> Result<device_mapper::Reading, Error> {
+    ) -> Result<device_mapper::MapReading, Error> {
         if !kernel.permitted {
             return Err(Error::io("control", &rustix::io::Errno::ACCESS.into()));
         }
@@ -451,11 +451,11 @@ impl FakeReaders {
                 .filter(|known| known.event_nr == now.event_nr && !request.all && !request.dirty.contains(&now.devno));
             self.kernel.insert(*minor, stays.cloned().unwrap_or_else(|| shared(known, now)));
         }
-        Ok(device_mapper::Reading { maps: self.kernel.values().cloned().collect(), unreadable: Vec::new() })
+        Ok(device_mapper::MapReading { maps: self.kernel.values().cloned().collect(), unreadable: Vec::new() })
     }
 
-    fn look_at_block(&mut self, request: &block::Request, kernel: &Kernel) -> block::Reading {
-        let mut reading = block::Reading::default();
+    fn look_at_block(&mut self, request: &block::BlockRequest, kernel: &Kernel) -> block::BlockReading {
+        let mut reading = block::BlockReading::default();
         match (&request.scope, &request.told) {
             (Scope::Everything, told) => {
                 match told {
@@ -472,7 +472,7 @@ impl FakeReaders {
                     }
                 }
                 self.disks.retain(|devno, _| reading.disks.get(devno).is_some_and(Option::is_some));
-                reading.host = Some(Host {
+                reading.host = Some(HostFacts {
                     has_maps: told.is_none(),
                     candidates: Arc::default(),
                     member_ways: Arc::default(),
@@ -486,7 +486,7 @@ impl FakeReaders {
                     reading.maps.insert(map.devno, Some(Arc::clone(map)));
                 }
             }
-            (Scope::Devices(Devices { maps, disks, states, .. }), _) => {
+            (Scope::Devices(SelectedDevices { maps, disks, states, .. }), _) => {
                 maps.iter().for_each(|devno| self.look_at_map(devno.minor, kernel, &mut reading));
                 disks.iter().for_each(|devno| self.look_at_disk(*devno, kernel, &mut reading));
                 states.iter().for_each(|devno| self.look_at_states(*devno, kernel, &mut reading));
@@ -495,7 +495,7 @@ impl FakeReaders {
         reading
     }
 
-    fn look_at_map(&mut self, minor: u32, kernel: &Kernel, reading: &mut block::Reading) {
+    fn look_at_map(&mut self, minor: u32, kernel: &Kernel, reading: &mut block::BlockReading) {
         let last = self.maps.remove(&minor);
         reading.maps.insert(map_number(minor), None);
         if !kernel.maps.contains_key(&minor) {
@@ -508,7 +508,7 @@ impl FakeReaders {
         reading.maps.insert(map_number(minor), Some(map));
     }
 
-    fn look_at_disk(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::Reading) {
+    fn look_at_disk(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::BlockReading) {
         if reading.disks.contains_key(&devno) {
             return;
         }
@@ -518,7 +518,7 @@ impl FakeReaders {
         reading.disks.insert(devno, disk);
     }
 
-    fn look_at_states(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::Reading) {
+    fn look_at_states(&mut self, devno: DevNo, kernel: &Kernel, reading: &mut block::BlockReading) {
         let Some(last) = self.disks.get(&devno).cloned() else {
             return self.look_at_disk(devno, kernel, reading);
         };
@@ -531,7 +531,7 @@ impl FakeReaders {
         reading.disks.insert(devno, Some(disk));
     }
 
-    fn look_at_transports(&mut self, kernel: &Kernel) -> transports::Reading {
+    fn look_at_transports(&mut self, kernel: &Kernel) -> transports::TransportReading {
         let ways = kernel.disks.values().map(|disk| {
             let session = Way::Iscsi(format!("session{}", disk.session).into());
             (session, (Transport::Iscsi, session_ports(disk.session)))
@@ -552,10 +552,10 @@ impl FakeReaders {
             ..Head::default()
         };
         self.heads = vec![shared(self.heads.first(), head)];
-        transports::Reading {
+        transports::TransportReading {
             ways: Arc::clone(&self.ways),
             heads: self.heads.clone(),
-            ..transports::Reading::default()
+            ..transports::TransportReading::default()
         }
     }
 }
@@ -567,7 +567,7 @@ fn look_at_daemon(request: DaemonRequest, kernel: &Kernel) -> Result<DaemonReply
     let maps = kernel.maps.keys().map(|minor| Arc::new(kernel.daemon_map(*minor))).collect();
     Ok(DaemonReply {
         state: "idle".into(),
-        maps: request.maps.then_some(Ok(multipathd::Maps { maps, unreadable: Vec::new() })),
+        maps: request.maps.then_some(Ok(multipathd::DaemonMaps { maps, unreadable: Vec::new() })),
         paths: request.paths.then(|| Ok(Default::default())),
     })
 }

@@ -183,11 +183,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::source::block::disks::Identity;
+    use crate::source::block::disks::DiskIdentity;
 
     fn is_another(wwid: &str, udev: &str, kernel: &str, speakers: Speakers) -> bool {
         let word = |word: &str| Some(Arc::from(word)).filter(|word: &Arc<str>| !word.is_empty());
-        let identity = Identity { udev: word(udev), kernel: word(kernel) };
+        let identity = DiskIdentity { udev: word(udev), kernel: word(kernel) };
         let disk = Disk { identity, ..Disk::at("8:16".parse().unwrap(), "block/sdb".as_ref()) };
         speakers.call_another(wwid, &disk)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Now, State};
 use crate::memory::{HostView, News, Sighting};
 use crate::source::block::usage::User;
-use crate::source::health::Part;
+use crate::source::health::SourcePart;
 use crate::topology::{DevNo, Device, Kind, Snapshot};
 
 impl State {
@@ -78,7 +78,8 @@ impl State {
         // If the kernel may not be asked, path states come from multipathd, as long as it has any.
         let daemon = self.readings.multipathd.as_ref().filter(|_| !self.readings.kernel_is_current());
         let daemon_answers = daemon.is_none_or(|daemon| daemon.is_up() || daemon.maps.is_empty());
-        let sysfs_answers = [Part::Block, Part::Transports].into_iter().all(|part| self.health.answers(part));
+        let sysfs_answers =
+            [SourcePart::Block, SourcePart::Transports].into_iter().all(|part| self.health.answers(part));
         self.have_answered() && kernel_answers && daemon_answers && sysfs_answers
     }
 }

@@ -22,11 +22,11 @@ use crate::source::{Error, Places, block, device_mapper, multipathd, transports}
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     /// Device mapper's maps.
-    Kernel(device_mapper::Request),
+    Kernel(device_mapper::MapRequest),
     /// Block devices in sysfs.
-    Block(block::Request),
+    Block(block::BlockRequest),
     /// Sessions, ports and controllers in sysfs.
-    Transports(transports::Request),
+    Transports(transports::TransportRequest),
     /// The addresses of the network interfaces.
     Interfaces,
     Daemon(DaemonRequest),
@@ -36,11 +36,11 @@ pub(crate) enum Ask {
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// Device mapper's maps.
-    Kernel(Result<device_mapper::Reading, Error>),
+    Kernel(Result<device_mapper::MapReading, Error>),
     /// Block devices in sysfs.
-    Block(Result<block::Reading, Error>),
+    Block(Result<block::BlockReading, Error>),
     /// Sessions, ports and controllers in sysfs.
-    Transports(Result<transports::Reading, Error>),
+    Transports(Result<transports::TransportReading, Error>),
     /// The addresses of the network interfaces.
     Interfaces(Result<Addresses, Error>),
     Daemon(Result<DaemonReply, Error>),
@@ -56,13 +56,13 @@ pub(crate) struct Sources {
     /// True if device mapper is read.
     pub(crate) device_mapper: bool,
     /// The client for multipathd, if multipathd is asked.
-    pub(crate) multipathd: Option<multipathd::Client>,
+    pub(crate) multipathd: Option<multipathd::DaemonClient>,
 }
 
 pub(crate) struct Readers {
-    kernel: Option<HandOver<device_mapper::Request>>,
-    block: HandOver<block::Request>,
-    transports: HandOver<transports::Request>,
+    kernel: Option<HandOver<device_mapper::MapRequest>>,
+    block: HandOver<block::BlockRequest>,
+    transports: HandOver<transports::TransportRequest>,
     interfaces: HandOver<()>,
     daemon: Option<HandOver<DaemonRequest>>,
     replies: mpsc::UnboundedReceiver<Arrival>,
@@ -83,15 +83,15 @@ impl Readers {
         let (outbox, replies) = mpsc::unbounded_channel();
         let kernel = if device_mapper {
             let mut reader = device_mapper::DeviceMapper::new(&places);
-            let read = move |request: device_mapper::Request| reader.read(&request);
+            let read = move |request: device_mapper::MapRequest| reader.read(&request);
             Some(on_thread(privileged, "device-mapper", &outbox, Reply::Kernel, read)?)
         } else {
             None
         };
         let plain = Privileged::default();
-        let mut transports = transports::Reader::new(&places.sysfs, parts);
+        let mut transports = transports::TransportReader::new(&places.sysfs, parts);
         let capture = places.capture.clone();
-        let mut block = block::Block::new(places);
+        let mut block = block::BlockReader::new(places);
         Ok(Readers {
             kernel,
             block: on_thread(&plain, "block", &outbox, Reply::Block, move |request| block.read(&request))?,

@@ -12,7 +12,7 @@ use super::schedule::{Reason, Want};
 use super::unassembled::{self, KnownPaths, Namesakes};
 use crate::source::block::strangers::Candidate;
 use crate::source::block::usage::Usage;
-use crate::source::block::{self, Devices, Scope, Told, disks, maps};
+use crate::source::block::{self, Scope, SelectedDevices, Told, disks, maps};
 use crate::source::interfaces::Addresses;
 use crate::source::transports::{self, Way, Ways};
 use crate::source::{Error, Io, device_mapper, multipathd};
@@ -25,7 +25,7 @@ pub(crate) struct Readings {
     /// Block devices in sysfs.
     pub(crate) block: BlockFacts,
     /// Sessions, ports and controllers in sysfs. `None` before the first reading.
-    pub(crate) transports: Option<transports::Reading>,
+    pub(crate) transports: Option<transports::TransportReading>,
     /// The addresses of the network interfaces.
     pub(crate) addresses: Arc<Addresses>,
     /// multipathd. `None` if it is switched off.
@@ -163,7 +163,7 @@ pub(crate) struct KernelFacts {
 
 impl KernelFacts {
     /// Takes a reading. Returns the members that their maps did not have before.
-    pub(crate) fn take(&mut self, reading: &device_mapper::Reading, asked: Instant, came: Instant) -> Vec<DevNo> {
+    pub(crate) fn take(&mut self, reading: &device_mapper::MapReading, asked: Instant, came: Instant) -> Vec<DevNo> {
         let before = std::mem::take(&mut self.maps);
         let mut joined = Vec::new();
         for map in &reading.maps {
@@ -196,7 +196,7 @@ impl KernelFacts {
 /// The wants for device mapper, added up.
 #[derive(Debug, Default)]
 pub(crate) struct KernelWant {
-    request: device_mapper::Request,
+    request: device_mapper::MapRequest,
     reason: Option<Reason>,
 }
 
@@ -217,13 +217,13 @@ impl KernelWant {
 }
 
 impl Want for KernelWant {
-    type Request = device_mapper::Request;
+    type Request = device_mapper::MapRequest;
 
     fn is_empty(&self) -> bool {
         self.reason.is_none()
     }
 
-    fn next(&mut self) -> Option<(device_mapper::Request, Reason)> {
+    fn next(&mut self) -> Option<(device_mapper::MapRequest, Reason)> {
         let reason = self.reason.take()?;
         Some((std::mem::take(&mut self.request), reason))
     }
@@ -233,7 +233,7 @@ impl Want for KernelWant {
 #[derive(Debug, Default)]
 pub(crate) struct BlockFacts {
     /// The multipath maps by WWID, if device mapper does not give them.
-    pub(crate) maps: BTreeMap<Arc<str>, Arc<maps::Map>>,
+    pub(crate) maps: BTreeMap<Arc<str>, Arc<maps::SysfsMap>>,
     /// The disks by number.
     pub(crate) disks: HashMap<DevNo, Arc<disks::Disk>>,
     /// Grows with each change of a disk.
@@ -244,7 +244,7 @@ pub(crate) struct BlockFacts {
     pub(crate) suspects: Vec<Namesakes>,
     /// The disks that are members of no map.
     pub(crate) candidates: Arc<[Candidate]>,
-    /// [`block::Host::member_ways`].
+    /// [`block::HostFacts::member_ways`].
     pub(crate) member_ways: Arc<HashSet<Way>>,
     /// The kernel names of the block devices below the root file system.
     pub(crate) root: Arc<HashSet<String>>,
@@ -260,7 +260,7 @@ pub(crate) struct BlockFacts {
 }
 
 impl BlockFacts {
-    pub(crate) fn take(&mut self, reading: &block::Reading, request: &block::Request, asked: Instant) {
+    pub(crate) fn take(&mut self, reading: &block::BlockReading, request: &block::BlockRequest, asked: Instant) {
         let scope = &request.scope;
         if let Some(host) = &reading.host {
             self.read_once = true;
@@ -310,7 +310,7 @@ impl BlockFacts {
         }
     }
 
-    fn take_maps(&mut self, maps: &BTreeMap<DevNo, Option<Arc<maps::Map>>>) {
+    fn take_maps(&mut self, maps: &BTreeMap<DevNo, Option<Arc<maps::SysfsMap>>>) {
         for (devno, map) in maps {
             if let Some(wwid) = self.wwids.remove(devno) {
                 self.maps.remove(&wwid);
@@ -390,13 +390,13 @@ fn gone(disk: &Arc<disks::Disk>) -> Arc<disks::Disk> {
 pub(crate) struct BlockWant {
     everything: Option<Reason>,
     states: bool,
-    devices: Devices,
+    devices: SelectedDevices,
     /// True if the last reading was of single devices. In a storm of events, this gives the states
     /// a turn.
     devices_were_last: bool,
     /// The maps from device mapper, if it gives them.
     pub(crate) told: Option<Arc<[Told]>>,
-    /// [`block::Request::open`].
+    /// [`block::BlockRequest::open`].
     pub(crate) open: Arc<HashSet<Way>>,
 }
 
@@ -438,18 +438,18 @@ impl BlockWant {
 }
 
 impl Want for BlockWant {
-    type Request = block::Request;
+    type Request = block::BlockRequest;
 
     fn is_empty(&self) -> bool {
-        self.everything.is_none() && !self.states && self.devices == Devices::default()
+        self.everything.is_none() && !self.states && self.devices == SelectedDevices::default()
     }
 
-    fn next(&mut self) -> Option<(block::Request, Reason)> {
-        let has_devices = self.devices != Devices::default();
+    fn next(&mut self) -> Option<(block::BlockRequest, Reason)> {
+        let has_devices = self.devices != SelectedDevices::default();
         let (scope, reason) = if let Some(reason) = self.everything.take() {
             // A full reading includes everything wanted about members. Other disks are requested
             // again when they become members.
-            (self.states, self.devices) = (false, Devices::default());
+            (self.states, self.devices) = (false, SelectedDevices::default());
             (Scope::Everything, reason)
         } else if self.states && (self.devices_were_last || !has_devices) {
             self.states = false;
@@ -460,7 +460,7 @@ impl Want for BlockWant {
             return None;
         };
         self.devices_were_last = matches!(scope, Scope::Devices(_));
-        Some((block::Request { scope, told: self.told.clone(), open: Arc::clone(&self.open) }, reason))
+        Some((block::BlockRequest { scope, told: self.told.clone(), open: Arc::clone(&self.open) }, reason))
     }
 }
 
@@ -486,17 +486,17 @@ impl TransportsWant {
 }
 
 impl Want for TransportsWant {
-    type Request = transports::Request;
+    type Request = transports::TransportRequest;
 
     fn is_empty(&self) -> bool {
         self.reason.is_none()
     }
 
-    fn next(&mut self) -> Option<(transports::Request, Reason)> {
+    fn next(&mut self) -> Option<(transports::TransportRequest, Reason)> {
         let reason = self.reason.take()?;
         let (addresses, wanted) = (Arc::clone(&self.addresses), Arc::clone(&self.interfaces));
         let (anew, remembered) = (std::mem::take(&mut self.anew), Arc::clone(&self.remembered));
-        Some((transports::Request { anew, addresses, wanted, remembered }, reason))
+        Some((transports::TransportRequest { anew, addresses, wanted, remembered }, reason))
     }
 }
 
@@ -526,10 +526,10 @@ impl Want for InterfacesWant {
 pub(crate) struct DaemonFacts {
     pub(crate) state: Daemon,
     /// The maps by WWID.
-    pub(crate) maps: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    pub(crate) maps: BTreeMap<Arc<str>, Arc<multipathd::DaemonMap>>,
     /// Maps that the last reply left out. A multipathd that has just started knows none, which says
     /// nothing about their paths. So their last reading is still used as long as they exist.
-    pub(crate) left_out: BTreeMap<Arc<str>, Arc<multipathd::Map>>,
+    pub(crate) left_out: BTreeMap<Arc<str>, Arc<multipathd::DaemonMap>>,
     /// True if multipathd failed to give the maps when last asked.
     pub(crate) failed: bool,
     /// When the maps were requested that multipathd gave last.
@@ -557,7 +557,7 @@ impl Default for DaemonFacts {
 impl DaemonFacts {
     /// Takes a reading of the maps. A map that could not be read keeps its last reading. A map that
     /// did not change keeps its allocation.
-    pub(crate) fn take(&mut self, reading: multipathd::Maps, asked: Instant) {
+    pub(crate) fn take(&mut self, reading: multipathd::DaemonMaps, asked: Instant) {
         let mut before = std::mem::take(&mut self.maps);
         for map in reading.maps {
             self.left_out.remove(&map.wwid);
@@ -594,7 +594,7 @@ impl DaemonFacts {
     }
 
     /// Returns the last facts about a map, and true if they are still current.
-    pub(crate) fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::Map>, bool)> {
+    pub(crate) fn map(&self, wwid: &Arc<str>) -> Option<(&Arc<multipathd::DaemonMap>, bool)> {
         let stands = self.maps.get(wwid).map(|map| (map, true));
         stands.or_else(|| self.left_out.get(wwid).map(|map| (map, false)))
     }
@@ -623,7 +623,7 @@ pub(crate) struct DaemonReply {
     /// The state, in multipathd's own word.
     pub(crate) state: Arc<str>,
     /// The maps, if they were requested.
-    pub(crate) maps: Option<Result<multipathd::Maps, Error>>,
+    pub(crate) maps: Option<Result<multipathd::DaemonMaps, Error>>,
     /// The names of the known paths, if they were requested.
     pub(crate) paths: Option<Result<HashSet<String>, Error>>,
 }
@@ -633,7 +633,7 @@ impl DaemonRequest {
     ///
     /// # Errors
     /// If multipathd does not give its state. The reply contains the errors about the other facts.
-    pub(crate) async fn ask(self, client: &multipathd::Client) -> Result<DaemonReply, Error> {
+    pub(crate) async fn ask(self, client: &multipathd::DaemonClient) -> Result<DaemonReply, Error> {
         let state = client.show_daemon().await.map_err(|error| Error::new("multipathd", error))?.state;
         let maps = if self.maps || self.paths { Some(show_maps(client, self.known).await) } else { None };
         let paths = if self.paths {
@@ -645,7 +645,7 @@ impl DaemonRequest {
     }
 }
 
-async fn show_maps(client: &multipathd::Client, known: Option<usize>) -> Result<multipathd::Maps, Error> {
+async fn show_maps(client: &multipathd::DaemonClient, known: Option<usize>) -> Result<multipathd::DaemonMaps, Error> {
     let failed = |cause: &dyn std::error::Error| Error::new("multipathd, show maps json", cause);
     let reply = client.show_maps(known).await.map_err(|error| failed(&error))?;
     // Takes milliseconds on a large host, so it runs off the threads that answer scrapes.

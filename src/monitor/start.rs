@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::State;
 use super::schedule::Lane;
 use super::unassembled::KnownPaths;
-use crate::source::health::Part;
+use crate::source::health::SourcePart;
 
 /// How long sysfs waits for device mapper, whose answer saves the reading of the maps' files.
 /// Transports wait as long for the addresses of interfaces.
@@ -50,11 +50,11 @@ impl State {
     }
 
     /// Returns a source of devices that is switched on and permitted, but has not answered yet.
-    pub(super) fn silent_source(&self) -> Option<Part> {
+    pub(super) fn silent_source(&self) -> Option<SourcePart> {
         let kernel = self.readings.kernel.as_ref().filter(|kernel| kernel.read_at.is_none() && !kernel.not_permitted);
-        let block = Some(Part::Block).filter(|_| !self.readings.block.read_once);
-        let transports = Some(Part::Transports).filter(|_| self.readings.transports.is_none());
-        kernel.map(|_| Part::DeviceMapper).or(block).or(transports)
+        let block = Some(SourcePart::Block).filter(|_| !self.readings.block.read_once);
+        let transports = Some(SourcePart::Transports).filter(|_| self.readings.transports.is_none());
+        kernel.map(|_| SourcePart::DeviceMapper).or(block).or(transports)
     }
 
     /// Returns true if each lane has been tried once.

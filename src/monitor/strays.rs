@@ -137,9 +137,9 @@ mod tests {
     use crate::monitor::readers::{Ask, Reply};
     use crate::monitor::{Options, State};
     use crate::source::block::disks::Disk;
-    use crate::source::block::maps::{Map, Slave};
+    use crate::source::block::maps::{Slave, SysfsMap};
     use crate::source::block::strangers::tests::candidate;
-    use crate::source::block::{self, Host};
+    use crate::source::block::{self, HostFacts};
     use crate::topology::{Path, Ports, sample};
 
     const WWID: &str = "3600a098000aad1e3";
@@ -206,7 +206,7 @@ mod tests {
             Fixture { state, start, members: vec!["sda"], map_is_there: true, diskseq: 1, stray }
         }
 
-        fn reading(&self) -> block::Reading {
+        fn reading(&self) -> block::BlockReading {
             let disks = self.members.iter().map(|name| candidate(name, WWID, "6:0:0:1").disk);
             let disks: BTreeMap<_, _> = disks.map(|disk| (disk.devno, Some(disk))).collect();
             let members = disks.values().flatten().map(|disk| Slave {
@@ -217,7 +217,7 @@ mod tests {
             });
             let devno = DevNo { major: 254, minor: 0 };
             let map = self.map_is_there.then(|| {
-                Arc::new(Map {
+                Arc::new(SysfsMap {
                     wwid: WWID.into(),
                     sysfs_name: "dm-0".into(),
                     devno,
@@ -230,13 +230,13 @@ mod tests {
                 })
             });
             let candidates = self.stray.iter().filter(|stray| !self.members.contains(&&*stray.disk.name)).cloned();
-            let host = Host {
+            let host = HostFacts {
                 has_maps: true,
                 candidates: candidates.collect(),
                 member_ways: Arc::new(HashSet::new()),
                 root: Arc::default(),
             };
-            block::Reading { maps: [(devno, map)].into(), disks, host: Some(host), ..Default::default() }
+            block::BlockReading { maps: [(devno, map)].into(), disks, host: Some(host), ..Default::default() }
         }
 
         /// The number of strays after this many seconds.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::schedule::{Cadence, Reason};
 use super::{State, assemble};
 use crate::metrics::own::{OwnMetrics, ResyncReason};
-use crate::source::health::{Part, SourceHealth};
+use crate::source::health::{SourceHealth, SourcePart};
 use crate::topology::{DevNo, Health};
 use crate::watch::Uevent;
 
@@ -34,12 +34,12 @@ impl Timers {
     /// intervals grow with the cost of the readings.
     pub(super) fn publish(&self, daemon_rest: Duration, health: &SourceHealth, own: &OwnMetrics) {
         let Timers { resync, kernel, block, transports, daemon } = self;
-        health.expect(Part::DeviceMapper, kernel.present());
+        health.expect(SourcePart::DeviceMapper, kernel.present());
         // The states wait while everything is read.
-        health.expect(Part::Block, block.present().max(resync.last_cost()));
-        health.expect(Part::Transports, transports.present());
+        health.expect(SourcePart::Block, block.present().max(resync.last_cost()));
+        health.expect(SourcePart::Transports, transports.present());
         // If all is well, only a resync asks multipathd for its maps.
-        health.expect(Part::Multipathd, daemon.present().max(resync.present()).max(daemon_rest));
+        health.expect(SourcePart::Multipathd, daemon.present().max(resync.present()).max(daemon_rest));
         own.resync_interval.set(resync.present().as_secs_f64());
         own.reread_interval.set(block.present().as_secs_f64());
     }

@@ -70,19 +70,19 @@ pub(crate) fn follow(link: &Path, here: &Path) -> Result<Option<PathBuf>, Error>
 /// An entry of a directory. If an object is replaced by a new one of the same name, the kernel
 /// gives the new one another inode number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct DirectoryEntry {
     pub(crate) name: String,
     pub(crate) inode: u64,
 }
 
 /// Lists a directory, sorted by name. Returns an empty list if the directory does not exist, for
 /// example because the driver is not loaded.
-pub(crate) fn list(directory: &Path) -> Result<Vec<Entry>, Error> {
+pub(crate) fn list(directory: &Path) -> Result<Vec<DirectoryEntry>, Error> {
     Ok(list_if_there(directory)?.unwrap_or_default())
 }
 
 /// Lists a directory, sorted by name. `None` if the directory does not exist.
-pub(crate) fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Error> {
+pub(crate) fn list_if_there(directory: &Path) -> Result<Option<Vec<DirectoryEntry>>, Error> {
     let listed = entries(directory);
     witness::directory(directory, listed.as_deref().map(|entries| entries.iter().map(|entry| entry.name.as_str())));
     match listed {
@@ -92,11 +92,11 @@ pub(crate) fn list_if_there(directory: &Path) -> Result<Option<Vec<Entry>>, Erro
     }
 }
 
-fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
+fn entries(directory: &Path) -> io::Result<Vec<DirectoryEntry>> {
     let mut list = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        list.extend(entry.file_name().into_string().map(|name| Entry { name, inode: entry.ino() }));
+        list.extend(entry.file_name().into_string().map(|name| DirectoryEntry { name, inode: entry.ino() }));
     }
     list.sort();
     Ok(list)

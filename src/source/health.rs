@@ -46,7 +46,7 @@ impl Source {
 
 /// A part of a source that is read by itself. Block devices and transports are two parts of sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Part {
+pub(crate) enum SourcePart {
     /// Device mapper's ioctls.
     DeviceMapper,
     Multipathd,
@@ -58,15 +58,21 @@ pub(crate) enum Part {
     Uevent,
 }
 
-impl Part {
-    const ALL: [Part; 5] = [Part::DeviceMapper, Part::Multipathd, Part::Block, Part::Transports, Part::Uevent];
+impl SourcePart {
+    const ALL: [SourcePart; 5] = [
+        SourcePart::DeviceMapper,
+        SourcePart::Multipathd,
+        SourcePart::Block,
+        SourcePart::Transports,
+        SourcePart::Uevent,
+    ];
 
     pub(crate) fn source(self) -> Source {
         match self {
-            Part::DeviceMapper => Source::Dm,
-            Part::Multipathd => Source::Multipathd,
-            Part::Block | Part::Transports => Source::Sysfs,
-            Part::Uevent => Source::Uevent,
+            SourcePart::DeviceMapper => Source::Dm,
+            SourcePart::Multipathd => Source::Multipathd,
+            SourcePart::Block | SourcePart::Transports => Source::Sysfs,
+            SourcePart::Uevent => Source::Uevent,
         }
     }
 }
@@ -79,7 +85,7 @@ const MIN_FRESHNESS: Duration = Duration::from_secs(1);
 
 /// The health of one source.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Health {
+pub(crate) struct SourceState {
     /// True if the last read worked and is recent enough; `None` before the first read.
     pub(crate) up: Option<bool>,
     /// True if this process may not read the source. This is not a fault.
@@ -87,7 +93,7 @@ pub(crate) struct Health {
     /// The time of the last successful read.
     pub(crate) last_success: Option<SystemTime>,
     /// The parts of the source that have not answered since the start.
-    pub(crate) unanswered: Vec<Part>,
+    pub(crate) unanswered: Vec<SourcePart>,
     /// The duration of the last successful read.
     pub(crate) duration: Option<Duration>,
     /// The number of objects that could not be read, since the start.
@@ -98,7 +104,7 @@ pub(crate) struct Health {
     pub(crate) remark: Option<&'static str>,
 }
 
-impl Health {
+impl SourceState {
     /// Returns true if the source cannot be read and this is a fault.
     pub(crate) fn is_down(&self) -> bool {
         self.up == Some(false) && !self.not_permitted
@@ -110,8 +116,8 @@ impl Health {
     }
 
     /// Combines two parts: the result has the worse health and the older age.
-    fn and(self, other: Health) -> Health {
-        Health {
+    fn and(self, other: SourceState) -> SourceState {
+        SourceState {
             up: match (self.up, other.up) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
                 (Some(true), Some(true)) => Some(true),
@@ -134,23 +140,23 @@ impl Health {
 
 /// Returns the sources of devices that fail and have never answered. The devices that they would
 /// report are unknown.
-pub(crate) fn unknown_sources(sources: &[(Source, Health)]) -> impl Iterator<Item = &(Source, Health)> {
+pub(crate) fn unknown_sources(sources: &[(Source, SourceState)]) -> impl Iterator<Item = &(Source, SourceState)> {
     let tell_devices = sources.iter().filter(|(source, _)| matches!(source, Source::Dm | Source::Sysfs));
     tell_devices.filter(|(_, health)| health.is_down() && health.is_awaited())
 }
 
 #[derive(Debug, Default)]
-struct Record {
-    health: Health,
+struct PartState {
+    health: SourceState,
     /// The time of the last successful read, by the monotonic clock.
     read_at: Option<Instant>,
     /// The time within which each read has to succeed; `None` if one successful read is enough.
     interval: Option<Duration>,
 }
 
-impl Record {
+impl PartState {
     /// Returns the health at this time. A read that is too old counts as failed.
-    fn at(&self, part: Part, now: Instant) -> Health {
+    fn at(&self, part: SourcePart, now: Instant) -> SourceState {
         let mut health = self.health.clone();
         if self.read_at.is_none() {
             health.unanswered.push(part);
@@ -168,44 +174,44 @@ impl Record {
 /// The health of all sources. The monitor writes it; metrics, status page and systemd read it.
 #[derive(Debug, Default)]
 pub struct SourceHealth {
-    parts: Mutex<[Option<Record>; Part::ALL.len()]>,
+    parts: Mutex<[Option<PartState>; SourcePart::ALL.len()]>,
 }
 
 impl SourceHealth {
     /// Returns the present health of the sources that are switched on.
-    pub(crate) fn all(&self) -> Vec<(Source, Health)> {
+    pub(crate) fn all(&self) -> Vec<(Source, SourceState)> {
         self.all_at(Instant::now())
     }
 
-    fn all_at(&self, now: Instant) -> Vec<(Source, Health)> {
+    fn all_at(&self, now: Instant) -> Vec<(Source, SourceState)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |source| {
-            let parts = Part::ALL.into_iter().zip(parts.iter()).filter(|(part, _)| part.source() == source);
-            parts.filter_map(|(part, record)| Some(record.as_ref()?.at(part, now))).reduce(Health::and)
+            let parts = SourcePart::ALL.into_iter().zip(parts.iter()).filter(|(part, _)| part.source() == source);
+            parts.filter_map(|(part, record)| Some(record.as_ref()?.at(part, now))).reduce(SourceState::and)
         };
         Source::ALL.into_iter().filter_map(|source| Some((source, of(source)?))).collect()
     }
 
     /// Returns true if the last read of this part worked and is recent enough.
-    pub(crate) fn answers(&self, part: Part) -> bool {
+    pub(crate) fn answers(&self, part: SourcePart) -> bool {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[part as usize].as_ref().is_some_and(|record| record.at(part, Instant::now()).up == Some(true))
     }
 
     /// Returns the reason why this part has not been read.
-    pub(crate) fn failure(&self, part: Part) -> Error {
+    pub(crate) fn failure(&self, part: SourcePart) -> Error {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
         let place = format_args!("the source {} has not answered", part.source().as_str()).to_string();
         Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
     }
 
-    pub(crate) fn enable(&self, part: Part) {
+    pub(crate) fn enable(&self, part: SourcePart) {
         self.update(part, |_| {});
     }
 
     /// Sets the interval in which reads of this part have to succeed, if the part is switched on.
-    pub(crate) fn expect(&self, part: Part, interval: Duration) {
+    pub(crate) fn expect(&self, part: SourcePart, interval: Duration) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = &mut parts[part as usize] {
             record.interval = Some(interval);
@@ -214,9 +220,9 @@ impl SourceHealth {
 
     /// Records a successful read that was requested `took` ago. Its facts are that old. These
     /// objects could not be read.
-    pub(crate) fn succeeded(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
+    pub(crate) fn succeeded(&self, part: SourcePart, took: Duration, time: SystemTime, unreadable: &[Error]) {
         let source = part.source().as_str();
-        self.update(part, |Record { health, read_at, .. }| {
+        self.update(part, |PartState { health, read_at, .. }| {
             *read_at = Instant::now().checked_sub(took);
             if health.up == Some(false) {
                 info!(source, "source is back");
@@ -226,7 +232,7 @@ impl SourceHealth {
                 warn!(source, objects = unreadable.len(), error, "some objects could not be read");
             }
             let errors = health.errors + unreadable.len() as u64;
-            *health = Health {
+            *health = SourceState {
                 up: Some(true),
                 not_permitted: false,
                 last_success: Some(time),
@@ -240,8 +246,8 @@ impl SourceHealth {
     }
 
     /// Records a successful read that took longer than allowed. The source stays down.
-    pub(crate) fn came_late(&self, part: Part, took: Duration, time: SystemTime, unreadable: &[Error]) {
-        self.update(part, |Record { health, read_at, .. }| {
+    pub(crate) fn came_late(&self, part: SourcePart, took: Duration, time: SystemTime, unreadable: &[Error]) {
+        self.update(part, |PartState { health, read_at, .. }| {
             *read_at = Instant::now().checked_sub(took);
             (health.last_success, health.duration) = (Some(time), Some(took));
             health.unanswered.clear();
@@ -252,9 +258,9 @@ impl SourceHealth {
     /// Records a failed read. `source_up` shows it, so the objects are not counted as errors. A
     /// source that is not permitted or not running fails at every read; the same error is logged
     /// once.
-    pub(crate) fn failed(&self, part: Part, error: &Error) {
-        self.update(part, |Record { health, .. }| {
-            let not_permitted = error.is_refusal() && part == Part::DeviceMapper;
+    pub(crate) fn failed(&self, part: SourcePart, error: &Error) {
+        self.update(part, |PartState { health, .. }| {
+            let not_permitted = error.is_refusal() && part == SourcePart::DeviceMapper;
             let error = error.to_string();
             if health.up != Some(false) || health.error.as_ref() != Some(&error) {
                 warn!(source = part.source().as_str(), error, "source cannot be read");
@@ -266,11 +272,11 @@ impl SourceHealth {
     }
 
     /// Records why this part reports less on this host than elsewhere.
-    pub(crate) fn remark(&self, part: Part, remark: &'static str) {
+    pub(crate) fn remark(&self, part: SourcePart, remark: &'static str) {
         self.update(part, |record| record.health.remark = Some(remark));
     }
 
-    fn update(&self, part: Part, change: impl FnOnce(&mut Record)) {
+    fn update(&self, part: SourcePart, change: impl FnOnce(&mut PartState)) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         change(parts[part as usize].get_or_insert_default());
     }
@@ -285,17 +291,17 @@ mod tests {
         let health = SourceHealth::default();
         let sysfs = || health.all().into_iter().find(|(source, _)| *source == Source::Sysfs).map(|(_, health)| health);
         let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
-        health.enable(Part::Block);
-        health.enable(Part::Transports);
-        health.succeeded(Part::Block, Duration::from_secs(2), late, &[Error::new("dm-0", "broken")]);
+        health.enable(SourcePart::Block);
+        health.enable(SourcePart::Transports);
+        health.succeeded(SourcePart::Block, Duration::from_secs(2), late, &[Error::new("dm-0", "broken")]);
         assert_eq!(sysfs().unwrap().up, None);
-        assert_eq!(sysfs().unwrap().unanswered, [Part::Transports]);
-        health.succeeded(Part::Transports, Duration::from_secs(1), early, &[]);
+        assert_eq!(sysfs().unwrap().unanswered, [SourcePart::Transports]);
+        health.succeeded(SourcePart::Transports, Duration::from_secs(1), early, &[]);
         let both = sysfs().unwrap();
         assert_eq!((both.up, both.last_success, both.errors), (Some(true), Some(early), 1));
         assert!(!both.is_awaited());
         assert_eq!((both.duration, both.error.as_deref()), (Some(Duration::from_secs(2)), Some("dm-0: broken")));
-        health.failed(Part::Transports, &Error::new("transports", "has not answered in time"));
+        health.failed(SourcePart::Transports, &Error::new("transports", "has not answered in time"));
         let both = sysfs().unwrap();
         assert_eq!((both.up, both.error.as_deref()), (Some(false), Some("transports: has not answered in time")));
     }
@@ -304,14 +310,14 @@ mod tests {
     fn what_was_read_too_long_ago_is_down_whatever_the_time_of_day() {
         const SECOND: Duration = Duration::from_secs(1);
         let sources = SourceHealth::default();
-        let (part, now) = (Part::Multipathd, Instant::now());
+        let (part, now) = (SourcePart::Multipathd, Instant::now());
         let after = |seconds| {
             let all = sources.all_at(now + seconds * SECOND);
             let [(Source::Multipathd, health)] = &all[..] else { panic!("{all:?}") };
             (health.up, health.error.clone())
         };
         // A source that is switched off has no interval.
-        sources.expect(Part::Uevent, SECOND);
+        sources.expect(SourcePart::Uevent, SECOND);
         sources.enable(part);
         sources.expect(part, 5 * SECOND);
         assert_eq!(after(60), (None, None));
@@ -333,11 +339,11 @@ mod tests {
     #[test]
     fn what_is_not_permitted_is_neither_down_nor_awaited() {
         let sources = SourceHealth::default();
-        sources.enable(Part::DeviceMapper);
+        sources.enable(SourcePart::DeviceMapper);
         let health = || sources.all().remove(0).1;
         assert!(health().is_awaited());
         for (errno, is_down) in [(rustix::io::Errno::ACCESS, false), (rustix::io::Errno::IO, true)] {
-            sources.failed(Part::DeviceMapper, &Error::io("control", &errno.into()));
+            sources.failed(SourcePart::DeviceMapper, &Error::io("control", &errno.into()));
             assert_eq!((health().up, health().is_down(), health().is_awaited()), (Some(false), is_down, is_down));
         }
     }
@@ -345,7 +351,7 @@ mod tests {
     #[test]
     fn what_need_not_be_read_again_does_not_age() {
         let sources = SourceHealth::default();
-        sources.succeeded(Part::Multipathd, Duration::ZERO, SystemTime::now(), &[]);
+        sources.succeeded(SourcePart::Multipathd, Duration::ZERO, SystemTime::now(), &[]);
         let all = sources.all_at(Instant::now() + Duration::from_secs(1_000_000));
         assert_eq!(all[0].1.up, Some(true));
     }

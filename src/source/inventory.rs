@@ -15,11 +15,11 @@ use super::files::list;
 #[derive(Debug)]
 pub(crate) struct Inventory<Object> {
     class: PathBuf,
-    known: BTreeMap<Arc<str>, Known<Object>>,
+    known: BTreeMap<Arc<str>, KnownObject<Object>>,
 }
 
 #[derive(Debug)]
-struct Known<Object> {
+struct KnownObject<Object> {
     inode: u64,
     object: Arc<Object>,
 }
@@ -55,7 +55,7 @@ impl<Object: PartialEq> Inventory<Object> {
                 }
             };
             if let Some(object) = object {
-                self.known.insert(name, Known { inode: entry.inode, object });
+                self.known.insert(name, KnownObject { inode: entry.inode, object });
             }
         }
         Ok(())

@@ -70,12 +70,12 @@ fn partitioned(uuid: &[u8]) -> Option<&[u8]> {
 pub struct Error {
     place: String,
     cause: String,
-    trouble: Trouble,
+    trouble: Subject,
 }
 
 /// The subject of the failure. The reader's reaction depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+enum Subject {
     /// The object that was read.
     Object,
     /// This process: it can open no more files, or no memory is left. The reading then says nothing
@@ -88,22 +88,22 @@ enum Trouble {
 impl Error {
     /// `place` is the file, device or socket. `cause` says what went wrong there.
     pub(crate) fn new(place: impl fmt::Display, cause: impl fmt::Display) -> Self {
-        Error { place: place.to_string(), cause: cause.to_string(), trouble: Trouble::Object }
+        Error { place: place.to_string(), cause: cause.to_string(), trouble: Subject::Object }
     }
 
     /// Makes an error from the kernel's error for a file or device.
     pub(crate) fn io(place: impl fmt::Display, cause: &io::Error) -> Self {
         let trouble = match cause.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Trouble::Exhausted,
-            Some(Errno::PERM | Errno::ACCESS) => Trouble::NotPermitted,
-            _ => Trouble::Object,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Subject::Exhausted,
+            Some(Errno::PERM | Errno::ACCESS) => Subject::NotPermitted,
+            _ => Subject::Object,
         };
         Error { trouble, ..Error::new(place, cause) }
     }
 
     /// Returns the same error as one of missing permission, whatever error code the kernel gave.
     fn not_permitted(self) -> Self {
-        Error { trouble: Trouble::NotPermitted, ..self }
+        Error { trouble: Subject::NotPermitted, ..self }
     }
 
     pub(crate) fn cause(&self) -> &str {
@@ -112,12 +112,12 @@ impl Error {
 
     /// Returns true if this process has no files or memory left to read with.
     pub(crate) fn is_exhaustion(&self) -> bool {
-        self.trouble == Trouble::Exhausted
+        self.trouble == Subject::Exhausted
     }
 
     /// Returns true if this process has no permission to read the object.
     pub(crate) fn is_refusal(&self) -> bool {
-        self.trouble == Trouble::NotPermitted
+        self.trouble == Subject::NotPermitted
     }
 }
 

@@ -23,11 +23,11 @@ pub(crate) const FORMAT: u32 = 1;
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Kernel {
+pub(crate) struct RecordedKernel {
     /// [`FORMAT`].
     pub(crate) format: u32,
     /// `None` if device mapper was not asked.
-    pub(crate) device_mapper: Option<Maps>,
+    pub(crate) device_mapper: Option<RecordedMaps>,
     /// The interface of each address.
     pub(crate) interfaces: BTreeMap<String, String>,
     /// The device number of each device node.
@@ -37,18 +37,18 @@ pub(crate) struct Kernel {
 /// Device mapper's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Maps {
+pub(crate) struct RecordedMaps {
     /// The error, if there was no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
     /// The multipath maps.
-    pub(crate) maps: Vec<Map>,
+    pub(crate) maps: Vec<RecordedMap>,
 }
 
 /// One multipath map, as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Map {
+pub(crate) struct RecordedMap {
     pub(crate) devno: String,
     /// The event number, which counts the map's events.
     pub(crate) event_nr: Option<u32>,
@@ -81,14 +81,14 @@ pub(crate) const MAX_KERNEL_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// If the file cannot be read, has other content, or has another format.
-pub(crate) fn read(capture: &Path) -> Result<Kernel, Error> {
+pub(crate) fn read(capture: &Path) -> Result<RecordedKernel, Error> {
     let file = capture.join(FILE_NAME);
     let failed = |cause: &dyn std::fmt::Display| Error::new(file.display(), cause);
     let text = fs::read(&file).map_err(|cause| failed(&cause))?;
     if text.len() as u64 > MAX_KERNEL_BYTES {
         return Err(failed(&format_args!("the file has {} bytes, the limit is {MAX_KERNEL_BYTES}", text.len())));
     }
-    let kernel: Kernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
+    let kernel: RecordedKernel = serde_json::from_slice(&text).map_err(|cause| failed(&cause))?;
     match kernel.format {
         FORMAT => Ok(kernel),
         other => Err(failed(&format_args!("the capture has format {other}, this version reads format {FORMAT}"))),

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::block::strangers::is_of_another_driver;
-use super::recorded::{Kernel, Map};
+use super::recorded::{RecordedKernel, RecordedMap};
 use super::{is_gone, is_unknown};
 use crate::topology::DevNo;
 
@@ -33,7 +33,7 @@ pub(crate) struct Findings {
     /// Objects that exist and could not be read, each with the error.
     pub(crate) unread: BTreeMap<PathBuf, String>,
     /// Findings that do not come from files.
-    pub(crate) kernel: Kernel,
+    pub(crate) kernel: RecordedKernel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub(crate) fn directory<'a>(path: &Path, listed: Result<impl Iterator<Item = &'a
 }
 
 /// Records device mapper's answer about a map.
-pub(crate) fn map(map: impl FnOnce() -> Map) {
+pub(crate) fn map(map: impl FnOnce() -> RecordedMap) {
     found(|findings| findings.kernel.device_mapper.get_or_insert_default().maps.push(map()));
 }
 

@@ -47,7 +47,7 @@ pub struct Disk {
     pub(crate) ports: Ports,
     pub(crate) model: Model,
     /// The identity, as udev and the SCSI layer know it.
-    pub(crate) identity: Identity,
+    pub(crate) identity: DiskIdentity,
     pub(crate) size_bytes: Option<u64>,
     pub(crate) read_only: Option<bool>,
     /// The error counts of its I/O.
@@ -60,7 +60,7 @@ pub struct Disk {
 
 /// The identity of a disk. Either of the two values may be newer than the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct DiskIdentity {
     /// udev's identity, which is the one that multipath gives to maps.
     pub(crate) udev: Option<Arc<str>>,
     /// The kernel's identity: the SCSI layer's (`naa.600…`) as of its last inquiry, or the NVMe
@@ -94,7 +94,7 @@ pub(crate) struct States {
 
 /// A disk as last read, and the places of its files.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct KnownDisk {
     /// The disk's directory, relative to the root.
     place: PathBuf,
     scsi: Option<ScsiDevice>,
@@ -158,11 +158,11 @@ impl Disks {
         &mut self,
         devno: DevNo,
         place: &Path,
-        last: Option<Known>,
+        last: Option<KnownDisk>,
         identities: &UdevDb,
         unreadable: &mut Vec<Error>,
-    ) -> Known {
-        let mut known = last.filter(|known| known.place == place).unwrap_or_else(|| Known {
+    ) -> KnownDisk {
+        let mut known = last.filter(|known| known.place == place).unwrap_or_else(|| KnownDisk {
             scsi: scsi_device(&self.root, place),
             alua: None,
             stall: Stall::default(),
@@ -194,7 +194,7 @@ impl Disks {
         let disk = Disk {
             ports: ports::read(&self.root, place, &last.ports, &mut self.file, unreadable),
             model,
-            identity: Identity { udev: identities.wwid(devno, &last.name).cloned(), kernel },
+            identity: DiskIdentity { udev: identities.wwid(devno, &last.name).cloned(), kernel },
             size_bytes: or_last(size_bytes, Some(&last.size_bytes), unreadable),
             read_only: or_last(read_only, Some(&last.read_only), unreadable),
             io,
@@ -208,19 +208,19 @@ impl Disks {
     }
 
     /// Reads the states of a known disk, and looks up its identity in udev's database.
-    pub(crate) fn read_states(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+    pub(crate) fn read_states(&mut self, known: &mut KnownDisk, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let states = or_last(self.files(known).states(), Some(&disk.states), unreadable);
         let udev = identities.wwid(disk.devno, &disk.name);
         if disk.states != states || disk.identity.udev.as_ref() != udev {
-            let identity = Identity { udev: udev.cloned(), kernel: disk.identity.kernel.clone() };
+            let identity = DiskIdentity { udev: udev.cloned(), kernel: disk.identity.kernel.clone() };
             known.replace(Disk { states, identity, ..disk.clone() });
         }
     }
 
     /// Checks if the ALUA state of a known disk (which changes without an event) and its identity
     /// in udev's database are unchanged. Reads the states if not.
-    pub(crate) fn read_access(&mut self, known: &mut Known, identities: &UdevDb, unreadable: &mut Vec<Error>) {
+    pub(crate) fn read_access(&mut self, known: &mut KnownDisk, identities: &UdevDb, unreadable: &mut Vec<Error>) {
         let disk = &*known.disk;
         let is_same =
             disk.states.access.as_deref().is_none_or(|access| {
@@ -238,12 +238,12 @@ impl Disks {
         }
     }
 
-    fn files<'a>(&'a mut self, known: &'a Known) -> ScsiFiles<'a> {
+    fn files<'a>(&'a mut self, known: &'a KnownDisk) -> ScsiFiles<'a> {
         ScsiFiles { root: &self.root, file: &mut self.file, anchors: &mut self.anchors, known }
     }
 }
 
-impl Known {
+impl KnownDisk {
     /// Keeps the allocation of a disk that did not change. The monitor rebuilds only devices whose
     /// disks have another allocation.
     fn replace(&mut self, disk: Disk) {
@@ -258,7 +258,7 @@ struct ScsiFiles<'a> {
     root: &'a Path,
     file: &'a mut Attribute,
     anchors: &'a mut Anchors,
-    known: &'a Known,
+    known: &'a KnownDisk,
 }
 
 impl ScsiFiles<'_> {
@@ -323,7 +323,7 @@ impl Disk {
             way: way_of(place),
             ports: Ports::default(),
             model: Model::default(),
-            identity: Identity::default(),
+            identity: DiskIdentity::default(),
             size_bytes: None,
             read_only: None,
             io: IoCounts::default(),

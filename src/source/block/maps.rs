@@ -20,7 +20,7 @@ pub(crate) const VIRTUAL_DEVICES: &str = "devices/virtual/block";
 
 /// A multipath map, as its files in sysfs describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Map {
+pub(crate) struct SysfsMap {
     pub(crate) wwid: Arc<str>,
     /// The kernel name, `dm-3`.
     pub(crate) sysfs_name: Arc<str>,
@@ -51,15 +51,15 @@ pub(crate) struct Slave {
 }
 
 #[derive(Debug)]
-pub(crate) struct Maps {
+pub(crate) struct MapReader {
     root: PathBuf,
     file: Attribute,
 }
 
-impl Maps {
+impl MapReader {
     /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
-        Maps { root: root.to_owned(), file: Attribute::default() }
+        MapReader { root: root.to_owned(), file: Attribute::default() }
     }
 
     /// Reads a device-mapper device. `None` if it is no multipath map. `last` is the last state of
@@ -71,9 +71,9 @@ impl Maps {
     pub(crate) fn read(
         &mut self,
         minor: u32,
-        last: Option<&Arc<Map>>,
+        last: Option<&Arc<SysfsMap>>,
         unreadable: &mut Vec<Error>,
-    ) -> Result<Option<Arc<Map>>, Error> {
+    ) -> Result<Option<Arc<SysfsMap>>, Error> {
         let directory = self.directory(minor);
         let Some(uuid) = self.file.text(&directory, "dm/uuid")? else {
             return match self.file.text(&directory, "dev")? {
@@ -95,7 +95,7 @@ impl Maps {
         let size_bytes = or_last(self.file.size_bytes(&directory), last.map(|map| &map.size_bytes), unreadable);
         let read_only = or_last(self.file.flag(&directory, "ro"), last.map(|map| &map.read_only), unreadable);
         let sysfs_name = kernel_name(minor).into();
-        let map = Map { wwid, sysfs_name, devno, name, diskseq, suspended, size_bytes, read_only, members };
+        let map = SysfsMap { wwid, sysfs_name, devno, name, diskseq, suspended, size_bytes, read_only, members };
         Ok(Some(last.filter(|last| ***last == map).cloned().unwrap_or_else(|| Arc::new(map))))
     }
 
@@ -123,7 +123,7 @@ impl Maps {
     fn members(
         &mut self,
         minor: u32,
-        last: Option<&Map>,
+        last: Option<&SysfsMap>,
         unreadable: &mut Vec<Error>,
     ) -> Result<Option<Vec<Slave>>, Error> {
         let here = Path::new(VIRTUAL_DEVICES).join(kernel_name(minor)).join("slaves");

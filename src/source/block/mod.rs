@@ -30,20 +30,20 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Attribute, Entry, follow, list, list_if_there, or_note};
+use super::files::{Attribute, DirectoryEntry, follow, list, list_if_there, or_note};
 use super::transports::{Way, nvme};
 use super::{Error, Io, Places, unless_exhausted};
 use crate::topology::DevNo;
 use disks::{Disk, Disks};
-use maps::{Map, Maps, kernel_name};
+use maps::{MapReader, SysfsMap, kernel_name};
 use mounts::Tables;
 use strangers::{Candidate, Strangers};
 use udev_db::UdevDb;
-use usage::{Mounted, Stacked, Usage, Users};
+use usage::{DeviceUsers, Mounted, Stacked, Usage};
 
 /// Says what to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct BlockRequest {
     /// The part of sysfs to read.
     pub scope: Scope,
     /// The maps and their members as device mapper reports them. `None` to find them in sysfs.
@@ -61,12 +61,12 @@ pub enum Scope {
     /// All values that change without an event, of the devices that are known.
     States,
     /// Selected devices only.
-    Devices(Devices),
+    Devices(SelectedDevices),
 }
 
 /// A selection of devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Devices {
+pub struct SelectedDevices {
     /// These device-mapper devices, and their members.
     pub(crate) maps: BTreeSet<DevNo>,
     /// Everything about these disks.
@@ -80,7 +80,7 @@ pub struct Devices {
 
 impl Default for Scope {
     fn default() -> Self {
-        Scope::Devices(Devices::default())
+        Scope::Devices(SelectedDevices::default())
     }
 }
 
@@ -97,15 +97,15 @@ pub struct Told {
 /// The result of one read. An object that did not change since the last reading keeps its
 /// allocation.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
+pub struct BlockReading {
     /// The maps that were read. `None` for a device that is gone or no multipath map.
-    pub(crate) maps: BTreeMap<DevNo, Option<Arc<Map>>>,
+    pub(crate) maps: BTreeMap<DevNo, Option<Arc<SysfsMap>>>,
     /// The disks that were read. `None` for a disk that is gone.
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
     /// The I/O of maps.
     pub io: BTreeMap<DevNo, Io>,
     /// The facts that only a reading of everything gives.
-    pub(crate) host: Option<Host>,
+    pub(crate) host: Option<HostFacts>,
     /// The users of block devices, if they were read. It leaves out the holders of devices that
     /// device mapper reports, because device mapper also reports their open counts.
     pub(crate) usage: Option<Arc<Usage>>,
@@ -115,7 +115,7 @@ pub struct Reading {
 
 /// The facts that a reading of everything gives beside maps and their members.
 #[derive(Clone, Debug)]
-pub(crate) struct Host {
+pub(crate) struct HostFacts {
     /// True if every map is in the reading. `false` if device mapper reports the maps.
     pub(crate) has_maps: bool,
     /// The disks that could be members of a multipath map and are not.
@@ -129,32 +129,32 @@ pub(crate) struct Host {
 /// Reads block devices. Remembers the last reading, for objects that cannot be read, and to
 /// recognise objects that did not change.
 #[derive(Debug)]
-pub struct Block {
+pub struct BlockReader {
     places: Places,
-    maps: Maps,
+    maps: MapReader,
     disks: Disks,
     identities: UdevDb,
     /// By the number in their kernel name, which is the minor number.
-    known_maps: BTreeMap<u32, Arc<Map>>,
-    known_disks: BTreeMap<DevNo, disks::Known>,
+    known_maps: BTreeMap<u32, Arc<SysfsMap>>,
+    known_disks: BTreeMap<DevNo, disks::KnownDisk>,
     known_io: BTreeMap<DevNo, Io>,
     strangers: Strangers,
     candidates: Arc<[Candidate]>,
     tables: Tables,
     member_ways: Arc<HashSet<Way>>,
     mounted: Mounted,
-    holders: Users,
+    holders: DeviceUsers,
     stacked: Stacked,
     root: Arc<HashSet<String>>,
     usage: Arc<Usage>,
     file: Attribute,
 }
 
-impl Block {
+impl BlockReader {
     /// Makes a reader for these places.
     pub fn new(places: Places) -> Self {
-        Block {
-            maps: Maps::new(&places.sysfs),
+        BlockReader {
+            maps: MapReader::new(&places.sysfs),
             disks: Disks::new(&places.sysfs),
             identities: UdevDb::new(&places.udev_data),
             known_maps: BTreeMap::new(),
@@ -165,7 +165,7 @@ impl Block {
             tables: Tables::default(),
             member_ways: Arc::default(),
             mounted: Mounted::default(),
-            holders: Users::new(),
+            holders: DeviceUsers::new(),
             stacked: Stacked::new(),
             root: Arc::default(),
             usage: Arc::default(),
@@ -179,8 +179,8 @@ impl Block {
     /// # Errors
     /// If there is no `block` directory, or this process has no files or memory left to read with.
     /// The errors of single devices are in the reading.
-    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
-        let mut reading = Reading::default();
+    pub fn read(&mut self, request: &BlockRequest) -> Result<BlockReading, Error> {
+        let mut reading = BlockReading::default();
         let identities = self.identities.read(&mut reading.unreadable);
         reading.unreadable.extend(identities.err());
         let read = match &request.scope {
@@ -197,10 +197,10 @@ impl Block {
         read?;
         let unreadable = std::mem::take(&mut reading.unreadable);
         let reading = unless_exhausted(reading, &unreadable)?;
-        Ok(Reading { unreadable, ..reading })
+        Ok(BlockReading { unreadable, ..reading })
     }
 
-    fn read_everything(&mut self, told: Option<&[Told]>, reading: &mut Reading) -> Result<(), Error> {
+    fn read_everything(&mut self, told: Option<&[Told]>, reading: &mut BlockReading) -> Result<(), Error> {
         let block = self.places.sysfs.join("block");
         let no_directory = || Error::io(block.display(), &rustix::io::Errno::NOENT.into());
         let entries = list_if_there(&block)?.ok_or_else(no_directory)?;
@@ -229,7 +229,7 @@ impl Block {
         self.read_strangers(&entries, reading);
         self.read_stacked(told, reading);
         self.read_usage(&entries, true, reading);
-        reading.host = Some(Host {
+        reading.host = Some(HostFacts {
             has_maps: told.is_none(),
             candidates: Arc::clone(&self.candidates),
             member_ways: Arc::clone(&self.member_ways),
@@ -238,14 +238,14 @@ impl Block {
         Ok(())
     }
 
-    fn read_usage_alone(&mut self, reading: &mut Reading) -> Result<(), Error> {
+    fn read_usage_alone(&mut self, reading: &mut BlockReading) -> Result<(), Error> {
         let entries = list(&self.places.sysfs.join("block"))?;
         self.read_usage(&entries, false, reading);
         Ok(())
     }
 
     /// Reads the components of virtual block devices that are no maps.
-    fn read_stacked(&mut self, told: Option<&[Told]>, reading: &mut Reading) {
+    fn read_stacked(&mut self, told: Option<&[Told]>, reading: &mut BlockReading) {
         let told: HashSet<u32> = told.unwrap_or_default().iter().map(|told| told.devno.minor).collect();
         let known = &self.known_maps;
         let is_map =
@@ -256,7 +256,7 @@ impl Block {
 
     /// Reads the users of the devices, and the devices below the root file system. Parts that
     /// cannot be read keep their last state.
-    fn read_usage(&mut self, block: &[Entry], of_maps: bool, reading: &mut Reading) {
+    fn read_usage(&mut self, block: &[DirectoryEntry], of_maps: bool, reading: &mut BlockReading) {
         match Mounted::read(&self.places, &mut self.tables, &self.mounted) {
             Ok(mounted) => self.mounted = mounted,
             Err(error) => reading.unreadable.push(error),
@@ -284,7 +284,11 @@ impl Block {
         }
     }
 
-    fn read_states(&mut self, Request { told, open, .. }: &Request, reading: &mut Reading) -> Result<(), Error> {
+    fn read_states(
+        &mut self,
+        BlockRequest { told, open, .. }: &BlockRequest,
+        reading: &mut BlockReading,
+    ) -> Result<(), Error> {
         let found_here: HashSet<DevNo> =
             self.known_maps.values().flat_map(|map| &map.members).filter_map(|member| member.devno).collect();
         for (devno, known) in &mut self.known_disks {
@@ -301,7 +305,7 @@ impl Block {
         for (minor, map) in &mut self.known_maps {
             let suspended = or_note(self.maps.suspended(*minor), &mut reading.unreadable).or(map.suspended);
             if map.suspended != suspended {
-                *map = Arc::new(Map { suspended, ..(**map).clone() });
+                *map = Arc::new(SysfsMap { suspended, ..(**map).clone() });
             }
             reading.maps.insert(map.devno, Some(Arc::clone(map)));
         }
@@ -315,14 +319,14 @@ impl Block {
     }
 
     /// Reads the map of this number, which may be gone or no map.
-    fn read_map(&mut self, devno: DevNo, reading: &mut Reading) {
+    fn read_map(&mut self, devno: DevNo, reading: &mut BlockReading) {
         reading.maps.insert(devno, None);
         self.discover(devno.minor, reading);
     }
 
     /// Reads a device-mapper device and, if it is a multipath map, its members. After an error the
     /// known state stays.
-    fn discover(&mut self, minor: u32, reading: &mut Reading) {
+    fn discover(&mut self, minor: u32, reading: &mut BlockReading) {
         let known = self.known_maps.remove(&minor);
         let map = self.maps.read(minor, known.as_ref(), &mut reading.unreadable).unwrap_or_else(|error| {
             reading.unreadable.push(error);
@@ -342,7 +346,7 @@ impl Block {
     }
 
     /// Reads the disk of this number. If its place in sysfs cannot be read, the last state stays.
-    fn read_disk_numbered(&mut self, devno: DevNo, reading: &mut Reading) {
+    fn read_disk_numbered(&mut self, devno: DevNo, reading: &mut BlockReading) {
         if reading.disks.contains_key(&devno) {
             return;
         }
@@ -361,7 +365,7 @@ impl Block {
     }
 
     /// Maps may share members, so each reading reads a disk only once.
-    fn read_disk(&mut self, devno: DevNo, place: &Path, reading: &mut Reading) {
+    fn read_disk(&mut self, devno: DevNo, place: &Path, reading: &mut BlockReading) {
         if reading.disks.contains_key(&devno) {
             return;
         }
@@ -371,7 +375,7 @@ impl Block {
         self.known_disks.insert(devno, known);
     }
 
-    fn read_states_of(&mut self, devno: DevNo, reading: &mut Reading) {
+    fn read_states_of(&mut self, devno: DevNo, reading: &mut BlockReading) {
         if reading.disks.contains_key(&devno) {
             return;
         }
@@ -384,7 +388,7 @@ impl Block {
         }
     }
 
-    fn read_io(&mut self, devno: DevNo, reading: &mut Reading) {
+    fn read_io(&mut self, devno: DevNo, reading: &mut BlockReading) {
         let last = self.known_io.get(&devno).copied();
         let io = or_note(self.maps.io(devno.minor), &mut reading.unreadable).or(last);
         reading.io.extend(io.map(|io| (devno, io)));
@@ -397,8 +401,8 @@ impl Block {
     }
 
     /// Reads the disks that are no members. `reading` already has the members.
-    fn read_strangers(&mut self, block: &[Entry], reading: &mut Reading) {
-        let Block { strangers, places, disks, identities, .. } = self;
+    fn read_strangers(&mut self, block: &[DirectoryEntry], reading: &mut BlockReading) {
+        let BlockReader { strangers, places, disks, identities, .. } = self;
         let members: Vec<&Disk> = reading.disks.values().flatten().map(|disk| &**disk).collect();
         let unreadable = &mut reading.unreadable;
         let candidates = strangers.read(&places.sysfs, block, &members, disks, identities, unreadable);
@@ -451,7 +455,7 @@ mod tests {
     }
 
     /// Returns a host with one map of one SCSI disk, and a reader.
-    fn host() -> (tempfile::TempDir, Block) {
+    fn host() -> (tempfile::TempDir, BlockReader) {
         let tree = tempfile::tempdir().unwrap();
         let root = tree.path();
         write(root, DM, &[("dev", "254:0"), ("dm/uuid", "mpath-3600a"), ("dm/name", "mpatha"), ("size", "8")]);
@@ -464,21 +468,21 @@ mod tests {
         write(root, "proc", &[("1/mountinfo", "")]);
         let places =
             Places { sysfs: root.to_owned(), procfs: root.join("proc"), udev_data: root.join("udev"), capture: None };
-        (tree, Block::new(places))
+        (tree, BlockReader::new(places))
     }
 
-    fn read(reader: &mut Block, scope: Scope, told: bool) -> Reading {
+    fn read(reader: &mut BlockReader, scope: Scope, told: bool) -> BlockReading {
         let told = told.then(|| [Told { devno: devno("254:0"), members: Some([devno("8:16")].into()) }].into());
-        let reading = reader.read(&Request { scope, told, ..Request::default() }).unwrap();
+        let reading = reader.read(&BlockRequest { scope, told, ..BlockRequest::default() }).unwrap();
         assert_eq!(reading.unreadable, []);
         reading
     }
 
-    fn map(reading: &Reading) -> Arc<Map> {
+    fn map(reading: &BlockReading) -> Arc<SysfsMap> {
         Arc::clone(reading.maps[&devno("254:0")].as_ref().unwrap())
     }
 
-    fn disk(reading: &Reading) -> Option<Arc<Disk>> {
+    fn disk(reading: &BlockReading) -> Option<Arc<Disk>> {
         reading.disks[&devno("8:16")].clone()
     }
 
@@ -522,7 +526,7 @@ mod tests {
     #[test]
     fn errors_are_counted_by_readings_of_everything_and_one_that_makes_no_sense_stands_as_before() {
         let (tree, mut reader) = host();
-        let io = |reading: &Reading| disk(reading).unwrap().io;
+        let io = |reading: &BlockReading| disk(reading).unwrap().io;
         assert_eq!(io(&read(&mut reader, Scope::Everything, false)), IoCounts::default());
         write(tree.path(), SCSI, &[("ioerr_cnt", "0x1a\n"), ("iotmo_cnt", "0x2\n")]);
         assert_eq!(io(&read(&mut reader, Scope::States, false)), IoCounts::default());
@@ -530,7 +534,7 @@ mod tests {
         assert_eq!(io(&read(&mut reader, Scope::Everything, false)), counted);
         for nonsense in ["-1", "0xffffffff7fffffff", "many", ""] {
             write(tree.path(), SCSI, &[("ioerr_cnt", nonsense), ("iotmo_cnt", "0x3")]);
-            let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
+            let reading = reader.read(&BlockRequest { scope: Scope::Everything, ..BlockRequest::default() }).unwrap();
             assert_eq!(io(&reading), IoCounts { timeouts: Some(3), ..counted });
             let [error] = &reading.unreadable[..] else { panic!("{:?}", reading.unreadable) };
             assert!(error.to_string().contains("sdb/device/ioerr_cnt"), "{error}");
@@ -544,7 +548,7 @@ mod tests {
             write(tree.path(), SCSI, &[("state", state)]);
             disk(&read(&mut reader, scope, true)).unwrap().states.stays_blocked
         };
-        let one = || Scope::Devices(Devices { states: [devno("8:16")].into(), ..Devices::default() });
+        let one = || Scope::Devices(SelectedDevices { states: [devno("8:16")].into(), ..SelectedDevices::default() });
         assert!(!stays("blocked", Scope::Everything));
         assert!(stays("quiesce", Scope::States));
         assert!(!stays("running", one()));
@@ -563,7 +567,7 @@ mod tests {
         let state = tree.path().join(SCSI).join("state");
         fs::remove_file(&state).unwrap();
         fs::create_dir(&state).unwrap();
-        let reading = reader.read(&Request { scope: Scope::States, ..Request::default() }).unwrap();
+        let reading = reader.read(&BlockRequest { scope: Scope::States, ..BlockRequest::default() }).unwrap();
         assert_eq!(reading.unreadable.len(), 1);
         assert!(!disk(&reading).unwrap().states.stays_blocked);
     }
@@ -574,7 +578,7 @@ mod tests {
         let mut stalled = |stat: &str, scope| {
             std::thread::sleep(std::time::Duration::from_millis(2));
             write(tree.path(), SCSI, &[("block/sdb/stat", stat)]);
-            let reading = reader.read(&Request { scope, ..Request::default() }).unwrap();
+            let reading = reader.read(&BlockRequest { scope, ..BlockRequest::default() }).unwrap();
             (disk(&reading).unwrap().stalled.is_some(), reading.unreadable.len())
         };
         let (moves, moved) = ("7 0 0 0 0 0 0 0 1 0 0", "8 0 0 0 0 0 0 0 1 0 0");
@@ -595,7 +599,7 @@ mod tests {
         read(&mut reader, Scope::Everything, false);
         write(tree.path(), "devices/virtual/block/sdc", &[("dev", "8:32")]);
         link(tree.path(), &format!("{DM}/slaves/sdc"), "../../sdc");
-        let names = |map: Arc<Map>| map.members.iter().map(|slave| slave.name.to_string()).collect::<Vec<_>>();
+        let names = |map: Arc<SysfsMap>| map.members.iter().map(|slave| slave.name.to_string()).collect::<Vec<_>>();
         assert_eq!(names(map(&read(&mut reader, Scope::Everything, false))), ["sdb", "sdc"]);
         fs::remove_file(tree.path().join(DM).join("slaves/sdc")).unwrap();
         assert_eq!(names(map(&read(&mut reader, Scope::Everything, false))), ["sdb"]);
@@ -612,7 +616,7 @@ mod tests {
         assert_eq!((*number, *gone, disk(&reading)), (Some(devno("8:16")), true, None));
         assert_eq!(disk(&read(&mut reader, Scope::Everything, true)), None);
         // A reader that finds a disk gone at its start has never seen it.
-        let mut new = Block::new(reader.places.clone());
+        let mut new = BlockReader::new(reader.places.clone());
         let Slave { devno: number, gone, name, .. } = &map(&read(&mut new, Scope::Everything, false)).members[0];
         assert_eq!((*number, *gone, &**name), (None, true, "sdb"));
     }
@@ -624,14 +628,15 @@ mod tests {
         let head = "devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";
         write(tree.path(), head, &[("dev", "259:0")]);
         link(tree.path(), "block/nvme0n1", &format!("../{head}"));
-        let users = |reading: Reading| reading.usage.unwrap().users.clone();
+        let users = |reading: BlockReading| reading.usage.unwrap().users.clone();
         let of = |name: &str| User::Holder(name.to_owned());
         let with_map = users(read(&mut reader, Scope::Everything, false));
         assert_eq!((&with_map["dm-0"], &with_map["nvme0n1"]), (&[of("dm-4")].into(), &[].into()));
         let told = users(read(&mut reader, Scope::Everything, true));
         assert_eq!((told.get("dm-0"), told.get("nvme0n1")), (None, Some(&[].into())));
         link(tree.path(), &format!("{head}/holders/dm-5"), "../../dm-5");
-        let alone = read(&mut reader, Scope::Devices(Devices { usage: true, ..Devices::default() }), true);
+        let alone =
+            read(&mut reader, Scope::Devices(SelectedDevices { usage: true, ..SelectedDevices::default() }), true);
         assert!(alone.host.is_none());
         assert_eq!(users(alone)["nvme0n1"], [of("dm-5")].into());
         fs::remove_file(tree.path().join(head).join("holders/dm-5")).unwrap();
@@ -639,7 +644,7 @@ mod tests {
         read(&mut reader, Scope::Everything, false);
         fs::remove_dir_all(tree.path().join(DM).join("holders")).unwrap();
         write(tree.path(), DM, &[("holders", "")]);
-        let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
+        let reading = reader.read(&BlockRequest { scope: Scope::Everything, ..BlockRequest::default() }).unwrap();
         assert!(reading.unreadable[0].to_string().contains("dm-0/holders"), "{:?}", reading.unreadable);
         assert_eq!(users(reading), with_map);
     }
@@ -649,7 +654,7 @@ mod tests {
         let (tree, mut reader) = host();
         let one = |maps: &[&str], disks: &[&str]| {
             let numbers = |numbers: &[&str]| numbers.iter().map(|number| devno(number)).collect();
-            Scope::Devices(Devices { maps: numbers(maps), disks: numbers(disks), ..Devices::default() })
+            Scope::Devices(SelectedDevices { maps: numbers(maps), disks: numbers(disks), ..SelectedDevices::default() })
         };
         assert_eq!(&*disk(&read(&mut reader, one(&[], &["8:16"]), false)).unwrap().name, "sdb");
         let reading = read(&mut reader, one(&["254:0", "254:9"], &["8:99"]), false);
@@ -666,7 +671,7 @@ mod tests {
         let uuid = tree.path().join(DM).join("dm/uuid");
         fs::remove_file(&uuid).unwrap();
         for round in 0..2 {
-            let reading = reader.read(&Request { scope: Scope::Everything, ..Request::default() }).unwrap();
+            let reading = reader.read(&BlockRequest { scope: Scope::Everything, ..BlockRequest::default() }).unwrap();
             assert_eq!(&*map(&reading).wwid, "3600a", "{round}");
             assert!(reading.unreadable[0].to_string().contains("dm/uuid"), "{:?}", reading.unreadable);
             if round == 0 {

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
-use crate::source::files::{Attribute, Entry, Table, follow, list};
+use crate::source::files::{Attribute, DirectoryEntry, Table, follow, list};
 use crate::source::{Error, Places, dm_name, is_gone, recorded, witness};
 use crate::topology::DevNo;
 
@@ -214,7 +214,7 @@ impl<'a> Finder<'a> {
     pub(crate) fn new(places: &'a Places) -> Result<Self, Error> {
         let file_systems = Path::new("fs/btrfs");
         let entries = unless_exhausted(list(&places.sysfs.join(file_systems)))?.into_iter();
-        let devices = |entry: Entry| links(&places.sysfs, &file_systems.join(entry.name).join("devices"));
+        let devices = |entry: DirectoryEntry| links(&places.sysfs, &file_systems.join(entry.name).join("devices"));
         Ok(Finder { places, mapped: OnceCell::new(), btrfs: entries.map(devices).collect::<Result<_, _>>()? })
     }
 
@@ -280,7 +280,7 @@ pub(crate) fn links(sysfs: &Path, directory: &Path) -> Result<Vec<PathBuf>, Erro
 
 /// Treats a directory that cannot be listed as empty, unless this process has no files left to read
 /// with.
-fn unless_exhausted(listed: Result<Vec<Entry>, Error>) -> Result<Vec<Entry>, Error> {
+fn unless_exhausted(listed: Result<Vec<DirectoryEntry>, Error>) -> Result<Vec<DirectoryEntry>, Error> {
     listed.or_else(|error| if error.is_exhaustion() { Err(error) } else { Ok(Vec::new()) })
 }
 

@@ -14,10 +14,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disks::{Disk, Disks, Known, is_numbered};
+use super::disks::{Disk, Disks, KnownDisk, is_numbered};
 use super::udev_db::UdevDb;
 use crate::source::Error;
-use crate::source::files::{Attribute, Entry, follow, list, or_note};
+use crate::source::files::{Attribute, DirectoryEntry, follow, list, or_note};
 use crate::topology::{DevNo, Transport};
 
 /// A disk that is a member of no map.
@@ -42,7 +42,7 @@ pub(crate) struct Candidate {
 /// Reads these disks, and remembers them for values that cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    known: HashMap<String, (Known, Candidate)>,
+    known: HashMap<String, (KnownDisk, Candidate)>,
 }
 
 /// A device of another multipath driver that does not show its disks.
@@ -66,7 +66,7 @@ impl Strangers {
     pub(crate) fn read(
         &mut self,
         sysfs: &Path,
-        block: &[Entry],
+        block: &[DirectoryEntry],
         members: &[&Disk],
         disks: &mut Disks,
         identities: &UdevDb,
@@ -76,7 +76,9 @@ impl Strangers {
         let mut file = Attribute::default();
         let drivers = Drivers::read(sysfs, block, identities, &mut file, unreadable);
         let mut before = std::mem::take(&mut self.known);
-        for Entry { name, .. } in block.iter().filter(|entry| is_disk(&entry.name) && !names.contains(&*entry.name)) {
+        for DirectoryEntry { name, .. } in
+            block.iter().filter(|entry| is_disk(&entry.name) && !names.contains(&*entry.name))
+        {
             let last = before.remove(name);
             let directory = sysfs.join("block").join(name);
             let found = follow(&directory, Path::new("block"))
@@ -92,7 +94,7 @@ impl Strangers {
             };
             let Some(wwid) = identities.wwid(devno, name).filter(|_| !is_left_alone(&place)) else { continue };
             let (last_disk, last) = last.unzip();
-            let last_disk = last_disk.filter(|known: &Known| known.disk.devno == devno);
+            let last_disk = last_disk.filter(|known: &KnownDisk| known.disk.devno == devno);
             let known = disks.read(devno, &place, last_disk, identities, unreadable);
             let disk = Arc::clone(&known.disk);
             let holders = holders(&directory, name).map(Some);
@@ -141,13 +143,13 @@ fn look_for_neighbours(candidates: &mut [Candidate], members: &[&Disk]) {
 impl Drivers {
     fn read(
         sysfs: &Path,
-        block: &[Entry],
+        block: &[DirectoryEntry],
         identities: &UdevDb,
         file: &mut Attribute,
         unreadable: &mut Vec<Error>,
     ) -> Self {
         let mut drivers = Drivers::default();
-        for Entry { name, .. } in block.iter().filter(|entry| is_of_another_driver(&entry.name)) {
+        for DirectoryEntry { name, .. } in block.iter().filter(|entry| is_of_another_driver(&entry.name)) {
             let directory = sysfs.join("block").join(name);
             let holder: Arc<str> = name.as_str().into();
             let slaves = or_note(list(&directory.join("slaves")).map(Some), unreadable).unwrap_or_default();
@@ -232,7 +234,7 @@ fn is_left_alone(place: &Path) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::source::block::disks::{Identity, IoCounts, Model, States};
+    use crate::source::block::disks::{DiskIdentity, IoCounts, Model, States};
     use crate::topology::Ports;
 
     /// Returns a running SCSI disk of this name and address, without mark and holders.
@@ -247,7 +249,7 @@ pub(crate) mod tests {
                 way: None,
                 ports: Ports::default(),
                 model: Model { vendor: "VEND".into(), product: "MODEL".into(), revision: "1".into() },
-                identity: Identity::default(),
+                identity: DiskIdentity::default(),
                 size_bytes: Some(1 << 30),
                 read_only: Some(false),
                 stalled: None,

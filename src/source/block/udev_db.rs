@@ -33,20 +33,20 @@ const MAX_ENTRY_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct UdevDb {
     directory: PathBuf,
-    known: HashMap<DevNo, Known>,
+    known: HashMap<DevNo, KnownEntry>,
     /// The modification time of the directory, if all of its content has been read since.
     unchanged: Option<SystemTime>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownEntry {
     inode: u64,
-    identity: Identity,
+    identity: UdevIdentity,
 }
 
 /// The identities of a device. An identity that the device does not have is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Identity {
+struct UdevIdentity {
     serial: Arc<str>,
     dasd: Arc<str>,
     nvme: Arc<str>,
@@ -85,14 +85,14 @@ impl UdevDb {
                 last => {
                     let file = self.directory.join(&entry.name);
                     match essence_of_entry(&file) {
-                        Ok(text) => Known { inode: entry.inode, identity: Identity::parse(&text) },
+                        Ok(text) => KnownEntry { inode: entry.inode, identity: UdevIdentity::parse(&text) },
                         // The entry has just been replaced, or its device has just gone.
                         Err(error) if is_gone(&error) => continue,
                         Err(error) => {
                             unreadable.push(Error::io(file.display(), &error));
                             self.unchanged = None;
                             // The entry is read again next time.
-                            Known { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }
+                            KnownEntry { inode: 0, identity: last.map(|last| last.identity).unwrap_or_default() }
                         }
                     }
                 }
@@ -140,9 +140,9 @@ fn property(line: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(line).ok()?.trim_end_matches('\n').strip_prefix("E:")?.split_once('=')
 }
 
-impl Identity {
+impl UdevIdentity {
     fn parse(text: &[u8]) -> Self {
-        let mut identity = Identity::default();
+        let mut identity = UdevIdentity::default();
         let mut marks = Vec::new();
         for (key, value) in text.split(|byte| *byte == b'\n').filter_map(property) {
             match key {
@@ -211,7 +211,7 @@ mod tests {
             ("E:NOT_DM_MULTIPATH_DEVICE_PATH=1\n", None),
             ("", None),
         ] {
-            assert_eq!(Identity::parse(text.as_bytes()).mark, mark, "{text:?}");
+            assert_eq!(UdevIdentity::parse(text.as_bytes()).mark, mark, "{text:?}");
         }
     }
 

@@ -20,11 +20,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::maps::{Map, VIRTUAL_DEVICES};
+use super::maps::{SysfsMap, VIRTUAL_DEVICES};
 use super::mounts::{Finder, Mount, Tables, links};
 use super::root;
 use super::strangers::is_of_multipath_driver;
-use crate::source::files::{Attribute, Entry, exists, follow, list, list_if_there, or_last};
+use crate::source::files::{Attribute, DirectoryEntry, exists, follow, list, list_if_there, or_last};
 use crate::source::transports::nvme;
 use crate::source::{Error, Places, UUID_PREFIX, partitioned};
 use crate::topology::DevNo;
@@ -79,7 +79,7 @@ pub(crate) struct Usage {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mounted {
     known: bool,
-    users: Users,
+    users: DeviceUsers,
     numbers: BTreeSet<DevNo>,
     /// The numbers of each device node that mountinfo names without a block device's number. They
     /// stay when the node has gone together with its device.
@@ -89,7 +89,7 @@ pub(crate) struct Mounted {
 }
 
 /// By the kernel name of the whole device.
-pub(crate) type Users = BTreeMap<String, BTreeSet<User>>;
+pub(crate) type DeviceUsers = BTreeMap<String, BTreeSet<User>>;
 
 /// The disks below each virtual block device, by kernel names. Multipath maps are left out, as are
 /// device-mapper devices on top of other ones.
@@ -97,7 +97,7 @@ pub(crate) type Stacked = BTreeMap<String, BTreeSet<String>>;
 
 impl Usage {
     /// Combines the mounts, these holders, and the virtual devices on top of disks.
-    pub(crate) fn new(mounted: &Mounted, holders: &Users, stacked: &Stacked) -> Self {
+    pub(crate) fn new(mounted: &Mounted, holders: &DeviceUsers, stacked: &Stacked) -> Self {
         let mut users = mounted.users.clone();
         for (name, holders) in holders {
             users.entry(name.clone()).or_default().extend(holders.iter().cloned());
@@ -230,7 +230,8 @@ fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSe
     let slaves = device.join("slaves");
     let mut disks = BTreeSet::new();
     // Most are LVM, crypt or partitions on top of multipath maps, and of no interest.
-    for Entry { name, .. } in list(&sysfs.join(&slaves))?.iter().filter(|slave| !slave.name.starts_with("dm-")) {
+    for DirectoryEntry { name, .. } in list(&sysfs.join(&slaves))?.iter().filter(|slave| !slave.name.starts_with("dm-"))
+    {
         let Some(slave) = follow(&sysfs.join(&slaves).join(name), &slaves)? else { continue };
         let whole = whole(sysfs, &slave, file)?.into_iter();
         disks.extend(whole.filter_map(|disk| Some(disk.file_name()?.to_str()?.to_owned())));
@@ -249,7 +250,7 @@ fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSe
 ///
 /// # Errors
 /// If the holders cannot be read.
-pub(crate) fn holders_of_map(sysfs: &Path, map: &Map, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
+pub(crate) fn holders_of_map(sysfs: &Path, map: &SysfsMap, file: &mut Attribute) -> Result<BTreeSet<User>, Error> {
     let directory = |name: &str| sysfs.join(VIRTUAL_DEVICES).join(name);
     let uuid = format!("{UUID_PREFIX}{}", map.wwid);
     let mut holders = BTreeSet::new();
@@ -355,7 +356,7 @@ mod tests {
         fs::write(tree.path().join("proc/1/mountinfo"), mounts).unwrap();
         fs::write(tree.path().join("proc/swaps"), "/dev/mapper/s\\134x20w partition 8 0 -2\n").unwrap();
         let mounted = read(&places, &Mounted::default()).unwrap();
-        let usage = Usage::new(&mounted, &Users::new(), &Stacked::new());
+        let usage = Usage::new(&mounted, &DeviceUsers::new(), &Stacked::new());
         let [partition, nvme, lost, swap, btrfs] = ["254:1", "259:2", "259:9", "254:2", "254:3"].map(devno);
         let expected = [
             ("dm-0", User::Mount(partition)),
@@ -372,7 +373,7 @@ mod tests {
             fs::remove_dir_all(tree.path().join(device)).unwrap();
             fs::remove_file(tree.path().join("class/block").join(Path::new(device).file_name().unwrap())).unwrap();
         }
-        let later = Usage::new(&read(&places, &mounted).unwrap(), &Users::new(), &Stacked::new());
+        let later = Usage::new(&read(&places, &mounted).unwrap(), &DeviceUsers::new(), &Stacked::new());
         assert_eq!((later.numbers, later.users.get("dm-3")), (usage.numbers, None));
     }
 
@@ -419,7 +420,7 @@ mod tests {
         };
         let (found, unreadable) = read(&Stacked::new());
         assert_eq!((&found, unreadable.len()), (&expected, 0));
-        let usage = Usage::new(&Mounted::default(), &Users::new(), &found);
+        let usage = Usage::new(&Mounted::default(), &DeviceUsers::new(), &found);
         let by = |kinds: &[&str]| kinds.iter().map(|kind| Arc::from(*kind)).collect::<BTreeSet<Arc<str>>>();
         assert_eq!(
             usage.direct,
@@ -453,7 +454,7 @@ mod tests {
         ]);
         let holders =
             |names: &[&str]| names.iter().map(|name| User::Holder((*name).to_owned())).collect::<BTreeSet<_>>();
-        let map = Map {
+        let map = SysfsMap {
             wwid: "3600a".into(),
             sysfs_name: "dm-0".into(),
             devno: devno("254:0"),

@@ -36,7 +36,7 @@ const LIST_HAS_NO_UUID: u32 = 2;
 const MAX_REPLY_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Copy)]
-enum Command {
+enum IoctlCommand {
     Version = 0,
     ListDevices = 2,
     DeviceStatus = 7,
@@ -81,7 +81,7 @@ pub(crate) struct Shown<'a> {
 
 /// The kind of text to ask the targets for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum TargetText {
     /// The targets' state (`STATUSTYPE_INFO`).
     Status,
     /// The targets' configuration (`STATUSTYPE_TABLE`).
@@ -110,14 +110,14 @@ impl Control {
     pub(crate) fn open() -> io::Result<Self> {
         let file = rustix::fs::open(CONTROL_FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let mut control = Control { file, minor: 0, list: vec![0; 16 << 10 >> 3], one: vec![0; 4 << 10 >> 3] };
-        control.minor = u32_at(control.call(Command::Version, 0, None)?, 4).unwrap_or_default();
+        control.minor = u32_at(control.call(IoctlCommand::Version, 0, None)?, 4).unwrap_or_default();
         Ok(control)
     }
 
     /// Lists all device-mapper devices of this host.
     pub(crate) fn list(&mut self) -> io::Result<Vec<Listed>> {
         let minor = self.minor;
-        let data = self.call(Command::ListDevices, FLAG_UUID, None)?;
+        let data = self.call(IoctlCommand::ListDevices, FLAG_UUID, None)?;
         parse_list(data, minor).ok_or_else(|| malformed("DM_LIST_DEVICES"))
     }
 
@@ -127,7 +127,7 @@ impl Control {
     /// # Errors
     /// `ENXIO` if the device does not exist or is already gone.
     pub(crate) fn glance(&mut self, devno: DevNo) -> io::Result<Shown<'_>> {
-        let reply = self.call(Command::DeviceStatus, 0, Some(devno))?;
+        let reply = self.call(IoctlCommand::DeviceStatus, 0, Some(devno))?;
         parse_shown(reply).ok_or_else(|| malformed("DM_DEV_STATUS"))
     }
 
@@ -135,32 +135,32 @@ impl Control {
     ///
     /// # Errors
     /// `ENXIO` if the device does not exist or is already gone.
-    pub(crate) fn show(&mut self, devno: DevNo, ask: Ask) -> io::Result<Shown<'_>> {
+    pub(crate) fn show(&mut self, devno: DevNo, ask: TargetText) -> io::Result<Shown<'_>> {
         let flags = match ask {
-            Ask::Status => FLAG_NOFLUSH,
-            Ask::Table => FLAG_NOFLUSH | FLAG_STATUS_TABLE,
+            TargetText::Status => FLAG_NOFLUSH,
+            TargetText::Table => FLAG_NOFLUSH | FLAG_STATUS_TABLE,
         };
-        let reply = self.call(Command::TableStatus, flags, Some(devno))?;
+        let reply = self.call(IoctlCommand::TableStatus, flags, Some(devno))?;
         parse_shown(reply).ok_or_else(|| malformed("DM_TABLE_STATUS"))
     }
 
     /// Makes the file readable for `poll(2)` at the next event of any device. Each call arms the
     /// poll for one wake-up.
     pub(crate) fn arm_poll(&mut self) -> io::Result<()> {
-        self.call(Command::ArmPoll, 0, None).map(drop)
+        self.call(IoctlCommand::ArmPoll, 0, None).map(drop)
     }
 
     /// Runs one ioctl and returns header and data. Enlarges the buffer until the reply fits.
-    fn call(&mut self, command: Command, flags: u32, devno: Option<DevNo>) -> io::Result<&[u8]> {
+    fn call(&mut self, command: IoctlCommand, flags: u32, devno: Option<DevNo>) -> io::Result<&[u8]> {
         let buffer = match command {
-            Command::ListDevices => &mut self.list,
+            IoctlCommand::ListDevices => &mut self.list,
             _ => &mut self.one,
         };
         loop {
             match command {
                 // Clear the whole buffer: kernels that list no UUIDs leave gaps, which must read as
                 // zero.
-                Command::ListDevices => buffer.fill(0),
+                IoctlCommand::ListDevices => buffer.fill(0),
                 _ => buffer.iter_mut().take(HEADER_BYTES / 8).for_each(|word| *word = 0),
             }
             write_header(buffer, flags, devno);
@@ -289,14 +289,14 @@ fn bytes(buffer: &[u64]) -> &[u8] {
 }
 
 #[expect(unsafe_code, reason = "the ioctls that the module documentation describes")]
-fn ioctl(file: BorrowedFd<'_>, command: Command, buffer: &mut [u64]) -> io::Result<()> {
+fn ioctl(file: BorrowedFd<'_>, command: IoctlCommand, buffer: &mut [u64]) -> io::Result<()> {
     // SAFETY: the kernel writes at most the `data_size` bytes that the header announces. This is
     // the buffer's size.
     Ok(unsafe { rustix::ioctl::ioctl(file, Call { command, buffer }) }?)
 }
 
 struct Call<'a> {
-    command: Command,
+    command: IoctlCommand,
     buffer: &'a mut [u64],
 }
 

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use ioctl::{CONTROL_FILE, Control};
-pub(crate) use status::{Group, Member, ParseError};
+pub(crate) use status::{ParseError, StatusGroup, StatusPath};
 
 use super::{Error, Places, SECTOR_SIZE, UUID_PREFIX, dm_name, is_gone, partitioned, recorded, witness};
 use crate::topology::DevNo;
-use ioctl::{Ask, Listed, Shown};
+use ioctl::{Listed, Shown, TargetText};
 
 /// One multipath map as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) struct Map {
     pub(crate) size_bytes: u64,
     /// The path groups; empty if the table no longer has a multipath target (`dmsetup remove
     /// --force`).
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<StatusGroup>,
 }
 
 impl Map {
@@ -59,7 +59,7 @@ impl Map {
 
 /// Says which maps to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct MapRequest {
     /// Read every map. Otherwise read only maps that are new or whose event number changed.
     pub(crate) all: bool,
     /// Ask each device again if it is a multipath map, if the list does not show it. Otherwise each
@@ -71,7 +71,7 @@ pub struct Request {
 
 /// All multipath maps of the host.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
+pub(crate) struct MapReading {
     /// The maps. A map that did not change since the last reading keeps its allocation.
     pub(crate) maps: Vec<Arc<Map>>,
     /// Maps that exist and could not be read. If they were read before, their last state is in
@@ -83,14 +83,14 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) struct DeviceMapper<O = Origin> {
     origin: O,
-    known: BTreeMap<DevNo, Known>,
+    known: BTreeMap<DevNo, KnownMap>,
     /// Devices that are no multipath maps. Filled only if the list has no UUIDs.
     strangers: HashMap<DevNo, Stranger>,
     scratch: Raw,
 }
 
 /// Device mapper's answers, from the kernel, a capture or a test.
-trait Answers {
+trait KernelAnswers {
     /// Lists all device-mapper devices. Returns an empty list on a host without device mapper.
     fn list(&mut self) -> Result<Vec<Listed>, Error>;
 
@@ -120,12 +120,12 @@ pub(crate) enum Origin {
     Capture {
         directory: PathBuf,
         /// The maps, after the capture has been read.
-        maps: BTreeMap<DevNo, recorded::Map>,
+        maps: BTreeMap<DevNo, recorded::RecordedMap>,
     },
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownMap {
     event_nr: Option<u32>,
     raw: Raw,
     map: Arc<Map>,
@@ -140,19 +140,19 @@ struct Stranger {
 }
 
 /// The kinds of devices that this module distinguishes.
-enum Kind {
+enum DeviceKind {
     Map,
     /// A partition mapping on the map of this UUID.
     Partition(Vec<u8>),
     Other,
 }
 
-impl Kind {
+impl DeviceKind {
     fn of(uuid: &[u8]) -> Self {
         match partitioned(uuid) {
-            Some(map) => Kind::Partition(map.to_owned()),
-            None if uuid.starts_with(UUID_PREFIX.as_bytes()) => Kind::Map,
-            None => Kind::Other,
+            Some(map) => DeviceKind::Partition(map.to_owned()),
+            None if uuid.starts_with(UUID_PREFIX.as_bytes()) => DeviceKind::Map,
+            None => DeviceKind::Other,
         }
     }
 }
@@ -182,7 +182,7 @@ impl DeviceMapper {
 }
 
 #[expect(private_bounds, reason = "outside of this module there is one origin")]
-impl<O: Answers> DeviceMapper<O> {
+impl<O: KernelAnswers> DeviceMapper<O> {
     fn of(origin: O) -> Self {
         DeviceMapper { origin, known: BTreeMap::new(), strangers: HashMap::new(), scratch: Raw::default() }
     }
@@ -192,25 +192,25 @@ impl<O: Answers> DeviceMapper<O> {
     /// # Errors
     /// If the control file cannot be opened, the list cannot be read, or no map can be read. If
     /// only some maps fail, the reading holds their errors.
-    pub(crate) fn read(&mut self, request: &Request) -> Result<Reading, Error> {
+    pub(crate) fn read(&mut self, request: &MapRequest) -> Result<MapReading, Error> {
         let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
         let strangers = std::mem::take(&mut self.strangers);
         let (mut maps, mut partitions) = (Vec::new(), Partitions::new());
         for entry in &listed {
             // The number may now belong to another map.
-            let is_it = |known: &Known| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
+            let is_it = |known: &KnownMap| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
             let known = before.remove(&entry.devno).filter(is_it);
             let is_dirty = request.anew || request.dirty.contains(&entry.devno);
             let told = (!is_dirty).then_some((known.as_ref(), strangers.get(&entry.devno)));
             match self.kind(entry, told) {
-                Ok(Kind::Other) => {}
-                Ok(Kind::Partition(map)) => partitions.entry(map).or_default().push(entry.devno),
-                Ok(Kind::Map) => maps.push((entry, known, is_dirty, None)),
+                Ok(DeviceKind::Other) => {}
+                Ok(DeviceKind::Partition(map)) => partitions.entry(map).or_default().push(entry.devno),
+                Ok(DeviceKind::Map) => maps.push((entry, known, is_dirty, None)),
                 Err(error) => maps.push((entry, known, is_dirty, Some(error))),
             }
         }
-        let mut reading = Reading::default();
+        let mut reading = MapReading::default();
         let mut number = 0;
         for (entry, mut known, is_dirty, error) in maps {
             let moved = known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
@@ -241,32 +241,36 @@ impl<O: Answers> DeviceMapper<O> {
     /// answer before the LUN is back, and the table of a LUKS device contains its key.
     ///
     /// `told` holds what is still known about this device number: a map or another device.
-    fn kind(&mut self, entry: &Listed, told: Option<(Option<&Known>, Option<&Stranger>)>) -> Result<Kind, Error> {
+    fn kind(
+        &mut self,
+        entry: &Listed,
+        told: Option<(Option<&KnownMap>, Option<&Stranger>)>,
+    ) -> Result<DeviceKind, Error> {
         if let Some(uuid) = &entry.uuid {
-            return Ok(Kind::of(uuid));
+            return Ok(DeviceKind::of(uuid));
         }
         let (map, stranger) = told.unwrap_or_default();
         if map.is_some_and(|map| map.raw.name == entry.name) {
-            return Ok(Kind::Map);
+            return Ok(DeviceKind::Map);
         }
         let partitioned = match stranger.filter(|stranger| stranger.name == entry.name) {
             Some(stranger) => stranger.partitioned.clone(),
-            None => match self.origin.uuid(entry.devno).map(|uuid| Kind::of(&uuid)) {
-                Ok(Kind::Map) => return Ok(Kind::Map),
-                Ok(Kind::Partition(map)) => Some(map),
-                Ok(Kind::Other) => None,
-                Err(error) if is_gone(&error) => return Ok(Kind::Other),
+            None => match self.origin.uuid(entry.devno).map(|uuid| DeviceKind::of(&uuid)) {
+                Ok(DeviceKind::Map) => return Ok(DeviceKind::Map),
+                Ok(DeviceKind::Partition(map)) => Some(map),
+                Ok(DeviceKind::Other) => None,
+                Err(error) if is_gone(&error) => return Ok(DeviceKind::Other),
                 Err(error) => return Err(unread(entry, &error)),
             },
         };
-        let kind = partitioned.clone().map_or(Kind::Other, Kind::Partition);
+        let kind = partitioned.clone().map_or(DeviceKind::Other, DeviceKind::Partition);
         self.strangers.insert(entry.devno, Stranger { name: entry.name.clone(), partitioned });
         Ok(kind)
     }
 
     /// Updates what is known of one map. Returns `false` if the map is gone again or has no table
     /// yet; in both cases an event follows. After an error the known state stays.
-    fn look(&mut self, entry: &Listed, partitions: &Partitions, known: &mut Option<Known>) -> Result<bool, Error> {
+    fn look(&mut self, entry: &Listed, partitions: &Partitions, known: &mut Option<KnownMap>) -> Result<bool, Error> {
         let raw = &mut self.scratch;
         match self.origin.fill(entry.devno, raw) {
             Ok(true) => {
@@ -277,13 +281,13 @@ impl<O: Answers> DeviceMapper<O> {
                 let mappings = partitions.get(&raw.uuid).into_iter().flatten();
                 let number = mappings.filter(|devno| closed(**devno)).count() as u32;
                 raw.closed_partitions = raw.closed_partitions.saturating_add(number);
-                witness::map(|| raw.say(entry));
+                witness::map(|| raw.to_recorded(entry));
             }
             Ok(false) => return Ok(false),
             Err(error) if is_gone(&error) => return Ok(false),
             Err(error) => {
                 let error_text = Some(error.to_string());
-                witness::map(|| recorded::Map { error: error_text, ..Raw::default().say(entry) });
+                witness::map(|| recorded::RecordedMap { error: error_text, ..Raw::default().to_recorded(entry) });
                 return Err(unread(entry, &error));
             }
         }
@@ -291,7 +295,7 @@ impl<O: Answers> DeviceMapper<O> {
             Some(known) if known.raw == *raw => known.event_nr = entry.event_nr,
             _ => {
                 let map = Arc::new(raw.parse(entry).map_err(|error| unread(entry, &error))?);
-                *known = Some(Known { event_nr: entry.event_nr, raw: raw.clone(), map });
+                *known = Some(KnownMap { event_nr: entry.event_nr, raw: raw.clone(), map });
             }
         }
         Ok(true)
@@ -305,7 +309,7 @@ fn unread(entry: &Listed, cause: &dyn std::error::Error) -> Error {
     Error::new(format_args!("device-mapper device {}", entry.devno), cause)
 }
 
-impl Answers for Origin {
+impl KernelAnswers for Origin {
     fn list(&mut self) -> Result<Vec<Listed>, Error> {
         let control = match self {
             Origin::Kernel { control: Some(control), .. } => control,
@@ -328,9 +332,10 @@ impl Answers for Origin {
                 if let Some(error) = said.error {
                     return Err(failed(&error).not_permitted());
                 }
-                let numbered = |map: recorded::Map| Ok((map.devno.parse().map_err(|error| failed(&error))?, map));
+                let numbered =
+                    |map: recorded::RecordedMap| Ok((map.devno.parse().map_err(|error| failed(&error))?, map));
                 *maps = said.maps.into_iter().map(numbered).collect::<Result<_, _>>()?;
-                let listed = |(devno, map): (&DevNo, &recorded::Map)| Listed {
+                let listed = |(devno, map): (&DevNo, &recorded::RecordedMap)| Listed {
                     devno: *devno,
                     name: map.name.clone().into(),
                     event_nr: map.event_nr,
@@ -363,9 +368,9 @@ impl Answers for Origin {
             Origin::Kernel { control: Some(control), .. } => read_raw(control, devno, raw),
             Origin::Kernel { control: None, .. } => Ok(false),
             Origin::Capture { maps, .. } => match maps.get(&devno) {
-                Some(recorded::Map { error: Some(error), .. }) => Err(io::Error::other(error.clone())),
+                Some(recorded::RecordedMap { error: Some(error), .. }) => Err(io::Error::other(error.clone())),
                 Some(map) => {
-                    *raw = Raw::said(map);
+                    *raw = Raw::from_recorded(map);
                     Ok(true)
                 }
                 None => Ok(false),
@@ -380,7 +385,7 @@ fn loaded(sysfs: &Path) -> bool {
 }
 
 fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bool> {
-    let shown = control.show(devno, Ask::Status)?;
+    let shown = control.show(devno, TargetText::Status)?;
     // The number may now belong to another device.
     if !shown.live || !shown.uuid.starts_with(UUID_PREFIX.as_bytes()) {
         return Ok(false);
@@ -393,7 +398,7 @@ fn read_raw(control: &mut Control, devno: DevNo, raw: &mut Raw) -> io::Result<bo
     raw.suspended = shown.suspended;
     raw.sectors = shown.targets().map(|(sectors, ..)| sectors).fold(0, u64::saturating_add);
     replace(&mut raw.status, multipath_line(&shown));
-    replace(&mut raw.table, multipath_line(&control.show(devno, Ask::Table)?));
+    replace(&mut raw.table, multipath_line(&control.show(devno, TargetText::Table)?));
     Ok(true)
 }
 
@@ -409,9 +414,9 @@ fn multipath_line<'a>(shown: &Shown<'a>) -> &'a [u8] {
 
 impl Raw {
     /// Converts the answers to the form of a capture.
-    fn say(&self, entry: &Listed) -> recorded::Map {
+    fn to_recorded(&self, entry: &Listed) -> recorded::RecordedMap {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        recorded::Map {
+        recorded::RecordedMap {
             devno: entry.devno.to_string(),
             event_nr: entry.event_nr,
             error: None,
@@ -428,7 +433,7 @@ impl Raw {
     }
 
     /// Converts the answers from the form of a capture.
-    fn said(map: &recorded::Map) -> Self {
+    fn from_recorded(map: &recorded::RecordedMap) -> Self {
         Raw {
             name: map.name.clone().into(),
             uuid: map.uuid.clone().into(),
@@ -488,8 +493,8 @@ mod tests {
         let map = map.parse(&entry()).unwrap();
         assert!(map.queueing);
         assert_eq!((&*map.name, &*map.uuid), ("mpatha", "mpath-3600"));
-        let paths = vec![Member { devno: "8:0".parse().unwrap(), valid: false }];
-        assert_eq!(map.groups, [Group { letter: 'A', paths }]);
+        let paths = vec![StatusPath { devno: "8:0".parse().unwrap(), valid: false }];
+        assert_eq!(map.groups, [StatusGroup { letter: 'A', paths }]);
     }
 
     #[test]
@@ -507,7 +512,7 @@ mod tests {
     /// A kernel that records what it was asked. Each device has a minor number, a name, a UUID and
     /// a status.
     #[derive(Default)]
-    struct Fake {
+    struct FakeKernel {
         lists_uuids: bool,
         /// Devices that have holders. Those in `silent` do not answer.
         open: HashSet<u32>,
@@ -518,14 +523,14 @@ mod tests {
 
     const GOOD: &str = "2 0 0 0 1 1 A 0 1 2 8:0 A 0 0 1 ";
 
-    impl Fake {
+    impl FakeKernel {
         fn device(&self, devno: DevNo) -> io::Result<(u32, &'static str, &'static str, &'static str)> {
             let found = self.devices.iter().find(|(minor, ..)| *minor == devno.minor);
             found.copied().ok_or_else(|| rustix::io::Errno::NXIO.into())
         }
     }
 
-    impl Answers for Fake {
+    impl KernelAnswers for FakeKernel {
         fn list(&mut self) -> Result<Vec<Listed>, Error> {
             let listed = |(minor, name, uuid, _): &(u32, &str, &str, &str)| Listed {
                 devno: DevNo { major: 254, minor: *minor },
@@ -559,7 +564,7 @@ mod tests {
         }
     }
 
-    fn asked(reader: &mut DeviceMapper<Fake>, request: &Request) -> Vec<(&'static str, u32)> {
+    fn asked(reader: &mut DeviceMapper<FakeKernel>, request: &MapRequest) -> Vec<(&'static str, u32)> {
         reader.read(request).unwrap();
         std::mem::take(&mut reader.origin.asked)
     }
@@ -567,15 +572,15 @@ mod tests {
     #[test]
     fn only_maps_are_asked_for_their_status_on_a_kernel_that_lists_no_uuids() {
         let devices = vec![(0, "mpatha", "mpath-3600", GOOD), (1, "data-pool", "LVM-pool", ""), (2, "home", "", "")];
-        let mut reader = DeviceMapper::of(Fake { devices, ..Fake::default() });
-        let all = Request { all: true, ..Request::default() };
+        let mut reader = DeviceMapper::of(FakeKernel { devices, ..FakeKernel::default() });
+        let all = MapRequest { all: true, ..MapRequest::default() };
         assert_eq!(asked(&mut reader, &all), [("uuid", 0), ("uuid", 1), ("uuid", 2), ("status", 0)]);
         assert_eq!(asked(&mut reader, &all), [("status", 0)]);
-        assert_eq!(asked(&mut reader, &Request::default()), []);
+        assert_eq!(asked(&mut reader, &MapRequest::default()), []);
         let dirty = [DevNo { major: 254, minor: 1 }].into();
-        assert_eq!(asked(&mut reader, &Request { dirty, ..Request::default() }), [("uuid", 1)]);
+        assert_eq!(asked(&mut reader, &MapRequest { dirty, ..MapRequest::default() }), [("uuid", 1)]);
         // Kernel events were lost.
-        let anew = Request { all: true, anew: true, ..Request::default() };
+        let anew = MapRequest { all: true, anew: true, ..MapRequest::default() };
         assert_eq!(asked(&mut reader, &anew), [("uuid", 0), ("uuid", 1), ("uuid", 2), ("status", 0)]);
         // Another device has this number, and its event has not come yet.
         reader.origin.devices[1] = (1, "mpathb", "mpath-3601", GOOD);
@@ -587,8 +592,8 @@ mod tests {
     #[test]
     fn a_kernel_that_lists_uuids_is_not_asked_for_them() {
         let devices = vec![(0, "mpatha", "mpath-3600", GOOD), (1, "data-pool", "LVM-pool", "")];
-        let mut reader = DeviceMapper::of(Fake { lists_uuids: true, devices, ..Fake::default() });
-        let all = Request { all: true, ..Request::default() };
+        let mut reader = DeviceMapper::of(FakeKernel { lists_uuids: true, devices, ..FakeKernel::default() });
+        let all = MapRequest { all: true, ..MapRequest::default() };
         assert_eq!(asked(&mut reader, &all), [("status", 0)]);
     }
 
@@ -602,15 +607,15 @@ mod tests {
                 (3, "mpathb", "mpath-3601", GOOD),
                 (4, "mpathb-part1", "part1-mpath-3601", ""),
             ];
-            let mut reader = DeviceMapper::of(Fake { lists_uuids, devices, ..Fake::default() });
-            let closed = |reader: &mut DeviceMapper<Fake>, request: &Request| {
+            let mut reader = DeviceMapper::of(FakeKernel { lists_uuids, devices, ..FakeKernel::default() });
+            let closed = |reader: &mut DeviceMapper<FakeKernel>, request: &MapRequest| {
                 let maps = reader.read(request).unwrap().maps;
                 maps.iter().map(|map| map.closed_partitions).collect::<Vec<_>>()
             };
-            let all = Request { all: true, ..Request::default() };
+            let all = MapRequest { all: true, ..MapRequest::default() };
             assert_eq!(closed(&mut reader, &all), [2, 1]);
             reader.origin.open = [2].into();
-            assert_eq!(closed(&mut reader, &Request::default()), [2, 1], "it has no event");
+            assert_eq!(closed(&mut reader, &MapRequest::default()), [2, 1], "it has no event");
             assert_eq!(closed(&mut reader, &all), [1, 1]);
             reader.origin.silent = [0].into();
             assert_eq!(closed(&mut reader, &all), [0, 1], "what does not tell may be open");
@@ -627,8 +632,8 @@ mod tests {
     fn the_source_fails_if_no_map_can_be_read() {
         let devices =
             vec![(0, "mpatha", "mpath-3600", GOOD), (1, "mpathb", "mpath-3601", "two 0 0 0"), (2, "root", "", "")];
-        let mut reader = DeviceMapper::of(Fake { devices, ..Fake::default() });
-        let all = Request { all: true, ..Request::default() };
+        let mut reader = DeviceMapper::of(FakeKernel { devices, ..FakeKernel::default() });
+        let all = MapRequest { all: true, ..MapRequest::default() };
         let reading = reader.read(&all).unwrap();
         assert_eq!(reading.maps.iter().map(|map| &*map.wwid).collect::<Vec<_>>(), ["3600"]);
         assert_eq!(reading.unreadable.iter().map(|(devno, _)| devno.minor).collect::<Vec<_>>(), [1]);

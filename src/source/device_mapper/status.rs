@@ -15,17 +15,17 @@ use crate::topology::DevNo;
 
 /// A path group of the status line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct StatusGroup {
     /// `A` is the group in use, `E` is enabled, `D` is disabled ("bypassed"). Other letters are
     /// passed on.
     pub(crate) letter: char,
     /// The paths in the kernel's order.
-    pub(crate) paths: Vec<Member>,
+    pub(crate) paths: Vec<StatusPath>,
 }
 
 /// A path of the status line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct StatusPath {
     /// The device number. The line has no kernel names, because the disk may already be gone.
     pub(crate) devno: DevNo,
     /// True for state `A`: the kernel sends I/O to this path.
@@ -88,7 +88,7 @@ impl<'a> Words<'a> {
 ///
 /// # Errors
 /// If the line ends early or a number is malformed. The caller keeps the known state of the device.
-pub(crate) fn parse_status(line: &str) -> Result<Vec<Group>, ParseError> {
+pub(crate) fn parse_status(line: &str) -> Result<Vec<StatusGroup>, ParseError> {
     let mut words = Words::of(line);
     words.skip_list("the features")?;
     words.skip_list("the hardware handler")?;
@@ -98,23 +98,23 @@ pub(crate) fn parse_status(line: &str) -> Result<Vec<Group>, ParseError> {
     (0..groups).map(|_| parse_group(&mut words)).collect()
 }
 
-fn parse_group(words: &mut Words<'_>) -> Result<Group, ParseError> {
+fn parse_group(words: &mut Words<'_>) -> Result<StatusGroup, ParseError> {
     let state = words.word("a path group's state")?;
     let letter = state.chars().next().unwrap_or('?');
     words.skip_list("the path selector's state")?;
     let members = words.count("the number of paths")?;
     let selector_words = words.count("the number of words of each path")?;
     let paths = (0..members).map(|_| parse_member(words, selector_words)).collect::<Result<_, _>>()?;
-    Ok(Group { letter, paths })
+    Ok(StatusGroup { letter, paths })
 }
 
-fn parse_member(words: &mut Words<'_>, selector_words: usize) -> Result<Member, ParseError> {
+fn parse_member(words: &mut Words<'_>, selector_words: usize) -> Result<StatusPath, ParseError> {
     let device = words.word("a path's device number")?;
     let devno = device.parse().map_err(|_| words.error(device, "a path's device number"))?;
     let valid = words.word("a path's state")? == "A";
     words.count("a path's fail count")?;
     words.skip(selector_words, "a path's selector words")?;
-    Ok(Member { devno, valid })
+    Ok(StatusPath { devno, valid })
 }
 
 /// Returns true if the target's table line says that I/O waits while no path is valid
@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    fn member(devno: &str, valid: bool) -> Member {
-        Member { devno: devno.parse().unwrap(), valid }
+    fn member(devno: &str, valid: bool) -> StatusPath {
+        StatusPath { devno: devno.parse().unwrap(), valid }
     }
 
     #[test]
@@ -150,8 +150,8 @@ mod tests {
         assert_eq!(
             parse_status(line).unwrap(),
             [
-                Group { letter: 'A', paths: vec![member("8:0", true), member("8:32", true)] },
-                Group { letter: 'E', paths: vec![member("8:16", false)] },
+                StatusGroup { letter: 'A', paths: vec![member("8:0", true), member("8:32", true)] },
+                StatusGroup { letter: 'E', paths: vec![member("8:16", false)] },
             ]
         );
     }
@@ -165,7 +165,7 @@ mod tests {
     fn a_selector_with_words_of_its_own_and_an_unknown_group_letter() {
         let line = "2 0 0 1 alua 1 1 X 1 7 1 0 259:70000 F 12 ";
         let paths = vec![member("259:70000", false)];
-        assert_eq!(parse_status(line).unwrap(), [Group { letter: 'X', paths }]);
+        assert_eq!(parse_status(line).unwrap(), [StatusGroup { letter: 'X', paths }]);
     }
 
     #[test]
@@ -198,15 +198,15 @@ mod tests {
         assert_eq!(parse_queueing("3 queue_mode bio"), Err(ParseError::Ends("a feature")));
     }
 
-    fn groups() -> impl Strategy<Value = Vec<Group>> {
+    fn groups() -> impl Strategy<Value = Vec<StatusGroup>> {
         let member = (0u32..4096, 0u32..1 << 20, any::<bool>())
-            .prop_map(|(major, minor, valid)| Member { devno: DevNo { major, minor }, valid });
+            .prop_map(|(major, minor, valid)| StatusPath { devno: DevNo { major, minor }, valid });
         let group = (proptest::char::range('A', 'Z'), proptest::collection::vec(member, 0..9))
-            .prop_map(|(letter, paths)| Group { letter, paths });
+            .prop_map(|(letter, paths)| StatusGroup { letter, paths });
         proptest::collection::vec(group, 0..5)
     }
 
-    fn print(groups: &[Group]) -> String {
+    fn print(groups: &[StatusGroup]) -> String {
         let mut line = format!("2 0 0 0 {} {} ", groups.len(), groups.len().min(1));
         for group in groups {
             line += &format!("{} 0 {} 2 ", group.letter, group.paths.len());

@@ -47,9 +47,9 @@ use crate::topology::{DaemonCounters, DevNo};
 
 /// The maps that multipathd reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Maps {
+pub(crate) struct DaemonMaps {
     /// The maps that could be read, in multipathd's order.
-    pub(crate) maps: Vec<Arc<Map>>,
+    pub(crate) maps: Vec<Arc<DaemonMap>>,
     /// The parts that could not be read: whole maps, single paths, the end of the reply.
     pub(crate) unreadable: Vec<ObjectError>,
 }
@@ -74,7 +74,7 @@ pub(crate) struct NotMaps {
 
 /// A multipath map, as multipathd reports it. Unknown text is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Map {
+pub(crate) struct DaemonMap {
     /// The WWID, which multipathd prints as `uuid`. Never empty.
     pub(crate) wwid: Arc<str>,
     /// The alias.
@@ -96,13 +96,13 @@ pub(crate) struct Map {
     /// The counters; 0 if the reply has none.
     pub(crate) counters: DaemonCounters,
     /// The path groups in the kernel's order.
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<DaemonGroup>,
     /// The paths of all groups, in the kernel's order.
-    pub(crate) paths: Vec<Path>,
+    pub(crate) paths: Vec<DaemonPath>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct DaemonGroup {
     /// The position in the kernel's status, from 1.
     pub(crate) index: u32,
     /// `active`, `enabled`, `disabled`, `undef`, or a word of another version.
@@ -114,7 +114,7 @@ pub(crate) struct Group {
 ///
 /// A path whose device is gone may have neither name nor number. It is still a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Path {
+pub(crate) struct DaemonPath {
     /// The kernel name, `sdb`.
     pub(crate) name: Arc<str>,
     pub(crate) devno: Option<DevNo>,
@@ -140,7 +140,7 @@ pub(crate) struct Path {
 ///
 /// # Errors
 /// If the reply is not a list of maps.
-pub(crate) fn parse_maps(reply: &[u8]) -> Result<Maps, NotMaps> {
+pub(crate) fn parse_maps(reply: &[u8]) -> Result<DaemonMaps, NotMaps> {
     let layout = read_layout(reply);
     if layout.understood {
         return Ok(layout.maps);
@@ -185,10 +185,10 @@ impl Level {
 /// The part of the reply that has been read, and the objects that are being read.
 #[derive(Default)]
 struct Draft {
-    maps: Maps,
-    map: Map,
-    group: Group,
-    path: Path,
+    maps: DaemonMaps,
+    map: DaemonMap,
+    group: DaemonGroup,
+    path: DaemonPath,
     /// True if `path` had a key that identifies it.
     path_named: bool,
     /// True if `map` had a list of groups. The list may be empty: the map has then lost all its
@@ -208,17 +208,17 @@ impl Draft {
         match level {
             Level::Document => {}
             Level::Map => {
-                self.map = Map::default();
+                self.map = DaemonMap::default();
                 self.map_has_groups = false;
             }
             Level::Group => {
                 // The index of a group that has no number. multipathd prints the groups in order.
-                self.group = Group { index: self.map.groups.len() as u32 + 1, ..Group::default() };
+                self.group = DaemonGroup { index: self.map.groups.len() as u32 + 1, ..DaemonGroup::default() };
                 self.paths_before = self.map.paths.len();
                 self.group_has_paths = false;
             }
             Level::Path => {
-                self.path = Path::default();
+                self.path = DaemonPath::default();
                 self.path_named = false;
             }
         }
@@ -380,7 +380,7 @@ fn queueing(features: &[u8]) -> Option<bool> {
 
 /// The result of reading a reply by its layout.
 struct ByLayout {
-    maps: Maps,
+    maps: DaemonMaps,
     /// True if the printer could have printed every line, up to the end.
     understood: bool,
     /// True if a list of maps began.
@@ -609,11 +609,11 @@ fn quoted(line: &[u8]) -> String {
 
 /// The keys of a JSON object with unparsed values. A malformed value then leaves the others
 /// readable.
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+type JsonObject<'a> = BTreeMap<String, &'a RawValue>;
 
 /// Reads any JSON with the structure of the reply.
-fn read_json(reply: &str) -> Result<Maps, String> {
-    let document: Object = serde_json::from_str(reply).map_err(|error| error.to_string())?;
+fn read_json(reply: &str) -> Result<DaemonMaps, String> {
+    let document: JsonObject = serde_json::from_str(reply).map_err(|error| error.to_string())?;
     let maps = document.get("maps").ok_or("it has no \"maps\"")?;
     let maps: Vec<&RawValue> = serde_json::from_str(maps.get()).map_err(|error| format!("maps: {error}"))?;
     let mut draft = Draft::default();
@@ -625,7 +625,7 @@ fn read_json(reply: &str) -> Result<Maps, String> {
 
 fn read_object(draft: &mut Draft, level: Level, object: &RawValue) {
     draft.open(level);
-    match serde_json::from_str::<Object>(object.get()) {
+    match serde_json::from_str::<JsonObject>(object.get()) {
         Ok(fields) => {
             let inner = level.inner().and_then(|(inner, array)| Some((inner, array, fields.get(array)?)));
             for (key, value) in &fields {
@@ -741,7 +741,7 @@ mod tests {
     #[test]
     fn a_recorded_map_has_all_its_values() {
         let maps = parse_maps(&fixture("0.9.4-tcm_loop-states/11-timeout.json")).unwrap().maps;
-        let path = |name: &str, minor, group, valid, checker_state: &str, priority| Path {
+        let path = |name: &str, minor, group, valid, checker_state: &str, priority| DaemonPath {
             name: name.into(),
             devno: Some(DevNo { major: 8, minor }),
             group,
@@ -751,8 +751,8 @@ mod tests {
             priority: Some(priority),
             marginal: Some(false),
         };
-        let group = |index, state: &str, priority| Group { index, state: state.into(), priority: Some(priority) };
-        let lio = Map {
+        let group = |index, state: &str, priority| DaemonGroup { index, state: state.into(), priority: Some(priority) };
+        let lio = DaemonMap {
             wwid: "3600140512345678aaaabbbbcccc12345".into(),
             name: "3600140512345678aaaabbbbcccc12345".into(),
             sysfs_name: "dm-0".into(),
@@ -770,7 +770,7 @@ mod tests {
                 path("sdc", 32, 1, true, "ready", 50),
             ],
         };
-        let debug = Map {
+        let debug = DaemonMap {
             wwid: "1Linux_scsi_debug_2000".into(),
             name: "1Linux_scsi_debug_2000".into(),
             sysfs_name: "dm-1".into(),
@@ -790,33 +790,33 @@ mod tests {
     /// and each has two paths.
     fn three_maps() -> String {
         let maps = ["a", "b", "c"].map(|name| {
-            let path = |dev: &str, minor, group| Path {
+            let path = |dev: &str, minor, group| DaemonPath {
                 name: format!("{name}{dev}").into(),
                 devno: Some(DevNo { major: 8, minor }),
                 group,
-                ..Path::default()
+                ..DaemonPath::default()
             };
-            let group = |index| Group { index, state: "active".into(), priority: None };
-            Map {
+            let group = |index| DaemonGroup { index, state: "active".into(), priority: None };
+            DaemonMap {
                 wwid: name.into(),
                 name: name.into(),
                 groups: vec![group(1), group(2)],
                 paths: vec![path("0", 0, 1), path("1", 16, 2)],
-                ..Map::default()
+                ..DaemonMap::default()
             }
         });
         print(&maps, true)
     }
 
-    fn wwids(maps: &Maps) -> Vec<&str> {
+    fn wwids(maps: &DaemonMaps) -> Vec<&str> {
         maps.maps.iter().map(|map| &*map.wwid).collect()
     }
 
-    fn read(reply: impl AsRef<[u8]>) -> Maps {
+    fn read(reply: impl AsRef<[u8]>) -> DaemonMaps {
         parse_maps(reply.as_ref()).unwrap()
     }
 
-    fn reasons(maps: &Maps) -> Vec<String> {
+    fn reasons(maps: &DaemonMaps) -> Vec<String> {
         maps.unreadable.iter().map(ToString::to_string).collect()
     }
 
@@ -824,8 +824,8 @@ mod tests {
     fn no_maps_are_no_error() {
         let printed = print(&[], true);
         assert_eq!(printed, "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": []\n}\n");
-        assert_eq!(read(&printed), Maps::default());
-        assert_eq!(read(r#"{"maps":[]}"#), Maps::default());
+        assert_eq!(read(&printed), DaemonMaps::default());
+        assert_eq!(read(r#"{"maps":[]}"#), DaemonMaps::default());
     }
 
     #[test]
@@ -959,15 +959,16 @@ mod tests {
 }
 "###;
         assert!(read_layout(reply.as_bytes()).understood);
-        let path = Path { group: 4, priority: Some(-1), checker_state: Some("puzzled".into()), ..Path::default() };
-        let map = Map {
+        let path =
+            DaemonPath { group: 4, priority: Some(-1), checker_state: Some("puzzled".into()), ..DaemonPath::default() };
+        let map = DaemonMap {
             wwid: "w".into(),
             product: "DISK".into(),
-            groups: vec![Group { index: 4, state: "resting".into(), priority: Some(-1) }],
+            groups: vec![DaemonGroup { index: 4, state: "resting".into(), priority: Some(-1) }],
             paths: vec![path],
-            ..Map::default()
+            ..DaemonMap::default()
         };
-        assert_eq!(read(reply), Maps { maps: vec![Arc::new(map)], unreadable: vec![] });
+        assert_eq!(read(reply), DaemonMaps { maps: vec![Arc::new(map)], unreadable: vec![] });
     }
 
     #[test]
@@ -991,24 +992,24 @@ mod tests {
             r#""switch_grp":99999999999999999999999999,"name":"\u00e9\n\"","q_timeouts":null,"total_q_time":4,"#,
             r#""rev":7}]}"#,
         );
-        let path = Path {
+        let path = DaemonPath {
             name: "sd\"a".into(),
             devno: Some(DevNo { major: 8, minor: 0 }),
             group: 1,
             valid: Some(true),
             priority: Some(7),
-            ..Path::default()
+            ..DaemonPath::default()
         };
-        let map = Map {
+        let map = DaemonMap {
             wwid: "w".into(),
             name: "é\n\"".into(),
             revision: "7".into(),
             counters: DaemonCounters { path_faults: 3, queueing_seconds: 4, ..DaemonCounters::default() },
-            groups: vec![Group { index: 1, state: Arc::default(), priority: Some(50) }],
+            groups: vec![DaemonGroup { index: 1, state: Arc::default(), priority: Some(50) }],
             paths: vec![path],
-            ..Map::default()
+            ..DaemonMap::default()
         };
-        assert_eq!(read(reply), Maps { maps: vec![Arc::new(map)], unreadable: vec![] });
+        assert_eq!(read(reply), DaemonMaps { maps: vec![Arc::new(map)], unreadable: vec![] });
     }
 
     #[test]
@@ -1082,7 +1083,7 @@ mod tests {
     }
 
     /// Prints maps as multipathd does, with `marginal_st` and `lun_hex` only if `recent`.
-    fn print(maps: &[Map], recent: bool) -> String {
+    fn print(maps: &[DaemonMap], recent: bool) -> String {
         let mut out = "{\n   \"major_version\": 0,\n   \"minor_version\": 1,\n   \"maps\": [".to_owned();
         for (i, map) in maps.iter().enumerate() {
             print_map(&mut out, map, recent).unwrap();
@@ -1100,7 +1101,7 @@ mod tests {
         }
     }
 
-    fn print_map(out: &mut String, map: &Map, recent: bool) -> std::fmt::Result {
+    fn print_map(out: &mut String, map: &DaemonMap, recent: bool) -> std::fmt::Result {
         let counters = map.counters;
         out.push_str("{\n");
         writeln!(out, "      \"name\" : \"{}\",", map.name)?;
@@ -1204,11 +1205,11 @@ mod tests {
             .prop_filter("no line of the layout", move |text| !ambiguous(text))
     }
 
-    fn a_path() -> impl Strategy<Value = Path> {
+    fn a_path() -> impl Strategy<Value = DaemonPath> {
         let bool = any::<Option<bool>>;
         let state = || prop::option::of("[a-z/ ]{1,8}[a-z]");
         (("[a-z]{1,6}", any::<Option<(u32, u32)>>(), bool(), bool()), (state(), state(), any::<Option<i64>>()))
-            .prop_map(|((name, devno, valid, marginal), (device_state, checker_state, priority))| Path {
+            .prop_map(|((name, devno, valid, marginal), (device_state, checker_state, priority))| DaemonPath {
                 name: name.into(),
                 devno: devno.map(|(major, minor)| DevNo { major, minor }),
                 group: 0,
@@ -1220,18 +1221,18 @@ mod tests {
             })
     }
 
-    fn a_group() -> impl Strategy<Value = (Group, Vec<Path>)> {
+    fn a_group() -> impl Strategy<Value = (DaemonGroup, Vec<DaemonPath>)> {
         ("[a-z]{1,8}", any::<Option<i64>>(), prop::collection::vec(a_path(), 0..4))
-            .prop_map(|(state, priority, paths)| (Group { index: 0, state: state.into(), priority }, paths))
+            .prop_map(|(state, priority, paths)| (DaemonGroup { index: 0, state: state.into(), priority }, paths))
     }
 
-    fn a_map() -> impl Strategy<Value = Map> {
+    fn a_map() -> impl Strategy<Value = DaemonMap> {
         let bool = any::<Option<bool>>;
         let names = (nasty(), "[ -~é]{1,30}", "dm-[0-9]{1,4}", nasty(), nasty());
         let counters = any::<(u64, u64, u64, u64, u64)>();
         (names, (bool(), bool(), bool()), counters, prop::collection::vec(a_group(), 0..4)).prop_map(
             |((name, wwid, sysfs_name, vendor, product), (queueing, suspended, read_only), counters, groups)| {
-                let mut map = Map {
+                let mut map = DaemonMap {
                     wwid: wwid.into(),
                     name: name.into(),
                     sysfs_name: sysfs_name.into(),
@@ -1240,7 +1241,7 @@ mod tests {
                     queueing,
                     suspended,
                     read_only,
-                    ..Map::default()
+                    ..DaemonMap::default()
                 };
                 map.counters = DaemonCounters {
                     path_faults: counters.0,
@@ -1250,8 +1251,8 @@ mod tests {
                     queueing_timeouts: counters.4,
                 };
                 for (index, (group, paths)) in (1..).zip(groups) {
-                    map.groups.push(Group { index, ..group });
-                    map.paths.extend(paths.into_iter().map(|path| Path { group: index, ..path }));
+                    map.groups.push(DaemonGroup { index, ..group });
+                    map.paths.extend(paths.into_iter().map(|path| DaemonPath { group: index, ..path }));
                 }
                 map
             },
@@ -1292,7 +1293,7 @@ mod tests {
             if !recent {
                 expected.iter_mut().flat_map(|map| &mut map.paths).for_each(|path| path.marginal = None);
             }
-            let read: Vec<Map> = read.maps.iter().map(|map| (**map).clone()).collect();
+            let read: Vec<DaemonMap> = read.maps.iter().map(|map| (**map).clone()).collect();
             prop_assert_eq!(read, expected);
         }
     }

@@ -1,8 +1,8 @@
 //! multipathd: what the daemon reports over its socket, as `multipathd(8)` and multipath-tools'
 //! `libmpathcmd` define it.
 //!
-//! [`Client`] sends requests and returns the text of the replies. [`parse_maps`] turns this text
-//! into values. A recorded reply can therefore stand in for a daemon.
+//! [`DaemonClient`] sends requests and returns the text of the replies. [`parse_maps`] turns this
+//! text into values. A recorded reply can therefore stand in for a daemon.
 //!
 //! The exporter uses the socket, because `multipathd show …` is a program and the exporter starts
 //! no programs. multipathd treats the two requests as follows, according to its source from 0.7.4
@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-pub(crate) use json::{Map, Maps, Path, parse_maps};
+pub(crate) use json::{DaemonMap, DaemonMaps, DaemonPath, parse_maps};
 
 /// The address of multipathd's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn default_sockets() -> Vec<SocketName> {
 
 /// The reason why multipathd gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum DaemonError {
     /// No program listens. This is an ordinary state of a host and no fault.
     #[error("multipathd is not running: {tried}")]
     NotRunning {
@@ -200,7 +200,7 @@ const MAPS_TIMEOUT_FACTOR: u32 = 5;
 /// Every request uses a connection of its own. A lasting connection would break at each restart of
 /// the daemon, and after a timeout it would deliver the late reply to the next request.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct DaemonClient {
     sockets: Vec<SocketName>,
     timeout: Duration,
     /// The user besides root whose program is accepted as multipathd.
@@ -217,23 +217,24 @@ pub struct Client {
 const REQUESTS: [(&str, &str); 3] =
     [(SHOW_DAEMON, "show-daemon.txt"), (SHOW_MAPS, "show-maps.json"), (SHOW_PATH_NAMES, "show-paths.txt")];
 
-impl Client {
+impl DaemonClient {
     /// Makes a client that tries multipathd's default sockets. A whole exchange may take this long.
     /// The client accepts only a program of root as multipathd.
     pub(crate) fn new(timeout: Duration) -> Self {
-        Client { sockets: default_sockets(), timeout, user: None, unknown_user: unknown_user(), recorded: None }
+        DaemonClient { sockets: default_sockets(), timeout, user: None, unknown_user: unknown_user(), recorded: None }
     }
 
     /// Makes a client that tries these sockets in this order. The client also accepts a program of
     /// the exporter's own user.
     pub(crate) fn at(sockets: Vec<SocketName>, timeout: Duration) -> Self {
         let user = Some(rustix::process::geteuid().as_raw());
-        Client { sockets, user, ..Client::new(timeout) }
+        DaemonClient { sockets, user, ..DaemonClient::new(timeout) }
     }
 
-    /// Makes a client that answers from a directory with the files that [`Client::record`] gave.
+    /// Makes a client that answers from a directory with the files that [`DaemonClient::record`]
+    /// gave.
     pub(crate) fn recorded(directory: PathBuf, timeout: Duration) -> Self {
-        Client {
+        DaemonClient {
             sockets: vec![SocketName::Path(directory.clone())],
             timeout,
             user: None,
@@ -244,7 +245,7 @@ impl Client {
 
     /// Sends all requests. Returns each reply with the name of its file, also if the reply is a
     /// refusal, and the errors of the other requests.
-    pub(crate) async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<Error>) {
+    pub(crate) async fn record(&self) -> (Vec<(&'static str, Vec<u8>)>, Vec<DaemonError>) {
         let (mut replies, mut errors) = (Vec::new(), Vec::new());
         for (request, file) in REQUESTS {
             let deadline = self.deadline_for(request);
@@ -278,9 +279,9 @@ impl Client {
     }
 
     /// Returns the daemon's state, from `show daemon`.
-    pub(crate) async fn show_daemon(&self) -> Result<DaemonState, Error> {
+    pub(crate) async fn show_daemon(&self) -> Result<DaemonState, DaemonError> {
         let (socket, reply) = self.request(SHOW_DAEMON, self.deadline_for(SHOW_DAEMON), MIN_REPLY_LIMIT).await?;
-        parse_daemon_state(&reply).ok_or_else(|| Error::Broken {
+        parse_daemon_state(&reply).ok_or_else(|| DaemonError::Broken {
             socket: socket.to_string(),
             request: SHOW_DAEMON,
             problem: format!("found \"{}\", expected \"pid NUMBER STATE\"", excerpt(&reply)),
@@ -295,13 +296,13 @@ impl Client {
     ///
     /// `known` is the number of maps, if it is known. A reply that is far too long for them is not
     /// read.
-    pub(crate) async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, Error> {
+    pub(crate) async fn show_maps(&self, known: Option<usize>) -> Result<Vec<u8>, DaemonError> {
         let most = known.map_or(MAX_REPLY_BYTES, |maps| {
             maps.saturating_mul(MAX_REPLY_BYTES_PER_MAP).saturating_add(MIN_REPLY_LIMIT)
         });
         let (deadline, most) = (self.deadline_for(SHOW_MAPS), most.min(MAX_REPLY_BYTES));
         let reply = match self.request(SHOW_MAPS, deadline, most).await {
-            Err(Error::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, deadline, most).await,
+            Err(DaemonError::Refused { reply, .. }) if reply == "fail" => self.request(SHOW_MAPS, deadline, most).await,
             other => other,
         };
         reply.map(|(_, reply)| reply)
@@ -309,7 +310,7 @@ impl Client {
 
     /// Returns the kernel names of all paths that multipathd knows, from `show paths`. Blacklisted
     /// paths are not among them.
-    pub(crate) async fn show_path_names(&self) -> Result<HashSet<String>, Error> {
+    pub(crate) async fn show_path_names(&self) -> Result<HashSet<String>, DaemonError> {
         let (_, reply) = self.request(SHOW_PATH_NAMES, self.deadline_for(SHOW_PATH_NAMES), MAX_REPLY_BYTES).await?;
         Ok(String::from_utf8_lossy(&reply).split_ascii_whitespace().map(str::to_owned).collect())
     }
@@ -319,10 +320,10 @@ impl Client {
         request: &'static str,
         deadline: Deadline,
         most: usize,
-    ) -> Result<(&SocketName, Vec<u8>), Error> {
+    ) -> Result<(&SocketName, Vec<u8>), DaemonError> {
         let (socket, reply) = self.reply(request, deadline, most).await?;
         if is_refusal(&reply) {
-            Err(Error::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) })
+            Err(DaemonError::Refused { socket: socket.clone(), request, reply: excerpt(reply.trim_ascii_end()) })
         } else {
             Ok((socket, reply))
         }
@@ -334,11 +335,11 @@ impl Client {
         request: &'static str,
         Deadline { timeout, end }: Deadline,
         most: usize,
-    ) -> Result<(&SocketName, Vec<u8>), Error> {
+    ) -> Result<(&SocketName, Vec<u8>), DaemonError> {
         if let (Some((directory, one)), [socket]) = (&self.recorded, self.sockets.as_slice()) {
             let names = REQUESTS.iter().filter(|(recorded, _)| *recorded == request);
             let file = names.map(|(_, file)| directory.join(file)).collect::<PathBuf>();
-            let tried = |error| Error::NotRunning { tried: format!("{}: {error}", file.display()) };
+            let tried = |error| DaemonError::NotRunning { tried: format!("{}: {error}", file.display()) };
             let reading = async {
                 let permit = Arc::clone(one).acquire_owned().await.map_err(io::Error::other)?;
                 let file = file.clone();
@@ -346,14 +347,14 @@ impl Client {
                 tokio::task::spawn_blocking(read).await?
             };
             return match timeout_at(end, reading).await {
-                Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
+                Err(_) => Err(DaemonError::Timeout { socket: socket.clone(), request, timeout }),
                 Ok(read) => Ok((socket, read.map_err(tried)?)),
             };
         }
         let (socket, stream) = self.connect(request).await?;
-        let broken = |problem| Error::Broken { socket: socket.to_string(), request, problem };
+        let broken = |problem| DaemonError::Broken { socket: socket.to_string(), request, problem };
         match timeout_at(end, exchange(stream, request, most)).await {
-            Err(_) => Err(Error::Timeout { socket: socket.clone(), request, timeout }),
+            Err(_) => Err(DaemonError::Timeout { socket: socket.clone(), request, timeout }),
             Ok(reply) => Ok((socket, reply.map_err(broken)?)),
         }
     }
@@ -373,14 +374,14 @@ impl Client {
 
     /// Needs no timeout: connecting a Unix socket never waits, because a full backlog is an
     /// immediate error.
-    async fn connect(&self, request: &'static str) -> Result<(&SocketName, UnixStream), Error> {
+    async fn connect(&self, request: &'static str) -> Result<(&SocketName, UnixStream), DaemonError> {
         let mut errors = Vec::new();
         let mut impostor = None;
         for socket in &self.sockets {
             let connected = socket.connect().await;
             match connected.and_then(|stream| Ok((stream.peer_cred()?.uid(), stream))) {
                 Ok((uid, stream)) if self.may_be_multipathd(uid) => return Ok((socket, stream)),
-                Ok((uid, _)) => impostor = Some(Error::Impostor { socket: socket.clone(), uid }),
+                Ok((uid, _)) => impostor = Some(DaemonError::Impostor { socket: socket.clone(), uid }),
                 Err(error) => errors.push((socket, error)),
             }
         }
@@ -392,10 +393,10 @@ impl Client {
         let tried: Vec<_> = errors.iter().map(|(socket, error)| format!("{socket}: {error}")).collect();
         let tried = tried.join("; ");
         if errors.iter().all(|(_, error)| absent(error)) {
-            return Err(Error::NotRunning { tried });
+            return Err(DaemonError::NotRunning { tried });
         }
         let sockets: Vec<_> = errors.iter().map(|(socket, _)| socket.to_string()).collect();
-        Err(Error::Broken { socket: sockets.join(", "), request, problem: format!("cannot connect: {tried}") })
+        Err(DaemonError::Broken { socket: sockets.join(", "), request, problem: format!("cannot connect: {tried}") })
     }
 }
 
@@ -515,24 +516,24 @@ mod tests {
     /// A timeout that never ends in a test that expects an answer.
     const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-    struct Fake {
+    struct FakeDaemon {
         directory: TempDir,
         listener: UnixListener,
     }
 
-    impl Fake {
+    impl FakeDaemon {
         fn start() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-            Fake { directory, listener }
+            FakeDaemon { directory, listener }
         }
 
         fn socket(&self) -> SocketName {
             SocketName::Path(self.directory.path().join("socket"))
         }
 
-        fn client(&self) -> Client {
-            Client::at(vec![self.socket()], TEST_TIMEOUT)
+        fn client(&self) -> DaemonClient {
+            DaemonClient::at(vec![self.socket()], TEST_TIMEOUT)
         }
 
         /// Takes a connection and reads its request.
@@ -573,7 +574,7 @@ mod tests {
 
     /// Returns the result of `show daemon` for this answer. `SOCKET` replaces the socket's name.
     async fn daemon(answer: Vec<u8>) -> Result<DaemonState, String> {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let (client, socket) = (fake.client(), fake.socket().to_string());
         let answered = fake.answer(vec![answer]);
         let state = client.show_daemon().await.map_err(|error| error.to_string().replace(&socket, "SOCKET"));
@@ -608,8 +609,8 @@ mod tests {
         let fifo = directory.path().join("show-daemon.txt");
         let mode = rustix::fs::Mode::from(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        let client = Client::recorded(directory.path().to_owned(), Duration::from_millis(50));
-        assert!(matches!(client.show_daemon().await, Err(Error::Timeout { .. })));
+        let client = DaemonClient::recorded(directory.path().to_owned(), Duration::from_millis(50));
+        assert!(matches!(client.show_daemon().await, Err(DaemonError::Timeout { .. })));
         // Ends the wait of the reading thread.
         std::fs::OpenOptions::new().write(true).open(fifo).unwrap();
     }
@@ -690,7 +691,7 @@ mod tests {
 
     #[tokio::test]
     async fn maps_come_back_as_they_were_sent() {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let client = fake.client();
         let text = "{}\n".repeat(1 << 20);
         let answered = fake.answer(vec![reply(&text)]);
@@ -700,22 +701,22 @@ mod tests {
 
     #[tokio::test]
     async fn maps_are_asked_for_once_more_when_one_vanished() {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let client = fake.client();
         let answered =
             fake.answer(vec![reply("fail\n"), reply("{}"), reply("fail\n"), reply("fail\n"), reply("timeout\n")]);
         assert_eq!(client.show_maps(None).await.unwrap(), b"{}");
-        assert!(matches!(client.show_maps(None).await, Err(Error::Refused { .. })));
-        assert!(matches!(client.show_maps(None).await, Err(Error::Refused { .. })));
+        assert!(matches!(client.show_maps(None).await, Err(DaemonError::Refused { .. })));
+        assert!(matches!(client.show_maps(None).await, Err(DaemonError::Refused { .. })));
         assert_eq!(answered.await.unwrap().len(), 5);
     }
 
     /// The clock of a paused runtime jumps to the next timer when all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_hangs_is_not_waited_for() {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let timeout = Duration::from_secs(2);
-        let client = Client::at(vec![fake.socket()], timeout);
+        let client = DaemonClient::at(vec![fake.socket()], timeout);
         let start = Instant::now();
         let error = client.show_daemon().await.unwrap_err();
         assert!((timeout..timeout * 2).contains(&start.elapsed()));
@@ -725,8 +726,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn asking_once_more_has_no_time_of_its_own() {
-        let fake = Fake::start();
-        let client = Client::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_TIMEOUT_FACTOR);
+        let fake = FakeDaemon::start();
+        let client = DaemonClient::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_TIMEOUT_FACTOR);
         let start = Instant::now();
         let fail_late_then_hang = async {
             let (mut stream, _) = fake.accept().await;
@@ -735,14 +736,14 @@ mod tests {
             fake.accept().await
         };
         let (maps, _) = tokio::join!(client.show_maps(None), fail_late_then_hang);
-        assert!(matches!(maps, Err(Error::Timeout { .. })));
+        assert!(matches!(maps, Err(DaemonError::Timeout { .. })));
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_maps_may_take_longer_than_the_state() {
-        let fake = Fake::start();
-        let client = Client::at(vec![fake.socket()], Duration::from_secs(2));
+        let fake = FakeDaemon::start();
+        let client = DaemonClient::at(vec![fake.socket()], Duration::from_secs(2));
         let answer_late = async {
             let (mut stream, _) = fake.accept().await;
             tokio::time::advance(Duration::from_secs(9)).await;
@@ -760,7 +761,7 @@ mod tests {
             (Some(3), MIN_REPLY_LIMIT + 3 * MAX_REPLY_BYTES_PER_MAP),
             (None, MAX_REPLY_BYTES),
         ] {
-            let fake = Fake::start();
+            let fake = FakeDaemon::start();
             let client = fake.client();
             let daemon = fake.answer(vec![announced(most + 1, "{")]);
             let error = client.show_maps(known).await.unwrap_err().to_string();
@@ -771,23 +772,23 @@ mod tests {
 
     #[test]
     fn only_root_and_ourselves_may_be_multipathd() {
-        let client = Client::at(Vec::new(), TEST_TIMEOUT);
+        let client = DaemonClient::at(Vec::new(), TEST_TIMEOUT);
         let ours = rustix::process::geteuid().as_raw();
         for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
             assert_eq!(client.may_be_multipathd(uid), may_be, "{uid}");
         }
         // A client of the default sockets does not accept programs of the exporter's user.
-        let anywhere = Client { user: None, ..client.clone() };
+        let anywhere = DaemonClient { user: None, ..client.clone() };
         assert_eq!(anywhere.may_be_multipathd(ours), ours == 0);
         // In a user namespace, the host's root is shown as this user, as are all other users.
-        let inside = Client { unknown_user: Some(ours + 1), ..client };
+        let inside = DaemonClient { unknown_user: Some(ours + 1), ..client };
         assert!(inside.may_be_multipathd(ours + 1));
     }
 
     /// Sends one byte every tenth of a second, on the paused clock.
-    async fn one_byte_at_a_time(timeout: Duration) -> Result<DaemonState, Error> {
-        let fake = Fake::start();
-        let client = Client::at(vec![fake.socket()], timeout);
+    async fn one_byte_at_a_time(timeout: Duration) -> Result<DaemonState, DaemonError> {
+        let fake = FakeDaemon::start();
+        let client = DaemonClient::at(vec![fake.socket()], timeout);
         tokio::spawn(async move {
             let (mut stream, _) = fake.accept().await;
             let mut clock = tokio::time::interval(Duration::from_millis(100));
@@ -804,15 +805,15 @@ mod tests {
     async fn a_slow_reply_may_take_the_whole_timeout_and_no_more() {
         // 8 bytes of length, 15 of text, the first at once: 2.2 s.
         assert_eq!(one_byte_at_a_time(Duration::from_secs(10)).await.unwrap().pid, 1234);
-        assert!(matches!(one_byte_at_a_time(Duration::from_secs(1)).await, Err(Error::Timeout { .. })));
+        assert!(matches!(one_byte_at_a_time(Duration::from_secs(1)).await, Err(DaemonError::Timeout { .. })));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_reply_never_answers_a_later_request() {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let client = fake.client();
         let (first, late) = tokio::join!(client.show_daemon(), fake.accept());
-        assert!(matches!(first, Err(Error::Timeout { .. })));
+        assert!(matches!(first, Err(DaemonError::Timeout { .. })));
         let (mut late, _) = late;
         let answers = tokio::spawn(async move {
             let (mut stream, _) = fake.accept().await;
@@ -825,12 +826,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_socket_that_connects_is_used() {
-        let fake = Fake::start();
+        let fake = FakeDaemon::start();
         let name = unique_name();
         let listener = UnixListener::bind(format!("\0{name}")).unwrap();
         let gone = fake.directory.path().join("gone");
         let sockets = vec![SocketName::Path(gone), SocketName::Abstract(name), fake.socket()];
-        let client = Client::at(sockets, TEST_TIMEOUT);
+        let client = DaemonClient::at(sockets, TEST_TIMEOUT);
         let answered = tokio::spawn(async move {
             let (mut stream, _) = accept(&listener).await;
             stream.write_all(&reply("pid 3 idle")).await.unwrap();
@@ -841,13 +842,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_is_not_there_is_not_a_broken_one() {
-        let Fake { directory, listener } = Fake::start();
+        let FakeDaemon { directory, listener } = FakeDaemon::start();
         drop(listener);
         let (left, gone, name) = (directory.path().join("socket"), directory.path().join("gone"), unique_name());
         let sockets =
             vec![SocketName::Path(left.clone()), SocketName::Path(gone.clone()), SocketName::Abstract(name.clone())];
-        let error = Client::at(sockets, TEST_TIMEOUT).show_daemon().await.unwrap_err();
-        assert!(matches!(error, Error::NotRunning { .. }));
+        let error = DaemonClient::at(sockets, TEST_TIMEOUT).show_daemon().await.unwrap_err();
+        assert!(matches!(error, DaemonError::NotRunning { .. }));
         assert_eq!(
             error.to_string(),
             format!(
@@ -859,8 +860,9 @@ mod tests {
         );
 
         let inside = left.join("x");
-        let error = Client::at(vec![SocketName::Path(inside.clone())], TEST_TIMEOUT).show_maps(None).await.unwrap_err();
-        assert!(matches!(error, Error::Broken { .. }));
+        let error =
+            DaemonClient::at(vec![SocketName::Path(inside.clone())], TEST_TIMEOUT).show_maps(None).await.unwrap_err();
+        assert!(matches!(error, DaemonError::Broken { .. }));
         let inside = inside.display();
         assert_eq!(
             error.to_string(),
@@ -880,9 +882,9 @@ mod tests {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.max_blocking_threads(2).enable_time().build().unwrap();
         runtime.block_on(async {
-            let client = Client::recorded(directory.path().to_owned(), Duration::from_millis(50));
+            let client = DaemonClient::recorded(directory.path().to_owned(), Duration::from_millis(50));
             for _ in 0..3 {
-                assert!(matches!(client.show_daemon().await, Err(Error::Timeout { .. })));
+                assert!(matches!(client.show_daemon().await, Err(DaemonError::Timeout { .. })));
             }
             let other = tokio::task::spawn_blocking(|| ());
             let other = tokio::time::timeout(Duration::from_secs(5), other).await;
@@ -891,7 +893,7 @@ mod tests {
             std::fs::remove_file(&file).unwrap();
             std::fs::write(&file, "pid 4711 idle\n").unwrap();
             other.expect("there is another thread").unwrap();
-            let client = Client { timeout: TEST_TIMEOUT, ..client };
+            let client = DaemonClient { timeout: TEST_TIMEOUT, ..client };
             assert_eq!(client.show_daemon().await.unwrap().pid, 4711);
         });
     }

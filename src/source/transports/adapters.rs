@@ -38,7 +38,7 @@ const NO_FABRIC_NAMES: [&str; 4] = ["", "0x0", "0x0000000000000000", "0xffffffff
 
 /// Reads adapters and remembers them.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct AdapterReader {
     root: PathBuf,
     file: Attribute,
     known: Arc<Adapters>,
@@ -53,10 +53,10 @@ struct Leaf {
     has_device: bool,
 }
 
-impl Reader {
+impl AdapterReader {
     /// `root` is the mount point of sysfs.
     pub(crate) fn new(root: &Path) -> Self {
-        Reader { root: root.to_owned(), file: Attribute::default(), known: Arc::default() }
+        AdapterReader { root: root.to_owned(), file: Attribute::default(), known: Arc::default() }
     }
 
     /// Returns the adapters as last read.
@@ -169,17 +169,17 @@ mod tests {
 
     use super::*;
 
-    struct Host {
+    struct FakeHost {
         root: tempfile::TempDir,
-        reader: Reader,
+        reader: AdapterReader,
         unreadable: Vec<Error>,
     }
 
-    impl Host {
+    impl FakeHost {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
-            let reader = Reader::new(root.path());
-            Host { root, reader, unreadable: Vec::new() }
+            let reader = AdapterReader::new(root.path());
+            FakeHost { root, reader, unreadable: Vec::new() }
         }
 
         fn write(&self, file: &str, content: &str) {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_interface_counts_as_the_ports_below_it_that_are_up() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         host.interface("eth1", "up", &[]);
         host.interface("eth2", "up", &[]);
         host.interface("eth3", "down", &[]);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_port_that_does_not_tell_its_state_is_up_with_a_carrier() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         host.interface("bond0", "up", &["dummy0", "dummy1", "dummy2"]);
         ["dummy0", "dummy1", "dummy2"].iter().for_each(|name| host.interface(name, "unknown", &[]));
         host.write("class/net/dummy0/carrier", "1");
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_guests_are_no_ports() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         ["eth1", "vnet0", "veth0"].iter().for_each(|name| host.interface(name, "up", &[]));
         host.write("class/net/vnet0/tun_flags", "0x1002");
         host.interface("br0", "up", &["eth1", "vnet0", "veth0"]);
@@ -282,7 +282,7 @@ mod tests {
             ("pci/drivers/mlx5_core", false),
             ("pci/drivers/e1000", false),
         ] {
-            let mut host = Host::new();
+            let mut host = FakeHost::new();
             host.interface("eth1", "up", &[]);
             host.interface("eth1.10", "up", &["eth1"]);
             host.driver("eth1", driver);
@@ -292,7 +292,7 @@ mod tests {
             }
         }
         // On Azure, the real adapter lies below the virtual one.
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         host.interface("eth0", "up", &["enP1s1"]);
         host.interface("enP1s1", "up", &[]);
         host.driver("eth0", "vmbus/drivers/hv_netvsc");
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_or_leads_in_a_circle_has_no_adapter() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         host.interface("eth1", "up", &["eth2"]);
         host.interface("eth2", "up", &["eth1"]);
         host.write("elsewhere/operstate", "up");
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_stays_as_it_was() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         ["eth1", "eth2"].iter().for_each(|name| host.interface(name, "up", &[]));
         host.interface("bond0", "up", &["eth1", "eth2"]);
         let before = host.read("bond0");
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn the_fabric_of_a_port() {
-        let mut host = Host::new();
+        let mut host = FakeHost::new();
         let (port, node, fabric) = ("0x10000090fa000005", "0x20000090fa000005", "0x1000c4f57c000001");
         for (file, content) in [("port_name", port), ("node_name", node)] {
             host.write(&format!("class/fc_host/host5/{file}"), content);
@@ -359,7 +359,7 @@ mod tests {
     fn of_two_ports_of_one_name_the_one_that_is_used_has_the_fabric() {
         let (port, fabric) = ("0x10000090fa000005", "0x1000c4f57c000001");
         for states in [["Online", "Linkdown"], ["Linkdown", "Online"]] {
-            let mut host = Host::new();
+            let mut host = FakeHost::new();
             for (number, state) in states.into_iter().enumerate() {
                 let told = if state == "Online" { fabric } else { "0xffffffffffffffff" };
                 for (file, content) in [("port_name", port), ("port_state", state), ("fabric_name", told)] {

@@ -49,11 +49,11 @@ fn is_bound_to(netdev: &str) -> bool {
 #[derive(Debug)]
 pub(crate) struct Iscsi {
     sessions: Inventory<IscsiSession>,
-    reader: Reader,
+    reader: SessionReader,
 }
 
 #[derive(Debug)]
-struct Reader {
+struct SessionReader {
     root: PathBuf,
     file: Attribute,
     /// The addresses of the adapters that were asked during this reading.
@@ -65,7 +65,7 @@ impl Iscsi {
     pub(crate) fn new(root: &Path) -> Self {
         Iscsi {
             sessions: Inventory::new(root.join("class/iscsi_session")),
-            reader: Reader { root: root.to_owned(), file: Attribute::default(), asked: HashMap::new() },
+            reader: SessionReader { root: root.to_owned(), file: Attribute::default(), asked: HashMap::new() },
         }
     }
 
@@ -87,7 +87,7 @@ impl Iscsi {
     }
 }
 
-impl Reader {
+impl SessionReader {
     /// Reads a session. `None` if it is gone. An error if its state cannot be read; other values
     /// that cannot be read go to `unreadable`.
     fn session(

@@ -41,7 +41,7 @@ pub struct Parts {
 
 /// Says what to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct TransportRequest {
     /// Also read the ports of each session, remote port and controller again. Otherwise they are
     /// read only if they are unknown or the state has changed.
     pub anew: bool,
@@ -70,7 +70,7 @@ pub(crate) type Ways = HashMap<Way, (Transport, Ports)>;
 /// The result of one read. An object that did not change since the last reading keeps its
 /// allocation.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
+pub struct TransportReading {
     /// Sessions and ports.
     pub transports: Arc<Transports>,
     /// The ways of the disks' I/O.
@@ -91,11 +91,11 @@ pub struct Reading {
 /// Reads sessions, ports and controllers, and remembers them: a dead session no longer shows its
 /// names.
 #[derive(Debug)]
-pub struct Reader {
+pub struct TransportReader {
     iscsi: Option<Iscsi>,
     fibre_channel: Option<FibreChannel>,
     nvme: Option<Nvme>,
-    adapters: adapters::Reader,
+    adapters: adapters::AdapterReader,
     transports: Arc<Transports>,
     ways: Arc<Ways>,
     open: Arc<HashSet<Way>>,
@@ -105,14 +105,14 @@ pub struct Reader {
     stay_blocked: Arc<HashSet<Way>>,
 }
 
-impl Reader {
+impl TransportReader {
     /// `sysfs` is the mount point of sysfs.
     pub fn new(sysfs: &Path, parts: Parts) -> Self {
-        Reader {
+        TransportReader {
             iscsi: parts.iscsi.then(|| Iscsi::new(sysfs)),
             fibre_channel: parts.fibre_channel.then(|| FibreChannel::new(sysfs)),
             nvme: parts.nvme.then(|| Nvme::new(sysfs)),
-            adapters: adapters::Reader::new(sysfs),
+            adapters: adapters::AdapterReader::new(sysfs),
             transports: Arc::default(),
             ways: Arc::default(),
             open: Arc::default(),
@@ -126,8 +126,8 @@ impl Reader {
     /// # Errors
     /// If this process has no files or memory left to read with. The reading holds all other
     /// errors.
-    pub fn read(&mut self, request: &Request) -> Result<Reading, Error> {
-        let Request { anew, addresses, wanted, remembered } = request;
+    pub fn read(&mut self, request: &TransportRequest) -> Result<TransportReading, Error> {
+        let TransportRequest { anew, addresses, wanted, remembered } = request;
         let mut unreadable = Vec::new();
         let iscsi = self.iscsi.as_mut().map(|iscsi| iscsi.read(*anew, addresses, &mut unreadable));
         let fibre_channel = self.fibre_channel.as_mut().map(|ports| ports.read(&mut unreadable));
@@ -158,7 +158,7 @@ impl Reader {
         if *self.stay_blocked != stay_blocked {
             self.stay_blocked = Arc::new(stay_blocked);
         }
-        Ok(Reading {
+        Ok(TransportReading {
             transports: Arc::clone(&self.transports),
             ways: Arc::clone(&self.ways),
             open: Arc::clone(&self.open),
@@ -263,9 +263,9 @@ mod tests {
         write("net/bond0/lower_eth1/operstate", "up");
         write("net/bond0/lower_eth2/operstate", "up");
         let parts = Parts { nvme: false, iscsi: true, fibre_channel: true };
-        let mut reader = Reader::new(root.path(), parts);
+        let mut reader = TransportReader::new(root.path(), parts);
         let mut ports = |anew| {
-            let reading = reader.read(&Request { anew, ..Request::default() }).unwrap();
+            let reading = reader.read(&TransportRequest { anew, ..TransportRequest::default() }).unwrap();
             let adapters = &reading.transports.adapters;
             adapters.iter().map(|(name, adapter)| format!("{name}: {}", adapter.ports.join(" "))).collect::<String>()
         };

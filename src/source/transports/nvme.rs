@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::source::files::{Attribute, Entry, list, or_last, or_note};
+use crate::source::files::{Attribute, DirectoryEntry, list, or_last, or_note};
 use crate::source::interfaces::Addresses;
 use crate::source::inventory::Inventory;
 use crate::source::{Error, Io, Stall};
@@ -80,8 +80,8 @@ pub(crate) struct HeadPath {
 pub(crate) struct Nvme {
     root: PathBuf,
     controllers: Inventory<NvmeController>,
-    reader: controllers::Reader,
-    heads: BTreeMap<Arc<str>, Known>,
+    reader: controllers::ControllerReader,
+    heads: BTreeMap<Arc<str>, KnownHead>,
     /// By their kernel names.
     subsystems: BTreeMap<String, Subsystem>,
     file: Attribute,
@@ -95,7 +95,7 @@ struct PathsOf {
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownHead {
     /// The inode of the entry: another inode means another head of the same name.
     inode: u64,
     /// `None` for a lone local disk. Such a disk stays none if it loses its controller.
@@ -112,7 +112,7 @@ impl Nvme {
         Nvme {
             root: root.to_owned(),
             controllers: Inventory::new(root.join("class/nvme")),
-            reader: controllers::Reader::default(),
+            reader: controllers::ControllerReader::default(),
             heads: BTreeMap::new(),
             subsystems: BTreeMap::new(),
             file: Attribute::default(),
@@ -205,9 +205,9 @@ impl Nvme {
             let ways: Vec<PathsOf> = controllers.iter().map(paths_of).collect();
             let is_shared = controllers.len() > 1 || controllers.iter().any(|controller| controller.over_fabrics);
             let has_none = !entries.iter().any(|entry| is_controller(&entry.name));
-            let heads: Vec<Entry> = entries.into_iter().filter(|entry| is_head(&entry.name)).collect();
+            let heads: Vec<DirectoryEntry> = entries.into_iter().filter(|entry| is_head(&entry.name)).collect();
             let names: BTreeSet<String> = heads.iter().map(|head| head.name.clone()).collect();
-            for Entry { name, inode } in heads {
+            for DirectoryEntry { name, inode } in heads {
                 let last = before.remove(name.as_str()).filter(|known| known.inode == inode);
                 let path = directory.join(&name);
                 // A head that has lost controllers stays a device.
@@ -216,7 +216,7 @@ impl Nvme {
                     || last.is_none() && has_none && !self.waits_for_removal(&path, unreadable)
                     || self.is_among(remembered, &path, unreadable);
                 if !is_device {
-                    self.heads.insert(name.into(), Known { inode, head: None, io: None, stalls: HashMap::new() });
+                    self.heads.insert(name.into(), KnownHead { inode, head: None, io: None, stalls: HashMap::new() });
                     continue;
                 }
                 let (known, io, mut stalls) = last.map(|last| (last.head, last.io, last.stalls)).unwrap_or_default();
@@ -234,11 +234,11 @@ impl Nvme {
                 };
                 let Some(head) = head else { continue };
                 let io = or_note(self.io_of(&path, &head), unreadable).or(io);
-                self.heads.insert(name.into(), Known { inode, head: Some(head), io, stalls });
+                self.heads.insert(name.into(), KnownHead { inode, head: Some(head), io, stalls });
             }
             let device_named = |name: &String| self.heads.get(name.as_str())?.head.as_ref();
             let devices = names.iter().filter_map(device_named).map(|head| Arc::clone(&head.name)).collect();
-            let parts = subsystems::Parts { directory, names, ways, is_shared, devices };
+            let parts = subsystems::SubsystemParts { directory, names, ways, is_shared, devices };
             self.subsystems.insert(subsystem.name, known.after(&mut self.file, &parts, unreadable));
         }
         Ok(())
@@ -286,7 +286,7 @@ impl Nvme {
     fn paths_of(
         &self,
         controller: &Arc<NvmeController>,
-        known: &BTreeMap<Arc<str>, Known>,
+        known: &BTreeMap<Arc<str>, KnownHead>,
         subsystem: &Subsystem,
         unreadable: &mut Vec<Error>,
     ) -> PathsOf {

@@ -11,7 +11,7 @@ use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, While, are, have, it};
 use super::{Ranked, View, clock};
-use crate::source::health::{Part, Source, unknown_sources};
+use crate::source::health::{Source, SourcePart, unknown_sources};
 use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice, Snapshot};
 
 /// The number of devices that one line names. It counts the others.
@@ -162,10 +162,10 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
     for (source, state) in unknown_sources(view.sources) {
         for part in &state.unanswered {
             let unknown = match part {
-                Part::DeviceMapper => "Path states do not come from the kernel",
-                Part::Block => "States, sizes and identities of disks are unknown",
-                Part::Transports => "Native NVMe devices, sessions and ports are unknown",
-                Part::Multipathd | Part::Uevent => continue,
+                SourcePart::DeviceMapper => "Path states do not come from the kernel",
+                SourcePart::Block => "States, sizes and identities of disks are unknown",
+                SourcePart::Transports => "Native NVMe devices, sessions and ports are unknown",
+                SourcePart::Multipathd | SourcePart::Uevent => continue,
             };
             let why = vec![format!("{} could not be read since the start", source.name())];
             found.add(Warning, "MultipathExporterStale", why, |_| unknown.to_owned());

@@ -33,7 +33,7 @@ use hyper::header::HeaderValue;
 use ring::digest::{SHA256, digest};
 
 use crate::event::{Event, EventType};
-use crate::source::health::{Health as SourceState, Source, unknown_sources};
+use crate::source::health::{Source, SourceState, unknown_sources};
 use crate::topology::{
     Adapters, Counts, Daemon, Device, DirectUse, Health, History, Mismatches, Path, PathState, Snapshot,
 };

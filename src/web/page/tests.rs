@@ -3,7 +3,7 @@ use std::time::Duration;
 use PathState::{Failed, Standby, Valid};
 
 use super::*;
-use crate::source::health::Part;
+use crate::source::health::SourcePart;
 use crate::topology::{
     DirectUse, FcHostPort, IscsiBond, IscsiSession, Kind, LossReason, LostDevice, Mismatches, NvmeController,
     NvmeSubsystem, Ports, Remembered, Transport, Transports, Unassembled, sample,
@@ -66,7 +66,7 @@ fn verdict(snapshot: &Snapshot) -> String {
 }
 
 /// A failing source, of which `part` has not been read since the start.
-fn silent(part: Part) -> SourceState {
+fn silent(part: SourcePart) -> SourceState {
     SourceState { up: Some(false), unanswered: vec![part], ..SourceState::default() }
 }
 
@@ -243,7 +243,7 @@ fn the_worst_of_all_is_said_first() {
     assert_eq!(verdict(&snapshot), "! The only device has no valid path");
     let nothing = View { snapshot: None, ..view(&snapshot) };
     assert!(html(&nothing).contains("The first full read is in progress"));
-    let unread = [(Source::Sysfs, silent(Part::Block))];
+    let unread = [(Source::Sysfs, silent(SourcePart::Block))];
     let page = html(&View { sources: &unread, ..nothing });
     assert!(page.contains("No data yet: waiting for the first reading of sysfs"), "{page}");
 }
@@ -517,9 +517,9 @@ fn what_may_be_of_yesterday_is_not_called_well() {
 fn what_no_source_has_told_is_unknown_and_not_well() {
     let (devices, nothing) = (host(&[("a", &[Valid]), ("b", &[Valid])]), host(&[]));
     for (source, part, words) in [
-        (Source::Sysfs, Part::Transports, "Native NVMe devices, sessions and ports are unknown: sysfs could"),
-        (Source::Sysfs, Part::Block, "States, sizes and identities of disks are unknown: sysfs could"),
-        (Source::Dm, Part::DeviceMapper, "Path states do not come from the kernel: device mapper could"),
+        (Source::Sysfs, SourcePart::Transports, "Native NVMe devices, sessions and ports are unknown: sysfs could"),
+        (Source::Sysfs, SourcePart::Block, "States, sizes and identities of disks are unknown: sysfs could"),
+        (Source::Dm, SourcePart::DeviceMapper, "Path states do not come from the kernel: device mapper could"),
     ] {
         let sources = [(source, silent(part))];
         let said = |snapshot| {
@@ -536,7 +536,7 @@ fn what_no_source_has_told_is_unknown_and_not_well() {
         assert!(said(&nothing).contains(&no_device), "{}", said(&nothing));
     }
     // Access to device mapper is not permitted, so the page does not wait for it.
-    let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(Part::DeviceMapper) })];
+    let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(SourcePart::DeviceMapper) })];
     let page = html(&View { sources: &sources, ..view(&nothing) });
     assert!(page.contains("This host has no multipath device") && !page.contains("since the start"), "{page}");
     assert!(page.contains("<td>i not permitted, so path states come from multipathd"), "{page}");

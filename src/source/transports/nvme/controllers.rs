@@ -22,13 +22,13 @@ const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
 /// Reads controllers.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct ControllerReader {
     file: Attribute,
     /// The number of controllers seen so far.
     met: u64,
 }
 
-impl Reader {
+impl ControllerReader {
     /// Reads a controller. `None` if it is gone. An error if its state cannot be read; other values
     /// that cannot be read keep their last state.
     pub(crate) fn controller(

@@ -35,7 +35,7 @@ pub(crate) struct Subsystem {
 }
 
 /// The contents of a subsystem's directory.
-pub(crate) struct Parts {
+pub(crate) struct SubsystemParts {
     pub(crate) directory: PathBuf,
     /// The names of the heads.
     pub(crate) names: BTreeSet<String>,
@@ -67,7 +67,7 @@ impl Subsystem {
 
     /// Returns the subsystem after the next reading. Values that cannot be read keep their last
     /// state.
-    pub(crate) fn after(self, file: &mut Attribute, parts: &Parts, unreadable: &mut Vec<Error>) -> Self {
+    pub(crate) fn after(self, file: &mut Attribute, parts: &SubsystemParts, unreadable: &mut Vec<Error>) -> Self {
         let controllers = || parts.ways.iter().map(|way| &way.controller).filter(|one| !one.has_no_namespaces);
         let target = match file.word_or_note(&parts.directory, "subsysnqn", unreadable) {
             target if target.is_empty() => controllers().map(|one| Arc::clone(&one.ports.target)).next(),
@@ -124,7 +124,7 @@ impl Subsystem {
     }
 }
 
-impl Parts {
+impl SubsystemParts {
     /// Returns the paths that have no head.
     fn headless(&self) -> impl Iterator<Item = (&PathsOf, &String)> {
         self.ways.iter().flat_map(|way| {
@@ -228,7 +228,7 @@ mod tests {
             directory: subsystem.join("nvme3"),
             names: [("nvme0n1".to_owned(), vec!["nvme0c3n1".to_owned()])].into(),
         };
-        let parts = Parts {
+        let parts = SubsystemParts {
             directory: subsystem,
             names: BTreeSet::new(),
             ways: vec![way],
