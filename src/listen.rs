@@ -35,12 +35,12 @@ pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for number in 0..passed.len() {
         if let Ok(Some(_)) = passed.take_unix_listener(number) {
-            let cause = "a Unix socket was passed, and only TCP is served: ListenStream= must have a port";
+            let cause = "systemd passed a Unix socket, but only TCP is supported: ListenStream= must name a port";
             return Err(failed(io::Error::other(cause)));
         }
         let Some(listener) = passed.take_tcp_listener(number).map_err(failed)? else { continue };
         if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(|error| failed(error.into()))? {
-            let cause = "a socket that was passed does not listen: the unit must not have Accept=yes";
+            let cause = "systemd passed a socket that does not listen: remove Accept=yes from the socket unit";
             return Err(failed(io::Error::other(cause)));
         }
         listener.set_nonblocking(true).map_err(failed)?;
@@ -48,7 +48,7 @@ pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
         listeners.push((TcpListener::from_std(listener).map_err(failed)?, address));
     }
     match listeners.is_empty() {
-        true => Err(failed(io::Error::other("systemd has passed no socket"))),
+        true => Err(failed(io::Error::other("systemd passed no socket"))),
         false => Ok(tell(listeners)),
     }
 }

@@ -53,7 +53,7 @@ pub async fn reload_on(
             Ok(config) => config.unwrap_or_else(|error| Err(error.to_string())),
             Err(_) => {
                 reading = Some(read);
-                Err(format!("it could not be read within {CONFIG_PATIENCE:?}"))
+                Err(format!("the file could not be read within {CONFIG_PATIENCE:?}"))
             }
         };
         match config {
@@ -62,11 +62,11 @@ pub async fn reload_on(
                     return pending().await;
                 }
                 reloads.succeeded();
-                info!("configuration read again");
+                info!("configuration reloaded");
             }
             Err(error) => {
                 reloads.failed();
-                warn!(error, "configuration not changed");
+                warn!(error, "cannot reload the configuration: the previous one stays in use");
             }
         }
         if commands.send(Command::Resync).await.is_err() {
@@ -74,5 +74,5 @@ pub async fn reload_on(
         }
         systemd::ready(&commands).await;
     }
-    "SIGHUP can be received no more"
+    "SIGHUP can no longer be received"
 }

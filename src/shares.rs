@@ -78,7 +78,7 @@ impl FromStr for AddressShare {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let percent = text.parse().ok().filter(|percent: &NonZeroU8| percent.get() <= 100);
-        percent.map(AddressShare).ok_or("a share is a whole number of percent from 1 to 100")
+        percent.map(AddressShare).ok_or("the share must be a whole number of percent from 1 to 100")
     }
 }
 

@@ -22,11 +22,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::from(rustix::io::Errno::ISDIR));
     }
     if !kind.is_file() {
-        return refused("it is no regular file");
+        return refused("not a regular file");
     }
     let mut content = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_SIZE { refused("it is larger than 1 MiB") } else { Ok(content) }
+    if content.len() as u64 > MAX_SIZE { refused("larger than 1 MiB") } else { Ok(content) }
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl Routes {
     /// Responds to one request.
     pub async fn answer(&self, client: Client, request: &Request<()>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
@@ -146,12 +146,12 @@ impl Routes {
         let sources = self.board.sources.all();
         let awaited = sources.iter().filter(|(source, health)| *source != Source::Uevent && health.is_awaited());
         let reasons = awaited.map(|(source, health)| {
-            let reason = health.error.as_deref().unwrap_or("it is still being read");
+            let reason = health.error.as_deref().unwrap_or("still being read");
             format!("{}: {reason}\n", source.name())
         });
         let answer = match reasons.collect::<String>() {
-            none if none.is_empty() => "the first full read is under way\n".to_owned(),
-            reasons => format!("waiting for a first answer of:\n{reasons}"),
+            none if none.is_empty() => "the first full read is in progress\n".to_owned(),
+            reasons => format!("waiting for the first reading of:\n{reasons}"),
         };
         let mut answer = content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into());
         answer.extensions_mut().insert(NoRefusal);
@@ -250,7 +250,10 @@ impl Routes {
 
     fn event_stream(&self, client: Client, request: &Request<()>) -> Response<Body> {
         let Some(place) = self.streams.take(client) else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams at once\n");
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many event streams are open: close one, or try again later\n",
+            );
         };
         let last = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
         let body = stream::body(self.board.events.follow(last)).with_guard(place);
@@ -261,7 +264,10 @@ impl Routes {
         // The place is held while the page is made. Its delivery holds no place.
         let place = self.scrapes.as_ref().map(|scrapes| scrapes.take(client));
         if let Some(None) = place {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once\n");
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many scrapes at the same time: try again later, or raise --web.max-requests\n",
+            );
         }
         let Some(snapshot) = self.board.snapshot.borrow().clone() else { return self.not_ready() };
         self.board.own.scrapes.inc();
@@ -365,7 +371,7 @@ fn host() -> String {
 }
 
 fn too_many_answers() -> Response<Body> {
-    text(StatusCode::SERVICE_UNAVAILABLE, "too many large answers at once\n")
+    text(StatusCode::SERVICE_UNAVAILABLE, "too many pages and documents requested at the same time: try again later\n")
 }
 
 /// Returns true for the status page and everything that belongs to it. A foreign web page that can
@@ -376,18 +382,18 @@ fn is_for_people(path: &str) -> bool {
 }
 
 fn misdirected() -> Response<Body> {
-    let sentence = "this host is not known by the name that the request asks for: ask by its address or its node name, or \
-                    start the exporter with --web.allowed-host=NAME\n";
+    let sentence = "the host name in the request is not allowed: use an address of this host or its node name, or start the \
+                    exporter with --web.allowed-host=NAME\n";
     text(StatusCode::MISDIRECTED_REQUEST, sentence)
 }
 
 fn nothing() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "there is nothing here\n")
+    text(StatusCode::NOT_FOUND, "this path does not exist\n")
 }
 
 fn not_encoded() -> Response<Body> {
-    error!("cannot encode an answer");
-    text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the answer\n")
+    error!("cannot encode a response");
+    text(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the response\n")
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -63,7 +63,7 @@ impl Users {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Ok(Users {
             hashes,
-            key: key.map_err(|_| "no random numbers to be had".to_owned())?,
+            key: key.map_err(|_| "no random numbers available".to_owned())?,
             memory: Mutex::default(),
             hashing: Arc::default(),
         })

@@ -175,8 +175,8 @@ fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
     match is_known {
         true => Ok(()),
         false => Err(format!(
-            "the key of {:?} is of a kind that is not supported here: use RSA of 2048 to 8192 bits, ECDSA on P-256 or \
-             P-384, or Ed25519",
+            "unsupported kind of key of the CA {:?}: use RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or \
+             Ed25519",
             ca.subject().to_string()
         )),
     }

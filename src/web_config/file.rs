@@ -84,22 +84,22 @@ impl TryFrom<TlsKeys> for TlsText {
             (None, None) if client_ca.is_none() && client_auth == ClientAuth::NoClientCert => {
                 return match client_allowed_sans {
                     None => Ok(TlsText(None)),
-                    Some(_) => Err("client_allowed_sans without cert_file and key_file"),
+                    Some(_) => Err("client_allowed_sans requires cert_file and key_file"),
                 };
             }
-            (None, _) => return Err("neither cert nor cert_file is given"),
-            (_, None) => return Err("neither key nor key_file is given"),
+            (None, _) => return Err("cert or cert_file is missing"),
+            (_, None) => return Err("key or key_file is missing"),
         };
         match (client_auth, &client_ca, &client_allowed_sans) {
             (ClientAuth::NoClientCert, Some(_), _) => {
-                return Err("a client_ca without a client_auth_type that asks for certificates");
+                return Err("client_ca or client_ca_file requires a client_auth_type that requests certificates");
             }
             (ClientAuth::NoClientCert, _, Some(_)) => {
-                return Err("client_allowed_sans without a client_auth_type that asks for \
+                return Err("client_allowed_sans requires a client_auth_type that requests \
                             certificates");
             }
             (ClientAuth::RequireAndVerifyClientCert, None, _) => {
-                return Err("client_auth_type RequireAndVerifyClientCert without client_ca or \
+                return Err("client_auth_type RequireAndVerifyClientCert requires client_ca or \
                             client_ca_file");
             }
             _ => {}
@@ -108,8 +108,7 @@ impl TryFrom<TlsKeys> for TlsText {
         let mut leave_out = |line: u64, key: &str, names: &[String]| {
             if !names.is_empty() {
                 let names = names.join(", ");
-                left_out
-                    .push(format!("line {line}: tls_server_config: {key}: left out, as not supported here: {names}"));
+                left_out.push(format!("line {line}: tls_server_config: {key}: ignoring unsupported values: {names}"));
             }
         };
         let min_version = match keys.min_version.map(|version| (version.referenced.line(), version.value)) {
@@ -139,7 +138,7 @@ impl TryFrom<TlsKeys> for TlsText {
         });
         let max_version = keys.max_version.unwrap_or(Version::Tls13);
         if min_version > max_version {
-            return Err("min_version is above max_version");
+            return Err("min_version is higher than max_version");
         }
         Ok(TlsText(Some(Tls {
             certificate,
@@ -185,14 +184,15 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Headers {
         let mut headers = HeaderMap::new();
         for (name, value) in texts {
             let Some((_, allowed)) = HEADERS.iter().find(|(known, _)| *known == name) else {
-                return Err(format!("{:?} cannot be set", self::name(&name)));
+                let accepted = HEADERS.map(|(known, _)| known).join(", ");
+                return Err(format!("{:?} cannot be set, only {accepted}", self::name(&name)));
             };
             let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
             if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
-                return Err(format!("{name} is {value:?}, and may be {}", allowed.join(" or ")));
+                return Err(format!("invalid value {value:?} for {name}: use {}", allowed.join(" or ")));
             }
             let name = HeaderName::try_from(&name).map_err(|error| format!("{name:?}: {error}"))?;
-            let value = HeaderValue::try_from(&value).map_err(|_| format!("{name}: no value for a header"))?;
+            let value = HeaderValue::try_from(&value).map_err(|_| format!("{name}: invalid header value"))?;
             headers.insert(name, value);
         }
         Ok(Headers(headers))
@@ -226,7 +226,7 @@ impl TryFrom<String> for Interval {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no duration such as 1s, 500ms, 1m30s");
+        let wrong = || format!("invalid duration {text:?}: use for example 1s, 500ms or 1m30s");
         // A number without a unit is in nanoseconds, as Go's durations are.
         if let Ok(nanos) = text.parse::<u64>() {
             return Ok(Interval(Duration::from_nanos(nanos)));
@@ -379,19 +379,19 @@ fn fault(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error;
     match error {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => fault(error),
-        Error::SerdeUnknownField { expected, .. } => format!("there is no such key, only {}", expected.join(", ")),
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {:?} is there twice", name(key)),
-        Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
-        Error::MultipleDocuments { .. } => "a second YAML document begins, and there may be one".to_owned(),
-        Error::Unexpected { expected: "mapping start", .. } => "keys with values are expected".to_owned(),
-        Error::Unexpected { expected: "sequence start", .. } => "a list is expected".to_owned(),
-        Error::Unexpected { expected: "string scalar", .. } => "a text is expected".to_owned(),
-        Error::InvalidScalar { ty: "boolean", .. } => "neither true nor false".to_owned(),
-        Error::InvalidScalar { ty: "u32", .. } => format!("no whole number from 0 to {}", u32::MAX),
+        Error::SerdeUnknownField { expected, .. } => format!("unknown key, expected one of {}", expected.join(", ")),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key {:?}", name(key)),
+        Error::DuplicateMappingKey { key: None, .. } => "duplicate key".to_owned(),
+        Error::MultipleDocuments { .. } => "a second YAML document begins, but only one is accepted".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => "expected keys with values".to_owned(),
+        Error::Unexpected { expected: "sequence start", .. } => "expected a list".to_owned(),
+        Error::Unexpected { expected: "string scalar", .. } => "expected a string".to_owned(),
+        Error::InvalidScalar { ty: "boolean", .. } => "expected true or false".to_owned(),
+        Error::InvalidScalar { ty: "u32", .. } => format!("expected a whole number from 0 to {}", u32::MAX),
         // The message names the expected type, not the found value.
-        Error::SerdeInvalidType { expected, .. } => format!("{expected} is expected"),
-        Error::NullIntoString { .. } => "nothing is given".to_owned(),
-        Error::UnknownAnchor { .. } => "an alias without its anchor".to_owned(),
+        Error::SerdeInvalidType { expected, .. } => format!("expected {expected}"),
+        Error::NullIntoString { .. } => "the value is missing".to_owned(),
+        Error::UnknownAnchor { .. } => "alias of an unknown anchor".to_owned(),
         error => UserMessageFormatter.format_message(error).into_owned(),
     }
 }
@@ -404,26 +404,26 @@ impl File {
             warnings.push("rate_limit has a burst of 0: every request is refused".to_owned());
         }
         for (name, cost) in &self.too_costly {
-            warnings.push(format!("basic_auth_users: {:?} is not let in: {}", self::name(name), too_costly(*cost)));
+            warnings.push(format!("basic_auth_users: {:?} is refused: {}", self::name(name), too_costly(*cost)));
         }
         let Some(tls) = &self.tls else { return warnings };
         warnings.extend(tls.left_out.iter().cloned());
         let auth = tls.client_auth;
         if auth.verifies() && tls.client_ca.is_none() {
-            let warning = "client_auth_type is VerifyClientCertIfGiven without client_ca_file: whoever shows a \
-                           certificate is refused";
+            let warning = "client_auth_type is VerifyClientCertIfGiven without client_ca_file: clients that \
+                           send a certificate are refused";
             warnings.push(warning.to_owned());
         }
         if tls.client_allowed_sans.is_some() {
             if !auth.verifies() {
                 warnings.push(format!(
-                    "client_allowed_sans with client_auth_type {auth:?} keeps nobody out: anybody can make a certificate \
-                     with an allowed name, and no CA is asked; RequireAndVerifyClientCert asks"
+                    "client_allowed_sans with client_auth_type {auth:?} keeps nobody out, because anybody can make a \
+                     certificate with an allowed name: use RequireAndVerifyClientCert"
                 ));
             }
             if !auth.demands() {
                 warnings.push(format!(
-                    "client_allowed_sans with client_auth_type {auth:?} lets nobody in without a certificate"
+                    "client_allowed_sans with client_auth_type {auth:?} refuses clients without a certificate"
                 ));
             }
         }

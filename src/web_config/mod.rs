@@ -222,7 +222,7 @@ impl WebConfig {
         F: Future<Output = Response<B>>,
     {
         let State::Open(policy) = self.state() else {
-            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the web configuration file is not correct\n");
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the web configuration file is invalid\n");
         };
         if policy.limiter.as_ref().is_some_and(|limiter| !limiter.allow(client, Instant::now())) {
             return refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
@@ -234,7 +234,10 @@ impl WebConfig {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
                 response
             }
-            Verdict::Busy => refusal(StatusCode::SERVICE_UNAVAILABLE, "too many passwords to check\n"),
+            Verdict::Busy => refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many passwords are waiting to be checked: try again later\n",
+            ),
         };
         // Headers that the handler has set take precedence.
         for (name, value) in &policy.headers {

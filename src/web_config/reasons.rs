@@ -8,11 +8,11 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 /// data that is not TLS, and for clients that disconnect.
 pub fn why_refused(error: &Error) -> Option<String> {
     let reason = match error {
-        Error::NoCertificatesPresented => "the client shows no certificate".to_owned(),
+        Error::NoCertificatesPresented => "the client sent no certificate".to_owned(),
         Error::InvalidCertificate(cause) => format!("the client's certificate: {}", of_certificate(cause)),
-        Error::AlertReceived(alert) => format!("the client ends it: {}", of_alert(*alert)),
+        Error::AlertReceived(alert) => format!("the client aborted it: {}", of_alert(*alert)),
         Error::PeerIncompatible(cause) => of_incompatible(cause).to_owned(),
-        Error::PeerMisbehaved(_) => "the client does not keep to the rules of TLS".to_owned(),
+        Error::PeerMisbehaved(_) => "the client violates the TLS protocol".to_owned(),
         Error::NoApplicationProtocol => "the client speaks neither HTTP/1.1 nor HTTP/2".to_owned(),
         _ => return None,
     };
@@ -24,19 +24,19 @@ pub fn why_refused(error: &Error) -> Option<String> {
 fn of_certificate(error: &CertificateError) -> &'static str {
     use CertificateError as E;
     match error {
-        E::ApplicationVerificationFailure => "no name in it is one of client_allowed_sans",
-        E::UnknownIssuer => "of no CA in client_ca_file",
+        E::ApplicationVerificationFailure => "none of its names is in client_allowed_sans",
+        E::UnknownIssuer => "not signed by a CA in client_ca_file",
         E::Expired | E::ExpiredContext { .. } => "expired",
         E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet",
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not for clients",
-        E::BadSignature => "a signature is wrong",
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not for client authentication",
+        E::BadSignature => "invalid signature",
         E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "signed in a way, or by a kind of key, that is not supported here"
+            "unsupported signature algorithm or kind of key"
         }
-        E::BadEncoding => "it cannot be read",
-        E::UnhandledCriticalExtension => "it has an extension that is critical and not known here",
+        E::BadEncoding => "it cannot be parsed",
+        E::UnhandledCriticalExtension => "it has an unknown critical extension",
         E::NotValidForName | E::NotValidForNameContext { .. } => {
-            "the names of its CA's certificate do not allow its own"
+            "the name constraints of its CA do not permit its names"
         }
         E::Revoked => "revoked",
         E::Other(cause) => of_webpki(&cause.to_string()),
@@ -45,17 +45,19 @@ fn of_certificate(error: &CertificateError) -> &'static str {
     }
 }
 
-const UNUSABLE: &str = "it, or a CA's certificate above it, cannot be used for a client";
+const UNUSABLE: &str = "it, or a CA certificate in its chain, cannot be used for clients";
 
 /// `webpki` has more kinds of errors than rustls. rustls passes them on by the names of the
 /// variants of `webpki::Error`.
 fn of_webpki(name: &str) -> &'static str {
     match name {
-        "CaUsedAsEndEntity" => "a CA's own, and so no client's",
-        "EndEntityUsedAsCa" => "signed with a certificate that is no CA's",
-        "UnsupportedCertVersion" => "of an X.509 version other than 3, which is not supported here",
-        "NameConstraintViolation" => "the names of its CA's certificate do not allow its own",
-        "PathLenConstraintViolated" | "MaximumPathDepthExceeded" => "too many CAs stand between it and client_ca_file",
+        "CaUsedAsEndEntity" => "it is a CA's certificate, not a client's",
+        "EndEntityUsedAsCa" => "signed with a certificate that is not a CA's",
+        "UnsupportedCertVersion" => "unsupported X.509 version: only version 3 is accepted",
+        "NameConstraintViolation" => "the name constraints of its CA do not permit its names",
+        "PathLenConstraintViolated" | "MaximumPathDepthExceeded" => {
+            "too many intermediate CAs between it and client_ca_file"
+        }
         _ => UNUSABLE,
     }
 }
@@ -65,32 +67,30 @@ fn of_incompatible(error: &PeerIncompatible) -> &'static str {
     use PeerIncompatible as E;
     match error {
         E::NoCipherSuitesInCommon => {
-            "no cipher suite in common that fits the certificate: the client offers none that cipher_suites allows and is \
-             supported here"
+            "no common cipher suite that fits the certificate: the client offers none that is supported and in \
+             cipher_suites"
         }
-        E::NoKxGroupsInCommon => {
-            "no curve in common: the client offers none that curve_preferences allows and is supported here"
-        }
+        E::NoKxGroupsInCommon => "no common curve: the client offers none that is supported and in curve_preferences",
         E::NamedGroupsExtensionRequired
         | E::EcPointsExtensionRequired
         | E::NoEcPointFormatsInCommon
-        | E::UncompressedEcPointsRequired => "the client offers no curves, or not in a form that is supported here",
+        | E::UncompressedEcPointsRequired => "the client offers no curves, or only in an unsupported format",
         E::NoSignatureSchemesInCommon
         | E::NoCertificateRequestSignatureSchemesInCommon
         | E::SignatureAlgorithmsExtensionRequired => {
-            "no signature in common: the client takes none that the key of the server's certificate makes"
+            "no common signature algorithm: the client accepts none that the server's key supports"
         }
         E::Tls12NotOffered | E::Tls12NotOfferedOrEnabled | E::ServerDoesNotSupportTls12Or13 => {
-            "no version in common: the client does not offer TLS 1.2, nor what max_version allows"
+            "no common TLS version: the client offers neither TLS 1.2 nor a version that max_version allows"
         }
         E::SupportedVersionsExtensionRequired | E::ServerTlsVersionIsDisabledByOurConfig => {
-            "no version in common: the client offers TLS 1.2 at most, and min_version is TLS13"
+            "no common TLS version: the client offers at most TLS 1.2, but min_version is TLS13"
         }
         E::KeyShareExtensionRequired => "the client offers TLS 1.3 without a key share",
         E::ExtendedMasterSecretExtensionRequired => "the client offers TLS 1.2 without an extended master secret",
-        E::NullCompressionRequired => "the client wants its data compressed",
+        E::NullCompressionRequired => "the client requires compression",
         E::IncorrectCertificateTypeExtension | E::UnsolicitedCertificateTypeExtension => {
-            "the client wants certificates that are not of X.509"
+            "the client requires certificates that are not X.509"
         }
         E::Tls13RequiredForQuic
         | E::ServerSentHelloRetryRequestWithUnknownExtension
@@ -100,7 +100,7 @@ fn of_incompatible(error: &PeerIncompatible) -> &'static str {
     }
 }
 
-const NOTHING_IN_COMMON: &str = "client and server have no way to speak TLS in common";
+const NOTHING_IN_COMMON: &str = "client and server have no common TLS parameters";
 
 /// RFC 8446, 6.2. The older ones are in RFC 5246, 7.2.2.
 fn of_alert(alert: AlertDescription) -> &'static str {
@@ -108,26 +108,26 @@ fn of_alert(alert: AlertDescription) -> &'static str {
     match alert {
         A::UnknownCA => "it does not know the CA of the server's certificate",
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
-            "it does not take the server's certificate"
+            "it does not accept the server's certificate"
         }
         A::CertificateExpired => "the server's certificate has expired, or is not valid yet",
         A::CertificateRevoked => "the server's certificate is revoked",
-        A::UnrecognisedName => "the server's certificate is of another name",
-        A::ProtocolVersion | A::InappropriateFallback => "it does not speak this version of TLS",
+        A::UnrecognisedName => "the server's certificate has another name",
+        A::ProtocolVersion | A::InappropriateFallback => "it does not support this TLS version",
         A::HandshakeFailure | A::InsufficientSecurity | A::ExportRestriction => {
-            "it does not take what the server has chosen"
+            "it does not accept the parameters that the server has chosen"
         }
-        A::AccessDenied => "it takes the server's certificate, and may not connect",
+        A::AccessDenied => "it accepts the server's certificate, but is not allowed to connect",
         A::NoCertificate | A::CertificateRequired | A::CertificateUnobtainable => {
-            "it has no certificate that is asked for"
+            "it has no certificate of the requested kind"
         }
-        A::NoApplicationProtocol => "it wants neither HTTP/1.1 nor HTTP/2",
-        A::CloseNotify | A::UserCanceled => "it has changed its mind",
-        A::InternalError => "it has an error of its own",
+        A::NoApplicationProtocol => "it supports neither HTTP/1.1 nor HTTP/2",
+        A::CloseNotify | A::UserCanceled => "it cancelled the handshake",
+        A::InternalError => "it has an internal error",
         A::BadRecordMac | A::DecryptionFailed | A::DecryptError => {
-            "it could not decrypt, or verify, what the server said"
+            "it could not decrypt or verify the data of the server"
         }
-        _ => "it does not understand what the server said",
+        _ => "it does not understand the server's messages",
     }
 }
 

@@ -111,7 +111,7 @@ impl Protection {
     /// The reason why `new` may not replace this one, if any.
     fn forbids(self, new: Protection) -> Option<String> {
         if self.tls != new.tls {
-            let what = if new.tls { "added" } else { "taken away" };
+            let what = if new.tls { "added" } else { "removed" };
             return Some(format!("tls_server_config cannot be {what} without a restart"));
         }
         let parts = [
@@ -123,7 +123,7 @@ impl Protection {
             (self.rate_limit, new.rate_limit, "rate_limit"),
         ];
         let lost = parts.into_iter().find(|(before, now, _)| *before && !now);
-        lost.map(|(_, _, key)| format!("{key} kept more out before, and cannot be loosened without a restart"))
+        lost.map(|(_, _, key)| format!("{key} was stricter before, and cannot be relaxed without a restart"))
     }
 }
 
@@ -199,11 +199,11 @@ impl WebConfig {
                     // The cause is unknown: the check may still be waiting for its thread.
                     warn!(
                         file = %file.display(),
-                        "web configuration not looked at for {PATIENCE:?}: its disk does not answer, or no thread is free"
+                        "cannot check the web configuration file: no result after {PATIENCE:?}"
                     );
                     let looked = look.await;
                     if looked.is_ok() {
-                        info!(file = %file.display(), "web configuration looked at again");
+                        info!(file = %file.display(), "web configuration file can be checked again");
                     }
                     looked
                 }
@@ -211,7 +211,7 @@ impl WebConfig {
             match looked {
                 Ok(same) => watch = same,
                 Err(error) => {
-                    error!(%error, "cannot look at the web configuration file");
+                    error!(%error, "checking the web configuration file failed");
                     watch = Watch::default();
                 }
             }
@@ -239,8 +239,8 @@ impl WebConfig {
                 }
                 self.set(State::Open(Arc::new(policy)));
                 match watch.told.take() {
-                    Some(_) => info!(file = %file.display(), "web configuration correct again"),
-                    None => info!(file = %file.display(), "web configuration read again"),
+                    Some(_) => info!(file = %file.display(), "web configuration is valid again"),
+                    None => info!(file = %file.display(), "web configuration reloaded"),
                 }
                 watch.suspected = None;
             }
@@ -251,7 +251,7 @@ impl WebConfig {
                 watch.suspected = None;
                 self.set(State::Closed { last });
                 if watch.told.as_ref() != Some(&error) {
-                    error!(file = %file.display(), error, "web configuration not correct: nobody is let in");
+                    error!(file = %file.display(), error, "invalid web configuration: refusing all requests");
                     watch.told = Some(error);
                 }
             }
@@ -403,7 +403,7 @@ mod tests {
         while log.lines().len() < 2 {
             tokio::task::yield_now().await;
         }
-        assert!(log.lines()[1].contains("looked at again"), "{:?}", log.lines());
+        assert!(log.lines()[1].contains("can be checked again"), "{:?}", log.lines());
         follower.abort();
     }
 }

@@ -37,8 +37,8 @@ pub fn server_config(
             [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
         if !provider.cipher_suites.iter().any(|suite| required.contains(&suite.suite())) {
             return Err(format!(
-                "line {}: tls_server_config: cipher_suites has neither TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 nor \
-                 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, without which there is no HTTP/2: add one, or set http2 to false",
+                "line {}: tls_server_config: cipher_suites contains neither TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 nor \
+                 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, but HTTP/2 requires one of them: add one, or set http2 to false",
                 tls.cipher_suites_line
             ));
         }
@@ -51,26 +51,26 @@ pub fn server_config(
     let builder =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).map_err(|_| {
             let line = tls.cipher_suites_line;
-            format!("line {line}: tls_server_config: none of cipher_suites is for max_version")
+            format!("line {line}: tls_server_config: no suite in cipher_suites can be used with max_version")
         })?;
 
     let chain = certificates(&tls.certificate, &mut read)?;
     if !chain.first().is_some_and(is_of_version_3) {
-        return Err(tls.certificate.wrong("the certificate is not of X.509 version 3, as it must be here"));
+        return Err(tls.certificate.wrong("the certificate must have X.509 version 3"));
     }
     let text = tls.key.read(&mut read)?;
     let key = match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => key,
         Err(_) if text.windows(ENCRYPTED.len()).any(|word| word == ENCRYPTED) => {
-            return Err(tls.key.wrong("the private key is encrypted, and there is nobody to ask for its password"));
+            return Err(tls.key.wrong("the private key is encrypted: store it without a password"));
         }
         // The error of the parser would show parts of the key.
-        Err(_) => return Err(tls.key.wrong("no private key in PEM form")),
+        Err(_) => return Err(tls.key.wrong("no private key in PEM format")),
     };
     let cas = tls.client_ca.as_ref().map(|pem| Ok::<_, String>((pem, certificates(pem, &mut read)?))).transpose()?;
     let (client_ca, cas) = cas.map_or((None, Vec::new()), |(pem, cas)| (Some(pem), cas));
     if let Some(pem) = client_ca.filter(|_| tls.client_auth.verifies() && !cas.iter().all(is_of_version_3)) {
-        warnings.push(pem.wrong("a certificate of X.509 version 1 is taken as a CA's, and from no client as its own"));
+        warnings.push(pem.wrong("a certificate of X.509 version 1 is accepted only as a CA, not from clients"));
     }
     let clients = ClientCertificates::new(tls.client_auth, cas, tls.client_allowed_sans.clone(), provider)
         .map_err(|cause| client_ca.unwrap_or(&tls.certificate).wrong(&cause))?;
@@ -84,7 +84,7 @@ pub fn server_config(
             }
             // Only the key can cause this error.
             Error::General(_) => tls.key.wrong(
-                "the private key is of a kind that is not supported here: use RSA of 2048 to 4096 bits, ECDSA on P-256 \
+                "unsupported kind of private key: use RSA of 2048 to 4096 bits, ECDSA on P-256 \
                  or P-384, or Ed25519",
             ),
             error => tls.certificate.wrong(&error.to_string()),
@@ -124,7 +124,7 @@ fn certificates(
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(pem.wrong("no certificate in PEM form")),
+        _ => Err(pem.wrong("no certificate in PEM format")),
     }
 }
 

@@ -31,7 +31,7 @@ impl TryFrom<BTreeMap<String, UserHash>> for Users {
         // A table without users would admit everybody.
         match text.too_costly.first() {
             Some((name, cost)) if text.hashes.is_empty() => {
-                Err(format!("nobody could be let in: {:?} is {}", key(name), too_costly(*cost)))
+                Err(format!("all users would be refused: {:?} is {}", key(name), too_costly(*cost)))
             }
             _ => Ok(text),
         }
@@ -41,7 +41,8 @@ impl TryFrom<BTreeMap<String, UserHash>> for Users {
 /// Describes the problem of a hash with this cost.
 pub fn too_costly(cost: u32) -> String {
     format!(
-        "hashed with a bcrypt cost of {cost}, which takes {} times as long as 10: at most {MAX_COST} is taken here",
+        "hashed with a bcrypt cost of {cost}, which takes {} times as long as a cost of 10: the \
+         highest accepted cost is {MAX_COST}",
         1_u32 << cost.saturating_sub(10)
     )
 }
@@ -67,7 +68,7 @@ impl TryFrom<Option<String>> for UserHash {
         let hash = without_stray_bits(&hash.unwrap_or_default());
         match hash.parse::<HashParts>().map(|parts| parts.get_cost()) {
             Ok(cost @ 4..=31) => Ok(UserHash { hash, cost }),
-            _ => Err("not hashed with bcrypt, as a password in basic_auth_users must be"),
+            _ => Err("not a bcrypt hash: passwords in basic_auth_users must be hashed with bcrypt"),
         }
     }
 }
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(taken.hashes.keys().collect::<Vec<_>>(), ["16", "4"]);
         assert_eq!(taken.too_costly, [("17".to_owned(), 17), ("31".to_owned(), 31)]);
         // A table without users would admit everybody.
-        assert!(users(&[17]).err().unwrap().starts_with("nobody could be let in"));
+        assert!(users(&[17]).err().unwrap().starts_with("all users would be refused"));
         assert!(users(&[]).unwrap().hashes.is_empty());
     }
 }

@@ -70,7 +70,10 @@ impl TryFrom<String> for ClientAuth {
             "RequireAnyClientCert" | "RequireClientCert" => Ok(ClientAuth::RequireAnyClientCert),
             "VerifyClientCertIfGiven" => Ok(ClientAuth::VerifyClientCertIfGiven),
             "RequireAndVerifyClientCert" => Ok(ClientAuth::RequireAndVerifyClientCert),
-            _ => Err(format!("there is no {text:?}")),
+            _ => Err(format!(
+                "unknown value {text:?}: use NoClientCert, RequestClientCert, RequireAnyClientCert, \
+                 VerifyClientCertIfGiven or RequireAndVerifyClientCert"
+            )),
         }
     }
 }
@@ -109,8 +112,8 @@ impl TryFrom<String> for Version {
         match text.as_str() {
             "TLS12" => Ok(Version::Tls12),
             "TLS13" => Ok(Version::Tls13),
-            "TLS10" | "TLS11" => Err(format!("{text} is not spoken here, as it is broken: use TLS12 or TLS13")),
-            _ => Err(format!("there is no TLS version {text:?}")),
+            "TLS10" | "TLS11" => Err(format!("{text} is insecure and not supported: use TLS12 or TLS13")),
+            _ => Err(format!("unknown TLS version {text:?}: use TLS12 or TLS13")),
         }
     }
 }
@@ -178,7 +181,7 @@ impl TryFrom<String> for Cipher {
         match CIPHERS.iter().find(|(name, _)| *name == text) {
             Some((_, suite)) => Ok(Cipher::Here(*suite)),
             None if CIPHERS_OF_GO_ONLY.contains(&text.as_str()) => Ok(Cipher::OfGoOnly(text)),
-            None => Err(format!("there is no cipher suite {text:?}")),
+            None => Err(format!("unknown cipher suite {text:?}: use the names of Go's crypto/tls")),
         }
     }
 }
@@ -200,7 +203,7 @@ impl TryFrom<String> for Curve {
             "CurveP256" => Ok(Curve::Here(kx_group::SECP256R1)),
             "CurveP384" => Ok(Curve::Here(kx_group::SECP384R1)),
             "CurveP521" => Ok(Curve::OfGoOnly(text)),
-            _ => Err(format!("there is no curve {text:?}")),
+            _ => Err(format!("unknown curve {text:?}: use X25519, CurveP256 or CurveP384")),
         }
     }
 }
@@ -225,7 +228,7 @@ impl TryFrom<Vec<Curve>> for Curves {
             }
         }
         match curves.here.is_empty() && !curves.of_go_only.is_empty() {
-            true => Err("none of these curves is supported here: add X25519, CurveP256 or CurveP384"),
+            true => Err("none of these curves is supported: add X25519, CurveP256 or CurveP384"),
             false => Ok(curves),
         }
     }

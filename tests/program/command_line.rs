@@ -124,7 +124,7 @@ fn configuration_files_that_cannot_be_read() {
         (&file, &["line 1", "UTF-8"]),
         (&large, &["larger than"]),
         // No process ever writes to it.
-        (&pipe, &["no regular file"]),
+        (&pipe, &["not a regular file"]),
         (&String::new(), &[]),
     ] {
         let words = [&[path.as_str()], words].concat();

@@ -188,7 +188,10 @@ fn streams_have_a_bound_of_their_own() {
     let (host, exporter) = after_two_failures();
     let mut readers: Vec<_> = (0..LIMIT).map(|_| Reader::open(&exporter, &[])).collect();
     let refused = Reader::try_open(&exporter, &[]).err().expect("one more is refused");
-    assert_eq!((refused.status, refused.text()), (503, "too many event streams at once\n"));
+    assert_eq!(
+        (refused.status, refused.text()),
+        (503, "too many event streams are open: close one, or try again later\n")
+    );
     for path in ["/", "/metrics", "/api/v1/events"] {
         assert_eq!(exporter.get(path).status, 200, "{path}");
     }

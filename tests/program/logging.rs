@@ -22,7 +22,7 @@ fn talkative(format: &str) -> (Host, Exporter) {
         &["device without valid path"],
         &["some objects could not be read"],
         &["source cannot be read", "multipathd"],
-        &["configuration read again"],
+        &["configuration reloaded"],
     ] {
         exporter.await_log(words);
     }

@@ -375,7 +375,7 @@ fn without_sysfs_from_the_start_nothing_is_claimed_though_multipathd_answers() {
     for path in ["/metrics", "/-/ready", "/api/v1/devices", "/api/v1/multipath-health"] {
         let answer = exporter.get(path);
         assert_eq!(answer.status, 503, "{path}");
-        let reason = format!("waiting for a first answer of:\nsysfs: {sysfs}");
+        let reason = format!("waiting for the first reading of:\nsysfs: {sysfs}");
         assert!(answer.text().starts_with(&reason), "{}", answer.text());
     }
     let page = exporter.get("/");

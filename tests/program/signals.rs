@@ -162,7 +162,7 @@ fn hangup_reads_the_configuration_again() {
 
     directory.fifo("config.yml");
     exporter.signal(Signal::HUP);
-    exporter.await_log(&["no regular file"]);
+    exporter.await_log(&["not a regular file"]);
     directory.remove("config.yml");
 
     directory.write(

@@ -121,7 +121,7 @@ fn a_change_counts_within_seconds_and_with_hangup_at_once() {
     eventually("it is ready", || (status(&exporter, "/-/ready", &[ALICE]) == 200).then_some(()));
     directory.write("web.yml", "basic_auth_users: [\n");
     eventually("it is closed", || (status(&exporter, "/metrics", &[ALICE]) == 500).then_some(()));
-    let line = exporter.await_log(&["level=error", "web configuration not correct", "line 1"]);
+    let line = exporter.await_log(&["level=error", "invalid web configuration", "line 1"]);
     assert!(line.contains(&directory.path("web.yml").display().to_string()), "{line}");
 
     let start = Instant::now();
@@ -129,8 +129,8 @@ fn a_change_counts_within_seconds_and_with_hangup_at_once() {
     exporter.signal(Signal::HUP);
     eventually("it is open", || (status(&exporter, "/metrics", &[ALICE]) == 200).then_some(()));
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}, as if no signal had come", start.elapsed());
-    exporter.await_log(&["level=info", "web configuration correct again"]);
-    let told = exporter.log().iter().filter(|line| line.contains("not correct")).count();
+    exporter.await_log(&["level=info", "web configuration is valid again"]);
+    let told = exporter.log().iter().filter(|line| line.contains("invalid web configuration")).count();
     assert_eq!(told, 1);
     assert_eq!(status(&exporter, "/metrics", &[]), 401);
 }
@@ -229,9 +229,9 @@ fn what_is_no_listening_tcp_socket_is_refused() {
     drop(listener);
     for (socket, words) in [
         (Some(OwnedFd::from(connected)), "Accept=yes"),
-        (Some(unix.into()), "a Unix socket was passed, and only TCP is served: ListenStream= must have a port"),
+        (Some(unix.into()), "systemd passed a Unix socket, but only TCP is supported: ListenStream= must name a port"),
         (Some(file.into()), "not a socket"),
-        (None, "systemd has passed no socket"),
+        (None, "systemd passed no socket"),
     ] {
         let (status, said) = Activated::start(&host, [socket, None]).end();
         assert_eq!((status, said.lines().count()), (Some(2), 1), "{said}");
@@ -243,5 +243,5 @@ fn what_is_no_listening_tcp_socket_is_refused() {
 fn sockets_for_another_are_left_alone() {
     let finished = run(&["--web.systemd-socket"]);
     assert_eq!(finished.status, Some(2));
-    assert_eq!(finished.stderr, "multipath_exporter: --web.systemd-socket: systemd has passed no socket\n");
+    assert_eq!(finished.stderr, "multipath_exporter: --web.systemd-socket: systemd passed no socket\n");
 }

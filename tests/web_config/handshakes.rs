@@ -135,13 +135,13 @@ fn what_keeps_nobody_out_is_warned_of() {
     };
     let (ca, sans) = ("  client_ca_file: ca.crt\n", "  client_allowed_sans: [prometheus]\n");
     let both = format!("{ca}{sans}");
-    let (nobody_asked, demanded) = ("anybody can make a certificate", "lets nobody in without a certificate");
+    let (nobody_asked, demanded) = ("anybody can make a certificate", "refuses clients without a certificate");
     for (policy, more, wanted) in [
         ("RequestClientCert", ca, &[][..]),
         ("RequestClientCert", both.as_str(), &[nobody_asked, demanded]),
         ("RequireAnyClientCert", sans, &[nobody_asked]),
         ("VerifyClientCertIfGiven", both.as_str(), &[demanded]),
-        ("VerifyClientCertIfGiven", "", &["whoever shows a certificate is refused"]),
+        ("VerifyClientCertIfGiven", "", &["clients that send a certificate are refused"]),
         ("RequireAndVerifyClientCert", both.as_str(), &[]),
     ] {
         let warnings = auth(policy, more);

@@ -49,14 +49,14 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_auth_clientCAs_invalid.bad.yml",
         "{TLS}  client_ca_file: somefile\n",
         Refused("no such file"),
-        Refused("client_ca without a client_auth_type"),
+        Refused("client_ca or client_ca_file requires a client_auth_type"),
     ),
     // The toolkit refuses every handshake.
     (
         "web_config_auth_clientCAs_missing.bad.yml",
         "{TLS}  client_auth_type: RequireAndVerifyClientCert\n",
         Taken,
-        Refused("without client_ca or client_ca_file"),
+        Refused("requires client_ca or client_ca_file"),
     ),
     (
         "web_config_auth_client_san.bad.yaml",
@@ -74,7 +74,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_auth_user_list_invalid.bad.yml",
         "{TLS}basic_auth_users:\n  john: doe\n",
         Refused("hashedSecret too short"),
-        Refused("john: not hashed with bcrypt"),
+        Refused("john: not a bcrypt hash"),
     ),
     ("web_config_empty.yml", "", Taken, Taken),
     (
@@ -87,7 +87,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_headers_content_type_options.bad.yml",
         "http_server_config:\n  headers:\n    X-Content-Type-Options: sniff\n",
         Refused("invalid value for"),
-        Refused("X-Content-Type-Options is \"sniff\", and may be nosniff"),
+        Refused("invalid value \"sniff\" for X-Content-Type-Options: use nosniff"),
     ),
     (
         "web_config_headers_extra_header.bad.yml",
@@ -99,32 +99,32 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_headers_frame_options.bad.yml",
         "http_server_config:\n  headers:\n    X-Frame-Options: foo\n",
         Refused("invalid value for"),
-        Refused("X-Frame-Options is \"foo\", and may be"),
+        Refused("invalid value \"foo\" for X-Frame-Options: use deny or sameorigin"),
     ),
     (
         "web_config_junk.yml",
         "hWkNKCp3fvIx3jKnsaBI\nTuEjdwNS8A2vYdFbiKqr\n",
         Refused("yaml: unmarshal errors"),
-        Refused("keys with values are expected"),
+        Refused("expected keys with values"),
     ),
     (
         "web_config_junk_key.yml",
         "tls_server_config:\n  cert_filse: server.crt\n",
         Refused("field cert_filse not found"),
-        Refused("there is no such key"),
+        Refused("unknown key"),
     ),
     (
         "web_config_noAuth.bad.yml",
         "{TLS}  client_ca_file: /dev/null\n",
         Refused("Client CA's have been configured without a Client Auth Policy"),
-        Refused("client_ca without a client_auth_type"),
+        Refused("client_ca or client_ca_file requires a client_auth_type"),
     ),
     // Every handshake fails in the toolkit.
     (
         "web_config_noAuth.good.blocking.yml",
         "{TLS}  client_auth_type: RequireAndVerifyClientCert\n",
         Taken,
-        Refused("without client_ca or client_ca_file"),
+        Refused("requires client_ca or client_ca_file"),
     ),
     (
         "web_config_noAuth.good.yml",
@@ -137,20 +137,20 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "{TLS}  cipher_suites:\n  - TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\n  - TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384\n  - TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\n  - TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\n  - TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256\n  - TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256\n  - TLS_AES_128_GCM_SHA256\n  - TLS_AES_256_GCM_SHA384\n  - TLS_CHACHA20_POLY1305_SHA256\n  - TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA\n  - TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA\n  - TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA\n  - TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA\n",
         Taken,
         Warned(
-            "line 5: tls_server_config: cipher_suites: left out, as not supported here: TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, ",
+            "line 5: tls_server_config: cipher_suites: ignoring unsupported values: TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, ",
         ),
     ),
     (
         "web_config_noAuth_allCurves.good.yml",
         "{TLS}  curve_preferences: [CurveP256, CurveP384, CurveP521, X25519]\n",
         Taken,
-        Warned("line 4: tls_server_config: curve_preferences: left out, as not supported here: CurveP521"),
+        Warned("line 4: tls_server_config: curve_preferences: ignoring unsupported values: CurveP521"),
     ),
     (
         "web_config_noAuth_certPath_empty.bad.yml",
         "tls_server_config:\n  cert_file: ''\n  key_file: server.key\n",
         Refused("missing one of cert or cert_file"),
-        Refused("neither cert nor cert_file is given"),
+        Refused("cert or cert_file is missing"),
     ),
     (
         "web_config_noAuth_certPath_invalid.bad.yml",
@@ -162,7 +162,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_noAuth_certPath_keyPath_empty.bad.yml",
         "tls_server_config:\n  cert_file: ''\n  key_file: ''\n  client_auth_type: x\n",
         Refused("missing one of cert or cert_file"),
-        Refused("client_auth_type: there is no \"x\""),
+        Refused("client_auth_type: unknown value \"x\""),
     ),
     (
         "web_config_noAuth_certPath_keyPath_invalid.bad.yml",
@@ -174,25 +174,25 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_noAuth_cert_empty.bad.yml",
         "tls_server_config:\n  cert: ''\n  key_file: server.key\n",
         Refused("missing one of cert or cert_file"),
-        Refused("neither cert nor cert_file is given"),
+        Refused("cert or cert_file is missing"),
     ),
     (
         "web_config_noAuth_inventedCiphers.bad.yml",
         "{TLS}  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048]\n",
         Refused("unknown cipher"),
-        Refused("there is no cipher suite"),
+        Refused("unknown cipher suite"),
     ),
     (
         "web_config_noAuth_inventedCurves.bad.yml",
         "{TLS}  curve_preferences: [CurveP257]\n",
         Refused("unknown curve"),
-        Refused("there is no curve \"CurveP257\""),
+        Refused("unknown curve \"CurveP257\""),
     ),
     (
         "web_config_noAuth_keyPath_empty.bad.yml",
         "tls_server_config:\n  cert_file: server.crt\n  key_file: ''\n",
         Refused("missing one of key or key_file"),
-        Refused("neither key nor key_file is given"),
+        Refused("key or key_file is missing"),
     ),
     (
         "web_config_noAuth_keyPath_invalid.bad.yml",
@@ -204,7 +204,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_noAuth_key_empty.bad.yml",
         "tls_server_config:\n  cert_file: server.crt\n  key: ''\n",
         Refused("missing one of key or key_file"),
-        Refused("neither key nor key_file is given"),
+        Refused("key or key_file is missing"),
     ),
     (
         "web_config_noAuth_noHTTP2.good.yml",
@@ -216,7 +216,7 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_noAuth_noHTTP2Cipher.bad.yml",
         "{TLS}  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384]\n  max_version: TLS12\n",
         Refused("is missing an HTTP/2-required"),
-        Refused("without which there is no HTTP/2"),
+        Refused("but HTTP/2 requires one of them"),
     ),
     (
         "web_config_noAuth_someCiphers.good.yml",
@@ -235,14 +235,14 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
         "web_config_noAuth_someCurves.good.yml",
         "{TLS}  min_version: TLS13\n  curve_preferences: [CurveP521]\n",
         Taken,
-        Refused("none of these curves is supported here"),
+        Refused("none of these curves is supported"),
     ),
     ("web_config_noAuth_tlsInline.good.yml", "tls_server_config:\n  cert: |\n{CERT}  key: |\n{KEY}", Taken, Taken),
     (
         "web_config_noAuth_wrongTLSVersion.bad.yml",
         "{TLS}  min_version: TLS111\n",
         Refused("unknown TLS version"),
-        Refused("there is no TLS version \"TLS111\""),
+        Refused("unknown TLS version \"TLS111\""),
     ),
     ("web_config_rate_limiter_nonblocking.yaml", "rate_limit:\n  interval: 0\n  burst: 0\n", Taken, Taken),
     (
@@ -253,17 +253,12 @@ const FILES: [(&str, &str, Outcome, Outcome); 41] = [
     ),
     // The toolkit admits bob after some 20 seconds. Our server never does, because his hash has
     // cost 18.
-    (
-        "web_config_users.good.yml",
-        "{TLS}{USERS}",
-        Taken,
-        Warned("\"bob\" is not let in: hashed with a bcrypt cost of 18"),
-    ),
+    ("web_config_users.good.yml", "{TLS}{USERS}", Taken, Warned("\"bob\" is refused: hashed with a bcrypt cost of 18")),
     (
         "web_config_users_noTLS.good.yml",
         "{USERS}",
         Taken,
-        Warned("\"bob\" is not let in: hashed with a bcrypt cost of 18"),
+        Warned("\"bob\" is refused: hashed with a bcrypt cost of 18"),
     ),
 ];
 

@@ -256,7 +256,7 @@ where
             match unpanicked(async { (server.handler)(peer.ip().into(), Request::from_parts(head, ())).await }).await {
                 Ok(response) => response,
                 Err(panic) => {
-                    error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while answering a request");
+                    error!(%method, path = uri.path(), panic = panic_message(&*panic), "panic while serving a request");
                     plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
                 }
             }
@@ -288,7 +288,7 @@ fn refusal(head: &request::Parts) -> Option<&'static str> {
     // dropped. A chunked body makes no sense in a GET, so all chunked requests are refused. The
     // handler refuses other methods.
     if head.headers.contains_key(TRANSFER_ENCODING) && matches!(head.method, Method::GET | Method::HEAD) {
-        return Some("this request may not have a body\n");
+        return Some("GET and HEAD requests must not have a body\n");
     }
     // RFC 9112, 3.2. Go's server, and therefore other exporters, require it too.
     let hosts = head.headers.get_all(HOST).iter().count();
@@ -321,7 +321,7 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text,
-        _ => "not a text",
+        _ => "the panic has no message",
     }
 }
 

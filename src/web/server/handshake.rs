@@ -36,7 +36,7 @@ const KEPT: usize = 2 * 1024;
 enum Refusal {
     #[error("the client speaks HTTP without TLS")]
     Http,
-    #[error("no version in common: the client offers {0} at most, and TLS 1.2 is the least here")]
+    #[error("no common TLS version: the client offers at most {0}, the server requires at least TLS 1.2")]
     Old(&'static str),
 }
 
@@ -89,7 +89,7 @@ where
         acceptor.read_tls(&mut rest)?;
         if !rest.is_empty() {
             // rustls has room for twice the bytes that arrive at once.
-            return Err(io::Error::other("more than is taken at once"));
+            return Err(io::Error::other("the client sent too much data at once"));
         }
         let accepted = acceptor.accept();
         if let Some((version, alert)) = old_version(&said) {

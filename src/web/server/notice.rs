@@ -42,10 +42,10 @@ enum Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Refused(code) => write!(f, "request answered with {code}"),
-            Kind::Closed(Closed::Evicted) => f.write_str("connection closed to make room"),
-            Kind::Closed(Closed::Slow) => f.write_str("connection closed because its client is too slow"),
-            Kind::Closed(Closed::Handshake) | Kind::Handshake(_) => f.write_str("handshake failed"),
+            Kind::Refused(code) => write!(f, "request failed with status {code}"),
+            Kind::Closed(Closed::Evicted) => f.write_str("connection closed to make room for another one"),
+            Kind::Closed(Closed::Slow) => f.write_str("connection closed because the client is too slow"),
+            Kind::Closed(Closed::Handshake) | Kind::Handshake(_) => f.write_str("TLS handshake failed"),
         }
     }
 }
@@ -127,7 +127,7 @@ impl Notice {
                     told.remove(&kind);
                     return;
                 }
-                Some(times) => warn!(times, reason = kind.reason(), "{kind}, again in the last minute"),
+                Some(times) => warn!(times, reason = kind.reason(), "{kind}, repeatedly in the last minute"),
             }
         }
     }
@@ -157,13 +157,13 @@ mod tests {
             notice.answered(peer, StatusCode::TOO_MANY_REQUESTS);
         }
         notice.closed(Closed::Slow, peer.ip());
-        let slow = ("connection closed because its client is too slow".to_owned(), 0);
-        assert_eq!(told(), [slow, ("request answered with 429".to_owned(), 99)]);
+        let slow = ("connection closed because the client is too slow".to_owned(), 0);
+        assert_eq!(told(), [slow, ("request failed with status 429".to_owned(), 99)]);
         sleep(PERIOD + Duration::from_secs(1)).await;
         // The end of the first minute logged the sum. The kind that occurred once is over.
-        assert_eq!(told(), [("request answered with 429".to_owned(), 0)]);
+        assert_eq!(told(), [("request failed with status 429".to_owned(), 0)]);
         notice.answered(peer, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(told(), [("request answered with 429".to_owned(), 1)]);
+        assert_eq!(told(), [("request failed with status 429".to_owned(), 1)]);
         sleep(2 * PERIOD).await;
         assert_eq!(told(), []);
     }
