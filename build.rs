@@ -1,6 +1,6 @@
-//! Tells the program which revision and compiler it was built from, for
-//! `multipath_exporter_build_info`. Makes the pages of the runbooks, so that the program carries
-//! no Markdown parser and nobody keeps a list of them.
+//! Passes the revision and the compiler to the program, for `multipath_exporter_build_info`.
+//! Renders the runbooks to HTML, so that the program contains no Markdown parser and nobody
+//! maintains a list of runbooks.
 
 #![expect(clippy::disallowed_methods, reason = "the build starts programs, the exporter does not")]
 
@@ -17,14 +17,15 @@ const RUNBOOKS: &str = "alerts/runbooks";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-    // `rustc 1.95.0 (…)`
+    // The line is `rustc 1.95.0 (…)`.
     let rust_version = first_line(&rustc, &["--version"]).and_then(|line| Some(line.split(' ').nth(1)?.to_owned()));
-    // A package is built outside a checkout: its builder says the revision.
+    // A package is built outside a checkout. Its builder sets the revision.
     let revision = env::var("REVISION").ok().or_else(|| first_line("git", &["rev-parse", "--short=12", "HEAD"]));
     println!("cargo::rustc-env=BUILD_RUST_VERSION={}", rust_version.unwrap_or_default());
     println!("cargo::rustc-env=BUILD_REVISION={}", revision.unwrap_or_default());
     println!("cargo::rerun-if-env-changed=REVISION");
-    // Every commit and checkout adds a line to it; a checkout's HEAD stays as it is when its branch moves.
+    // Every commit and checkout adds a line to this file. HEAD does not change when its branch
+    // moves.
     if let Some(log) = first_line("git", &["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo::rerun-if-changed={log}");
     }
@@ -40,7 +41,7 @@ fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok()?.lines().next().map(str::to_owned)
 }
 
-/// The runbooks in HTML, by the name of their alert; the index has none.
+/// Returns the runbooks in HTML, by the name of their alert. The index has an empty name.
 fn runbooks() -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let mut texts = BTreeMap::new();
     for entry in fs::read_dir(RUNBOOKS)? {
@@ -58,9 +59,9 @@ fn runbooks() -> Result<Vec<(String, String)>, Box<dyn Error>> {
     pages.collect()
 }
 
-/// A runbook in HTML, with a section for each heading of the second level. Code and tables may be
-/// wider than a phone, so they scroll, also by keyboard. Links lead to where the exporter serves a
-/// runbook.
+/// Renders a runbook to HTML, with a section for each heading of the second level. Code and tables
+/// may be wider than a phone's screen, so they scroll, also by keyboard. Links to other runbooks
+/// lead to where the exporter serves them.
 fn page(text: &str, is_runbook: impl Fn(&str) -> bool) -> Result<String, String> {
     let mut events = Vec::new();
     let mut parser = Parser::new_ext(text, Options::ENABLE_TABLES).peekable();
@@ -96,8 +97,8 @@ fn page(text: &str, is_runbook: impl Fn(&str) -> bool) -> Result<String, String>
     Ok(page)
 }
 
-/// Where the exporter serves what a runbook links to. Other links are refused: a reader may have no
-/// way to the internet.
+/// Returns the address at which the exporter serves the target of a link. Refuses links to other
+/// places, because a reader may have no internet access.
 fn served(link: &str, is_runbook: impl Fn(&str) -> bool) -> Result<CowStr<'static>, String> {
     let (file, fragment) = link.find('#').map_or((link, ""), |at| link.split_at(at));
     let name = if file == "README.md" { Some("") } else { file.strip_suffix(".md") };

@@ -1,4 +1,4 @@
-//! The command line. Names and defaults are the project's interface.
+//! The command line. Names and defaults of the options are part of the project's interface.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ It watches device mapper, multipathd, sysfs and kernel events, starts no other p
                      counts are the same while multipathd runs. Reading the kernel's own path states needs \
                      CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH.";
 
-/// The options, as given or by default.
+/// The parsed options.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "multipath_exporter", version, about = ABOUT, max_term_width = 110)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -40,7 +40,7 @@ pub struct Cli {
     pub general: GeneralOptions,
 }
 
-/// Where and how to serve.
+/// Options of the web server.
 #[derive(Clone, Debug, Args)]
 pub struct WebOptions {
     /// Address to listen on, as [HOST]:PORT. Repeatable
@@ -78,7 +78,7 @@ pub struct WebOptions {
     pub no_status_page: bool,
 }
 
-/// Where to read and how often.
+/// Options of the sources.
 #[derive(Clone, Debug, Args)]
 pub struct SourceOptions {
     /// Mount point of sysfs
@@ -120,7 +120,7 @@ pub struct SourceOptions {
     pub reread_interval: Duration,
 }
 
-/// Everything else.
+/// All other options.
 #[derive(Clone, Debug, Args)]
 pub struct GeneralOptions {
     /// Configuration file (YAML). SIGHUP reloads it
@@ -166,7 +166,7 @@ pub struct GeneralOptions {
     pub version: Option<bool>,
 }
 
-/// A `--log.level`.
+/// The values of `--log.level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the words say it")]
 pub enum LogLevel {
@@ -176,7 +176,7 @@ pub enum LogLevel {
     Error,
 }
 
-/// A `--log.format`.
+/// The values of `--log.format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the words say it")]
 pub enum LogFormat {
@@ -184,10 +184,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Which sources are on: `--collector.NAME` and `--no-collector.NAME`.
+/// Which collectors are on: `--collector.NAME` and `--no-collector.NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collectors {
-    /// Device mapper's ioctls and event poll.
+    /// Device mapper's ioctls and its event poll.
     pub device_mapper: bool,
     /// Native NVMe multipath.
     pub nvme: bool,
@@ -197,9 +197,9 @@ pub struct Collectors {
     pub fibre_channel: bool,
     /// multipathd's socket.
     pub multipathd: bool,
-    /// The series of each path.
+    /// Per-path series.
     pub paths: bool,
-    /// These only for devices that are not well.
+    /// Per-path series only for devices that need attention.
     pub unhealthy_paths_only: bool,
 }
 
@@ -210,7 +210,7 @@ const UNHEALTHY_PATHS_ONLY: [&str; 2] = [
 ];
 const COLLECTORS_HEADING: &str = "Collectors (all are on by default; --collector.NAME undoes --no-collector.NAME)";
 
-/// The two options of each collector and its help, in the order of the fields of [`Collectors`].
+/// For each collector its two options and its help, in the order of the fields of [`Collectors`].
 const COLLECTORS: [[&str; 3]; 6] = [
     [
         "collector.dm",
@@ -263,12 +263,12 @@ impl FromArgMatches for Collectors {
     }
 }
 
-/// `HOST:PORT`; without a host all addresses of this machine.
+/// `HOST:PORT`. Without a host it stands for all addresses of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// Name or address; `None` for all.
+    /// Name or address; `None` for all addresses.
     pub host: Option<String>,
-    /// Port; 0 for any that is free.
+    /// Port; 0 lets the kernel choose a free one.
     pub port: u16,
 }
 
@@ -310,10 +310,11 @@ impl std::fmt::Display for ListenAddress {
     }
 }
 
-/// Longer than anybody's, and far below what a request's head may have.
+/// In bytes. Far above any path in use, and far below the size limit of a request's head.
 const LONGEST_PATH: usize = 255;
 
-/// Refuses what clients would ask for otherwise than it stands here (RFC 3986, 5.2.4 and 6.2), so that nobody found it.
+/// Refuses paths that clients rewrite before they send them (RFC 3986, 5.2.4 and 6.2): no client
+/// could reach such a path.
 fn telemetry_path(text: &str) -> Result<String, String> {
     let refused = |cause: &str| {
         Err(format!(
@@ -328,7 +329,7 @@ fn telemetry_path(text: &str) -> Result<String, String> {
         _ if text.starts_with("/api/") => Err("/api/ is reserved for the API".to_owned()),
         _ if text.starts_with("/runbooks/") => Err("/runbooks/ is reserved for the runbooks".to_owned()),
         _ if !text.starts_with('/') => refused("the path does not start with /"),
-        // A browser takes it for the name of a host.
+        // A browser takes the part behind `//` for a host name.
         _ if text.starts_with("//") => refused("the path does not start with a single /"),
         _ if text.ends_with('/') => refused("the path ends with /"),
         _ if parts.any(|part| matches!(part, "" | "." | "..")) => refused("clients remove //, . and .. from a path"),
@@ -355,7 +356,8 @@ fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A memory shorter than the longest alert's `for` would forget before it is told, and years serve nobody.
+/// The shortest window is above the longest `for` of an alert. Otherwise the exporter would forget
+/// a device before the alert fires. Nobody needs years.
 fn window(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_secs(60 * 60);
     const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -367,7 +369,7 @@ fn window(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Longer than anybody waits, and short enough to be added to any time.
+/// Longer than any useful interval, and short enough to be added to any time without an overflow.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -380,10 +382,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Cli {
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Errors
-    /// For help and version the text to print; otherwise one line that names the option that is wrong.
+    /// For help and version the text to print. For a wrong option one line that names it.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Leave> {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
         let cli = Cli::try_parse_from(&arguments).map_err(|error| {
@@ -401,23 +403,23 @@ impl Cli {
         Ok(cli)
     }
 
-    /// The whole help.
+    /// The text of `--help`.
     pub fn help() -> String {
         Cli::command().render_long_help().to_string()
     }
 }
 
-/// Why there is nothing to run.
+/// Why the program ends without running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leave {
-    /// Something was asked for that is to be printed.
+    /// Help or version was requested; this is the text to print.
     Print(String),
-    /// The command line is wrong.
+    /// The command line is wrong; this is the error in one line.
     Wrong(String),
 }
 
-/// A message for habits from other exporters, where clap's own names a part of the option or
-/// suggests an unrelated one.
+/// A message for habits from other exporters, where clap would name only one letter of the option,
+/// or suggest an unrelated option.
 fn unknown_option(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     if error.kind() != ErrorKind::UnknownArgument {
@@ -427,14 +429,16 @@ fn unknown_option(error: &clap::Error, arguments: &[OsString]) -> Option<String>
         let collectors = COLLECTORS.map(|[on, ..]| on.trim_start_matches("collector.")).join(", ");
         return Some(format!("unexpected argument '{option}' found; the collectors are {collectors}"));
     }
-    // Go's flags have one dash or two. clap takes each letter behind one dash for an option.
+    // Go programs accept one dash or two. clap takes each letter behind a single dash for an
+    // option.
     let written = arguments.iter().filter_map(|argument| argument.to_str());
     let mut words = written.filter(|argument| argument.starts_with('-') && !argument.starts_with("--"));
     let word = words.find(|argument| argument.len() > 2 && argument.starts_with(option.as_str()))?;
     Some(format!("unexpected argument '{word}' found; a long option has two dashes: '-{word}'"))
 }
 
-/// clap's message and hints, without the usage: log collectors and people at night read one line.
+/// clap's message and hints in one line, without the usage. Log collectors read lines, and so do
+/// people at night.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines: Vec<&str> = text

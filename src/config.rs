@@ -1,4 +1,5 @@
-//! The configuration file (YAML, optional). Unknown keys are refused, and what could never fit.
+//! The optional configuration file (YAML). The parser refuses unknown keys, and values that could
+//! never match.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,40 +21,40 @@ use crate::source::Error;
 use crate::source::interfaces::Addresses;
 use crate::topology::Adapters;
 
-/// What the file says.
+/// The content of the configuration file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
-    /// How many paths devices should have; the first that matches counts.
+    /// Expected numbers of paths. The first entry that matches a device counts.
     pub expected_paths: Vec<ExpectedPaths>,
-    /// WWIDs of disks that other multipath software assembles.
+    /// WWIDs (globs) of disks that other multipath software assembles.
     pub ignore_unassembled: Vec<Glob>,
-    /// The devices of which the exporter forgets the past.
+    /// Devices whose past the exporter forgets.
     pub forget: Vec<Forget>,
-    /// The networks over which iSCSI targets must be reached.
+    /// Networks over which iSCSI targets must be reachable.
     pub iscsi_bonds: Vec<IscsiBond>,
 }
 
-/// How many paths some devices should have: those for which all that is named here fits.
+/// The expected number of paths of the devices that match all criteria of the entry.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "ExpectedPathsText")]
 pub struct ExpectedPaths {
-    /// Which devices.
+    /// The devices that the entry is about.
     pub devices: Devices,
-    /// How many.
+    /// The expected number of paths, at least 1.
     pub paths: u32,
-    /// Whether they should be redundant.
+    /// True if the devices should be redundant.
     pub redundant: bool,
-    /// Whether the array gives the LUN the same number at each of its ports.
+    /// True if the array gives a LUN the same number at each of its ports.
     pub same_lun: bool,
 }
 
-/// A device of which older facts are to be forgotten.
+/// A device, and the time before which the exporter forgets everything about it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(from = "ForgetText")]
 pub struct Forget {
-    /// The device.
+    /// The identity of the device.
     pub wwid: String,
-    /// The exporter forgets all that it saw before this time.
+    /// The exporter forgets everything that it saw before this time.
     pub before: SystemTime,
 }
 
@@ -81,16 +82,16 @@ impl FromStr for Time {
     }
 }
 
-/// What an expectation is about.
+/// The devices that an expectation is about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Devices {
-    /// This device, whether or not it is there.
+    /// The device with this WWID, present or not.
     Wwid(String),
-    /// Devices of this vendor and this product.
+    /// Devices with this vendor and this product.
     Model {
-        /// The whole of the vendor; `None` for any.
+        /// Matches the whole vendor; `None` for any.
         vendor: Option<Pattern>,
-        /// The whole of the product; `None` for any.
+        /// Matches the whole product; `None` for any.
         product: Option<Pattern>,
     },
 }
@@ -143,7 +144,7 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
             (None, vendor, product) => Devices::Model { vendor, product },
         };
         let paths = text.paths.0;
-        // One path has nothing to be redundant with.
+        // A device that should have one path cannot be redundant.
         let redundant = text.redundant.unwrap_or(paths > 1);
         Ok(ExpectedPaths { devices, paths, redundant, same_lun: text.same_lun.unwrap_or(true) })
     }
@@ -159,15 +160,15 @@ impl Devices {
     }
 }
 
-/// Networks that together are the way to some targets: oVirt's iSCSI bond.
+/// Networks that together lead to some targets; oVirt calls this an iSCSI bond.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "IscsiBondText")]
 pub struct IscsiBond {
-    /// Its name.
+    /// The name of the bond.
     pub name: String,
-    /// The networks; none for one that oVirt has left empty.
+    /// The networks; empty for a bond that is empty in oVirt.
     pub networks: Vec<Network>,
-    /// Which targets, by IQN.
+    /// The targets, as globs for their IQNs.
     pub targets: Vec<Glob>,
 }
 
@@ -190,7 +191,7 @@ impl TryFrom<IscsiBondText> for IscsiBond {
         if targets.is_empty() {
             return Err(format!("bond {name:?} has no targets"));
         }
-        // Each is a series, and no series can be there twice.
+        // Each network is a series on the metrics page, and a series must not occur twice.
         let mut seen = HashSet::new();
         match networks.iter().find(|network| !seen.insert(network.identity())) {
             Some(twice) => Err(format!("bond {name:?} has the network {:?} more than once", twice.name)),
@@ -199,17 +200,18 @@ impl TryFrom<IscsiBondText> for IscsiBond {
     }
 }
 
-/// A network, as the file names it.
+/// A network of a bond: an interface, or a range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// As it is written, which is how it is shown.
+    /// The text of the file. The exporter shows the network by this name.
     pub name: String,
     addresses: Option<IpNet>,
 }
 
 impl Network {
-    /// Whether a session that leaves through `interface`, which is empty if unknown, from `source` goes over this
-    /// network. `None` if that is not known.
+    /// Returns true if a session from address `source` that leaves through `interface` goes over
+    /// this network. `interface` is empty if it is unknown. Returns `None` if the answer is
+    /// unknown.
     pub fn carries(&self, interface: &str, source: Option<IpAddr>) -> Option<bool> {
         match self.addresses {
             Some(addresses) => source.map(|source| addresses.contains(&source)),
@@ -217,13 +219,13 @@ impl Network {
         }
     }
 
-    /// The interface that it is; `None` for a range of addresses.
+    /// The name of the interface; `None` for a range of addresses.
     pub fn interface(&self) -> Option<Arc<str>> {
         self.addresses.is_none().then(|| self.name.as_str().into())
     }
 
-    /// Whether this host has the network: an interface of that name, or an address of that range. `None` if that is not
-    /// known yet.
+    /// Returns true if this host has the network: an interface of that name, or an address in that
+    /// range. Returns `None` as long as the host's addresses are unknown.
     pub fn is_here(&self, interfaces: &Adapters, addresses: &Addresses) -> Option<bool> {
         match &self.addresses {
             Some(range) => addresses.have_any_of(range),
@@ -231,7 +233,7 @@ impl Network {
         }
     }
 
-    /// What two networks have in common that are one, however they are written.
+    /// Equal for two spellings of one network.
     fn identity(&self) -> (&str, Option<IpNet>) {
         match self.addresses {
             Some(addresses) => ("", Some(addresses.trunc())),
@@ -244,7 +246,8 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // `dev_valid_name` in the kernel's net/core/dev.c. What looks like an address is hardly meant to be one.
+        // The rules of `dev_valid_name` in the kernel's net/core/dev.c. A name of dots and digits
+        // is more likely a mistyped address.
         let is_interface = matches!(text.len(), 1..=15)
             && !matches!(text, "." | "..")
             && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
@@ -259,7 +262,7 @@ impl FromStr for Network {
     }
 }
 
-/// A regular expression for the whole of a text.
+/// A regular expression that must match a whole text.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     written: String,
@@ -267,7 +270,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Whether it fits the whole text.
+    /// Returns true if it matches the whole text.
     pub fn fits(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
@@ -277,7 +280,8 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // On its own first: anchored, `a)(b` would be correct.
+        // The expression is compiled alone first: with the anchors around it, `a)(b` would be
+        // correct.
         Regex::new(text)
             .and_then(|_| Regex::new(&format!("^(?:{text})$")))
             .map(|regex| Pattern { written: text.to_owned(), regex })
@@ -295,12 +299,12 @@ impl PartialEq for Pattern {
     }
 }
 
-/// A glob for the whole of a text: `*`, `?`, `[...]`.
+/// A glob that must match a whole text: `*`, `?`, `[...]`.
 #[derive(Clone, Debug)]
 pub struct Glob(GlobMatcher);
 
 impl Glob {
-    /// Whether it fits the whole text.
+    /// Returns true if it matches the whole text.
     pub fn fits(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
@@ -338,17 +342,17 @@ macro_rules! deserialize_from_text {
 deserialize_from_text!(Glob, Network, Number, Pattern, Time, Wwid);
 
 impl Config {
-    /// The expectation that counts for this device, if one does.
+    /// Returns the first expectation that matches this device.
     pub fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
         self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product))
     }
 
-    /// Whether other multipath software assembles this disk.
+    /// Returns true if other multipath software assembles this disk.
     pub fn ignores(&self, wwid: &str) -> bool {
         self.ignore_unassembled.iter().any(|glob| glob.fits(wwid))
     }
 
-    /// The devices that the file names.
+    /// The WWIDs that the expectations name.
     pub fn expected_wwids(&self) -> impl Iterator<Item = &str> {
         self.expected_paths.iter().filter_map(|rule| match &rule.devices {
             Devices::Wwid(wwid) => Some(wwid.as_str()),
@@ -356,18 +360,18 @@ impl Config {
         })
     }
 
-    /// Reads the file.
+    /// Reads and parses the file.
     ///
     /// # Errors
-    /// If it cannot be read, or something in it is wrong: the text names file, line and word.
+    /// If the file cannot be read or is wrong. The text names file, line and word.
     pub fn read(file: &Path) -> Result<Self, Error> {
         read_text(file).and_then(|text| Self::parse(&text)).map_err(|cause| Error::new(file.display(), cause))
     }
 
-    /// Reads the text; an empty one is a configuration of nothing.
+    /// Parses the text. An empty text gives the default configuration.
     ///
     /// # Errors
-    /// One line that names line and word.
+    /// One line of text that names the line and the word.
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
         let File { expected_paths, ignore_unassembled, forget, iscsi_bonds } = file.unwrap_or_default();
@@ -382,7 +386,7 @@ impl Config {
     }
 }
 
-/// The file's keys.
+/// The top-level keys of the file.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -400,12 +404,13 @@ fn read_text(file: &Path) -> Result<String, String> {
     })
 }
 
-/// The library's error in one line; with the word it is about, where the message quotes none.
+/// Turns the library's error into one line. It adds the word that the error is about, unless the
+/// message quotes one already.
 fn explain(error: &serde_saphyr::Error, text: &str) -> String {
     let error = error.without_snippet();
     let message = UserMessageFormatter.format_message(error);
     let message = message.replace("sequence start", "a list").replace("mapping start", "keys with values");
-    // A key may be anything, and this is one line of a log.
+    // A key may contain any character, and the message must stay one line of a log.
     let message = message.replace(char::is_control, "\u{fffd}");
     let Some(place) = error.location() else { return message };
     let word = word_at(text, place).trim_start_matches(|c: char| c.is_ascii_punctuation());
@@ -420,7 +425,7 @@ fn at(place: Location, message: &str) -> String {
     format!("line {}, column {}: {message}", place.line(), place.column())
 }
 
-/// What stands there, up to where a word of YAML ends.
+/// The word at this place, up to the end of a YAML word.
 fn word_at(text: &str, place: Location) -> &str {
     let line = usize::try_from(place.line()).unwrap_or_default();
     let column = usize::try_from(place.column()).unwrap_or_default();

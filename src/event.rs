@@ -1,4 +1,4 @@
-//! What happened to paths and devices: the recent ones for whoever asks, and the next ones for whoever waits.
+//! Events of paths and devices: the recent ones on request, and the next ones for those that wait.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -12,56 +12,57 @@ use tokio::sync::watch;
 
 use crate::topology::DevNo;
 
-/// How many events are kept.
+/// How many events the log keeps.
 pub const KEPT: usize = 1000;
 
-/// What happened.
+/// The type of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
     /// The kernel sends no more I/O to a path.
     PathFailed,
-    /// A path is no longer failed: the kernel sends I/O to it again, or, where that is on standby, would.
+    /// A path has recovered. The kernel sends I/O to it again, or would if the path were not on
+    /// standby.
     PathReinstated,
     /// A multipath device appeared.
     DeviceAdded,
-    /// A multipath device is gone.
+    /// A multipath device was removed.
     DeviceRemoved,
     /// A device has a new member.
     PathAdded,
     /// A device lost a member.
     PathRemoved,
-    /// A device is gone that nobody took away in order.
+    /// A device disappeared without an orderly removal.
     DeviceLost,
-    /// All devices of the host are well again.
+    /// All devices of the host are healthy again.
     Recovered,
 }
 
-/// Something that happened. What does not apply is `None`, `null` in JSON.
+/// One event. A field that does not apply is `None`, or `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// Ascending from 1 since the exporter started.
+    /// The number of the event. Ids ascend from 1 since the exporter started.
     pub id: u64,
-    /// The uevent's number; `None` for what only a reading showed.
+    /// The sequence number of the kernel event; `None` for a change that only a reading showed.
     pub seqnum: Option<u64>,
-    /// The uevent's number among those of its map.
+    /// The sequence number of the kernel event among those of its map.
     pub dm_seqnum: Option<u64>,
-    /// When it was noticed, RFC 3339 in UTC.
+    /// The time at which the exporter noticed it. RFC 3339 in UTC.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     pub kind: EventType,
-    /// The device.
+    /// The WWID of the device.
     pub wwid: Option<Arc<str>>,
-    /// The device's name.
+    /// The alias of the device.
     pub name: Option<Arc<str>>,
-    /// The path's kernel name.
+    /// The kernel name of the path.
     pub path: Option<Arc<str>>,
-    /// The path's device number.
+    /// The device number of the path.
     #[serde(serialize_with = "displayed")]
     pub devno: Option<DevNo>,
-    /// Valid paths left: the event's own number, otherwise as read.
+    /// The number of valid paths left, from the kernel event, otherwise as read.
     pub valid_paths: Option<u64>,
 }
 
@@ -76,12 +77,13 @@ fn displayed<S: Serializer>(devno: &Option<DevNo>, serializer: S) -> Result<S::O
     }
 }
 
-/// How far a reader of the events has got: `<life>-<id>` in text.
+/// How far a reader of the events has come. Its text is `<life>-<id>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// When the log began, in milliseconds since the epoch: ids begin anew with each start of the exporter.
+    /// The start of the log, in milliseconds since 1970. Each start of the exporter begins a new
+    /// log, and ids begin at 1 again.
     pub life: u64,
-    /// The last event's.
+    /// The id of the last event that the reader has.
     pub id: u64,
 }
 
@@ -94,7 +96,7 @@ impl fmt::Display for Position {
 impl FromStr for Position {
     type Err = Infallible;
 
-    /// What is no position is one in no log.
+    /// A text that is not a position becomes one that no log has.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         let position = text.split_once('-').and_then(|(life, id)| {
             let (life, id) = (life.parse().ok()?, id.parse().ok()?);
@@ -104,9 +106,9 @@ impl FromStr for Position {
     }
 }
 
-/// The last [`KEPT`] events, shared between the monitor, which adds, and the API, which reads and follows.
+/// The last [`KEPT`] events. The monitor adds them; the API reads and follows them.
 ///
-/// What is kept is the queue of all who follow: none has a copy of its own, and one that is slow keeps nobody waiting.
+/// All followers read from the same queue. None has its own copy, and a slow one holds up nobody.
 #[derive(Debug)]
 pub struct EventLog {
     life: u64,
@@ -128,9 +130,9 @@ struct Recent {
 }
 
 impl EventLog {
-    /// Adds an event; its `id` is set here.
+    /// Adds an event and sets its `id`.
     pub fn add(&self, mut event: Event) -> Arc<Event> {
-        // Only the monitor adds, so no other id comes in between.
+        // Only the monitor adds events, so no other id comes in between.
         event.id = self.recent.borrow().last_id + 1;
         let event = Arc::new(event);
         self.recent.send_modify(|recent| {
@@ -143,13 +145,14 @@ impl EventLog {
         event
     }
 
-    /// The events kept, newest last.
+    /// Returns the kept events, newest last.
     pub fn recent(&self) -> Vec<Arc<Event>> {
         self.recent.borrow().events.iter().cloned().collect()
     }
 
-    /// The events after this position, as far as they are kept; without one, those that are still to come. To a position
-    /// that this log has not given, such as one of an exporter that ran before this one, all that is kept is news.
+    /// Follows the events after this position, as far as they are kept. Without a position it
+    /// follows the events that are still to come. With a position of another log, such as that of
+    /// an earlier start, it begins with all kept events.
     pub fn follow(&self, after: Option<Position>) -> Following {
         let recent = self.recent.subscribe();
         let last_id = recent.borrow().last_id;
@@ -161,7 +164,7 @@ impl EventLog {
         Following { recent, seen: Position { life: self.life, id } }
     }
 
-    /// Tells all who follow that no more will come.
+    /// Ends all followers.
     pub fn close(&self) {
         self.recent.send_modify(|recent| recent.closed = true);
     }
@@ -175,8 +178,9 @@ pub struct Following {
 }
 
 impl Following {
-    /// Waits until there are events after the last one given, and gives all of them that are kept, newest last. A gap in
-    /// their ids is what was not kept. `None` once the log is closed. Cancel safe.
+    /// Waits for events after the last returned one and returns all of them that are kept, newest
+    /// last. A gap in their ids shows events that are no longer kept. Returns `None` once the log
+    /// is closed. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Arc<Event>>> {
         let seen = self.seen.id;
         let recent = self.recent.wait_for(|recent| recent.last_id > seen || recent.closed).await.ok()?;
@@ -186,7 +190,7 @@ impl Following {
         (!news.is_empty()).then_some(news)
     }
 
-    /// After the last event given.
+    /// Returns the position after the last returned event.
     pub fn position(&self) -> Position {
         self.seen
     }

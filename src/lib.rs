@@ -1,33 +1,38 @@
-//! multipath_exporter: tells Prometheus that a server is losing its paths to its storage, before the last one goes.
+//! multipath_exporter: a Prometheus exporter for multipath storage. It shows that a server loses
+//! paths to its storage, before the last path fails.
 //!
-//! The tour of the house. Each room knows only rooms that stand above it in this list:
+//! The modules. Each uses only modules above it in this list:
 //!
-//! - `tasks`: notices the end of a task that has to run for as long as the program does
-//! - `pages`: keeps the program in memory, should its disk die, and gives back what it does not need
-//! - `small_file`: reads the files that somebody else writes
-//! - [`shares`]: what one client may take of what all share
-//! - [`topology`]: devices, paths and their states; plain values in which all others speak
-//! - [`privileges`]: which threads have capabilities
-//! - [`source`]: how we read: device mapper, multipathd, sysfs
-//! - [`config`], [`cli`], [`logging`]: what the user sets
-//! - [`capture`]: what the sources read on a host, without its names, to be run from elsewhere
-//! - [`watch`]: what wakes us: kernel uevents, device mapper's event poll
-//! - [`event`]: what happened to paths: the feed
-//! - [`memory`]: what was, and what that means: missing paths, lost devices, trouble and recovery
-//! - [`metrics`]: the devices, and the exporter's own numbers, as Prometheus reads them
-//! - [`monitor`]: the loop: wake, read, compare, publish
-//! - [`web_config`]: the web configuration file: TLS, users, rate limit; it knows nothing of multipath
+//! - `tasks`: notices if a task ends that must run as long as the program does
+//! - `pages`: keeps the program in memory in case its disk fails, and returns unused memory
+//! - `small_file`: reads files that others write
+//! - [`shares`]: the share of each limit that one client may use
+//! - [`topology`]: devices, paths and their states, as plain values that all other modules use
+//! - [`privileges`]: decides which threads have capabilities
+//! - [`source`]: reads device mapper, multipathd and sysfs
+//! - [`config`], [`cli`], [`logging`]: the user's settings, and the log
+//! - [`capture`]: writes what the sources read on a host, with names replaced, to be replayed
+//!   elsewhere
+//! - [`watch`]: waits for kernel events and for device mapper's event poll
+//! - [`event`]: the feed of events of paths and devices
+//! - [`memory`]: the past, and what follows from it: missing paths, lost devices, trouble and
+//!   recovery
+//! - [`metrics`]: the devices and the exporter's own numbers in Prometheus's formats
+//! - [`monitor`]: the main loop: wake, read, compare, publish
+//! - [`web_config`]: the web configuration file: TLS, users, rate limit. It knows nothing of
+//!   multipath
 //! - [`web`]: the HTTP server and its routes
-//! - `systemd`: tells systemd how the service is
+//! - `systemd`: reports the state of the service to systemd
 //! - `listen`: binds addresses, or takes the sockets that systemd has bound
 //! - `reload`: reads the configuration file, at the start and on SIGHUP
-//! - `commands`: puts all of this together: serve, `--oneshot`, `--capture`, `--config.check`
+//! - `commands`: combines all of this into serve, `--oneshot`, `--capture` and `--config.check`
 //!
-//! A path that fails travels like this. The kernel raises a uevent and moves the map's event number;
-//! [`watch::uevent`] and [`watch::dm_event`] each wake the [`monitor`]. The uevent is counted, logged and put in the
-//! feed; the map is marked. [`source::device_mapper`] reads the marked maps whole, the monitor assembles their devices
-//! anew and publishes a [`topology::Snapshot`]. The next scrape finds it in [`web::routes`], encodes it once in
-//! [`metrics::exposition`], and every scrape after that gets the same bytes until something changes.
+//! A path failure takes this way. The kernel sends an event (uevent) and increments the map's event
+//! number. [`watch::uevent`] and [`watch::dm_event`] each wake the [`monitor`]. The monitor counts
+//! the event, logs it, adds it to the feed, and marks the map. [`source::device_mapper`] reads the
+//! marked maps in full. The monitor rebuilds their devices and publishes a [`topology::Snapshot`].
+//! The next scrape finds it in [`web::routes`] and encodes it once in [`metrics::exposition`].
+//! Every further scrape gets the same bytes until something changes.
 
 pub mod capture;
 pub mod cli;

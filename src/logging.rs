@@ -1,7 +1,8 @@
-//! The log: to standard error, one line per change of state.
+//! The log on standard error: one line per change of state.
 //!
-//! A thread of its own writes the lines. Standard error is a pipe to somebody's log daemon, and one that hangs must not
-//! stop the monitor: beyond its queue (128,000 lines) the thread drops lines.
+//! A separate thread writes the lines. Standard error is often a pipe to a log daemon, and a daemon
+//! that hangs must not stop the monitor. If the queue (128,000 lines) is full, new lines are
+//! dropped.
 
 mod logfmt;
 
@@ -15,7 +16,7 @@ use tracing_subscriber::{Layer, Registry};
 use crate::cli::{LogFormat, LogLevel};
 use logfmt::Logfmt;
 
-/// Starts logging. What is queued when the guard is dropped is still written.
+/// Starts logging. Lines that are queued when the guard is dropped are still written.
 pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let level = match level {
@@ -24,7 +25,8 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    // What a client does to their connection they warn of, once for each: a log that strangers can fill.
+    // These crates warn about every misbehaving client, so anyone could flood the log. Show only
+    // their errors.
     let libraries = ["h2", "hyper", "rustls"].map(|library| (library, level.min(LevelFilter::ERROR)));
     let level = Targets::new().with_default(level).with_targets(libraries);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {

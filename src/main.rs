@@ -1,4 +1,4 @@
-//! The program: reads the command line, runs, and turns the end into one line and an exit status.
+//! The program: reads the command line, runs, and ends with an exit status and at most one line.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use multipath_exporter::memory::file::MemoryFile;
 use multipath_exporter::privileges::Privileged;
 use multipath_exporter::{Failure, logging, run};
 
-/// The command line, an address or a configuration is wrong; nothing was served.
+/// Exit status if the command line, an address or a configuration is wrong. Nothing was served.
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
@@ -22,10 +22,11 @@ fn main() -> ExitCode {
         }
         Err(Leave::Wrong(line)) => return end(WRONG, &line),
     };
-    // A process of its own, which is made before there are threads.
+    // The memory file starts a process of its own, which must happen before there are threads.
     let remembers = cli.general.capture.is_none() && !cli.general.config_check;
     let memory_file = cli.general.memory_file.as_deref().filter(|_| remembers).map(MemoryFile::open);
-    // Before the thread that writes the log, which needs no capabilities. A capture is made by a thread that asks device mapper.
+    // This comes before the thread that writes the log, which needs no capabilities. A capture
+    // keeps them, because it asks device mapper from an ordinary thread.
     let confined = if cli.general.capture.is_some() { Ok(Privileged::default()) } else { Privileged::confine() };
     let log = logging::start(cli.general.log_level, cli.general.log_format);
     let privileged = confined.unwrap_or_else(|(privileged, error)| {
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn end(status: u8, line: &str) -> ExitCode {
-    // One line, whatever a file is called. Nobody is left to tell if this fails, too.
+    // A file name may have line breaks, but this stays one line. If the write fails too, nobody is
+    // left to report it to.
     let _ = writeln!(std::io::stderr(), "multipath_exporter: {}", line.replace('\n', "\\n"));
     ExitCode::from(status)
 }

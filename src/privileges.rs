@@ -1,27 +1,28 @@
-//! Capabilities, and the two threads that keep them.
+//! Drops capabilities in all threads but two.
 //!
-//! Device mapper's ioctls want `CAP_SYS_ADMIN`, and its control file wants `CAP_DAC_READ_SEARCH`. Each thread of a process has
-//! capabilities of its own, and a new thread has those of the one that started it (`capabilities(7)`). So the first thread of all
-//! keeps them and starts the two that ask device mapper. All others are started without, before anybody can connect.
+//! Device mapper's ioctls need `CAP_SYS_ADMIN`, and its control file needs `CAP_DAC_READ_SEARCH`.
+//! Each thread of a process has its own capabilities, and a new thread inherits those of the thread
+//! that starts it (`capabilities(7)`). So one early thread keeps them and starts the two threads
+//! that ask device mapper. All other threads start without them, before anybody can connect.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::{io, thread};
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// The capabilities that device mapper takes.
+/// The capabilities that device mapper needs.
 const DEVICE_MAPPER: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// Starts threads that keep the capabilities of the process.
+/// Starts threads that have the capabilities of the process.
 #[derive(Debug, Default)]
 pub struct Privileged {
-    /// `None` if the calling thread has them, too.
+    /// The thread that keeps the capabilities; `None` if all threads have them.
     keeper: Option<Sender<Job>>,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread to start, and who waits to know whether it has been.
+/// A thread to start, and where to report that it has started.
 struct Job {
     name: String,
     work: Work,
@@ -29,14 +30,16 @@ struct Job {
 }
 
 impl Privileged {
-    /// Takes the capabilities from this thread, and so from all that it starts. Has to be called before there are others.
+    /// Drops the capabilities of this thread, and so of all threads that it starts later. Must be
+    /// called before there are other threads.
     ///
     /// # Errors
-    /// If the kernel refuses. Then all threads keep them.
+    /// If the kernel refuses. Then all threads keep the capabilities.
     pub fn confine() -> Result<Self, (Self, io::Error)> {
         let all_keep = |error| (Privileged::default(), error);
         let held = capabilities(None).map_err(|error| all_keep(error.into()))?;
-        // A service without them may be forbidden to ask for fewer: `capset` is none of its system calls.
+        // Without capabilities there is nothing to drop. The service may not even be allowed to
+        // call `capset`.
         if !(held.permitted | held.inheritable).intersects(DEVICE_MAPPER) {
             return Ok(Privileged::default());
         }
@@ -54,7 +57,7 @@ impl Privileged {
     /// Starts a thread with the capabilities.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If the thread cannot be started.
     pub fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let Some(keeper) = &self.keeper else { return start(name, Box::new(work)) };
         let (started, answer) = channel();
@@ -65,7 +68,7 @@ impl Privileged {
     }
 }
 
-/// Starts threads until nobody can ask for one any more.
+/// Starts threads until all senders are gone.
 fn keep(jobs: &Receiver<Job>) {
     for Job { name, work, started } in jobs {
         let _ = started.send(start(&name, work));

@@ -1,7 +1,8 @@
-//! What systemd is told (`sd_notify(3)`): that we serve, that the monitor is alive, how the host is.
+//! Reports to systemd (`sd_notify(3)`): that the exporter serves, that the monitor is alive, and
+//! the state of the host.
 //!
-//! Nothing where systemd does not ask for it. Each message is sent from a thread where one may block: what holds up the
-//! first process must not hold up a scrape.
+//! Does nothing if systemd does not ask for reports. A thread that may block sends each message,
+//! because a slow systemd must not hold up a scrape.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -19,17 +20,17 @@ use crate::monitor::Command;
 use crate::source::health::{Source, SourceHealth, SourceState, unknown_sources};
 use crate::topology::{self, Counts, Snapshot};
 
-/// In a storm the status line does not change more often than this.
+/// The shortest time between two changes of the status line, for event storms.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the sources are looked at while nothing changes: that they are lost is no change of a device.
+/// How often the sources are checked while nothing changes: a lost source does not change a device.
 const SOURCES_INTERVAL: Duration = Duration::from_secs(5);
-/// The line before anything is known.
+/// The status line before anything is known.
 const READING: &str = "reading for the first time";
-/// How long the end waits for systemd.
+/// How long the shutdown waits for systemd.
 const STOPPING_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Tells systemd how we are, until the monitor ends. It never returns: where systemd asks for nothing, or the monitor has
-/// ended, it waits for good.
+/// Reports to systemd until the monitor ends. Never returns: if systemd asks for no reports, or the
+/// monitor has ended, it waits forever.
 pub async fn inform(
     monitor: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
@@ -40,7 +41,7 @@ pub async fn inform(
     }
     let beats = async {
         ready(&monitor).await;
-        // systemd's own advice: twice in the time after which it takes us for dead.
+        // systemd's documentation recommends two pings per watchdog period.
         let Some(limit) = sd_notify::watchdog_enabled() else { return };
         beat(&monitor, limit / 2, async || drop(tell(&[NotifyState::Watchdog]).await)).await;
     };
@@ -48,27 +49,29 @@ pub async fn inform(
     pending().await
 }
 
-/// Tells that all is done that a start or a reload has begun. The monitor takes no command before the first full read has
-/// ended, which has deadlines of its own; what could not be read by then does not hold up the host's start.
+/// Reports that a start or a reload is complete. The monitor takes no command before the end of the
+/// first full read, which has its own deadlines. Sources that could not be read by then do not hold
+/// up the host's start.
 pub async fn ready(monitor: &mpsc::Sender<Command>) {
     if answers(monitor).await {
         let _ = tell(&[NotifyState::Ready]).await;
     }
 }
 
-/// Tells that SIGHUP is being obeyed; [`ready`] has to follow.
+/// Reports that a reload has begun; [`ready`] must follow.
 pub async fn reloading() {
     let Ok(now) = NotifyState::monotonic_usec_now() else { return };
     let _ = tell(&[NotifyState::Reloading, now]).await;
 }
 
-/// Tells that the end has begun, which does not wait long for it to be heard.
+/// Reports that the shutdown has begun. Does not wait long for systemd.
 pub async fn stopping() {
     let _ = timeout(STOPPING_DEADLINE, tell(&[NotifyState::Stopping])).await;
 }
 
-/// Pings as long as the monitor answers. A timer alone would keep a dead one from being restarted; a reader that hangs in the
-/// kernel is not asked, since no restart would help it.
+/// Sends pings as long as the monitor answers. Pings from a timer alone would keep a dead monitor
+/// from being restarted. A reader that hangs in the kernel does not stop the pings, because a
+/// restart would not help.
 async fn beat(monitor: &mpsc::Sender<Command>, period: Duration, ping: impl AsyncFn()) {
     while answers(monitor).await {
         ping().await;
@@ -76,7 +79,7 @@ async fn beat(monitor: &mpsc::Sender<Command>, period: Duration, ping: impl Asyn
     }
 }
 
-/// Waits until the loop has come round to answer. `false` if it has ended.
+/// Waits until the monitor's loop answers. Returns false if the monitor has ended.
 async fn answers(monitor: &mpsc::Sender<Command>) -> bool {
     let (answer, answered) = oneshot::channel();
     monitor.send(Command::Answer(answer)).await.is_ok() && answered.await.is_ok()
@@ -88,7 +91,8 @@ async fn follow(
     sources: &SourceHealth,
 ) {
     let _ = tell(&[NotifyState::Status(READING)]).await;
-    // Before that end no source can be blamed: the next one may say it.
+    // Before the end of the first read, the next source may still bring the answer, so none is
+    // blamed.
     let mut monitor_lives = answers(monitor).await;
     let mut told = String::new();
     while monitor_lives {
@@ -104,9 +108,9 @@ async fn follow(
     }
 }
 
-/// The line that `systemctl status` shows.
+/// Returns the line that `systemctl status` shows.
 fn line(snapshot: Option<&Snapshot>, sources: &[(Source, SourceState)]) -> String {
-    // The others that may be read say which devices there are.
+    // The sources of devices. Events are not one, and neither is a source that is not permitted.
     let readers = || sources.iter().filter(|(source, health)| *source != Source::Uevent && !health.not_permitted);
     let note = if sources.iter().any(|(source, health)| *source == Source::Dm && health.not_permitted) {
         "; device mapper is not permitted, so path states come from multipathd"
@@ -129,18 +133,18 @@ fn line(snapshot: Option<&Snapshot>, sources: &[(Source, SourceState)]) -> Strin
     }
 }
 
-/// These sources, and what is wrong with each.
+/// Lists these sources with the error of each.
 fn list<'a>(sources: impl Iterator<Item = &'a (Source, SourceState)>) -> String {
     let told = sources.map(|(source, health)| {
         let error = health.error.as_deref().unwrap_or_default();
-        // What follows the end of a line systemd would take for another of its fields.
+        // systemd would take text behind a line break for another field.
         let error = error.split(['\n', '\r']).find(|line| !line.is_empty());
         error.map_or_else(|| source.name().to_owned(), |error| format!("{}: {error}", source.name()))
     });
     told.collect::<Vec<_>>().join("; ")
 }
 
-/// How the devices are.
+/// Summarises the state of the devices.
 fn summary(snapshot: &Snapshot) -> String {
     let devices = match snapshot.devices.len() {
         0 => return "no multipath devices".to_owned(),
@@ -158,7 +162,8 @@ fn summary(snapshot: &Snapshot) -> String {
 }
 
 fn tell(news: &[NotifyState]) -> JoinHandle<()> {
-    /// Said once for each time that it begins: it concerns every message.
+    /// True while messages fail. The warning comes once per series of failures, since it concerns
+    /// every message.
     static UNHEARD: AtomicBool = AtomicBool::new(false);
     let message = news.iter().map(NotifyState::to_string).collect::<Vec<_>>().join("\n");
     spawn_blocking(move || {
@@ -234,7 +239,7 @@ mod tests {
         }
     }
 
-    /// How often a monitor that takes this many commands is called alive in a day.
+    /// Returns how many pings systemd gets in a day from a monitor that takes this many commands.
     async fn pings(commands: usize) -> usize {
         let (sender, mut orders) = mpsc::channel(1);
         let pings = Cell::new(0);
@@ -243,7 +248,7 @@ mod tests {
                 let Some(Command::Answer(answer)) = orders.recv().await else { panic!("not asked") };
                 answer.send(()).unwrap();
             }
-            // It hangs, and does not end.
+            // It hangs without ending.
             std::future::pending::<()>().await;
         };
         let beats = beat(&sender, PERIOD, async || pings.set(pings.get() + 1));

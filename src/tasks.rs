@@ -1,7 +1,7 @@
-//! The tasks that have to run for as long as the program does.
+//! Tasks that must run as long as the program does.
 //!
-//! A task that ends unseen leaves a program that looks well and has stopped doing a part of its work. A program that ends
-//! is restarted.
+//! If a task ended unnoticed, the program would look healthy but do only a part of its work. So the
+//! program ends too, and systemd restarts it.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -10,19 +10,18 @@ use std::future::pending;
 
 use tokio::task::{Id, JoinSet};
 
-/// Tasks, each with a name. All of them are aborted when this is dropped.
+/// Named tasks. Dropping this aborts all of them.
 #[derive(Debug, Default)]
 pub struct Tasks {
     running: JoinSet<String>,
     names: HashMap<Id, &'static str>,
 }
 
-/// A task has ended that should not have.
+/// The unexpected end of a task.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The task's name.
     pub task: &'static str,
-    /// Why it ended.
+    /// The cause of its end.
     pub cause: String,
 }
 
@@ -33,7 +32,7 @@ impl Display for Ended {
 }
 
 impl Tasks {
-    /// Starts a task. If it returns, it returns the cause of its end.
+    /// Starts a task. Its return value is the cause of its end.
     pub fn spawn<C: Display>(&mut self, name: &'static str, task: impl Future<Output = C> + Send + 'static) {
         let started = self.running.spawn(async { task.await.to_string() });
         self.names.insert(started.id(), name);
@@ -63,7 +62,7 @@ mod tests {
 
     use super::*;
 
-    /// Tasks of which one ends.
+    /// Runs three tasks, one of which ends.
     async fn ended<C: Display>(one: impl Future<Output = C> + Send + 'static) -> Ended {
         let mut tasks = Tasks::default();
         tasks.spawn("first", pending::<Infallible>());

@@ -1,4 +1,4 @@
-//! The file: a compressed tar archive, the same bytes for the same entries.
+//! The file of a capture: a compressed tar archive. The same entries give the same bytes.
 
 use std::fs::File;
 use std::io;
@@ -9,30 +9,27 @@ use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
-/// What lies in the archive.
+/// An entry of the archive.
 #[derive(Debug)]
 pub struct Entry {
-    /// Where.
     pub place: PathBuf,
-    /// What.
     pub content: Content,
 }
 
-/// What an entry is.
+/// The content of an entry.
 #[derive(Debug)]
 pub enum Content {
-    /// A file's content.
+    /// The bytes of a file.
     File(Vec<u8>),
-    /// Where a link points.
+    /// The target of a link.
     Link(PathBuf),
-    /// A directory.
     Directory,
 }
 
-/// The archive. Directories above an entry need not be there.
+/// Packs the archive. An entry needs no entries for the directories above it.
 ///
 /// # Errors
-/// If a place or a link is one that no archive can hold.
+/// If no archive can hold one of the places or links.
 pub fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::best()));
     for Entry { place, content } in entries {
@@ -57,7 +54,8 @@ pub fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
     archive.into_inner()?.finish()
 }
 
-/// A file to be made, for its owner alone: whole or not at all, and over none that is there.
+/// A new file, readable only by its owner. It appears complete or not at all, and never replaces
+/// another file.
 #[derive(Debug)]
 pub struct NewFile {
     new: NamedTempFile,
@@ -65,10 +63,10 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// In this place, where nothing is to be seen of it yet.
+    /// Prepares a file for this place. Nothing appears there yet.
     ///
     /// # Errors
-    /// If there is such a file, or none can be made.
+    /// If the place is taken, or no file can be created in its directory.
     pub fn create(place: &Path) -> io::Result<Self> {
         if place.symlink_metadata().is_ok() {
             return Err(exists_already());
@@ -78,18 +76,18 @@ impl NewFile {
         Ok(NewFile { new, place: place.to_owned() })
     }
 
-    /// What to write to.
+    /// Returns the file to write to.
     ///
     /// # Errors
-    /// If no more files can be open.
+    /// If no more files can be opened.
     pub fn content(&self) -> io::Result<File> {
         self.new.as_file().try_clone()
     }
 
-    /// It is whole: from now on it is to be seen.
+    /// Makes the complete file appear in its place.
     ///
     /// # Errors
-    /// If there is such a file by now.
+    /// If the place has been taken meanwhile.
     pub fn keep(self) -> io::Result<()> {
         match self.new.persist_noclobber(self.place) {
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(exists_already()),

@@ -1,29 +1,31 @@
-//! None of the names may be left in what is to be written.
+//! Checks that none of the names is left in the capture.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// So many letters and digits are not met by chance: these are looked for inside words, too.
+/// The number of letters and digits from which a name does not occur by chance. Longer names are
+/// also searched for inside words.
 const LONG: usize = 12;
 
-/// What must not be found, in lower case.
+/// The names that must not occur, in lower case.
 #[derive(Debug)]
 pub struct Check {
-    /// By their beginnings.
+    /// Long names, by their first [`LONG`] bytes.
     long: HashMap<Vec<u8>, Vec<String>>,
-    /// By their lengths.
+    /// Short names, by their lengths.
     short: BTreeMap<usize, BTreeSet<String>>,
 }
 
 impl Check {
-    /// These names. One that any host may have in its capture (a map called `disk`, a host called `sda`) gives nothing
-    /// away.
+    /// Prepares a search for these names. It leaves out names that disclose nothing, because the
+    /// capture of any host may contain them. Examples are a map called `disk` and a host called
+    /// `sda`.
     pub fn new(names: Vec<String>, is_plain: impl Fn(&str) -> bool) -> Self {
         let mut check = Check { long: HashMap::new(), short: BTreeMap::new() };
         for mut name in names {
             name.make_ascii_lowercase();
             let digits = name.bytes().filter(u8::is_ascii_digit).count();
-            // Numbers of few digits are met anywhere, `01-02` as well as `8:16`.
+            // Numbers with few digits occur everywhere, such as `01-02` or `8:16`.
             let is_number = digits < 6 && !name.contains(char::is_alphabetic) && name.parse::<IpAddr>().is_err();
             if name.len() < 3 || is_number || is_plain(&name) || words(&name).all(&is_plain) {
                 continue;
@@ -36,7 +38,7 @@ impl Check {
         check
     }
 
-    /// The first that is in this text.
+    /// Returns the first name that occurs in this text.
     pub fn find(&self, text: &[u8]) -> Option<String> {
         let text = text.to_ascii_lowercase();
         let is_part = |at: Option<usize>| at.and_then(|at| text.get(at)).is_some_and(u8::is_ascii_alphanumeric);
@@ -56,14 +58,15 @@ impl Check {
     }
 }
 
-/// Whether it is one thing and no other: nobody calls two things so by chance.
+/// Returns true if the word identifies one thing, because it is unlikely that two things have it by
+/// chance.
 pub fn is_telling(name: &str) -> bool {
     let digits = name.bytes().filter(u8::is_ascii_digit).count();
     let has_letters = name.bytes().any(|byte| byte.is_ascii_alphabetic());
     name.len() >= 6 && digits > 0 && has_letters || name.len() >= 8 && digits >= 2 || name.len() >= LONG
 }
 
-/// Letters and digits without a break.
+/// Splits a text into words of letters and digits.
 pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty())
 }

@@ -1,4 +1,5 @@
-//! A capture: what the readers find on this host, without its names, so that somebody else can run the exporter on it.
+//! A capture: everything that the readers read on this host, with all names replaced, so that
+//! somebody else can run the exporter on it.
 //!
 //! ```text
 //! take     every reader reads all that it ever would; source::witness takes down what it is given
@@ -8,8 +9,9 @@
 //! archive  tar, gzip; the file is there as a whole or not at all                        archive.rs
 //! ```
 //!
-//! All names are collected before the first is replaced: only then are new ones known to be none of the old ones, and
-//! those of one form in the old ones' order. So the text is gone through twice, by the same code.
+//! All names are collected before the first one is replaced. Only then can new names be chosen that
+//! differ from all old ones and keep the order of those with the same form. So the same code goes
+//! through the text twice.
 
 mod archive;
 mod check;
@@ -38,78 +40,79 @@ use check::Check;
 use names::Names;
 use scrub::Scrub;
 
-/// What lies where in a capture.
+/// Places of files in a capture.
 const SYSFS: &str = "sys";
 const PROCFS: &str = "proc";
 const UDEV_DATA: &str = "udev/data";
 const MULTIPATHD: &str = "multipathd";
-/// What was there and could not be read.
+/// Lists what was present but could not be read.
 const UNREAD: &str = "unread.txt";
 const README: &str = "README";
 
-/// To read a host takes much less, unless something of it hangs.
+/// Reading a host takes much less time, unless a part of it hangs.
 pub const READ_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a capture is made of.
+/// The host to capture, and what to read of it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Where its files are.
+    /// The places of its files.
     pub places: Places,
-    /// Which parts of it to read.
+    /// The transports to read.
     pub parts: Parts,
-    /// Ask device mapper.
+    /// True to ask device mapper.
     pub device_mapper: bool,
-    /// Ask multipathd.
+    /// The client for multipathd; `None` to leave multipathd out.
     pub multipathd: Option<multipathd::DaemonClient>,
 }
 
-/// Why there is no capture.
+/// Reasons why there is no capture.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// No source says which devices there are.
+    /// No source of devices can be read.
     #[error("the multipath devices are unknown: no source can be read")]
     NoSource,
-    /// A reader waits for something, maybe for good.
+    /// A reader hangs, perhaps forever.
     #[error("the host could not be read within {deadline:?}; the last read was of {last}")]
     Stuck {
-        /// How long we waited.
+        /// The deadline that has passed.
         deadline: Duration,
-        /// What was read last, in the capture.
+        /// The place of the last read in the capture.
         last: String,
     },
     /// Names could not be replaced.
     #[error("cannot replace the names: {0}")]
     Names(#[from] names::Impossible),
-    /// They cannot be looked for.
+    /// The result cannot be searched for names.
     #[error("cannot search for names: {0}")]
     Search(#[from] regex::Error),
-    /// A name would have been given away.
+    /// The capture would disclose a name.
     #[error("nothing was written: {place} would still contain the name {name:?}")]
     NameLeft {
-        /// Where, in the capture.
+        /// The place in the capture.
         place: String,
-        /// What.
+        /// The name.
         name: String,
     },
-    /// Nobody could run it.
+    /// The capture would be too large to be replayed.
     #[error("nothing was written: {what} would have {bytes} bytes, but --path.capture reads at most {most}")]
     TooLarge {
-        /// What, in the capture.
+        /// The file, or the whole capture.
         what: &'static str,
-        /// How large.
+        /// Its size.
         bytes: u64,
-        /// How large it may be.
+        /// The largest size that can be replayed.
         most: u64,
     },
-    /// It cannot be packed.
+    /// The archive cannot be packed.
     #[error("cannot pack the capture: {0}")]
     Pack(#[from] io::Error),
 }
 
-/// Where to read on the host that a capture was made of, from where it was unpacked.
+/// Returns the places to read when a capture is replayed from the directory where it was unpacked.
 ///
 /// # Errors
-/// If the directory holds no capture, none that this version can read, or one that leads elsewhere.
+/// If the directory holds no capture, one that this version cannot read, or one with links that
+/// lead outside.
 pub fn places(directory: &Path) -> Result<Places, Error> {
     recorded::inspect(directory)?;
     recorded::read(directory)?;
@@ -122,14 +125,14 @@ pub fn places(directory: &Path) -> Result<Places, Error> {
     })
 }
 
-/// Where the replies of its multipathd are.
+/// Returns the place of multipathd's replies in a capture.
 pub fn replies(directory: &Path) -> PathBuf {
     directory.join(MULTIPATHD)
 }
 
-/// Makes a capture, to be unpacked by `tar xz`. What of the host cannot be read is logged and left out, and the exporter
-/// will not find it in the capture, either. `host_name` is another name that must not be in it. Files are read for so long
-/// at most.
+/// Makes a capture as a tar archive in gzip. It logs and leaves out what cannot be read; the
+/// exporter will not find it in the capture either. `host_name` is another name to replace. Reading
+/// takes at most `deadline`.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -151,13 +154,13 @@ pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec
     if !found && replies.is_empty() {
         return Err(Failure::NoSource);
     }
-    // Of a large host it takes seconds.
+    // For a large host this takes seconds.
     let host_name = host_name.to_owned();
     let packing = tokio::task::spawn_blocking(move || pack(&findings, &replies, &host_name));
     packing.await.map_err(io::Error::from)?
 }
 
-/// The archive of what was found, without the names.
+/// Packs the findings with all names replaced.
 fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Result<Vec<u8>, Failure> {
     let mut scrub = Scrub::new(Names::new()?)?;
     scrub.names_also(host_name);
@@ -167,7 +170,7 @@ fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Re
             scrub.model(model, if let Some(Node::File(vendor)) = vendor { vendor } else { &[] });
         }
     }
-    // Once to collect the names, and once to replace them.
+    // The first pass collects the names, the second one replaces them.
     entries(&mut scrub, findings, replies)?;
     scrub.begin_to_replace()?;
     let mut entries = entries(&mut scrub, findings, replies)?;
@@ -190,7 +193,8 @@ fn missing(source: Source, error: &dyn std::fmt::Display) {
     warn!(source = source.as_str(), %error, "not in the capture");
 }
 
-/// Reads all that is read by any exporter, whatever its flags, and says whether it found out anything.
+/// Reads everything that an exporter with any options would read. Also returns true if it could
+/// read any source of devices.
 fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let places = &host.places;
     let roots =
@@ -199,7 +203,7 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
     let ((maps, block, transports), mut findings) = witness::record(roots, last, || {
         let maps = host.device_mapper.then(|| DeviceMapper::new(places).read(&everything));
         let told = maps.as_ref().and_then(|maps| maps.as_ref().ok()).map(told);
-        // With the kernel's word on the maps, and without.
+        // The readers read other files if they know the maps from device mapper. Read both ways.
         let ways = told.into_iter().map(Some).chain([None]);
         let block: Vec<_> = ways.map(|told| read_block(host, told)).collect();
         (maps, block, read_transports(host))
@@ -221,7 +225,7 @@ fn read(host: &Host, last: Arc<Mutex<PathBuf>>) -> (Findings, bool) {
         Some(Err(error)) => {
             missing(Source::Dm, &error);
             let said = findings.kernel.device_mapper.get_or_insert_default();
-            // The words that could not be understood are what a reader of the capture wants to see.
+            // Keep the words that could not be parsed: a reader of the capture wants to see them.
             if said.maps.is_empty() {
                 said.error = Some(error.cause().to_owned());
             }
@@ -235,7 +239,7 @@ fn told(reading: &device_mapper::MapReading) -> Arc<[Told]> {
     reading.maps.iter().map(|map| Told { devno: map.devno, members: Some(map.members().collect()) }).collect()
 }
 
-/// Reads block devices, and gives what cannot be read of them.
+/// Reads block devices and returns what could not be read of them.
 fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Error> {
     let mut block = BlockReader::new(host.places.clone());
     let request = |scope| block::BlockRequest { scope, told: told.clone(), ..block::BlockRequest::default() };
@@ -244,7 +248,7 @@ fn read_block(host: &Host, told: Option<Arc<[Told]>>) -> Result<Vec<Error>, Erro
     Ok(reading.unreadable)
 }
 
-/// Reads sessions, ports and controllers, and gives what cannot be read of them.
+/// Reads sessions, ports and controllers and returns what could not be read of them.
 fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
     let addresses = Addresses::read(host.places.capture.as_deref()).unwrap_or_default();
     let request = transports::TransportRequest { anew: true, addresses: addresses.into(), ..Default::default() };
@@ -252,7 +256,7 @@ fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
     Ok(reading.unreadable)
 }
 
-/// All that goes into the archive.
+/// Returns all entries of the archive but the README.
 fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) -> Result<Vec<Entry>, Failure> {
     let file = |place: PathBuf, content| Entry { place, content: Content::File(content) };
     let mut kernel = serde_json::to_vec_pretty(&scrub.kernel(&findings.kernel)).map_err(io::Error::from)?;

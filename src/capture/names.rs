@@ -1,14 +1,16 @@
-//! What each name becomes.
+//! Chooses a replacement for each name.
 //!
-//! A name is replaced by its words, as `pg-data-01` and `pg-data-02` share one, and a WWID and a serial number may: a word
-//! is the same wherever it stands. A new word has the form of the old one (length, digits, capitals), and is none of the
-//! old ones. Words of one form stay in order, so that what is sorted by names mostly is in the order that it was in; for that
-//! two words have as much in common at their beginnings as before. Where all characters of a kind stand in one place behind
-//! the same beginning, they stay: the last digits of a long row of names, the initials of 26. All else is random and kept
-//! nowhere.
+//! A name is replaced word by word: `pg-data-01` and `pg-data-02` share a word, and so may a WWID
+//! and a serial number. A word has the same replacement everywhere. The new word has the form of
+//! the old one (length, digits, capitals) and differs from all old ones.
 //!
-//! Addresses become private ones, IPv6 ones of documentation, with just the prefixes in common that the old ones had:
-//! what is in one network stays in one.
+//! Words of one form stay in order, so that lists sorted by name mostly keep their order. For that,
+//! two new words share as many leading characters as the old ones. If all characters of a kind
+//! occur in one place behind the same beginning, they stay. Examples are the last digits of a long
+//! series, and the initials of 26 names. Everything else is random and kept nowhere.
+//!
+//! IPv4 addresses become private ones, IPv6 addresses those for documentation. Two new addresses
+//! share as long a prefix as the old ones, so that a network stays a network.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,22 +19,24 @@ use std::ops::Range;
 use ring::hmac;
 use ring::rand::SystemRandom;
 
-/// A random word may be an old one. After so many in vain there are too few others to avoid that: of a single digit, say.
+/// A random word may equal an old one. After this many tries there are too few other words to avoid
+/// that, such as for a single digit.
 const MOST_TRIES: usize = 100;
 
-/// Why names could not be replaced.
+/// Reasons why names could not be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Impossible {
-    /// The system gives no random numbers.
+    /// The system provides no random numbers.
     #[error("the system provides no random numbers")]
     NoRandomNumbers,
-    /// There are more that differ in one character than we have others for. No host has.
+    /// More names differ in one character than there are replacements for it. No real host has that
+    /// many.
     #[error("too many names differ in one character")]
     TooMany,
 }
 
-/// The names, old and new. First [`Names::word`] and [`Names::address`] only take down what they are given and return it;
-/// after [`Names::assign`] they return what takes its place.
+/// The old and the new names. At first, [`Names::word`] and [`Names::address`] only record their
+/// argument and return it. After [`Names::assign`] they return its replacement.
 #[derive(Debug)]
 pub struct Names {
     words: BTreeMap<Form, BTreeMap<String, String>>,
@@ -40,30 +44,31 @@ pub struct Names {
     random: Random,
 }
 
-/// What stays of a word, and what its other characters may become. `eeee0001` is of another form than `data01` and may come
-/// before it.
+/// Which characters of a word stay, and what the others may become. Words of different forms need
+/// not keep their order: the replacement of `eeee0001` may sort before that of `data01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {
-    /// Hexadecimal digits, the first of which says what they are (`6` in a WWN) and stays.
+    /// Hexadecimal digits. The first one says what kind of name it is (`6` in a WWN) and stays.
     Wwn,
-    /// Hexadecimal digits of a UUID, `6ba2c62e-71c1-41c8-b9f6-d2e788c59000`, or of a MAC address, without its colons.
+    /// Hexadecimal digits of a UUID (`6ba2c62e-71c1-41c8-b9f6-d2e788c59000`), or of a MAC address
+    /// without its colons.
     Digits,
-    /// Digits, capitals and other letters each become one of their kind.
+    /// A digit becomes a digit, a capital a capital, and another letter another letter.
     Text,
 }
 
 impl Names {
-    /// None.
+    /// Starts without any names.
     ///
     /// # Errors
-    /// Without random numbers.
+    /// If the system provides no random numbers.
     pub fn new() -> Result<Self, Impossible> {
         Ok(Names { words: BTreeMap::new(), addresses: BTreeMap::new(), random: Random::new()? })
     }
 
-    /// What a word becomes: letters and digits without a break.
+    /// Returns the replacement of a word of letters and digits.
     pub fn word(&mut self, word: &str) -> String {
-        // In one case or the other, as programs print them.
+        // All letters in one case, as programs print them.
         let is_hex = |text: &str| {
             let all = |is: fn(&u8) -> bool| text.as_bytes().iter().all(|byte| byte.is_ascii_digit() || is(byte));
             all(|byte| matches!(byte, b'a'..=b'f')) || all(|byte| matches!(byte, b'A'..=b'F'))
@@ -73,13 +78,13 @@ impl Names {
             return format!("0x{}", self.hex(digits));
         }
         match (word.len(), word.as_bytes().first()) {
-            // As multipath writes WWIDs: the type of the name, then the name.
+            // multipath's form of a WWID: the type of the name, then the name.
             (17 | 25 | 33, Some(b'1' | b'2' | b'3' | b'8')) if is_hex(word) => {
                 format!("{}{}", &word[..1], self.hex(&word[1..]))
             }
             (16.., _) if is_hex(word) => self.hex(word),
             (8.., _) if is_hex(word) && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic) => self.hex(word),
-            // As in `1ATA`.
+            // A type before a text, as in `1ATA`.
             (2.., Some(b'0'..=b'9')) if word.as_bytes().get(1).is_some_and(u8::is_ascii_uppercase) => {
                 format!("{}{}", &word[..1], self.word(&word[1..]))
             }
@@ -87,18 +92,18 @@ impl Names {
         }
     }
 
-    /// What a UUID becomes.
+    /// Returns the replacement of a UUID.
     pub fn uuid(&mut self, uuid: &str) -> String {
         in_case_of(uuid, self.named(Form::Digits, &uuid.to_ascii_lowercase()))
     }
 
-    /// What a MAC address becomes, twelve digits without colons.
+    /// Returns the replacement of a MAC address of twelve digits without colons.
     pub fn mac(&mut self, digits: &str) -> String {
         in_case_of(digits, self.named(Form::Digits, &digits.to_ascii_lowercase()))
     }
 
     fn hex(&mut self, digits: &str) -> String {
-        // What the kernel prints for a name that it has cleared, or has not been told, is none.
+        // The kernel prints this for a name that it has cleared or never had, so it is not a name.
         if digits.bytes().all(|digit| digit == b'0') || digits.bytes().all(|digit| digit == b'f') {
             return digits.to_owned();
         }
@@ -117,7 +122,7 @@ impl Names {
         }
     }
 
-    /// What an address becomes. Those that are the same on every host stay.
+    /// Returns the replacement of an address. Addresses that are the same on every host stay.
     pub fn address(&mut self, address: IpAddr) -> IpAddr {
         let canonical = address.to_canonical();
         let new = match canonical {
@@ -126,16 +131,16 @@ impl Names {
             _ => *self.addresses.entry(canonical).or_insert(canonical),
         };
         match new {
-            // As it was written: `::ffff:192.0.2.1`.
+            // The replacement of `::ffff:192.0.2.1` has the same form.
             IpAddr::V4(v4) if address.is_ipv6() => v4.to_ipv6_mapped().into(),
             new => new,
         }
     }
 
-    /// Gives every name that has been taken down another.
+    /// Chooses a replacement for every recorded name.
     ///
     /// # Errors
-    /// If there are not enough others.
+    /// If there are not enough replacements.
     pub fn assign(&mut self) -> Result<(), Impossible> {
         let taken: HashSet<_> = self.words.values().flat_map(BTreeMap::keys).map(|word| word.to_lowercase()).collect();
         for (form, words) in &mut self.words {
@@ -145,7 +150,8 @@ impl Names {
         for round in 1..=MOST_TRIES {
             let (mut flips, mut taken) = (HashMap::new(), BTreeSet::new());
             let new: Vec<_> = self.addresses.keys().map(|old| moved(*old, &mut flips, &mut self.random)).collect();
-            // Two of different networks may meet in the private one, and one may become one that there is.
+            // Addresses of different networks may collide in the private network, and a new address
+            // may equal an old one.
             let is_free =
                 |new: &IpAddr| taken.insert(*new) && (!self.addresses.contains_key(new) || round == MOST_TRIES);
             if new.iter().all(is_free) {
@@ -156,14 +162,15 @@ impl Names {
         Err(Impossible::TooMany)
     }
 
-    /// The words and addresses that were taken down.
+    /// Returns the recorded words and addresses.
     pub fn old(&self) -> Vec<String> {
         let words = self.words.values().flat_map(BTreeMap::keys).cloned();
         words.chain(self.addresses.keys().map(IpAddr::to_string)).collect()
     }
 }
 
-/// The address with the same prefixes in common with others as before. Each bit is flipped or not, by what precedes it.
+/// Moves an address so that it shares the same prefixes with others as before. The bits before it
+/// decide if a bit is flipped.
 fn moved(address: IpAddr, flips: &mut HashMap<(bool, u128, u32), bool>, random: &mut Random) -> IpAddr {
     let mut flipped = |bits: u128, width: u32, from: u32| {
         (from..width).fold(bits, |moved, bit| {
@@ -194,7 +201,8 @@ fn in_case_of(old: &str, new: String) -> String {
 const HEX: &str = "0123456789abcdef";
 
 impl Form {
-    /// What a character in this place may become, one of which it is. In UTF-8 they are as long.
+    /// Returns the characters that this one may become, including itself. All have the same length
+    /// in UTF-8.
     fn kind(self, at: usize, character: char) -> Vec<char> {
         match (self, character) {
             (Form::Wwn, _) if at == 0 => vec![character],
@@ -211,8 +219,8 @@ impl Form {
         }
     }
 
-    /// New words for these, which are sorted. What two have in common at their beginnings, the new ones have in common,
-    /// too, and where they part the characters stay in order.
+    /// Returns new words for these sorted ones. Two new words share the same number of leading
+    /// characters as the old ones, and where they part, the characters keep their order.
     fn others<'a>(
         self,
         old: impl Iterator<Item = &'a String>,
@@ -221,7 +229,7 @@ impl Form {
     ) -> Result<Vec<String>, Impossible> {
         let old: Vec<Vec<char>> = old.map(|word| word.chars().collect()).collect();
         let mut new = vec![String::new(); old.len()];
-        // Of words that are the same up to here.
+        // Ranges of words that are equal up to this position.
         let mut open = vec![(0..old.len(), 0)];
         while let Some((words, at)) = open.pop() {
             let mut kinds = BTreeMap::<_, BTreeMap<char, Range<usize>>>::new();
@@ -237,7 +245,7 @@ impl Form {
                 let chosen = loop {
                     tries += 1;
                     let chosen = random.some_of(&kind, characters.len());
-                    // The shortest comes first.
+                    // In sorted order the shortest word comes first.
                     let mut whole =
                         characters.values().zip(&chosen).filter(|(words, _)| old[words.start].len() == at + 1);
                     let is_taken = |(words, character): (&Range<usize>, &char)| {
@@ -257,7 +265,7 @@ impl Form {
     }
 }
 
-/// Random numbers, as many as are wanted from one that the system gave.
+/// A generator of random numbers, with a seed from the system.
 #[derive(Debug)]
 struct Random {
     key: hmac::Key,
@@ -271,9 +279,9 @@ impl Random {
         Ok(Random { key: key.map_err(|_| Impossible::NoRandomNumbers)?, blocks: 0, bytes: Vec::new() })
     }
 
-    /// A number below this one, which is 256 at most.
+    /// Returns a number below `limit`, which is at most 256.
     fn below(&mut self, limit: usize) -> usize {
-        // Each equally often: what is left over of a byte's values is thrown away.
+        // Bytes from here on are discarded, so that each result is equally likely.
         let fair = 256 - 256 % limit;
         loop {
             let byte = usize::from(self.byte());
@@ -283,7 +291,7 @@ impl Random {
         }
     }
 
-    /// So many of these, in their order.
+    /// Chooses `count` of these in their order.
     fn some_of(&mut self, all: &[char], mut count: usize) -> Vec<char> {
         let mut left = (1..=all.len()).rev();
         let mut is_chosen = |_: &&char| {
@@ -309,7 +317,7 @@ mod tests {
 
     use super::*;
 
-    /// What each of these becomes.
+    /// Returns the replacements of these words.
     fn replaced(words: &[&str]) -> Vec<String> {
         let mut names = Names::new().unwrap();
         words.iter().for_each(|word| assert_eq!(names.word(word), *word));
@@ -361,7 +369,8 @@ mod tests {
     }
 
     proptest! {
-        /// Distinct, consistent, of the same form, in the same order, and none of the old ones where there are others.
+        /// New words are distinct, of the same form, in the same order, and differ from all old
+        /// ones where possible.
         #[test]
         fn words_keep_their_form_and_order(old in proptest::collection::btree_set("[a-z]{3}[0-9]{2}", 1..50)) {
             let old: Vec<&str> = old.iter().map(String::as_str).collect();
@@ -386,7 +395,7 @@ mod tests {
         fn any_words_stay_apart(old in proptest::collection::btree_set("[0-9a-fA-FxZé漢]{1,20}", 1..50)) {
             let old: Vec<&str> = old.iter().map(String::as_str).collect();
             let new = replaced(&old);
-            // But for the case of hexadecimal digits.
+            // The case of hexadecimal digits does not count.
             let distinct = |words: &[String]| words.iter().cloned().collect::<BTreeSet<_>>().len();
             prop_assert_eq!(distinct(&new), old.len());
             for (old, new) in old.iter().zip(&new) {

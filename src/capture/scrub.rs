@@ -1,7 +1,8 @@
-//! Which part of what was read is a name.
+//! Finds the names in what was read.
 //!
-//! What is known to be none stays: states, numbers, models, the kernel's own names. Everything else is replaced, so that a
-//! file that is read one day and forgotten here gives nothing away.
+//! Only values that are known to contain no name are kept: states, numbers, models, the kernel's
+//! own names. Everything else is replaced. So a file that a later version reads and that is missing
+//! here discloses nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,7 +20,7 @@ use crate::source::block::udev_db::MARK_PROPERTY;
 use crate::source::recorded::{self, RecordedKernel};
 use crate::topology::DevNo;
 
-/// Attributes of sysfs that hold no name.
+/// Attributes of sysfs that contain no name.
 const PLAIN_FILES: [&str; 30] = [
     "access_state",
     "ana_grpid",
@@ -53,7 +54,7 @@ const PLAIN_FILES: [&str; 30] = [
     "transport",
 ];
 
-/// Keys of multipathd's replies whose texts are none.
+/// Keys of multipathd's replies whose texts contain no name.
 const PLAIN_KEYS: [&str; 16] = [
     "action",
     "checker",
@@ -73,7 +74,7 @@ const PLAIN_KEYS: [&str; 16] = [
     "write_prot",
 ];
 
-/// Keys whose numbers stay, too.
+/// Keys of multipathd's replies whose numbers are kept.
 const NUMBERS: [&str; 10] = [
     "group",
     "major_version",
@@ -87,8 +88,9 @@ const NUMBERS: [&str; 10] = [
     "total_q_time",
 ];
 
-/// Words of the kernel's, multipathd's and our own that stand in captures, whatever the host is called: of paths, keys,
-/// states and errors. What a vendor chose is not among them: a model would hide the alias that it is part of.
+/// Words of the kernel, multipathd and this program that occur in captures whatever the host is
+/// called: in paths, keys, states and errors. Words that a vendor chose are not among them: a model
+/// would hide an alias that contains it.
 const PLAIN: &str = "access action active adapter address admin affinity alua an ana argument attached available bdi \
     block blocked btrfs bus checker class closed cntrltype command common configure connected connecting connection \
     count created ctl ctrl current data dead delay delayed deleting denied depth dev device devices diag directio \
@@ -107,27 +109,30 @@ const PLAIN: &str = "access action active adapter address admin affinity alua an
     tur txt uid unavailable undef unread up uuid vend vendor version virtual weight word write wwid wwn wwnn wwpn \
     yes";
 
-/// Vendors, by their beginnings, whose models are what the administrator of the target called the disk: LIO and SCST.
+/// Prefixes of vendors for which the model is the name that the target's administrator gave to the
+/// disk: LIO and SCST.
 const NAMED_BY_ADMINISTRATORS: [&[u8]; 2] = [b"LIO-ORG", b"SCST_"];
 
-/// What is printed for a name that is not known.
+/// The texts that programs print for an unknown name.
 const NO_NAMES: [&str; 7] = ["", "0x0", "(null)", "<null>", "[undef]", "-", "none"];
 
-/// Replaces names, and knows what it has left as it was.
+/// Replaces names, and records what it has kept.
 #[derive(Debug)]
 pub struct Scrub {
     names: Names,
-    /// Whole values and what they became, nothing for those that must not be left.
+    /// Whole values and their replacements. A value that must not occur in the capture has an empty
+    /// replacement.
     values: BTreeMap<String, String>,
-    /// What is found is replaced.
+    /// False in the first pass, which collects names; true in the second one, which replaces them.
     replacing: bool,
-    /// Vendors, models and revisions.
+    /// Vendors, models and revisions that were found.
     inquired: BTreeSet<String>,
-    /// Those of them that are names, too.
+    /// Those of them that contain a name.
     telling: BTreeSet<String>,
-    /// Models, by their words in lower case.
+    /// Models, as their words in lower case.
     models: BTreeSet<Vec<String>>,
-    /// The last that multipathd named: the model that it names next is of this one, and sysfs may not have it.
+    /// The last vendor in multipathd's reply. The next model belongs to it, and sysfs may not have
+    /// it.
     vendor: String,
     name: Regex,
     name_without_address: Regex,
@@ -144,29 +149,30 @@ pub struct Scrub {
 const UUID: &str = r"(?-u:\b)(?<uuid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?-u:\b)";
 const MAC: &str = r"(?-u:\b)(?<mac>[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})(?-u:\b)";
 const ENX: &str = r"(?-u:\b)enx(?<enx>[0-9a-f]{12})(?-u:\b)";
-/// The part of a qualified name that says who gave it when; what other names begin with to say of what kind they are; a
+/// Text that is kept: the date part of a qualified name, prefixes for kinds of names, and a
 /// character that device mapper has mangled.
 const STAYS: &str = r"(?<stays>(?-u:\b)(?:iqn|nqn)\.[0-9]{4}-[0-9]{2}\.(?:org\.nvmexpress[:.](?:uuid(?-u:\b)|discovery(?-u:\b))?)?|(?-u:\b)(?:(?:naa|eui|uuid|nvme|t10)\.|mpath-|part[0-9]+-|[np]n-)|\\x(?:[0-2][0-9a-fA-F]|3[a-fA-F]|[46]0|[57][b-fB-F]))";
-/// Characters that are not ASCII, or letters and digits, mangled.
+/// Mangled characters: non-ASCII ones, or letters and digits.
 const MANGLED: &str = r"(?<mangled>(?:\\x[89a-fA-F][0-9a-fA-F])+|(?:\\x(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]))+)";
 const V6: &str = r"(?<address>(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*|[0-9]{1,3}(?:\.[0-9]{1,3}){3})";
 const WORD: &str = r"(?<word>[0-9A-Za-z]+|[^\x00-\x7f]+)";
-/// Words that are names even among those of the kernel.
+/// Long hexadecimal or decimal numbers. They are always names, also within the kernel's own names.
 const LONG: &str = r"(?<word>(?-u:\b)(?:0x[0-9a-fA-F]{12,}|[0-9a-fA-F]{16,})(?-u:\b)|[0-9]{12,})";
 const PCI: &str = r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$";
-/// The kernel's own names of block devices.
+/// The kernel's names of block devices.
 const DISK: &str = r"^(?:(?:s|v|xv|h|das)d[a-z]{1,3}[0-9]{0,3}|dm-[0-9]+|nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|(?:md|mmcblk|loop|zram|ram|pmem|nbd|rbd|drbd|bcache|sr|fd)[0-9]+(?:p[0-9]+)?|(?:emcpower|sddlm)[a-z]{1,3}[0-9]{0,3}|(?:VxDMP|vxdmp|VxVM)[0-9]{1,6}|root)$";
-/// Of what else it numbers.
+/// The kernel's numbered names of other objects.
 const KERNEL_NAME: &str =
     r"^(?:host|session|connection|target|rport|nvme|subsys|dm|pci|port|expander|ata|usb|cpu)[0-9]{1,4}$";
-/// The kernel's and udev's names of network interfaces, and what an iSCSI host has where it is bound to none.
+/// The kernel's and udev's names of network interfaces, and what an iSCSI host has if it is not
+/// bound to an interface.
 const INTERFACE: &str = r"^(?:lo|default|host[0-9]+|(?:eth|ib|bond|team|br|vlan|em)[0-9]{1,4}|p[0-9]+p[0-9]+|(?:en|ib)(?:(?:[Pbopsfdnaciu]|np)[0-9]{1,5}){1,6})(?:\.[0-9]{1,4})?$";
 
 impl Scrub {
-    /// With these names.
+    /// Starts the first pass, which collects names in `names`.
     ///
     /// # Errors
-    /// Never: the expressions are as they stand here.
+    /// Never. The expressions are constants.
     pub fn new(names: Names) -> Result<Self, regex::Error> {
         Ok(Scrub {
             names,
@@ -189,8 +195,8 @@ impl Scrub {
         })
     }
 
-    /// All names have been seen: from now on they are replaced. So is what a device says it is where that holds a name:
-    /// of LIO's the administrator gives both.
+    /// Starts the second pass, which replaces the names. A vendor, model or revision that contains
+    /// a name is replaced as well: for LIO, the administrator gives both.
     ///
     /// # Errors
     /// See [`Names::assign`].
@@ -210,13 +216,13 @@ impl Scrub {
         }
     }
 
-    /// This is one, too, and so are its first part and its domain.
+    /// Adds the host's name, its first part and its domain to the names.
     pub fn names_also(&mut self, host_name: &str) {
         let (first, domain) = host_name.split_once('.').unwrap_or((host_name, ""));
         [host_name, first, domain].into_iter().for_each(|name| self.must_go(name));
     }
 
-    /// This is the model of a device of this vendor.
+    /// Records the model of a device of this vendor.
     pub fn model(&mut self, model: &[u8], vendor: &[u8]) {
         let model = String::from_utf8_lossy(model);
         if NAMED_BY_ADMINISTRATORS.iter().any(|named| vendor.starts_with(named)) {
@@ -229,8 +235,9 @@ impl Scrub {
         }
     }
 
-    /// Looks for what was replaced: whole values, and of their words and addresses those that are telling, if no vendor or
-    /// model is called so.
+    /// Returns a search for everything that was replaced. It looks for whole values. It also looks
+    /// for those of their words and addresses that identify one thing, unless a vendor or model
+    /// contains them.
     pub fn check(&self) -> Check {
         let kept: BTreeSet<_> = self.inquired.difference(&self.telling).flat_map(|text| words(text)).collect();
         let kept: BTreeSet<_> = kept.into_iter().map(str::to_lowercase).collect();
@@ -240,18 +247,19 @@ impl Scrub {
         Check::new(names, |word| self.is_plain(word))
     }
 
-    /// Whether this word, in lower case, may stand in the capture of any host.
+    /// Returns true if the capture of any host may contain this word, which is in lower case.
     fn is_plain(&self, word: &str) -> bool {
         let names = [&self.disk, &self.kernel_name, &self.interface];
         PLAIN.split(' ').any(|plain| plain == word) || names.into_iter().any(|names| names.is_match(word))
     }
 
-    /// A place in the tree.
+    /// Replaces the names in a place of the tree.
     pub fn path(&mut self, path: &Path) -> PathBuf {
         self.target(Path::new(""), path)
     }
 
-    /// Where a link in this directory points: `../eth1` is an interface among others.
+    /// Replaces the names in the target of a link in this directory. The directory counts:
+    /// `../eth1` is an interface among others.
     pub fn target(&mut self, directory: &Path, target: &Path) -> PathBuf {
         let (mut here, mut scrubbed) = (directory.to_owned(), PathBuf::new());
         for part in target {
@@ -266,8 +274,9 @@ impl Scrub {
         scrubbed
     }
 
-    /// A part of it: the kernel's own names, but an array of disks or an interface may be given one, some have a name in
-    /// them, and a vendor may have put anything into those of his block devices.
+    /// Replaces the names in a part of a place. Most parts are the kernel's own names. But an
+    /// administrator may have named an array of disks or an interface, and some parts contain a
+    /// name. A vendor may choose any name for his block devices.
     fn part(&mut self, above: &OsStr, part: &OsStr) -> String {
         let part = part.to_string_lossy();
         let is_kernels = || self.disk.is_match(&part) || part.parse::<DevNo>().is_ok();
@@ -280,14 +289,14 @@ impl Scrub {
         } else if ["block", "slaves", "holders"].iter().any(|name| above == *name) && !is_kernels() {
             self.name(&part)
         } else if is_scsi_address(&part) {
-            // A LUN number may have as many digits as a name.
+            // A LUN number may have as many digits as a long name.
             part.into_owned()
         } else {
             self.replace(&self.component.clone(), &part)
         }
     }
 
-    /// The content of a file.
+    /// Replaces the names in the content of a file.
     pub fn file(&mut self, place: &Path, content: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(content);
         let name = place.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -300,7 +309,7 @@ impl Scrub {
             _ if place.starts_with(UDEV_DATA) => lines(self, Self::property),
             _ if !place.starts_with(SYSFS) => self.name(&text),
             "vendor" | "model" | "rev" | "firmware_rev" => self.inquired(&text),
-            // Whatever bytes it has.
+            // Kept whatever bytes it has.
             name if PLAIN_FILES.contains(&name) => return content.to_owned(),
             "netdev" => self.interface(&text),
             "address" => self.fields(&text),
@@ -310,7 +319,7 @@ impl Scrub {
         text.into_bytes()
     }
 
-    /// What the kernel said otherwise.
+    /// Replaces the names in what the kernel said outside of files.
     pub fn kernel(&mut self, kernel: &RecordedKernel) -> RecordedKernel {
         let map = |scrub: &mut Self, map: &recorded::RecordedMap| recorded::RecordedMap {
             name: scrub.name(&map.name),
@@ -328,11 +337,11 @@ impl Scrub {
         RecordedKernel { format: kernel.format, device_mapper, interfaces, nodes }
     }
 
-    /// A reply of multipathd.
+    /// Replaces the names in a reply of multipathd.
     pub fn reply(&mut self, file: &str, reply: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(reply);
         let first = text.lines().next().unwrap_or_default();
-        // Behind it may stand of what.
+        // The rest of a refusal may contain a name.
         if let Some(refusal) = ["fail", "timeout", "permission deny"].into_iter().find(|word| first.starts_with(word)) {
             return refusal.into();
         }
@@ -363,17 +372,17 @@ impl Scrub {
         let (mut scrubbed, mut key, mut lines) = (String::new(), String::new(), text.split_inclusive('\n'));
         while let Some(text) = lines.next() {
             let mut text = text.to_owned();
-            // A name may have any character, a line's end among them.
+            // A name may have any character, including a line break.
             while self.open_line.is_match(&text) && !line.is_match(&text) {
                 let Some(next) = lines.next() else { break };
                 text.push_str(next);
             }
-            // As multipathd prints, which escapes nothing; otherwise as others write JSON.
+            // First as multipathd prints JSON, which escapes nothing; otherwise as others write it.
             match line.captures(&text).map(|captures| captures.extract().1) {
                 Some([before, name, value, after]) if !(value.contains('"') && PLAIN_KEYS.contains(&name)) => {
                     scrubbed.extend([before, &self.value(name, value), after]);
                 }
-                // It was cut short.
+                // The reply was cut off.
                 None if self.open_line.is_match(&text) => scrubbed.push_str(&self.name(&text)),
                 _ => scrubbed.push_str(&token.replace_all(&text, |captures: &Captures| {
                     match (captures.get(1), captures.get(2)) {
@@ -390,7 +399,7 @@ impl Scrub {
         scrubbed
     }
 
-    /// A text of multipathd's.
+    /// Replaces the names in a text value of multipathd's reply.
     fn value(&mut self, key: &str, text: &str) -> String {
         match key {
             "vend" => {
@@ -408,7 +417,7 @@ impl Scrub {
         }
     }
 
-    /// A number, or another word.
+    /// Replaces a number or another value without quotes, if it may be a name.
     fn bare(&mut self, key: &str, word: &str) -> String {
         match word.parse::<f64>() {
             Ok(_) if NUMBERS.contains(&key) => word.to_owned(),
@@ -429,10 +438,11 @@ impl Scrub {
         }
     }
 
-    /// Who a device is. The model in it is no name, but all else is, be it the same word.
+    /// Replaces the names in the identity of a device. The model in it is not a name. All other
+    /// words are names, even if they equal the model.
     fn identity(&mut self, text: &str) -> String {
         let parts: Vec<_> = words(text).map(str::to_lowercase).collect();
-        // SCSI has but the beginning of what ATA calls a model.
+        // SCSI has only the beginning of ATA's model.
         let begins = |part: &[String], model: &[String]| {
             part.iter().zip(model).enumerate().all(|(index, (part, word))| {
                 part == word || index + 1 == model.len() && part.starts_with(word.as_str())
@@ -440,7 +450,7 @@ impl Scrub {
         };
         let found = self.models.iter().filter_map(|model| {
             let at = parts.windows(model.len()).position(|part| begins(part, model))?;
-            // Of an NQN it may be the end; otherwise the serial number is behind it.
+            // The serial number follows the model, except in an NQN, which may end with the model.
             (at + model.len() < parts.len() || text.starts_with("nqn.")).then_some((at, model))
         });
         let model = found.max_by_key(|(_, model)| model.iter().map(String::len).sum::<usize>());
@@ -454,14 +464,14 @@ impl Scrub {
         self.values.entry(name.to_owned()).or_default();
     }
 
-    /// What a device says it is: vendor, model, revision.
+    /// Records a vendor, model or revision, and replaces it if it contains a name.
     fn inquired(&mut self, text: &str) -> String {
         let trimmed = text.trim();
         self.inquired.insert(trimmed.to_owned());
         if self.telling.contains(trimmed) { self.name(text) } else { text.to_owned() }
     }
 
-    /// `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0`, or an address of PCI.
+    /// `traddr=192.0.2.1,trsvcid=4420,host_iface=eth0`, or a PCI address.
     fn fields(&mut self, text: &str) -> String {
         if self.pci.is_match(text.trim()) {
             return text.to_owned();
@@ -475,8 +485,9 @@ impl Scrub {
         fields.collect::<Vec<_>>().join(",")
     }
 
-    /// A line of mountinfo, without the fields that nobody reads. A mount elsewhere than on the root also loses its mount point and its
-    /// kind. It loses the name of its source, too, if it has the number of the one block device that it names.
+    /// A line of mountinfo, without the fields that the exporter does not read. A mount that is not
+    /// on the root also loses its mount point and its type. It loses its source as well, if it has
+    /// the device number of the single block device that the source names.
     fn mount(&mut self, line: &str) -> String {
         let halves = line.trim_end().split_once(" - ");
         let Some((mount, file_system)) = halves else { return String::new() };
@@ -503,7 +514,7 @@ impl Scrub {
         swap(line).map(|node| format!("{} partition 0 0 0\n", self.escaped_node(&node))).unwrap_or_default()
     }
 
-    /// A mount's or swap's source. Blanks and backslashes are written as the kernel writes them there.
+    /// The source of a mount or swap. Blanks and backslashes are escaped as the kernel does it.
     fn escaped_node(&mut self, node: &str) -> String {
         let escape = |character| match character {
             ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(character)),
@@ -512,7 +523,7 @@ impl Scrub {
         self.mounted(node).chars().map(escape).collect()
     }
 
-    /// What is mounted: a device node by the kernel's name of it, or by another.
+    /// The source of a mount: a device node under the kernel's name or another one.
     fn mounted(&mut self, source: &str) -> String {
         match source.strip_prefix("/dev/") {
             Some(name) if self.disk.is_match(name) => source.to_owned(),
@@ -524,12 +535,13 @@ impl Scrub {
         }
     }
 
-    /// A network interface. The administrator may have named it, and some have a MAC address for a name.
+    /// The name of a network interface. An administrator may have chosen it, and some interfaces
+    /// are named after their MAC address.
     fn interface(&mut self, name: &str) -> String {
         if self.interface.is_match(name.trim()) { name.to_owned() } else { self.name(name) }
     }
 
-    /// A name, or a text with names.
+    /// A name, or a text that contains names.
     fn name(&mut self, text: &str) -> String {
         let trimmed = text.trim();
         if NO_NAMES.contains(&trimmed) {
@@ -546,7 +558,7 @@ impl Scrub {
             let whole = captures.get_match();
             let new = self.found(&captures).map(|new| (new, whole.end()));
             let (new, end) = new.unwrap_or_else(|| {
-                // It only looks like an address.
+                // The text only looks like an address.
                 let captures = self.name_without_address.clone().captures_at(text, whole.start());
                 let first = captures.filter(|captures| captures.get_match().start() == whole.start());
                 match first.as_ref().and_then(|captures| Some((self.found(captures)?, captures.get_match().end()))) {
@@ -565,7 +577,7 @@ impl Scrub {
         scrubbed
     }
 
-    /// What takes the place of what was found; `None` if it is no address after all.
+    /// Returns the replacement for a match; `None` if it is not an address after all.
     fn found(&mut self, captures: &Captures) -> Option<String> {
         let group = |name| captures.name(name).map(|found| found.as_str());
         if let Some(uuid) = group("uuid") {
@@ -589,12 +601,14 @@ impl Scrub {
 
     /// `\xc3\xa9`
     fn mangled(&mut self, text: &str) -> String {
-        /// Words of such characters become others of these, of which there are as many as bytes that begin none.
+        /// Stands for byte 0 in words of bytes that are not UTF-8. Such a word becomes one of
+        /// four-byte characters. There are 64 of these, as many as bytes that cannot begin a
+        /// character.
         const NO_TEXT: u32 = 0x10_0000;
         let bytes: Vec<u8> = text.split("\\x").filter_map(|hex| u8::from_str_radix(hex, 16).ok()).collect();
         let new = match str::from_utf8(&bytes) {
             Ok(word) => self.names.word(word).into_bytes(),
-            // Each byte for itself.
+            // Not UTF-8: each byte counts as a character.
             Err(_) => {
                 let characters = bytes.iter().filter_map(|byte| char::from_u32(NO_TEXT + u32::from(*byte)));
                 let new = self.names.word(&characters.collect::<String>());
@@ -618,7 +632,7 @@ mod tests {
         scrub(&mut names)
     }
 
-    /// Says that a text becomes another one of this form.
+    /// Asserts that a text becomes another one of this form.
     #[track_caller]
     fn assert_becomes(form: &str, text: &str, scrub: impl Fn(&mut Scrub, &str) -> String) {
         let new = scrubbed(|names| scrub(names, text));
@@ -727,7 +741,8 @@ mod tests {
         }
     }
 
-    /// What a model becomes on a host with these names, and the names that are looked for in the end.
+    /// Returns the replacement of a model on a host with these names, and the final search for
+    /// names.
     fn model_beside(vendor: &str, model: &str, names: impl Fn(&mut Scrub)) -> (String, Check) {
         let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
         scrub.model(model.as_bytes(), vendor.as_bytes());
@@ -806,7 +821,7 @@ mod tests {
         let form = "^\\{\n  \"name\" : \"[a-z]{2}\n[a-z]{2}\",\n  \"sysfs\" : \"dm-0\",\n  \"[a-z]{4}\" : \"[a-z]{2}$";
         assert!(Regex::new(form).unwrap().is_match(&new), "{new}");
         assert_eq!(scrubbed(|names| reply(names, b"fail\nno map called ledger\n")), "fail");
-        // Be its disk in sysfs or not.
+        // The model is a name whether its disk is in sysfs or not.
         for (text, form) in [
             (
                 "{\n  \"vend\" : \"LIO-ORG\",\n  \"prod\" : \"acme\"\n",

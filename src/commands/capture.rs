@@ -1,4 +1,4 @@
-//! `--capture`: writes what the exporter reads on this host, without its names.
+//! `--capture`: writes what the exporter reads on this host, with all names replaced.
 
 use std::fs;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use super::{Failure, host};
 use crate::capture;
 use crate::cli::Cli;
 
-/// Writes a capture, to standard output if the file is called `-`.
+/// Writes a capture to this file, or to standard output if it is called `-`.
 pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     let to_stdout = file == Path::new("-");
     let failed = |cause| {
@@ -24,7 +24,7 @@ pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
         }
     };
     let stopped = stopped()?;
-    // Before anything is read for nothing.
+    // This comes first, so that nothing is read in vain.
     let new = if to_stdout { None } else { Some(capture::NewFile::create(file).map_err(failed)?) };
     let system = rustix::system::uname();
     let host_name = system.nodename().to_string_lossy();
@@ -33,8 +33,8 @@ pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
         let archive = archive.map_err(|error| Failure::Fatal(format!("--capture: {error}")))?;
         let bytes = archive.len();
         let content = new.as_ref().map(capture::NewFile::content).transpose().map_err(failed)?;
-        // A pipe or a file server may hold up the write for good. A signal drops this future and not that thread: the new
-        // file stays here, so that it is deleted then.
+        // The write may block forever on a pipe or a file server. A signal drops this future but
+        // not that thread. The new file stays outside the thread, so that it is deleted then.
         let writing = tokio::task::spawn_blocking(move || match content {
             Some(mut content) => content.write_all(&archive).and_then(|()| content.sync_all()),
             None => io::stdout().write_all(&archive).and_then(|()| io::stdout().flush()),
@@ -53,15 +53,16 @@ pub async fn capture(cli: &Cli, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The signals that we were started to ignore: a bit each, the lowest for signal 1 (`SigIgn` in `proc(5)`).
+/// Returns the signals that the parent process set to be ignored, a bit each, the lowest for signal
+/// 1 (`SigIgn` in `proc(5)`).
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// Ends when a signal tells us to. From now on none ends us by itself, with something half done. Those that we were started
-/// to ignore, as `nohup` does it, stay ignored.
+/// Returns a future that ends on a signal. From now on no signal kills the process while something
+/// is half done. Signals that the parent process set to be ignored, as `nohup` does, stay ignored.
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     let ignored = ignored_signals();
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].into_iter();

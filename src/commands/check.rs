@@ -1,4 +1,5 @@
-//! `--config.check`: says whether the configuration files are correct, and what in them may surprise.
+//! `--config.check`: reports that the configuration files are correct, and warns of surprises in
+//! them.
 
 use std::io::{self, Write};
 
@@ -6,7 +7,7 @@ use super::{Failure, print};
 use crate::cli::Cli;
 use crate::web_config::WebConfig;
 
-/// Says so of both files, which have been read by now.
+/// Prints the result. Both files have been read before.
 pub fn check(cli: &Cli, web_config: &WebConfig) -> Result<(), Failure> {
     let web_config_file = cli.web.config_file.as_deref();
     if let Some(file) = web_config_file {

@@ -1,4 +1,4 @@
-//! The commands of the program, a file for each.
+//! The commands of the program, one file for each.
 //!
 //! ```text
 //! serve.rs     the exporter: watch, read, and answer requests until SIGTERM or SIGINT
@@ -33,13 +33,13 @@ use crate::reload;
 use crate::source::{Places, multipathd, transports};
 use crate::web_config::WebConfig;
 
-/// Why the exporter ended.
+/// Reasons why the exporter ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The user's settings cannot be used. Nothing was served.
+    /// The user's settings are wrong. Nothing was served.
     #[error("{0}")]
     Settings(String),
-    /// It cannot go on.
+    /// The exporter cannot continue.
     #[error("{0}")]
     Fatal(String),
 }
@@ -50,9 +50,10 @@ impl Failure {
     }
 }
 
-/// Does what the command line asks for: to serve, or one of the commands that end by themselves.
+/// Runs the command that the command line asks for.
 ///
-/// `privileged` starts the threads that ask device mapper. `memory_file` has been opened before there were any threads.
+/// `privileged` starts the threads that ask device mapper. `memory_file` was opened before there
+/// were any threads.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -69,13 +70,13 @@ pub fn run(cli: &Cli, privileged: Privileged, memory_file: Option<io::Result<Mem
         return check::check(cli, &web_config);
     }
     start::raise_open_files();
-    // A capture holds only what was read, and has checks of its own.
+    // A capture holds only what was read, and has its own checks.
     if cli.sources.capture.is_none() {
         start::check_sysfs(&cli.sources.sysfs)?;
     }
     let passed = cli.web.systemd_socket.then(ListenFd::from_env);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // One answers while the other publishes.
+        // One thread answers requests while the other one publishes.
         .worker_threads(2)
         .max_blocking_threads(8)
         .enable_all()
@@ -88,12 +89,12 @@ pub fn run(cli: &Cli, privileged: Privileged, memory_file: Option<io::Result<Mem
             (None, false) => serve::serve(cli, config, web_config, privileged, memory_file, passed).await,
         }
     });
-    // A reader may be stuck in the kernel for good; the end does not wait for it.
+    // A reader may be stuck in the kernel forever. The shutdown does not wait for it.
     runtime.shutdown_background();
     result
 }
 
-/// The host that is read: this one, or one that was captured.
+/// Returns the host to read: this one, or a captured one.
 fn host(cli: &Cli) -> Result<Host, Failure> {
     let timeout = cli.sources.multipathd_timeout;
     let (places, client) = match &cli.sources.capture {
@@ -129,7 +130,7 @@ fn host(cli: &Cli) -> Result<Host, Failure> {
     })
 }
 
-/// A monitor that resyncs and re-reads at these intervals.
+/// Makes a monitor that resyncs and re-reads at these intervals.
 fn monitor(
     cli: &Cli,
     config: Config,
@@ -149,7 +150,7 @@ fn monitor(
     Monitor::new(settings, Arc::new(OwnMetrics::default())).map_err(Failure::fatal("cannot start a reader"))
 }
 
-/// The devices for which the series of each path are wanted.
+/// Returns the devices that get per-path series.
 fn path_series(cli: &Cli) -> PathSeries {
     match cli.collectors {
         Collectors { paths: false, .. } => PathSeries::None,

@@ -1,4 +1,4 @@
-//! `--oneshot`: prints the page once.
+//! `--oneshot`: prints the metrics page once.
 
 use std::io;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::metrics::exposition::{self, Format};
 use crate::metrics::own::About;
 use crate::privileges::Privileged;
 
-/// Reads everything once and prints it. Prints nothing where a source of devices does not answer: a page without its
-/// devices would say that there are none.
+/// Reads everything once and prints it. Prints nothing if a source of devices does not answer: a
+/// page without the source's devices would suggest that there are none.
 pub async fn print_once(
     cli: &Cli,
     config: Config,
     privileged: Privileged,
     memory_file: Option<io::Result<MemoryFile>>,
 ) -> Result<(), Failure> {
-    // No timer: what has been read is not read again, and does not grow old.
+    // No timers: nothing is read twice, and no reading becomes too old.
     let (monitor, board) = monitor(cli, config, privileged, memory_file, (Duration::MAX, Duration::MAX))?;
     monitor.run_once().await.map_err(|error| Failure::Fatal(format!("--oneshot: {error}")))?;
     let snapshot = board.snapshot.borrow().clone();

@@ -1,4 +1,4 @@
-//! The exporter itself: watches, reads, and answers requests until a signal ends it.
+//! The exporter itself: it watches, reads, and answers requests until a signal ends it.
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::web::routes::Routes;
 use crate::web::server::{self, Limits, Notice};
 use crate::web_config::WebConfig;
 
-/// How long the end waits for the memory to be written. A disk that works needs a tenth of it.
+/// How long the shutdown waits for the memory to be written. A healthy disk needs a tenth of it.
 const LAST_WRITE: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT.
@@ -48,7 +48,8 @@ pub async fn serve(
     let failed = Failure::fatal("cannot handle signals");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(&failed)?, signal(SignalKind::interrupt()).map_err(&failed)?);
-    // Before anybody can know that we run: a SIGHUP that is not handled ends the program.
+    // This comes before anybody can know that the exporter runs: an unhandled SIGHUP ends the
+    // program.
     let hangup = signal(SignalKind::hangup()).map_err(&failed)?;
     let listeners = match passed {
         Some(passed) => from_systemd(passed),
@@ -86,7 +87,7 @@ pub async fn serve(
     let answer = move |client, request| {
         let (routes, admission) = (Arc::clone(&routes), admission.clone());
         async move {
-            // From before it is let in: what changes after that ends its stream.
+            // Taken before the request is admitted: a later change ends its stream.
             let changed = admission.changed();
             admission
                 .answer(client, request, async |request| {
@@ -117,21 +118,23 @@ pub async fn serve(
             _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),
             _ = interrupt.recv() => info!(signal = "SIGINT", "stopping"),
             ended = tasks.ended() => {
-                // Without the task a part of what we serve would stay as it is for good. A restart is better.
+                // Without the task a part of the served state would never change again. A restart
+                // is better.
                 error!(task = ended.task, cause = ended.cause, "a task has ended");
                 outcome = Err(Failure::Fatal(ended.to_string()));
             }
         }
         systemd::stopping().await;
         write_memory(at_end).await;
-        // Streams end now, or they would use up the time that answers under way have to finish.
+        // Event streams end now. Otherwise they would use up the time in which other responses may
+        // finish.
         events.close();
     };
     server::serve(listeners, move || web_config.transport(), answer, limits(cli.web.address_share), notice, end).await;
     outcome
 }
 
-/// Has all that is remembered written. The disk may be dead, so the end waits for a moment only.
+/// Writes the memory. The disk may be dead, so the shutdown waits only for a moment.
 async fn write_memory(commands: mpsc::Sender<Command>) {
     let written = async {
         let (done, written) = oneshot::channel();
@@ -142,7 +145,7 @@ async fn write_memory(commands: mpsc::Sender<Command>) {
     let _ = timeout(LAST_WRITE, written).await;
 }
 
-/// As many connections as leave half of the open files to the readers.
+/// Limits connections so that half of the open files are left for the readers.
 fn limits(share: AddressShare) -> Limits {
     let limits = Limits::default();
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Each command but the check puts the process right and looks at the host before it begins.
+//! Preparations of the process, and checks of the host, for all commands but `--config.check`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,8 +9,8 @@ use tracing::warn;
 
 use super::Failure;
 
-/// Raises the limit of open files as far as we may. systemd and shells start programs with 1,024, for those that call
-/// `select(2)`. A host with a thousand iSCSI sessions takes more.
+/// Raises the limit of open files to the hard limit. systemd and shells start programs with 1,024,
+/// for programs that call `select(2)`. A host with a thousand iSCSI sessions needs more.
 pub fn raise_open_files() {
     let mut files = getrlimit(Resource::Nofile);
     if files.current == files.maximum {
@@ -22,7 +22,7 @@ pub fn raise_open_files() {
     }
 }
 
-/// Warns of a host without udev, as many containers are.
+/// Warns if udev's database is missing, as in many containers.
 pub fn warn_without_udev(directory: &Path) {
     if !directory.is_dir() {
         warn!(
@@ -33,13 +33,14 @@ pub fn warn_without_udev(directory: &Path) {
     }
 }
 
-/// The directories of sysfs that every host has and that we read.
+/// Directories of sysfs that every host has and that the exporter reads.
 const SYSFS: [&str; 3] = ["block", "class", "devices"];
 
-/// Looks whether this is sysfs.
+/// Checks that this directory is sysfs.
 ///
 /// # Errors
-/// If it is not. A reading of it would find no devices, and the page would show a healthy host.
+/// If it is not. Otherwise the readers would find no devices, and the page would show a healthy
+/// host.
 pub fn check_sysfs(sysfs: &Path) -> Result<(), Failure> {
     let mut missing = Vec::new();
     for name in SYSFS {

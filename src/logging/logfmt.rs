@@ -1,9 +1,10 @@
-//! Lines of `key=value`, as `go-logfmt` takes them apart: that is what Loki, Alloy and promtail read the log with.
+//! Lines of `key=value` that `go-logfmt` can parse. Loki, Alloy and promtail read the log with it.
 //!
-//! A value that is more than plain visible text stands in quotes, and in them what cannot be seen is written as in JSON: names
-//! come from storage arrays and administrators, and may hold what ends a line, or turns it round on a screen. The rules are
-//! those of `decode.go` and `jsonstring.go` in <https://github.com/go-logfmt/logfmt>. Other writers of Rust use
-//! [`str::escape_debug`], whose `\u{1b}` and `\0` are no JSON, so that the rest of the line is lost.
+//! A value that is more than plain visible text is quoted, and invisible characters in it are
+//! escaped as in JSON. Names come from storage arrays and administrators, and may contain a line
+//! break or a character that reverses the text on a screen. The rules are those of `decode.go` and
+//! `jsonstring.go` in <https://github.com/go-logfmt/logfmt>. Other Rust crates use
+//! [`str::escape_debug`]. Its `\u{1b}` and `\0` are not JSON, so readers lose the rest of the line.
 
 use std::fmt::{self, Debug, Write};
 use std::time::SystemTime;
@@ -14,7 +15,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes an event as one line: time, level, and its fields. There are no spans here.
+/// Writes an event as one line: time, level, and its fields. This program has no spans.
 pub struct Logfmt;
 
 impl<S, N> FormatEvent<S, N> for Logfmt
@@ -38,10 +39,10 @@ where
     }
 }
 
-/// Writes each field as it comes.
+/// Writes the fields in their order.
 struct Fields<'a> {
     writer: Writer<'a>,
-    /// The last value, without quotes.
+    /// The last value before quoting. Its buffer is reused.
     value: String,
     written: fmt::Result,
 }
@@ -51,7 +52,7 @@ impl Visit for Fields<'_> {
         self.written = self.written.and_then(|()| pair(&mut self.writer, field.name(), value));
     }
 
-    /// All others, numbers too.
+    /// All other values, including numbers.
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.value.clear();
         self.written = self
@@ -61,7 +62,8 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// One ` key=value`. A key cannot be quoted, so it loses what it may not have; it is a word of ours.
+/// Writes one ` key=value`. A key cannot be quoted, so characters that it may not have are dropped.
+/// All keys are words of this program.
 fn pair(writer: &mut impl Write, key: &str, value: &str) -> fmt::Result {
     writer.write_char(' ')?;
     key.chars().filter(|c| is_plain(*c)).try_for_each(|c| writer.write_char(c))?;
@@ -69,13 +71,15 @@ fn pair(writer: &mut impl Write, key: &str, value: &str) -> fmt::Result {
     if value.chars().all(is_plain) { writer.write_str(value) } else { quoted(writer, value) }
 }
 
-/// Whether it may stand outside of quotes.
+/// Returns true if the character may stand outside of quotes.
 fn is_plain(c: char) -> bool {
     is_visible(c) && !matches!(c, ' ' | '=' | '"' | '\'' | char::REPLACEMENT_CHARACTER)
 }
 
-/// Not what controls a terminal, has no width, joins the character before, or turns the text round (U+061C, U+200E and F,
-/// U+202A to E, U+2066 to 9): that is what the standard library escapes. What it escapes in two characters is visible.
+/// Returns true for a visible character. A character is invisible if it controls a terminal, has no
+/// width, joins the character before it, or reverses the text. The last kind is U+061C, U+200E and
+/// F, U+202A to E, U+2066 to 9. The standard library escapes exactly these. A character that it
+/// escapes in two characters is visible.
 fn is_visible(c: char) -> bool {
     c.escape_debug().len() <= 2 && !c.is_control()
 }
@@ -120,7 +124,7 @@ mod tests {
             ("two words", r#""two words""#),
             ("a=b", r#""a=b""#),
             ("say \"no\"", r#""say \"no\"""#),
-            // Some versions of go-logfmt take it for a quote.
+            // Some versions of go-logfmt take an apostrophe for a quote.
             ("client's", r#""client's""#),
             (r"back \ slash", r#""back \\ slash""#),
             ("a\nb\tc\rd", r#""a\nb\tc\rd""#),
@@ -158,7 +162,8 @@ mod tests {
     }
 
     proptest! {
-        /// A quoted value is a string of JSON, as go-logfmt takes it, so every reader understands it.
+        /// go-logfmt parses a quoted value as a JSON string, so a JSON parser checks that every
+        /// reader can read it.
         #[test]
         fn whatever_comes_can_be_read_again(value in prop_oneof![any::<String>(), "\\PC{0,8}", "[\\x00-\\xff]{0,8}"]) {
             let line = written("key", &value);

@@ -1,5 +1,5 @@
-//! The snapshot as metric families. The names are the project's interface; the order is fixed, so that the same state
-//! gives the same bytes.
+//! The snapshot as metric families. Their names are part of the project's interface. Their order is
+//! fixed, so that the same state gives the same bytes.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use crate::topology::{
     initiator_ports, target_ports,
 };
 
-/// Encodes one snapshot.
+/// Encodes the devices of one snapshot.
 #[derive(Debug)]
 pub struct Devices {
-    /// What to encode.
+    /// The snapshot to encode.
     pub snapshot: Arc<Snapshot>,
-    /// For which devices with the series of each path.
+    /// The devices that get per-path series.
     pub paths: PathSeries,
-    /// With what only a running exporter sees: events.
+    /// True to encode metrics that only a running exporter can have, because they come from events.
     pub events: bool,
 }
 
-/// The devices that have series for each of their paths.
+/// The devices that get per-path series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathSeries {
     /// All devices.
     All,
-    /// Devices whose paths somebody may want to look at.
+    /// Only devices that need attention; see [`Device::is_conspicuous`].
     Conspicuous,
     /// No device.
     None,
@@ -490,7 +490,8 @@ impl Devices {
     }
 }
 
-/// The value of a gauge that exists only while it is above 0: it is 0 nearly always and everywhere.
+/// The value of a gauge that exists only while it is above 0. Nearly all of these are 0 nearly
+/// always, so leaving them out saves many series.
 fn fault(value: usize) -> Option<u64> {
     Some(value as u64).filter(|value| *value > 0)
 }
@@ -537,12 +538,12 @@ fn path_info<'a>(device: &'a Device, path: &'a Path) -> PathInfo<'a> {
     }
 }
 
-/// Seconds since 1970.
+/// Returns seconds since 1970.
 pub(super) fn unix_seconds(time: SystemTime) -> f64 {
     seconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// To the millisecond.
+/// Rounds down to milliseconds.
 fn seconds(duration: Duration) -> f64 {
     duration.as_millis() as f64 / 1000.0
 }

@@ -1,12 +1,13 @@
-//! The page that a scrape gets.
+//! The metrics page.
 //!
-//! It has two parts: what the snapshot fixes, megabytes on a large host, and the exporter's own numbers, a few
-//! kilobytes that change all the time. The first is encoded when it is first asked for, and kept until the next
-//! snapshot; the second is encoded for each scrape and put behind it.
+//! The page has two parts. The first depends only on the snapshot and has megabytes on a large
+//! host. It is encoded at the first request for it and kept until the next snapshot. The second has
+//! the exporter's own numbers: a few kilobytes that change all the time. It is encoded for each
+//! scrape and appended.
 //!
-//! The same goes for the compressed page. Deflate blocks that end with a full flush refer to nothing before or after
-//! them, so the two parts are compressed each by itself and joined into one gzip member, whose checksum is combined from
-//! theirs (RFC 1951, RFC 1952).
+//! The compressed page works the same way. Deflate blocks that end with a full flush do not refer
+//! to bytes before or after them. So each part is compressed alone, and both are joined into one
+//! gzip member, whose checksum is combined from theirs (RFC 1951, RFC 1952).
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -29,12 +30,13 @@ pub enum Format {
     Text,
 }
 
-/// How a client wants names written that are more than ASCII letters, digits, `_` and `:`
-/// (<https://prometheus.io/docs/instrumenting/escaping_schemes/>). No name here is, so all four write the same page.
+/// How a client wants names escaped that contain more than ASCII letters, digits, `_` and `:`
+/// (<https://prometheus.io/docs/instrumenting/escaping_schemes/>). No name of this exporter does,
+/// so all four schemes give the same page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words of the document say it")]
 pub enum Escaping {
-    /// The scheme of a client that names none.
+    /// The default for clients that name no scheme.
     #[default]
     Underscores,
     AllowUtf8,
@@ -43,8 +45,9 @@ pub enum Escaping {
 }
 
 impl Format {
-    /// The value of `Content-Type` for a page in this format. OpenMetrics has to name the escaping
-    /// (<https://prometheus.io/docs/instrumenting/content_negotiation/>); text 0.0.4 has none.
+    /// Returns the value of `Content-Type` for a page in this format. OpenMetrics must name the
+    /// escaping scheme (<https://prometheus.io/docs/instrumenting/content_negotiation/>). Text
+    /// 0.0.4 has none.
     pub fn content_type(self, escaping: Escaping) -> &'static str {
         match (self, escaping) {
             (Format::OpenMetrics, Escaping::Underscores) => {
@@ -64,15 +67,16 @@ impl Format {
     }
 }
 
-/// How the text is handed out in memory: no large buffer has to grow, and be copied, for a large host.
+/// Size in bytes of the buffers that hold the text. With chunks, no large buffer has to grow and be
+/// copied for a large host.
 const CHUNK: usize = 64 << 10;
-/// A page that is compressed once per snapshot could afford more, but while devices change each scrape pays, and higher
-/// levels save little: the text is repetitive.
+/// Compression level. While devices change, each scrape compresses the page, so the level is low.
+/// Higher levels save little, because the text is repetitive.
 const LEVEL: u32 = 3;
-/// Member header of RFC 1952: deflate, no flags, no time, no hint, unknown system.
+/// The member header of RFC 1952: deflate, no flags, no time, no hint, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Encodes pages.
+/// Encodes the metrics page and keeps the part that depends only on the snapshot.
 #[derive(Debug)]
 pub struct Exposition {
     paths: PathSeries,
@@ -80,7 +84,7 @@ pub struct Exposition {
     present: Mutex<Arc<Fixed>>,
 }
 
-/// The part of the page that one snapshot fixes, in every form that has been asked for.
+/// The part of the page that depends only on one snapshot, in each form that has been requested.
 #[derive(Debug, Default)]
 struct Fixed {
     snapshot: Arc<Snapshot>,
@@ -88,7 +92,7 @@ struct Fixed {
     deflated: [OnceLock<Result<Deflated, fmt::Error>>; 2],
 }
 
-/// Compressed text, and what a gzip trailer needs of it.
+/// Compressed text with its checksum and its uncompressed length, for the gzip trailer.
 #[derive(Debug, Default)]
 struct Deflated {
     blocks: Vec<Bytes>,
@@ -97,21 +101,22 @@ struct Deflated {
 }
 
 impl Exposition {
-    /// `own` holds the exporter's own numbers; `paths` says for which devices the series of each path are wanted.
+    /// `own` holds the exporter's own metrics. `paths` selects the devices that get per-path
+    /// series.
     pub fn new(own: Registry, paths: PathSeries) -> Self {
         Exposition { paths, own, present: Mutex::default() }
     }
 
-    /// The page for this snapshot, in order.
+    /// Returns the page for this snapshot, in chunks.
     ///
     /// # Errors
-    /// If a metric cannot be encoded, which no value can cause.
+    /// If a metric cannot be encoded. No value can cause this.
     pub fn page(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> Result<Vec<Bytes>, fmt::Error> {
         let fixed = self.fixed(snapshot);
         if gzip { self.gzip_page(&fixed, format) } else { self.plain_page(&fixed, format) }
     }
 
-    /// Whether the page costs no more than the exporter's own numbers.
+    /// Returns true if only the exporter's own numbers are still to be encoded for this page.
     pub fn is_ready(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> bool {
         let fixed = self.fixed(snapshot);
         if gzip {
@@ -121,7 +126,8 @@ impl Exposition {
         }
     }
 
-    /// What is kept for this snapshot. The one before is dropped, with all its text.
+    /// Returns the cached part for this snapshot. A new snapshot drops the cached part of the
+    /// previous one.
     fn fixed(&self, snapshot: &Arc<Snapshot>) -> Arc<Fixed> {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&present.snapshot, snapshot) {
@@ -131,7 +137,8 @@ impl Exposition {
     }
 
     fn plain_page(&self, fixed: &Fixed, format: Format) -> Result<Vec<Bytes>, fmt::Error> {
-        // Made by whoever comes first; the others wait for it instead of making it again.
+        // The first request encodes it. Requests that arrive meanwhile wait for the result instead
+        // of encoding it again.
         let mut page = fixed.plain[format as usize]
             .get_or_init(|| {
                 let mut chunks = Chunks::default();
@@ -173,12 +180,13 @@ impl Exposition {
     }
 }
 
-/// One gzip member of two parts; the first ends with a full flush, the second is finished.
+/// Joins two parts into one gzip member. The first part ends with a full flush, the second is
+/// finished.
 fn join(first: &Deflated, second: Deflated) -> Vec<Bytes> {
     let mut checksum = first.checksum.clone();
     checksum.combine(&second.checksum);
     let mut trailer = checksum.finalize().to_le_bytes().to_vec();
-    // The length modulo 2^32.
+    // RFC 1952 wants the length modulo 2^32.
     trailer.extend((first.length.wrapping_add(second.length) as u32).to_le_bytes());
     let mut page = vec![Bytes::from_static(&GZIP_HEADER)];
     page.extend(first.blocks.iter().cloned().chain(second.blocks));
@@ -186,10 +194,10 @@ fn join(first: &Deflated, second: Deflated) -> Vec<Bytes> {
     page
 }
 
-/// Writes what is registered.
+/// Writes the metrics of the registry.
 ///
 /// # Errors
-/// Those of `out`.
+/// The errors of `out`.
 pub fn encode(registry: &Registry, format: Format, out: &mut impl Write) -> fmt::Result {
     match format {
         Format::OpenMetrics => encode_registry(out, registry),
@@ -197,7 +205,7 @@ pub fn encode(registry: &Registry, format: Format, out: &mut impl Write) -> fmt:
     }
 }
 
-/// Text in pieces of [`CHUNK`].
+/// Collects text in chunks of [`CHUNK`] bytes.
 #[derive(Default)]
 struct Chunks {
     full: Vec<Bytes>,
@@ -226,7 +234,7 @@ impl Write for Chunks {
     }
 }
 
-/// Compresses as it is written to.
+/// Compresses the text that is written to it.
 struct Deflater {
     compress: Compress,
     pending: Vec<u8>,
@@ -248,7 +256,7 @@ impl Deflater {
         }
     }
 
-    /// Compresses what is pending.
+    /// Compresses the pending text.
     fn push(&mut self, flush: FlushCompress) -> fmt::Result {
         self.checksum.update(&self.pending);
         self.length += self.pending.len() as u64;
@@ -262,7 +270,7 @@ impl Deflater {
                 let full = std::mem::replace(&mut self.open, Vec::with_capacity(CHUNK));
                 self.blocks.push(full.into());
             }
-            // A flush is complete when it leaves room in the output.
+            // A flush is complete if it leaves room in the output.
             if rest.is_empty() && !filled && room > 0 {
                 break;
             }
@@ -329,7 +337,7 @@ mod tests {
 
     fn gunzip(page: &[u8]) -> String {
         let mut text = String::new();
-        // One member only: what followed it would be lost on decoders that read but one.
+        // There must be one member only: some decoders ignore further ones.
         let mut decoder = flate2::bufread::GzDecoder::new(page);
         decoder.read_to_string(&mut text).unwrap();
         assert!(decoder.into_inner().is_empty());

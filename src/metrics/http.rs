@@ -1,4 +1,4 @@
-//! Numbers of the HTTP server.
+//! Metrics of the HTTP server.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{Families, labels};
 
-/// Every status code that an answer can have, so that each has its series from the start.
+/// All status codes of responses, so that each has its series from the start.
 const CODES: [&str; 10] = ["200", "400", "401", "404", "405", "421", "429", "431", "500", "503"];
 const REASONS: [&str; 3] = ["evicted", "slow", "handshake"];
 
-/// Why the server closes a connection that its client would have kept, in the order of [`REASONS`].
+/// Reasons to close a connection that its client would have kept, in the order of [`REASONS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Closed {
-    /// Its client had more than its share, or another client needed the place.
+    /// The client had more connections than its share, or another client needed the place.
     Evicted,
-    /// Its client took too long to ask, or to take an answer.
+    /// The client took too long to send a request or to receive a response.
     Slow,
     /// The TLS handshake failed.
     Handshake,
@@ -26,7 +26,7 @@ pub enum Closed {
 labels!(CodeLabels { code: &'a str });
 labels!(ReasonLabels { reason: &'a str });
 
-/// Answers to clients, and connections that the server closed.
+/// Counters of responses and of connections that the server closed.
 #[derive(Debug, Default)]
 pub struct HttpMetrics {
     responses: [Counter; CODES.len()],
@@ -34,7 +34,7 @@ pub struct HttpMetrics {
 }
 
 impl HttpMetrics {
-    /// Counts an answer.
+    /// Counts a response.
     pub fn count_response(&self, status: u16) {
         let status = status.to_string();
         if let Some(index) = CODES.iter().position(|code| *code == status) {
@@ -42,7 +42,7 @@ impl HttpMetrics {
         }
     }
 
-    /// Counts a connection that was closed.
+    /// Counts a connection that the server closed.
     pub fn count_closed(&self, reason: Closed) {
         self.closed[reason as usize].inc();
     }

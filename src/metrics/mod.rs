@@ -1,4 +1,4 @@
-//! What is shown to Prometheus: the snapshot's devices, and the exporter's own numbers.
+//! The metrics: the snapshot's devices, and the exporter's own numbers.
 //!
 //! ```text
 //! Snapshot ─► devices.rs ─┐                        ┌─► OpenMetrics 1.0
@@ -6,8 +6,9 @@
 //! own.rs, process.rs ─────┘                        └─► text.rs: Prometheus text 0.0.4
 //! ```
 //!
-//! `exposition.rs` keeps what a snapshot fixes, encoded and compressed, for as long as that snapshot is the present one;
-//! the exporter's own numbers change with every scrape and are added to it.
+//! `exposition.rs` keeps the part of the page that depends only on the snapshot, encoded and
+//! compressed, until the next snapshot. It adds the exporter's own numbers, which change with every
+//! scrape.
 
 pub mod devices;
 pub mod exposition;
@@ -25,7 +26,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
-/// Declares a label set that borrows, which `derive(EncodeLabelSet)` cannot.
+/// Declares a label set that borrows its values, which `derive(EncodeLabelSet)` cannot do.
 macro_rules! labels {
     ($name:ident { $($label:ident: $type:ty),* $(,)? }) => {
         #[derive(Clone, Copy)]
@@ -44,13 +45,13 @@ macro_rules! labels {
 }
 use labels;
 
-/// Writes whole metric families.
+/// Writes metric families.
 struct Families<'a>(DescriptorEncoder<'a>);
 
 const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], f64>> = None;
 
 impl Families<'_> {
-    /// A gauge without labels; nothing but its description if there is no value.
+    /// Writes a gauge without labels. Without a value it writes only the description.
     fn number<V: EncodeGaugeValue>(&mut self, name: &str, help: &str, value: Option<V>) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         value.map_or(Ok(()), |value| family.encode_gauge(&value))
@@ -66,7 +67,7 @@ impl Families<'_> {
         samples.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
     }
 
-    /// A counter without labels; `name` without `_total`.
+    /// Writes a counter without labels. `name` comes without `_total`.
     fn total<V: EncodeCounterValue>(&mut self, name: &str, help: &str, value: V) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         family.encode_counter(&value, NO_EXEMPLAR)
@@ -76,7 +77,7 @@ impl Families<'_> {
         metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 
-    /// `name` without `_total`.
+    /// Writes a counter. `name` comes without `_total`.
     fn counter<L: EncodeLabelSet, V: EncodeCounterValue>(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The exporter's own numbers.
+//! The exporter's own metrics.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,20 +15,21 @@ use super::{Families, labels};
 use crate::memory::file::FileHealth;
 use crate::source::health::{Source, SourceHealth, SourceState};
 
-/// Uevent actions of the kernel (`lib/kobject_uevent.c`): a closed set, so each has its series from the start.
+/// Actions of kernel events (`lib/kobject_uevent.c`). The set is closed, so each action has its
+/// series from the start.
 const ACTIONS: [&str; 8] = ["add", "bind", "change", "move", "offline", "online", "remove", "unbind"];
 const RESYNC_REASONS: [&str; 4] = ["start", "timer", "overflow", "signal"];
 
-/// Why everything is read, in the order of [`RESYNC_REASONS`].
+/// The reasons for a resync, in the order of [`RESYNC_REASONS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResyncReason {
     /// The exporter started.
     Start,
-    /// `--resync.interval` has passed.
+    /// The resync interval has passed.
     Timer,
-    /// Uevents were lost.
+    /// Kernel events were lost.
     Overflow,
-    /// SIGHUP.
+    /// The exporter received SIGHUP.
     Signal,
 }
 
@@ -37,23 +38,23 @@ labels!(ActionLabels { action: &'a str });
 labels!(SourceLabels { source: &'a str });
 labels!(BuildInfo { version: &'a str, revision: &'a str, rustversion: &'a str });
 
-/// A number of seconds that goes up and down.
+/// A gauge in seconds.
 type Seconds = Gauge<f64, AtomicU64>;
 
-/// Numbers of the running exporter, each counted or set where it happens.
+/// Metrics of the running exporter. The code that each one is about counts or sets it.
 #[derive(Debug)]
 pub struct OwnMetrics {
     uevents: [Counter; ACTIONS.len()],
     resyncs: [Counter; RESYNC_REASONS.len()],
-    /// Times the kernel dropped uevents.
+    /// Times the kernel dropped events before the exporter read them.
     pub uevent_overflows: Counter,
-    /// Devices that a timed reading found different though no event had told.
+    /// Devices whose state a timed resync found changed without a kernel event.
     pub resync_corrections: Counter,
-    /// Seconds from an event received to its state published.
+    /// Seconds from receiving a kernel event to publishing the new state.
     pub event_to_metric: Histogram,
-    /// How often everything is read now.
+    /// The current interval of resyncs.
     pub resync_interval: Seconds,
-    /// How often the states of block devices are read now.
+    /// The current interval of re-reads of block device states.
     pub reread_interval: Seconds,
     /// Scrapes answered.
     pub scrapes: Counter,
@@ -66,7 +67,8 @@ impl Default for OwnMetrics {
             resyncs: Default::default(),
             uevent_overflows: Counter::default(),
             resync_corrections: Counter::default(),
-            // From a quick ioctl to a kernel that is busy with thousands of maps.
+            // The buckets reach from one quick ioctl to a kernel that is busy with thousands of
+            // maps.
             event_to_metric: Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
             resync_interval: Seconds::default(),
             reread_interval: Seconds::default(),
@@ -76,14 +78,14 @@ impl Default for OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Counts a uevent.
+    /// Counts a kernel event.
     pub fn count_uevent(&self, action: &str) {
         if let Some(index) = ACTIONS.iter().position(|known| *known == action) {
             self.uevents[index].inc();
         }
     }
 
-    /// Counts a full read.
+    /// Counts a resync.
     pub fn count_resync(&self, reason: ResyncReason) {
         self.resyncs[reason as usize].inc();
     }
@@ -131,12 +133,12 @@ impl Collector for OwnMetrics {
     }
 }
 
-/// What was built, and how the sources fare.
+/// The metrics about the build, the sources and the memory file.
 #[derive(Debug)]
 pub struct About {
-    /// The sources.
+    /// The health of the sources.
     pub sources: Arc<SourceHealth>,
-    /// The memory's file, if there is one.
+    /// The health of the memory file; `None` without one.
     pub memory: Option<Arc<FileHealth>>,
 }
 
@@ -193,19 +195,19 @@ impl Collector for About {
     }
 }
 
-/// Whether the configuration in use is the one in the file.
+/// The outcome of loads of the configuration file.
 #[derive(Debug, Default)]
 pub struct ConfigReloads {
     last: Mutex<(bool, Option<SystemTime>)>,
 }
 
 impl ConfigReloads {
-    /// The file was read and is in use.
+    /// Records that the file was loaded and is in use.
     pub fn succeeded(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (true, Some(SystemTime::now()));
     }
 
-    /// The file cannot be used; the one before is.
+    /// Records that the file cannot be used. The previous configuration stays in use.
     pub fn failed(&self) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).0 = false;
     }
@@ -266,7 +268,8 @@ mod tests {
         registry.register_collector(Box::new(About { sources: Arc::clone(&sources), memory: None }));
         let read = || sources.succeeded(SourcePart::DeviceMapper, Duration::from_secs(1), SystemTime::UNIX_EPOCH, &[]);
         let refused = |errno: Errno| sources.failed(SourcePart::DeviceMapper, &Error::io("control", &errno.into()));
-        // The values of kernel status and of `source_up`, and how many series are about device mapper.
+        // The values of `kernel_status` and of device mapper's `source_up`, and the number of
+        // series about device mapper.
         let shown = || {
             let mut page = String::new();
             prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -278,7 +281,7 @@ mod tests {
             let up = value("multipath_exporter_source_up{source=\"dm\"}");
             (status, up, page.matches("{source=\"dm\"}").count())
         };
-        // Switched off.
+        // The source is switched off.
         assert_eq!(shown(), (Some(0), None, 0));
         sources.enable(SourcePart::DeviceMapper);
         assert_eq!(shown(), (Some(0), Some(0), 2));

@@ -1,6 +1,7 @@
-//! `process_*`: this process, as every Prometheus client library shows it.
+//! `process_*`: metrics of this process, as every Prometheus client library has them.
 //!
-//! These few reads of `/proc/self` are the only ones in a scrape; nothing in them waits for a device or a daemon.
+//! These few reads of `/proc/self` are the only reads in a scrape. None of them waits for a device
+//! or a daemon.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,16 +13,17 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use super::Families;
 
-/// Encodes the process that it runs in.
+/// Encodes the metrics of its own process.
 #[derive(Debug)]
 pub struct ThisProcess {
     directory: PathBuf,
-    /// `/proc/stat`, where this stands, takes milliseconds on hosts with many processors.
+    /// Read once, because `/proc/stat`, which has it, takes milliseconds on hosts with many
+    /// processors.
     boot_time: Option<u64>,
 }
 
 impl ThisProcess {
-    /// `procfs` is where procfs is mounted.
+    /// `procfs` is the mount point of procfs.
     pub fn new(procfs: &Path) -> Self {
         ThisProcess { directory: procfs.join("self"), boot_time: boot_time_secs().ok() }
     }
@@ -36,7 +38,7 @@ impl ThisProcess {
 impl Collector for ThisProcess {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut families = Families(encoder);
-        // Without procfs there is nothing to say, and the devices matter more.
+        // Without procfs these metrics are missing, but the page still has those of the devices.
         let Ok((process, stat)) = self.read() else { return Ok(()) };
         let seconds = |ticks: u64| ticks as f64 / ticks_per_second() as f64;
         let max_fds = process.limits().ok().and_then(|limits| match limits.max_open_files.soft_limit {

@@ -1,29 +1,30 @@
-//! Prometheus text 0.0.4 out of OpenMetrics text.
+//! Turns OpenMetrics text into Prometheus text 0.0.4.
 //!
-//! prometheus-client writes OpenMetrics only. The formats differ in the comments: 0.0.4 names a counter with its
-//! `_total`, and knows no `# UNIT` and no `# EOF`. (Types that it does not know either, such as `info`, take the whole
-//! target down: the exporter has none.) Samples are the same in both.
+//! prometheus-client writes OpenMetrics only. The formats differ in their comments: 0.0.4 names a
+//! counter with its `_total` and has neither `# UNIT` nor `# EOF`. Types that 0.0.4 does not know,
+//! such as `info`, make Prometheus refuse the whole page, so the exporter has none. Samples are the
+//! same in both.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
 use std::fmt::{self, Write};
 
-/// Passes OpenMetrics text on as text 0.0.4.
+/// A writer that takes OpenMetrics text and passes on text 0.0.4.
 #[derive(Debug)]
 pub struct PlainText<W> {
     out: W,
     line: String,
-    /// The help of the family at hand, held back until its type is known.
+    /// The help of the current family, held back until its type is known.
     help: String,
 }
 
 impl<W: Write> PlainText<W> {
-    /// Writes to `out`.
+    /// Passes the text on to `out`.
     pub fn new(out: W) -> Self {
         PlainText { out, line: String::new(), help: String::new() }
     }
 
-    /// Gives back what was written to. All lines must have ended.
+    /// Returns the inner writer. The last line must have ended.
     pub fn into_inner(self) -> W {
         debug_assert!(self.line.is_empty() && self.help.is_empty());
         self.out

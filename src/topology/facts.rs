@@ -1,12 +1,13 @@
-//! Facts about a device as a whole because of its paths: rules need it also where the series of each path are left out.
+//! Facts about a device that follow from its paths. Alert rules need them also where per-path
+//! series are left out.
 
 use std::time::Duration;
 
 use super::{Device, Health, History, Mismatches, Path, PathState};
 
-/// Words of SCSI ALUA and NVMe ANA for a path that is not the shortest way. A path in ALUA's `lba-dependent` is the shortest
-/// for a part of the LUN. (`sdev_access_states` in `drivers/scsi/scsi_sysfs.c`, `nvme_ana_state_names` in
-/// `drivers/nvme/host/multipath.c`.)
+/// Words of SCSI ALUA and NVMe ANA for a path that is not the shortest way. `lba-dependent` is not
+/// among them: such a path is the shortest way for a part of the LUN. Sources: `sdev_access_states`
+/// in `drivers/scsi/scsi_sysfs.c`, `nvme_ana_state_names` in `drivers/nvme/host/multipath.c`.
 const NOT_OPTIMIZED: [&str; 9] = [
     "active/non-optimized",
     "standby",
@@ -19,39 +20,40 @@ const NOT_OPTIMIZED: [&str; 9] = [
     "change",
 ];
 
-/// I/O that stands still for so long is no slow I/O any more: a SCSI command may take 30 seconds.
+/// I/O without a completion for this time is not merely slow: a SCSI command may take 30 seconds.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
 impl Device {
-    /// Whether all its valid paths are blocked, so that no I/O gets through.
+    /// Returns true if all valid paths are blocked, so that no I/O gets through.
     pub fn is_blocked(&self) -> bool {
         self.blocked_paths > 0 && self.blocked_paths >= self.counts().valid
     }
 
-    /// Whether its I/O stands still.
+    /// Returns true if its I/O stands still.
     pub fn is_stalled(&self) -> bool {
         self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
     }
 
-    /// The paths that swallow I/O: it stands still there while that of the device flows.
+    /// Returns the paths on which I/O stands still while the I/O of the device flows.
     pub fn swallowing_paths(&self) -> impl Iterator<Item = &Path> {
         self.paths.iter().filter(|path| path.is_stalled() && !self.is_stalled())
     }
 
-    /// How many paths multipathd holds marginal, or its checker leaves alone for a while because they failed too often
-    /// (`delayed`).
+    /// Returns the number of paths that multipathd treats as marginal, or whose checker waits
+    /// because they failed too often (`delayed`).
     pub fn marginal_paths(&self) -> usize {
         self.paths.iter().filter(|path| path.is_marginal()).count()
     }
 
-    /// On how many paths the kernel and those who should know disagree.
+    /// Returns the number of paths on which the kernel disagrees with the checker or the SCSI
+    /// layer.
     pub fn disagreeing_paths(&self) -> usize {
         self.paths.iter().filter(|path| path.is_disputed()).count()
     }
 
-    /// Whether I/O takes a longer way than it could: the path group in use is not the best that has a valid path, or the
-    /// array calls no valid path optimized. Paths without a word of the array say nothing; one with a word that is not known
-    /// may be optimized.
+    /// Returns true if I/O takes a longer way than it could. Then the path group in use is not the
+    /// best one that has a valid path, or the array calls no valid path optimized. A path without a
+    /// word of the array does not count. A path with an unknown word may be optimized.
     pub fn is_non_optimized(&self) -> bool {
         let priorities = self.active_group_priority.zip(self.best_group_priority);
         let valid = self.paths.iter().filter(|path| path.state == PathState::Valid);
@@ -60,8 +62,8 @@ impl Device {
             || words.peek().is_some() && words.all(|word| NOT_OPTIMIZED.contains(&&**word))
     }
 
-    /// Whether somebody may want to look at its paths one by one: not all is well with the device, or something about them is
-    /// odd.
+    /// Returns true if the device needs attention path by path: it is not healthy, or something
+    /// about its paths is unusual.
     pub fn is_conspicuous(&self, history: Option<&History>) -> bool {
         let Mismatches { size, read_only, wwid, lun } = self.mismatches;
         let differing = size + read_only + wwid + lun + self.lun_conflicts;
@@ -82,7 +84,7 @@ impl Device {
 }
 
 impl Path {
-    /// Whether its I/O stands still.
+    /// Returns true if its I/O stands still.
     pub fn is_stalled(&self) -> bool {
         self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
     }
@@ -91,9 +93,9 @@ impl Path {
         self.marginal == Some(true) || self.checker_state.as_deref() == Some("delayed")
     }
 
-    /// Whether the kernel uses it though its checker or the SCSI layer calls it broken, or does not though its checker calls
-    /// it well. A state that is not the kernel's own word was concluded from the SCSI state, or assumed, and contradicts
-    /// nobody.
+    /// Returns true if the kernel uses the path although its checker or the SCSI layer calls it
+    /// broken. Also true if the kernel does not use a path that its checker calls good. A state
+    /// that the exporter concluded from the SCSI state, or assumed, contradicts nothing.
     fn is_disputed(&self) -> bool {
         let checker = self.checker_state.as_deref();
         let is_disputed = match self.state {
@@ -212,7 +214,7 @@ mod tests {
             (Valid, Some("i/o pending"), Some("blocked"), 0),
             (Failed, Some("ready"), Some("running"), 1),
             (Failed, Some("ghost"), Some("running"), 1),
-            // The ordinary failures.
+            // Ordinary failures, on which all agree.
             (Failed, Some("faulty"), Some("running"), 0),
             (Failed, None, Some("offline"), 0),
             (Failed, Some("shaky"), Some("running"), 0),

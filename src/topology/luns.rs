@@ -1,26 +1,27 @@
-//! The LUN numbers of a device's paths: an array gives a LUN one number on all ports of a target, and one pair of ports cannot
-//! reach one LUN under two numbers.
+//! Compares the LUN numbers of a device's paths. An array gives a LUN one number on all ports of a
+//! target, and one pair of ports cannot reach one LUN under two numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Path, Transport};
 
-/// How many paths have another number than most paths to the same target. Of numbers that are equally frequent the smallest is
-/// right. A path counts only if its number and its target are known.
+/// Returns the number of paths whose LUN number differs from that of most paths to the same target.
+/// A path counts only if its number and its target are known.
 pub fn mismatched_paths(paths: &[Path]) -> usize {
     let mut targets: BTreeMap<&str, BTreeMap<u64, usize>> = BTreeMap::new();
     for (lun, path) in differing(paths).filter(|(_, path)| !path.ports.target.is_empty()) {
         *targets.entry(&path.ports.target).or_default().entry(lun).or_default() += 1;
     }
-    // Whichever of the most frequent ones is right, as many paths have another one.
+    // The count is the same whichever of several equally frequent numbers is right.
     let others =
         |luns: BTreeMap<u64, usize>| luns.values().sum::<usize>() - luns.into_values().max().unwrap_or_default();
     targets.into_values().map(others).sum()
 }
 
-/// How many nexuses (pairs of ports) lead to several numbers. The target belongs to the name of an iSCSI port (RFC 7143, 3.4): two
-/// targets behind one address are two ports. Where a port is unknown, SCSI host, channel and target tell the nexus. A hypervisor may
-/// give two paths of its own as two LUNs of one virtio-scsi target, so that one tells nothing.
+/// Returns the number of nexuses (pairs of ports) that lead to several LUN numbers. The name of an
+/// iSCSI port includes the target (RFC 7143, 3.4): two targets behind one address are two ports.
+/// Where a port is unknown, SCSI host, channel and target identify the nexus. This does not work
+/// for virtio-scsi, where a hypervisor may present two of its own paths as two LUNs of one target.
 pub fn conflicts(paths: &[Path]) -> usize {
     let mut nexuses: BTreeMap<[&str; 3], BTreeSet<u64>> = BTreeMap::new();
     for (lun, path) in differing(paths) {
@@ -35,27 +36,30 @@ pub fn conflicts(paths: &[Path]) -> usize {
     nexuses.values().filter(|luns| luns.len() > 1).count()
 }
 
-/// Whether not all known numbers are the same.
+/// Returns true if the known numbers are not all the same.
 pub fn differ(paths: &[Path]) -> bool {
     let mut luns = paths.iter().filter_map(Path::lun);
     let first = luns.next();
     luns.any(|lun| Some(lun) != first)
 }
 
-/// The paths with a known number; none at all where all have the same, as nearly everywhere.
+/// Returns the paths with a known number, or no path if all numbers are the same, as they nearly
+/// always are.
 fn differing(paths: &[Path]) -> impl Iterator<Item = (u64, &Path)> {
     let paths = if differ(paths) { paths } else { &[] };
     paths.iter().filter_map(|path| Some((path.lun()?, path)))
 }
 
-/// SCSI host, channel and target of a SCSI address: `6:0:0` of `6:0:0:1`. `None` where it is no SCSI address.
+/// Returns host, channel and target of a SCSI address: `6:0:0` of `6:0:0:1`. `None` if it is not a
+/// SCSI address.
 pub fn scsi_target(hctl: &str) -> Option<&str> {
     hctl.rsplit_once(':').map(|(target, _)| target)
 }
 
 impl Path {
-    /// The LUN number of a SCSI device, as the kernel makes it of the 8 bytes of SAM-5, 4.7 (`scsilun_to_int` in
-    /// `drivers/scsi/scsi_common.c`): number 1 in flat space addressing is 16385.
+    /// Returns the LUN number as the kernel computes it from the 8 bytes of SAM-5, 4.7
+    /// (`scsilun_to_int` in `drivers/scsi/scsi_common.c`). Number 1 in flat space addressing is
+    /// 16385.
     pub fn lun(&self) -> Option<u64> {
         self.hctl.rsplit_once(':')?.1.parse().ok()
     }
@@ -66,7 +70,8 @@ mod tests {
     use super::*;
     use crate::topology::{Ports, sample};
 
-    /// `eth1 iqn a 7` is a path from port `eth1` to port `a` of target `iqn` with number 7; `-` is not known.
+    /// Parses paths: `eth1 iqn a 7` is a path from port `eth1` to port `a` of target `iqn` with
+    /// number 7. `-` stands for unknown.
     fn paths(text: &str) -> Vec<Path> {
         let words: Vec<&str> = text.split_whitespace().map(|word| if word == "-" { "" } else { word }).collect();
         let path = |words: &[&str]| {
@@ -94,16 +99,16 @@ mod tests {
             // A tie.
             ("e1 t a 12 e2 t b 7", 1, 0),
             ("e1 t a 12 e1 t b 7 e2 t a 12 e2 t b 7", 2, 0),
-            // Each target has numbers of its own.
+            // Each target has its own numbers.
             ("e1 t a 1 e2 t b 1 e1 u c 5 e2 u d 5", 0, 0),
             ("e1 t a 1 e2 u b 2 e1 v c 3", 0, 0),
             ("e1 t a 1 e2 t b 1 e1 t c 5 e1 u d 5 e2 u e 5 e2 u f 1", 2, 0),
-            // Not by their digits.
+            // Numbers are compared as wholes, not by their digits.
             ("e1 t a 16385 e2 t b 1", 1, 0),
             ("e1 t a 16385 e2 t b 16385", 0, 0),
             ("e1 t a 4611967493404098560 e2 t b 4611967493404098560 e2 t c 4611967493404098561", 1, 0),
             ("e1 t a 18446744073709551615 e2 t b 18446744073709551616", 0, 0),
-            // What is not known says nothing.
+            // Unknown parts say nothing.
             ("e1 t a 12 e2 t b -", 0, 0),
             ("e1 - a 12 e2 - b 7", 0, 0),
             ("e1 t a 12 e2 - b 7", 0, 0),

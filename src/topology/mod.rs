@@ -1,7 +1,8 @@
-//! What a host's multipath storage looks like: plain values, no I/O.
+//! The multipath storage of a host as plain values. Nothing here does I/O.
 //!
-//! Everything else in the program speaks in these. A [`Device`] is one multipath device, identified by its WWID; a
-//! [`Path`] is one of its members. A [`Snapshot`] is all of them at one moment, immutable once published.
+//! All other modules use these types. A [`Device`] is one multipath device, identified by its WWID.
+//! A [`Path`] is one of its members. A [`Snapshot`] has all of them at one moment and never changes
+//! after it is published.
 
 mod facts;
 pub mod luns;
@@ -24,13 +25,13 @@ pub use transport::{
     NvmeTimeouts, Ports, Transport, Transports, fabric_of, is_deleted, portal,
 };
 
-/// Major and minor number of a block device, printed as the kernel prints it: `8:16`.
+/// Major and minor number of a block device, written as the kernel prints them: `8:16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct DevNo {
-    /// The driver's number.
+    /// The number of the driver.
     pub major: u32,
-    /// The device's number within its driver.
+    /// The number of the device within its driver.
     pub minor: u32,
 }
 
@@ -54,7 +55,7 @@ impl TryFrom<String> for DevNo {
     }
 }
 
-/// The text was not of the form `MAJOR:MINOR`.
+/// A text that does not have the form `MAJOR:MINOR`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a device number: {0:?}")]
 pub struct InvalidDevNo(String);
@@ -71,7 +72,7 @@ impl FromStr for DevNo {
     }
 }
 
-/// Which part of the kernel assembles the device.
+/// The part of the kernel that assembles the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub enum Kind {
     /// A device-mapper device with a `multipath` target.
@@ -83,10 +84,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Both of them.
+    /// Both kinds.
     pub const ALL: [Kind; 2] = [Kind::DeviceMapper, Kind::Nvme];
 
-    /// The word of the `kind` label.
+    /// The value of the `kind` label.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::DeviceMapper => "dm",
@@ -95,30 +96,30 @@ impl Kind {
     }
 }
 
-/// What the kernel will do with I/O for a path.
+/// The use that the kernel makes of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
-    /// It sends I/O there.
+    /// The kernel sends I/O to the path.
     Valid,
-    /// NVMe only: reachable, but its ANA state takes no I/O now.
+    /// NVMe only: the path is reachable, but its ANA state takes no I/O now.
     Standby,
-    /// Neither.
+    /// The path is neither valid nor on standby.
     Failed,
 }
 
-/// The one state a device is in.
+/// The state of a device. It is always in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// No failed path, at least one valid.
+    /// At least one path is valid and none has failed.
     Healthy,
-    /// Some failed, some valid.
+    /// Some paths are valid and some have failed.
     Degraded,
-    /// No valid path; a device that has lost all its members included.
+    /// No path is valid. This includes a device that has lost all its members.
     WithoutValidPaths,
 }
 
 impl Health {
-    /// The word of the API's `state`.
+    /// The value of `state` in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Health::Healthy => "healthy",
@@ -128,7 +129,7 @@ impl Health {
     }
 }
 
-/// How many paths are in each state.
+/// The number of paths in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Valid paths.
@@ -152,12 +153,12 @@ impl Counts {
         })
     }
 
-    /// Members: valid, standby and failed.
+    /// Returns the number of all members.
     pub fn paths(self) -> usize {
         self.valid + self.standby + self.failed
     }
 
-    /// The health of a device with these paths.
+    /// Returns the health of a device with these paths.
     pub fn health(self) -> Health {
         match self {
             Counts { valid: 0, .. } => Health::WithoutValidPaths,
@@ -170,109 +171,112 @@ impl Counts {
 /// A path group of a device-mapper device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Position in the kernel's status, from 1.
+    /// The position in the kernel's status, from 1.
     pub index: u32,
-    /// `active`, `enabled`, `disabled`, or the source's own word where it is none of these.
+    /// `active`, `enabled` or `disabled`, or any other word that the source has.
     pub state: Arc<str>,
 }
 
 /// One member of a device.
 ///
-/// Text that is not known is empty; what is absent for this kind of path is `None`.
+/// Unknown text is empty. A fact that this kind of path does not have is `None`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
-    /// Kernel name (`sdb`); the last known one, or the device number, once that name is gone.
+    /// The kernel name (`sdb`). After the name is gone, the last known one, or the device number.
     pub name: Arc<str>,
     /// Device number.
     pub devno: Option<DevNo>,
-    /// SCSI host, channel, target and LUN, `6:0:0:1`.
+    /// SCSI host, channel, target and LUN, such as `6:0:0:1`.
     pub hctl: Arc<str>,
-    /// What carries its I/O.
+    /// The transport that carries its I/O.
     pub transport: Transport,
-    /// What it shares with others.
+    /// The parts that it shares with other paths.
     pub ports: Ports,
-    /// Index of its path group, from 1; the ANA group of an NVMe path.
+    /// The index of its path group, from 1. For an NVMe path, its ANA group.
     pub group: Option<u32>,
-    /// Whether the kernel sends I/O to it.
+    /// The use that the kernel makes of it.
     pub state: PathState,
-    /// Whether `state` is the kernel's own word: of its status, read here or by multipathd, or of an event. Otherwise it was
-    /// concluded from the SCSI state, or assumed.
+    /// True if `state` is the kernel's own: from its status, read by the exporter or by multipathd,
+    /// or from an event. Otherwise the exporter concluded it from the SCSI state, or assumed it.
     pub is_told: bool,
-    /// Times it failed since the exporter started.
+    /// The number of failures since the exporter started.
     pub failures: u64,
-    /// multipathd's priority.
+    /// The priority in multipathd.
     pub priority: Option<i64>,
-    /// multipathd's checker state, its own word.
+    /// The checker state, in multipathd's own word.
     pub checker_state: Option<Arc<str>>,
-    /// State of the SCSI device or the NVMe controller, the kernel's own word.
+    /// The state of the SCSI device or the NVMe controller, in the kernel's own word.
     pub device_state: Option<Arc<str>>,
-    /// SCSI ALUA access state, the kernel's own word.
+    /// The SCSI ALUA access state, in the kernel's own word.
     pub access_state: Option<Arc<str>>,
-    /// NVMe ANA state, the kernel's own word.
+    /// The NVMe ANA state, in the kernel's own word.
     pub ana_state: Option<Arc<str>>,
-    /// Whether multipathd holds it marginal.
+    /// True if multipathd treats it as marginal.
     pub marginal: Option<bool>,
-    /// Requests that ended with an error, as the SCSI layer counts since the disk came, or the NVMe driver since the path came.
+    /// Requests that ended with an error. The SCSI layer counts since the disk appeared, the NVMe
+    /// driver since the path appeared.
     pub io_errors: Option<u64>,
-    /// Requests that ran out of time, likewise.
+    /// Requests that timed out, counted in the same way.
     pub io_timeouts: Option<u64>,
-    /// How long the same I/O had been in flight at the last resync, while none completed; `None` if I/O flows or there is none.
+    /// How long the same I/O had been in flight at the last resync without any completion. `None`
+    /// if I/O flows or none is in flight.
     pub stalled: Option<Duration>,
 }
 
-/// multipathd's own counters of a device. They return to 0 when it is reconfigured.
+/// multipathd's own counters of a device. They return to 0 when multipathd reconfigures it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DaemonCounters {
-    /// Path failures it saw.
+    /// Path failures that multipathd saw.
     pub path_faults: u64,
     /// Switches from one path group to another.
     pub group_switches: u64,
-    /// Tables it loaded.
+    /// Tables that multipathd loaded.
     pub table_loads: u64,
-    /// Seconds I/O queued for want of a path.
+    /// Seconds for which I/O was queued because no path was valid.
     pub queueing_seconds: u64,
-    /// Times queueing ended because `no_path_retry` ran out.
+    /// Times that queueing ended because `no_path_retry` expired.
     pub queueing_timeouts: u64,
 }
 
-/// Path events of a device since the exporter started.
+/// Counts of path events of a device since the exporter started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathEventCounts {
-    /// Paths that failed.
+    /// Path failures.
     pub failed: u64,
-    /// Paths reinstated.
+    /// Path reinstatements.
     pub reinstated: u64,
-    /// When a path last failed.
+    /// The time of the last failure.
     pub last_failed: Option<SystemTime>,
-    /// When a path was last reinstated.
+    /// The time of the last reinstatement.
     pub last_reinstated: Option<SystemTime>,
 }
 
-/// How many paths differ from their device: all of them should be the same LUN.
+/// How many paths differ from their device. All paths should lead to the same LUN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mismatches {
-    /// In size.
+    /// Paths with another size.
     pub size: usize,
-    /// In write protection.
+    /// Paths with another write protection.
     pub read_only: usize,
-    /// In WWID: another LUN is behind them now.
+    /// Paths with another WWID: they lead to another LUN now.
     pub wwid: usize,
-    /// In the LUN number, among the paths to one target; 0 where the array is configured to number by port.
+    /// Paths whose LUN number differs from that of most paths to the same target. Always 0 where
+    /// the configuration says that the array numbers LUNs by port.
     pub lun: usize,
 }
 
 /// One multipath device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Device {
-    /// Its identity and the one join key.
+    /// Its identity, and the only key to join its series.
     pub wwid: Arc<str>,
-    /// Alias: `mpatha`.
+    /// Its alias: `mpatha`.
     pub name: Arc<str>,
-    /// Kernel name: `dm-3`.
+    /// Its kernel name: `dm-3`.
     pub sysfs_name: Arc<str>,
-    /// UUID as the kernel gives it: `mpath-3600…`.
+    /// The UUID as the kernel has it: `mpath-3600…`.
     pub uuid: Arc<str>,
-    /// Who assembles it.
+    /// The part of the kernel that assembles it.
     pub kind: Kind,
     /// SCSI vendor.
     pub vendor: Arc<str>,
@@ -280,130 +284,140 @@ pub struct Device {
     pub product: Arc<str>,
     /// SCSI product revision (firmware).
     pub revision: Arc<str>,
-    /// Members, by path group in the kernel's order.
+    /// Its members, by path group, in the kernel's order.
     pub paths: Vec<Path>,
-    /// Path groups in the kernel's order.
+    /// Its path groups, in the kernel's order.
     pub groups: Vec<Group>,
-    /// Whether I/O waits instead of failing when no path is valid.
+    /// True if I/O waits instead of failing when no path is valid.
     pub queueing: Option<bool>,
-    /// Whether it is suspended.
+    /// True if the device is suspended.
     pub suspended: Option<bool>,
-    /// Whether it is write-protected.
+    /// True if the device is write-protected.
     pub read_only: Option<bool>,
-    /// Size in bytes.
+    /// The size in bytes.
     pub size_bytes: Option<u64>,
-    /// Holders of the device.
+    /// How many times the device is open.
     pub open_count: Option<u64>,
-    /// Whether something uses it; `None` if that is unknown.
+    /// True if something uses the device; `None` if that is unknown.
     pub in_use: Option<bool>,
-    /// Requests sent down and not completed.
+    /// Requests sent to the device and not completed.
     pub inflight_requests: Option<u64>,
-    /// Valid paths on which I/O waits instead of failing.
+    /// Blocked paths: valid paths on which I/O waits instead of failing.
     pub blocked_paths: usize,
-    /// From the last re-read at which I/O had moved or none was in flight to the latest one; `None` if that is the same.
+    /// The time from the last re-read at which I/O had moved or none was in flight, to the latest
+    /// re-read. `None` if both are the same re-read.
     pub stalled: Option<Duration>,
-    /// Whether the root file system stands on it.
+    /// True if the root file system is on the device.
     pub root: bool,
-    /// Kernel names of working disks that are the same LUN and no paths of it, sorted.
+    /// Kernel names of stray paths, sorted: working disks that are the same LUN and not paths of
+    /// the device.
     pub stray_paths: Vec<Arc<str>>,
-    /// Paths that differ from it.
+    /// The numbers of paths that differ from the device.
     pub mismatches: Mismatches,
-    /// Pairs of ports that lead to several LUN numbers: it may hold several LUNs.
+    /// Pairs of ports that lead to several LUN numbers. The device may hold several LUNs.
     pub lun_conflicts: usize,
-    /// multipathd's counters, while it answers.
+    /// multipathd's counters; `None` while it does not answer.
     pub daemon_counters: Option<DaemonCounters>,
-    /// Priority of the path group in use.
+    /// The priority of the path group in use.
     pub active_group_priority: Option<i64>,
-    /// Priority of the best path group with a valid path.
+    /// The priority of the best path group that has a valid path.
     pub best_group_priority: Option<i64>,
-    /// Path events since the exporter started.
+    /// Counts of path events since the exporter started.
     pub path_events: PathEventCounts,
-    /// Failures and disorderly removals of a path within 15 minutes after its last one, since the exporter started.
+    /// Failures and disorderly removals of a path within 15 minutes after its previous one, since
+    /// the exporter started.
     pub repeated_path_failures: u64,
-    /// I/O errors and timeouts of all paths that it has had since the exporter knows it. It never falls.
+    /// I/O errors and timeouts of all present and former paths, since the exporter first saw the
+    /// device. It never falls.
     pub path_io_errors: u64,
 }
 
 impl Device {
-    /// Its paths, counted by state.
+    /// Counts its paths by state.
     pub fn counts(&self) -> Counts {
         Counts::of(self.paths.iter().map(|path| path.state))
     }
 }
 
-/// A disk that is used itself though it should be used through its multipath device.
+/// A disk that is used directly instead of through its multipath device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirectUse {
-    /// The identity of the device.
+    /// The identity of the multipath device.
     pub wwid: Arc<str>,
-    /// The kernel name of the disk, `sdb`.
+    /// The kernel name of the disk, such as `sdb`.
     pub disk: Arc<str>,
-    /// What uses it or a partition of it: `mount`, `swap`, or the kind of a block device (`dm`, `md`, `bcache`).
+    /// The user of the disk or of a partition of it: `mount`, `swap`, or the kind of a block device
+    /// (`dm`, `md`, `bcache`).
     pub by: Arc<str>,
 }
 
-/// What is known of multipathd.
+/// The state of multipathd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Daemon {
-    /// It is not asked.
+    /// The exporter does not query it.
     #[default]
     NotAsked,
     /// It does not answer.
     Down,
-    /// It answers; its state in its own word (`idle`, `running`, `configure`).
+    /// It answers. This is its state in its own word (`idle`, `running`, `configure`).
     Up(Arc<str>),
 }
 
 /// A disk that no multipath device holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unassembled {
-    /// Its identity.
+    /// The identity of the disk.
     pub wwid: Arc<str>,
-    /// The kernel names of its paths: at least one.
+    /// The kernel names of its paths, at least one.
     pub paths: Vec<Arc<str>>,
-    /// The device of another driver that holds it, or is taken to hold it: `md0`, `emcpowera`. Then nothing is wrong.
+    /// The device of another driver that holds the disk, or probably holds it: `md0`, `emcpowera`.
+    /// Then nothing is wrong.
     pub held_by: Option<Arc<str>>,
 }
 
-/// All devices of a host at one moment.
+/// The multipath storage of a host at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Sorted by WWID, so that the same state always gives the same bytes.
+    /// All devices, sorted by WWID, so that the same state always gives the same bytes.
     pub devices: Vec<Arc<Device>>,
-    /// multipathd.
+    /// The state of multipathd.
     pub daemon: Daemon,
-    /// What the paths go over.
+    /// The sessions, ports and controllers that paths use.
     pub transports: Arc<Transports>,
-    /// How many members of devices use each iSCSI session, by its name. One that is not in here is used by none.
+    /// How many members of devices use each iSCSI session, by its name. A session without an entry
+    /// carries no path.
     pub iscsi_session_paths: BTreeMap<Arc<str>, usize>,
-    /// Times that sessions between these ports were lost without a logout.
+    /// Times that iSCSI sessions between these ports were lost without a logout.
     pub iscsi_session_failures: Arc<Failures>,
-    /// Times that NVMe controllers between these ports were lost without being removed in order.
+    /// Times that NVMe controllers between these ports were lost without an orderly removal.
     pub nvme_controller_failures: Arc<Failures>,
     /// The configured iSCSI bonds, in the order of the configuration.
     pub iscsi_bonds: Vec<IscsiBond>,
-    /// Disks that no multipath device holds, though they are there on several paths or are multipath's. Sorted by WWID.
+    /// Disks that no multipath device holds although they have several paths or are marked for
+    /// multipath. Sorted by WWID.
     pub unassembled: Vec<Unassembled>,
-    /// Who uses disks of multipath devices, or such as should be of one, without the device. Sorted, each once.
+    /// Direct uses of disks that are in a multipath device, or should be. Sorted, without
+    /// duplicates.
     pub used_directly: Vec<DirectUse>,
-    /// Facts about the past.
+    /// Facts about the past of the host.
     pub remembered: Arc<Remembered>,
 }
 
 impl Snapshot {
-    /// Who uses the disks of this device without it. It is sorted by disk.
+    /// Returns the direct uses of disks of this device, sorted by disk.
     pub fn direct_users(&self, wwid: &str) -> &[DirectUse] {
         let first = self.used_directly.partition_point(|one| *one.wwid < *wwid);
         let rest = &self.used_directly[first..];
         &rest[..rest.partition_point(|one| *one.wwid == *wwid)]
     }
 
-    /// What uses a path of this device without it.
+    /// Returns what uses this path of this device directly.
     pub fn users_of<'a>(&'a self, wwid: &str, path: &str) -> impl Iterator<Item = &'a str> {
         self.direct_users(wwid).iter().filter(move |one| *one.disk == *path).map(|one| &*one.by)
     }
 
-    /// Disks that multipath should have and has not, strays and unassembled ones: the WWID and the kernel name of each.
+    /// Returns the WWID and the kernel name of each disk that multipath should hold but does not:
+    /// stray paths and unassembled disks.
     pub fn disks_beside(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         let strays = self.devices.iter().map(|device| (&device.wwid, &device.stray_paths));
         let unassembled = self.unassembled.iter().map(|disk| (&disk.wwid, &disk.paths));

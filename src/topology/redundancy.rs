@@ -1,10 +1,10 @@
-//! Whether a device stays reachable when one part breaks, and over how many ports it is reached.
+//! Decides if a device stays reachable when one part breaks, and counts the ports that lead to it.
 
 use std::collections::BTreeSet;
 
 use super::{Adapter, Adapters, Path, PathState, Transport};
 
-/// A part whose failure takes paths away.
+/// A part whose failure takes away all paths that use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part<'a> {
     InitiatorPort(&'a str),
@@ -12,10 +12,11 @@ enum Part<'a> {
     Fabric(&'a str),
 }
 
-/// Whether a valid or standby path is left no matter which single initiator port, target port or FC fabric fails. A device
-/// without a valid path is not redundant.
+/// Returns true if a valid or standby path remains when any single initiator port, target port or
+/// FC fabric fails. A device without a valid path is not redundant.
 ///
-/// An unknown port is taken for the path's own. So is one that a hypervisor made, and a bond of which no port is up.
+/// An unknown port counts as a port that only this path uses. The same holds for a port that a
+/// hypervisor made, and for a bond with no port up.
 pub fn is_redundant(paths: &[Path], adapters: &Adapters) -> bool {
     let usable: Vec<&Path> = usable(paths).collect();
     let [first, others @ ..] = usable.as_slice() else { return false };
@@ -26,13 +27,13 @@ pub fn is_redundant(paths: &[Path], adapters: &Adapters) -> bool {
     !parts(first, adapters).any(|part| fails_all(&part))
 }
 
-/// How many ports of the host valid and standby paths use, by the names that paths have for them. An unknown one is the
-/// path's own.
+/// Returns the number of host ports that valid and standby paths use, by the paths' names for them.
+/// An unknown port counts as a port that only this path uses.
 pub fn initiator_ports(paths: &[Path]) -> usize {
     count(usable(paths).map(|path| &*path.ports.initiator_port))
 }
 
-/// How many ports of the target they use, in the same way.
+/// Returns the number of target ports that valid and standby paths use, counted in the same way.
 pub fn target_ports(paths: &[Path]) -> usize {
     count(usable(paths).map(|path| &*path.ports.target_port))
 }
@@ -46,7 +47,8 @@ fn count<'a>(names: impl Iterator<Item = &'a str>) -> usize {
     unknown.len() + known.into_iter().collect::<BTreeSet<_>>().len()
 }
 
-/// The parts whose failure takes this path away and may take others. A port of its own takes no other path.
+/// Returns the parts whose failure takes this path away and may take others. A port that only this
+/// path uses is left out.
 fn parts<'a>(path: &'a Path, adapters: &'a Adapters) -> impl Iterator<Item = Part<'a>> {
     let adapter = adapters.get(&path.ports.initiator_port);
     let initiator = match adapter {
@@ -54,7 +56,7 @@ fn parts<'a>(path: &'a Path, adapters: &'a Adapters) -> impl Iterator<Item = Par
         Some(Adapter { is_virtual: true, .. }) => None,
         Some(Adapter { ports, .. }) => match ports.as_slice() {
             [port] => Some(&**port),
-            // One of several may fail.
+            // One of several ports may fail.
             _ => None,
         },
         None => Some(&*path.ports.initiator_port),
@@ -88,7 +90,8 @@ mod tests {
         Path { state, ports, transport: Transport::Iscsi, ..sample::path() }
     }
 
-    /// `v eth1 a` is a valid path from `eth1` to `a`; `s` is a standby path, `f` a failed one, `-` an unknown port.
+    /// Parses paths: `v eth1 a` is a valid path from `eth1` to `a`. `s` stands for standby, `f` for
+    /// failed, `-` for an unknown port.
     fn paths(text: &str) -> Vec<Path> {
         let words: Vec<&str> = text.split_whitespace().map(|word| if word == "-" { "" } else { word }).collect();
         let state = |letter| match letter {
@@ -123,7 +126,7 @@ mod tests {
     #[test]
     fn a_device_is_redundant_if_no_single_part_takes_its_last_path() {
         for (text, redundant) in [
-            // No path, and too few.
+            // No path, and too few paths.
             ("", false),
             ("v eth1 a", false),
             ("v - -", false),
@@ -131,7 +134,7 @@ mod tests {
             ("v bond0 -", false),
             ("f eth1 a f eth2 b", false),
             ("v eth1 a f eth2 b", false),
-            // A valid one there must be, and a standby path may take its place.
+            // At least one path must be valid. A standby path may take its place.
             ("s eth1 a s eth2 b", false),
             ("v eth1 a s eth2 b", true),
             ("v eth1 a s eth1 b", false),
@@ -142,9 +145,9 @@ mod tests {
             ("v eth1 a v eth1 b v eth2 a", true),
             ("v eth1 a v eth1 b v eth2 a f eth2 b", true),
             ("v eth1 a v eth1 b f eth2 a f eth2 b", false),
-            // A port of the target may be called as one of the host.
+            // A target port may have the name of a host port.
             ("v eth3 eth4 v eth4 eth3", true),
-            // An unknown port is the path's own.
+            // An unknown port counts as a port that only this path uses.
             ("v - a v - b", true),
             ("v - - v - -", true),
             ("v eth1 - v eth1 -", false),
@@ -201,7 +204,7 @@ mod tests {
         }
     }
 
-    /// The words of the definition: every part that is there fails in turn.
+    /// The definition, word by word: each part fails in turn.
     fn survives_every_failure(paths: &[Path], adapters: &Adapters) -> bool {
         let own = |index: usize, side: &str| format!("{side} of path {index}");
         let physical = |index: usize, path: &Path| -> Vec<String> {

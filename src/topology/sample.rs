@@ -1,10 +1,10 @@
-//! A path and a device for tests, which say what matters to them and take the rest from here.
+//! A sample path and device. Tests set the fields that matter to them and take the rest from here.
 
 use std::sync::Arc;
 
 use super::{Device, Kind, Mismatches, Path, PathEventCounts, PathState, Ports, Transport};
 
-/// A valid path by the kernel's own word, of which nothing else is known.
+/// A path that is valid by the kernel's own word. Nothing else about it is known.
 pub fn path() -> Path {
     Path {
         name: "sda".into(),
@@ -28,7 +28,7 @@ pub fn path() -> Path {
     }
 }
 
-/// A device-mapper device without paths, of which only the names are known.
+/// A device-mapper device without paths. Only its names are known.
 pub fn device() -> Device {
     Device {
         wwid: "3600".into(),

@@ -1,4 +1,4 @@
-//! What paths go over.
+//! The sessions, ports and controllers that paths use.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Path, Snapshot};
 
-/// What carries a path's I/O.
+/// The transport that carries a path's I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// Fibre Channel.
@@ -23,15 +23,15 @@ pub enum Transport {
     NvmeRdma,
     /// NVMe over PCI Express.
     NvmePcie,
-    /// virtio-scsi, the adapter of a virtual machine. The `transport` label has no word for it.
+    /// virtio-scsi, the adapter of a virtual machine. The `transport` label shows it as `unknown`.
     VirtioScsi,
-    /// Not known.
+    /// The transport is not known.
     #[default]
     Unknown,
 }
 
 impl Transport {
-    /// The word of the `transport` label.
+    /// The value of the `transport` label.
     pub fn as_str(self) -> &'static str {
         match self {
             Transport::Fc => "fc",
@@ -46,28 +46,30 @@ impl Transport {
     }
 }
 
-/// The parts that a path shares with others, so that it breaks with them. An unknown part is empty.
+/// The parts that a path shares with other paths and with which it breaks. An unknown part is
+/// empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ports {
-    /// Where it leaves the host. FC: the host port's WWPN. iSCSI, NVMe over fabrics: the network interface; if none of
-    /// this host has the source address, that address. SAS: the host adapter's SAS address, else its PCI address.
-    /// virtio-scsi: the controller's PCI address. [`Adapters`] has what lies below.
+    /// Where the path leaves the host. FC: the host port's WWPN. iSCSI and NVMe over fabrics: the
+    /// network interface, or the source address if no interface of this host has it. SAS: the host
+    /// adapter's SAS address, else its PCI address. virtio-scsi: the controller's PCI address.
+    /// [`Adapters`] has the parts below it.
     pub initiator_port: Arc<str>,
-    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the enclosure's identifier,
-    /// else the expander's SAS address, else its name.
+    /// The target as a whole. FC: its WWNN. iSCSI: its IQN. NVMe: the subsystem's NQN. SAS: the
+    /// enclosure's identifier, else the expander's SAS address, else its name.
     pub target: Arc<str>,
-    /// Where it enters the target. FC: WWPN. iSCSI, NVMe over fabrics: address and port. NVMe over PCIe: PCI address.
-    /// SAS: the SAS address of the disk's port.
+    /// Where the path enters the target. FC: WWPN. iSCSI and NVMe over fabrics: address and port.
+    /// NVMe over PCIe: PCI address. SAS: the SAS address of the disk's port.
     pub target_port: Arc<str>,
 }
 
 impl Ports {
-    /// Whether none is unknown.
+    /// Returns true if all parts are known.
     pub fn are_known(&self) -> bool {
         [&self.initiator_port, &self.target, &self.target_port].iter().all(|port| !port.is_empty())
     }
 
-    /// These, and what they lack from the others: what a part was called does not change when it falls silent.
+    /// Fills unknown parts from `last`. The name of a part stays valid when the part falls silent.
     pub fn or(self, last: &Ports) -> Ports {
         let or = |now: Arc<str>, last: &Arc<str>| if now.is_empty() { Arc::clone(last) } else { now };
         Ports {
@@ -78,7 +80,8 @@ impl Ports {
     }
 }
 
-/// Address and port as they are written together: `192.0.2.1:3260`, `[2001:db8::1]:3260`; empty if one is.
+/// Joins address and port: `192.0.2.1:3260`, `[2001:db8::1]:3260`. The result is empty if either
+/// is.
 pub fn portal(address: &str, port: &str) -> Arc<str> {
     match (address, port) {
         ("", _) | (_, "") => Arc::default(),
@@ -89,130 +92,135 @@ pub fn portal(address: &str, port: &str) -> Arc<str> {
 
 /// The state of a session that carries I/O.
 const LOGGED_IN: &str = "LOGGED_IN";
-/// The state of a port that is well.
+/// The state of a healthy port.
 const ONLINE: &str = "Online";
-/// The state of a port that the kernel uses for want of a better.
+/// The state of a port that the kernel uses only if no better one is left.
 const MARGINAL: &str = "Marginal";
 
 /// One iSCSI session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IscsiSession {
-    /// The kernel's name for it, `session1`: another one after each login.
+    /// The kernel's name, such as `session1`. It changes with each login.
     pub name: Arc<str>,
-    /// The interface that it is bound to or that has its source address (or that address), the target's IQN, the portal
-    /// that it was made for.
+    /// Initiator port: the interface that the session is bound to or that has its source address,
+    /// else that address. Target: the IQN. Target port: the portal that the session was made for.
     pub ports: Ports,
-    /// The address that it comes from; `None` while that is not known.
+    /// The source address; `None` while it is unknown, or if there is none.
     pub source: Option<IpAddr>,
-    /// The kernel's word: `LOGGED_IN`, `FAILED`, `FREE`.
+    /// The state in the kernel's word: `LOGGED_IN`, `FAILED`, `FREE`.
     pub state: Arc<str>,
-    /// It is down, and the kernel has begun to take its disks away: somebody logs it out.
+    /// True if the session is down and the kernel has begun to remove its disks, because of a
+    /// logout.
     pub is_ending: bool,
 }
 
 impl IscsiSession {
-    /// Whether it carries I/O.
+    /// Returns true if it carries I/O.
     pub fn is_logged_in(&self) -> bool {
         &*self.state == LOGGED_IN
     }
 }
 
-/// A Fibre Channel port of this host.
+/// A Fibre Channel port of this host (host port).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FcHostPort {
-    /// Its WWPN.
+    /// The port's WWPN.
     pub port_name: Arc<str>,
-    /// The kernel's word: `Online`, `Linkdown`, …
+    /// The state in the kernel's word: `Online`, `Linkdown`, …
     pub state: Arc<str>,
 }
 
 impl FcHostPort {
-    /// Whether it is well.
+    /// Returns true if the port is healthy.
     pub fn is_up(&self) -> bool {
         &*self.state == ONLINE
     }
 
-    /// Whether I/O goes over it, well or not.
+    /// Returns true if I/O goes over the port, which may be marginal.
     pub fn is_used(&self) -> bool {
         self.is_up() || &*self.state == MARGINAL
     }
 }
 
-/// A Fibre Channel port of an array, as one port of this host sees it.
+/// A Fibre Channel port of an array, as one host port sees it (remote port).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FcRemotePort {
-    /// The WWPN of the host's port, the array's WWNN, its own WWPN.
+    /// The WWPN of the host port, the array's WWNN, and the remote port's own WWPN.
     pub ports: Ports,
-    /// The kernel's word: `Online`, `Blocked`, `Not Present`, `Marginal`, …
+    /// The state in the kernel's word: `Online`, `Blocked`, `Not Present`, `Marginal`, …
     pub state: Arc<str>,
 }
 
 impl FcRemotePort {
-    /// Whether I/O goes over it, well or not.
+    /// Returns true if I/O goes over the port, which may be marginal.
     pub fn is_up(&self) -> bool {
         [ONLINE, MARGINAL].contains(&&*self.state)
     }
 
-    /// Whether the kernel waits for it to come back (`fc_remote_port_delete` in `drivers/scsi/scsi_transport_fc.c`).
-    /// Until `fast_io_fail_tmo` or `dev_loss_tmo` runs out, I/O to the disks beyond waits with it.
+    /// Returns true if the kernel waits for the port to come back (`fc_remote_port_delete` in
+    /// `drivers/scsi/scsi_transport_fc.c`). I/O to the disks behind it waits until
+    /// `fast_io_fail_tmo` or `dev_loss_tmo` expires.
     pub fn is_blocked(&self) -> bool {
         &*self.state == "Blocked"
     }
 
-    /// Whether the kernel only remembers it.
+    /// Returns true if the port is gone and the kernel only keeps its object.
     pub fn is_lost(&self) -> bool {
         &*self.state == "Not Present"
     }
 }
 
-/// An NVMe controller: one connection of this host to a subsystem, or a port of a disk inside it.
+/// An NVMe controller: one connection of this host to a subsystem, or a port of an NVMe disk inside
+/// the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NvmeController {
-    /// Its kernel name, `nvme3`. It may come back as another one.
+    /// The kernel name, such as `nvme3`. The controller may come back under another name.
     pub name: Arc<str>,
-    /// Tells it from an earlier controller of that name: the kernel gives a name anew as soon as it is free.
+    /// Distinguishes it from an earlier controller of the same name: the kernel reuses a name as
+    /// soon as it is free.
     pub instance: u64,
-    /// The kernel's word: `live`, `connecting`, `resetting`, `deleting`, …
+    /// The state in the kernel's word: `live`, `connecting`, `resetting`, `deleting`, …
     pub state: Arc<str>,
-    /// The carrier of its I/O.
+    /// The transport that carries its I/O.
     pub transport: Transport,
-    /// It is not a part of this host.
+    /// True if the controller is reached over fabrics and is not a part of this host.
     pub over_fabrics: bool,
-    /// It is there for discovery or administration, so no path goes over it.
+    /// True for a discovery or administrative controller. No path goes over it.
     pub has_no_namespaces: bool,
-    /// Its ends: interface or host port, subsystem NQN, address.
+    /// Its ends: interface or host port, subsystem NQN, and address.
     pub ports: Ports,
-    /// The address that it comes from; `None` while that is not known, and where it has none.
+    /// The source address; `None` while it is unknown, or if there is none.
     pub source: Option<IpAddr>,
-    /// How long the kernel waits for it.
+    /// The kernel's timeouts for it.
     pub timeouts: NvmeTimeouts,
-    /// How often the kernel has reset it, also for a lost connection (Linux 7.2); `None` if it does not say. Root may set
-    /// it to 0.
+    /// How often the kernel has reset the controller, including after a lost connection (Linux 7.2
+    /// and later). `None` if the kernel does not say. Root may set the count to 0.
     pub resets: Option<u64>,
 }
 
-/// How long the kernel waits for a controller over fabrics, in seconds as it prints them, or `off`. Empty where it has
-/// no such limit.
+/// The kernel's timeouts for an NVMe over Fabrics controller, in seconds as it prints them, or
+/// `off`. Empty where it has no such limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NvmeTimeouts {
-    /// `ctrl_loss_tmo`: after this time without a connection it removes the controller.
+    /// `ctrl_loss_tmo`: after this time without a connection the kernel removes the controller.
     pub ctrl_loss: Arc<str>,
-    /// `fast_io_fail_tmo`: after this time without a connection it fails the I/O that waits for the controller.
+    /// `fast_io_fail_tmo`: after this time without a connection the kernel fails the I/O that waits
+    /// for the controller.
     pub fast_io_fail: Arc<str>,
     /// `reconnect_delay`: the time between two attempts to connect.
     pub reconnect_delay: Arc<str>,
 }
 
 impl NvmeController {
-    /// The state of one that carries I/O.
+    /// The state of a controller that carries I/O.
     pub const LIVE: &str = "live";
 
-    /// Whether it carries I/O.
+    /// Returns true if it carries I/O.
     pub fn is_live(&self) -> bool {
         &*self.state == Self::LIVE
     }
 
-    /// Whether it is being removed: by order, or as given up.
+    /// Returns true if it is being removed, by an administrator or because the kernel has given up.
     pub fn is_deleted(&self) -> bool {
         is_deleted(&self.state)
     }
@@ -221,60 +229,62 @@ impl NvmeController {
 /// An NVMe subsystem that has multipath devices, or controllers through which it could have some.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NvmeSubsystem {
-    /// Its NQN.
+    /// The subsystem's NQN.
     pub target: Arc<str>,
-    /// How the kernel spreads I/O over paths, in its own word: `numa`, `round-robin`, `queue-depth`. `None` if it tells
-    /// none.
+    /// The I/O policy, by which the kernel spreads I/O over paths: `numa`, `round-robin`,
+    /// `queue-depth`. `None` if the kernel shows none.
     pub iopolicy: Option<Arc<str>>,
-    /// Paths to namespaces for which the kernel has made no head: none of them has been usable since the connect.
-    /// `None` without a controller.
+    /// Paths to namespaces for which the kernel has made no head, because none of them has been
+    /// usable since the connect. `None` without a controller.
     pub unreachable_namespaces: Option<usize>,
-    /// How many of its controllers are live, whether over fabrics or not.
+    /// The number of live controllers, over fabrics or not.
     pub live_controllers: usize,
-    /// The kernel names of its devices, `nvme0n1`.
+    /// The kernel names of its devices, such as `nvme0n1`.
     pub devices: Vec<Arc<str>>,
 }
 
-/// Whether a controller in this state is being removed. The kernel says `deleting` and `deleting (no IO)`.
+/// Returns true if a controller in this state is being removed. The kernel prints `deleting` and
+/// `deleting (no IO)`.
 pub fn is_deleted(state: &str) -> bool {
     state.starts_with("deleting")
 }
 
-/// The parts that an initiator port stands on: it breaks with them.
+/// The hardware below an initiator port. The port breaks with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adapter {
-    /// The physical ports that carry it, sorted: those below a bond, team or bridge that are up, otherwise itself.
+    /// The physical ports that carry it, sorted. For a bond, team or bridge these are its ports
+    /// that are up, otherwise the port itself.
     pub ports: Vec<Arc<str>>,
-    /// A hypervisor made it. The ports behind it are not known.
+    /// True if a hypervisor made the port. The hardware behind it is unknown.
     pub is_virtual: bool,
-    /// The name of the FC fabric that it is connected to; empty if there is none, or the kernel does not know it.
+    /// The name of the FC fabric that it is connected to. Empty if there is none, or the kernel
+    /// does not know it.
     pub fabric: Arc<str>,
 }
 
-/// The adapters by the names that paths have for them, [`Ports::initiator_port`]. A port that is not there stands on
-/// itself.
+/// Adapters by [`Ports::initiator_port`]. A port without an entry is itself the hardware.
 pub type Adapters = BTreeMap<Arc<str>, Adapter>;
 
-/// All that paths go over, on one host at one moment.
+/// All sessions, ports and controllers of one host at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transports {
     /// iSCSI sessions, by name.
     pub iscsi_sessions: Vec<Arc<IscsiSession>>,
-    /// Fibre Channel ports of this host, by their SCSI host's name.
+    /// Host ports, by the name of their SCSI host.
     pub fc_host_ports: Vec<Arc<FcHostPort>>,
-    /// Remote ports that are, or have been, SCSI targets, by the kernel's name for them.
+    /// Remote ports that are or have been SCSI targets, by the kernel's name.
     pub fc_remote_ports: Vec<Arc<FcRemotePort>>,
     /// NVMe controllers over fabrics that have namespaces, by name.
     pub nvme_controllers: Vec<Arc<NvmeController>>,
     /// NVMe subsystems, by NQN.
     pub nvme_subsystems: Vec<NvmeSubsystem>,
-    /// The parts that initiator ports stand on.
+    /// The hardware below the initiator ports.
     pub adapters: Arc<Adapters>,
 }
 
 impl Transports {
-    /// The addresses that connections come from which leave through no interface that is known, and what stands for
-    /// one: nothing, or the address.
+    /// Returns the source addresses of connections whose interface is unknown, each with what
+    /// stands in for the interface: an empty text or the address.
     pub fn sources(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         let sessions = self.iscsi_sessions.iter().map(|session| (session.source, &session.ports.initiator_port));
         let controllers = self.nvme_controllers.iter();
@@ -284,14 +294,14 @@ impl Transports {
     }
 }
 
-/// The Fibre Channel fabric that a path goes over, if the kernel knows it.
+/// Returns the Fibre Channel fabric of a path, if the kernel knows it.
 pub fn fabric_of<'a>(path: &Path, adapters: &'a Adapters) -> Option<&'a str> {
     adapters.get(&path.ports.initiator_port).map(|adapter| &*adapter.fabric).filter(|fabric| !fabric.is_empty())
 }
 
 impl Snapshot {
-    /// The Fibre Channel ports of this host that somebody would miss, by WWPN: those that were up within the memory
-    /// window. Where several have one name, the one that is up counts.
+    /// Returns the host ports that were up within the memory window, by WWPN. If several have one
+    /// name, the one that is up counts.
     pub fn fc_host_ports(&self) -> BTreeMap<&str, &FcHostPort> {
         let ports = self.transports.fc_host_ports.iter().map(|port| (&*port.port_name, &**port));
         let ports = ports.filter(|(name, _)| self.remembered.fc_host_ports.contains(*name));
@@ -305,9 +315,9 @@ impl Snapshot {
         known
     }
 
-    /// The Fibre Channel remote ports that were up within the memory window, by the WWPN of the host's port and by
-    /// their own. The kernel may know one twice, under the object of an earlier login, too. Then the one that is up
-    /// counts, else the one that is there.
+    /// Returns the remote ports that were up within the memory window, by the WWPN of the host port
+    /// and by their own. The kernel may have a port twice, the second time under the object of an
+    /// earlier login. Then the one that is up counts, else the one that is present.
     pub fn fc_remote_ports(&self) -> BTreeMap<(&str, &str), &FcRemotePort> {
         let mut known: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
         for port in &self.transports.fc_remote_ports {
@@ -324,18 +334,18 @@ impl Snapshot {
     }
 }
 
-/// Failures since the exporter started, by the ports between which they were.
+/// Numbers of failures since the exporter started, by the ports at both ends.
 pub type Failures = BTreeMap<Ports, u64>;
 
-/// Networks over which some targets must be reached: oVirt's iSCSI bond, watched.
+/// A configured iSCSI bond: networks over which some targets must be reachable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IscsiBond {
-    /// Its name.
+    /// The name of the bond.
     pub name: Arc<str>,
-    /// Its networks, as the configuration names them, and whether each is up: every target of the bond that has a
-    /// session on this host has one logged in over this network.
+    /// Each network by its name in the configuration, and true if it is up. A network is up if
+    /// every target of the bond that has a session has a logged-in one over it.
     pub networks: Vec<(Arc<str>, bool)>,
-    /// This host has a network of it, or has had one. Otherwise oVirt uses the default network, and none of the bond's
-    /// can be down.
+    /// True if this host has, or had, a network of the bond. Otherwise oVirt uses the default
+    /// network, and no network of the bond can be down.
     pub is_watched: bool,
 }

@@ -1,8 +1,8 @@
 //! Device mapper's event poll (`DM_DEV_ARM_POLL`, Linux 4.13 and later).
 //!
-//! It wakes on a path that fails or comes back, on path group changes, and on maps created, removed or renamed; not on
-//! suspend. Each arming is good for one wake-up, so it is armed first and the list looked at afterwards: what happens
-//! in between wakes again.
+//! It wakes on path failures and reinstatements, on path group changes, and when a map is created,
+//! removed or renamed. It does not wake on suspend. Each arming is good for one wake-up. So the
+//! watcher arms first and looks at the list of maps afterwards: a change in between wakes it again.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! What wakes us. Each watcher is a thread of its own that waits in the kernel and sends plain values.
+//! The watchers wake the monitor. Each one is a thread that waits in the kernel and sends plain
+//! values.
 //!
 //! ```text
 //! uevent.rs    kernel uevents: which device, and what only an event knows (which path, when, how often)
@@ -7,7 +8,8 @@
 //! poll.rs      how they wait
 //! ```
 //!
-//! The first two are independent: netlink can overflow, the event poll cannot lose the fact that something changed.
+//! The first two are independent. Netlink can overflow, but the event poll cannot lose the fact
+//! that something changed.
 
 pub mod dm_event;
 pub mod mounts;
@@ -26,35 +28,36 @@ use crate::privileges::Privileged;
 use crate::source::Error;
 pub use uevent::{PathAction, PathEvent, Uevent};
 
-/// What a watcher has to say.
+/// The message of a watcher to the monitor.
 #[derive(Debug)]
 pub enum Wake {
-    /// From now on nothing that happens is missed.
+    /// The watcher has begun: from now on it misses nothing.
     Watching(Watcher),
-    /// No uevent was waiting at this moment: all that had come have been sent. Comes at least every [`PULSE`].
+    /// At this moment no kernel event was waiting, and all earlier ones have been sent. Comes at
+    /// least once per [`PULSE`].
     Drained {
-        /// When.
+        /// The moment.
         at: Instant,
-        /// How long sending them took.
+        /// How long it took to send them.
         took: Duration,
     },
-    /// The kernel told of a block device.
+    /// A kernel event of a block device.
     Uevent(Box<Uevent>),
-    /// The kernel told that a SCSI device changed, by its address, `6:0:0:1`.
+    /// A SCSI device changed. This is its address, such as `6:0:0:1`.
     ScsiDevice(Arc<str>),
-    /// The kernel dropped uevents because they were not read fast enough.
+    /// The kernel dropped events because they were not read fast enough.
     Overflow,
-    /// The kernel is built without path events, by this file.
+    /// The kernel is built without path events, according to this file.
     NoPathEvents(PathBuf),
     /// Some device-mapper device changed.
     DeviceMapper,
     /// Something was mounted or unmounted.
     Mounts,
-    /// The watcher cannot do its work, or has ended.
+    /// The watcher cannot work, or has ended.
     Lost(Watcher, Error),
 }
 
-/// Who woke us.
+/// The watchers that report their start and their loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watcher {
     /// Kernel uevents.
@@ -63,25 +66,25 @@ pub enum Watcher {
     DeviceMapper,
 }
 
-/// How long a watcher waits at most before it shows that it is alive.
+/// The longest time between two signs of life of a watcher.
 pub const PULSE: Duration = Duration::from_secs(1);
-/// How long after an error it tries again.
+/// How long a watcher waits after an error before it tries again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Wakes waiting for the monitor. Beyond this the watcher waits too, and the kernel's own buffer fills: bounded memory,
-/// and an overflow is noticed.
+/// The number of messages that may wait for the monitor. If the queue is full, the watcher waits
+/// too, and the kernel's own buffer fills. So memory is bounded, and an overflow is noticed.
 const QUEUE: usize = 4096;
 
-/// The channel that all watchers send on.
+/// Makes the channel that all watchers send on.
 pub fn channel() -> (mpsc::Sender<Wake>, mpsc::Receiver<Wake>) {
     mpsc::channel(QUEUE)
 }
 
-/// The monitor has gone.
+/// The monitor has ended, so nobody receives messages.
 struct Closed;
 
-/// Runs a watcher until nobody listens any more. It starts anew after an error, and even after a panic: an event reader
-/// that dies in silence is the worst failure an event-driven exporter can have.
+/// Runs a watcher until the monitor ends. The watcher restarts after an error, and even after a
+/// panic: an event reader that dies unnoticed is the worst failure of an event-driven exporter.
 fn spawn(
     threads: &Privileged,
     watcher: Watcher,

@@ -1,7 +1,8 @@
-//! Changes of what is mounted.
+//! Watches for mounts and unmounts.
 //!
-//! Everything is read too seldom to know whether a device was unmounted before it went. Without this watcher one that is unmounted and
-//! taken away would seem to have gone while it was in use.
+//! Resyncs are too rare to tell if a device was unmounted before it was removed. Without this
+//! watcher, a device that is unmounted and then removed would seem to have disappeared while it was
+//! in use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use super::poll::changed;
 use super::{Closed, PULSE, Wake, send};
 use crate::source::block::mounts;
 
-/// Where containers come and go, one wake stands for many changes.
+/// The shortest time between two messages. Where containers start and stop all the time, one
+/// message stands for many changes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Starts the watcher's thread. Where there is nothing to be polled it ends at once, and mounts are as of the last resync.
+/// Starts the watcher's thread. If the table of mounts cannot be polled, the thread ends at once,
+/// and mounts are those of the last resync.
 ///
 /// # Errors
 /// If the thread cannot be started.

@@ -1,7 +1,8 @@
-//! Whether the kernel sends an event when a path fails: it may be built without (`CONFIG_DM_UEVENT`), as Talos Linux is.
+//! Finds out if the kernel sends an event when a path fails. It may be built without these events
+//! (`CONFIG_DM_UEVENT`), as Talos Linux is.
 //!
-//! The kernel's configuration is asked. A kernel may have it in itself (`CONFIG_IKCONFIG_PROC`), or a distribution beside it.
-//! Without it nothing is known, and events are expected.
+//! The kernel's configuration has the answer. The kernel may contain it (`CONFIG_IKCONFIG_PROC`),
+//! or the distribution installs it as a file. Without it, events are expected.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Wake, send};
 
-/// Looks once, by a thread of its own: a file system may hang.
+/// Looks once, in a separate thread, because a file system may hang.
 ///
 /// # Errors
 /// If the thread cannot be started.
@@ -40,7 +41,7 @@ fn places(procfs: &Path) -> Vec<PathBuf> {
 }
 
 fn read(place: &Path) -> Option<String> {
-    /// Ten times as long as any.
+    /// In bytes. Ten times as long as any real configuration.
     const MOST: u64 = 4 << 20;
     let file = std::fs::File::open(place).ok()?;
     let mut text = String::new();
@@ -52,7 +53,7 @@ fn read(place: &Path) -> Option<String> {
     Some(text)
 }
 
-/// Whether this kernel has device mapper, and not its path events.
+/// Returns true if this kernel has device mapper but not its path events.
 fn lacks_path_events(configuration: &str) -> bool {
     let has = |option: &str| {
         let values = configuration.lines().filter_map(|line| line.strip_prefix(option)?.strip_prefix('='));

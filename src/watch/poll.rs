@@ -1,4 +1,4 @@
-//! Waits in the kernel for a file to have something to read, or to change.
+//! Waits in the kernel until a file is readable or has changed.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Waits for the file to be readable, no longer than `timeout`. A signal ends the wait early.
+/// Waits until the file is readable, at most for `timeout`. A signal ends the wait early.
 pub fn readable(file: &impl AsFd, timeout: Duration) -> io::Result<bool> {
     wait(file, PollFlags::IN, timeout)
 }
 
-/// Waits for a file of procfs that can be polled to change, in the same way.
+/// Waits in the same way until a file of procfs that can be polled has changed.
 pub fn changed(file: &impl AsFd, timeout: Duration) -> io::Result<bool> {
     wait(file, PollFlags::PRI, timeout)
 }

@@ -1,15 +1,17 @@
-//! Kernel uevents of block devices and SCSI devices, from the kernel's own multicast group.
+//! Kernel events (uevents) of block devices and SCSI devices, from the kernel's own multicast
+//! group.
 //!
-//! udev's group carries the same events later: udevd runs its rules first, for multipath paths a good part of a second
-//! and more. The kernel's already holds every `DM_*` property (`drivers/md/dm-uevent.c`,
-//! `Documentation/admin-guide/device-mapper/dm-uevent.rst`).
+//! udev's group carries the same events later, because udevd runs its rules first. For multipath
+//! paths that takes a good part of a second or more. The kernel's event already has every `DM_*`
+//! property (`drivers/md/dm-uevent.c`, `Documentation/admin-guide/device-mapper/dm-uevent.rst`).
 //!
-//! Uevents of one map that are raised together arrive in reverse order of `DM_SEQNUM`: dm-uevent queues them on a list
-//! and sends it from its head. Whoever wants the last state takes the highest number, not the last to come.
+//! Events of one map that are raised together arrive in reverse order of `DM_SEQNUM`. The reason is
+//! that dm-uevent queues them on a list and sends it from its head. The last state is in the event
+//! with the highest number, not in the last one to arrive.
 //!
-//! A SCSI device tells what an array told it (`SDEV_UA`, `scsi_evt_emit` in `drivers/scsi/scsi_lib.c`): that there is
-//! another LUN behind it, that its size or its ALUA state changed. The kernel has asked the disk again who it is before it
-//! tells the first of these.
+//! A SCSI device passes on what an array reported (`SDEV_UA`, `scsi_evt_emit` in
+//! `drivers/scsi/scsi_lib.c`): another LUN, another size, another ALUA state. For another LUN the
+//! kernel reads the disk's identity again before it sends the event.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -29,58 +31,60 @@ use crate::privileges::Privileged;
 use crate::source::{Error, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
 
-/// What udevd itself asks for. It is a limit, not an allocation; without `CAP_NET_ADMIN` the kernel grants
-/// `net.core.rmem_max` at most.
+/// In bytes; the same as udevd requests. This is a limit, not an allocation. Without
+/// `CAP_NET_ADMIN` the kernel grants at most `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 128 << 20;
 
-/// A block device's uevent.
+/// A kernel event of a block device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Uevent {
-    /// The kernel's number, ascending over all uevents.
+    /// The kernel's sequence number, ascending over all events.
     pub seqnum: u64,
     /// `add`, `change`, `remove`, …
     pub action: Arc<str>,
-    /// Kernel name: `dm-3`, `sdb`.
+    /// The kernel name: `dm-3`, `sdb`.
     pub sysname: Arc<str>,
     /// Device number.
     pub devno: Option<DevNo>,
-    /// Tells this device from an earlier one of the same number (Linux 5.15 and later).
+    /// Distinguishes this device from an earlier one with the same number (Linux 5.15 and later).
     pub diskseq: Option<u64>,
-    /// Somebody wrote to the device's `uevent` file (`udevadm trigger`): nothing has happened to it.
+    /// True if somebody wrote to the device's `uevent` file (`udevadm trigger`). Nothing has
+    /// happened to the device.
     pub synthetic: bool,
-    /// The device is a part of a disk.
+    /// True if the device is a partition.
     pub is_partition: bool,
-    /// Set if the event is about a path of a multipath map.
+    /// The path that the event is about; `None` if it is not about a path of a map.
     pub path: Option<PathEvent>,
-    /// When it was read, for measuring.
+    /// When the event was read, for measuring.
     pub received: Instant,
-    /// When it was read, for showing.
+    /// When the event was read, for showing.
     pub time: SystemTime,
 }
 
-/// What `drivers/md/dm-uevent.c` says of a path.
+/// The facts about a path from `drivers/md/dm-uevent.c`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathEvent {
     /// The map's WWID, from `DM_UUID`.
     pub wwid: Arc<str>,
     /// The map's name, `DM_NAME`.
     pub name: Arc<str>,
-    /// What happened.
+    /// The kind of the event.
     pub action: PathAction,
     /// The path's device number, `DM_PATH`.
     pub path: DevNo,
-    /// Order among the map's own events, `DM_SEQNUM`: starts at 1 when the map is created.
+    /// The position among the map's own events, `DM_SEQNUM`. It starts at 1 when the map is
+    /// created.
     pub dm_seqnum: u64,
-    /// Valid paths left, `DM_NR_VALID_PATHS`.
+    /// The number of valid paths left, `DM_NR_VALID_PATHS`.
     pub valid_paths: Option<u64>,
 }
 
-/// What can happen to a path.
+/// The kinds of path events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathAction {
-    /// The kernel sends no more I/O to it.
+    /// The kernel sends no more I/O to the path.
     Failed,
-    /// The kernel sends I/O to it again.
+    /// The kernel sends I/O to the path again.
     Reinstated,
 }
 
@@ -113,24 +117,27 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
     }
 }
 
-/// Whether the kernel sends uevents into our network namespace. It does only if that belongs to the machine's root
-/// (`uevent_net_init` in `lib/kobject_uevent.c`, Linux 4.18 and later), and a listener elsewhere is told nothing. Where it
-/// cannot be told whose it is, as in a user namespace within another, they are expected.
+/// Returns true if the kernel sends events to this process's network namespace. It does so only if
+/// the namespace belongs to the host's root (`uevent_net_init` in `lib/kobject_uevent.c`, Linux
+/// 4.18 and later); a listener elsewhere gets no error. If the owner cannot be determined, as in
+/// nested user namespaces, events are expected.
 fn are_sent_here() -> bool {
-    // What is below belongs to the namespace's root; the directory itself to ourselves.
+    // Files below `/proc/self/net` belong to the root of the network namespace. The directory
+    // itself belongs to this process.
     let owner = fs::metadata("/proc/self/net/dev").map(|file| file.uid());
     let numbers = fs::read_to_string("/proc/self/uid_map");
     let nobody = fs::read_to_string("/proc/sys/kernel/overflowuid");
     match (owner, numbers) {
-        // So is called who has no number in our user namespace, as the machine's root in most.
+        // The overflow UID: the owner is not mapped into this user namespace. Usually it is the
+        // host's root.
         (Ok(owner), _) if nobody.is_ok_and(|nobody| nobody.trim() == owner.to_string()) => true,
         (Ok(owner), Ok(numbers)) => may_be_root(owner, &numbers),
         _ => true,
     }
 }
 
-/// Whether a user's number in our user namespace is that of root outside. `numbers` has the lines of `/proc/PID/uid_map`:
-/// first number inside, first number outside, how many.
+/// Returns true if this UID in our user namespace is root's outside. `numbers` has the lines of
+/// `/proc/PID/uid_map`: first UID inside, first UID outside, count.
 fn may_be_root(uid: u32, numbers: &str) -> bool {
     let outside = |line: &str| {
         let mut words = line.split_whitespace().map(|word| word.parse::<u32>().ok());
@@ -152,7 +159,7 @@ fn subscribe() -> io::Result<MonitorSocket> {
     Ok(socket)
 }
 
-/// Sends on all events that are waiting. Gives a moment at which none was.
+/// Passes on all waiting events. Returns a moment at which none was waiting.
 fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<Instant, Closed>> {
     let mut unexplained = 0;
     loop {
@@ -166,7 +173,8 @@ fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Resul
                 }
                 nothing => {
                     unexplained += usize::from(nothing == Nothing::Unexplained);
-                    // libudev also gives nothing where it drops a message, and others may wait behind that one.
+                    // libudev also returns nothing when it drops a message, and others may wait
+                    // behind that one.
                     let looked = Instant::now();
                     if readable(&socket.as_fd(), Duration::ZERO)? {
                         continue;
@@ -183,53 +191,55 @@ fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Resul
     }
 }
 
-/// The next event, or errno if libudev gives none. Not every libudev sets errno then: eudev and systemd before version 240
-/// do not where they drop a message. So errno is cleared first, and what an earlier call left is not taken for a reason.
+/// Returns the next event, or errno if libudev returns none. Some versions of libudev do not set
+/// errno when they drop a message (eudev, and systemd before version 240). So errno is cleared
+/// first, and a value that an earlier call left is not taken for a reason.
 fn receive<E>(next: impl FnOnce() -> Option<E>) -> Result<E, i32> {
     Errno::clear();
     next().ok_or_else(Errno::last_raw)
 }
 
-/// Why libudev gave no event.
+/// Reasons why libudev returned no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nothing {
     /// No message waited, or libudev dropped one that is not for us.
     Waits,
     /// Messages were lost.
     Overflow,
-    /// The socket cannot be read any more.
+    /// The socket can no longer be read.
     Broken,
-    /// libudev does not tell. It may have dropped a message, or the kernel may refuse to give any.
+    /// The reason is unknown. libudev may have dropped a message, or the kernel may refuse to
+    /// deliver any.
     Unexplained,
 }
 
-/// A kernel that refuses every message would be asked for good. libudev drops fewer at a time.
+/// Ends the loop if the kernel refuses every message. libudev drops fewer messages in a row.
 const MOST_UNEXPLAINED: usize = 1000;
 
 fn why_nothing(errno: i32) -> Nothing {
     match Errno::from_raw(errno) {
         _ if errno == 0 => Nothing::Waits,
-        // `EINVAL`: a message of somebody else, or one that libudev cannot parse.
+        // `EINVAL`: a message from another sender, or one that libudev cannot parse.
         Errno::EAGAIN | Errno::EINTR | Errno::EINVAL => Nothing::Waits,
-        // `ENOMEM`: libudev had taken the message and had no memory for it.
+        // `ENOMEM`: libudev had taken the message but had no memory for it.
         Errno::ENOBUFS | Errno::ENOMEM => Nothing::Overflow,
         Errno::EBADF | Errno::ENOTSOCK => Nothing::Broken,
         _ => Nothing::Unexplained,
     }
 }
 
-/// The wake that an event gives, if it is for us.
+/// Returns the message for an event, if the event is relevant.
 fn wake(event: &udev::Event) -> Option<Wake> {
     let is_scsi = event.subsystem().is_some_and(|subsystem| subsystem == "scsi");
     match event.event_type() {
         udev::EventType::Change if is_scsi => Some(Wake::ScsiDevice(event.sysname().to_string_lossy().into())),
-        // Its disk tells.
+        // The event of its disk says the same.
         _ if is_scsi => None,
         _ => Some(Wake::Uevent(Box::new(translate(event)))),
     }
 }
 
-/// Turns libudev's event into a plain value. Nothing of udev goes further than this.
+/// Turns libudev's event into a plain value. No libudev type leaves this module.
 fn translate(event: &udev::Event) -> Uevent {
     let text = |name: &str| event.property_value(name).map(OsStr::to_string_lossy);
     let number = |name: &str| text(name).and_then(|text| text.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! Fibre Channel ports, as metric families.
+//! Metric families of Fibre Channel ports.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ labels!(RemotePortState {
     state: &'a str,
 });
 
-/// Writes the families of ports.
+/// Writes the families of host ports and remote ports.
 pub fn encode(snapshot: &Snapshot, families: &mut Families) -> fmt::Result {
     let hosts = snapshot.fc_host_ports();
     families.gauge(

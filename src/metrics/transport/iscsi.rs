@@ -1,4 +1,4 @@
-//! iSCSI sessions and bonds, as metric families.
+//! Metric families of iSCSI sessions and bonds.
 
 use std::fmt;
 
@@ -30,7 +30,8 @@ labels!(BondNetwork {
     network: &'a str,
 });
 
-/// Writes the families of sessions and of bonds; those that count what happened since the start only with `events`.
+/// Writes the families of sessions and bonds. Only with `events` it writes those that count events
+/// since the start.
 pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     sessions(snapshot, families)?;
     if events {

@@ -1,4 +1,5 @@
-//! Sessions, ports and controllers, and disks that multipath does not hold or does not hold alone, as metric families.
+//! Metric families of sessions, ports and controllers, and of disks that multipath does not hold or
+//! does not hold alone.
 
 mod fibre_channel;
 mod iscsi;
@@ -25,8 +26,8 @@ labels!(UsedDirectly {
     by: &'a str,
 });
 
-/// Writes the families of iSCSI, Fibre Channel and NVMe, and of disks that multipath does not hold, or does not hold alone.
-/// Those that count what happened since the start are written only with `events`.
+/// Writes the families of iSCSI, Fibre Channel and NVMe, and of disks that multipath does not hold
+/// or does not hold alone. Only with `events` it writes those that count events since the start.
 pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     iscsi::encode(snapshot, events, families)?;
     fibre_channel::encode(snapshot, families)?;
@@ -34,7 +35,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
     families.gauge(
         "multipath_unassembled_paths",
         "Paths of a disk that neither a multipath device nor another driver holds",
-        // A disk that another driver holds is not for multipath, so no alert may tell of it.
+        // A disk that another driver holds is not for multipath, so no alert may mention it.
         snapshot
             .unassembled
             .iter()
@@ -48,7 +49,7 @@ pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt
     )
 }
 
-/// Writes how often sessions or controllers failed, by their ports; `name` without `_total`.
+/// Writes the failures of sessions or controllers, by their ports. `name` comes without `_total`.
 fn failures(families: &mut Families, name: &str, help: &str, failures: &Failures) -> fmt::Result {
     families.counter(
         name,

@@ -1,4 +1,4 @@
-//! NVMe controllers and subsystems, as metric families.
+//! Metric families of NVMe controllers and subsystems.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ labels!(Subsystem {
     target: &'a str,
 });
 
-/// Writes the families of controllers over fabrics, and of subsystems.
+/// Writes the families of NVMe over Fabrics controllers and of subsystems.
 pub fn encode(snapshot: &Snapshot, events: bool, families: &mut Families) -> fmt::Result {
     controllers(snapshot, families)?;
     if events {
