@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, ValueEnum};
 
 use crate::shares::AddressShare;
 use crate::source::multipathd::SocketName;
@@ -23,17 +23,14 @@ It watches device mapper, multipathd, sysfs and kernel events, starts no other p
 #[command(name = "multipath_exporter", version, about = ABOUT, max_term_width = 110)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 pub struct Cli {
-    #[expect(missing_docs, reason = "the help text is the documentation")]
     #[command(flatten, next_help_heading = "Web")]
-    pub web: WebOptions,
+    pub(crate) web: WebOptions,
 
-    #[expect(missing_docs, reason = "the help text is the documentation")]
     #[command(flatten, next_help_heading = "Sources")]
-    pub sources: SourceOptions,
+    pub(crate) sources: SourceOptions,
 
-    #[expect(missing_docs, reason = "the help text is the documentation")]
     #[command(flatten)]
-    pub collectors: Collectors,
+    pub(crate) collectors: Collectors,
 
     #[expect(missing_docs, reason = "the help text is the documentation")]
     #[command(flatten, next_help_heading = "General")]
@@ -42,7 +39,7 @@ pub struct Cli {
 
 /// Options of the web server.
 #[derive(Clone, Debug, Args)]
-pub struct WebOptions {
+pub(crate) struct WebOptions {
     /// Address to listen on, as [HOST]:PORT. Repeatable
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = ":10056")]
     pub listen_addresses: Vec<ListenAddress>,
@@ -80,7 +77,7 @@ pub struct WebOptions {
 
 /// Options of the sources.
 #[derive(Clone, Debug, Args)]
-pub struct SourceOptions {
+pub(crate) struct SourceOptions {
     /// Mount point of sysfs
     #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
     pub sysfs: PathBuf,
@@ -186,7 +183,7 @@ pub enum LogFormat {
 
 /// Which collectors are on: `--collector.NAME` and `--no-collector.NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collectors {
+pub(crate) struct Collectors {
     /// Device mapper's ioctls and its event poll.
     pub device_mapper: bool,
     /// Native NVMe multipath.
@@ -265,7 +262,7 @@ impl FromArgMatches for Collectors {
 
 /// `HOST:PORT`. Without a host it stands for all addresses of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenAddress {
+pub(crate) struct ListenAddress {
     /// Name or address; `None` for all addresses.
     pub host: Option<String>,
     /// Port; 0 lets the kernel choose a free one.
@@ -402,11 +399,6 @@ impl Cli {
         }
         Ok(cli)
     }
-
-    /// The text of `--help`.
-    pub fn help() -> String {
-        Cli::command().render_long_help().to_string()
-    }
 }
 
 /// Why the program ends without running.
@@ -452,6 +444,8 @@ fn one_line(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn read(arguments: &[&str]) -> Result<Cli, Leave> {

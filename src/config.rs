@@ -25,37 +25,37 @@ use crate::topology::Adapters;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// Expected numbers of paths. The first entry that matches a device counts.
-    pub expected_paths: Vec<ExpectedPaths>,
+    pub(crate) expected_paths: Vec<ExpectedPaths>,
     /// WWIDs (globs) of disks that other multipath software assembles.
-    pub ignore_unassembled: Vec<Glob>,
+    pub(crate) ignore_unassembled: Vec<Glob>,
     /// Devices whose past the exporter forgets.
-    pub forget: Vec<Forget>,
+    pub(crate) forget: Vec<Forget>,
     /// Networks over which iSCSI targets must be reachable.
-    pub iscsi_bonds: Vec<IscsiBond>,
+    pub(crate) iscsi_bonds: Vec<ConfiguredBond>,
 }
 
 /// The expected number of paths of the devices that match all criteria of the entry.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "ExpectedPathsText")]
-pub struct ExpectedPaths {
+pub(crate) struct ExpectedPaths {
     /// The devices that the entry is about.
-    pub devices: Devices,
+    pub(crate) devices: DeviceSelector,
     /// The expected number of paths, at least 1.
-    pub paths: u32,
+    pub(crate) paths: u32,
     /// True if the devices should be redundant.
-    pub redundant: bool,
+    pub(crate) redundant: bool,
     /// True if the array gives a LUN the same number at each of its ports.
-    pub same_lun: bool,
+    pub(crate) same_lun: bool,
 }
 
 /// A device, and the time before which the exporter forgets everything about it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(from = "ForgetText")]
-pub struct Forget {
+pub(crate) struct Forget {
     /// The identity of the device.
-    pub wwid: String,
+    pub(crate) wwid: String,
     /// The exporter forgets everything that it saw before this time.
-    pub before: SystemTime,
+    pub(crate) before: SystemTime,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ impl FromStr for Time {
 
 /// The devices that an expectation is about.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Devices {
+pub(crate) enum DeviceSelector {
     /// The device with this WWID, present or not.
     Wwid(String),
     /// Devices with this vendor and this product.
@@ -138,10 +138,10 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
 
     fn try_from(text: ExpectedPathsText) -> Result<Self, Self::Error> {
         let devices = match (text.wwid, text.vendor, text.product) {
-            (Some(Wwid(wwid)), None, None) => Devices::Wwid(wwid),
+            (Some(Wwid(wwid)), None, None) => DeviceSelector::Wwid(wwid),
             (Some(_), _, _) => return Err("wwid cannot be combined with vendor or product"),
             (None, None, None) => return Err("wwid, vendor or product is missing"),
-            (None, vendor, product) => Devices::Model { vendor, product },
+            (None, vendor, product) => DeviceSelector::Model { vendor, product },
         };
         let paths = text.paths.0;
         // A device that should have one path cannot be redundant.
@@ -150,41 +150,43 @@ impl TryFrom<ExpectedPathsText> for ExpectedPaths {
     }
 }
 
-impl Devices {
+impl DeviceSelector {
     fn include(&self, wwid: &str, vendor: &str, product: &str) -> bool {
         let fits = |pattern: &Option<Pattern>, text| pattern.as_ref().is_none_or(|pattern| pattern.fits(text));
         match self {
-            Devices::Wwid(named) => named == wwid,
-            Devices::Model { vendor: vendors, product: products } => fits(vendors, vendor) && fits(products, product),
+            DeviceSelector::Wwid(named) => named == wwid,
+            DeviceSelector::Model { vendor: vendors, product: products } => {
+                fits(vendors, vendor) && fits(products, product)
+            }
         }
     }
 }
 
 /// Networks that together lead to some targets; oVirt calls this an iSCSI bond.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "IscsiBondText")]
-pub struct IscsiBond {
+#[serde(try_from = "ConfiguredBondText")]
+pub(crate) struct ConfiguredBond {
     /// The name of the bond.
-    pub name: String,
+    pub(crate) name: String,
     /// The networks; empty for a bond that is empty in oVirt.
-    pub networks: Vec<Network>,
+    pub(crate) networks: Vec<Network>,
     /// The targets, as globs for their IQNs.
-    pub targets: Vec<Glob>,
+    pub(crate) targets: Vec<Glob>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct IscsiBondText {
+struct ConfiguredBondText {
     name: String,
     networks: Vec<Network>,
     targets: Vec<Glob>,
 }
 
-impl TryFrom<IscsiBondText> for IscsiBond {
+impl TryFrom<ConfiguredBondText> for ConfiguredBond {
     type Error = String;
 
-    fn try_from(text: IscsiBondText) -> Result<Self, String> {
-        let IscsiBondText { name, networks, targets } = text;
+    fn try_from(text: ConfiguredBondText) -> Result<Self, String> {
+        let ConfiguredBondText { name, networks, targets } = text;
         if name.trim().is_empty() {
             return Err("the name of the bond is empty".to_owned());
         }
@@ -195,16 +197,16 @@ impl TryFrom<IscsiBondText> for IscsiBond {
         let mut seen = HashSet::new();
         match networks.iter().find(|network| !seen.insert(network.identity())) {
             Some(twice) => Err(format!("bond {name:?} has the network {:?} more than once", twice.name)),
-            None => Ok(IscsiBond { name, networks, targets }),
+            None => Ok(ConfiguredBond { name, networks, targets }),
         }
     }
 }
 
 /// A network of a bond: an interface, or a range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Network {
+pub(crate) struct Network {
     /// The text of the file. The exporter shows the network by this name.
-    pub name: String,
+    pub(crate) name: String,
     addresses: Option<IpNet>,
 }
 
@@ -212,7 +214,7 @@ impl Network {
     /// Returns true if a session from address `source` that leaves through `interface` goes over
     /// this network. `interface` is empty if it is unknown. Returns `None` if the answer is
     /// unknown.
-    pub fn carries(&self, interface: &str, source: Option<IpAddr>) -> Option<bool> {
+    pub(crate) fn carries(&self, interface: &str, source: Option<IpAddr>) -> Option<bool> {
         match self.addresses {
             Some(addresses) => source.map(|source| addresses.contains(&source)),
             None => (!interface.is_empty()).then_some(self.name == interface),
@@ -220,13 +222,13 @@ impl Network {
     }
 
     /// The name of the interface; `None` for a range of addresses.
-    pub fn interface(&self) -> Option<Arc<str>> {
+    pub(crate) fn interface(&self) -> Option<Arc<str>> {
         self.addresses.is_none().then(|| self.name.as_str().into())
     }
 
     /// Returns true if this host has the network: an interface of that name, or an address in that
     /// range. Returns `None` as long as the host's addresses are unknown.
-    pub fn is_here(&self, interfaces: &Adapters, addresses: &Addresses) -> Option<bool> {
+    pub(crate) fn is_here(&self, interfaces: &Adapters, addresses: &Addresses) -> Option<bool> {
         match &self.addresses {
             Some(range) => addresses.have_any_of(range),
             None => Some(interfaces.contains_key(&*self.name)),
@@ -264,14 +266,14 @@ impl FromStr for Network {
 
 /// A regular expression that must match a whole text.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     written: String,
     regex: Regex,
 }
 
 impl Pattern {
     /// Returns true if it matches the whole text.
-    pub fn fits(&self, text: &str) -> bool {
+    pub(crate) fn fits(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
 }
@@ -301,11 +303,11 @@ impl PartialEq for Pattern {
 
 /// A glob that must match a whole text: `*`, `?`, `[...]`.
 #[derive(Clone, Debug)]
-pub struct Glob(GlobMatcher);
+pub(crate) struct Glob(GlobMatcher);
 
 impl Glob {
     /// Returns true if it matches the whole text.
-    pub fn fits(&self, text: &str) -> bool {
+    pub(crate) fn fits(&self, text: &str) -> bool {
         self.0.is_match(text)
     }
 }
@@ -343,20 +345,20 @@ deserialize_from_text!(Glob, Network, Number, Pattern, Time, Wwid);
 
 impl Config {
     /// Returns the first expectation that matches this device.
-    pub fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
+    pub(crate) fn expectation_of(&self, wwid: &str, vendor: &str, product: &str) -> Option<&ExpectedPaths> {
         self.expected_paths.iter().find(|rule| rule.devices.include(wwid, vendor, product))
     }
 
     /// Returns true if other multipath software assembles this disk.
-    pub fn ignores(&self, wwid: &str) -> bool {
+    pub(crate) fn ignores(&self, wwid: &str) -> bool {
         self.ignore_unassembled.iter().any(|glob| glob.fits(wwid))
     }
 
     /// The WWIDs that the expectations name.
-    pub fn expected_wwids(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn expected_wwids(&self) -> impl Iterator<Item = &str> {
         self.expected_paths.iter().filter_map(|rule| match &rule.devices {
-            Devices::Wwid(wwid) => Some(wwid.as_str()),
-            Devices::Model { .. } => None,
+            DeviceSelector::Wwid(wwid) => Some(wwid.as_str()),
+            DeviceSelector::Model { .. } => None,
         })
     }
 
@@ -364,7 +366,7 @@ impl Config {
     ///
     /// # Errors
     /// If the file cannot be read or is wrong. The text names file, line and word.
-    pub fn read(file: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(file: &Path) -> Result<Self, Error> {
         read_text(file).and_then(|text| Self::parse(&text)).map_err(|cause| Error::new(file.display(), cause))
     }
 
@@ -372,9 +374,9 @@ impl Config {
     ///
     /// # Errors
     /// One line of text that names the line and the word.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
-        let File { expected_paths, ignore_unassembled, forget, iscsi_bonds } = file.unwrap_or_default();
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let file: Option<ConfigFile> = serde_saphyr::from_str(text).map_err(|error| explain(&error, text))?;
+        let ConfigFile { expected_paths, ignore_unassembled, forget, iscsi_bonds } = file.unwrap_or_default();
         let mut names = HashSet::new();
         for Spanned { value: bond, referenced, .. } in &iscsi_bonds {
             if !names.insert(&bond.name) {
@@ -389,11 +391,11 @@ impl Config {
 /// The top-level keys of the file.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct File {
+struct ConfigFile {
     expected_paths: Vec<ExpectedPaths>,
     ignore_unassembled: Vec<Glob>,
     forget: Vec<Forget>,
-    iscsi_bonds: Vec<Spanned<IscsiBond>>,
+    iscsi_bonds: Vec<Spanned<ConfiguredBond>>,
 }
 
 fn read_text(file: &Path) -> Result<String, String> {
@@ -454,7 +456,10 @@ mod tests {
              - {name: storage, networks: [eth1, 192.0.2.0/24], targets: ['iqn.2003-01.org.example:*']}\n",
         )
         .unwrap();
-        assert_eq!(config.expected_paths[0].devices, Devices::Wwid("3600a098000aad1e3000064e45f2c2355".to_owned()));
+        assert_eq!(
+            config.expected_paths[0].devices,
+            DeviceSelector::Wwid("3600a098000aad1e3000064e45f2c2355".to_owned())
+        );
         assert_eq!(config.expected_paths[1].paths, 4);
         let redundant: Vec<bool> = config.expected_paths.iter().map(|rule| rule.redundant).collect();
         assert_eq!(redundant, [true, true, false, false]);

@@ -11,10 +11,10 @@
 //! - [`privileges`]: decides which threads have capabilities
 //! - [`source`]: reads device mapper, multipathd and sysfs
 //! - [`config`], [`cli`], [`logging`]: the user's settings, and the log
-//! - [`capture`]: writes what the sources read on a host, with names replaced, to be replayed
+//! - `capture`: writes what the sources read on a host, with names replaced, to be replayed
 //!   elsewhere
-//! - [`watch`]: waits for kernel events and for device mapper's event poll
-//! - [`event`]: the feed of events of paths and devices
+//! - `watch`: waits for kernel events and for device mapper's event poll
+//! - `event`: the feed of events of paths and devices
 //! - [`memory`]: the past, and what follows from it: missing paths, lost devices, trouble and
 //!   recovery
 //! - [`metrics`]: the devices and the exporter's own numbers in Prometheus's formats
@@ -28,16 +28,14 @@
 //! - `commands`: combines all of this into serve, `--oneshot`, `--capture` and `--config.check`
 //!
 //! A path failure takes this way. The kernel sends an event (uevent) and increments the map's event
-//! number. [`watch::uevent`] and [`watch::dm_event`] each wake the [`monitor`]. The monitor counts
+//! number. `watch::uevent` and `watch::dm_event` each wake the [`monitor`]. The monitor counts
 //! the event, logs it, adds it to the feed, and marks the map. [`source::device_mapper`] reads the
 //! marked maps in full. The monitor rebuilds their devices and publishes a [`topology::Snapshot`].
 //! The next scrape finds it in [`web::routes`] and encodes it once in [`metrics::exposition`].
 //! Every further scrape gets the same bytes until something changes.
 
-pub mod capture;
 pub mod cli;
 pub mod config;
-pub mod event;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
@@ -46,17 +44,19 @@ pub mod privileges;
 pub mod shares;
 pub mod source;
 pub mod topology;
-pub mod watch;
 pub mod web;
 pub mod web_config;
 
+mod capture;
 mod commands;
+mod event;
 mod listen;
 mod pages;
 mod reload;
 mod small_file;
 mod systemd;
 mod tasks;
+mod watch;
 
 pub use commands::{Failure, run};
 

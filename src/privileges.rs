@@ -58,7 +58,7 @@ impl Privileged {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let Some(keeper) = &self.keeper else { return start(name, Box::new(work)) };
         let (started, answer) = channel();
         let job = Job { name: name.to_owned(), work: Box::new(work), started };

@@ -11,14 +11,14 @@ use tempfile::NamedTempFile;
 
 /// An entry of the archive.
 #[derive(Debug)]
-pub struct Entry {
+pub struct ArchiveEntry {
     pub place: PathBuf,
-    pub content: Content,
+    pub content: EntryContent,
 }
 
 /// The content of an entry.
 #[derive(Debug)]
-pub enum Content {
+pub enum EntryContent {
     /// The bytes of a file.
     File(Vec<u8>),
     /// The target of a link.
@@ -30,22 +30,22 @@ pub enum Content {
 ///
 /// # Errors
 /// If no archive can hold one of the places or links.
-pub fn pack(entries: &[Entry]) -> io::Result<Vec<u8>> {
+pub fn pack(entries: &[ArchiveEntry]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(GzEncoder::new(Vec::new(), Compression::best()));
-    for Entry { place, content } in entries {
+    for ArchiveEntry { place, content } in entries {
         let mut header = Header::new_gnu();
-        header.set_mode(if matches!(content, Content::File(_)) { 0o644 } else { 0o755 });
+        header.set_mode(if matches!(content, EntryContent::File(_)) { 0o644 } else { 0o755 });
         header.set_size(0);
         match content {
-            Content::File(content) => {
+            EntryContent::File(content) => {
                 header.set_size(content.len() as u64);
                 archive.append_data(&mut header, place, content.as_slice())?;
             }
-            Content::Link(target) => {
+            EntryContent::Link(target) => {
                 header.set_entry_type(EntryType::Symlink);
                 archive.append_link(&mut header, place, target)?;
             }
-            Content::Directory => {
+            EntryContent::Directory => {
                 header.set_entry_type(EntryType::Directory);
                 archive.append_data(&mut header, place, io::empty())?;
             }

@@ -35,9 +35,9 @@ use crate::source::interfaces::Addresses;
 use crate::source::transports::{self, Parts};
 use crate::source::witness::{self, Findings, Node};
 use crate::source::{Error, multipathd, recorded};
-use archive::{Content, Entry};
+use archive::{ArchiveEntry, EntryContent};
 use check::Check;
-use names::Names;
+use names::NameTable;
 use scrub::Scrub;
 
 /// Places of files in a capture.
@@ -67,7 +67,7 @@ pub struct Host {
 
 /// Reasons why there is no capture.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum CaptureFailure {
     /// No source of devices can be read.
     #[error("the multipath devices are unknown: no source can be read")]
     NoSource,
@@ -135,8 +135,8 @@ pub fn replies(directory: &Path) -> PathBuf {
 /// takes at most `deadline`.
 ///
 /// # Errors
-/// See [`Failure`].
-pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
+/// See [`CaptureFailure`].
+pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec<u8>, CaptureFailure> {
     let (replies, errors) = match &host.multipathd {
         Some(client) => client.record().await,
         None => Default::default(),
@@ -149,10 +149,10 @@ pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec
     });
     let Ok(Ok((findings, found))) = tokio::time::timeout(deadline, reading).await else {
         let last = last.lock().unwrap_or_else(PoisonError::into_inner).display().to_string();
-        return Err(Failure::Stuck { deadline, last });
+        return Err(CaptureFailure::Stuck { deadline, last });
     };
     if !found && replies.is_empty() {
-        return Err(Failure::NoSource);
+        return Err(CaptureFailure::NoSource);
     }
     // For a large host this takes seconds.
     let host_name = host_name.to_owned();
@@ -161,8 +161,8 @@ pub async fn take(host: Host, host_name: &str, deadline: Duration) -> Result<Vec
 }
 
 /// Packs the findings with all names replaced.
-fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Result<Vec<u8>, Failure> {
-    let mut scrub = Scrub::new(Names::new()?)?;
+fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Result<Vec<u8>, CaptureFailure> {
+    let mut scrub = Scrub::new(NameTable::new()?)?;
     scrub.names_also(host_name);
     for (place, node) in findings.tree.iter().filter(|(place, _)| place.ends_with("model")) {
         if let Node::File(model) = node {
@@ -174,14 +174,15 @@ fn pack(findings: &Findings, replies: &[(&str, Vec<u8>)], host_name: &str) -> Re
     entries(&mut scrub, findings, replies)?;
     scrub.begin_to_replace()?;
     let mut entries = entries(&mut scrub, findings, replies)?;
-    entries.insert(0, Entry { place: README.into(), content: Content::File(readme().into()) });
-    let kernel = entries.iter().find(|entry| entry.place == Path::new(recorded::FILE_NAME)).map_or(0, Entry::bytes);
-    let all = entries.iter().map(Entry::bytes).sum();
+    entries.insert(0, ArchiveEntry { place: README.into(), content: EntryContent::File(readme().into()) });
+    let kernel =
+        entries.iter().find(|entry| entry.place == Path::new(recorded::FILE_NAME)).map_or(0, ArchiveEntry::bytes);
+    let all = entries.iter().map(ArchiveEntry::bytes).sum();
     for (what, bytes, most) in
         [(recorded::FILE_NAME, kernel, recorded::MAX_KERNEL_BYTES), ("the capture", all, recorded::MAX_CAPTURE_BYTES)]
     {
         if bytes > most {
-            return Err(Failure::TooLarge { what, bytes, most });
+            return Err(CaptureFailure::TooLarge { what, bytes, most });
         }
     }
     let check = scrub.check();
@@ -257,8 +258,12 @@ fn read_transports(host: &Host) -> Result<Vec<Error>, Error> {
 }
 
 /// Returns all entries of the archive but the README.
-fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) -> Result<Vec<Entry>, Failure> {
-    let file = |place: PathBuf, content| Entry { place, content: Content::File(content) };
+fn entries(
+    scrub: &mut Scrub,
+    findings: &Findings,
+    replies: &[(&str, Vec<u8>)],
+) -> Result<Vec<ArchiveEntry>, CaptureFailure> {
+    let file = |place: PathBuf, content| ArchiveEntry { place, content: EntryContent::File(content) };
     let mut kernel = serde_json::to_vec_pretty(&scrub.kernel(&findings.kernel)).map_err(io::Error::from)?;
     kernel.push(b'\n');
     let mut entries = vec![file(recorded::FILE_NAME.into(), kernel)];
@@ -269,31 +274,31 @@ fn entries(scrub: &mut Scrub, findings: &Findings, replies: &[(&str, Vec<u8>)]) 
     }
     entries
         .extend(replies.iter().map(|(name, reply)| file(Path::new(MULTIPATHD).join(name), scrub.reply(name, reply))));
-    entries.extend(findings.tree.iter().map(|(place, node)| Entry {
+    entries.extend(findings.tree.iter().map(|(place, node)| ArchiveEntry {
         place: scrub.path(place),
         content: match node {
-            Node::File(content) => Content::File(scrub.file(place, content)),
-            Node::Link(target) => Content::Link(scrub.target(place.parent().unwrap_or(place), target)),
-            Node::Directory => Content::Directory,
+            Node::File(content) => EntryContent::File(scrub.file(place, content)),
+            Node::Link(target) => EntryContent::Link(scrub.target(place.parent().unwrap_or(place), target)),
+            Node::Directory => EntryContent::Directory,
         },
     }));
     Ok(entries)
 }
 
-impl Entry {
+impl ArchiveEntry {
     fn bytes(&self) -> u64 {
-        if let Content::File(content) = &self.content { content.len() as u64 } else { 0 }
+        if let EntryContent::File(content) = &self.content { content.len() as u64 } else { 0 }
     }
 
-    fn check(&self, check: &Check) -> Result<(), Failure> {
+    fn check(&self, check: &Check) -> Result<(), CaptureFailure> {
         let place = self.place.display().to_string();
         let left = match &self.content {
-            Content::File(content) => check.find(content),
-            Content::Link(target) => check.find(target.as_os_str().as_encoded_bytes()),
-            Content::Directory => None,
+            EntryContent::File(content) => check.find(content),
+            EntryContent::Link(target) => check.find(target.as_os_str().as_encoded_bytes()),
+            EntryContent::Directory => None,
         };
         match left.or_else(|| check.find(place.as_bytes())) {
-            Some(name) => Err(Failure::NameLeft { name, place }),
+            Some(name) => Err(CaptureFailure::NameLeft { name, place }),
             None => Ok(()),
         }
     }

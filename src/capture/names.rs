@@ -35,10 +35,10 @@ pub enum Impossible {
     TooMany,
 }
 
-/// The old and the new names. At first, [`Names::word`] and [`Names::address`] only record their
-/// argument and return it. After [`Names::assign`] they return its replacement.
+/// The old and the new names. At first, [`NameTable::word`] and [`NameTable::address`] only record
+/// their argument and return it. After [`NameTable::assign`] they return its replacement.
 #[derive(Debug)]
-pub struct Names {
+pub struct NameTable {
     words: BTreeMap<Form, BTreeMap<String, String>>,
     addresses: BTreeMap<IpAddr, IpAddr>,
     random: Random,
@@ -57,13 +57,13 @@ enum Form {
     Text,
 }
 
-impl Names {
+impl NameTable {
     /// Starts without any names.
     ///
     /// # Errors
     /// If the system provides no random numbers.
     pub fn new() -> Result<Self, Impossible> {
-        Ok(Names { words: BTreeMap::new(), addresses: BTreeMap::new(), random: Random::new()? })
+        Ok(NameTable { words: BTreeMap::new(), addresses: BTreeMap::new(), random: Random::new()? })
     }
 
     /// Returns the replacement of a word of letters and digits.
@@ -319,7 +319,7 @@ mod tests {
 
     /// Returns the replacements of these words.
     fn replaced(words: &[&str]) -> Vec<String> {
-        let mut names = Names::new().unwrap();
+        let mut names = NameTable::new().unwrap();
         words.iter().for_each(|word| assert_eq!(names.word(word), *word));
         names.assign().unwrap();
         words.iter().map(|word| names.word(word)).collect()
@@ -346,7 +346,7 @@ mod tests {
     fn networks_stay_networks() {
         let old = ["192.0.2.1", "192.0.2.2", "192.0.3.1", "198.51.100.2", "2001:db8:1::1", "2001:db8:1::2", "fe80::1"];
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let mut names = Names::new().unwrap();
+        let mut names = NameTable::new().unwrap();
         for text in old {
             names.address(address(text));
         }
@@ -405,7 +405,7 @@ mod tests {
 
         #[test]
         fn addresses_stay_apart(old in proptest::collection::btree_set(any::<u32>(), 1..50)) {
-            let mut names = Names::new().unwrap();
+            let mut names = NameTable::new().unwrap();
             let old: Vec<IpAddr> = old.into_iter().map(|bits| Ipv4Addr::from_bits(bits).into()).collect();
             for address in &old {
                 names.address(*address);

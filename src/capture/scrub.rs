@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use regex::{Captures, Regex};
 
 use super::check::{Check, is_telling, words};
-use super::names::{Impossible, Names};
+use super::names::{Impossible, NameTable};
 use super::{PROCFS, SYSFS, UDEV_DATA};
 use crate::source::block::disks::is_scsi_address;
 use crate::source::block::mounts::{ROOT_MOUNT_POINTS, several_nodes, swap, unescaped};
@@ -119,7 +119,7 @@ const NO_NAMES: [&str; 7] = ["", "0x0", "(null)", "<null>", "[undef]", "-", "non
 /// Replaces names, and records what it has kept.
 #[derive(Debug)]
 pub struct Scrub {
-    names: Names,
+    names: NameTable,
     /// Whole values and their replacements. A value that must not occur in the capture has an empty
     /// replacement.
     values: BTreeMap<String, String>,
@@ -173,7 +173,7 @@ impl Scrub {
     ///
     /// # Errors
     /// Never. The expressions are constants.
-    pub fn new(names: Names) -> Result<Self, regex::Error> {
+    pub fn new(names: NameTable) -> Result<Self, regex::Error> {
         Ok(Scrub {
             names,
             values: BTreeMap::new(),
@@ -199,7 +199,7 @@ impl Scrub {
     /// a name is replaced as well: for LIO, the administrator gives both.
     ///
     /// # Errors
-    /// See [`Names::assign`].
+    /// See [`NameTable::assign`].
     pub fn begin_to_replace(&mut self) -> Result<(), Impossible> {
         loop {
             let check = self.check();
@@ -626,7 +626,7 @@ mod tests {
     use super::*;
 
     fn scrubbed(scrub: impl Fn(&mut Scrub) -> String) -> String {
-        let mut names = Scrub::new(Names::new().unwrap()).unwrap();
+        let mut names = Scrub::new(NameTable::new().unwrap()).unwrap();
         scrub(&mut names);
         names.begin_to_replace().unwrap();
         scrub(&mut names)
@@ -744,7 +744,7 @@ mod tests {
     /// Returns the replacement of a model on a host with these names, and the final search for
     /// names.
     fn model_beside(vendor: &str, model: &str, names: impl Fn(&mut Scrub)) -> (String, Check) {
-        let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
+        let mut scrub = Scrub::new(NameTable::new().unwrap()).unwrap();
         scrub.model(model.as_bytes(), vendor.as_bytes());
         names(&mut scrub);
         scrub.inquired(model);
@@ -788,7 +788,7 @@ mod tests {
 
     #[test]
     fn host_names_and_their_domains() {
-        let mut scrub = Scrub::new(Names::new().unwrap()).unwrap();
+        let mut scrub = Scrub::new(NameTable::new().unwrap()).unwrap();
         scrub.names_also("ledger.acme.example");
         scrub.names_also("localhost.localdomain");
         scrub.begin_to_replace().unwrap();

@@ -9,7 +9,7 @@ use super::{Failure, monitor, path_series, print};
 use crate::cli::Cli;
 use crate::config::Config;
 use crate::memory::file::MemoryFile;
-use crate::metrics::devices::Devices;
+use crate::metrics::devices::DeviceMetrics;
 use crate::metrics::exposition::{self, Format};
 use crate::metrics::own::About;
 use crate::privileges::Privileged;
@@ -29,7 +29,7 @@ pub async fn print_once(
     let snapshot = snapshot.ok_or_else(|| Failure::Fatal("--oneshot: nothing was read".to_owned()))?;
     let mut registry = Registry::default();
     let paths = path_series(cli);
-    registry.register_collector(Box::new(Devices { snapshot, paths, events: false }));
+    registry.register_collector(Box::new(DeviceMetrics { snapshot, paths, events: false }));
     registry.register_collector(Box::new(About { sources: board.sources, memory: board.memory }));
     let mut text = String::new();
     exposition::encode(&registry, Format::Text, &mut text)

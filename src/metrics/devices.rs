@@ -16,7 +16,7 @@ use crate::topology::{
 
 /// Encodes the devices of one snapshot.
 #[derive(Debug)]
-pub struct Devices {
+pub struct DeviceMetrics {
     /// The snapshot to encode.
     pub snapshot: Arc<Snapshot>,
     /// The devices that get per-path series.
@@ -104,7 +104,7 @@ impl EncodeLabelValue for DevNo {
     }
 }
 
-impl Collector for Devices {
+impl Collector for DeviceMetrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut families = Families(encoder);
         self.host(&mut families)?;
@@ -116,7 +116,7 @@ impl Collector for Devices {
     }
 }
 
-impl Devices {
+impl DeviceMetrics {
     fn host(&self, families: &mut Families) -> fmt::Result {
         let devices = &self.snapshot.devices;
         let counts: Vec<Counts> = devices.iter().map(|device| device.counts()).collect();

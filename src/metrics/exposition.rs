@@ -17,7 +17,7 @@ use flate2::{Compress, Compression, FlushCompress};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
-use super::devices::{Devices, PathSeries};
+use super::devices::{DeviceMetrics, PathSeries};
 use super::text::PlainText;
 use crate::topology::Snapshot;
 
@@ -48,7 +48,7 @@ impl Format {
     /// Returns the value of `Content-Type` for a page in this format. OpenMetrics must name the
     /// escaping scheme (<https://prometheus.io/docs/instrumenting/content_negotiation/>). Text
     /// 0.0.4 has none.
-    pub fn content_type(self, escaping: Escaping) -> &'static str {
+    pub(crate) fn content_type(self, escaping: Escaping) -> &'static str {
         match (self, escaping) {
             (Format::OpenMetrics, Escaping::Underscores) => {
                 "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
@@ -103,7 +103,7 @@ struct Deflated {
 impl Exposition {
     /// `own` holds the exporter's own metrics. `paths` selects the devices that get per-path
     /// series.
-    pub fn new(own: Registry, paths: PathSeries) -> Self {
+    pub(crate) fn new(own: Registry, paths: PathSeries) -> Self {
         Exposition { paths, own, present: Mutex::default() }
     }
 
@@ -111,13 +111,13 @@ impl Exposition {
     ///
     /// # Errors
     /// If a metric cannot be encoded. No value can cause this.
-    pub fn page(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> Result<Vec<Bytes>, fmt::Error> {
+    pub(crate) fn page(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> Result<Vec<Bytes>, fmt::Error> {
         let fixed = self.fixed(snapshot);
         if gzip { self.gzip_page(&fixed, format) } else { self.plain_page(&fixed, format) }
     }
 
     /// Returns true if only the exporter's own numbers are still to be encoded for this page.
-    pub fn is_ready(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> bool {
+    pub(crate) fn is_ready(&self, snapshot: &Arc<Snapshot>, format: Format, gzip: bool) -> bool {
         let fixed = self.fixed(snapshot);
         if gzip {
             fixed.deflated[format as usize].get().is_some()
@@ -167,7 +167,7 @@ impl Exposition {
     fn encode_fixed(&self, fixed: &Fixed, format: Format, out: &mut impl Write) -> fmt::Result {
         let mut registry = Registry::default();
         let snapshot = Arc::clone(&fixed.snapshot);
-        registry.register_collector(Box::new(Devices { snapshot, paths: self.paths, events: true }));
+        registry.register_collector(Box::new(DeviceMetrics { snapshot, paths: self.paths, events: true }));
         encode(&registry, format, out)
     }
 

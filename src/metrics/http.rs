@@ -24,7 +24,7 @@ pub enum Closed {
 }
 
 labels!(CodeLabels { code: &'a str });
-labels!(ReasonLabels { reason: &'a str });
+labels!(ClosedLabels { reason: &'a str });
 
 /// Counters of responses and of connections that the server closed.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Collector for HttpMetrics {
         families.counter(
             "multipath_exporter_http_connections_closed",
             "Connections that the exporter closed: to make room, because of a slow client, or after a failed handshake",
-            REASONS.iter().zip(&self.closed).map(|(reason, counter)| (ReasonLabels { reason }, counter.get())),
+            REASONS.iter().zip(&self.closed).map(|(reason, counter)| (ClosedLabels { reason }, counter.get())),
         )
     }
 }

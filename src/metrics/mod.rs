@@ -12,10 +12,10 @@
 
 pub mod devices;
 pub mod exposition;
-pub mod http;
-pub mod own;
-pub mod process;
-pub mod text;
+pub(crate) mod http;
+pub(crate) mod own;
+pub(crate) mod process;
+mod text;
 mod transport;
 
 use std::fmt;

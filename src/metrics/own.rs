@@ -33,7 +33,7 @@ pub enum ResyncReason {
     Signal,
 }
 
-labels!(ReasonLabels { reason: &'a str });
+labels!(ResyncLabels { reason: &'a str });
 labels!(ActionLabels { action: &'a str });
 labels!(SourceLabels { source: &'a str });
 labels!(BuildInfo { version: &'a str, revision: &'a str, rustversion: &'a str });
@@ -107,7 +107,7 @@ impl Collector for OwnMetrics {
         families.counter(
             "multipath_exporter_resyncs",
             "Full reads of all sources, by reason",
-            RESYNC_REASONS.iter().zip(&self.resyncs).map(|(reason, counter)| (ReasonLabels { reason }, counter.get())),
+            RESYNC_REASONS.iter().zip(&self.resyncs).map(|(reason, counter)| (ResyncLabels { reason }, counter.get())),
         )?;
         families.total(
             "multipath_exporter_resync_corrections",

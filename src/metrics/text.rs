@@ -24,12 +24,6 @@ impl<W: Write> PlainText<W> {
         PlainText { out, line: String::new(), help: String::new() }
     }
 
-    /// Returns the inner writer. The last line must have ended.
-    pub fn into_inner(self) -> W {
-        debug_assert!(self.line.is_empty() && self.help.is_empty());
-        self.out
-    }
-
     fn end_line(&mut self) -> fmt::Result {
         let line = std::mem::take(&mut self.line);
         let mut words = line.splitn(4, ' ');
@@ -71,14 +65,15 @@ mod tests {
 
     #[test]
     fn comments_are_those_of_0_0_4() {
-        let mut text = PlainText::new(String::new());
+        let mut written = String::new();
+        let mut text = PlainText::new(&mut written);
         let openmetrics = "# HELP a_b Counts things.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{x=\"# EOF\"} 1\n\
                            # HELP g Gauge.\n# TYPE g gauge\ng 2.0\n# EOF\n";
         for piece in openmetrics.split_inclusive(' ') {
             text.write_str(piece).unwrap();
         }
         assert_eq!(
-            text.into_inner(),
+            written,
             "# HELP a_b_total Counts things.\n# TYPE a_b_total counter\na_b_total{x=\"# EOF\"} 1\n\
              # HELP g Gauge.\n# TYPE g gauge\ng 2.0\n"
         );

@@ -24,7 +24,7 @@ impl Bonds {
     /// while it is not known if the host has any of its networks.
     pub(crate) fn look(
         &mut self,
-        bonds: &[config::IscsiBond],
+        bonds: &[config::ConfiguredBond],
         transports: &Transports,
         addresses: &Addresses,
     ) -> Vec<IscsiBond> {
@@ -33,7 +33,7 @@ impl Bonds {
 
     fn look_at(
         &mut self,
-        bond: &config::IscsiBond,
+        bond: &config::ConfiguredBond,
         transports: &Transports,
         addresses: &Addresses,
     ) -> Option<IscsiBond> {

@@ -25,36 +25,36 @@ const STANDSTILL: Duration = Duration::from_secs(60);
 
 impl Device {
     /// Returns true if all valid paths are blocked, so that no I/O gets through.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.blocked_paths > 0 && self.blocked_paths >= self.counts().valid
     }
 
     /// Returns true if its I/O stands still.
-    pub fn is_stalled(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
     }
 
     /// Returns the paths on which I/O stands still while the I/O of the device flows.
-    pub fn swallowing_paths(&self) -> impl Iterator<Item = &Path> {
+    pub(crate) fn swallowing_paths(&self) -> impl Iterator<Item = &Path> {
         self.paths.iter().filter(|path| path.is_stalled() && !self.is_stalled())
     }
 
     /// Returns the number of paths that multipathd treats as marginal, or whose checker waits
     /// because they failed too often (`delayed`).
-    pub fn marginal_paths(&self) -> usize {
+    pub(crate) fn marginal_paths(&self) -> usize {
         self.paths.iter().filter(|path| path.is_marginal()).count()
     }
 
     /// Returns the number of paths on which the kernel disagrees with the checker or the SCSI
     /// layer.
-    pub fn disagreeing_paths(&self) -> usize {
+    pub(crate) fn disagreeing_paths(&self) -> usize {
         self.paths.iter().filter(|path| path.is_disputed()).count()
     }
 
     /// Returns true if I/O takes a longer way than it could. Then the path group in use is not the
     /// best one that has a valid path, or the array calls no valid path optimized. A path without a
     /// word of the array does not count. A path with an unknown word may be optimized.
-    pub fn is_non_optimized(&self) -> bool {
+    pub(crate) fn is_non_optimized(&self) -> bool {
         let priorities = self.active_group_priority.zip(self.best_group_priority);
         let valid = self.paths.iter().filter(|path| path.state == PathState::Valid);
         let mut words = valid.filter_map(|path| path.access_state.as_ref().or(path.ana_state.as_ref())).peekable();
@@ -64,7 +64,7 @@ impl Device {
 
     /// Returns true if the device needs attention path by path: it is not healthy, or something
     /// about its paths is unusual.
-    pub fn is_conspicuous(&self, history: Option<&History>) -> bool {
+    pub(crate) fn is_conspicuous(&self, history: Option<&History>) -> bool {
         let Mismatches { size, read_only, wwid, lun } = self.mismatches;
         let differing = size + read_only + wwid + lun + self.lun_conflicts;
         let is_odd = |history: &History| {
@@ -85,7 +85,7 @@ impl Device {
 
 impl Path {
     /// Returns true if its I/O stands still.
-    pub fn is_stalled(&self) -> bool {
+    pub(crate) fn is_stalled(&self) -> bool {
         self.stalled.is_some_and(|stalled| stalled >= STANDSTILL)
     }
 

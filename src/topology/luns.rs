@@ -7,7 +7,7 @@ use super::{Path, Transport};
 
 /// Returns the number of paths whose LUN number differs from that of most paths to the same target.
 /// A path counts only if its number and its target are known.
-pub fn mismatched_paths(paths: &[Path]) -> usize {
+pub(crate) fn mismatched_paths(paths: &[Path]) -> usize {
     let mut targets: BTreeMap<&str, BTreeMap<u64, usize>> = BTreeMap::new();
     for (lun, path) in differing(paths).filter(|(_, path)| !path.ports.target.is_empty()) {
         *targets.entry(&path.ports.target).or_default().entry(lun).or_default() += 1;
@@ -22,7 +22,7 @@ pub fn mismatched_paths(paths: &[Path]) -> usize {
 /// iSCSI port includes the target (RFC 7143, 3.4): two targets behind one address are two ports.
 /// Where a port is unknown, SCSI host, channel and target identify the nexus. This does not work
 /// for virtio-scsi, where a hypervisor may present two of its own paths as two LUNs of one target.
-pub fn conflicts(paths: &[Path]) -> usize {
+pub(crate) fn conflicts(paths: &[Path]) -> usize {
     let mut nexuses: BTreeMap<[&str; 3], BTreeSet<u64>> = BTreeMap::new();
     for (lun, path) in differing(paths) {
         let [initiator, target, port] = [&path.ports.initiator_port, &path.ports.target, &path.ports.target_port];
@@ -37,7 +37,7 @@ pub fn conflicts(paths: &[Path]) -> usize {
 }
 
 /// Returns true if the known numbers are not all the same.
-pub fn differ(paths: &[Path]) -> bool {
+pub(crate) fn differ(paths: &[Path]) -> bool {
     let mut luns = paths.iter().filter_map(Path::lun);
     let first = luns.next();
     luns.any(|lun| Some(lun) != first)
@@ -52,7 +52,7 @@ fn differing(paths: &[Path]) -> impl Iterator<Item = (u64, &Path)> {
 
 /// Returns host, channel and target of a SCSI address: `6:0:0` of `6:0:0:1`. `None` if it is not a
 /// SCSI address.
-pub fn scsi_target(hctl: &str) -> Option<&str> {
+pub(crate) fn scsi_target(hctl: &str) -> Option<&str> {
     hctl.rsplit_once(':').map(|(target, _)| target)
 }
 
@@ -60,7 +60,7 @@ impl Path {
     /// Returns the LUN number as the kernel computes it from the 8 bytes of SAM-5, 4.7
     /// (`scsilun_to_int` in `drivers/scsi/scsi_common.c`). Number 1 in flat space addressing is
     /// 16385.
-    pub fn lun(&self) -> Option<u64> {
+    pub(crate) fn lun(&self) -> Option<u64> {
         self.hctl.rsplit_once(':')?.1.parse().ok()
     }
 }

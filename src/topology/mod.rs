@@ -5,7 +5,7 @@
 //! after it is published.
 
 mod facts;
-pub mod luns;
+pub(crate) mod luns;
 mod redundancy;
 mod remembered;
 #[cfg(test)]
@@ -18,12 +18,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use redundancy::{initiator_ports, is_redundant, target_ports};
+pub(crate) use redundancy::{initiator_ports, is_redundant, target_ports};
 pub use remembered::{History, LossReason, LostDevice, Remembered};
 pub use transport::{
     Adapter, Adapters, Failures, FcHostPort, FcRemotePort, IscsiBond, IscsiSession, NvmeController, NvmeSubsystem,
-    NvmeTimeouts, Ports, Transport, Transports, fabric_of, is_deleted, portal,
+    NvmeTimeouts, Ports, Transport, Transports,
 };
+pub(crate) use transport::{fabric_of, is_deleted, portal};
 
 /// Major and minor number of a block device, written as the kernel prints them: `8:16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
@@ -88,7 +89,7 @@ impl Kind {
     pub const ALL: [Kind; 2] = [Kind::DeviceMapper, Kind::Nvme];
 
     /// The value of the `kind` label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::DeviceMapper => "dm",
             Kind::Nvme => "nvme",
@@ -109,7 +110,7 @@ pub enum PathState {
 
 /// The state of a device. It is always in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
+pub(crate) enum Health {
     /// At least one path is valid and none has failed.
     Healthy,
     /// Some paths are valid and some have failed.
@@ -120,7 +121,7 @@ pub enum Health {
 
 impl Health {
     /// The value of `state` in the API.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Health::Healthy => "healthy",
             Health::Degraded => "degraded",
@@ -131,7 +132,7 @@ impl Health {
 
 /// The number of paths in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Valid paths.
     pub valid: usize,
     /// Standby paths.
@@ -142,7 +143,7 @@ pub struct Counts {
 
 impl Counts {
     /// Counts the states.
-    pub fn of(states: impl IntoIterator<Item = PathState>) -> Self {
+    pub(crate) fn of(states: impl IntoIterator<Item = PathState>) -> Self {
         states.into_iter().fold(Counts::default(), |mut counts, state| {
             match state {
                 PathState::Valid => counts.valid += 1,
@@ -154,12 +155,12 @@ impl Counts {
     }
 
     /// Returns the number of all members.
-    pub fn paths(self) -> usize {
+    pub(crate) fn paths(self) -> usize {
         self.valid + self.standby + self.failed
     }
 
     /// Returns the health of a device with these paths.
-    pub fn health(self) -> Health {
+    pub(crate) fn health(self) -> Health {
         match self {
             Counts { valid: 0, .. } => Health::WithoutValidPaths,
             Counts { failed: 0, .. } => Health::Healthy,
@@ -334,7 +335,7 @@ pub struct Device {
 
 impl Device {
     /// Counts its paths by state.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         Counts::of(self.paths.iter().map(|path| path.state))
     }
 }
@@ -405,20 +406,20 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Returns the direct uses of disks of this device, sorted by disk.
-    pub fn direct_users(&self, wwid: &str) -> &[DirectUse] {
+    pub(crate) fn direct_users(&self, wwid: &str) -> &[DirectUse] {
         let first = self.used_directly.partition_point(|one| *one.wwid < *wwid);
         let rest = &self.used_directly[first..];
         &rest[..rest.partition_point(|one| *one.wwid == *wwid)]
     }
 
     /// Returns what uses this path of this device directly.
-    pub fn users_of<'a>(&'a self, wwid: &str, path: &str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn users_of<'a>(&'a self, wwid: &str, path: &str) -> impl Iterator<Item = &'a str> {
         self.direct_users(wwid).iter().filter(move |one| *one.disk == *path).map(|one| &*one.by)
     }
 
     /// Returns the WWID and the kernel name of each disk that multipath should hold but does not:
     /// stray paths and unassembled disks.
-    pub fn disks_beside(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+    pub(crate) fn disks_beside(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
         let strays = self.devices.iter().map(|device| (&device.wwid, &device.stray_paths));
         let unassembled = self.unassembled.iter().map(|disk| (&disk.wwid, &disk.paths));
         strays.chain(unassembled).flat_map(|(wwid, names)| names.iter().map(move |name| (wwid, name)))

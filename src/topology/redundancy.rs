@@ -6,7 +6,7 @@ use super::{Adapter, Adapters, Path, PathState, Transport};
 
 /// A part whose failure takes away all paths that use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part<'a> {
+enum SharedPart<'a> {
     InitiatorPort(&'a str),
     TargetPort(&'a str),
     Fabric(&'a str),
@@ -17,24 +17,24 @@ enum Part<'a> {
 ///
 /// An unknown port counts as a port that only this path uses. The same holds for a port that a
 /// hypervisor made, and for a bond with no port up.
-pub fn is_redundant(paths: &[Path], adapters: &Adapters) -> bool {
+pub(crate) fn is_redundant(paths: &[Path], adapters: &Adapters) -> bool {
     let usable: Vec<&Path> = usable(paths).collect();
     let [first, others @ ..] = usable.as_slice() else { return false };
     if others.is_empty() || !paths.iter().any(|path| path.state == PathState::Valid) {
         return false;
     }
-    let fails_all = |part: &Part| others.iter().all(|path| parts(path, adapters).any(|other| other == *part));
+    let fails_all = |part: &SharedPart| others.iter().all(|path| parts(path, adapters).any(|other| other == *part));
     !parts(first, adapters).any(|part| fails_all(&part))
 }
 
 /// Returns the number of host ports that valid and standby paths use, by the paths' names for them.
 /// An unknown port counts as a port that only this path uses.
-pub fn initiator_ports(paths: &[Path]) -> usize {
+pub(crate) fn initiator_ports(paths: &[Path]) -> usize {
     count(usable(paths).map(|path| &*path.ports.initiator_port))
 }
 
 /// Returns the number of target ports that valid and standby paths use, counted in the same way.
-pub fn target_ports(paths: &[Path]) -> usize {
+pub(crate) fn target_ports(paths: &[Path]) -> usize {
     count(usable(paths).map(|path| &*path.ports.target_port))
 }
 
@@ -49,7 +49,7 @@ fn count<'a>(names: impl Iterator<Item = &'a str>) -> usize {
 
 /// Returns the parts whose failure takes this path away and may take others. A port that only this
 /// path uses is left out.
-fn parts<'a>(path: &'a Path, adapters: &'a Adapters) -> impl Iterator<Item = Part<'a>> {
+fn parts<'a>(path: &'a Path, adapters: &'a Adapters) -> impl Iterator<Item = SharedPart<'a>> {
     let adapter = adapters.get(&path.ports.initiator_port);
     let initiator = match adapter {
         _ if path.transport == Transport::VirtioScsi => None,
@@ -62,15 +62,18 @@ fn parts<'a>(path: &'a Path, adapters: &'a Adapters) -> impl Iterator<Item = Par
         None => Some(&*path.ports.initiator_port),
     };
     let fabric = adapter.map(|adapter| &*adapter.fabric);
-    let parts =
-        [initiator.map(Part::InitiatorPort), Some(Part::TargetPort(&path.ports.target_port)), fabric.map(Part::Fabric)];
+    let parts = [
+        initiator.map(SharedPart::InitiatorPort),
+        Some(SharedPart::TargetPort(&path.ports.target_port)),
+        fabric.map(SharedPart::Fabric),
+    ];
     parts.into_iter().flatten().filter(|part| !part.name().is_empty())
 }
 
-impl<'a> Part<'a> {
+impl<'a> SharedPart<'a> {
     fn name(self) -> &'a str {
         match self {
-            Part::InitiatorPort(name) | Part::TargetPort(name) | Part::Fabric(name) => name,
+            SharedPart::InitiatorPort(name) | SharedPart::TargetPort(name) | SharedPart::Fabric(name) => name,
         }
     }
 }

@@ -38,7 +38,7 @@ pub enum LossReason {
 
 impl LossReason {
     /// The value of the `reason` label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             LossReason::NoValidPath => "no_valid_path",
             LossReason::InUse => "in_use",
@@ -87,13 +87,13 @@ pub struct Remembered {
 
 impl Remembered {
     /// Returns the past of this device.
-    pub fn of(&self, wwid: &str) -> Option<&History> {
+    pub(crate) fn of(&self, wwid: &str) -> Option<&History> {
         let found = self.devices.binary_search_by(|(named, _)| (**named).cmp(wwid)).ok()?;
         self.devices.get(found).map(|(_, history)| history)
     }
 
     /// Returns the number of missing paths on the host.
-    pub fn missing_paths(&self) -> u64 {
+    pub(crate) fn missing_paths(&self) -> u64 {
         self.devices.iter().map(|(_, history)| u64::from(history.missing_paths)).sum()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Device, Kind, Mismatches, Path, PathEventCounts, PathState, Ports, Transport};
 
 /// A path that is valid by the kernel's own word. Nothing else about it is known.
-pub fn path() -> Path {
+pub(crate) fn path() -> Path {
     Path {
         name: "sda".into(),
         devno: None,
@@ -29,7 +29,7 @@ pub fn path() -> Path {
 }
 
 /// A device-mapper device without paths. Only its names are known.
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     Device {
         wwid: "3600".into(),
         name: "mpatha".into(),

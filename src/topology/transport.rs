@@ -32,7 +32,7 @@ pub enum Transport {
 
 impl Transport {
     /// The value of the `transport` label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Transport::Fc => "fc",
             Transport::Iscsi => "iscsi",
@@ -65,12 +65,12 @@ pub struct Ports {
 
 impl Ports {
     /// Returns true if all parts are known.
-    pub fn are_known(&self) -> bool {
+    pub(crate) fn are_known(&self) -> bool {
         [&self.initiator_port, &self.target, &self.target_port].iter().all(|port| !port.is_empty())
     }
 
     /// Fills unknown parts from `last`. The name of a part stays valid when the part falls silent.
-    pub fn or(self, last: &Ports) -> Ports {
+    pub(crate) fn or(self, last: &Ports) -> Ports {
         let or = |now: Arc<str>, last: &Arc<str>| if now.is_empty() { Arc::clone(last) } else { now };
         Ports {
             initiator_port: or(self.initiator_port, &last.initiator_port),
@@ -82,7 +82,7 @@ impl Ports {
 
 /// Joins address and port: `192.0.2.1:3260`, `[2001:db8::1]:3260`. The result is empty if either
 /// is.
-pub fn portal(address: &str, port: &str) -> Arc<str> {
+pub(crate) fn portal(address: &str, port: &str) -> Arc<str> {
     match (address, port) {
         ("", _) | (_, "") => Arc::default(),
         (address, port) if address.contains(':') => format!("[{address}]:{port}").into(),
@@ -116,7 +116,7 @@ pub struct IscsiSession {
 
 impl IscsiSession {
     /// Returns true if it carries I/O.
-    pub fn is_logged_in(&self) -> bool {
+    pub(crate) fn is_logged_in(&self) -> bool {
         &*self.state == LOGGED_IN
     }
 }
@@ -132,12 +132,12 @@ pub struct FcHostPort {
 
 impl FcHostPort {
     /// Returns true if the port is healthy.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         &*self.state == ONLINE
     }
 
     /// Returns true if I/O goes over the port, which may be marginal.
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.is_up() || &*self.state == MARGINAL
     }
 }
@@ -153,19 +153,19 @@ pub struct FcRemotePort {
 
 impl FcRemotePort {
     /// Returns true if I/O goes over the port, which may be marginal.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         [ONLINE, MARGINAL].contains(&&*self.state)
     }
 
     /// Returns true if the kernel waits for the port to come back (`fc_remote_port_delete` in
     /// `drivers/scsi/scsi_transport_fc.c`). I/O to the disks behind it waits until
     /// `fast_io_fail_tmo` or `dev_loss_tmo` expires.
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         &*self.state == "Blocked"
     }
 
     /// Returns true if the port is gone and the kernel only keeps its object.
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         &*self.state == "Not Present"
     }
 }
@@ -216,12 +216,12 @@ impl NvmeController {
     pub const LIVE: &str = "live";
 
     /// Returns true if it carries I/O.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         &*self.state == Self::LIVE
     }
 
     /// Returns true if it is being removed, by an administrator or because the kernel has given up.
-    pub fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         is_deleted(&self.state)
     }
 }
@@ -245,7 +245,7 @@ pub struct NvmeSubsystem {
 
 /// Returns true if a controller in this state is being removed. The kernel prints `deleting` and
 /// `deleting (no IO)`.
-pub fn is_deleted(state: &str) -> bool {
+pub(crate) fn is_deleted(state: &str) -> bool {
     state.starts_with("deleting")
 }
 
@@ -285,7 +285,7 @@ pub struct Transports {
 impl Transports {
     /// Returns the source addresses of connections whose interface is unknown, each with what
     /// stands in for the interface: an empty text or the address.
-    pub fn sources(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (IpAddr, &str)> {
         let sessions = self.iscsi_sessions.iter().map(|session| (session.source, &session.ports.initiator_port));
         let controllers = self.nvme_controllers.iter();
         let controllers = controllers.map(|controller| (controller.source, &controller.ports.initiator_port));
@@ -295,14 +295,14 @@ impl Transports {
 }
 
 /// Returns the Fibre Channel fabric of a path, if the kernel knows it.
-pub fn fabric_of<'a>(path: &Path, adapters: &'a Adapters) -> Option<&'a str> {
+pub(crate) fn fabric_of<'a>(path: &Path, adapters: &'a Adapters) -> Option<&'a str> {
     adapters.get(&path.ports.initiator_port).map(|adapter| &*adapter.fabric).filter(|fabric| !fabric.is_empty())
 }
 
 impl Snapshot {
     /// Returns the host ports that were up within the memory window, by WWPN. If several have one
     /// name, the one that is up counts.
-    pub fn fc_host_ports(&self) -> BTreeMap<&str, &FcHostPort> {
+    pub(crate) fn fc_host_ports(&self) -> BTreeMap<&str, &FcHostPort> {
         let ports = self.transports.fc_host_ports.iter().map(|port| (&*port.port_name, &**port));
         let ports = ports.filter(|(name, _)| self.remembered.fc_host_ports.contains(*name));
         let mut known: BTreeMap<&str, &FcHostPort> = BTreeMap::new();
@@ -318,7 +318,7 @@ impl Snapshot {
     /// Returns the remote ports that were up within the memory window, by the WWPN of the host port
     /// and by their own. The kernel may have a port twice, the second time under the object of an
     /// earlier login. Then the one that is up counts, else the one that is present.
-    pub fn fc_remote_ports(&self) -> BTreeMap<(&str, &str), &FcRemotePort> {
+    pub(crate) fn fc_remote_ports(&self) -> BTreeMap<(&str, &str), &FcRemotePort> {
         let mut known: BTreeMap<(&str, &str), &FcRemotePort> = BTreeMap::new();
         for port in &self.transports.fc_remote_ports {
             let Ports { initiator_port, target_port, .. } = &port.ports;

@@ -9,7 +9,7 @@ use std::io;
 use tokio::sync::mpsc;
 
 use super::poll::readable;
-use super::{Closed, PULSE, Wake, Watcher, send, spawn};
+use super::{MonitorEnded, PULSE, Wake, Watcher, send, spawn};
 use crate::privileges::Privileged;
 use crate::source::Error;
 use crate::source::device_mapper::{CONTROL_FILE, Control};
@@ -22,21 +22,21 @@ pub fn watch(wakes: mpsc::Sender<Wake>, privileged: &Privileged) -> io::Result<(
     spawn(privileged, Watcher::DeviceMapper, "dm-event", wakes, run)
 }
 
-fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
+fn run(wakes: &mpsc::Sender<Wake>) -> Result<MonitorEnded, Error> {
     let failed = |cause: io::Error| Error::io(CONTROL_FILE, &cause);
     let mut control = Control::open().map_err(failed)?;
     control.arm_poll().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::DeviceMapper)).is_err() {
-        return Ok(Closed);
+        return Ok(MonitorEnded);
     }
     loop {
         if readable(&control, PULSE).map_err(failed)? {
             control.arm_poll().map_err(failed)?;
             if send(wakes, Wake::DeviceMapper).is_err() {
-                return Ok(Closed);
+                return Ok(MonitorEnded);
             }
         } else if wakes.is_closed() {
-            return Ok(Closed);
+            return Ok(MonitorEnded);
         }
     }
 }

@@ -81,7 +81,7 @@ pub fn channel() -> (mpsc::Sender<Wake>, mpsc::Receiver<Wake>) {
 }
 
 /// The monitor has ended, so nobody receives messages.
-struct Closed;
+struct MonitorEnded;
 
 /// Runs a watcher until the monitor ends. The watcher restarts after an error, and even after a
 /// panic: an event reader that dies unnoticed is the worst failure of an event-driven exporter.
@@ -90,12 +90,12 @@ fn spawn(
     watcher: Watcher,
     name: &str,
     wakes: mpsc::Sender<Wake>,
-    watch: impl Fn(&mpsc::Sender<Wake>) -> Result<Closed, Error> + Send + 'static,
+    watch: impl Fn(&mpsc::Sender<Wake>) -> Result<MonitorEnded, Error> + Send + 'static,
 ) -> std::io::Result<()> {
     let run = move || {
         while !wakes.is_closed() {
             let lost = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| watch(&wakes))) {
-                Ok(Ok(Closed)) => return,
+                Ok(Ok(MonitorEnded)) => return,
                 Ok(Err(error)) => error,
                 Err(_) => Error::new("watcher", "panicked"),
             };
@@ -108,6 +108,6 @@ fn spawn(
     threads.spawn(name, run)
 }
 
-fn send(wakes: &mpsc::Sender<Wake>, wake: Wake) -> Result<(), Closed> {
-    wakes.blocking_send(wake).map_err(|_| Closed)
+fn send(wakes: &mpsc::Sender<Wake>, wake: Wake) -> Result<(), MonitorEnded> {
+    wakes.blocking_send(wake).map_err(|_| MonitorEnded)
 }

@@ -11,7 +11,7 @@ use std::{io, thread};
 use tokio::sync::mpsc;
 
 use super::poll::changed;
-use super::{Closed, PULSE, Wake, send};
+use super::{MonitorEnded, PULSE, Wake, send};
 use crate::source::block::mounts;
 
 /// The shortest time between two messages. Where containers start and stop all the time, one
@@ -28,7 +28,7 @@ pub fn watch(wakes: mpsc::Sender<Wake>, procfs: &Path) -> io::Result<()> {
     thread::Builder::new().name("mounts".to_owned()).spawn(move || run(&wakes, &procfs)).map(drop)
 }
 
-fn run(wakes: &mpsc::Sender<Wake>, procfs: &Path) -> io::Result<Closed> {
+fn run(wakes: &mpsc::Sender<Wake>, procfs: &Path) -> io::Result<MonitorEnded> {
     let table = mounts::open(procfs)?;
     while !wakes.is_closed() {
         if changed(&table, PULSE)? {
@@ -38,5 +38,5 @@ fn run(wakes: &mpsc::Sender<Wake>, procfs: &Path) -> io::Result<Closed> {
             thread::sleep(PAUSE);
         }
     }
-    Ok(Closed)
+    Ok(MonitorEnded)
 }

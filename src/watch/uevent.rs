@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use udev::MonitorSocket;
 
 use super::poll::readable;
-use super::{Closed, PULSE, Wake, Watcher, send, spawn};
+use super::{MonitorEnded, PULSE, Wake, Watcher, send, spawn};
 use crate::privileges::Privileged;
 use crate::source::{Error, UUID_PREFIX, dm_name};
 use crate::topology::DevNo;
@@ -96,7 +96,7 @@ pub fn watch(wakes: mpsc::Sender<Wake>) -> io::Result<()> {
     spawn(&Privileged::default(), Watcher::Uevent, "uevent", wakes, run)
 }
 
-fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
+fn run(wakes: &mpsc::Sender<Wake>) -> Result<MonitorEnded, Error> {
     let failed = |cause| Error::new("kernel uevents", cause);
     if !are_sent_here() {
         return Err(failed(io::Error::other(
@@ -105,14 +105,14 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<Closed, Error> {
     }
     let socket = subscribe().map_err(failed)?;
     if send(wakes, Wake::Watching(Watcher::Uevent)).is_err() {
-        return Ok(Closed);
+        return Ok(MonitorEnded);
     }
     loop {
         readable(&socket.as_fd(), PULSE).map_err(failed)?;
         let woken = Instant::now();
-        let Ok(at) = drain(&socket, wakes).map_err(failed)? else { return Ok(Closed) };
+        let Ok(at) = drain(&socket, wakes).map_err(failed)? else { return Ok(MonitorEnded) };
         if send(wakes, Wake::Drained { at, took: woken.elapsed() }).is_err() {
-            return Ok(Closed);
+            return Ok(MonitorEnded);
         }
     }
 }
@@ -160,7 +160,7 @@ fn subscribe() -> io::Result<MonitorSocket> {
 }
 
 /// Passes on all waiting events. Returns a moment at which none was waiting.
-fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<Instant, Closed>> {
+fn drain(socket: &MonitorSocket, wakes: &mpsc::Sender<Wake>) -> io::Result<Result<Instant, MonitorEnded>> {
     let mut unexplained = 0;
     loop {
         let wake = match receive(|| socket.iter().next()) {

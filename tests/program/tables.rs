@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::CommandFactory;
 use multipath_exporter::cli::Cli;
-use multipath_exporter::metrics::devices::{Devices, PathSeries};
+use multipath_exporter::metrics::devices::{DeviceMetrics, PathSeries};
 use multipath_exporter::metrics::exposition::{self, Format};
 use multipath_exporter::topology::{
     Daemon, DaemonCounters, Device, DirectUse, Failures, FcHostPort, FcRemotePort, Group, History, IscsiBond,
@@ -181,7 +181,7 @@ fn snapshot() -> Snapshot {
 /// families.
 fn metrics_section() -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Devices {
+    registry.register_collector(Box::new(DeviceMetrics {
         snapshot: Arc::new(snapshot()),
         paths: PathSeries::All,
         events: true,
