@@ -2,7 +2,7 @@
 """Holds alerts and dashboards against what the exporter gives. `make test` runs it.
 
 Every metric and every label that a rule, a notification, a runbook or a panel names is one that the exporter's golden
-page has. Every query of alerts/README.md is one that promtool evaluates, to the letter. Every alert of the interface has its severity, its reasons, a runbook, and tests that show it firing, quiet, and
+page has. Every query of alerts/README.md and docs/comparison.md is one that promtool evaluates, to the letter. Every alert of the interface has its severity, its reasons, a runbook, and tests that show it firing, quiet, and
 waiting. The rendered rules are what the mixin makes.
 """
 
@@ -21,7 +21,7 @@ RULES = ROOT / "alerts" / "multipath.rules.yml"
 RENDER = ROOT / "alerts" / "render"
 RUNBOOKS = ROOT / "alerts" / "runbooks"
 RULE_TESTS = ROOT / "tests" / "alerts" / "rules"
-MANUAL = ROOT / "alerts" / "README.md"
+MANUALS = [ROOT / "alerts" / "README.md", ROOT / "docs" / "comparison.md"]
 QUERY_TESTS = ROOT / "tests" / "alerts" / "queries"
 DASHBOARDS = ROOT / "dashboards"
 
@@ -63,11 +63,14 @@ HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 # The golden page is of an exporter without a memory file.
 ELSEWHERE = {"multipath_exporter_memory_last_write_successful": ""}
 
-# node_exporter's, from its collector/fibrechannel_linux.go.
-NODE_EXPORTER = {
+# Those of node_exporter (collector/fibrechannel_linux.go, dmmultipath_linux.go) and csi-volume-device-exporter (docs/metrics.md).
+OTHER_EXPORTERS = {
     "node_fibrechannel_info": "fc_host speed port_state port_type port_id port_name fabric_name symbolic_name supported_classes"
     " supported_speeds dev_loss_tmo",
     "node_fibrechannel_invalid_crc_total": "fc_host",
+    "node_dmmultipath_device_info": "device sysfs_name uuid",
+    "node_dmmultipath_device_paths_failed": "device sysfs_name",
+    "csiaddons_volume_node_device_info": "node volume_handle driver device",
 }
 
 # Values that Grafana puts in place of its variables, as far as it matters to a parser.
@@ -188,8 +191,8 @@ def check_queries(text, metrics):
             yield str(error)
 
 
-def check_manual(metrics):
-    text = MANUAL.read_text(encoding="utf-8")
+def check_manuals(metrics):
+    text = "\n".join(manual.read_text(encoding="utf-8") for manual in MANUALS)
     yield from check_queries(text, metrics)
     tests = [test for file in QUERY_TESTS.glob("*.yml") for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]]
     evaluated = {case["expr"] for test in tests for case in test["promql_expr_test"]}
@@ -254,7 +257,7 @@ def main():
     collect("golden page", check_elsewhere())
     collect("tests/alerts/rules", check_rule_tests(rules))
     collect("runbooks", check_runbooks(metrics))
-    collect("alerts/README.md", check_manual(Metrics(given | NODE_EXPORTER)))
+    collect("manuals", check_manuals(Metrics(given | OTHER_EXPORTERS)))
     for file in sorted(DASHBOARDS.glob("*.json")):
         collect(file.name, check_dashboard(json.loads(file.read_text(encoding="utf-8")), metrics))
     rendered = subprocess.run([sys.executable, RENDER, "--check"], stderr=subprocess.PIPE, text=True, check=False)
