@@ -35,8 +35,8 @@ pub use image::{Image, Machine};
 use ports::FcPorts;
 use record::{ARRIVAL_TIME, Absence, DeviceRecord, Loss};
 
-/// The largest number of devices. Beyond it, the devices that have been gone longest are dropped.
-/// The limit is smaller in tests, to keep them short.
+/// The largest number of devices, and of Fibre Channel ports of each kind. Beyond it, those that
+/// have been gone longest are dropped. The limit is smaller in tests, to keep them short.
 const MOST_RECORDS: usize = if cfg!(test) { 2_000 } else { 100_000 };
 /// A device without a valid path for this long is lost when it goes, if its disks went before it.
 const PATHLESS_BEFORE_LOSS: Duration = Duration::from_secs(10);
@@ -136,9 +136,9 @@ pub struct Memory {
     window: Duration,
     machine: Machine,
     records: HashMap<Arc<str>, DeviceRecord>,
-    /// The devices that are there.
     present: BTreeSet<Arc<str>>,
     lost: BTreeSet<Arc<str>>,
+    /// The devices whose trouble is to end in a recovery.
     troubled: BTreeSet<Arc<str>>,
     /// Devices that were there in an earlier boot and have not been seen in this one.
     awaited: BTreeSet<Arc<str>>,

@@ -9,7 +9,7 @@
 //! │             ├─ a command  SIGHUP, a new configuration
 //! │             └─ the clock  timers, deadlines               wants.rs, start.rs,
 //! │                                                           corrections.rs
-//! └── publish    devices from readings, ledgers, history      assemble.rs, nvme.rs, bonds.rs,
+//! └── publish    devices: readings, ledgers, last devices     assemble.rs, nvme.rs, bonds.rs,
 //!                                                             unassembled.rs, names.rs
 //!                does I/O to an NVMe device wait?             queueing.rs
 //!                the use of each device, and other disks      usage.rs, strays.rs
@@ -440,7 +440,8 @@ struct State {
     forget_strangers: bool,
     /// New members whose names are being looked up, and since when.
     nameless: BTreeMap<DevNo, Instant>,
-    /// When the uevents were received whose state is not being read yet, and those whose state is.
+    /// When the uevents were received whose state is not being read yet, and those whose state is
+    /// being read.
     unread: Vec<Instant>,
     being_read: Vec<Instant>,
     /// The requesters that wait for the first full read.

@@ -1,5 +1,5 @@
-//! Disks with several paths that no multipath device holds, although one should. An installer would
-//! show such a disk twice. A user of one of its paths loses the disk with that path.
+//! Disks that no multipath device holds, although one should. An installer would show a disk with
+//! two paths twice. A user of one of the paths loses the disk with that path.
 //!
 //! Equal names do not always mean one disk. These names are misleading:
 //!

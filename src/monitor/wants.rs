@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// Reads the users of devices, which may have changed. Device mapper's open count covers its
+    /// Wants the users of devices, which may have changed. Device mapper's open count covers its
     /// own devices, if it may be asked.
     pub(super) fn users_changed(&mut self, now: Instant) {
         if !self.nvme_devices.is_empty() || !self.readings.kernel_is_current() {
