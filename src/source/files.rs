@@ -135,15 +135,15 @@ const MAX_TABLE_AGE: Duration = Duration::from_secs(5 * 60);
 impl Table {
     /// Returns the part of interest. The caller must pass the same file each time.
     pub(crate) fn read(&mut self, file: &Path, of_interest: impl FnOnce(&[u8]) -> Vec<u8>) -> io::Result<&[u8]> {
-        if !self.stands() {
-            let read = self.read_anew(file).map(|content| of_interest(&content));
+        if !self.is_current() {
+            let read = self.read_file(file).map(|content| of_interest(&content));
             witness::file(|| file.to_owned(), read.as_deref());
             self.essence = read?;
         }
         Ok(&self.essence)
     }
 
-    fn stands(&self) -> bool {
+    fn is_current(&self) -> bool {
         let is_unchanged = |open: &fs::File| {
             let at_once = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
             poll(&mut [PollFd::new(open, PollFlags::PRI)], at_once) == Ok(0)
@@ -151,7 +151,7 @@ impl Table {
         self.open.as_ref().is_some_and(|(open, read)| read.elapsed() < MAX_TABLE_AGE && is_unchanged(open))
     }
 
-    fn read_anew(&mut self, file: &Path) -> io::Result<Vec<u8>> {
+    fn read_file(&mut self, file: &Path) -> io::Result<Vec<u8>> {
         /// `PROC_SUPER_MAGIC` in `include/uapi/linux/magic.h`.
         const PROC_MAGIC: u64 = 0x9fa0;
         self.open = None;
@@ -376,9 +376,9 @@ mod tests {
         });
         assert!(stood);
         table.open.as_mut().unwrap().1 -= MAX_TABLE_AGE;
-        assert!(!table.stands());
+        assert!(!table.is_current());
         assert!(table.read(Path::new("/proc/self/none"), whole).is_err());
-        assert!(!table.stands());
+        assert!(!table.is_current());
     }
 
     #[test]

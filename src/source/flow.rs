@@ -39,14 +39,14 @@ impl Io {
         let discards = later(0, WITH_DISCARDS);
         let flushes = later(4, WITH_FLUSHES);
         let completed = Some(Completed { reads: *reads, writes: *writes, discards, flushes });
-        Some(Io { at, in_flight: sensible(*in_flight)?, completed })
+        Some(Io { at, in_flight: non_negative(*in_flight)?, completed })
     }
 
     /// Parses `inflight` of a block device, which has the numbers of reads and writes. `None` if
     /// the text has another form.
     pub(crate) fn from_inflight(text: &str, at: Instant) -> Option<Self> {
         let (reads, writes) = text.trim_start().split_once(char::is_whitespace)?;
-        let [reads, writes] = [reads, writes.trim_start()].map(|number| sensible(number.parse().ok()?));
+        let [reads, writes] = [reads, writes.trim_start()].map(|number| non_negative(number.parse().ok()?));
         Some(Io { at, in_flight: reads? + writes?, completed: None })
     }
 
@@ -77,7 +77,7 @@ impl Io {
 
 /// Rejects counts below 0. Older kernels can count below 0 and print the result as an unsigned
 /// number of 32 bits.
-fn sensible(in_flight: u64) -> Option<u64> {
+fn non_negative(in_flight: u64) -> Option<u64> {
     i32::try_from(in_flight).is_ok().then_some(in_flight)
 }
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn io_stands_still_from_the_last_reading_at_which_it_had_moved_or_there_was_none() {
+    fn a_stall_begins_at_the_last_reading_with_progress_or_without_io() {
         assert_eq!(stalled([(1, 7), (1, 7), (2, 7), (2, 8), (2, 8)]), [0, 1, 2, 0, 1]);
         assert_eq!(stalled([(0, 7), (0, 7), (3, 7), (3, 7), (0, 7)]), [0, 0, 1, 2, 0]);
         // A count that has wrapped, and another device in the place of this one.
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_io_stands_still_from_the_first_reading_that_saw_it() {
+    fn a_stall_may_begin_at_the_first_reading_that_saw_the_io() {
         let start = Instant::now();
         let mut stall = Stall::default();
         let mut seconds = 0;
@@ -243,12 +243,12 @@ mod tests {
             };
             assert_eq!((after(Some(none)), after(Some(none))), (None, Some(Duration::from_secs(1))));
             assert_eq!((after(Some(moved)), after(Some(moved))), (None, Some(Duration::from_secs(1))));
-            assert_eq!(after(None), None, "nobody tells");
+            assert_eq!(after(None), None, "without counts, nothing is known");
         }
     }
 
     #[test]
-    fn an_excuse_begins_it_anew() {
+    fn an_excuse_restarts_the_measurement() {
         let start = Instant::now();
         let io = |seconds| Io {
             at: start + Duration::from_secs(seconds),

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sysfs_is_as_well_as_the_worse_of_its_parts() {
+    fn sysfs_has_the_health_of_its_worst_part() {
         let health = SourceHealth::default();
         let sysfs = || health.all().into_iter().find(|(source, _)| *source == Source::Sysfs).map(|(_, health)| health);
         let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(9));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_too_long_ago_is_down_whatever_the_time_of_day() {
+    fn an_old_read_counts_as_down_regardless_of_the_wall_clock() {
         const SECOND: Duration = Duration::from_secs(1);
         let sources = SourceHealth::default();
         let (part, now) = (SourcePart::Multipathd, Instant::now());
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_permitted_is_neither_down_nor_awaited() {
+    fn a_source_without_permission_is_neither_down_nor_awaited() {
         let sources = SourceHealth::default();
         sources.enable(SourcePart::DeviceMapper);
         let health = || sources.all().remove(0).1;
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_be_read_again_does_not_age() {
+    fn a_source_that_is_read_once_does_not_age() {
         let sources = SourceHealth::default();
         sources.succeeded(SourcePart::Multipathd, Duration::ZERO, SystemTime::now(), &[]);
         let all = sources.all_at(Instant::now() + Duration::from_secs(1_000_000));

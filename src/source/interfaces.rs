@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_stands_for_an_interface_only_where_there_never_was_one() {
+    fn an_address_replaces_an_interface_only_if_none_ever_had_it() {
         let before = Addresses::from(vec![("192.0.2.1".parse().unwrap(), "eth1".into())]);
         let sources = ["192.0.2.9", "2001:db8::1", "192.0.2.1"].map(|source| source.parse().unwrap());
         let addresses = before.clone().beside(&sources.into());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_names_its_interface() {
+    fn a_label_yields_its_interface() {
         assert_eq!((name("eth1"), name("eth1:iscsi"), name("bond0.12")), ("eth1", "eth1", "bond0.12"));
     }
 }

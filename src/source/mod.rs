@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_whose_trouble_it_is() {
+    fn an_error_knows_its_subject() {
         for (errno, exhaustion, refusal) in [
             (Errno::MFILE, true, false),
             (Errno::NFILE, true, false),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_mappings_by_their_uuids() {
+    fn partition_mappings_are_recognised_by_their_uuids() {
         for (uuid, map) in [
             ("part1-mpath-3600a", Some("mpath-3600a")),
             ("part12-mpath-3600a", Some("mpath-3600a")),

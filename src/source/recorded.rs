@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_such_file_is_an_error_that_names_it() {
+    fn an_error_of_a_capture_names_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let error = || read(directory.path()).unwrap_err().to_string();
         let place = directory.path().join(FILE_NAME);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_out() {
+    fn links_that_lead_out_of_the_capture() {
         for (target, depth, inside) in [
             ("../../devices/host6/sdb", 2, true),
             ("sdb", 0, true),

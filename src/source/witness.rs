@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_that_is_read_and_nothing_else() {
+    fn a_recording_has_everything_that_is_read_and_nothing_else() {
         let tree = tempfile::tempdir().unwrap();
         let root = tree.path();
         fs::create_dir_all(root.join("devices/host6/sdb/queue")).unwrap();

@@ -404,7 +404,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_hexadecimal_and_go_on_where_they_are_printed_as_negative() {
+    fn hexadecimal_counters_continue_when_printed_as_negative() {
         for (text, expected) in [
             ("0x0", Some(0)),
             ("0x1a", Some(26)),

@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_read_anew_each_time() {
+    fn every_file_is_read_again_each_time() {
         let (tree, mut reader) = host();
         read(&mut reader, Scope::Everything, false);
         write(tree.path(), DM, &[("dm/name", "mpathb")]);
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_the_same_is_the_same_allocation() {
+    fn an_unchanged_object_keeps_its_allocation() {
         let (_tree, mut reader) = host();
         let (one, other) = (read(&mut reader, Scope::Everything, false), read(&mut reader, Scope::Everything, false));
         assert!(Arc::ptr_eq(&map(&one), &map(&other)));
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_what_is_known() {
+    fn a_reading_of_states_updates_known_devices() {
         let (tree, mut reader) = host();
         read(&mut reader, Scope::Everything, false);
         write(tree.path(), SCSI, &[("state", "blocked"), ("rev", "2")]);
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_counted_by_readings_of_everything_and_one_that_makes_no_sense_stands_as_before() {
+    fn readings_of_everything_count_errors_and_malformed_counts_keep_the_last_value() {
         let (tree, mut reader) = host();
         let io = |reading: &BlockReading| disk(reading).unwrap().io;
         assert_eq!(io(&read(&mut reader, Scope::Everything, false)), IoCounts::default());
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_cannot_be_read_is_no_second_reading() {
+    fn a_failed_read_of_a_state_does_not_count_as_a_second_reading() {
         let (tree, mut reader) = host();
         write(tree.path(), SCSI, &[("state", "blocked")]);
         read(&mut reader, Scope::Everything, false);
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn io_of_a_disk_is_looked_at_by_readings_of_everything() {
+    fn readings_of_everything_read_the_io_of_a_disk() {
         let (tree, mut reader) = host();
         let mut stalled = |stat: &str, scope| {
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_comes_or_goes() {
+    fn a_member_appears_and_disappears() {
         let (tree, mut reader) = host();
         read(&mut reader, Scope::Everything, false);
         write(tree.path(), "devices/virtual/block/sdc", &[("dev", "8:32")]);
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_looked_for_where_device_mapper_does_not_tell_the_open_count() {
+    fn holders_are_read_if_device_mapper_does_not_report_the_open_count() {
         let (tree, mut reader) = host();
         link(tree.path(), &format!("{DM}/holders/dm-4"), "../../dm-4");
         let head = "devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_by_their_names() {
+    fn maps_are_recognised_by_their_names() {
         for (name, minor) in [("dm-0", Some(0)), ("dm-17", Some(17)), ("dm-", None), ("dm-017", None), ("sda", None)] {
             assert_eq!(minor_of(name), minor, "{name}");
         }

@@ -320,17 +320,17 @@ mod tests {
         link("host", "pid:[4026531836]");
         link("container", "pid:[4026532000]");
         let is_of_container = |namespace: &str| is_of_container(tree.path(), &tree.path().join(namespace));
-        assert!(!is_of_container("container"), "it is somebody else's");
+        assert!(!is_of_container("container"), "the first process belongs to another namespace");
         link("self", &std::process::id().to_string());
         assert!(is_of_container("container"));
         assert!(!is_of_container("host") && !is_of_container("none"));
         fs::remove_file(tree.path().join("self")).unwrap();
         link("self", "0");
-        assert!(!is_of_container("container"), "this is the host's");
+        assert!(!is_of_container("container"), "the first process is the host's");
     }
 
     #[test]
-    fn of_a_device_that_is_mounted_often_one_line_is_kept() {
+    fn one_line_of_each_mounted_device_is_kept() {
         let table = "1 0 0:1 / / rw - rootfs rootfs rw\n\
                      2 1 8:2 / / rw - ext4 /dev/sda2 rw\n\
                      3 1 0:5 / /proc rw - proc proc rw\n\

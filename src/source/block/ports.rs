@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_places_of_adapters() {
+    fn adapters_are_recognised_by_their_places() {
         for (place, transport, initiator_port, target) in [
             ("pci0000:00/0000:3b:00.0/host0/port-0:0/end_device-0:0", Transport::Sas, "0000:3b:00.0", ""),
             (

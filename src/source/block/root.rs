@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn through_lvm_a_partition_and_a_map() {
+    fn the_root_lies_on_lvm_a_partition_and_a_map() {
         let tree = tempfile::tempdir().unwrap();
         let (procfs, sysfs) = (tree.path().join("proc"), tree.path().join("sys"));
         let block = sysfs.join("devices/virtual/block");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_on_no_device_is_on_none() {
+    fn a_root_without_device_yields_no_devices() {
         let tree = tempfile::tempdir().unwrap();
         let devices = || devices_of(tree.path(), tree.path());
         assert!(devices().is_err());

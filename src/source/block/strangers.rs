@@ -46,7 +46,7 @@ pub(crate) struct Strangers {
 }
 
 /// A device of another multipath driver that does not show its disks.
-struct Taciturn {
+struct OpaqueDevice {
     name: Arc<str>,
     wwid: Option<Arc<str>>,
     size_bytes: Option<u64>,
@@ -57,7 +57,7 @@ struct Taciturn {
 struct Drivers {
     /// By the kernel name of a disk or partition.
     holders: HashMap<String, Arc<str>>,
-    taciturn: Vec<Taciturn>,
+    opaque: Vec<OpaqueDevice>,
 }
 
 impl Strangers {
@@ -105,7 +105,7 @@ impl Strangers {
             let candidate = Candidate {
                 wwid: Arc::clone(wwid),
                 mark: identities.mark(devno),
-                resembles: drivers.like(&disk).filter(|_| held_by.is_none()),
+                resembles: drivers.of_size_of(&disk).filter(|_| held_by.is_none()),
                 held_by,
                 is_beside_member: false,
                 disk,
@@ -153,30 +153,30 @@ impl Drivers {
             let directory = sysfs.join("block").join(name);
             let holder: Arc<str> = name.as_str().into();
             let slaves = or_note(list(&directory.join("slaves")).map(Some), unreadable).unwrap_or_default();
-            let is_taciturn = slaves.is_empty() && is_of_multipath_driver(name);
+            let is_opaque = slaves.is_empty() && is_of_multipath_driver(name);
             for slave in slaves {
                 let disks = disks_at(&directory.join("slaves").join(&slave.name));
                 let disks = disks.into_iter().chain([slave.name]);
                 drivers.holders.extend(disks.map(|disk| (disk, Arc::clone(&holder))));
             }
-            if is_taciturn {
+            if is_opaque {
                 let devno = or_note(file.parsed::<DevNo>(&directory, "dev"), unreadable);
                 let wwid = devno.and_then(|devno| identities.wwid(devno, name)).cloned();
                 let size_bytes = or_note(file.size_bytes(&directory), unreadable).filter(|size| *size > 0);
-                drivers.taciturn.push(Taciturn { name: holder, wwid, size_bytes });
+                drivers.opaque.push(OpaqueDevice { name: holder, wwid, size_bytes });
             }
         }
         drivers
     }
 
     fn holder_of(&self, name: &str, wwid: &Arc<str>) -> Option<Arc<str>> {
-        let by_wwid = || self.taciturn.iter().find(|device| device.wwid.as_ref() == Some(wwid));
+        let by_wwid = || self.opaque.iter().find(|device| device.wwid.as_ref() == Some(wwid));
         self.holders.get(name).or_else(|| by_wwid().map(|device| &device.name)).cloned()
     }
 
-    fn like(&self, disk: &Disk) -> Option<Arc<str>> {
-        let has_its_size = |device: &&Taciturn| device.size_bytes.is_some() && device.size_bytes == disk.size_bytes;
-        self.taciturn.iter().find(has_its_size).map(|device| Arc::clone(&device.name))
+    fn of_size_of(&self, disk: &Disk) -> Option<Arc<str>> {
+        let has_its_size = |device: &&OpaqueDevice| device.size_bytes.is_some() && device.size_bytes == disk.size_bytes;
+        self.opaque.iter().find(has_its_size).map(|device| Arc::clone(&device.name))
     }
 }
 
@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn disks_by_their_names() {
+    fn disks_are_recognised_by_their_names() {
         for (name, disk) in [
             ("sda", true),
             ("sdaa", true),
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn drivers_by_the_names_of_their_devices() {
+    fn drivers_are_recognised_by_the_names_of_their_devices() {
         for (name, of_another, of_multipath) in [
             ("md0", true, false),
             ("md127", true, false),
@@ -330,7 +330,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn left_alone_by_the_place() {
+    fn disks_that_are_left_alone_because_of_their_place() {
         for (place, alone) in [
             ("devices/pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb", true),
             ("devices/pci0000:00/0000:00:17.0/ata1/host0/target0:0:0/0:0:0:0/block/sda", true),

@@ -19,8 +19,8 @@ use crate::source::files::{essence, list};
 use crate::source::{Error, is_gone};
 use crate::topology::DevNo;
 
-/// A change older than this has a modification time that differs from every later one, even if the
-/// clock advances in steps.
+/// An upper limit for the step of the clock that sets modification times. A change older than this
+/// has another time than every later change.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// The property with multipath's mark.
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_changed_entry_is_read_again_and_a_gone_one_forgotten() {
+    fn a_changed_entry_is_read_again_and_a_removed_one_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             // udevd replaces entries in this way.
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_make_no_sense_say_nothing() {
+    fn malformed_marks_count_as_none() {
         for (text, mark) in [
             ("E:DM_MULTIPATH_DEVICE_PATH=1\n", Some(true)),
             ("E:DM_MULTIPATH_DEVICE_PATH=0\n", Some(false)),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_too_large_is_unreadable_alone() {
+    fn only_the_entry_that_is_too_large_is_unreadable() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("b8:0"), "E:ID_SERIAL=3600a\n".repeat(100_000)).unwrap();
         std::fs::write(directory.path().join("b8:16"), "E:ID_SERIAL=3600b\n").unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn no_database_knows_nobody() {
+    fn without_a_database_no_identity_is_known() {
         let mut db = UdevDb::new(Path::new("/nonexistent"));
         assert_eq!(db.read(&mut Vec::new()), Ok(()));
         assert_eq!(db.wwid("8:0".parse().unwrap(), "sda"), None);

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_that_only_we_see_are_not_all() {
+    fn the_exporters_own_mounts_may_be_incomplete() {
         let (tree, places) = host(&[]);
         fs::rename(tree.path().join("proc/1"), tree.path().join("proc/self")).unwrap();
         assert!(read(&places, &Mounted::default()).is_err());
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_virtual_block_devices_are_made_of() {
+    fn disks_below_virtual_block_devices() {
         let (tree, places) = host(&[
             (&format!("{BLOCK}/dm-0"), "254:0", "mpath-3600a", "mpatha"),
             (&format!("{BLOCK}/dm-1"), "254:1", "mpath-3600b", "mpathb"),
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_hold_nothing_but_what_holds_them_does() {
+    fn holders_of_partitions_count_and_the_partitions_themselves_do_not() {
         let devices = ["dm-0", "dm-1", "dm-2"].map(|name| format!("{BLOCK}/{name}"));
         let (tree, places) = host(&[
             (&devices[0], "254:0", "mpath-3600a", ""),

@@ -399,7 +399,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_reply_makes_it_panic(data in proptest::collection::vec(any::<u8>(), 0..400), start in 0u32..400) {
+        fn no_reply_causes_a_panic(data in proptest::collection::vec(any::<u8>(), 0..400), start in 0u32..400) {
             let mut reply = reply(&data);
             reply[16..20].copy_from_slice(&start.to_ne_bytes());
             reply[20..24].copy_from_slice(&5u32.to_ne_bytes());

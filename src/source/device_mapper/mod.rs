@@ -62,8 +62,8 @@ impl Map {
 pub struct MapRequest {
     /// Read every map. Otherwise read only maps that are new or whose event number changed.
     pub(crate) all: bool,
-    /// Ask each device again if it is a multipath map, if the list does not show it. Otherwise each
-    /// device is asked once.
+    /// If the list has no UUIDs, ask each device again for its own. Otherwise each device is asked
+    /// once.
     pub(crate) anew: bool,
     /// Read these devices as well, and ask them again what they are.
     pub(crate) dirty: HashSet<DevNo>,
@@ -85,7 +85,7 @@ pub(crate) struct DeviceMapper<O = Origin> {
     origin: O,
     known: BTreeMap<DevNo, KnownMap>,
     /// Devices that are no multipath maps. Filled only if the list has no UUIDs.
-    strangers: HashMap<DevNo, Stranger>,
+    others: HashMap<DevNo, OtherDevice>,
     scratch: Raw,
 }
 
@@ -133,7 +133,7 @@ struct KnownMap {
 
 /// A device that is no multipath map.
 #[derive(Debug)]
-struct Stranger {
+struct OtherDevice {
     name: Vec<u8>,
     /// The UUID of the map, if the device is a partition mapping on one.
     partitioned: Option<Vec<u8>>,
@@ -184,7 +184,7 @@ impl DeviceMapper {
 #[expect(private_bounds, reason = "outside of this module there is one origin")]
 impl<O: KernelAnswers> DeviceMapper<O> {
     fn of(origin: O) -> Self {
-        DeviceMapper { origin, known: BTreeMap::new(), strangers: HashMap::new(), scratch: Raw::default() }
+        DeviceMapper { origin, known: BTreeMap::new(), others: HashMap::new(), scratch: Raw::default() }
     }
 
     /// Reads the list, and the maps that the request selects.
@@ -195,14 +195,14 @@ impl<O: KernelAnswers> DeviceMapper<O> {
     pub(crate) fn read(&mut self, request: &MapRequest) -> Result<MapReading, Error> {
         let listed = self.origin.list()?;
         let mut before = std::mem::take(&mut self.known);
-        let strangers = std::mem::take(&mut self.strangers);
+        let others = std::mem::take(&mut self.others);
         let (mut maps, mut partitions) = (Vec::new(), Partitions::new());
         for entry in &listed {
             // The number may now belong to another map.
             let is_it = |known: &KnownMap| entry.uuid.as_ref().is_none_or(|uuid| *uuid == known.raw.uuid);
             let known = before.remove(&entry.devno).filter(is_it);
             let is_dirty = request.anew || request.dirty.contains(&entry.devno);
-            let told = (!is_dirty).then_some((known.as_ref(), strangers.get(&entry.devno)));
+            let told = (!is_dirty).then_some((known.as_ref(), others.get(&entry.devno)));
             match self.kind(entry, told) {
                 Ok(DeviceKind::Other) => {}
                 Ok(DeviceKind::Partition(map)) => partitions.entry(map).or_default().push(entry.devno),
@@ -214,12 +214,12 @@ impl<O: KernelAnswers> DeviceMapper<O> {
         let mut number = 0;
         for (entry, mut known, is_dirty, error) in maps {
             let moved = known.as_ref().is_none_or(|known| known.event_nr != entry.event_nr || known.event_nr.is_none());
-            let looked = match error {
+            let refreshed = match error {
                 Some(error) => Err(error),
-                None if request.all || moved || is_dirty => self.look(entry, &partitions, &mut known),
+                None if request.all || moved || is_dirty => self.refresh(entry, &partitions, &mut known),
                 None => Ok(true),
             };
-            match looked {
+            match refreshed {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(error) => reading.unreadable.push((entry.devno, error)),
@@ -244,17 +244,17 @@ impl<O: KernelAnswers> DeviceMapper<O> {
     fn kind(
         &mut self,
         entry: &Listed,
-        told: Option<(Option<&KnownMap>, Option<&Stranger>)>,
+        told: Option<(Option<&KnownMap>, Option<&OtherDevice>)>,
     ) -> Result<DeviceKind, Error> {
         if let Some(uuid) = &entry.uuid {
             return Ok(DeviceKind::of(uuid));
         }
-        let (map, stranger) = told.unwrap_or_default();
+        let (map, other) = told.unwrap_or_default();
         if map.is_some_and(|map| map.raw.name == entry.name) {
             return Ok(DeviceKind::Map);
         }
-        let partitioned = match stranger.filter(|stranger| stranger.name == entry.name) {
-            Some(stranger) => stranger.partitioned.clone(),
+        let partitioned = match other.filter(|other| other.name == entry.name) {
+            Some(other) => other.partitioned.clone(),
             None => match self.origin.uuid(entry.devno).map(|uuid| DeviceKind::of(&uuid)) {
                 Ok(DeviceKind::Map) => return Ok(DeviceKind::Map),
                 Ok(DeviceKind::Partition(map)) => Some(map),
@@ -264,13 +264,18 @@ impl<O: KernelAnswers> DeviceMapper<O> {
             },
         };
         let kind = partitioned.clone().map_or(DeviceKind::Other, DeviceKind::Partition);
-        self.strangers.insert(entry.devno, Stranger { name: entry.name.clone(), partitioned });
+        self.others.insert(entry.devno, OtherDevice { name: entry.name.clone(), partitioned });
         Ok(kind)
     }
 
     /// Updates what is known of one map. Returns `false` if the map is gone again or has no table
     /// yet; in both cases an event follows. After an error the known state stays.
-    fn look(&mut self, entry: &Listed, partitions: &Partitions, known: &mut Option<KnownMap>) -> Result<bool, Error> {
+    fn refresh(
+        &mut self,
+        entry: &Listed,
+        partitions: &Partitions,
+        known: &mut Option<KnownMap>,
+    ) -> Result<bool, Error> {
         let raw = &mut self.scratch;
         match self.origin.fill(entry.devno, raw) {
             Ok(true) => {
@@ -488,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_its_status_and_its_table() {
+    fn a_map_is_parsed_from_its_status_and_its_table() {
         let map = raw("2 0 0 0 1 1 A 0 1 2 8:0 F 1 0 1 ", "1 queue_if_no_path 0 1 1 service-time 0 1 2 8:0 1 1 ");
         let map = map.parse(&entry()).unwrap();
         assert!(map.queueing);
@@ -598,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_mappings_that_nobody_holds_are_counted_at_each_look() {
+    fn each_read_counts_the_closed_partition_mappings() {
         for lists_uuids in [true, false] {
             let devices = vec![
                 (0, "mpatha-part1", "part1-mpath-3600", ""),
@@ -615,10 +620,10 @@ mod tests {
             let all = MapRequest { all: true, ..MapRequest::default() };
             assert_eq!(closed(&mut reader, &all), [2, 1]);
             reader.origin.open = [2].into();
-            assert_eq!(closed(&mut reader, &MapRequest::default()), [2, 1], "it has no event");
+            assert_eq!(closed(&mut reader, &MapRequest::default()), [2, 1], "opening a mapping causes no event");
             assert_eq!(closed(&mut reader, &all), [1, 1]);
             reader.origin.silent = [0].into();
-            assert_eq!(closed(&mut reader, &all), [0, 1], "what does not tell may be open");
+            assert_eq!(closed(&mut reader, &all), [0, 1], "a mapping that does not answer may be open");
             reader.origin.silent.clear();
             reader.origin.asked.clear();
             let expected = [("status", 1), ("partition", 0), ("partition", 2), ("status", 3), ("partition", 4)];

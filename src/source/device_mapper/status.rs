@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_with_words_of_its_own_and_an_unknown_group_letter() {
+    fn a_selector_with_extra_words_and_an_unknown_group_letter() {
         let line = "2 0 0 1 alua 1 1 X 1 7 1 0 259:70000 F 12 ";
         let paths = vec![member("259:70000", false)];
         assert_eq!(parse_status(line).unwrap(), [StatusGroup { letter: 'X', paths }]);
     }
 
     #[test]
-    fn a_line_cut_anywhere_is_an_error_that_says_what_is_missing() {
+    fn a_truncated_line_is_an_error_that_names_the_missing_part() {
         let line = "2 0 1 0 2 1 A 0 2 2 8:0 A 0 0 1 8:32 A 0 0 1 E 0 1 2 8:16 F 1 0 1";
         for (cut, _) in line.match_indices(' ') {
             assert!(matches!(parse_status(&line[..cut]), Err(ParseError::Ends(_))), "{:?}", &line[..cut]);

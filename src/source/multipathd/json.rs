@@ -700,7 +700,7 @@ mod tests {
     }
 
     #[test]
-    fn every_recorded_reply_is_read_as_the_kernel_told_it() {
+    fn every_recorded_reply_agrees_with_the_kernel() {
         for file in fixtures() {
             let reply = fs::read(&file).unwrap();
             let maps = parse_maps(&reply).unwrap();
@@ -829,7 +829,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_maps_is_an_error_that_shows_it() {
+    fn a_reply_without_a_list_of_maps_is_an_error_that_quotes_it() {
         let long = "multipathd: a text that is longer than what anybody wants to read in a log line\n";
         let shown = "multipathd: a text that is longer than what anybody wants to…";
         for (reply, reason, shown) in [
@@ -1021,7 +1021,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_objects_leave_only_themselves_out() {
+    fn only_malformed_objects_are_left_out() {
         let good = r#"{"uuid":"good","path_groups":[]}"#;
         for (bad, error) in [
             ("null", r#"map "" (""): it is "null", expected an object"#),
@@ -1047,7 +1047,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_spoils_only_the_object_it_is_in() {
+    fn a_malformed_line_affects_only_its_own_object() {
         let in_path = "            \"dev\" : \"b1\"";
         let in_group = "         \"pri\" : null";
         let in_map = "      \"vend\"";
@@ -1076,7 +1076,7 @@ mod tests {
 
     /// The time must not depend on where the strings end. Otherwise this test would not finish.
     #[test]
-    fn strings_that_never_end_are_not_searched_for_ever() {
+    fn unterminated_strings_are_searched_only_up_to_a_limit() {
         let reply = format!("{{\n   \"maps\": [{{\n{}", "      \"name\" : \"\n".repeat(200_000));
         let maps = read(reply);
         assert_eq!((maps.maps.len(), maps.unreadable.len()), (0, 1));
@@ -1286,7 +1286,7 @@ mod tests {
         }
 
         #[test]
-        fn what_multipathd_prints_is_read_back(maps in prop::collection::vec(a_map(), 0..4), recent: bool) {
+        fn multipathds_output_is_read_back(maps in prop::collection::vec(a_map(), 0..4), recent: bool) {
             let read = read(print(&maps, recent));
             prop_assert_eq!(&read.unreadable, &[]);
             let mut expected = maps;

@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_recorded_reply_is_not_awaited_for_good() {
+    async fn the_wait_for_a_recorded_reply_ends_at_the_timeout() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("show-daemon.txt");
         let mode = rustix::fs::Mode::from(0o600);
@@ -650,13 +650,13 @@ mod tests {
 
     /// 0.7 and 0.8 count the final NUL in the length of some replies only.
     #[tokio::test]
-    async fn a_reply_needs_no_nul() {
+    async fn a_reply_without_nul_is_accepted() {
         let text = "pid 1234 idle";
         assert_eq!(daemon(announced(text.len(), text)).await.unwrap().pid, 1234);
     }
 
     #[tokio::test]
-    async fn what_the_daemon_will_not_do() {
+    async fn refusals_of_the_daemon() {
         for (text, shown) in [
             ("fail\n", "fail"),
             ("fail\npermission deny: need to be root\n", r"fail\npermission deny: need to be root"),
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_are_none() {
+    async fn malformed_replies() {
         let nothing = |problem: &str| format!("multipathd at SOCKET gave no valid reply to `show daemon`: {problem}");
         for (answer, problem) in [
             (vec![], "it closed the connection"),
@@ -700,7 +700,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn maps_are_asked_for_once_more_when_one_vanished() {
+    async fn show_maps_is_repeated_once_after_a_map_vanished() {
         let fake = FakeDaemon::start();
         let client = fake.client();
         let answered =
@@ -713,7 +713,7 @@ mod tests {
 
     /// The clock of a paused runtime jumps to the next timer when all tasks wait.
     #[tokio::test(start_paused = true)]
-    async fn a_daemon_that_hangs_is_not_waited_for() {
+    async fn the_wait_for_a_hung_daemon_ends_at_the_timeout() {
         let fake = FakeDaemon::start();
         let timeout = Duration::from_secs(2);
         let client = DaemonClient::at(vec![fake.socket()], timeout);
@@ -725,7 +725,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn asking_once_more_has_no_time_of_its_own() {
+    async fn a_repeated_request_shares_the_deadline() {
         let fake = FakeDaemon::start();
         let client = DaemonClient::at(vec![fake.socket()], Duration::from_secs(2) / MAPS_TIMEOUT_FACTOR);
         let start = Instant::now();
@@ -741,7 +741,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_maps_may_take_longer_than_the_state() {
+    async fn show_maps_may_take_longer_than_show_daemon() {
         let fake = FakeDaemon::start();
         let client = DaemonClient::at(vec![fake.socket()], Duration::from_secs(2));
         let answer_late = async {
@@ -755,7 +755,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reply_far_too_long_for_the_maps_that_there_are_is_not_read() {
+    async fn a_reply_that_is_too_long_for_the_known_maps_is_not_read() {
         for (known, most) in [
             (Some(0), MIN_REPLY_LIMIT),
             (Some(3), MIN_REPLY_LIMIT + 3 * MAX_REPLY_BYTES_PER_MAP),
@@ -771,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn only_root_and_ourselves_may_be_multipathd() {
+    fn only_root_and_the_exporters_own_user_may_be_multipathd() {
         let client = DaemonClient::at(Vec::new(), TEST_TIMEOUT);
         let ours = rustix::process::geteuid().as_raw();
         for (uid, may_be) in [(0, true), (ours, true), (ours + 1, false)] {
@@ -841,7 +841,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_daemon_that_is_not_there_is_not_a_broken_one() {
+    async fn a_daemon_that_does_not_run_is_distinct_from_a_broken_one() {
         let FakeDaemon { directory, listener } = FakeDaemon::start();
         drop(listener);
         let (left, gone, name) = (directory.path().join("socket"), directory.path().join("gone"), unique_name());
@@ -874,7 +874,7 @@ mod tests {
     }
 
     #[test]
-    fn recorded_replies_that_never_come_hold_one_thread() {
+    fn recorded_replies_that_never_come_block_one_thread_only() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("show-daemon.txt");
         // A process that opens the FIFO waits.

@@ -121,7 +121,7 @@ impl AdapterReader {
         let mut ports = match leaves.as_slice() {
             [] => return Ok(None),
             [leaf] if leaf.name == *name => vec![Arc::clone(name)],
-            _ => self.that_are_up(leaves)?,
+            _ => self.ports_that_are_up(leaves)?,
         };
         ports.sort();
         Ok(Some(Adapter { ports, is_virtual, fabric: Arc::default() }))
@@ -129,7 +129,7 @@ impl AdapterReader {
 
     /// Returns the ports that are up. If there are real adapters, only they count: other interfaces
     /// in a bridge lead to a guest or a container.
-    fn that_are_up(&mut self, mut leaves: Vec<Leaf>) -> Result<Vec<Arc<str>>, Error> {
+    fn ports_that_are_up(&mut self, mut leaves: Vec<Leaf>) -> Result<Vec<Arc<str>>, Error> {
         let have_devices = leaves.iter().any(|leaf| leaf.has_device);
         leaves.retain(|leaf| if have_devices { leaf.has_device } else { !exists(&leaf.directory.join("tun_flags")) });
         let mut ports = Vec::new();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_does_not_tell_its_state_is_up_with_a_carrier() {
+    fn a_port_of_unknown_state_is_up_if_it_has_a_carrier() {
         let mut host = FakeHost::new();
         host.interface("bond0", "up", &["dummy0", "dummy1", "dummy2"]);
         ["dummy0", "dummy1", "dummy2"].iter().for_each(|name| host.interface(name, "unknown", &[]));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_guests_are_no_ports() {
+    fn the_interfaces_of_guests_are_no_ports() {
         let mut host = FakeHost::new();
         ["eth1", "vnet0", "veth0"].iter().for_each(|name| host.interface(name, "up", &[]));
         host.write("class/net/vnet0/tun_flags", "0x1002");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_a_hypervisor_made_is_told_by_its_driver() {
+    fn a_virtual_adapter_is_recognised_by_its_driver() {
         for (driver, is_virtual) in [
             ("virtio/drivers/virtio_net", true),
             ("pci/drivers/vmxnet3", true),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_or_leads_in_a_circle_has_no_adapter() {
+    fn a_missing_or_circular_interface_has_no_adapter() {
         let mut host = FakeHost::new();
         host.interface("eth1", "up", &["eth2"]);
         host.interface("eth2", "up", &["eth1"]);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_stays_as_it_was() {
+    fn an_adapter_that_cannot_be_read_keeps_its_state() {
         let mut host = FakeHost::new();
         ["eth1", "eth2"].iter().for_each(|name| host.interface(name, "up", &[]));
         host.interface("bond0", "up", &["eth1", "eth2"]);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_ports_of_one_name_the_one_that_is_used_has_the_fabric() {
+    fn the_used_one_of_two_ports_of_one_name_has_the_fabric() {
         let (port, fabric) = ("0x10000090fa000005", "0x1000c4f57c000001");
         for states in [["Online", "Linkdown"], ["Linkdown", "Online"]] {
             let mut host = FakeHost::new();

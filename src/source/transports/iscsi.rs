@@ -115,14 +115,14 @@ impl SessionReader {
         let is_unknown = session.source.is_none() || !session.ports.are_known();
         if is_being_made || (anew || has_changed) && (session.is_logged_in() || is_unknown) {
             let asks_adapter = session.is_logged_in() && (has_changed || anew && session.source.is_none());
-            self.look_closer(directory, &mut session, asks_adapter, addresses, unreadable);
+            self.read_details(directory, &mut session, asks_adapter, addresses, unreadable);
         }
         Ok(Some(session))
     }
 
     /// Reads the session's names, ports and source address. Its adapter is asked for an address
     /// only if `asks_adapter`. Values that cannot be read keep their last state.
-    fn look_closer(
+    fn read_details(
         &mut self,
         directory: &Path,
         session: &mut IscsiSession,

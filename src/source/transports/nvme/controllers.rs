@@ -25,7 +25,7 @@ const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 pub(crate) struct ControllerReader {
     file: Attribute,
     /// The number of controllers seen so far.
-    met: u64,
+    seen: u64,
 }
 
 impl ControllerReader {
@@ -42,12 +42,12 @@ impl ControllerReader {
     ) -> Result<Option<NvmeController>, Error> {
         let Some(state) = self.file.text(directory, "state")?.map(Arc::<str>::from) else { return Ok(None) };
         let anew = anew || last.is_none_or(|last| last.state != state);
-        let last = last.cloned().unwrap_or_else(|| self.meet());
+        let last = last.cloned().unwrap_or_else(|| self.new_controller());
         let mut controller = NvmeController { name: Arc::clone(name), state, ..last };
         // A controller inside the host has no initiator port.
         let is_known = controller.ports.are_known() || controller.transport == Transport::NvmePcie;
         if (anew && controller.is_live()) || !is_known {
-            self.look_closer(directory, &mut controller, addresses, unreadable);
+            self.read_details(directory, &mut controller, addresses, unreadable);
         }
         if controller.over_fabrics {
             if anew {
@@ -60,14 +60,14 @@ impl ControllerReader {
         Ok(Some(controller))
     }
 
-    fn meet(&mut self) -> NvmeController {
-        self.met += 1;
-        NvmeController { instance: self.met, ..NvmeController::default() }
+    fn new_controller(&mut self) -> NvmeController {
+        self.seen += 1;
+        NvmeController { instance: self.seen, ..NvmeController::default() }
     }
 
     /// Reads the controller's names, transport and ports. Values that cannot be read keep their
     /// last state.
-    fn look_closer(
+    fn read_details(
         &mut self,
         directory: &Path,
         controller: &mut NvmeController,

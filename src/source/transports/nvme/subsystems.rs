@@ -110,17 +110,17 @@ impl Subsystem {
         unreadable: &mut Vec<Error>,
     ) -> usize {
         let (old, new): (Vec<_>, Vec<_>) = headless.iter().partition(|(_, name)| self.headless.contains_key(*name));
-        let mut lets_none = |way: &PathsOf, name: &str| {
+        let mut prevents_head = |way: &PathsOf, name: &str| {
             let state = file.word_or_note(&way.directory.join(name), "ana_state", unreadable);
             matches!(&*state, "inaccessible" | "persistent-loss" | "change")
         };
-        let refused: Vec<_> = new.into_iter().filter(|(way, name)| lets_none(way, name)).collect();
-        if refused.is_empty() {
+        let without_head: Vec<_> = new.into_iter().filter(|(way, name)| prevents_head(way, name)).collect();
+        if without_head.is_empty() {
             return old.len();
         }
         let Some(entries) = or_note(list_if_there(directory), unreadable) else { return old.len() };
         let has_head = |name: &str| head_of(name).is_some_and(|head| entries.iter().any(|entry| entry.name == head));
-        old.len() + refused.iter().filter(|(_, name)| !has_head(name)).count()
+        old.len() + without_head.iter().filter(|(_, name)| !has_head(name)).count()
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_io_may_take_has_no_head_and_counts_at_once() {
+    fn a_path_whose_ana_state_prevents_a_head_counts_at_once() {
         for state in ["inaccessible", "persistent-loss", "change"] {
             let tree = Tree::new("tcp", state);
             let mut nvme = Nvme::new(tree.0.path());
@@ -209,7 +209,7 @@ mod tests {
 
     /// The kernel creates the path first, then the head.
     #[test]
-    fn a_path_whose_head_may_be_in_the_making_counts_at_the_second_reading() {
+    fn a_path_whose_head_may_still_come_counts_at_the_second_reading() {
         for state in ["optimized", "non-optimized", "invalid state"] {
             let tree = Tree::new("tcp", state);
             let mut nvme = Nvme::new(tree.0.path());
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_listed_stays() {
+    fn a_subsystem_that_cannot_be_listed_keeps_its_state() {
         for directory in ["class/nvme-subsystem/nvme-subsys0", "class/nvme/nvme3"] {
             let tree = Tree::new("tcp", "inaccessible");
             let mut nvme = Nvme::new(tree.0.path());
@@ -256,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_local_disk_is_no_subsystem_to_watch() {
+    fn the_subsystem_of_a_lone_local_disk_is_not_watched() {
         let tree = Tree::new("pcie", "optimized");
         tree.make_head();
         assert_eq!(read(&mut Nvme::new(tree.0.path())), []);
     }
 
     #[test]
-    fn a_subsystem_for_discovery_has_no_namespaces_to_miss() {
+    fn a_discovery_subsystem_is_not_watched() {
         let tree = Tree::new("tcp", "optimized");
         tree.remove("class/nvme/nvme3/nvme0c3n1");
         tree.write("class/nvme/nvme3/cntrltype", "discovery");
