@@ -173,7 +173,7 @@ impl PartState {
 
 /// The health of all sources. The monitor writes it; metrics, status page and systemd read it.
 #[derive(Debug, Default)]
-pub struct SourceHealth {
+pub(crate) struct SourceHealth {
     parts: Mutex<[Option<PartState>; SourcePart::ALL.len()]>,
 }
 

@@ -17,7 +17,7 @@
 //! gives the same facts and costs no more than one file. The I/O of the maps is the exception: each
 //! reading of everything and each reading of states reads it.
 
-pub mod disks;
+pub(crate) mod disks;
 pub(crate) mod maps;
 pub(crate) mod mounts;
 mod ports;

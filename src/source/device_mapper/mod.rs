@@ -59,7 +59,7 @@ impl Map {
 
 /// Says which maps to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MapRequest {
+pub(crate) struct MapRequest {
     /// Read every map. Otherwise read only maps that are new or whose event number changed.
     pub(crate) all: bool,
     /// If the list has no UUIDs, ask each device again for its own. Otherwise each device is asked

@@ -38,7 +38,7 @@ pub(crate) use json::{DaemonMap, DaemonMaps, DaemonPath, parse_maps};
 
 /// The address of multipathd's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SocketName {
+pub(crate) enum SocketName {
     /// A socket in the file system, which can be mounted into a container.
     Path(PathBuf),
     /// An abstract socket, without the `@`. It can be reached only from the daemon's own network
@@ -52,7 +52,7 @@ const MAX_SOCKET_NAME_BYTES: usize = 107;
 
 /// A text that cannot be the name of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSocketName {
+pub(crate) enum InvalidSocketName {
     /// An empty text, or only `@`.
     #[error("the socket name is empty: expected a path, or @ and an abstract name")]
     Empty,
@@ -200,7 +200,7 @@ const MAPS_TIMEOUT_FACTOR: u32 = 5;
 /// Every request uses a connection of its own. A lasting connection would break at each restart of
 /// the daemon, and after a timeout it would deliver the late reply to the next request.
 #[derive(Clone, Debug)]
-pub struct DaemonClient {
+pub(crate) struct DaemonClient {
     sockets: Vec<SocketName>,
     timeout: Duration,
     /// The user besides root whose program is accepted as multipathd.
