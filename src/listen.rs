@@ -23,7 +23,7 @@ pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Str
             listeners.push((listener, local));
         }
     }
-    Ok(tell(listeners))
+    Ok(log(listeners))
 }
 
 /// The sockets that systemd has opened for the exporter (`sd_listen_fds(3)`).
@@ -47,19 +47,19 @@ pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
         let address = listener.local_addr().map_err(failed)?;
         listeners.push((TcpListener::from_std(listener).map_err(failed)?, address));
     }
-    match listeners.is_empty() {
-        true => Err(failed(io::Error::other("systemd passed no socket"))),
-        false => Ok(tell(listeners)),
+    if listeners.is_empty() {
+        return Err(failed(io::Error::other("systemd passed no socket")));
     }
+    Ok(log(listeners))
 }
 
 /// Logs the addresses, after all of them are bound.
-fn tell(listeners: Vec<(TcpListener, SocketAddr)>) -> Vec<TcpListener> {
-    let told = listeners.into_iter().map(|(listener, address)| {
+fn log(listeners: Vec<(TcpListener, SocketAddr)>) -> Vec<TcpListener> {
+    let logged = listeners.into_iter().map(|(listener, address)| {
         info!(%address, "listening");
         listener
     });
-    told.collect()
+    logged.collect()
 }
 
 async fn resolve(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {

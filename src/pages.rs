@@ -28,13 +28,13 @@ pub fn keep() {
 }
 
 /// The interval at which free memory is returned.
-const TRIM: Duration = Duration::from_secs(30);
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Returns free memory to the kernel periodically, forever. The allocator keeps freed memory for
 /// later use, which may be most of the memory after a burst (`malloc_trim(3)`).
 pub async fn give_back() -> Infallible {
     loop {
-        sleep(TRIM).await;
+        sleep(TRIM_INTERVAL).await;
         // SAFETY: the call touches only free memory.
         #[cfg(target_env = "gnu")]
         #[expect(unsafe_code, reason = "a call of the C library")]

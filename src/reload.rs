@@ -17,7 +17,7 @@ use crate::systemd;
 use crate::web_config::WebConfig;
 
 /// The time within which the configuration file must be read.
-const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads the configuration file. Returns the default configuration if there is none.
 ///
@@ -49,11 +49,11 @@ pub async fn reload_on(
             let file = file.clone();
             tokio::task::spawn_blocking(move || read_config(file.as_deref()))
         });
-        let config = match tokio::time::timeout(CONFIG_PATIENCE, &mut read).await {
+        let config = match tokio::time::timeout(READ_DEADLINE, &mut read).await {
             Ok(config) => config.unwrap_or_else(|error| Err(error.to_string())),
             Err(_) => {
                 reading = Some(read);
-                Err(format!("the file could not be read within {CONFIG_PATIENCE:?}"))
+                Err(format!("the file could not be read within {READ_DEADLINE:?}"))
             }
         };
         match config {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The bits of an IPv6 address that identify a client.
-const NETWORK: u128 = !0 << 64;
+const NETWORK_MASK: u128 = !0 << 64;
 
 /// A client: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Self {
         Client(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK).into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & NETWORK_MASK).into(),
         })
     }
 }
@@ -151,7 +151,7 @@ pub struct Turns {
 }
 
 /// The number of queues up to which unused ones are not removed.
-const FEW: usize = 64;
+const CLEANUP_THRESHOLD: usize = 64;
 
 impl Default for Turns {
     fn default() -> Self {
@@ -173,7 +173,7 @@ impl Turns {
         if let Some(queue) = queues.get(&client).and_then(Weak::upgrade) {
             return queue;
         }
-        if queues.len() > FEW {
+        if queues.len() > CLEANUP_THRESHOLD {
             queues.retain(|_, queue| queue.strong_count() > 0);
         }
         let queue = Arc::new(Semaphore::new(1));

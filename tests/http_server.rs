@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode};
 use multipath_exporter::web::server::{Body, Limits, Notice, serve};
-use multipath_exporter::web_config::Transport;
+use multipath_exporter::web_config::TlsMode;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -103,7 +103,7 @@ impl Server {
         let task = tokio::spawn(async move {
             let stopped = async move { stopped.await.unwrap() };
             let handler = move |_, request| handler.clone().answer(request);
-            serve(vec![listener], || Transport::Plain, handler, limits, Notice::default(), stopped).await;
+            serve(vec![listener], || TlsMode::Plain, handler, limits, Notice::default(), stopped).await;
         });
         Server { address, stub, shutdown, task }
     }
@@ -597,7 +597,7 @@ async fn every_listener_is_served() {
     let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
     let handler = async |_, _| Response::new(Body::from("here\n"));
     let (limits, notice) = (Limits::default(), Notice::default());
-    let server = tokio::spawn(serve(listeners, || Transport::Plain, handler, limits, notice, std::future::pending()));
+    let server = tokio::spawn(serve(listeners, || TlsMode::Plain, handler, limits, notice, std::future::pending()));
     for address in addresses.iter().chain(&addresses) {
         let mut client = Client { stream: within(TcpStream::connect(address)).await.unwrap(), buffer: Vec::new() };
         assert_eq!(client.get("/").await.1, "here\n");

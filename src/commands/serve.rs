@@ -90,8 +90,8 @@ pub async fn serve(
             // Taken before the request is admitted: a later change ends its stream.
             let changed = admission.changed();
             admission
-                .answer(client, request, async |request| {
-                    routes.answer(client, &request).await.map(|body| body.until(changed))
+                .respond(client, request, async |request| {
+                    routes.respond(client, &request).await.map(|body| body.until(changed))
                 })
                 .await
         }
@@ -130,7 +130,7 @@ pub async fn serve(
         // finish.
         events.close();
     };
-    server::serve(listeners, move || web_config.transport(), answer, limits(cli.web.address_share), notice, end).await;
+    server::serve(listeners, move || web_config.tls_mode(), answer, limits(cli.web.address_share), notice, end).await;
     outcome
 }
 

@@ -14,7 +14,7 @@ use crate::topology::{
 
 /// `/api/v1/multipath-health`, in oVirt's format.
 #[derive(Serialize)]
-pub struct MultipathHealth<'a> {
+pub struct MultipathHealthDocument<'a> {
     #[serde(rename = "multipathHealth")]
     devices: BTreeMap<&'a str, DeviceHealth<'a>>,
 }
@@ -25,7 +25,7 @@ struct DeviceHealth<'a> {
     failed_paths: Vec<&'a str>,
 }
 
-impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
+impl<'a> From<&'a Snapshot> for MultipathHealthDocument<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
         let devices = snapshot.devices.iter().filter_map(|device| {
             let counts = device.counts();
@@ -36,13 +36,13 @@ impl<'a> From<&'a Snapshot> for MultipathHealth<'a> {
             let failed_paths = failed.map(|path| &*path.name).collect();
             Some((&*device.wwid, DeviceHealth { valid_paths: counts.valid, failed_paths }))
         });
-        MultipathHealth { devices: devices.collect() }
+        MultipathHealthDocument { devices: devices.collect() }
     }
 }
 
 /// `/api/v1/devices`: all devices with their paths.
 #[derive(Serialize)]
-pub struct Devices<'a> {
+pub struct DevicesDocument<'a> {
     devices: Vec<DeviceDocument<'a>>,
     lost_devices: Vec<LostDocument<'a>>,
     used_directly: Vec<DirectUseDocument<'a>>,
@@ -100,7 +100,7 @@ fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-impl<'a> From<&'a Snapshot> for Devices<'a> {
+impl<'a> From<&'a Snapshot> for DevicesDocument<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
         let remembered = &snapshot.remembered;
         let document = |device: &'a Arc<Device>| {
@@ -119,7 +119,7 @@ impl<'a> From<&'a Snapshot> for Devices<'a> {
                 ..DeviceDocument::from(&**device)
             }
         };
-        Devices {
+        DevicesDocument {
             devices: snapshot.devices.iter().map(document).collect(),
             lost_devices: remembered.lost.iter().map(LostDocument::from).collect(),
             used_directly: snapshot.used_directly.iter().map(DirectUseDocument::from).collect(),
@@ -327,7 +327,7 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
 
 /// `/api/v1/events`: the recent events, newest last.
 #[derive(Serialize)]
-pub struct Events {
+pub struct EventsDocument {
     /// The events.
     pub events: Vec<Arc<Event>>,
 }

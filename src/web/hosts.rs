@@ -36,30 +36,30 @@ impl AllowedHosts {
         }
     }
 
-    fn is_ours(&self, host: Host<'_>, node: &str) -> bool {
-        let Host::Name(name) = host else { return true };
+    fn is_ours(&self, host: RequestedHost<'_>, node: &str) -> bool {
+        let RequestedHost::Name(name) = host else { return true };
         ["localhost", node].into_iter().chain(self.0.iter().map(String::as_str)).any(|ours| same(ours, name))
     }
 }
 
-enum Host<'a> {
+enum RequestedHost<'a> {
     Address,
     Name(&'a str),
 }
 
 /// The host without its port. `None` if it is neither an address nor a name.
-fn host_of(asked: &str) -> Option<Host<'_>> {
+fn host_of(asked: &str) -> Option<RequestedHost<'_>> {
     let (host, port) = match asked.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;
             address.parse::<Ipv6Addr>().ok()?;
-            (Host::Address, port)
+            (RequestedHost::Address, port)
         }
         None => {
             let (host, port) = asked.split_at(asked.find(':').unwrap_or(asked.len()));
             match host.parse::<Ipv4Addr>() {
-                Ok(_) => (Host::Address, port),
-                Err(_) => (Host::Name(host), port),
+                Ok(_) => (RequestedHost::Address, port),
+                Err(_) => (RequestedHost::Name(host), port),
             }
         }
     };

@@ -27,9 +27,10 @@ pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
         open_metrics.consider(&range, "application", "openmetrics-text", &["1.0.0", "0.0.1"]);
         text.consider(&range, "text", "plain", &["0.0.4"]);
     });
-    let wanted = match text.rank() > 0.0 {
-        true => open_metrics.specificity >= Specificity::Type && open_metrics.rank() >= text.rank(),
-        false => open_metrics.rank() > text.rank(),
+    let wanted = if text.rank() > 0.0 {
+        open_metrics.specificity >= Specificity::Type && open_metrics.rank() >= text.rank()
+    } else {
+        open_metrics.rank() > text.rank()
     };
     (if wanted { Format::OpenMetrics } else { Format::Text }, open_metrics.escaping)
 }

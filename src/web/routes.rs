@@ -16,10 +16,10 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::error;
 
-use super::api::{Devices, Events, MultipathHealth};
+use super::api::{DevicesDocument, EventsDocument, MultipathHealthDocument};
 use super::held::Held;
 use super::hosts::AllowedHosts;
-use super::page::{self, Query, View, runbooks};
+use super::page::{self, PageContent, Query, runbooks};
 use super::server::{Body, NoRefusal, Notice};
 use super::{negotiate, stream};
 use crate::metrics::exposition::Exposition;
@@ -37,15 +37,15 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// The number of pages and documents that are made at the same time. The same number of scrapes is
 /// made in addition.
-const TURNS: usize = 2;
+const MAX_BEING_MADE: usize = 2;
 
 /// The number of status pages, runbooks and documents that are being made, or wait for it, at the
 /// same time.
-const PLACES: usize = 64;
+const MAX_REQUESTED: usize = 64;
 
 /// The compression level of a status page. Devices look alike, so higher levels take longer and
 /// save little.
-const LEVEL: u32 = 3;
+const GZIP_LEVEL: u32 = 3;
 
 /// Responds to requests with what the monitor published.
 #[derive(Debug)]
@@ -69,11 +69,11 @@ pub struct Routes {
     /// One permit per page or document that is being made.
     turns: Arc<Semaphore>,
     /// All devices: several megabytes on a large host.
-    devices: Kept<Same>,
+    devices: CachedDocument<SnapshotIdentity>,
     /// oVirt's document.
-    health: Kept<Same>,
+    health: CachedDocument<SnapshotIdentity>,
     /// The recent events up to the one with this id.
-    events: Kept<Option<u64>>,
+    events: CachedDocument<Option<u64>>,
 }
 
 impl Routes {
@@ -96,23 +96,23 @@ impl Routes {
             telemetry_path,
             status_page,
             scrapes: (max_requests > 0).then(|| Shares::new(max_requests, share)),
-            places: Shares::new(PLACES, share),
-            streams: Shares::new(stream::LIMIT, share),
+            places: Shares::new(MAX_REQUESTED, share),
+            streams: Shares::new(stream::MAX_STREAMS, share),
             held: Held::new(notice),
-            scrape_turns: Arc::new(Semaphore::new(TURNS)),
-            turns: Arc::new(Semaphore::new(TURNS)),
-            devices: Kept::default(),
-            health: Kept::default(),
-            events: Kept::default(),
+            scrape_turns: Arc::new(Semaphore::new(MAX_BEING_MADE)),
+            turns: Arc::new(Semaphore::new(MAX_BEING_MADE)),
+            devices: CachedDocument::default(),
+            health: CachedDocument::default(),
+            events: CachedDocument::default(),
         }
     }
 
     /// Responds to one request.
-    pub async fn answer(&self, client: Client, request: &Request<()>) -> Response<Body> {
+    pub async fn respond(&self, client: Client, request: &Request<()>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return answer;
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         let path = request.uri().path();
         if path == self.telemetry_path {
@@ -125,7 +125,7 @@ impl Routes {
                 Some(_) => {}
             }
         }
-        if let Some(alert) = path.strip_prefix(runbooks::PLACE) {
+        if let Some(alert) = path.strip_prefix(runbooks::RUNBOOKS_PATH) {
             return self.runbook(client, request, alert).await;
         }
         let snapshot = self.board.snapshot.borrow().clone();
@@ -149,13 +149,13 @@ impl Routes {
             let reason = health.error.as_deref().unwrap_or("still being read");
             format!("{}: {reason}\n", source.name())
         });
-        let answer = match reasons.collect::<String>() {
+        let response = match reasons.collect::<String>() {
             none if none.is_empty() => "the first full read is in progress\n".to_owned(),
             reasons => format!("waiting for the first reading of:\n{reasons}"),
         };
-        let mut answer = content(StatusCode::SERVICE_UNAVAILABLE, TEXT, answer.into());
-        answer.extensions_mut().insert(NoRefusal);
-        answer
+        let mut response = content(StatusCode::SERVICE_UNAVAILABLE, TEXT, response.into());
+        response.extensions_mut().insert(NoRefusal);
+        response
     }
 
     /// A document that all clients share while `key` stays the same, including clients that read it
@@ -163,24 +163,24 @@ impl Routes {
     async fn document<K: PartialEq>(
         &self,
         client: Client,
-        kept: &Kept<K>,
+        kept: &CachedDocument<K>,
         key: K,
         write: impl FnOnce() -> Option<Bytes> + Send + 'static,
     ) -> Response<Body> {
-        let Some(_place) = self.places.take(client) else { return too_many_answers() };
+        let Some(_place) = self.places.take(client) else { return too_many_requests() };
         let write = off_thread(&self.turns, move || write().map(|document| pieces(&document)));
         let Some(document) = kept.get(key, async { write.await.flatten() }).await else { return not_encoded() };
         content(StatusCode::OK, JSON, self.held.hand_over(client, document))
     }
 
     async fn devices(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
-        let key = Same(Arc::clone(&snapshot));
-        self.document(client, &self.devices, key, move || encoded(&Devices::from(&*snapshot))).await
+        let key = SnapshotIdentity(Arc::clone(&snapshot));
+        self.document(client, &self.devices, key, move || encoded(&DevicesDocument::from(&*snapshot))).await
     }
 
     async fn health(&self, client: Client, snapshot: Arc<Snapshot>) -> Response<Body> {
-        let key = Same(Arc::clone(&snapshot));
-        self.document(client, &self.health, key, move || encoded(&MultipathHealth::from(&*snapshot))).await
+        let key = SnapshotIdentity(Arc::clone(&snapshot));
+        self.document(client, &self.health, key, move || encoded(&MultipathHealthDocument::from(&*snapshot))).await
     }
 
     async fn page(&self, client: Client, request: &Request<()>, snapshot: Option<Arc<Snapshot>>) -> Response<Body> {
@@ -188,7 +188,7 @@ impl Routes {
         let (events, sources) = (self.board.events.recent(), self.board.sources.all());
         let telemetry_path = self.telemetry_path.clone();
         let write = move || {
-            page::html(&View {
+            page::html(&PageContent {
                 snapshot: snapshot.as_deref(),
                 events: &events,
                 sources: &sources,
@@ -220,32 +220,31 @@ impl Routes {
             let page = write();
             if gzip { compress(page.as_bytes()) } else { Ok(page.into()) }
         };
-        let Some(_place) = self.places.take(client) else { return too_many_answers() };
+        let Some(_place) = self.places.take(client) else { return too_many_requests() };
         let Some(Ok(page)) = off_thread(&self.turns, write).await else { return not_encoded() };
-        let mut answer = content(StatusCode::OK, HTML, self.held.hand_over(client, pieces(&page)));
-        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        let mut response = content(StatusCode::OK, HTML, self.held.hand_over(client, pieces(&page)));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
-            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, page::POLICY.clone());
         // Some links lead to other sites, which must not learn the names of this host and its
         // devices.
-        answer.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        answer
+        response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
     }
 
     /// The recent events, or the live stream.
     async fn events(&self, client: Client, request: &Request<()>) -> Response<Body> {
-        let mut answer = match negotiate::event_stream(request.headers()) {
-            false => {
-                let events = self.board.events.recent();
-                let last = events.last().map(|event| event.id);
-                self.document(client, &self.events, last, move || encoded(&Events { events })).await
-            }
-            true => self.event_stream(client, request),
+        let mut response = if negotiate::event_stream(request.headers()) {
+            self.event_stream(client, request)
+        } else {
+            let events = self.board.events.recent();
+            let last = events.last().map(|event| event.id);
+            self.document(client, &self.events, last, move || encoded(&EventsDocument { events })).await
         };
-        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-        answer
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        response
     }
 
     fn event_stream(&self, client: Client, request: &Request<()>) -> Response<Body> {
@@ -273,38 +272,37 @@ impl Routes {
         self.board.own.scrapes.inc();
         let (format, escaping) = negotiate::format(request.headers());
         let gzip = negotiate::gzip(request.headers());
-        let page = match self.exposition.is_ready(&snapshot, format, gzip) {
-            true => self.exposition.page(&snapshot, format, gzip),
+        let page = if self.exposition.is_ready(&snapshot, format, gzip) {
+            self.exposition.page(&snapshot, format, gzip)
+        } else {
             // The first page of a large host takes tens of milliseconds, so a blocking thread makes
             // it.
-            false => {
-                let exposition = Arc::clone(&self.exposition);
-                let encode = move || exposition.page(&snapshot, format, gzip);
-                off_thread(&self.scrape_turns, encode).await.unwrap_or(Err(std::fmt::Error))
-            }
+            let exposition = Arc::clone(&self.exposition);
+            let encode = move || exposition.page(&snapshot, format, gzip);
+            off_thread(&self.scrape_turns, encode).await.unwrap_or(Err(std::fmt::Error))
         };
         let Ok(page) = page else { return not_encoded() };
         let body = self.held.hand_over(client, page.into());
-        let mut answer = content(StatusCode::OK, format.content_type(escaping), body);
-        answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        let mut response = content(StatusCode::OK, format.content_type(escaping), body);
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
-            answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        answer
+        response
     }
 }
 
 /// A document, and the key that it was made for. Requests that arrive while it is made wait for it.
 #[derive(Debug)]
-struct Kept<K>(tokio::sync::Mutex<Option<(K, Pieces)>>);
+struct CachedDocument<K>(tokio::sync::Mutex<Option<(K, Pieces)>>);
 
-impl<K> Default for Kept<K> {
+impl<K> Default for CachedDocument<K> {
     fn default() -> Self {
-        Kept(tokio::sync::Mutex::default())
+        CachedDocument(tokio::sync::Mutex::default())
     }
 }
 
-impl<K: PartialEq> Kept<K> {
+impl<K: PartialEq> CachedDocument<K> {
     /// Returns this key's document. Makes it if the kept one is for another key. `None` if that
     /// fails.
     async fn get(&self, key: K, make: impl Future<Output = Option<Pieces>>) -> Option<Pieces> {
@@ -320,9 +318,9 @@ impl<K: PartialEq> Kept<K> {
 
 /// A snapshot, equal only to itself.
 #[derive(Debug)]
-struct Same(Arc<Snapshot>);
+struct SnapshotIdentity(Arc<Snapshot>);
 
-impl PartialEq for Same {
+impl PartialEq for SnapshotIdentity {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -332,13 +330,13 @@ impl PartialEq for Same {
 type Pieces = Arc<[Bytes]>;
 
 /// The size of one piece of a response, in bytes.
-const PIECE: usize = 16 << 10;
+const PIECE_SIZE: usize = 16 << 10;
 
 /// Splits a response into pieces, so that a client that does not read keeps only some of them in
 /// its connection's write queue. Each piece has its own memory: with shared memory, one piece would
 /// keep all of them alive.
 fn pieces(content: &[u8]) -> Pieces {
-    content.chunks(PIECE).map(Bytes::copy_from_slice).collect()
+    content.chunks(PIECE_SIZE).map(Bytes::copy_from_slice).collect()
 }
 
 /// Runs `work` on a blocking thread, in its turn. The turn ends with the work, not with the caller.
@@ -354,7 +352,7 @@ async fn off_thread<T: Send + 'static>(turns: &Arc<Semaphore>, work: impl FnOnce
 }
 
 fn compress(text: &[u8]) -> io::Result<Bytes> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
     encoder.write_all(text)?;
     Ok(encoder.finish()?.into())
 }
@@ -370,7 +368,7 @@ fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn too_many_answers() -> Response<Body> {
+fn too_many_requests() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "too many pages and documents requested at the same time: try again later\n")
 }
 
@@ -401,13 +399,13 @@ fn text(status: StatusCode, text: &'static str) -> Response<Body> {
 }
 
 fn content(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    response
 }
 
 #[cfg(test)]

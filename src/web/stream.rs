@@ -21,37 +21,37 @@ use super::server::Body;
 use crate::event::{Event, Following, Position};
 
 /// The number of streams at the same time. Each browser tab with the status page uses one.
-pub const LIMIT: usize = 64;
+pub const MAX_STREAMS: usize = 64;
 /// The time without events after which a comment is sent. It is shorter than the idle timeouts of
 /// proxies. The second write at the latest detects a reader that has disconnected.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// The time within which a reader must accept one chunk. The connection's buffers count as the
 /// reader, and they hold a lot.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 /// The duration of a stream, which limits how long a connected client that does not read holds a
 /// place.
-const LENGTH: Duration = Duration::from_secs(5 * 60);
+const STREAM_DURATION: Duration = Duration::from_secs(5 * 60);
 /// The time that a client waits before it reconnects after the end of a stream, in milliseconds.
-const RETRY: u32 = 3000;
+const RECONNECT_DELAY_MS: u32 = 3000;
 
 /// The events of `following`, as the body of a response.
 pub fn body(following: Following) -> Body {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(timeout(LENGTH, feed(following, sender)));
+    tokio::spawn(timeout(STREAM_DURATION, feed(following, sender)));
     Body::stream(receiver)
 }
 
 async fn feed(mut following: Following, sender: mpsc::Sender<Bytes>) {
     // The first chunk has the current id, so that a client that reconnects misses no event, even if
     // it received none.
-    let mut chunk = Bytes::from(format!("retry: {RETRY}\nid: {}\n\n", following.position()));
-    while let Ok(Ok(())) = timeout(PATIENCE, sender.send(chunk)).await {
+    let mut chunk = Bytes::from(format!("retry: {RECONNECT_DELAY_MS}\nid: {}\n\n", following.position()));
+    while let Ok(Ok(())) = timeout(CHUNK_DEADLINE, sender.send(chunk)).await {
         chunk = select! {
             events = following.next() => match events {
                 Some(events) => encode(&events, following.position()),
                 None => return,
             },
-            () = sleep(KEEP_ALIVE) => Bytes::from_static(b": still here\n\n"),
+            () = sleep(KEEP_ALIVE_INTERVAL) => Bytes::from_static(b": still here\n\n"),
             () = sender.closed() => return,
         };
     }
@@ -112,7 +112,7 @@ mod tests {
         let silent = Instant::now();
         for times in 1..=3 {
             assert_eq!(next(&mut body).await.unwrap(), ": still here\n\n");
-            assert_eq!(silent.elapsed().as_secs(), (KEEP_ALIVE * times).as_secs());
+            assert_eq!(silent.elapsed().as_secs(), (KEEP_ALIVE_INTERVAL * times).as_secs());
         }
         log.close();
         assert_eq!(next(&mut body).await, None);
@@ -142,7 +142,7 @@ mod tests {
         let (start, reader) = (Instant::now(), tokio::spawn(feed(log.follow(None), sender)));
         log.add(event("mpatha"));
         reader.await.unwrap();
-        assert_eq!(start.elapsed().as_secs(), PATIENCE.as_secs());
+        assert_eq!(start.elapsed().as_secs(), CHUNK_DEADLINE.as_secs());
         // Only the chunk that was already queued arrives.
         assert!(receiver.recv().await.unwrap().starts_with(b"retry: "));
         assert_eq!(receiver.recv().await, None);
@@ -153,7 +153,7 @@ mod tests {
         let log = EventLog::default();
         let (start, mut body) = (Instant::now(), body(log.follow(None)));
         while next(&mut body).await.is_some() {}
-        assert_eq!(start.elapsed().as_secs(), LENGTH.as_secs());
+        assert_eq!(start.elapsed().as_secs(), STREAM_DURATION.as_secs());
     }
 
     #[tokio::test]

@@ -20,15 +20,15 @@ use tokio::sync::OnceCell;
 use crate::shares::{Client, Place, Shares, Turns};
 
 /// The number of wrong passwords that are remembered.
-const REMEMBERED: usize = 100;
+const MAX_REMEMBERED: usize = 100;
 
 /// The number of passwords that may wait for their hash. At the usual cost they take two or three
 /// seconds together, less than the timeout of a scrape. One client may use a share of them.
-pub const WAITING: usize = 32;
+pub const MAX_WAITING: usize = 32;
 
 /// The result of checking a request's name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AuthResult {
     Right,
     /// Also if the request has none.
     Wrong,
@@ -37,10 +37,10 @@ pub enum Verdict {
 }
 
 /// The users, and the results of earlier checks.
-pub struct Users {
+pub struct Authenticator {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
-    memory: Mutex<Memory>,
+    memory: Mutex<CheckedPasswords>,
     /// One password is hashed at a time.
     hashing: Arc<Turns>,
 }
@@ -48,7 +48,7 @@ pub struct Users {
 type Digest = Vec<u8>;
 
 #[derive(Default)]
-struct Memory {
+struct CheckedPasswords {
     /// The correct password of each user that has been checked.
     right: HashMap<String, Digest>,
     /// Other passwords, and those that are being hashed. A request with the same password waits for
@@ -56,12 +56,12 @@ struct Memory {
     others: VecDeque<(Digest, Arc<OnceCell<bool>>)>,
 }
 
-impl Users {
+impl Authenticator {
     /// # Errors
     /// If the system has no random numbers.
     pub fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
-        Ok(Users {
+        Ok(Authenticator {
             hashes,
             key: key.map_err(|_| "no random numbers available".to_owned())?,
             memory: Mutex::default(),
@@ -80,10 +80,10 @@ impl Users {
             .filter(|(name, _)| is_same(name))
             .map(|(name, digest)| (name.clone(), digest.clone()))
             .collect();
-        Users {
+        Authenticator {
             hashes,
             key: self.key.clone(),
-            memory: Mutex::new(Memory { right, others: VecDeque::new() }),
+            memory: Mutex::new(CheckedPasswords { right, others: VecDeque::new() }),
             hashing: Arc::clone(&self.hashing),
         }
     }
@@ -94,11 +94,11 @@ impl Users {
 
     /// Checks a request by its headers. Every request is right if there are no users. A password
     /// that must be hashed uses one of the client's places.
-    pub async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> Verdict {
+    pub async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> AuthResult {
         if self.hashes.is_empty() {
-            return Verdict::Right;
+            return AuthResult::Right;
         }
-        let Some(credentials) = Credentials::of(headers) else { return Verdict::Wrong };
+        let Some(credentials) = Credentials::of(headers) else { return AuthResult::Wrong };
         let (name, password) = credentials.parts();
         let digest = self.digest(&[name, password]);
         let known = std::str::from_utf8(name).ok().and_then(|name| self.hashes.get_key_value(name));
@@ -107,17 +107,16 @@ impl Users {
             if let Some((name, _)) = known
                 && memory.right.get(name) == Some(&digest)
             {
-                return Verdict::Right;
+                return AuthResult::Right;
             }
             let asked = memory.others.iter().find(|(other, _)| *other == digest).map(|(_, cell)| Arc::clone(cell));
             // A request that waits for another request's hash takes memory too, so it needs a
             // place.
-            let place = match asked.as_deref().is_some_and(OnceCell::initialized) {
-                true => None,
-                false => {
-                    let Some(place) = waiting.take(client) else { return Verdict::Busy };
-                    Some(place)
-                }
+            let place = if asked.as_deref().is_some_and(OnceCell::initialized) {
+                None
+            } else {
+                let Some(place) = waiting.take(client) else { return AuthResult::Busy };
+                Some(place)
             };
             (asked.unwrap_or_else(|| memory.remember(digest.clone())), place)
         };
@@ -131,10 +130,10 @@ impl Users {
                 let mut memory = self.memory();
                 memory.right.insert(name.clone(), digest.clone());
                 memory.others.retain(|(other, _)| *other != digest);
-                Verdict::Right
+                AuthResult::Right
             }
-            (Ok(_), _) => Verdict::Wrong,
-            (Err(Busy), _) => Verdict::Busy,
+            (Ok(_), _) => AuthResult::Wrong,
+            (Err(Busy), _) => AuthResult::Busy,
         }
     }
 
@@ -172,14 +171,14 @@ impl Users {
         hashes.clone().nth(number % hashes.len().max(1)).map_or("", String::as_str)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, CheckedPasswords> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Memory {
+impl CheckedPasswords {
     fn remember(&mut self, digest: Digest) -> Arc<OnceCell<bool>> {
-        if self.others.len() >= REMEMBERED {
+        if self.others.len() >= MAX_REMEMBERED {
             self.others.pop_front();
         }
         let cell = Arc::default();
@@ -188,7 +187,7 @@ impl Memory {
     }
 }
 
-impl fmt::Debug for Users {
+impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.hashes.keys()).finish()
     }
@@ -229,10 +228,10 @@ mod tests {
     use super::*;
     use crate::shares::AddressShare;
 
-    fn users(passwords: &[(&str, &str)]) -> Users {
+    fn users(passwords: &[(&str, &str)]) -> Authenticator {
         let hash = |password| bcrypt::hash(password, 4).unwrap();
         let hashes = passwords.iter().map(|(name, password)| ((*name).to_owned(), hash(password)));
-        Users::new(hashes.collect()).unwrap()
+        Authenticator::new(hashes.collect()).unwrap()
     }
 
     fn client() -> Client {
@@ -240,23 +239,29 @@ mod tests {
     }
 
     fn places() -> Arc<Shares> {
-        Shares::new(WAITING, "100".parse().unwrap())
+        Shares::new(MAX_WAITING, "100".parse().unwrap())
     }
 
     fn headers(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
     }
 
-    async fn judge(users: &Users, name: &str, password: &str) -> Verdict {
+    async fn judge(users: &Authenticator, name: &str, password: &str) -> AuthResult {
         judge_of(users, client(), &places(), name, password).await
     }
 
-    async fn judge_of(users: &Users, client: Client, places: &Arc<Shares>, name: &str, password: &str) -> Verdict {
+    async fn judge_of(
+        users: &Authenticator,
+        client: Client,
+        places: &Arc<Shares>,
+        name: &str,
+        password: &str,
+    ) -> AuthResult {
         let encoded = BASE64_STANDARD.encode(format!("{name}:{password}"));
         users.judge(&headers(&format!("Basic {encoded}")), client, places).await
     }
 
-    fn remembered(users: &Users) -> (usize, usize) {
+    fn remembered(users: &Authenticator) -> (usize, usize) {
         let memory = users.memory();
         (memory.right.len(), memory.others.len())
     }
@@ -265,19 +270,19 @@ mod tests {
     async fn name_and_password_must_be_right() {
         let users = users(&[("alice", "secret"), ("bob", "a:b"), ("", "empty"), ("carol", "")]);
         for (name, password, verdict) in [
-            ("alice", "secret", Verdict::Right),
-            ("alice", "Secret", Verdict::Wrong),
-            ("alice", "", Verdict::Wrong),
-            ("Alice", "secret", Verdict::Wrong),
-            ("bob", "a:b", Verdict::Right),
-            ("bob", "secret", Verdict::Wrong),
-            ("", "empty", Verdict::Right),
-            ("carol", "", Verdict::Right),
-            ("nobody", "secret", Verdict::Wrong),
+            ("alice", "secret", AuthResult::Right),
+            ("alice", "Secret", AuthResult::Wrong),
+            ("alice", "", AuthResult::Wrong),
+            ("Alice", "secret", AuthResult::Wrong),
+            ("bob", "a:b", AuthResult::Right),
+            ("bob", "secret", AuthResult::Wrong),
+            ("", "empty", AuthResult::Right),
+            ("carol", "", AuthResult::Right),
+            ("nobody", "secret", AuthResult::Wrong),
             // A second check gives the same results.
-            ("alice", "secret", Verdict::Right),
-            ("alice", "Secret", Verdict::Wrong),
-            ("nobody", "secret", Verdict::Wrong),
+            ("alice", "secret", AuthResult::Right),
+            ("alice", "Secret", AuthResult::Wrong),
+            ("nobody", "secret", AuthResult::Wrong),
         ] {
             assert_eq!(judge(&users, name, password).await, verdict, "{name}:{password}");
         }
@@ -287,7 +292,7 @@ mod tests {
     async fn users_that_stay_stay_known() {
         let before = users(&[("alice", "secret"), ("bob", "secret"), ("carol", "secret")]);
         for name in ["alice", "bob", "carol"] {
-            assert_eq!(judge(&before, name, "secret").await, Verdict::Right);
+            assert_eq!(judge(&before, name, "secret").await, AuthResult::Right);
         }
         let mut hashes = before.hashes().clone();
         hashes.insert("bob".to_owned(), bcrypt::hash("other", 4).unwrap());
@@ -295,10 +300,10 @@ mod tests {
         let after = before.followed_by(hashes);
         assert_eq!(remembered(&after), (1, 0));
         for (name, password, verdict) in [
-            ("alice", "secret", Verdict::Right),
-            ("bob", "secret", Verdict::Wrong),
-            ("bob", "other", Verdict::Right),
-            ("carol", "secret", Verdict::Wrong),
+            ("alice", "secret", AuthResult::Right),
+            ("bob", "secret", AuthResult::Wrong),
+            ("bob", "other", AuthResult::Right),
+            ("carol", "secret", AuthResult::Wrong),
         ] {
             assert_eq!(judge(&after, name, password).await, verdict, "{name}:{password}");
         }
@@ -307,19 +312,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_basic_authentication_is_wrong() {
         let users = users(&[("alice", "secret")]);
-        assert_eq!(users.judge(&HeaderMap::new(), client(), &places()).await, Verdict::Wrong);
+        assert_eq!(users.judge(&HeaderMap::new(), client(), &places()).await, AuthResult::Wrong);
         let right = BASE64_STANDARD.encode("alice:secret");
         for value in
             ["", "Basic", "Basic ", "Basic !", "Bearer x", "Basic YWxpY2U=", &format!("Bearer {right}"), &right]
         {
-            assert_eq!(users.judge(&headers(value), client(), &places()).await, Verdict::Wrong, "{value:?}");
+            assert_eq!(users.judge(&headers(value), client(), &places()).await, AuthResult::Wrong, "{value:?}");
         }
-        assert_eq!(users.judge(&headers(&format!("bAsIc {right}")), client(), &places()).await, Verdict::Right);
+        assert_eq!(users.judge(&headers(&format!("bAsIc {right}")), client(), &places()).await, AuthResult::Right);
     }
 
     #[tokio::test]
     async fn without_users_anybody_may_ask() {
-        assert_eq!(users(&[]).judge(&HeaderMap::new(), client(), &places()).await, Verdict::Right);
+        assert_eq!(users(&[]).judge(&HeaderMap::new(), client(), &places()).await, AuthResult::Right);
     }
 
     /// CVE-2022-46146: name, hash and password were joined to one text, so a wrong guess could make
@@ -327,10 +332,10 @@ mod tests {
     #[tokio::test]
     async fn no_two_pairs_are_remembered_as_one() {
         let users = users(&[("alice", "secret"), ("a", "x")]);
-        assert_eq!(judge(&users, "a", "x").await, Verdict::Right);
-        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+        assert_eq!(judge(&users, "a", "x").await, AuthResult::Right);
+        assert_eq!(judge(&users, "alice", "secret").await, AuthResult::Right);
         assert_ne!(users.digest(&[b"a", b"licesecret"]), users.digest(&[b"alice", b"secret"]));
-        assert_eq!(judge(&users, "a", "licesecret").await, Verdict::Wrong);
+        assert_eq!(judge(&users, "a", "licesecret").await, AuthResult::Wrong);
     }
 
     #[tokio::test]
@@ -341,27 +346,27 @@ mod tests {
         assert_eq!(users.stand_in(b"nobody"), first);
         // The password of the stand-in user does not admit it, neither now nor from memory.
         for _ in 0..2 {
-            assert_eq!(judge(&users, "nobody", "same").await, Verdict::Wrong);
+            assert_eq!(judge(&users, "nobody", "same").await, AuthResult::Wrong);
         }
     }
 
     #[tokio::test]
     async fn guesses_do_not_push_out_who_was_right() {
         let users = users(&[("alice", "secret")]);
-        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
-        for guess in 0..REMEMBERED + 20 {
-            assert_eq!(judge(&users, "alice", &guess.to_string()).await, Verdict::Wrong);
+        assert_eq!(judge(&users, "alice", "secret").await, AuthResult::Right);
+        for guess in 0..MAX_REMEMBERED + 20 {
+            assert_eq!(judge(&users, "alice", &guess.to_string()).await, AuthResult::Wrong);
         }
-        assert_eq!(remembered(&users), (1, REMEMBERED));
+        assert_eq!(remembered(&users), (1, MAX_REMEMBERED));
         // This holds even while no password can be hashed.
         let _turn = users.hashing.wait(client()).await;
-        assert_eq!(judge(&users, "alice", "secret").await, Verdict::Right);
+        assert_eq!(judge(&users, "alice", "secret").await, AuthResult::Right);
     }
 
     #[tokio::test]
     async fn a_client_that_guesses_keeps_places_for_others() {
         let users = Arc::new(users(&[("alice", "secret")]));
-        let places = Shares::new(WAITING, AddressShare::default());
+        let places = Shares::new(MAX_WAITING, AddressShare::default());
         let turn = users.hashing.wait(client()).await;
         let ask = |client: u8, password: &str| {
             let (users, places, password) = (Arc::clone(&users), Arc::clone(&places), password.to_owned());
@@ -369,22 +374,22 @@ mod tests {
             tokio::spawn(async move { judge_of(&users, client, &places, "alice", &password).await })
         };
         let mut guesses = Vec::new();
-        for guess in 0..WAITING {
+        for guess in 0..MAX_WAITING {
             guesses.push(ask(1, &guess.to_string()));
             tokio::task::yield_now().await;
         }
         let (same, scrape) = (ask(3, "0"), ask(2, "secret"));
-        while remembered(&users).1 <= WAITING / 4 {
+        while remembered(&users).1 <= MAX_WAITING / 4 {
             tokio::task::yield_now().await;
         }
         drop(turn);
-        assert_eq!(scrape.await.unwrap(), Verdict::Right);
+        assert_eq!(scrape.await.unwrap(), AuthResult::Right);
         // A second request with this password waits for the first one's hash.
-        assert_eq!(same.await.unwrap(), Verdict::Wrong);
+        assert_eq!(same.await.unwrap(), AuthResult::Wrong);
         let mut busy = 0;
         for guess in guesses {
-            busy += usize::from(guess.await.unwrap() == Verdict::Busy);
+            busy += usize::from(guess.await.unwrap() == AuthResult::Busy);
         }
-        assert_eq!(busy, WAITING - WAITING / 4);
+        assert_eq!(busy, MAX_WAITING - MAX_WAITING / 4);
     }
 }

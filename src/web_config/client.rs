@@ -79,18 +79,20 @@ impl ClientCertificates {
         }
         let valid: Vec<_> = self.authorities.iter().filter(|authority| authority.is_valid(now)).cloned().collect();
         // Normally all authorities are valid.
-        let chains = match valid.len() == self.authorities.len() {
-            true => self.chains.clone(),
-            false => judge(&valid, &self.provider).map_err(Error::General)?,
+        let chains = if valid.len() == self.authorities.len() {
+            self.chains.clone()
+        } else {
+            judge(&valid, &self.provider).map_err(Error::General)?
         };
         let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
         chains.verify_client_cert(end_entity, intermediates, now).map(drop).map_err(|error| {
             // webpki first checks if the certificate is a CA's, as those of `openssl req -x509`
             // are. The unknown issuer is the more useful reason.
             let parsed = parse(end_entity);
-            match parsed.is_ok_and(|certificate| certificate.issuer() == certificate.subject()) {
-                true => CertificateError::UnknownIssuer.into(),
-                false => error,
+            if parsed.is_ok_and(|certificate| certificate.issuer() == certificate.subject()) {
+                CertificateError::UnknownIssuer.into()
+            } else {
+                error
             }
         })
     }
@@ -172,14 +174,13 @@ fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
         Ok(PublicKey::EC(_)) => curve.is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384].contains(&curve)),
         _ => key.algorithm.algorithm == OID_SIG_ED25519,
     };
-    match is_known {
-        true => Ok(()),
-        false => Err(format!(
-            "unsupported kind of key of the CA {:?}: use RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or \
-             Ed25519",
-            ca.subject().to_string()
-        )),
+    if is_known {
+        return Ok(());
     }
+    Err(format!(
+        "unsupported kind of key of the CA {:?}: use RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519",
+        ca.subject().to_string()
+    ))
 }
 
 /// Returns true if the certificate has X.509 version 3. rustls accepts other versions only as

@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, MessageFormatter, Spanned, UserMessageFormatter, with_deserializer_from_str};
 
-use super::users::{Users, too_costly};
-use super::values::{Cipher, ClientAuth, Curves, MinVersion, Pem, PemSource, RateLimit, Tls, Version};
+use super::users::{ParsedUsers, too_costly};
+use super::values::{Cipher, ClientAuth, Curves, MinVersion, Pem, PemSource, RateLimit, Tls, TlsVersion};
 
 /// The content of a consistent file. Files that it names have not been read yet.
 #[derive(Debug)]
-pub struct File {
+pub struct WebConfigFile {
     /// `None` for plain HTTP.
     pub tls: Option<Tls>,
     pub http2: bool,
@@ -32,7 +32,7 @@ pub struct File {
 struct FileText {
     tls_server_config: Option<TlsText>,
     http_server_config: Option<HttpText>,
-    basic_auth_users: Option<Users>,
+    basic_auth_users: Option<ParsedUsers>,
     rate_limit: Option<RateLimitText>,
 }
 
@@ -48,7 +48,7 @@ struct TlsKeys {
     client_auth_type: Option<ClientAuth>,
     client_allowed_sans: Option<Vec<String>>,
     min_version: Option<Spanned<MinVersion>>,
-    max_version: Option<Version>,
+    max_version: Option<TlsVersion>,
     cipher_suites: Option<Spanned<Vec<Cipher>>>,
     prefer_server_cipher_suites: Option<bool>,
     curve_preferences: Option<Spanned<Curves>>,
@@ -112,11 +112,11 @@ impl TryFrom<TlsKeys> for TlsText {
             }
         };
         let min_version = match keys.min_version.map(|version| (version.referenced.line(), version.value)) {
-            None => Version::Tls12,
+            None => TlsVersion::Tls12,
             Some((_, MinVersion::Here(version))) => version,
             Some((line, MinVersion::OfGoOnly(name))) => {
                 leave_out(line, "min_version", &[name]);
-                Version::Tls12
+                TlsVersion::Tls12
             }
         };
         let cipher_suites_line = keys.cipher_suites.as_ref().map_or(0, |suites| suites.referenced.line());
@@ -136,7 +136,7 @@ impl TryFrom<TlsKeys> for TlsText {
             leave_out(curves.referenced.line(), "curve_preferences", &curves.value.of_go_only);
             curves.value.here
         });
-        let max_version = keys.max_version.unwrap_or(Version::Tls13);
+        let max_version = keys.max_version.unwrap_or(TlsVersion::Tls13);
         if min_version > max_version {
             return Err("min_version is higher than max_version");
         }
@@ -241,10 +241,10 @@ impl TryFrom<String> for Interval {
             nanos += value.parse::<f64>().map_err(|_| wrong())? * unit;
             rest = after;
         }
-        match text.is_empty() {
-            true => Err(wrong()),
-            false => Duration::try_from_secs_f64(nanos / 1e9).map(Interval).map_err(|_| wrong()),
+        if text.is_empty() {
+            return Err(wrong());
         }
+        Duration::try_from_secs_f64(nanos / 1e9).map(Interval).map_err(|_| wrong())
     }
 }
 
@@ -255,7 +255,7 @@ fn wrong(error: &serde_saphyr::Error, text: &str) -> String {
     let mut message = String::new();
     if let Some(place) = error.location() {
         message = format!("line {} column {}: ", place.line(), place.column());
-        for key in Way::to(place, error, text) {
+        for key in KeyPath::to(place, error, text) {
             message = message + name(&key) + ": ";
         }
     }
@@ -267,7 +267,7 @@ fn wrong(error: &serde_saphyr::Error, text: &str) -> String {
 /// Finds the keys that lead to an error, by parsing the text again. `serde_path_to_error` would
 /// record them during the first parse. It doubles the code of each structure here: 160 KB for a
 /// rare error.
-struct Way {
+struct KeyPath {
     to: (u64, u64),
     /// True if the key at this position is wrong, not its value.
     to_key: bool,
@@ -277,14 +277,14 @@ struct Way {
     above: usize,
 }
 
-impl Way {
+impl KeyPath {
     fn to(place: Location, error: &serde_saphyr::Error, text: &str) -> Vec<String> {
         use serde_saphyr::Error::{MultipleDocuments, SerdeUnknownField};
         if matches!(error, MultipleDocuments { .. }) {
             return Vec::new();
         }
         let to_key = matches!(error, SerdeUnknownField { .. });
-        let mut way = Way { to: position(place), to_key, keys: Vec::new(), above: usize::MAX };
+        let mut way = KeyPath { to: position(place), to_key, keys: Vec::new(), above: usize::MAX };
         let gone = with_deserializer_from_str(text, |yaml| way.deserialize(yaml));
         if let Err(end) = gone
             && end.location().map(position) == Some(way.to)
@@ -299,7 +299,7 @@ fn position(place: Location) -> (u64, u64) {
     (place.line(), place.column())
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Way {
+impl<'de> DeserializeSeed<'de> for &mut KeyPath {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -307,7 +307,7 @@ impl<'de> DeserializeSeed<'de> for &mut Way {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Way {
+impl<'de> Visitor<'de> for &mut KeyPath {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -396,7 +396,7 @@ fn fault(error: &serde_saphyr::Error) -> String {
     }
 }
 
-impl File {
+impl WebConfigFile {
     /// Settings that are valid, but may not do what they seem to do.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -450,7 +450,7 @@ impl File {
             let interval = limit.interval.unwrap_or_default().0;
             (!interval.is_zero()).then(|| RateLimit { interval, burst: limit.burst.unwrap_or(0) })
         });
-        Ok(File {
+        Ok(WebConfigFile {
             tls,
             http2: http.http2.unwrap_or(true),
             headers: http.headers.unwrap_or_default().0,
@@ -465,8 +465,8 @@ impl File {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<File, String> {
-        File::parse(text, Path::new("/etc/exporter"))
+    fn parse(text: &str) -> Result<WebConfigFile, String> {
+        WebConfigFile::parse(text, Path::new("/etc/exporter"))
     }
 
     #[test]
@@ -484,7 +484,7 @@ mod tests {
         let tls = parse("tls_server_config: {cert_file: a.crt, key_file: /b.key}\n").unwrap().tls.unwrap();
         assert!(matches!(&tls.certificate.source, PemSource::File(path) if path == Path::new("/etc/exporter/a.crt")));
         assert!(matches!(&tls.key.source, PemSource::File(path) if path == Path::new("/b.key")));
-        assert_eq!((tls.min_version, tls.max_version), (Version::Tls12, Version::Tls13));
+        assert_eq!((tls.min_version, tls.max_version), (TlsVersion::Tls12, TlsVersion::Tls13));
         assert_eq!(tls.client_auth, ClientAuth::NoClientCert);
         assert!(tls.prefer_server_cipher_suites && tls.client_allowed_sans.is_none() && tls.client_ca.is_none());
     }

@@ -33,13 +33,17 @@ struct Levels {
 struct Bucket(f64, Instant);
 
 /// The number of buckets up to which full ones are not removed, because each search costs time.
-const FEW: usize = 64;
+const CLEANUP_THRESHOLD: usize = 64;
 
 impl Limiter {
     pub fn new(limit: RateLimit, share: AddressShare, now: Instant) -> Self {
         let clients = share.clients();
         let all = Bucket(f64::from(limit.burst) * clients, now);
-        Limiter { limit, clients, level: Mutex::new(Levels { all, each: HashMap::new(), next_look: FEW }) }
+        Limiter {
+            limit,
+            clients,
+            level: Mutex::new(Levels { all, each: HashMap::new(), next_look: CLEANUP_THRESHOLD }),
+        }
     }
 
     pub fn limit(&self) -> RateLimit {
@@ -70,7 +74,7 @@ impl Limiter {
                 bucket.fill(self.limit, 1.0, now);
                 bucket.0 < full.0
             });
-            level.next_look = FEW.max(2 * level.each.len());
+            level.next_look = CLEANUP_THRESHOLD.max(2 * level.each.len());
         }
         is_allowed
     }
@@ -138,6 +142,6 @@ mod tests {
             let client = IpAddr::from([192, 0, (second / 256) as u8, (second % 256) as u8]).into();
             assert!(limiter.allow(client, start + Duration::from_secs(second)));
         }
-        assert!(limiter.level.lock().unwrap().each.len() <= FEW + 1);
+        assert!(limiter.level.lock().unwrap().each.len() <= CLEANUP_THRESHOLD + 1);
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The format is that of `prometheus/exporter-toolkit` (`docs/web-configuration.md`), with the same
 //! keys, defaults and meaning. One file can therefore serve every exporter of a host. This module
-//! does not depend on what is exported. A server calls [`WebConfig::transport`] for each new
-//! connection, and passes each request through [`WebConfig::answer`]. It also runs
+//! does not depend on what is exported. A server calls [`WebConfig::tls_mode`] for each new
+//! connection, and passes each request through [`WebConfig::respond`]. It also runs
 //! [`WebConfig::follow`], which reads the file again when it changes.
 //!
 //! ```text
@@ -57,10 +57,10 @@ use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use auth::{Users, Verdict, WAITING};
+use auth::{AuthResult, Authenticator, MAX_WAITING};
 use client::ClientCertificates;
 use limit::Limiter;
-use reload::{Files, Protection};
+use reload::{FileDigests, Protection};
 
 use crate::shares::{AddressShare, Client, Shares};
 
@@ -70,14 +70,14 @@ pub use tls::HTTP_2;
 /// An error in the file, in one line that names the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {cause}", file.display())]
-pub struct Error {
+pub struct WebConfigError {
     file: PathBuf,
     cause: String,
 }
 
-/// The transport of a new connection.
+/// Use of TLS for a new connection.
 #[derive(Clone, Debug)]
-pub enum Transport {
+pub enum TlsMode {
     /// HTTP without TLS.
     Plain,
     /// TLS with this configuration.
@@ -100,14 +100,14 @@ struct Shared {
     share: AddressShare,
     /// One place per password that waits for its hash.
     waiting: Arc<Shares>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ConfigState>,
     /// The files as they were when `state` was made.
-    files: std::sync::Mutex<Files>,
+    files: std::sync::Mutex<FileDigests>,
     reread: Notify,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+enum ConfigState {
     Open(Arc<Policy>),
     /// The file has become invalid. It may have been meant to keep somebody out.
     Closed {
@@ -116,14 +116,14 @@ enum State {
     },
 }
 
-impl State {
+impl ConfigState {
     /// Returns true if both states admit the same clients and users.
-    fn lets_in_as(&self, other: &State) -> bool {
+    fn lets_in_as(&self, other: &ConfigState) -> bool {
         match (self, other) {
-            (State::Open(one), State::Open(other)) => {
+            (ConfigState::Open(one), ConfigState::Open(other)) => {
                 one.clients == other.clients && one.users.hashes() == other.users.hashes()
             }
-            (State::Closed { .. }, State::Closed { .. }) => true,
+            (ConfigState::Closed { .. }, ConfigState::Closed { .. }) => true,
             _ => false,
         }
     }
@@ -137,7 +137,7 @@ struct Policy {
     clients: Option<Arc<ClientCertificates>>,
     http2: bool,
     headers: HeaderMap,
-    users: Arc<Users>,
+    users: Arc<Authenticator>,
     limiter: Option<Arc<Limiter>>,
     protection: Protection,
     warnings: Vec<String>,
@@ -148,9 +148,9 @@ impl WebConfig {
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub fn none(share: AddressShare) -> Result<Self, Error> {
+    pub fn none(share: AddressShare) -> Result<Self, WebConfigError> {
         let (policy, files) = reload::load(None, share, None);
-        let policy = policy.map_err(|cause| Error { file: PathBuf::new(), cause })?;
+        let policy = policy.map_err(|cause| WebConfigError { file: PathBuf::new(), cause })?;
         Ok(WebConfig::new(None, share, policy, files))
     }
 
@@ -158,19 +158,19 @@ impl WebConfig {
     ///
     /// # Errors
     /// If a file cannot be read or is invalid. The text names the file, the line and the key.
-    pub fn read(file: &Path, share: AddressShare) -> Result<Self, Error> {
+    pub fn read(file: &Path, share: AddressShare) -> Result<Self, WebConfigError> {
         let (policy, files) = reload::load(Some(file), share, None);
-        let policy = policy.map_err(|cause| Error { file: file.to_owned(), cause })?;
+        let policy = policy.map_err(|cause| WebConfigError { file: file.to_owned(), cause })?;
         Ok(WebConfig::new(Some(file.to_owned()), share, policy, files))
     }
 
-    fn new(file: Option<PathBuf>, share: AddressShare, policy: Policy, files: Files) -> Self {
-        let (state, _) = watch::channel(State::Open(Arc::new(policy)));
+    fn new(file: Option<PathBuf>, share: AddressShare, policy: Policy, files: FileDigests) -> Self {
+        let (state, _) = watch::channel(ConfigState::Open(Arc::new(policy)));
         WebConfig {
             shared: Arc::new(Shared {
                 file,
                 share,
-                waiting: Shares::new(WAITING, share),
+                waiting: Shares::new(MAX_WAITING, share),
                 state,
                 files: files.into(),
                 reread: Notify::new(),
@@ -180,7 +180,7 @@ impl WebConfig {
 
     /// Logs the enabled features and the warnings.
     pub fn log(&self) {
-        let State::Open(policy) = self.state() else { return };
+        let ConfigState::Open(policy) = self.state() else { return };
         match policy.tls {
             Some(_) => info!(http2 = policy.http2, "TLS is enabled"),
             None => info!(http2 = false, "TLS is disabled"),
@@ -196,22 +196,22 @@ impl WebConfig {
 
     /// Settings that are valid, but may not do what they seem to do. [`WebConfig::log`] logs them.
     pub fn warnings(&self) -> Vec<String> {
-        let (State::Open(policy) | State::Closed { last: policy }) = self.state();
+        let (ConfigState::Open(policy) | ConfigState::Closed { last: policy }) = self.state();
         policy.warnings.clone()
     }
 
-    /// The transport for a client that connects now.
-    pub fn transport(&self) -> Transport {
+    /// The mode for a client that connects now.
+    pub fn tls_mode(&self) -> TlsMode {
         match self.state() {
-            State::Open(policy) => policy.tls.clone().map_or(Transport::Plain, Transport::Tls),
+            ConfigState::Open(policy) => policy.tls.clone().map_or(TlsMode::Plain, TlsMode::Tls),
             // Each request gets an error response instead.
-            State::Closed { last } if last.tls.is_none() => Transport::Plain,
-            State::Closed { .. } => Transport::Refused,
+            ConfigState::Closed { last } if last.tls.is_none() => TlsMode::Plain,
+            ConfigState::Closed { .. } => TlsMode::Refused,
         }
     }
 
     /// Responds to a request: refuses it, or calls `handler`.
-    pub async fn answer<B, F>(
+    pub async fn respond<B, F>(
         &self,
         client: Client,
         request: Request<()>,
@@ -221,20 +221,20 @@ impl WebConfig {
         B: From<&'static str>,
         F: Future<Output = Response<B>>,
     {
-        let State::Open(policy) = self.state() else {
+        let ConfigState::Open(policy) = self.state() else {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the web configuration file is invalid\n");
         };
         if policy.limiter.as_ref().is_some_and(|limiter| !limiter.allow(client, Instant::now())) {
             return refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests\n");
         }
         let mut response = match policy.users.judge(request.headers(), client, &self.shared.waiting).await {
-            Verdict::Right => handler(request).await,
-            Verdict::Wrong => {
+            AuthResult::Right => handler(request).await,
+            AuthResult::Wrong => {
                 let mut response = refusal(StatusCode::UNAUTHORIZED, "unauthorized\n");
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
                 response
             }
-            Verdict::Busy => refusal(
+            AuthResult::Busy => refusal(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many passwords are waiting to be checked: try again later\n",
             ),
@@ -255,11 +255,11 @@ impl WebConfig {
         async move { drop(state.wait_for(|now| !now.lets_in_as(&then)).await) }
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ConfigState {
         self.shared.state.borrow().clone()
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: ConfigState) {
         self.shared.state.send_replace(state);
     }
 }

@@ -26,26 +26,26 @@ use ring::digest::{SHA256, digest};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::auth::Users;
-use super::file::File;
+use super::auth::Authenticator;
+use super::file::WebConfigFile;
 use super::limit::Limiter;
 use super::tls;
-use super::values::{ClientAuth, Version};
-use super::{Policy, State, WebConfig};
+use super::values::{ClientAuth, TlsVersion};
+use super::{ConfigState, Policy, WebConfig};
 use crate::shares::AddressShare;
 use crate::small_file;
 
 /// The interval of checks. A check reads for about 50 µs. Also the time for which a configuration
 /// must be invalid before that counts.
-const PERIOD: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time that a check may take before a warning is logged, including the wait for a thread. A
 /// check normally takes less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The files that the last load read, and their state.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Files(BTreeMap<PathBuf, Seen>);
+pub(super) struct FileDigests(BTreeMap<PathBuf, Seen>);
 
 /// A digest of the content, or the kind of the error.
 #[derive(Debug, PartialEq)]
@@ -63,7 +63,7 @@ impl Seen {
     }
 }
 
-impl Files {
+impl FileDigests {
     /// The first result is kept. If two keys name a file and it changes between both reads, it
     /// counts as changed.
     fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
@@ -94,12 +94,12 @@ pub(super) struct Protection {
 }
 
 impl Protection {
-    fn of(file: &File) -> Self {
+    fn of(file: &WebConfigFile) -> Self {
         let auth = file.tls.as_ref().map_or(ClientAuth::NoClientCert, |tls| tls.client_auth);
         let names = file.tls.as_ref().is_some_and(|tls| tls.client_allowed_sans.is_some());
         Protection {
             tls: file.tls.is_some(),
-            newest_only: file.tls.as_ref().is_some_and(|tls| tls.min_version == Version::Tls13),
+            newest_only: file.tls.as_ref().is_some_and(|tls| tls.min_version == TlsVersion::Tls13),
             demands_certificate: auth.demands() || names,
             verifies_certificate: auth.verifies(),
             allows_some_names: names,
@@ -129,8 +129,12 @@ impl Protection {
 
 /// Loads the file and the files that it names. Returns the list of files even if the load fails.
 /// Parts that are the same as in `last` are taken from there, with their memory.
-pub(super) fn load(file: Option<&Path>, share: AddressShare, last: Option<&Policy>) -> (Result<Policy, String>, Files) {
-    let mut files = Files::default();
+pub(super) fn load(
+    file: Option<&Path>,
+    share: AddressShare,
+    last: Option<&Policy>,
+) -> (Result<Policy, String>, FileDigests) {
+    let mut files = FileDigests::default();
     let policy = try_load(file, share, last, &mut files);
     (policy, files)
 }
@@ -139,7 +143,7 @@ fn try_load(
     file: Option<&Path>,
     share: AddressShare,
     last: Option<&Policy>,
-    files: &mut Files,
+    files: &mut FileDigests,
 ) -> Result<Policy, String> {
     let (text, directory) = match file {
         Some(file) => {
@@ -149,7 +153,7 @@ fn try_load(
         }
         None => (String::new(), Path::new("")),
     };
-    let file = File::parse(&text, directory)?;
+    let file = WebConfigFile::parse(&text, directory)?;
     let protection = Protection::of(&file);
     if let Some(forbidden) = last.and_then(|last| last.protection.forbids(protection)) {
         return Err(forbidden);
@@ -160,7 +164,7 @@ fn try_load(
     let users = match last.map(|last| &last.users) {
         Some(last) if *last.hashes() == file.users => Arc::clone(last),
         Some(last) => Arc::new(last.followed_by(file.users)),
-        None => Arc::new(Users::new(file.users)?),
+        None => Arc::new(Authenticator::new(file.users)?),
     };
     let limiter = file.rate_limit.map(|limit| {
         let same = last.and_then(|last| last.limiter.as_ref()).filter(|limiter| limiter.limit() == limit);
@@ -186,20 +190,20 @@ impl WebConfig {
         let mut watch = Watch::default();
         loop {
             // Both results are the same here: the time has passed, or a check was requested.
-            let _ = timeout(PERIOD, self.shared.reread.notified()).await;
+            let _ = timeout(CHECK_INTERVAL, self.shared.reread.notified()).await;
             let config = self.clone();
             // A disk that does not respond blocks only this task.
             let mut look = tokio::task::spawn_blocking(move || {
                 config.look(&mut watch, Instant::now());
                 watch
             });
-            let looked = match timeout(PATIENCE, &mut look).await {
+            let looked = match timeout(CHECK_DEADLINE, &mut look).await {
                 Ok(looked) => looked,
                 Err(_) => {
                     // The cause is unknown: the check may still be waiting for its thread.
                     warn!(
                         file = %file.display(),
-                        "cannot check the web configuration file: no result after {PATIENCE:?}"
+                        "cannot check the web configuration file: no result after {CHECK_DEADLINE:?}"
                     );
                     let looked = look.await;
                     if looked.is_ok() {
@@ -229,7 +233,7 @@ impl WebConfig {
         if watch.suspected.is_none() && !files.changed() {
             return;
         }
-        let (State::Open(last) | State::Closed { last }) = self.state();
+        let (ConfigState::Open(last) | ConfigState::Closed { last }) = self.state();
         let (loaded, seen) = load(Some(file), self.shared.share, Some(&last));
         *files = seen;
         match loaded {
@@ -237,7 +241,7 @@ impl WebConfig {
                 for warning in policy.warnings.iter().filter(|warning| !last.warnings.contains(warning)) {
                     warn!(file = %file.display(), "{warning}");
                 }
-                self.set(State::Open(Arc::new(policy)));
+                self.set(ConfigState::Open(Arc::new(policy)));
                 match watch.told.take() {
                     Some(_) => info!(file = %file.display(), "web configuration is valid again"),
                     None => info!(file = %file.display(), "web configuration reloaded"),
@@ -246,10 +250,10 @@ impl WebConfig {
             }
             // More frequent checks do not shorten the delay, because they do not make the writer of
             // the files faster.
-            Err(_) if watch.told.is_none() && now < *watch.suspected.get_or_insert(now) + PERIOD => {}
+            Err(_) if watch.told.is_none() && now < *watch.suspected.get_or_insert(now) + CHECK_INTERVAL => {}
             Err(error) => {
                 watch.suspected = None;
-                self.set(State::Closed { last });
+                self.set(ConfigState::Closed { last });
                 if watch.told.as_ref() != Some(&error) {
                     error!(file = %file.display(), error, "invalid web configuration: refusing all requests");
                     watch.told = Some(error);
@@ -278,7 +282,7 @@ mod tests {
     fn a_file_that_changes_while_it_is_read_twice_has_changed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("server.pem");
-        let mut files = Files::default();
+        let mut files = FileDigests::default();
         std::fs::write(&path, "old").unwrap();
         files.read(&path).unwrap();
         assert!(!files.changed());
@@ -326,7 +330,7 @@ mod tests {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let mut is_open = |millis| {
             config.look(&mut watch, start + Duration::from_millis(millis));
-            (matches!(config.state(), State::Open(_)), watch.suspected.is_some())
+            (matches!(config.state(), ConfigState::Open(_)), watch.suspected.is_some())
         };
         assert_eq!(is_open(0), (true, false));
         // The files are invalid for a moment, and a check sees that.
@@ -394,7 +398,7 @@ mod tests {
         let follower = tokio::spawn(config.clone().follow());
         config.reread();
         for _ in 0..3 {
-            tokio::time::advance(PATIENCE).await;
+            tokio::time::advance(CHECK_DEADLINE).await;
             tokio::task::yield_now().await;
         }
         let lines = log.lines();

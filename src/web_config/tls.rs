@@ -12,7 +12,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{CipherSuite, Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion, version};
 
 use super::client::{ClientCertificates, is_of_version_3};
-use super::values::{CIPHERS, Pem, PemSource, Tls, Version};
+use super::values::{CIPHERS, Pem, PemSource, Tls, TlsVersion};
 
 /// The ALPN name of HTTP/2 (RFC 7301).
 pub const HTTP_2: &[u8] = b"h2";
@@ -30,7 +30,7 @@ pub fn server_config(
     warnings: &mut Vec<String>,
 ) -> Result<(Arc<ServerConfig>, Arc<ClientCertificates>), String> {
     let provider = Arc::new(provider(tls));
-    if http2 && tls.min_version == Version::Tls12 && tls.cipher_suites.is_some() {
+    if http2 && tls.min_version == TlsVersion::Tls12 && tls.cipher_suites.is_some() {
         // RFC 9113, 9.2.2: clients of HTTP/2 over TLS 1.2 may rely on one of these suites. Go does
         // not start without one either.
         let required =
@@ -44,9 +44,9 @@ pub fn server_config(
         }
     }
     let versions: &[&SupportedProtocolVersion] = match (tls.min_version, tls.max_version) {
-        (Version::Tls12, Version::Tls12) => &[&version::TLS12],
-        (Version::Tls12, Version::Tls13) => &[&version::TLS12, &version::TLS13],
-        (Version::Tls13, _) => &[&version::TLS13],
+        (TlsVersion::Tls12, TlsVersion::Tls12) => &[&version::TLS12],
+        (TlsVersion::Tls12, TlsVersion::Tls13) => &[&version::TLS12, &version::TLS13],
+        (TlsVersion::Tls13, _) => &[&version::TLS13],
     };
     let builder =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).map_err(|_| {
@@ -90,10 +90,7 @@ pub fn server_config(
             error => tls.certificate.wrong(&error.to_string()),
         })?;
     config.ignore_client_order = tls.prefer_server_cipher_suites && tls.cipher_suites.is_some();
-    config.alpn_protocols = match http2 {
-        true => vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()],
-        false => vec![HTTP_1_1.to_vec()],
-    };
+    config.alpn_protocols = if http2 { vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()] } else { vec![HTTP_1_1.to_vec()] };
     // Every handshake is a full one, so that no session outlives the certificates it was made with.
     // Prometheus keeps its connection, so this costs little.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -10,22 +10,23 @@ use super::file::name as key;
 /// The users with usable hashes, and the others.
 #[derive(Default, Deserialize)]
 #[serde(try_from = "BTreeMap<String, UserHash>")]
-pub struct Users {
+pub struct ParsedUsers {
     /// bcrypt hashes by user name.
     pub hashes: BTreeMap<String, String>,
     /// The names of the other users, with the costs of their hashes.
     pub too_costly: Vec<(String, u32)>,
 }
 
-impl TryFrom<BTreeMap<String, UserHash>> for Users {
+impl TryFrom<BTreeMap<String, UserHash>> for ParsedUsers {
     type Error = String;
 
     fn try_from(users: BTreeMap<String, UserHash>) -> Result<Self, String> {
-        let mut text = Users::default();
+        let mut text = ParsedUsers::default();
         for (name, UserHash { hash, cost }) in users {
-            match cost > MAX_COST {
-                true => text.too_costly.push((name, cost)),
-                false => drop(text.hashes.insert(name, hash)),
+            if cost > MAX_COST {
+                text.too_costly.push((name, cost));
+            } else {
+                text.hashes.insert(name, hash);
             }
         }
         // A table without users would admit everybody.
@@ -109,7 +110,7 @@ mod tests {
         let hash = |cost: u32| UserHash { hash: format!("of {cost}"), cost };
         let users = |costs: &[u32]| {
             let users: BTreeMap<_, _> = costs.iter().map(|cost| (cost.to_string(), hash(*cost))).collect();
-            Users::try_from(users)
+            ParsedUsers::try_from(users)
         };
         let taken = users(&[4, 16, 17, 31]).unwrap();
         assert_eq!(taken.hashes.keys().collect::<Vec<_>>(), ["16", "4"]);

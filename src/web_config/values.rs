@@ -16,8 +16,8 @@ pub struct Tls {
     pub client_auth: ClientAuth,
     pub client_ca: Option<Pem>,
     pub client_allowed_sans: Option<Vec<String>>,
-    pub min_version: Version,
-    pub max_version: Version,
+    pub min_version: TlsVersion,
+    pub max_version: TlsVersion,
     /// `None` for all. Empty if none of the listed suites is supported; TLS 1.3 always has its own
     /// suites.
     pub cipher_suites: Option<Vec<SupportedCipherSuite>>,
@@ -100,18 +100,18 @@ pub struct RateLimit {
 /// A TLS version that rustls supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Version {
+pub enum TlsVersion {
     Tls12,
     Tls13,
 }
 
-impl TryFrom<String> for Version {
+impl TryFrom<String> for TlsVersion {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
-            "TLS12" => Ok(Version::Tls12),
-            "TLS13" => Ok(Version::Tls13),
+            "TLS12" => Ok(TlsVersion::Tls12),
+            "TLS13" => Ok(TlsVersion::Tls13),
             "TLS10" | "TLS11" => Err(format!("{text} is insecure and not supported: use TLS12 or TLS13")),
             _ => Err(format!("unknown TLS version {text:?}: use TLS12 or TLS13")),
         }
@@ -123,7 +123,7 @@ impl TryFrom<String> for Version {
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub enum MinVersion {
-    Here(Version),
+    Here(TlsVersion),
     OfGoOnly(String),
 }
 
@@ -133,7 +133,7 @@ impl TryFrom<String> for MinVersion {
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
             "TLS10" | "TLS11" => Ok(MinVersion::OfGoOnly(text)),
-            _ => Version::try_from(text).map(MinVersion::Here),
+            _ => TlsVersion::try_from(text).map(MinVersion::Here),
         }
     }
 }
@@ -227,9 +227,9 @@ impl TryFrom<Vec<Curve>> for Curves {
                 Curve::OfGoOnly(name) => curves.of_go_only.push(name),
             }
         }
-        match curves.here.is_empty() && !curves.of_go_only.is_empty() {
-            true => Err("none of these curves is supported: add X25519, CurveP256 or CurveP384"),
-            false => Ok(curves),
+        if curves.here.is_empty() && !curves.of_go_only.is_empty() {
+            return Err("none of these curves is supported: add X25519, CurveP256 or CurveP384");
         }
+        Ok(curves)
     }
 }

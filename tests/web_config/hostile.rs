@@ -93,7 +93,7 @@ fn impatient() -> Limits {
         header_timeout: short,
         idle_timeout: short,
         stall_timeout: short,
-        answer_timeout: short,
+        response_timeout: short,
         ..Limits::default()
     }
 }
@@ -319,8 +319,8 @@ async fn an_answer_that_is_not_taken_ends_the_connection_though_it_pings() {
 #[tokio::test]
 async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
     let site = Site::new();
-    let answer_timeout = Duration::from_secs(2);
-    let server = site.serve_with(TLS, Limits { answer_timeout, ..Limits::default() }).await;
+    let response_timeout = Duration::from_secs(2);
+    let server = site.serve_with(TLS, Limits { response_timeout, ..Limits::default() }).await;
     let mut stream = saying(&site, &server, &ask(1, "/large")).await;
     let start = Instant::now();
     let (mut said, more) = (0, 20_000_u32.to_be_bytes());
@@ -335,7 +335,7 @@ async fn an_answer_that_is_taken_slowly_is_not_kept_for_ever() {
         }
         assert!(start.elapsed() < PATIENCE, "still open");
     }
-    assert!(start.elapsed() >= answer_timeout, "{:?}", start.elapsed());
+    assert!(start.elapsed() >= response_timeout, "{:?}", start.elapsed());
     // The amount exceeds the initial window (RFC 9113, section 6.9.2), so the client took the
     // following data in time.
     assert!(65_535 < said && said < LARGE, "{said}");

@@ -95,15 +95,15 @@ impl Site {
         let config = self.load(text).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (admission, transport) = (config.clone(), config.clone());
+        let (admission, tls_mode) = (config.clone(), config.clone());
         let handler = move |client, request| {
             let admission = admission.clone();
-            async move { admission.answer(client, request, stub).await }
+            async move { admission.respond(client, request, stub).await }
         };
         let follower = tokio::spawn(config.clone().follow());
         let task = tokio::spawn(serve(
             vec![listener],
-            move || transport.transport(),
+            move || tls_mode.tls_mode(),
             handler,
             limits,
             Notice::default(),

@@ -3,17 +3,17 @@
 
 use std::fmt::{self, Write};
 
-use super::escape::{Escaped, Names};
+use super::escape::{Escaped, NameList};
 use super::query::Query;
 use super::words::{Count, Severity, Size, While, state_word};
 use super::{Ranked, broken_port, diagram};
 use crate::topology::{Device, DirectUse, History, NvmeController, Path, PathState, fabric_of, luns};
 
 /// The number of devices on one page: suitable for scrolling on a phone, and quick to write.
-const PER_PAGE: usize = 50;
+const DEVICES_PER_PAGE: usize = 50;
 /// The number of devices that are unfolded on one page. If a fabric fails, all of them look the
 /// same.
-const UNFOLDED: usize = 10;
+const MAX_UNFOLDED: usize = 10;
 
 /// Writes the filter and the devices that match it.
 pub fn write(page: &mut String, ranked: &[Ranked<'_>], query: &Query) -> fmt::Result {
@@ -31,11 +31,11 @@ pub fn write(page: &mut String, ranked: &[Ranked<'_>], query: &Query) -> fmt::Re
         let (found, all, filter) = (selected.len(), Count(ranked.len(), "device"), Escaped(&query.filter));
         writeln!(page, "<p>{found} of {all} with “{filter}” in the name or WWID. <a href=\"/\">Show all</a></p>")?;
     }
-    let pages = selected.len().div_ceil(PER_PAGE).max(1);
+    let pages = selected.len().div_ceil(DEVICES_PER_PAGE).max(1);
     let number = query.page.min(pages);
     let mut unfolded = 0;
-    for one in selected.iter().skip((number - 1) * PER_PAGE).take(PER_PAGE) {
-        let open = unfolded < UNFOLDED && (one.severity() > Severity::Well || selected.len() == 1);
+    for one in selected.iter().skip((number - 1) * DEVICES_PER_PAGE).take(DEVICES_PER_PAGE) {
+        let open = unfolded < MAX_UNFOLDED && (one.severity() > Severity::Well || selected.len() == 1);
         unfolded += usize::from(open);
         device(page, one, open)?;
     }
@@ -160,7 +160,7 @@ fn facts(page: &mut String, one: &Ranked<'_>) -> fmt::Result {
     }
     if !device.stray_paths.is_empty() {
         let strays = &device.stray_paths;
-        fact(&format_args!("{}: {}", if strays.len() == 1 { "stray path" } else { "stray paths" }, Names(strays)))?;
+        fact(&format_args!("{}: {}", if strays.len() == 1 { "stray path" } else { "stray paths" }, NameList(strays)))?;
     }
     page.push_str("</p>\n");
     Ok(())

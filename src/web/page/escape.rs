@@ -30,9 +30,9 @@ impl Display for Escaped<'_> {
 }
 
 /// Several names, separated by commas.
-pub struct Names<'a>(pub &'a [Arc<str>]);
+pub struct NameList<'a>(pub &'a [Arc<str>]);
 
-impl Display for Names<'_> {
+impl Display for NameList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, name) in self.0.iter().enumerate() {
             let between = if number == 0 { "" } else { ", " };

@@ -6,16 +6,16 @@ mod transport;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::escape::{Escaped, Names};
+use super::escape::{Escaped, NameList};
 use super::query::Query;
 use super::words::Severity::{self, Critical, Note, Warning};
 use super::words::{Count, While, are, have, it};
-use super::{Ranked, View, clock};
+use super::{PageContent, Ranked, clock};
 use crate::source::health::{Source, SourcePart, unknown_sources};
 use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice, Snapshot};
 
 /// The number of devices that one line names. It counts the others.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// One kind of problem.
 pub struct Finding {
@@ -47,7 +47,7 @@ impl Found {
 }
 
 /// All findings, worst first.
-pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> Vec<Finding> {
+pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &PageContent<'_>) -> Vec<Finding> {
     let mut found = Found::default();
     let with = |has: &dyn Fn(&Ranked<'_>) -> bool| -> Vec<String> {
         ranked.iter().filter(|ranked| has(ranked)).map(|ranked| link(ranked.device)).collect()
@@ -126,18 +126,18 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &View<'_>) -> 
         });
     }
     let strays = ranked.iter().filter(|one| one.has_strays());
-    let strays = strays.map(|one| format!("{} ({})", link(one.device), Names(&one.device.stray_paths)));
+    let strays = strays.map(|one| format!("{} ({})", link(one.device), NameList(&one.device.stray_paths)));
     found.add(Warning, "MultipathStrayPath", strays.collect(), |number| {
         format!("A disk has the WWID and size of {} and is not a path of {}", devices(number), it(number))
     });
     let unassembled = |is_held: bool| snapshot.unassembled.iter().filter(move |disk| disk.held_by.is_some() == is_held);
-    let disks = unassembled(false).map(|disk| format!("{} ({})", Escaped(&disk.wwid), Names(&disk.paths)));
+    let disks = unassembled(false).map(|disk| format!("{} ({})", Escaped(&disk.wwid), NameList(&disk.paths)));
     found.add(Warning, "MultipathNotAssembled", disks.collect(), |number| {
         format!("{} {} not in a multipath device, but should be", Count(number, "disk"), are(number))
     });
     let disks = unassembled(true).filter_map(|disk| {
         let (wwid, holder) = (Escaped(&disk.wwid), Escaped(disk.held_by.as_ref()?));
-        Some(format!("{wwid} ({}, {holder})", Names(&disk.paths)))
+        Some(format!("{wwid} ({}, {holder})", NameList(&disk.paths)))
     });
     found.add(Note, "MultipathNotAssembled", disks.collect(), |number| {
         format!("A driver other than multipath holds {}", Count(number, "disk"))
@@ -266,7 +266,7 @@ fn line(page: &mut String, finding: &Finding) -> fmt::Result {
     let Finding { severity, what, which, runbook } = finding;
     let (class, mark) = (severity.class(), severity.mark());
     write!(page, "<li class=\"{class}\"><span class=\"mark\">{mark}</span> <span>{what}: ")?;
-    let named = &which[..which.len().min(NAMED)];
+    let named = &which[..which.len().min(MAX_NAMED)];
     page.push_str(&named.join(", "));
     if which.len() > named.len() {
         write!(page, " and {} more", which.len() - named.len())?;

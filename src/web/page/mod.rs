@@ -43,20 +43,20 @@ pub use query::Query;
 use words::{Ago, Count, Severity, have};
 
 /// The start of every page's head.
-const META: &str = "<meta charset=\"utf-8\">\n\
+const HEAD_START: &str = "<meta charset=\"utf-8\">\n\
                     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
                     <meta name=\"color-scheme\" content=\"light dark\">\n";
 
 /// The number of recent events on the page.
-const EVENTS: usize = 20;
+const SHOWN_EVENTS: usize = 20;
 /// The time within which a device's events may belong to one kernel event storm.
-const TOGETHER: Duration = Duration::from_secs(1);
+const STORM_WINDOW: Duration = Duration::from_secs(1);
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
 const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
 
 /// The facts that the page shows.
-pub struct View<'a> {
+pub struct PageContent<'a> {
     /// `None` until the first full read.
     pub snapshot: Option<&'a Snapshot>,
     /// The recent events, newest last.
@@ -88,14 +88,14 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// Writes the status page.
-pub fn html(view: &View<'_>) -> String {
+pub fn html(view: &PageContent<'_>) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut page, view);
     page
 }
 
-fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
+fn write(page: &mut String, view: &PageContent<'_>) -> fmt::Result {
     let ranked = view.snapshot.map(rank).unwrap_or_default();
     let found = view.snapshot.map(|snapshot| findings::findings(snapshot, &ranked, view)).unwrap_or_default();
     let verdict = Verdict::of(view, &ranked, found.first());
@@ -104,7 +104,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
     let (unread, refresh) = if view.snapshot.is_none() { (" data-unread", 3) } else { ("", 30) };
     writeln!(
         page,
-        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n{META}<title>{} – {host}</title>\n\
+        "<!doctype html>\n<html lang=\"en\" data-version=\"{version}\"{unread}>\n<head>\n{HEAD_START}<title>{} – {host}</title>\n\
          <noscript><meta http-equiv=\"refresh\" content=\"{refresh}\"></noscript>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <header><p>Multipath storage of <b>{host}</b></p>\n<p id=\"live\" role=\"status\"></p>\n\
          <p id=\"asof\" data-live>As of {} UTC</p></header>\n<main>",
@@ -131,7 +131,7 @@ fn write(page: &mut String, view: &View<'_>) -> fmt::Result {
          <li><a href=\"/-/healthy\">Healthy</a>, <a href=\"/-/ready\">ready</a></li>\n</ul>\n\
          <p>multipath_exporter {version}</p>\n</footer>\n<script>{SCRIPT}</script>\n</body>\n</html>",
         Escaped(view.telemetry_path),
-        runbooks::PLACE,
+        runbooks::RUNBOOKS_PATH,
     )
 }
 
@@ -286,7 +286,7 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(view: &View<'_>, ranked: &[Ranked<'_>], worst: Option<&Finding>) -> Self {
+    fn of(view: &PageContent<'_>, ranked: &[Ranked<'_>], worst: Option<&Finding>) -> Self {
         let all = ranked.len();
         let with = |health| ranked.iter().filter(|one| one.counts.health() == health).count();
         let (dead, degraded) = (with(Health::WithoutValidPaths), with(Health::Degraded));
@@ -395,7 +395,7 @@ fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
     let together = |&one: &usize, &other: &usize| {
         let (one, other) = (noticed[one], noticed[other]);
         let apart = one.time.duration_since(other.time).unwrap_or_default();
-        one.wwid == other.wwid && one.dm_seqnum.is_some() && other.dm_seqnum.is_some() && apart < TOGETHER
+        one.wwid == other.wwid && one.dm_seqnum.is_some() && other.dm_seqnum.is_some() && apart < STORM_WINDOW
     };
     let mut happened = noticed.clone();
     for places in of_devices.chunk_by(together) {
@@ -405,7 +405,7 @@ fn newest_first(events: &[Arc<Event>]) -> Vec<&Event> {
             happened[place] = event;
         }
     }
-    happened.truncate(EVENTS);
+    happened.truncate(SHOWN_EVENTS);
     happened
 }
 
@@ -421,7 +421,7 @@ fn newest(page: &mut String, events: &[&Event], now: SystemTime) -> fmt::Result 
     Ok(())
 }
 
-fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result {
+fn recent(page: &mut String, events: &[&Event], view: &PageContent<'_>) -> fmt::Result {
     page.push_str("<section id=\"events\" data-live>\n<h2>Recent events</h2>\n");
     if events.is_empty() {
         page.push_str("<p>None since the exporter started.</p>\n</section>\n");
@@ -441,7 +441,7 @@ fn recent(page: &mut String, events: &[&Event], view: &View<'_>) -> fmt::Result 
         page.push_str("</td></tr>\n");
     }
     page.push_str("</tbody>\n</table>\n");
-    if view.events.len() > EVENTS {
+    if view.events.len() > SHOWN_EVENTS {
         writeln!(page, "<p><a href=\"/api/v1/events\">All {} recorded events</a> (JSON)</p>", view.events.len())?;
     }
     page.push_str("</section>\n");
@@ -470,7 +470,7 @@ fn happened(page: &mut String, event: &Event) -> fmt::Result {
     }
 }
 
-fn sources(page: &mut String, view: &View<'_>) -> fmt::Result {
+fn sources(page: &mut String, view: &PageContent<'_>) -> fmt::Result {
     page.push_str(
         "<section id=\"sources\" data-live>\n<h2>Sources</h2>\n<table>\n<thead><tr><th scope=\"col\">Source</th>\
          <th scope=\"col\">State</th><th scope=\"col\">Last read</th></tr></thead>\n<tbody>\n",

@@ -7,7 +7,7 @@ use form_urlencoded::{byte_serialize, parse};
 use crate::topology::Device;
 
 /// Longer than any name or WWID.
-const LONGEST_FILTER: usize = 256;
+const MAX_FILTER_LENGTH: usize = 256;
 
 /// `?q=FILTER&page=NUMBER`
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Query {
         let value = |name| parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value);
         let filter = value("q").unwrap_or_default();
         let page = value("page").and_then(|page| page.parse().ok()).unwrap_or(1);
-        Query { filter: filter.trim().chars().take(LONGEST_FILTER).collect(), page: page.max(1) }
+        Query { filter: filter.trim().chars().take(MAX_FILTER_LENGTH).collect(), page: page.max(1) }
     }
 
     /// Returns true if the filter selects this device. Ignores case, because a WWID may be dictated
@@ -72,7 +72,7 @@ mod tests {
         ] {
             assert_eq!(Query::parse(text), wanted, "{text:?}");
         }
-        assert_eq!(Query::parse(&format!("q={}", "ä".repeat(999))).filter.chars().count(), LONGEST_FILTER);
+        assert_eq!(Query::parse(&format!("q={}", "ä".repeat(999))).filter.chars().count(), MAX_FILTER_LENGTH);
     }
 
     proptest! {

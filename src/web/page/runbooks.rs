@@ -3,18 +3,18 @@
 
 use super::escape::Escaped;
 use super::words::Severity;
-use super::{META, STYLE};
+use super::{HEAD_START, STYLE};
 
 /// The runbooks in HTML, sorted by the names of their alerts. The index has an empty name and comes
 /// first.
 static RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
 
 /// The path of the index. A runbook's path is this and its name.
-pub const PLACE: &str = "/runbooks/";
+pub const RUNBOOKS_PATH: &str = "/runbooks/";
 
 /// The path of this alert's runbook.
 pub fn address(alert: &str) -> String {
-    format!("{PLACE}{alert}")
+    format!("{RUNBOOKS_PATH}{alert}")
 }
 
 /// The page of this alert's runbook. An empty name gives the index.
@@ -32,7 +32,7 @@ pub fn html(alert: &str, host: &str) -> Option<String> {
     let tone = severity.class();
     let all = if name.is_empty() { "" } else { " <a href=\"/runbooks/\">All runbooks</a>" };
     Some(format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n{META}<title>{title} – {host}</title>\n\
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n{HEAD_START}<title>{title} – {host}</title>\n\
          <style>{STYLE}</style>\n</head>\n<body class=\"runbook {tone}\">\n\
          <header><p>Multipath storage of <b>{host}</b></p></header>\n\
          <nav><a href=\"/\">Status page</a>{all}</nav>\n<main>\n{text}</main>\n</body>\n</html>\n"
@@ -58,7 +58,7 @@ mod tests {
             let links: Vec<&str> = text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
             for link in links {
                 let page = link.split('#').next().unwrap();
-                let linked = page.strip_prefix(PLACE).is_some_and(|name| html(name, "db01").is_some());
+                let linked = page.strip_prefix(RUNBOOKS_PATH).is_some_and(|name| html(name, "db01").is_some());
                 assert!(linked || link.starts_with('#'), "{name} leads to {link}");
             }
             assert!(name.is_empty() || RUNBOOKS[0].1.contains(&format!("href=\"{}\"", address(name))), "{name}");

@@ -28,8 +28,8 @@ fn host(devices: &[(&str, &[PathState])]) -> Snapshot {
     Snapshot { devices: devices.iter().map(device).collect(), ..Snapshot::default() }
 }
 
-fn view(snapshot: &Snapshot) -> View<'_> {
-    View {
+fn view(snapshot: &Snapshot) -> PageContent<'_> {
+    PageContent {
         snapshot: Some(snapshot),
         events: &[],
         sources: &[],
@@ -105,13 +105,13 @@ fn one_sentence_a_tired_person_understands() {
     ] {
         assert_eq!(verdict(&host(devices)), words);
     }
-    assert!(html(&View { snapshot: None, ..view(&host(&[])) }).contains("The first full read is in progress"));
+    assert!(html(&PageContent { snapshot: None, ..view(&host(&[])) }).contains("The first full read is in progress"));
 }
 
 #[test]
 fn the_script_alone_reads_again_where_there_are_scripts() {
     let read = host(&[("a", &[Valid])]);
-    let unread = html(&View { snapshot: None, ..view(&read) });
+    let unread = html(&PageContent { snapshot: None, ..view(&read) });
     for (page, is_unread, seconds) in [(unread, true, 3), (page(&read), false, 30)] {
         assert_eq!(between(&page, "<html", ">").ends_with(" data-unread"), is_unread);
         let refresh = format!("<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>");
@@ -176,7 +176,7 @@ fn a_large_host_is_turned_over_and_filtered() {
     let names: Vec<String> = (0..120).map(|index| format!("m{index:03}")).collect();
     let devices: Vec<(&str, &[PathState])> = names.iter().map(|name| (&**name, &[Failed, Valid][..])).collect();
     let snapshot = host(&devices);
-    let of = |query: &str| html(&View { query: Query::parse(query), ..view(&snapshot) });
+    let of = |query: &str| html(&PageContent { query: Query::parse(query), ..view(&snapshot) });
     let shown = |page: &str| page.matches("<details ").count();
     let first = of("");
     assert_eq!((shown(&first), first.matches(" open data-open>").count()), (50, 10));
@@ -241,10 +241,10 @@ fn the_worst_of_all_is_said_first() {
     let mut snapshot = host(&[("a", &[Failed])]);
     Arc::make_mut(&mut snapshot.devices[0]).in_use = Some(false);
     assert_eq!(verdict(&snapshot), "! The only device has no valid path");
-    let nothing = View { snapshot: None, ..view(&snapshot) };
+    let nothing = PageContent { snapshot: None, ..view(&snapshot) };
     assert!(html(&nothing).contains("The first full read is in progress"));
     let unread = [(Source::Sysfs, silent(SourcePart::Block))];
-    let page = html(&View { sources: &unread, ..nothing });
+    let page = html(&PageContent { sources: &unread, ..nothing });
     assert!(page.contains("No data yet: waiting for the first reading of sysfs"), "{page}");
 }
 
@@ -425,7 +425,7 @@ fn all_that_is_wrong_has_a_line_and_a_runbook() {
     let unread = SourceState { up: Some(false), ..SourceState::default() };
     let in_part = SourceState { up: Some(true), error: Some("size: what?".to_owned()), ..SourceState::default() };
     let sources = [(Source::Dm, unread.clone()), (Source::Multipathd, unread), (Source::Sysfs, in_part)];
-    let page = html(&View { sources: &sources, ..view(&snapshot) });
+    let page = html(&PageContent { sources: &sources, ..view(&snapshot) });
     let list = between(&page, "<ul class=\"findings\">", "</ul>");
     let lines: Vec<&str> = list.lines().filter(|line| line.contains("<li")).collect();
     for (line, (alert, words)) in lines.iter().zip([
@@ -506,7 +506,7 @@ fn what_may_be_of_yesterday_is_not_called_well() {
         (Daemon::NotAsked, &[(Source::Dm, not_permitted())], not_well),
     ] {
         snapshot.daemon = daemon;
-        let page = html(&View { sources: unread, ..view(&snapshot) });
+        let page = html(&PageContent { sources: unread, ..view(&snapshot) });
         let (mark, sentence) = words.split_at(words.find(' ').unwrap());
         assert!(page.contains(&format!("{mark}</span> <span>{}</span></h1>", sentence.trim())), "{unread:?}: {page}");
         assert_eq!(page.contains("/runbooks/MultipathExporterStale\""), !unread.is_empty());
@@ -523,7 +523,7 @@ fn what_no_source_has_told_is_unknown_and_not_well() {
     ] {
         let sources = [(source, silent(part))];
         let said = |snapshot| {
-            let page = html(&View { sources: &sources, ..view(snapshot) });
+            let page = html(&PageContent { sources: &sources, ..view(snapshot) });
             let wrong = between(&page, "<section id=\"wrong\"", "</section>");
             assert!(wrong.contains(&format!("{words} not be read since the start. ")), "{wrong}");
             assert_eq!(wrong.matches("<li class=\"warning\"").count(), 1, "{wrong}");
@@ -537,7 +537,7 @@ fn what_no_source_has_told_is_unknown_and_not_well() {
     }
     // Access to device mapper is not permitted, so the page does not wait for it.
     let sources = [(Source::Dm, SourceState { not_permitted: true, ..silent(SourcePart::DeviceMapper) })];
-    let page = html(&View { sources: &sources, ..view(&nothing) });
+    let page = html(&PageContent { sources: &sources, ..view(&nothing) });
     assert!(page.contains("This host has no multipath device") && !page.contains("since the start"), "{page}");
     assert!(page.contains("<td>i not permitted, so path states come from multipathd"), "{page}");
 }
@@ -558,7 +558,7 @@ fn events_and_sources_are_told_with_their_age() {
     let read = SourceState { up: Some(true), last_success: Some(now - Duration::from_secs(3)), ..Default::default() };
     let failed = SourceState { up: Some(false), error: Some("<denied>".to_owned()), ..Default::default() };
     let sources = [(Source::Sysfs, read), (Source::Dm, failed)];
-    let page = html(&View { now, events: &events, sources: &sources, ..view(&host(&[])) });
+    let page = html(&PageContent { now, events: &events, sources: &sources, ..view(&host(&[])) });
     let (newest, oldest) =
         (page.find("path sdb is back, 1 valid path<"), page.find("path sdb failed</span>, no valid path left"));
     assert!(newest.is_some() && newest < oldest, "{page}");
@@ -591,7 +591,7 @@ fn the_newest_event_is_told_before_the_devices() {
         })
     };
     let told = |events: &[Arc<Event>]| {
-        let page = html(&View { now: time, events, ..view(&host(&[("m", &[Failed])])) });
+        let page = html(&PageContent { now: time, events, ..view(&host(&[("m", &[Failed])])) });
         let newest = between(&page, "<p id=\"newest\" data-live>", "</p>").to_owned();
         assert!(page.find("id=\"newest\"") < page.find("id=\"devices\""));
         let list = between(&page, "<section id=\"events\"", "</section>");

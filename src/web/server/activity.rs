@@ -16,16 +16,16 @@ use super::Limits;
 /// The time for which a connection that is closed while the client sends continues to read, and the
 /// number of bytes. Closing at once would make the kernel respond to the rest with a reset. A reset
 /// can overtake our response (RFC 9112, 9.6).
-pub const LINGER: Duration = Duration::from_secs(1);
+pub const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// The current phase of a connection, and when it began.
 ///
 /// The parts of the connection's task share it, and the table reads `last`. A std mutex suffices:
 /// it is held for a few loads and stores, never across an await.
-pub struct Activity(Mutex<State>);
+pub struct Activity(Mutex<ActivityState>);
 
-pub struct State {
+pub struct ActivityState {
     /// The time of the last byte in either direction. Before the first one, the start of the
     /// connection.
     pub last: Instant,
@@ -35,21 +35,21 @@ pub struct State {
     /// True if bytes arrived that belong to no request with a response. The client may still be
     /// sending.
     pub amid_sending: bool,
-    /// True if several turns can be under way at the same time, as in HTTP/2.
+    /// True if several exchanges can be under way at the same time, as in HTTP/2.
     multiplexed: bool,
-    /// The number of turns under way.
-    turns: usize,
-    /// The number of the next turn.
+    /// The number of exchanges under way.
+    exchanges: usize,
+    /// The number of the next exchange.
     next: u64,
-    /// The turns whose responses are not completely written, with their deadlines. An HTTP/2 client
-    /// can read bytes all the time and leave one response untouched.
+    /// The exchanges whose responses are not completely written, with their deadlines. An HTTP/2
+    /// client can read bytes all the time and leave one response untouched.
     owed: HashMap<u64, Instant>,
 }
 
-impl State {
+impl ActivityState {
     /// Returns true if a response is under way and does not wait for the client.
     pub fn is_working(&self) -> bool {
-        matches!(self.phase, Phase::Answer) && self.blocked.is_none()
+        matches!(self.phase, Phase::Response) && self.blocked.is_none()
     }
 }
 
@@ -58,7 +58,7 @@ pub enum Phase {
     /// A request's head is arriving.
     Head { since: Instant },
     /// The handler works, or the client reads the response.
-    Answer,
+    Response,
     /// Between a response and the next request. TLS may still hold the end of the response.
     Idle { since: Instant },
     /// Our side has been shut down.
@@ -68,36 +68,36 @@ pub enum Phase {
 impl Activity {
     pub fn new() -> Self {
         let now = Instant::now();
-        Activity(Mutex::new(State {
+        Activity(Mutex::new(ActivityState {
             last: now,
             phase: Phase::Head { since: now },
             blocked: None,
             amid_sending: false,
             multiplexed: false,
-            turns: 0,
+            exchanges: 0,
             next: 0,
             owed: HashMap::new(),
         }))
     }
 
     /// Ignores poisoning: no code that holds the lock can leave the state half changed.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Allows several turns at the same time from now on.
+    /// Allows several exchanges at the same time from now on.
     pub fn multiplex(&self) {
         self.lock().multiplexed = true;
     }
 
-    /// Begins a turn, after a request's head has been read.
-    pub fn turn(self: &Arc<Self>) -> Turn {
+    /// Begins an exchange, after a request's head has been read.
+    pub fn exchange(self: &Arc<Self>) -> Exchange {
         let mut state = self.lock();
-        state.phase = Phase::Answer;
+        state.phase = Phase::Response;
         state.amid_sending = false;
-        state.turns += 1;
+        state.exchanges += 1;
         state.next += 1;
-        Turn { activity: self.clone(), number: state.next }
+        Exchange { activity: self.clone(), number: state.next }
     }
 
     fn read(&self) {
@@ -131,10 +131,10 @@ impl Activity {
             (Some(since), _) => (Some((since, limits.stall_timeout)), true),
             (None, Phase::Head { since }) => (Some((since, limits.header_timeout)), true),
             // The handler works, or the response has its own deadline.
-            (None, Phase::Answer) => (None, true),
+            (None, Phase::Response) => (None, true),
             (None, Phase::Idle { since }) if state.multiplexed => (Some((since, limits.idle_timeout)), false),
             (None, Phase::Idle { .. }) => (Some((state.last, limits.idle_timeout)), false),
-            (None, Phase::Closing { since }) => (Some((since, LINGER)), false),
+            (None, Phase::Closing { since }) => (Some((since, LINGER_TIME)), false),
         };
         let waiting = waiting.and_then(|(since, timeout)| since.checked_add(timeout));
         let owing = state.owed.values().min().map(|end| (*end, true));
@@ -158,12 +158,12 @@ impl Activity {
 }
 
 /// The time from the end of a request's head until its response is written or dropped.
-pub struct Turn {
+pub struct Exchange {
     pub activity: Arc<Activity>,
     number: u64,
 }
 
-impl Turn {
+impl Exchange {
     /// Records a response, which the client must read within this time.
     pub fn owes(&self, within: Duration) {
         if let Some(end) = Instant::now().checked_add(within) {
@@ -172,12 +172,12 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.activity.lock();
         state.owed.remove(&self.number);
-        state.turns -= 1;
-        if state.turns == 0 && !matches!(state.phase, Phase::Closing { .. }) {
+        state.exchanges -= 1;
+        if state.exchanges == 0 && !matches!(state.phase, Phase::Closing { .. }) {
             state.phase = Phase::Idle { since: Instant::now() };
         }
     }

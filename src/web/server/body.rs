@@ -16,11 +16,11 @@ use tokio::sync::mpsc;
 /// [`stream`](Body::stream). Its chunks are passed to the socket as they are. A page that scrapes
 /// share is therefore never copied.
 pub struct Body {
-    content: Content,
+    content: BodyContent,
     guard: Option<Box<dyn Send>>,
 }
 
-enum Content {
+enum BodyContent {
     /// `left` is the number of bytes in `chunks[next..]`.
     Chunks { chunks: Arc<Mutex<Arc<[Bytes]>>>, next: usize, left: u64 },
     /// One chunk, empty after it was taken.
@@ -46,21 +46,21 @@ impl Body {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let chunks = Arc::new(Mutex::new(chunks));
         let rest = Rest(Arc::downgrade(&chunks));
-        (Content::Chunks { chunks, next: 0, left }.into(), rest)
+        (BodyContent::Chunks { chunks, next: 0, left }.into(), rest)
     }
 
     /// All chunks that are sent, until the sender is dropped. Drop the sender on shutdown, or the
     /// stream uses up the grace period. Only a write detects a client that has disconnected, so
     /// send something regularly.
     pub fn stream(chunks: mpsc::Receiver<Bytes>) -> Self {
-        Content::Stream(chunks, Box::pin(pending())).into()
+        BodyContent::Stream(chunks, Box::pin(pending())).into()
     }
 
     /// Ends a stream as soon as `end` resolves. Does not change other bodies, which end by
     /// themselves.
     #[must_use]
     pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
-        if let Content::Stream(_, until) = &mut self.content {
+        if let BodyContent::Stream(_, until) = &mut self.content {
             *until = Box::pin(end);
         }
         self
@@ -94,15 +94,15 @@ impl Rest {
     }
 }
 
-impl From<Content> for Body {
-    fn from(content: Content) -> Self {
+impl From<BodyContent> for Body {
+    fn from(content: BodyContent) -> Self {
         Body { content, guard: None }
     }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Content::Whole(bytes).into()
+        BodyContent::Whole(bytes).into()
     }
 }
 
@@ -124,17 +124,17 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let chunk = match &mut self.content {
-            Content::Chunks { chunks, next, left } => {
+            BodyContent::Chunks { chunks, next, left } => {
                 let chunk = chunks.lock().unwrap_or_else(PoisonError::into_inner).get(*next).cloned();
                 *next += 1;
                 *left -= chunk.as_ref().map_or(0, Bytes::len) as u64;
                 chunk
             }
-            Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
-            Content::Stream(chunks, end) => match end.as_mut().poll(cx) {
+            BodyContent::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            BodyContent::Stream(chunks, end) => match end.as_mut().poll(cx) {
                 Poll::Pending => ready!(chunks.poll_recv(cx)),
                 Poll::Ready(()) => {
-                    self.content = Content::Whole(Bytes::new());
+                    self.content = BodyContent::Whole(Bytes::new());
                     None
                 }
             },
@@ -148,9 +148,9 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Chunks { left, .. } => SizeHint::with_exact(*left),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(..) => SizeHint::default(),
+            BodyContent::Chunks { left, .. } => SizeHint::with_exact(*left),
+            BodyContent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyContent::Stream(..) => SizeHint::default(),
         }
     }
 }

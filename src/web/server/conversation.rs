@@ -26,17 +26,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::activity::{Activity, Metered, Phase, Turn};
+use super::activity::{Activity, Exchange, Metered, Phase};
 use super::handshake::{handshake, reason};
 use super::notice::{Closed, Notice};
 use super::{Body, Limits};
 use crate::shares::Client;
-use crate::web_config::{HTTP_2, Transport};
+use crate::web_config::{HTTP_2, TlsMode};
 
 /// The limit of hyper's buffers, in bytes: for data that a client sends ahead, and for queued parts
 /// of a response. With hyper's default, five hundred clients that sent ahead and read nothing took
 /// twice the memory. A large page took the same time with both.
-const BUFFER: usize = 128 * 1024;
+const MAX_BUFFER: usize = 128 * 1024;
 
 /// The largest request head, in bytes. A larger one gets a 431. Prometheus sends about 500 bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -47,7 +47,7 @@ const MAX_STREAMS: u32 = 32;
 
 /// The number of bytes of a request body that an HTTP/2 client may send. The server reads none of
 /// them.
-const WINDOW: u32 = 16 * 1024;
+const BODY_WINDOW: u32 = 16 * 1024;
 
 /// The error that ended a connection early.
 type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -55,7 +55,7 @@ type Broken = Box<dyn std::error::Error + Send + Sync>;
 /// The parts that all connections share.
 pub struct Server<H> {
     pub handler: H,
-    pub transport: Box<dyn Fn() -> Transport + Send + Sync>,
+    pub tls_mode: Box<dyn Fn() -> TlsMode + Send + Sync>,
     pub limits: Limits,
     pub notice: Notice,
 }
@@ -113,14 +113,14 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        match (self.server.transport)() {
-            Transport::Plain => return self.http_1(stream).await,
-            Transport::Tls(_) => {}
-            Transport::Refused => return Ok(()),
+        match (self.server.tls_mode)() {
+            TlsMode::Plain => return self.http_1(stream).await,
+            TlsMode::Tls(_) => {}
+            TlsMode::Refused => return Ok(()),
         }
         let stream = select! {
             biased;
-            accepted = handshake(stream, &self.server.transport) => match accepted {
+            accepted = handshake(stream, &self.server.tls_mode) => match accepted {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return Ok(()),
                 Err((error, mut stream)) => {
@@ -145,7 +145,7 @@ where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let Conversation { peer, server, activity, stopping } = self;
-        let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
+        let service = service_fn(|request| respond(request, peer, server.clone(), activity.exchange()));
         // hyper's default for writing stays: it queues chunks and writes them together with writev.
         // A page of 3 MB then takes as long as in a plain loop of writes. Copying the chunks into
         // one buffer (`writev(false)`) took a tenth longer.
@@ -157,7 +157,7 @@ where
             // `Activity` enforces both.
             .header_read_timeout(None)
             .max_header_size(MAX_HEAD)
-            .max_buf_size(BUFFER)
+            .max_buf_size(MAX_BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
     }
@@ -168,7 +168,7 @@ where
     {
         let Conversation { peer, server, activity, stopping } = self;
         activity.multiplex();
-        let service = service_fn(|request| answer(request, peer, server.clone(), activity.turn()));
+        let service = service_fn(|request| respond(request, peer, server.clone(), activity.exchange()));
         // These limits and h2's own bound the memory that a client can make us use. h2 closes the
         // connection after 20 streams that were reset before they were accepted, or 1024 invalid
         // frames.
@@ -176,7 +176,7 @@ where
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
             // The server does not read request bodies.
-            .initial_stream_window_size(WINDOW)
+            .initial_stream_window_size(BODY_WINDOW)
             .initial_connection_window_size(u32::from(u16::MAX))
             .serve_connection(TokioIo::new(stream), service);
         until(http, &activity, stopping, |http| http.graceful_shutdown()).await
@@ -228,12 +228,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 pub struct NoRefusal;
 
 /// Responds to one request: refuses it, or calls the handler.
-async fn answer<H, F>(
+async fn respond<H, F>(
     request: Request<Incoming>,
     peer: SocketAddr,
     server: Arc<Server<H>>,
-    turn: Turn,
-) -> Result<Response<Answer>, Infallible>
+    exchange: Exchange,
+) -> Result<Response<ResponseBody>, Infallible>
 where
     H: Fn(Client, Request<()>) -> F,
     F: Future<Output = Response<Body>>,
@@ -248,7 +248,7 @@ where
     let last = version < Version::HTTP_2 && (refused.is_some() || !content.is_end_stream());
     drop(content);
     if last {
-        turn.activity.lock().amid_sending = true;
+        exchange.activity.lock().amid_sending = true;
     }
     let mut response = match refused {
         Some(reason) => plain(StatusCode::BAD_REQUEST, reason),
@@ -278,8 +278,8 @@ where
         Some(NoRefusal) => server.notice.expected(response.status()),
     }
     let is_whole = response.body().size_hint().exact().is_some();
-    turn.owes(if is_whole { server.limits.answer_timeout } else { server.limits.stream_timeout });
-    Ok(response.map(|body| Answer { body, turn: Arc::new(turn) }))
+    exchange.owes(if is_whole { server.limits.response_timeout } else { server.limits.stream_timeout });
+    Ok(response.map(|body| ResponseBody { body, exchange: Arc::new(exchange) }))
 }
 
 /// The reason to refuse a request that hyper accepts.
@@ -325,19 +325,19 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// A response body. Its turn ends with the last piece, which HTTP/2 may hold for a long time.
-struct Answer {
+/// A response body. Its exchange ends with the last piece, which HTTP/2 may hold for a long time.
+struct ResponseBody {
     body: Body,
-    turn: Arc<Turn>,
+    exchange: Arc<Exchange>,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ResponseBody {
     type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let piece = |bytes| Piece { bytes, _turn: Arc::clone(&self.turn) };
+        let piece = |bytes| Piece { bytes, _exchange: Arc::clone(&self.exchange) };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
@@ -353,7 +353,7 @@ impl http_body::Body for Answer {
 /// A piece of a response, until it is written.
 struct Piece {
     bytes: Bytes,
-    _turn: Arc<Turn>,
+    _exchange: Arc<Exchange>,
 }
 
 impl Buf for Piece {
@@ -378,7 +378,7 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
-    use super::super::activity::LINGER;
+    use super::super::activity::LINGER_TIME;
     use super::*;
 
     /// An in-memory connection, so that tests can pause the clock, which then jumps to the next
@@ -403,8 +403,8 @@ mod tests {
                 _ => content(4096),
             }
         };
-        let transport = Box::new(|| Transport::Plain);
-        let common = Arc::new(Server { handler, transport, limits, notice: Notice::default() });
+        let tls_mode = Box::new(|| TlsMode::Plain);
+        let common = Arc::new(Server { handler, tls_mode, limits, notice: Notice::default() });
         let connection = connection(server, peer, common, Arc::new(Activity::new()), stopping);
         let start = Instant::now();
         let lasted = async move {
@@ -417,10 +417,10 @@ mod tests {
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
-    async fn read_answer(client: &mut DuplexStream) {
-        let mut answer = Vec::new();
-        while answer.windows(4).position(|end| end == b"\r\n\r\n").is_none_or(|end| answer.len() < end + 4 + 4096) {
-            assert!(client.read_buf(&mut answer).await.unwrap() > 0);
+    async fn read_response(client: &mut DuplexStream) {
+        let mut response = Vec::new();
+        while response.windows(4).position(|end| end == b"\r\n\r\n").is_none_or(|end| response.len() < end + 4 + 4096) {
+            assert!(client.read_buf(&mut response).await.unwrap() > 0);
         }
     }
 
@@ -437,7 +437,7 @@ mod tests {
             // Prometheus sends a request every minute on one connection. This client then stops.
             for _ in 0..3 {
                 client.write_all(GET).await.unwrap();
-                read_answer(&mut client).await;
+                read_response(&mut client).await;
                 sleep(Duration::from_secs(60)).await;
             }
         };
@@ -447,7 +447,7 @@ mod tests {
         let (mut client, lasted) = connect(limits);
         let script = async {
             client.write_all(GET).await.unwrap();
-            read_answer(&mut client).await;
+            read_response(&mut client).await;
             sleep(Duration::from_secs(60)).await;
             // A head that arrives byte by byte: its deadline counts from its first byte, and later
             // bytes do not extend it.
@@ -479,7 +479,7 @@ mod tests {
             }
         };
         let (lasted, ()) = tokio::join!(lasted, script);
-        assert_eq!(lasted.as_secs(), limits.answer_timeout.as_secs());
+        assert_eq!(lasted.as_secs(), limits.response_timeout.as_secs());
 
         let (mut client, lasted) = connect(limits);
         let script = async {
@@ -487,7 +487,7 @@ mod tests {
             for _ in 0..10 {
                 client.write_all(GET).await.unwrap();
                 sleep(Duration::from_secs(9)).await;
-                read_answer(&mut client).await;
+                read_response(&mut client).await;
             }
         };
         let (lasted, ()) = tokio::join!(lasted, script);
@@ -497,17 +497,17 @@ mod tests {
         let script = async {
             // A stream may last as long as the client reads it.
             client.write_all(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n").await.unwrap();
-            let _ = tokio::time::timeout(3 * limits.answer_timeout, async {
+            let _ = tokio::time::timeout(3 * limits.response_timeout, async {
                 while client.read(&mut [0; 512]).await.unwrap() > 0 {}
             })
             .await;
             drop(client);
         };
         let (lasted, ()) = tokio::join!(lasted, script);
-        assert!(lasted >= 3 * limits.answer_timeout, "{lasted:?}");
+        assert!(lasted >= 3 * limits.response_timeout, "{lasted:?}");
 
         let (mut client, lasted) = connect(limits);
         client.write_all(b"no such thing\r\n\r\n").await.unwrap();
-        assert_eq!(lasted.await, LINGER);
+        assert_eq!(lasted.await, LINGER_TIME);
     }
 }

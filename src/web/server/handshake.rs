@@ -7,7 +7,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::rustls::server::{Accepted, Acceptor};
 use tokio_rustls::server::TlsStream;
 
-use crate::web_config::{Transport, why_refused};
+use crate::web_config::{TlsMode, why_refused};
 
 /// The number of bytes of a response that are encrypted before the kernel takes them. It limits
 /// what one client that does not read can hold in memory. The 64 KiB of rustls wake the task more
@@ -16,20 +16,20 @@ const TLS_BUFFER: usize = 128 * 1024;
 
 /// The first bytes of requests without TLS, as long as the head of a TLS record. Go's server checks
 /// for the same ones (`tlsRecordHeaderLooksLikeHTTP` in `net/http/server.go`).
-const REQUESTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+const PLAIN_HTTP_STARTS: [&[u8; RECORD_HEAD]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
 
 /// The response of Go's server, and therefore of other Prometheus exporters, to such requests.
-const NO_HTTPS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+const HTTPS_REQUIRED: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
 /// The logged reason if rustls cannot parse what the client sends.
-const NO_TLS: &str = "the client does not speak TLS";
+const NOT_TLS: &str = "the client does not speak TLS";
 
 /// The length of a record's head, in bytes (RFC 8446, 5.1).
 const RECORD_HEAD: usize = 5;
 
 /// The number of the client's first bytes that are kept for inspection. Clients with old versions
 /// send few.
-const KEPT: usize = 2 * 1024;
+const KEPT_HELLO_BYTES: usize = 2 * 1024;
 
 /// The reasons for which a client is refused before rustls is involved.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +40,12 @@ enum Refusal {
     Old(&'static str),
 }
 
-/// Performs the handshake. Calls `transport` after the client has sent its hello. `Ok(None)` if TLS
+/// Performs the handshake. Calls `tls_mode` after the client has sent its hello. `Ok(None)` if TLS
 /// is not to be served any more. An error includes the stream: the client has been sent an alert by
 /// then.
 pub async fn handshake<S>(
     mut stream: S,
-    transport: &(impl Fn() -> Transport + ?Sized),
+    tls_mode: &(impl Fn() -> TlsMode + ?Sized),
 ) -> Result<Option<TlsStream<S>>, (io::Error, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -54,7 +54,7 @@ where
         Ok(hello) => hello,
         Err(error) => return Err((error, stream)),
     };
-    let Transport::Tls(config) = transport() else { return Ok(None) };
+    let TlsMode::Tls(config) = tls_mode() else { return Ok(None) };
     let hello = StartHandshake::from_parts(hello, stream);
     let handshake = hello.into_stream_with(config, |session| session.set_buffer_limit(Some(TLS_BUFFER)));
     handshake.into_fallible().await.map(Some)
@@ -66,7 +66,7 @@ pub fn reason(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?;
     match cause.downcast_ref::<Refusal>() {
         Some(refusal) => Some(refusal.to_string()),
-        None => Some(cause.downcast_ref().and_then(why_refused).unwrap_or_else(|| NO_TLS.to_owned())),
+        None => Some(cause.downcast_ref().and_then(why_refused).unwrap_or_else(|| NOT_TLS.to_owned())),
     }
 }
 
@@ -76,12 +76,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut acceptor = Acceptor::default();
-    let mut said = Vec::with_capacity(KEPT);
+    let mut said = Vec::with_capacity(KEPT_HELLO_BYTES);
     while said.len() < RECORD_HEAD {
         hear(stream, &mut said).await?;
     }
-    if REQUESTS.iter().any(|request| said.starts_with(*request)) {
-        return refuse(stream, NO_HTTPS, Refusal::Http).await;
+    if PLAIN_HTTP_STARTS.iter().any(|request| said.starts_with(*request)) {
+        return refuse(stream, HTTPS_REQUIRED, Refusal::Http).await;
     }
     let mut taken = 0;
     loop {
@@ -104,7 +104,7 @@ where
                 return refuse(stream, &told, error).await;
             }
         }
-        said.truncate(KEPT);
+        said.truncate(KEPT_HELLO_BYTES);
         taken = said.len();
         hear(stream, &mut said).await?;
     }
@@ -112,7 +112,7 @@ where
 
 /// Appends the next bytes.
 async fn hear(stream: &mut (impl AsyncRead + Unpin), said: &mut Vec<u8>) -> io::Result<()> {
-    match stream.take(KEPT as u64).read_buf(said).await? {
+    match stream.take(KEPT_HELLO_BYTES as u64).read_buf(said).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }

@@ -2,8 +2,8 @@
 //! can hold up another one.
 //!
 //! [`serve`] accepts connections and keeps the table of `Connections`. Each connection is one task,
-//! `connection`, which runs hyper over a `Metered` stream. The stream, the requests (`Turn`) and
-//! the deadlines share the connection's `Activity`. It records how long a client has kept us
+//! `connection`, which runs hyper over a `Metered` stream. The stream, the requests (`Exchange`)
+//! and the deadlines share the connection's `Activity`. It records how long a client has kept us
 //! waiting, and which connection has been idle longest. The table uses it to make room for a new
 //! connection. No task waits for the client of another task.
 //!
@@ -53,7 +53,7 @@ use conversation::{Server, connection, panic_message};
 pub use notice::{Closed, Notice};
 
 use crate::shares::{AddressShare, Client};
-use crate::web_config::Transport;
+use crate::web_config::TlsMode;
 
 /// The number of connections that the kernel queues until we accept them, up to net.core.somaxconn.
 /// A flood fills the 128 of Rust's `bind` within 3 ms. A client that is turned away retries a
@@ -67,11 +67,11 @@ const SOCKET_BUFFER: usize = 64 << 10;
 
 /// The number of connections up to which clients rank equal for eviction: two scrapers on one host,
 /// or a browser.
-const FEW: usize = 4;
+const EQUAL_RANK_CONNECTIONS: usize = 4;
 
 /// The time that an evicted connection may take to end before the next one is evicted. A task ends
 /// at its next await, so this time passes only if a handler computes without one.
-const EVICTION_PATIENCE: Duration = Duration::from_millis(50);
+const EVICTION_DEADLINE: Duration = Duration::from_millis(50);
 
 /// The pause after an accept error that is not about one connection. It is long enough to prevent a
 /// busy loop and too short to delay a scrape noticeably.
@@ -99,7 +99,7 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// The time within which a client must read a whole response that is not a stream. The response
     /// stays in memory until then.
-    pub answer_timeout: Duration,
+    pub response_timeout: Duration,
     /// The time within which a stream must end.
     pub stream_timeout: Duration,
     /// The time from shutdown until unfinished responses are dropped.
@@ -117,7 +117,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             stall_timeout: Duration::from_secs(10),
             // Enough for megabytes over a slow line, and longer than Prometheus waits for a scrape.
-            answer_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_secs(60),
             // Longer than an event stream lasts.
             stream_timeout: Duration::from_secs(360),
             // A stopped exporter should exit within a second, including the end of the runtime.
@@ -135,11 +135,11 @@ impl Default for Limits {
 /// have `limits.grace` to finish. Errors of the listeners do not end the server. They are temporary
 /// or appear in the log.
 ///
-/// `transport` is called when the client begins to send. The client may have waited until then, and
+/// `tls_mode` is called when the client begins to send. The client may have waited until then, and
 /// the configuration may have changed.
 pub async fn serve<H, F>(
     listeners: Vec<TcpListener>,
-    transport: impl Fn() -> Transport + Send + Sync + 'static,
+    tls_mode: impl Fn() -> TlsMode + Send + Sync + 'static,
     handler: H,
     limits: Limits,
     notice: Notice,
@@ -155,10 +155,10 @@ pub async fn serve<H, F>(
             debug!(%error, "cannot set the limits of a listener");
         }
     }
-    let server = Arc::new(Server { handler, transport: Box::new(transport), limits, notice: notice.clone() });
+    let server = Arc::new(Server { handler, tls_mode: Box::new(tls_mode), limits, notice: notice.clone() });
     let (stop, stopping) = watch::channel(());
     let mut connections = Connections::new(limits.connections, limits.share, notice);
-    let mut trouble = Trouble::default();
+    let mut trouble = AcceptErrors::default();
     let mut waiting = None;
     let mut turn = 0;
     let mut shutdown = pin!(shutdown);
@@ -188,7 +188,7 @@ pub async fn serve<H, F>(
                     }
                 }
             }
-            () = sleep(EVICTION_PATIENCE), if waiting.is_some() => connections.close_longest_idle(),
+            () = sleep(EVICTION_DEADLINE), if waiting.is_some() => connections.close_longest_idle(),
         }
         if let Some((stream, peer)) = waiting.take_if(|_| !connections.is_full()) {
             let activity = Arc::new(Activity::new());
@@ -228,7 +228,7 @@ async fn accept(listeners: &[TcpListener], turn: usize, pause: Option<Instant>) 
 
 /// Tracks accept errors. Logs once when they begin and once when they end.
 #[derive(Default)]
-struct Trouble {
+struct AcceptErrors {
     /// The time of the last error. `None` if there is no trouble.
     last: Option<Instant>,
     /// True if the last attempt failed.
@@ -239,7 +239,7 @@ struct Trouble {
     until_room: bool,
 }
 
-impl Trouble {
+impl AcceptErrors {
     /// Records an error. Returns true if closing a connection would help.
     fn failure(&mut self, error: &io::Error, now: Instant) -> bool {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
@@ -285,7 +285,7 @@ impl Trouble {
 struct Connections {
     tasks: JoinSet<()>,
     /// One entry for each task of `tasks`, until [`Connections::ended`] returns its end.
-    open: HashMap<Id, Open>,
+    open: HashMap<Id, OpenConnection>,
     /// The number of connections of each client, without evicted ones.
     by: HashMap<Client, usize>,
     limit: usize,
@@ -294,14 +294,14 @@ struct Connections {
     notice: Notice,
 }
 
-struct Open {
+struct OpenConnection {
     peer: SocketAddr,
     activity: Arc<Activity>,
     /// `None` if the connection was evicted and its task has not ended yet.
     abort: Option<AbortHandle>,
 }
 
-impl Open {
+impl OpenConnection {
     fn client(&self) -> Client {
         self.peer.ip().into()
     }
@@ -326,7 +326,7 @@ impl Connections {
 
     fn open(&mut self, task: impl Future<Output = ()> + Send + 'static, peer: SocketAddr, activity: Arc<Activity>) {
         let abort = self.tasks.spawn(task);
-        let open = Open { peer, activity, abort: Some(abort.clone()) };
+        let open = OpenConnection { peer, activity, abort: Some(abort.clone()) };
         *self.by.entry(open.client()).or_default() += 1;
         self.open.insert(abort.id(), open);
     }
@@ -387,12 +387,12 @@ impl Connections {
     /// A full search is acceptable, because there are 512 connections and evictions are rare. A
     /// sorted structure would add cost to every read and write of every connection. The task is
     /// aborted instead of being asked to end, because the client may be one that does not read.
-    fn close(&mut self, is_one: impl Fn(&Open) -> bool) {
+    fn close(&mut self, is_one: impl Fn(&OpenConnection) -> bool) {
         let candidates = self.open.values_mut().filter(|open| open.abort.is_some() && is_one(open));
-        let rank = |open: &&mut Open| {
+        let rank = |open: &&mut OpenConnection| {
             let own = self.by.get(&open.client()).copied().unwrap_or_default();
             let state = open.activity.lock();
-            (Reverse(own.max(FEW)), state.is_working(), state.last)
+            (Reverse(own.max(EQUAL_RANK_CONNECTIONS)), state.is_working(), state.last)
         };
         let Some(longest) = candidates.min_by_key(rank) else { return };
         let (peer, abort) = (longest.peer.ip(), longest.abort.take());
@@ -411,7 +411,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let exhausted = io::Error::from(Errno::MFILE);
-        let mut trouble = Trouble::default();
+        let mut trouble = AcceptErrors::default();
 
         assert!(!trouble.failure(&Errno::CONNABORTED.into(), start), "the client's own");
         assert_eq!((trouble.last, trouble.pause), (None, None));
@@ -462,7 +462,7 @@ mod tests {
 
         let (asking, silent) = (Arc::new(Activity::new()), Arc::new(Activity::new()));
         connections.open(std::future::pending(), peer, asking.clone());
-        let _turn = asking.turn();
+        let _exchange = asking.exchange();
         tokio::time::advance(Duration::from_secs(1)).await;
         connections.open(std::future::pending(), peer, silent);
         connections.close_longest_idle();

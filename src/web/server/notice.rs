@@ -17,21 +17,21 @@ pub use crate::metrics::http::Closed;
 use crate::metrics::http::HttpMetrics;
 
 /// The time in which one kind is logged once.
-const PERIOD: Duration = Duration::from_secs(60);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The number of kinds that are logged at the same time. We know fewer, but a handshake's reason
 /// comes from a library.
-const KINDS: usize = 64;
+const MAX_KINDS: usize = 64;
 
 /// Counters, and the kinds that were logged in the last minute.
 #[derive(Clone, Debug, Default)]
 pub struct Notice {
     metrics: Arc<HttpMetrics>,
-    told: Arc<Mutex<HashMap<Kind, u64>>>,
+    told: Arc<Mutex<HashMap<NoticeKind, u64>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum NoticeKind {
     /// Requests that got this status.
     Refused(u16),
     Closed(Closed),
@@ -39,22 +39,22 @@ enum Kind {
     Handshake(String),
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for NoticeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Refused(code) => write!(f, "request failed with status {code}"),
-            Kind::Closed(Closed::Evicted) => f.write_str("connection closed to make room for another one"),
-            Kind::Closed(Closed::Slow) => f.write_str("connection closed because the client is too slow"),
-            Kind::Closed(Closed::Handshake) | Kind::Handshake(_) => f.write_str("TLS handshake failed"),
+            NoticeKind::Refused(code) => write!(f, "request failed with status {code}"),
+            NoticeKind::Closed(Closed::Evicted) => f.write_str("connection closed to make room for another one"),
+            NoticeKind::Closed(Closed::Slow) => f.write_str("connection closed because the client is too slow"),
+            NoticeKind::Closed(Closed::Handshake) | NoticeKind::Handshake(_) => f.write_str("TLS handshake failed"),
         }
     }
 }
 
-impl Kind {
+impl NoticeKind {
     fn reason(&self) -> Option<&str> {
         match self {
-            Kind::Handshake(reason) => Some(reason),
-            Kind::Refused(_) | Kind::Closed(_) => None,
+            NoticeKind::Handshake(reason) => Some(reason),
+            NoticeKind::Refused(_) | NoticeKind::Closed(_) => None,
         }
     }
 }
@@ -70,7 +70,7 @@ impl Notice {
         self.expected(status);
         // An unknown path or method is no sign of trouble.
         if !status.is_success() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
-            self.tell(Kind::Refused(status.as_u16()), peer.ip().to_canonical());
+            self.tell(NoticeKind::Refused(status.as_u16()), peer.ip().to_canonical());
         }
     }
 
@@ -97,20 +97,20 @@ impl Notice {
     /// off.
     pub fn closed(&self, reason: Closed, client: impl fmt::Display) {
         self.metrics.count_closed(reason);
-        self.tell(Kind::Closed(reason), client);
+        self.tell(NoticeKind::Closed(reason), client);
     }
 
     /// Counts and logs a failed handshake.
     pub fn handshake_failed(&self, peer: IpAddr, reason: String) {
         self.metrics.count_closed(Closed::Handshake);
-        self.tell(Kind::Handshake(reason), peer.to_canonical());
+        self.tell(NoticeKind::Handshake(reason), peer.to_canonical());
     }
 
-    fn tell(&self, kind: Kind, peer: impl fmt::Display) {
+    fn tell(&self, kind: NoticeKind, peer: impl fmt::Display) {
         let mut told = self.lock();
         if let Some(more) = told.get_mut(&kind) {
             *more += 1;
-        } else if told.len() < KINDS {
+        } else if told.len() < MAX_KINDS {
             warn!(%peer, reason = kind.reason(), "{kind}");
             told.insert(kind.clone(), 0);
             tokio::spawn(self.clone().sum_up(kind));
@@ -118,9 +118,9 @@ impl Notice {
     }
 
     /// Logs the number of further occurrences at the end of each minute, until there are none.
-    async fn sum_up(self, kind: Kind) {
+    async fn sum_up(self, kind: NoticeKind) {
         loop {
-            sleep(PERIOD).await;
+            sleep(SUMMARY_INTERVAL).await;
             let mut told = self.lock();
             match told.get_mut(&kind).map(std::mem::take) {
                 None | Some(0) => {
@@ -133,7 +133,7 @@ impl Notice {
     }
 
     /// Ignores poisoning: no code that holds the lock can leave the map half changed.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Kind, u64>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NoticeKind, u64>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,12 +159,12 @@ mod tests {
         notice.closed(Closed::Slow, peer.ip());
         let slow = ("connection closed because the client is too slow".to_owned(), 0);
         assert_eq!(told(), [slow, ("request failed with status 429".to_owned(), 99)]);
-        sleep(PERIOD + Duration::from_secs(1)).await;
+        sleep(SUMMARY_INTERVAL + Duration::from_secs(1)).await;
         // The end of the first minute logged the sum. The kind that occurred once is over.
         assert_eq!(told(), [("request failed with status 429".to_owned(), 0)]);
         notice.answered(peer, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(told(), [("request failed with status 429".to_owned(), 1)]);
-        sleep(2 * PERIOD).await;
+        sleep(2 * SUMMARY_INTERVAL).await;
         assert_eq!(told(), []);
     }
 
@@ -174,6 +174,6 @@ mod tests {
         for reason in 0..1000 {
             notice.handshake_failed(IpAddr::from([192, 0, 2, 1]), reason.to_string());
         }
-        assert_eq!(notice.lock().len(), KINDS);
+        assert_eq!(notice.lock().len(), MAX_KINDS);
     }
 }
