@@ -7,7 +7,9 @@
 //! - [`http`]: statuses, negotiation, readiness; no client or daemon delays a scrape
 //! - [`events`]: the event stream
 //! - [`openapi`]: the API matches its description
-//! - [`readme`]: the tables of metrics and options
+//! - [`tables`]: the tables of metrics and options in `docs/`
+//! - [`documents`]: lines and links of the Markdown pages, and their claims about the source
+//! - [`sentences`]: texts for users are plain English
 //! - [`status_page`]: the page that a person sees
 //! - [`command_line`]: refused options, and commands that print and exit
 //! - [`start`]: corrections, refusals and warnings at the start
@@ -36,6 +38,7 @@
 
 mod captures;
 mod command_line;
+mod documents;
 mod events;
 mod exhausted;
 mod generated;
@@ -47,6 +50,7 @@ mod logging;
 mod memory;
 mod openapi;
 mod robustness;
+mod sentences;
 mod signals;
 mod start;
 mod status_page;

@@ -1,5 +1,5 @@
-//! The tables of metrics and options in `docs/` are those of the program. `ACCEPT=1 cargo test --test
-//! program tables` writes them again.
+//! The tables of metrics and options in `docs/` are those of the program.
+//! `ACCEPT=1 cargo test --test program tables` writes them again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
