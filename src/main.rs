@@ -8,7 +8,8 @@ use multipath_exporter::memory::file::MemoryFile;
 use multipath_exporter::privileges::Privileged;
 use multipath_exporter::{Failure, logging, run};
 
-/// Exit status if the command line, an address or a configuration is wrong. Nothing was served.
+/// Exit status if the command line or a configuration file is wrong. Nothing was served. The unit does
+/// not restart the service after this status.
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
