@@ -5,7 +5,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
+use std::process::{self, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
@@ -115,7 +115,9 @@ fn tell_left_out(others: &[&Scenario]) {
 }
 
 fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
-    let share = prepare("lab", selected).map_err(|e| format!("cannot prepare .cache/lab: {e}"))?;
+    // Suites may run beside each other.
+    let name = env::var(SUITE).map_or_else(|_| "lab".to_owned(), |suite| format!("lab-{suite}"));
+    let share = prepare(&name, selected).map_err(|e| format!("cannot prepare .cache/{name}: {e}"))?;
     let host = Host::find(share).map_err(|missing| missing.join("\n"))?;
     let machines = machines(selected.len())?;
     let (exporter, on) = (exporter(), host.describe());
@@ -163,12 +165,24 @@ fn prepare(name: &str, selected: &[&str]) -> io::Result<Share> {
         _ => fs::create_dir_all(&directory)?,
     }
     let share = Share::at(directory);
-    fs::copy(env::current_exe()?, share.lab_program())?;
+    let lab = env::current_exe()?;
+    fs::copy(&lab, share.lab_program())?;
+    fs::create_dir(share.libraries())?;
+    for library in libraries(&lab)? {
+        fs::copy(&library, share.libraries().join(library.file_name().unwrap_or_default()))?;
+    }
     let exporter = exporter();
     fs::copy(&exporter, share.exporter_program())
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", exporter.display())))?;
     selected.iter().try_for_each(|scenario| share.enqueue(scenario))?;
     Ok(share)
+}
+
+/// The files of a program's libraries and of their loader, as `ldd` lists them.
+fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).stdin(Stdio::null()).output()?;
+    let list = String::from_utf8_lossy(&output.stdout);
+    Ok(list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
 
 /// The program under test.

@@ -20,8 +20,8 @@
 //! into it. It says when it is ready; then each line of standard input is a command to it (`cut storage1`), which it answers
 //! with a line, and at the end of standard input it goes. The status page is looked at over such a machine.
 //!
-//! Environment: `LAB_EXPORTER`, `LAB_VMS` (machines at once, default 3), `KERNEL` (a release of `/boot`), `SUITE` (boot the
-//! kernel of this Debian release instead: `bullseye`, `sid`), `LAB_KEEP=1` (keep the artefacts of every scenario in
+//! Environment: `LAB_EXPORTER`, `LAB_VMS` (machines at once, default 3), `KERNEL` (a release of `/boot`), `SUITE` (boot this
+//! Debian release instead: `bullseye`, `trixie`, `sid`), `LAB_KEEP=1` (keep the artefacts of every scenario in
 //! `.cache/lab/vmN/NAME`; those of failed ones always are), `LAB_CYCLES` (how often `volumes_attached_and_detached` does so;
 //! 500 shows whether memory grows).
 

@@ -55,6 +55,11 @@ impl Share {
         self.0.join("lab")
     }
 
+    /// The libraries of the lab program and their loader. A machine's own may be older.
+    pub fn libraries(&self) -> PathBuf {
+        self.0.join("libraries")
+    }
+
     /// The copy of the exporter that machines run.
     pub fn exporter_program(&self) -> PathBuf {
         self.0.join("multipath_exporter")

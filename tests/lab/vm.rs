@@ -24,7 +24,7 @@ pub const CYCLES: &str = "LAB_CYCLES";
 /// The variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
-/// Environment: the Debian release whose kernel machines boot. `tests/machine/image` lists them.
+/// Environment: the Debian release that machines boot, as `tests/machine/image` takes it.
 pub const SUITE: &str = "SUITE";
 
 /// The script that makes what machines boot, and the one that boots them.
@@ -61,10 +61,9 @@ impl Host {
         }
     }
 
-    /// One line about what machines run.
+    /// The name of what machines boot.
     pub fn describe(&self) -> String {
-        let image = self.image.file_name().unwrap_or_default().display();
-        env::var(SUITE).map_or_else(|_| image.to_string(), |suite| format!("{image} with the kernel of {suite}"))
+        self.image.file_name().unwrap_or_default().display().to_string()
     }
 }
 
@@ -75,7 +74,11 @@ fn find_program(name: &str) -> Option<PathBuf> {
 
 /// The directory of what machines boot from, which may first have to be made.
 fn find_image() -> Result<PathBuf, String> {
-    let output = Command::new(IMAGE).stdin(Stdio::null()).output().map_err(|e| format!("{IMAGE}: {e}"))?;
+    let output = Command::new(IMAGE)
+        .args(env::var(SUITE).ok())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{IMAGE}: {e}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().into()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
