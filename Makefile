@@ -69,7 +69,7 @@ EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-si
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
 	test-new-kernel test-model test-logfmt
-.PHONY: test-attacks test-cargo $(EARLY_TESTS) $(LATE_TESTS)
+.PHONY: test-attacks test-cargo matrix-packages $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
 	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
@@ -122,6 +122,10 @@ test-container:
 
 test-packages:
 	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
+
+# The packages with the systemd of other releases: the oldest and the newest that Debian has, and one between.
+matrix-packages: install-for-tests cargo tools
+	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" WHOLE=1 tests/packages/run bullseye trixie sid
 
 test-page:
 	tests/timed $@ tests/page/run
