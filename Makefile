@@ -1,5 +1,6 @@
 # make run     install what is needed, build, serve this host's /metrics on port 10056
 # make packages   build the Debian package and the RPM, in target/packages
+# make release build archives, Debian packages and RPMs of four architectures, in target/release-files
 # make test    install what the tests need, run all of them, the lab (a virtual machine) included
 # make demo    a virtual machine whose paths fail, and all that tells of it
 # make bench   measure, and print ratios
@@ -7,10 +8,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run packages test demo bench build tools install-for-build install-for-tests cargo
+.PHONY: run packages release test demo bench build tools install-for-build install-for-release install-for-tests cargo
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
+# rustup brings the other architectures' standard libraries; rpmbuild and cargo-deb pack.
+RELEASE_PACKAGES := $(BUILD_PACKAGES) binutils git libudev1 python3 python3-venv rpm
+RELEASE_TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu s390x-unknown-linux-gnu powerpc64le-unknown-linux-gnu
+RELEASE_FILES := target/release-files
+# They emulate the processors, and make the directories with their libraries.
+ARCHITECTURE_PACKAGES := mmdebstrap qemu-user-static util-linux
 # The virtual machines: a kernel with every module of a server, an emulator, and what makes their disk.
 TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc iproute2 kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
 	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
@@ -53,6 +60,35 @@ packages: build tools
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
 
+# Each archive and package has the time of the commit, so two builds of one commit are the same files.
+release: install-for-release tools
+	rm -rf $(RELEASE_FILES)
+	mkdir -p $(RELEASE_FILES)
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/release/build $(RELEASE_FILES) $(RELEASE_TARGETS)
+
+# The licenses of the crates in Cargo.lock.
+licenses: cargo $(TOOLS)/bin/cargo-about
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/licenses
+
+# The program of amd64 is built twice and compared.
+test-reproducible: install-for-release
+	deploy/release/cargo x86_64-unknown-linux-gnu zigbuild --release
+	tests/timed $@ deploy/release/check-reproducible target/x86_64-unknown-linux-gnu/release/multipath_exporter
+
+# The release binaries over the recorded hosts.
+test-architectures: install-for-release
+	$(call install,$(ARCHITECTURE_PACKAGES))
+	for target in $(RELEASE_TARGETS); do deploy/release/cargo $$target zigbuild --release; done
+	tests/timed $@ tests/architectures/captures $(RELEASE_TARGETS)
+
+# The tests of the library and of the program, on an emulated processor of the other byte order.
+test-s390x: install-for-release
+	$(call install,$(ARCHITECTURE_PACKAGES))
+	tests/timed $@ tests/architectures/s390x
+
+test-licenses: cargo
+	tests/timed $@ deploy/packages/licenses --check
+
 # Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the machine to itself: some of its
 # tests tell a second from two. So have the attacks, which compare times of scrapes. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
 test: install-for-tests cargo $(VENV)/installed
@@ -69,7 +105,8 @@ EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-si
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
 	test-new-kernel test-model test-logfmt
-.PHONY: test-attacks test-cargo matrix-packages $(EARLY_TESTS) $(LATE_TESTS)
+.PHONY: licenses matrix-packages test-attacks test-architectures test-cargo test-reproducible test-s390x \
+	$(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
 	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
@@ -167,6 +204,10 @@ bench: install-for-tests cargo $(VENV)/installed
 install-for-build:
 	@$(call install,$(BUILD_PACKAGES))
 
+install-for-release: cargo $(VENV)/release
+	@$(call install,$(RELEASE_PACKAGES))
+	rustup target add --toolchain "$$(rustup show active-toolchain | cut -d ' ' -f 1)" $(RELEASE_TARGETS)
+
 install-for-tests: install-for-build
 	@$(call install,$(TEST_PACKAGES))
 
@@ -180,10 +221,21 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
+$(VENV)/release: deploy/release/requirements.txt
+	@$(call install,python3 python3-venv)
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/release/requirements.txt
+	touch $@
+
 tools: $(TOOLS)/bin/cargo-deb
 
 # The maintainer scripts are of this version. Not optimised: it is compiled for minutes, and runs for seconds.
 $(TOOLS)/bin/cargo-deb:
 	cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build --config profile.release.opt-level=0 \
 		cargo-deb@3.8.0
+	rm -rf $(TOOLS)/build
+
+# It compares each license file with all that are known, which an unoptimised program does for an hour.
+$(TOOLS)/bin/cargo-about:
+	cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-about@0.8.4
 	rm -rf $(TOOLS)/build
