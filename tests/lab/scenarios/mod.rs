@@ -18,6 +18,7 @@ mod mismatches;
 mod nvme;
 mod nvme_queueing;
 mod path_failures;
+mod platform;
 mod queueing;
 mod returned_paths;
 mod root;
@@ -83,6 +84,7 @@ pub fn tests() -> impl Iterator<Item = &'static Scenario> {
         alerts::ALL,
         storms::ALL,
         healthy::ALL,
+        platform::ALL,
         path_failures::ALL,
         daemon::ALL,
         first_reading::ALL,
