@@ -8,8 +8,7 @@ use multipath_exporter::memory::file::MemoryFile;
 use multipath_exporter::privileges::Privileged;
 use multipath_exporter::{Failure, logging, run};
 
-/// Exit status if the command line or a configuration file is wrong. Nothing was served. The unit does
-/// not restart the service after this status.
+/// Exit status if the command line, an address or a configuration file is wrong. Nothing was served.
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {

@@ -55,8 +55,7 @@ pub async fn serve(
         Some(passed) => from_systemd(passed),
         None => listen(&cli.web.listen_addresses).await,
     };
-    // Not the settings' fault: an address may come later, and the service's unit restarts it for that.
-    let listeners = listeners.map_err(Failure::Fatal)?;
+    let listeners = listeners.map_err(Failure::Settings)?;
     web_config.log();
     let (monitor, board) =
         monitor(cli, config, privileged, memory_file, (cli.sources.resync_interval, cli.sources.reread_interval))?;
