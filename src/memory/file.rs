@@ -115,7 +115,7 @@ impl MemoryFile {
 
 /// The state of the memory's file.
 #[derive(Debug, Default)]
-pub struct FileHealth {
+pub(crate) struct FileHealth {
     is_written: AtomicBool,
 }
 

@@ -71,7 +71,7 @@ impl Thing {
 }
 
 /// A host that runs, reboots, and has its exporter restarted.
-struct Host {
+struct SimulatedHost {
     memory: Memory,
     instant: Instant,
     time: SystemTime,
@@ -89,12 +89,12 @@ struct Host {
     told: RefCell<Vec<News>>,
 }
 
-impl Host {
+impl SimulatedHost {
     /// A host that has been up for a day.
     fn new() -> Self {
         let (instant, time) = (Instant::now() + DAY, SystemTime::UNIX_EPOCH + 20_000 * DAY);
         let boot = Boot { id: "1".to_owned(), uptime: DAY };
-        let mut host = Host {
+        let mut host = SimulatedHost {
             memory: Memory::new(boot, Machine::default(), DEFAULT_WINDOW, instant),
             instant,
             time,
@@ -214,7 +214,7 @@ impl Host {
 #[test]
 fn a_map_that_is_flushed_in_order_is_not_lost() {
     for (valid, failed) in [(4, 0), (2, 2), (0, 4)] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set("a", Thing::map(valid, failed));
         host.wait(HOUR);
         host.remove("a");
@@ -224,7 +224,7 @@ fn a_map_that_is_flushed_in_order_is_not_lost() {
 
 #[test]
 fn a_map_whose_disks_were_deleted_first_is_not_lost_if_it_went_at_once() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(4, 0).unused());
     host.wait(HOUR);
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0).unused() });
@@ -238,7 +238,7 @@ fn a_map_whose_disks_were_deleted_first_is_not_lost_if_it_went_at_once() {
 fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
     // The first case is shown by the last reading, the second by the kernel's events.
     for has_no_disk in [true, false] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set("a", Thing::map(4, 0));
         host.wait(HOUR);
         host.set("a", Thing::map(0, 4));
@@ -269,7 +269,7 @@ fn a_path_that_blinks_as_the_table_is_loaded_has_not_come_back() {
     for (blinks, is_failed_again, is_lost) in
         [(SECOND / 2, true, true), (SECOND / 2, false, true), (30 * SECOND, true, false), (30 * SECOND, false, false)]
     {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set("a", Thing::map(2, 0));
         host.wait(HOUR);
         host.set("a", Thing::map(0, 2));
@@ -288,7 +288,7 @@ fn a_path_that_blinks_as_the_table_is_loaded_has_not_come_back() {
 
 #[test]
 fn a_loss_ends_with_the_window_and_that_is_no_recovery() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });
     host.wait(MINUTE);
     host.remove("a");
@@ -300,7 +300,7 @@ fn a_loss_ends_with_the_window_and_that_is_no_recovery() {
 
 #[test]
 fn a_native_nvme_device_in_use_is_lost_until_it_is_mounted_anew() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::nvme(2, 3));
     host.wait(HOUR);
     host.named = vec![DevNo { major: 259, minor: 3 }];
@@ -325,7 +325,7 @@ fn a_native_nvme_device_that_was_unmounted_before_it_went_is_not_lost() {
     // Nothing is reported until the mounts have been read again. A reading that never comes is not
     // awaited for long.
     for (is_named, comes, lost) in [(false, true, 0), (true, true, 1), (true, false, 1), (false, false, 0)] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         let number = DevNo { major: 259, minor: 3 };
         host.named = vec![number];
         host.set("a", Thing { failed: 1, ..Thing::nvme(1, 3) });
@@ -344,7 +344,7 @@ fn a_native_nvme_device_that_was_unmounted_before_it_went_is_not_lost() {
 
 #[test]
 fn a_number_of_an_earlier_boot_names_nothing() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::nvme(2, 3));
     host.wait(HOUR);
     host.named = vec![DevNo { major: 259, minor: 3 }];
@@ -357,7 +357,7 @@ fn a_number_of_an_earlier_boot_names_nothing() {
 #[test]
 fn a_reboot_into_a_dead_storage_is_no_recovery() {
     for in_use in [true, false] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set("a", Thing { in_use: Some(in_use), ..Thing::map(0, 4) });
         host.wait(HOUR);
         host.reboot();
@@ -370,7 +370,7 @@ fn a_reboot_into_a_dead_storage_is_no_recovery() {
 
 #[test]
 fn paths_that_are_expected_no_more_are_no_recovery() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(8, 0));
     host.wait(7 * HOUR);
     host.set("a", Thing::map(4, 0));
@@ -384,7 +384,7 @@ fn paths_that_are_expected_no_more_are_no_recovery() {
 
 #[test]
 fn a_file_that_comes_late_changes_no_age() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(2, 0));
     host.wait(40 * DAY);
     let now = host.now();
@@ -407,7 +407,7 @@ fn a_file_that_comes_late_changes_no_age() {
 #[test]
 fn a_source_that_does_not_answer_says_nothing() {
     for listed in [vec![], vec![Kind::DeviceMapper], vec![Kind::Nvme], Kind::ALL.to_vec()] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });
         host.set("b", Thing::nvme(2, 3));
         host.wait(HOUR);
@@ -422,7 +422,7 @@ fn a_source_that_does_not_answer_says_nothing() {
 
 #[test]
 fn a_device_in_use_before_a_boot_that_does_not_return_is_lost() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(4, 0));
     host.set("b", Thing::map(4, 0).unused());
     host.set("c", Thing::map(4, 0));
@@ -445,7 +445,7 @@ fn a_device_in_use_before_a_boot_that_does_not_return_is_lost() {
 
 #[test]
 fn a_device_that_went_while_nobody_looked() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     for wwid in ["a", "b", "c"] {
         host.set(wwid, Thing::map(0, 4));
     }
@@ -461,7 +461,7 @@ fn a_device_that_went_while_nobody_looked() {
 
 #[test]
 fn paths_that_stay_away_after_a_reboot_are_missing() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(8, 0));
     host.wait(7 * HOUR);
     host.reboot();
@@ -484,7 +484,7 @@ fn paths_that_stay_away_after_a_reboot_are_missing() {
 
 #[test]
 fn deleted_paths_are_missing_and_more_paths_for_an_hour_are_not() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(4, 0));
     host.wait(12 * HOUR);
     host.set("a", Thing::map(8, 0));
@@ -502,7 +502,7 @@ fn deleted_paths_are_missing_and_more_paths_for_an_hour_are_not() {
 
 #[test]
 fn an_attach_is_neither_missing_paths_nor_a_recovery() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(4, 0));
     host.wait(7 * HOUR);
     host.remove("a");
@@ -524,7 +524,7 @@ fn an_attach_is_neither_missing_paths_nor_a_recovery() {
 
 #[test]
 fn the_host_recovers_when_all_are_seen_well() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing::map(2, 0));
     host.set("b", Thing::map(2, 0));
     host.wait(HOUR);
@@ -550,7 +550,7 @@ fn the_host_recovers_when_all_are_seen_well() {
 
 #[test]
 fn a_configured_device_that_is_not_there_is_trouble() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.config = Config::parse("expected_paths: [{wwid: a, paths: 4}]").unwrap();
     host.look();
     assert_eq!((host.missing("a"), host.shown().in_trouble), (4, true));
@@ -571,7 +571,7 @@ fn a_configured_device_that_is_not_there_is_trouble() {
 
 #[test]
 fn forgetting_is_no_recovery() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0) });
     host.set("b", Thing::map(8, 0));
     host.wait(10 * HOUR);
@@ -597,8 +597,8 @@ fn forgetting_is_no_recovery() {
 
 #[test]
 fn redundancy_and_its_loss() {
-    let mut host = Host::new();
-    let redundancy = |host: &Host| {
+    let mut host = SimulatedHost::new();
+    let redundancy = |host: &SimulatedHost| {
         let history = *host.shown().of("a").unwrap();
         (history.is_redundant, history.has_lost_redundancy)
     };
@@ -637,7 +637,7 @@ fn errors_are_new_for_a_quarter_of_an_hour() {
 
 #[test]
 fn attaching_and_detaching_leaves_a_bounded_memory() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     for number in 0..MOST_RECORDS + 500 {
         let wwid = format!("{number:08}");
         host.things.insert(wwid.clone(), Thing::map(1, 0));
@@ -657,8 +657,8 @@ fn attaching_and_detaching_leaves_a_bounded_memory() {
 
 #[test]
 fn it_is_written_at_once_after_news_then_each_minute_then_each_hour() {
-    let mut host = Host::new();
-    let write = |host: &mut Host| {
+    let mut host = SimulatedHost::new();
+    let write = |host: &mut SimulatedHost| {
         let now = host.now();
         host.memory.due_image(now).is_some()
     };
@@ -730,7 +730,7 @@ proptest! {
     /// Minute by minute: which devices are lost, and how many paths are missing.
     #[test]
     fn the_memory_follows_the_definitions(steps in proptest::collection::vec(step(), 1..60)) {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         let mut plain: BTreeMap<String, Plain> = BTreeMap::new();
         let mut minutes_up = 24 * 60u32;
         // True if the next look is the exporter's first one.

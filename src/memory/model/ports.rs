@@ -7,7 +7,7 @@ const HOST: &str = "0x10000090fa000005";
 const OTHER: &str = "0x10000090fa000006";
 const TARGET: &str = "0x202000a098aad1e3";
 
-impl Host {
+impl SimulatedHost {
     /// The kernel lists these host ports, and these remote ports, as the first host port sees them.
     fn set_ports(&mut self, hosts: &[(&str, &str)], remote: &[(&str, &str)]) {
         let host = |(name, state): &(&str, &str)| FcHostPort { port_name: (*name).into(), state: (*state).into() };
@@ -28,7 +28,7 @@ impl Host {
 
 #[test]
 fn a_port_that_never_had_a_cable_is_missed_by_nobody() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[(HOST, "Online"), (OTHER, "Linkdown")], &[(TARGET, "Online")]);
     host.wait(HOUR);
     host.restart();
@@ -39,12 +39,12 @@ fn a_port_that_never_had_a_cable_is_missed_by_nobody() {
 #[test]
 fn a_port_that_was_up_is_missed_until_the_window_ends() {
     for (seen, is_remote) in [("Linkdown", false), ("Marginal", false), ("Not Present", true), ("Blocked", true)] {
-        let mut host = Host::new();
+        let mut host = SimulatedHost::new();
         host.set_ports(&[(HOST, "Online")], &[(TARGET, "Online")]);
         host.wait(MINUTE);
         let (own, remote) = if is_remote { ("Online", seen) } else { (seen, "Online") };
         host.set_ports(&[(HOST, own)], &[(TARGET, remote)]);
-        let missed = |host: &Host| if is_remote { host.missed().1 } else { host.missed().0.len() };
+        let missed = |host: &SimulatedHost| if is_remote { host.missed().1 } else { host.missed().0.len() };
         // The port stays missed through a restart and through a reboot that clears what the kernel
         // knew about the array. It also stays missed while the exporter has not read the ports yet.
         host.restart();
@@ -74,7 +74,7 @@ fn a_port_that_was_up_is_missed_until_the_window_ends() {
 
 #[test]
 fn a_port_that_carries_a_path_is_missed_though_it_was_never_seen_online() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     // The paths of this device leave by `i0`.
     host.set("a", Thing { is_redundant: false, ..Thing::map(0, 2) });
     host.set_ports(&[("i0", "Linkdown"), ("i1", "Linkdown")], &[]);
@@ -88,7 +88,7 @@ fn a_port_that_carries_a_path_is_missed_though_it_was_never_seen_online() {
 
 #[test]
 fn ports_that_are_found_lost_are_missed_from_the_first_sight() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[(HOST, "Linkdown"), (OTHER, "Linkdown")], &[(TARGET, "Not Present")]);
     assert_eq!(host.missed(), (vec![HOST.to_owned()], 1));
     for _ in 0..6 {
@@ -106,14 +106,14 @@ fn ports_that_are_found_lost_are_missed_from_the_first_sight() {
 
 #[test]
 fn ports_without_a_name_are_not_remembered() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[("", "Online"), ("", "Linkdown")], &[]);
     assert_eq!(host.missed().0, [""; 0]);
 }
 
 #[test]
 fn a_file_that_comes_late_keeps_what_it_says_of_ports() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[(HOST, "Online")], &[(TARGET, "Not Present")]);
     host.wait(DEFAULT_WINDOW - HOUR);
     let now = host.now();
@@ -134,7 +134,7 @@ fn a_file_that_comes_late_keeps_what_it_says_of_ports() {
 
 #[test]
 fn a_file_of_an_older_program_knows_no_ports() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[(HOST, "Online")], &[(TARGET, "Online")]);
     let now = host.now();
     let text = host.memory.last_image(now).unwrap().write().unwrap();
@@ -146,7 +146,7 @@ fn a_file_of_an_older_program_knows_no_ports() {
 
 #[test]
 fn ports_that_come_and_go_leave_a_bounded_memory() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     // For example, a virtual machine with its own port (NPIV) for each boot.
     let names: Vec<String> = (0..MOST_RECORDS + 500).map(|number| format!("0x{number:016x}")).collect();
     for names in names.chunks(400) {
@@ -166,7 +166,7 @@ fn ports_that_come_and_go_leave_a_bounded_memory() {
 
 #[test]
 fn a_damaged_file_leaves_no_times_that_never_pass() {
-    let mut host = Host::new();
+    let mut host = SimulatedHost::new();
     host.set_ports(&[(HOST, "Online")], &[(TARGET, "Online")]);
     let now = host.now();
     let text = host.memory.last_image(now).unwrap().write().unwrap();
