@@ -37,7 +37,7 @@ pub struct Disk {
     pub(crate) devno: DevNo,
     /// The kernel name, `sdb`.
     pub(crate) name: Arc<str>,
-    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty if the disk is no SCSI device.
+    /// SCSI host, channel, target and LUN, `6:0:0:1`; empty if the disk is not a SCSI device.
     pub(crate) hctl: Arc<str>,
     /// The transport, as far as the disk's directory shows it.
     pub(crate) transport: Transport,
@@ -81,12 +81,12 @@ pub(crate) struct IoCounts {
 /// The states of a SCSI device, in the kernel's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct States {
-    /// `running`, `offline`, …; `None` if the disk is gone or no SCSI device.
+    /// `running`, `offline`, …; `None` if the disk is gone or not a SCSI device.
     pub(crate) device: Option<Arc<str>>,
     /// The ALUA state, if a hardware handler is attached.
     pub(crate) access: Option<Arc<str>>,
     /// True if I/O waits in this state of `device`, and waited at the reading before. A port that
-    /// is back within seconds is no trouble.
+    /// is back within seconds is not a fault.
     pub(crate) stays_blocked: bool,
     /// True if the disk has no state to read.
     pub(crate) absent: bool,
@@ -308,7 +308,7 @@ impl ScsiFiles<'_> {
 }
 
 impl Disk {
-    /// Returns SCSI host, channel and target, `6:0:0`. `None` if the disk is no SCSI device.
+    /// Returns SCSI host, channel and target, `6:0:0`. `None` if the disk is not a SCSI device.
     pub(crate) fn target(&self) -> Option<&str> {
         scsi_target(&self.hctl)
     }

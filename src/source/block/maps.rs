@@ -62,8 +62,8 @@ impl MapReader {
         MapReader { root: root.to_owned(), file: Attribute::default() }
     }
 
-    /// Reads a device-mapper device. `None` if it is no multipath map. `last` is the last state of
-    /// the map of this kernel name.
+    /// Reads a device-mapper device. `None` if it is not a multipath map. `last` is the last state
+    /// of the map of this kernel name.
     ///
     /// # Errors
     /// If the identity of the map cannot be read. Errors of other values go to `unreadable`, and

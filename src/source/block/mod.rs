@@ -98,7 +98,7 @@ pub struct Told {
 /// allocation.
 #[derive(Clone, Debug, Default)]
 pub struct BlockReading {
-    /// The maps that were read. `None` for a device that is gone or no multipath map.
+    /// The maps that were read. `None` for a device that is gone or not a multipath map.
     pub(crate) maps: BTreeMap<DevNo, Option<Arc<SysfsMap>>>,
     /// The disks that were read. `None` for a disk that is gone.
     pub disks: BTreeMap<DevNo, Option<Arc<Disk>>>,
@@ -244,7 +244,7 @@ impl BlockReader {
         Ok(())
     }
 
-    /// Reads the components of virtual block devices that are no maps.
+    /// Reads the components of virtual block devices that are not maps.
     fn read_stacked(&mut self, told: Option<&[Told]>, reading: &mut BlockReading) {
         let told: HashSet<u32> = told.unwrap_or_default().iter().map(|told| told.devno.minor).collect();
         let known = &self.known_maps;
@@ -318,7 +318,7 @@ impl BlockReader {
         Ok(())
     }
 
-    /// Reads the map of this number, which may be gone or no map.
+    /// Reads the map of this number, which may be gone or not a map.
     fn read_map(&mut self, devno: DevNo, reading: &mut BlockReading) {
         reading.maps.insert(devno, None);
         self.discover(devno.minor, reading);
@@ -400,7 +400,7 @@ impl BlockReader {
         follow(&self.places.sysfs.join(numbers).join(devno.to_string()), numbers)
     }
 
-    /// Reads the disks that are no members. `reading` already has the members.
+    /// Reads the disks that are not members. `reading` already has the members.
     fn read_strangers(&mut self, block: &[DirectoryEntry], reading: &mut BlockReading) {
         let BlockReader { strangers, places, disks, identities, .. } = self;
         let members: Vec<&Disk> = reading.disks.values().flatten().map(|disk| &**disk).collect();

@@ -106,7 +106,7 @@ impl Tables {
     /// mounted.
     ///
     /// # Errors
-    /// If the table cannot be read. A kernel without swaps is no error.
+    /// If the table cannot be read. A kernel without swaps is not an error.
     pub(crate) fn swaps(&mut self, procfs: &Path) -> Result<Vec<String>, Error> {
         let file = procfs.join("swaps");
         match self.swaps.read(&file, swaps_of_interest) {

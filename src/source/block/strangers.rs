@@ -213,7 +213,7 @@ pub(crate) fn is_of_multipath_driver(name: &str) -> bool {
 }
 
 /// Returns true for a disk that multipath could use. Device-mapper, loop, RAM and optical devices
-/// and hidden NVMe paths are none.
+/// and hidden NVMe paths do not count.
 fn is_disk(name: &str) -> bool {
     let starts =
         |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));

@@ -64,7 +64,7 @@ impl UdevDb {
     ///
     /// # Errors
     /// If the directory exists and cannot be listed. A missing directory (a container, a host
-    /// without udev) is no error.
+    /// without udev) is not an error.
     pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         // Replacing an entry changes the directory's modification time. Its clock advances in steps
         // of some milliseconds.

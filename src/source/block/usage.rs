@@ -32,7 +32,7 @@ use crate::topology::DevNo;
 /// A user of a block device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum User {
-    /// The block device of this kernel name stands on the device or a partition of it. It is no
+    /// The block device of this kernel name stands on the device or a partition of it. It is not a
     /// partition mapping of the device.
     Holder(String),
     /// The device of this number is mounted. It is the device itself or a partition of it.
@@ -213,7 +213,7 @@ pub(crate) fn stacked(
         }
     };
     let mut stacked = Stacked::new();
-    // The device of another multipath driver is no direct use of its disks.
+    // The device of another multipath driver does not count as a direct user of its disks.
     for name in devices.filter(|name| !is_map(name) && !is_of_multipath_driver(name)) {
         let disks = or_last(disks_below(sysfs, &name, file), last.get(&name), unreadable);
         if !disks.is_empty() {
@@ -223,8 +223,8 @@ pub(crate) fn stacked(
     stacked
 }
 
-/// Returns the disks below a virtual block device that is no multipath map. A partition counts as
-/// its disk.
+/// Returns the disks below a virtual block device that is not a multipath map. A partition counts
+/// as its disk.
 fn disks_below(sysfs: &Path, name: &str, file: &mut Attribute) -> Result<BTreeSet<String>, Error> {
     let device = Path::new(VIRTUAL_DEVICES).join(name);
     let slaves = device.join("slaves");

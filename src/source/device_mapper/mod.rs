@@ -84,7 +84,7 @@ pub(crate) struct MapReading {
 pub(crate) struct DeviceMapper<O = Origin> {
     origin: O,
     known: BTreeMap<DevNo, KnownMap>,
-    /// Devices that are no multipath maps. Filled only if the list has no UUIDs.
+    /// Devices that are not multipath maps. Filled only if the list has no UUIDs.
     others: HashMap<DevNo, OtherDevice>,
     scratch: Raw,
 }
@@ -131,7 +131,7 @@ struct KnownMap {
     map: Arc<Map>,
 }
 
-/// A device that is no multipath map.
+/// A device that is not a multipath map.
 #[derive(Debug)]
 struct OtherDevice {
     name: Vec<u8>,
@@ -384,7 +384,8 @@ impl KernelAnswers for Origin {
     }
 }
 
-/// Returns true if the kernel has device mapper. A host without it has no maps, which is no error.
+/// Returns true if the kernel has device mapper. A host without it has no maps, which is not an
+/// error.
 fn loaded(sysfs: &Path) -> bool {
     sysfs.join("class/misc/device-mapper").exists()
 }

@@ -88,8 +88,8 @@ pub(crate) struct DaemonMap {
     ///
     /// The value comes from `features`, which multipathd takes from the kernel's table for every
     /// reply (`disassemble_map`). The field `queueing` is not used, because it is multipathd's own
-    /// intention: it says `-` if nothing is configured, and `on` after another program has told the
-    /// kernel to fail I/O. All recorded replies agree with the kernel's table beside them.
+    /// intention: it says `-` if nothing is configured, and `on` after another program has made the
+    /// kernel fail I/O. All recorded replies agree with the kernel's table beside them.
     pub(crate) queueing: Option<bool>,
     pub(crate) suspended: Option<bool>,
     pub(crate) read_only: Option<bool>,
@@ -520,7 +520,7 @@ impl LayoutReader<'_> {
 }
 
 /// Returns the number of levels by which the line is indented, and the rest of the line. The number
-/// is `None` if the indentation is no multiple of a level.
+/// is `None` if the indentation is not a whole number of levels.
 fn depth(line: &[u8]) -> (Option<usize>, &[u8]) {
     let spaces = line.iter().take_while(|&&byte| byte == b' ').count();
     (spaces.is_multiple_of(3).then_some(spaces / 3), &line[spaces..])

@@ -119,7 +119,7 @@ fn default_sockets() -> Vec<SocketName> {
 /// The reason why multipathd gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
-    /// No program listens. This is an ordinary state of a host and no fault.
+    /// No program listens. This is an ordinary state of a host and not a fault.
     #[error("multipathd is not running: {tried}")]
     NotRunning {
         /// Each socket with the error of connecting to it.

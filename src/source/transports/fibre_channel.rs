@@ -42,7 +42,7 @@ impl FibreChannel {
     /// Reads all ports.
     ///
     /// # Errors
-    /// If the ports cannot be listed. A host without Fibre Channel is no error.
+    /// If the ports cannot be listed. A host without Fibre Channel is not an error.
     pub(crate) fn read(&mut self, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let (hosts, file) = (&mut self.hosts, &mut self.file);
         let listed =

@@ -73,7 +73,7 @@ impl Iscsi {
     /// `anew`.
     ///
     /// # Errors
-    /// If the sessions cannot be listed. A host without iSCSI is no error.
+    /// If the sessions cannot be listed. A host without iSCSI is not an error.
     pub(crate) fn read(&mut self, anew: bool, addresses: &Addresses, unreadable: &mut Vec<Error>) -> Result<(), Error> {
         let reader = &mut self.reader;
         reader.asked.clear();

@@ -98,7 +98,7 @@ struct PathsOf {
 struct KnownHead {
     /// The inode of the entry: another inode means another head of the same name.
     inode: u64,
-    /// `None` for a lone local disk. Such a disk stays none if it loses its controller.
+    /// `None` for a lone local disk, also after the disk has lost its controller.
     head: Option<Arc<Head>>,
     /// The head's I/O, which changes in nearly every reading.
     io: Option<Io>,
@@ -123,7 +123,7 @@ impl Nvme {
     /// `anew`.
     ///
     /// # Errors
-    /// If the controllers cannot be listed. A host without NVMe is no error.
+    /// If the controllers cannot be listed. A host without NVMe is not an error.
     pub(crate) fn read_controllers(
         &mut self,
         anew: bool,
@@ -155,9 +155,9 @@ impl Nvme {
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more
-    /// controllers. A lone local disk is none, unless its WWID is among the `remembered` ones: it
-    /// has then lost controllers while the exporter did not run. Heads that cannot be listed keep
-    /// their last state. The I/O of their paths is read only if `anew`.
+    /// controllers. A lone local disk does not count, unless its WWID is among the `remembered`
+    /// ones: it has then lost controllers while the exporter did not run. Heads that cannot be
+    /// listed keep their last state. The I/O of their paths is read only if `anew`.
     pub(crate) fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
         if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);

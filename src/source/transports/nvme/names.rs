@@ -20,7 +20,7 @@ pub(crate) fn is_partition(name: &str, head: &str) -> bool {
     name.strip_prefix(head).and_then(|rest| rest.strip_prefix('p')).is_some_and(is_number)
 }
 
-/// Returns the head of a path: `nvme0n1` for `nvme0c3n1`. `None` if the name is no path's.
+/// Returns the head of a path: `nvme0n1` for `nvme0c3n1`. `None` if the name is not that of a path.
 pub(crate) fn head_of(path: &str) -> Option<String> {
     let (subsystem, rest) = path.strip_prefix("nvme")?.split_once('c')?;
     let (controller, namespace) = rest.split_once('n')?;
