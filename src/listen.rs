@@ -13,7 +13,7 @@ use crate::cli::ListenAddress;
 ///
 /// # Errors
 /// If an address cannot be resolved or bound: one line that names it.
-pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, String> {
+pub(crate) async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for address in addresses {
         let failed = |cause: io::Error| format!("cannot listen on {address}: {cause}");
@@ -30,7 +30,7 @@ pub async fn listen(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, Str
 ///
 /// # Errors
 /// If a socket cannot be served, or if there is none: one line that says so.
-pub fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
+pub(crate) fn from_systemd(mut passed: ListenFd) -> Result<Vec<TcpListener>, String> {
     let failed = |cause: io::Error| format!("--web.systemd-socket: {cause}");
     let mut listeners = Vec::new();
     for number in 0..passed.len() {

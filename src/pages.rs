@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 /// Loads or locks the file-backed pages of the program and its libraries, as far as the kernel
 /// permits.
-pub fn keep() {
+pub(crate) fn keep() {
     let mappings = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for Range { start, end } in mappings.lines().filter_map(of_file) {
         let (address, length) = (std::ptr::with_exposed_provenance_mut(start), end - start);
@@ -32,7 +32,7 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Returns free memory to the kernel periodically, forever. The allocator keeps freed memory for
 /// later use, which may be most of the memory after a burst (`malloc_trim(3)`).
-pub async fn give_back() -> Infallible {
+pub(crate) async fn give_back() -> Infallible {
     loop {
         sleep(TRIM_INTERVAL).await;
         // SAFETY: the call touches only free memory.

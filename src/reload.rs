@@ -23,7 +23,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the file cannot be read or is invalid: one line that names it.
-pub fn read_config(file: Option<&Path>) -> Result<Config, String> {
+pub(crate) fn read_config(file: Option<&Path>) -> Result<Config, String> {
     file.map_or_else(|| Ok(Config::default()), |file| Config::read(file).map_err(|error| error.to_string()))
 }
 
@@ -32,7 +32,7 @@ pub fn read_config(file: Option<&Path>) -> Result<Config, String> {
 ///
 /// Returns only if no more SIGHUPs can be received. If the monitor has ended, this waits forever,
 /// because the caller that runs the monitor reports its end.
-pub async fn reload_on(
+pub(crate) async fn reload_on(
     mut hangup: Signal,
     file: Option<PathBuf>,
     web_config: WebConfig,

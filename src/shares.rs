@@ -45,12 +45,12 @@ pub struct AddressShare(NonZeroU8);
 
 impl AddressShare {
     /// The share of `limit` in places: rounded up, at least 1.
-    pub fn of(self, limit: usize) -> usize {
+    pub(crate) fn of(self, limit: usize) -> usize {
         limit.saturating_mul(self.percent()).div_ceil(100).max(1)
     }
 
     /// The number of clients that use a whole limit together.
-    pub fn clients(self) -> f64 {
+    pub(crate) fn clients(self) -> f64 {
         100.0 / f64::from(self.0.get())
     }
 
@@ -84,7 +84,7 @@ impl FromStr for AddressShare {
 
 /// A limited number of places, in total and for each client.
 #[derive(Debug)]
-pub struct Shares {
+pub(crate) struct Shares {
     total: usize,
     each: usize,
     taken: Mutex<Taken>,
@@ -99,13 +99,13 @@ struct Taken {
 
 impl Shares {
     /// Creates `total` places. One client may take `share` of them.
-    pub fn new(total: usize, share: AddressShare) -> Arc<Self> {
+    pub(crate) fn new(total: usize, share: AddressShare) -> Arc<Self> {
         Arc::new(Shares { total, each: share.of(total), taken: Mutex::default() })
     }
 
     /// Takes a place for a client. `None` if the client already has its share, or if all places are
     /// taken.
-    pub fn take(self: &Arc<Self>, client: Client) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, client: Client) -> Option<Place> {
         let mut taken = self.lock();
         if taken.total >= self.total || taken.by.get(&client).is_some_and(|taken| *taken >= self.each) {
             return None;
@@ -123,7 +123,7 @@ impl Shares {
 
 /// A place that a client has taken. Dropping it frees the place.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     shares: Arc<Shares>,
     client: Client,
 }
@@ -144,7 +144,7 @@ impl Drop for Place {
 /// One turn for all clients. Each client waits for it in a queue of its own. A client therefore
 /// waits for at most one turn of each other client, however many requests that client sends.
 #[derive(Debug)]
-pub struct Turns {
+pub(crate) struct Turns {
     all: Arc<Semaphore>,
     /// The queue of each client that waits.
     own: Mutex<HashMap<Client, Weak<Semaphore>>>,
@@ -162,7 +162,7 @@ impl Default for Turns {
 impl Turns {
     /// Waits for the turn. The turn lasts until the returned value is dropped. Never returns
     /// `None`, because no code closes a queue.
-    pub async fn wait(&self, client: Client) -> Option<Turn> {
+    pub(crate) async fn wait(&self, client: Client) -> Option<Turn> {
         let own = self.queue(client).acquire_owned().await.ok()?;
         let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
         Some(Turn { _all: all, _own: own })
@@ -184,7 +184,7 @@ impl Turns {
 
 /// A client's turn. Dropping it ends the turn.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
 }

@@ -13,7 +13,7 @@ const MAX_SIZE: u64 = 1 << 20;
 ///
 /// # Errors
 /// If the file cannot be read, is not a regular file, or is larger than 1 MiB.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let kind = file.metadata()?.file_type();

@@ -14,7 +14,7 @@ use crate::topology::{
 
 /// `/api/v1/multipath-health`, in oVirt's format.
 #[derive(Serialize)]
-pub struct MultipathHealthDocument<'a> {
+pub(crate) struct MultipathHealthDocument<'a> {
     #[serde(rename = "multipathHealth")]
     devices: BTreeMap<&'a str, DeviceHealth<'a>>,
 }
@@ -42,7 +42,7 @@ impl<'a> From<&'a Snapshot> for MultipathHealthDocument<'a> {
 
 /// `/api/v1/devices`: all devices with their paths.
 #[derive(Serialize)]
-pub struct DevicesDocument<'a> {
+pub(crate) struct DevicesDocument<'a> {
     devices: Vec<DeviceDocument<'a>>,
     lost_devices: Vec<LostDocument<'a>>,
     used_directly: Vec<DirectUseDocument<'a>>,
@@ -327,7 +327,6 @@ impl<'a> From<&'a Path> for PathDocument<'a> {
 
 /// `/api/v1/events`: the recent events, newest last.
 #[derive(Serialize)]
-pub struct EventsDocument {
-    /// The events.
-    pub events: Vec<Arc<Event>>,
+pub(crate) struct EventsDocument {
+    pub(crate) events: Vec<Arc<Event>>,
 }

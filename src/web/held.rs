@@ -27,7 +27,7 @@ const CLEANUP_THRESHOLD: usize = 64;
 
 /// Hands out pages, and revokes them if they use too much memory.
 #[derive(Debug)]
-pub struct Held {
+pub(crate) struct Held {
     budget: usize,
     responses: Mutex<HeldResponses>,
     notice: Notice,
@@ -56,12 +56,12 @@ type PageId = usize;
 
 impl Held {
     /// `notice` counts and logs the responses that are cut off.
-    pub fn new(notice: Notice) -> Self {
+    pub(crate) fn new(notice: Notice) -> Self {
         Held { budget: BUDGET, responses: Mutex::default(), notice }
     }
 
     /// Returns `page` as the body of a response to this client. May cut off older responses.
-    pub fn hand_over(&self, client: Client, page: Arc<[Bytes]>) -> Body {
+    pub(crate) fn hand_over(&self, client: Client, page: Arc<[Bytes]>) -> Body {
         let size = page.iter().map(Bytes::len).sum();
         let id = page.iter().max_by_key(|piece| piece.len()).map_or(0, |piece| piece.as_ptr() as PageId);
         let (body, rest) = Body::revocable(page);

@@ -12,17 +12,17 @@ use hyper::{Request, Version};
 
 /// The names that are allowed in addition to `localhost`, addresses and the node name.
 #[derive(Clone, Debug, Default)]
-pub struct AllowedHosts(Vec<String>);
+pub(crate) struct AllowedHosts(Vec<String>);
 
 impl AllowedHosts {
     /// `names` are the values of `--web.allowed-host`.
-    pub fn new(names: Vec<String>) -> Self {
+    pub(crate) fn new(names: Vec<String>) -> Self {
         AllowedHosts(names)
     }
 
     /// Returns true if the request is for one of our names; `node` is the node name of `uname(2)`.
     /// HTTP/1.0 requests need no name. Every browser sends one.
-    pub fn allow(&self, request: &Request<()>, node: &str) -> bool {
+    pub(crate) fn allow(&self, request: &Request<()>, node: &str) -> bool {
         // The request line's authority, or HTTP/2's `:authority`, takes precedence over `Host` (RFC
         // 9112, 3.2.2).
         let asked = match (request.uri().authority(), request.headers().get(HOST)) {

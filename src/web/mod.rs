@@ -12,9 +12,9 @@
 
 mod api;
 mod held;
-pub mod hosts;
-pub mod negotiate;
+pub(crate) mod hosts;
+pub(crate) mod negotiate;
 mod page;
-pub mod routes;
+pub(crate) mod routes;
 pub mod server;
 mod stream;

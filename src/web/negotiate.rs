@@ -17,7 +17,7 @@ use crate::metrics::exposition::{Escaping, Format};
 ///
 /// The second value is the escaping that is requested by the range which gives OpenMetrics its
 /// weight.
-pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
+pub(crate) fn format(headers: &HeaderMap) -> (Format, Escaping) {
     let mut open_metrics = Preference::default();
     let mut text = Preference::default();
     for_each_item(headers, ACCEPT, |item| {
@@ -38,7 +38,7 @@ pub fn format(headers: &HeaderMap) -> (Format, Escaping) {
 /// Returns true if the client requests the event stream rather than the recent events, by every
 /// `Accept` line. Only a range that names `text/event-stream` does so. A client that accepts
 /// anything may not be prepared for a response without an end.
-pub fn event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn event_stream(headers: &HeaderMap) -> bool {
     let mut stream = Preference::default();
     let mut json = Preference::default();
     for_each_item(headers, ACCEPT, |item| {
@@ -54,7 +54,7 @@ pub fn event_stream(headers: &HeaderMap) -> bool {
 /// If a coding is named twice, the lower weight counts, because every client can read an
 /// uncompressed response. For the same reason, a preference for `identity` wins. A request without
 /// the header gets no compression, although RFC 9110 would allow any.
-pub fn gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn gzip(headers: &HeaderMap) -> bool {
     let (mut gzip, mut any, mut identity) = (None, None, None);
     for_each_item(headers, ACCEPT_ENCODING, |item| {
         let mut parts = split(item, b';');

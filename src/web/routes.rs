@@ -49,7 +49,7 @@ const GZIP_LEVEL: u32 = 3;
 
 /// Responds to requests with what the monitor published.
 #[derive(Debug)]
-pub struct Routes {
+pub(crate) struct Routes {
     board: Board,
     exposition: Arc<Exposition>,
     telemetry_path: String,
@@ -81,7 +81,7 @@ impl Routes {
     /// `share` is the part of this limit, and of the others, that one client may use. Without
     /// `status_page`, only metrics and health are served. `notice` counts and logs responses that
     /// are cut off.
-    pub fn new(
+    pub(crate) fn new(
         board: Board,
         exposition: Exposition,
         telemetry_path: String,
@@ -107,8 +107,7 @@ impl Routes {
         }
     }
 
-    /// Responds to one request.
-    pub async fn respond(&self, client: Client, request: &Request<()>) -> Response<Body> {
+    pub(crate) async fn respond(&self, client: Client, request: &Request<()>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

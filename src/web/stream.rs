@@ -21,7 +21,7 @@ use super::server::Body;
 use crate::event::{Event, Following, Position};
 
 /// The number of streams at the same time. Each browser tab with the status page uses one.
-pub const MAX_STREAMS: usize = 64;
+pub(crate) const MAX_STREAMS: usize = 64;
 /// The time without events after which a comment is sent. It is shorter than the idle timeouts of
 /// proxies. The second write at the latest detects a reader that has disconnected.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ const STREAM_DURATION: Duration = Duration::from_secs(5 * 60);
 const RECONNECT_DELAY_MS: u32 = 3000;
 
 /// The events of `following`, as the body of a response.
-pub fn body(following: Following) -> Body {
+pub(crate) fn body(following: Following) -> Body {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(timeout(STREAM_DURATION, feed(following, sender)));
     Body::stream(receiver)

@@ -24,11 +24,11 @@ const MAX_REMEMBERED: usize = 100;
 
 /// The number of passwords that may wait for their hash. At the usual cost they take two or three
 /// seconds together, less than the timeout of a scrape. One client may use a share of them.
-pub const MAX_WAITING: usize = 32;
+pub(crate) const MAX_WAITING: usize = 32;
 
 /// The result of checking a request's name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthResult {
+pub(crate) enum AuthResult {
     Right,
     /// Also if the request has none.
     Wrong,
@@ -37,7 +37,7 @@ pub enum AuthResult {
 }
 
 /// The users, and the results of earlier checks.
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     hashes: BTreeMap<String, String>,
     key: hmac::Key,
     memory: Mutex<CheckedPasswords>,
@@ -59,7 +59,7 @@ struct CheckedPasswords {
 impl Authenticator {
     /// # Errors
     /// If the system has no random numbers.
-    pub fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
+    pub(crate) fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Ok(Authenticator {
             hashes,
@@ -71,7 +71,7 @@ impl Authenticator {
 
     /// A new user table that keeps the results of unchanged users. Otherwise, adding a user would
     /// make the others wait behind clients that guess.
-    pub fn followed_by(&self, hashes: BTreeMap<String, String>) -> Self {
+    pub(crate) fn followed_by(&self, hashes: BTreeMap<String, String>) -> Self {
         let is_same = |name: &String| hashes.get(name).is_some_and(|hash| self.hashes.get(name) == Some(hash));
         let right = self
             .memory()
@@ -88,13 +88,13 @@ impl Authenticator {
         }
     }
 
-    pub fn hashes(&self) -> &BTreeMap<String, String> {
+    pub(crate) fn hashes(&self) -> &BTreeMap<String, String> {
         &self.hashes
     }
 
     /// Checks a request by its headers. Every request is right if there are no users. A password
     /// that must be hashed uses one of the client's places.
-    pub async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> AuthResult {
+    pub(crate) async fn judge(&self, headers: &HeaderMap, client: Client, waiting: &Arc<Shares>) -> AuthResult {
         if self.hashes.is_empty() {
             return AuthResult::Right;
         }

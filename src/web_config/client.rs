@@ -28,7 +28,7 @@ use super::values::ClientAuth;
 /// marks such a certificate as a CA. Go accepts it from a client; webpki refuses it, which is right
 /// by the standard.
 #[derive(Debug)]
-pub struct ClientCertificates {
+pub(crate) struct ClientCertificates {
     policy: ClientAuth,
     /// All CAs of the file: for the hints to clients, and to recognise their own certificates.
     cas: Vec<CertificateDer<'static>>,
@@ -51,7 +51,7 @@ impl PartialEq for ClientCertificates {
 impl ClientCertificates {
     /// # Errors
     /// If a CA's certificate cannot be used.
-    pub fn new(
+    pub(crate) fn new(
         policy: ClientAuth,
         cas: Vec<CertificateDer<'static>>,
         allowed_sans: Option<Vec<String>>,
@@ -185,7 +185,7 @@ fn must_be_of_a_known_kind(ca: &CertificateDer<'_>) -> Result<(), String> {
 
 /// Returns true if the certificate has X.509 version 3. rustls accepts other versions only as
 /// trusted CAs, neither from clients nor for servers.
-pub fn is_of_version_3(certificate: &CertificateDer<'_>) -> bool {
+pub(crate) fn is_of_version_3(certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|certificate| certificate.version() == X509Version::V3)
 }
 

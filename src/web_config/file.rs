@@ -14,17 +14,17 @@ use super::values::{Cipher, ClientAuth, Curves, MinVersion, Pem, PemSource, Rate
 
 /// The content of a consistent file. Files that it names have not been read yet.
 #[derive(Debug)]
-pub struct WebConfigFile {
+pub(crate) struct WebConfigFile {
     /// `None` for plain HTTP.
-    pub tls: Option<Tls>,
-    pub http2: bool,
-    pub headers: HeaderMap,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) http2: bool,
+    pub(crate) headers: HeaderMap,
     /// bcrypt hashes by user name. Empty if everybody is admitted.
-    pub users: BTreeMap<String, String>,
+    pub(crate) users: BTreeMap<String, String>,
     /// The names of users whose hashes take too long, with their costs. They are not among `users`,
     /// so a guess takes as long as for an unknown name.
-    pub too_costly: Vec<(String, u32)>,
-    pub rate_limit: Option<RateLimit>,
+    pub(crate) too_costly: Vec<(String, u32)>,
+    pub(crate) rate_limit: Option<RateLimit>,
 }
 
 #[derive(Default, Deserialize)]
@@ -371,7 +371,7 @@ impl<'de> Visitor<'de> for &mut KeyPath {
 
 /// The part of a key before a colon. Without a space after the colon, the key contains its value,
 /// which may be a password.
-pub fn name(key: &str) -> &str {
+pub(crate) fn name(key: &str) -> &str {
     key.split(':').next().unwrap_or_default()
 }
 
@@ -398,7 +398,7 @@ fn fault(error: &serde_saphyr::Error) -> String {
 
 impl WebConfigFile {
     /// Settings that are valid, but may not do what they seem to do.
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.rate_limit.is_some_and(|limit| limit.burst == 0) {
             warnings.push("rate_limit has a burst of 0: every request is refused".to_owned());
@@ -434,7 +434,7 @@ impl WebConfigFile {
     ///
     /// # Errors
     /// One line that names the line and the key.
-    pub fn parse(text: &str, directory: &Path) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, directory: &Path) -> Result<Self, String> {
         let file: Option<FileText> = serde_saphyr::from_str(text).map_err(|error| wrong(&error, text))?;
         let file = file.unwrap_or_default();
         let mut tls = file.tls_server_config.and_then(|TlsText(tls)| tls);

@@ -12,7 +12,7 @@ use crate::shares::{AddressShare, Client};
 
 /// The buckets of all clients.
 #[derive(Debug)]
-pub struct Limiter {
+pub(crate) struct Limiter {
     limit: RateLimit,
     /// The limit of all clients, as a multiple of one client's.
     clients: f64,
@@ -36,7 +36,7 @@ struct Bucket(f64, Instant);
 const CLEANUP_THRESHOLD: usize = 64;
 
 impl Limiter {
-    pub fn new(limit: RateLimit, share: AddressShare, now: Instant) -> Self {
+    pub(crate) fn new(limit: RateLimit, share: AddressShare, now: Instant) -> Self {
         let clients = share.clients();
         let all = Bucket(f64::from(limit.burst) * clients, now);
         Limiter {
@@ -46,12 +46,12 @@ impl Limiter {
         }
     }
 
-    pub fn limit(&self) -> RateLimit {
+    pub(crate) fn limit(&self) -> RateLimit {
         self.limit
     }
 
     /// Takes a token for a client. Returns false if there is none.
-    pub fn allow(&self, client: Client, now: Instant) -> bool {
+    pub(crate) fn allow(&self, client: Client, now: Instant) -> bool {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         level.all.fill(self.limit, self.clients, now);
         if !level.all.has_token() {

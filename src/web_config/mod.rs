@@ -18,31 +18,31 @@
 //! Intended differences from the toolkit:
 //!
 //! - rustls supports neither TLS 1.0 and 1.1, nor the CBC cipher suites, nor the curve P-521. If
-//! the file lists them, they are left out with a warning, because other exporters may use the same
-//! file. The file is rejected if nothing is left: all curves, all cipher suites of the only
-//! version, or a `max_version` below 1.2.
+//!   the file lists them, they are left out with a warning, because other exporters may use the
+//!   same file. The file is rejected if nothing is left: all curves, all cipher suites of the only
+//!   version, or a `max_version` below 1.2.
 //! - Also unsupported: P-521 keys, certificates of X.509 version 1 (except CAs), and the curve
-//! X25519MLKEM768. A server certificate or a CA of an unsupported kind is rejected at startup.
+//!   X25519MLKEM768. A server certificate or a CA of an unsupported kind is rejected at startup.
 //! - Path-length constraints of trusted CAs are ignored, because webpki uses only a trust anchor's
-//! name and key. Go enforces them. Constraints of intermediate CAs are enforced.
+//!   name and key. Go enforces them. Constraints of intermediate CAs are enforced.
 //! - `VerifyClientCertIfGiven` without CAs refuses every client that sends a certificate. Go would
-//! use the system's CAs.
+//!   use the system's CAs.
 //! - Settings without effect in the toolkit are rejected: `client_allowed_sans` if no certificate
-//! is requested, and a CA file without a certificate. If certificates are requested but not
-//! verified, the names are checked as in the toolkit. A warning says that this check keeps nobody
-//! out.
+//!   is requested, and a CA file without a certificate. If certificates are requested but not
+//!   verified, the names are checked as in the toolkit. A warning says that this check keeps nobody
+//!   out.
 //! - Users whose hash has a bcrypt cost above 16 are refused, with a warning. They take as long as
-//! unknown names. The file is rejected if all users are of this kind: see `users.rs`.
+//!   unknown names. The file is rejected if all users are of this kind: see `users.rs`.
 //! - The toolkit reads its files for every request. This module compares them once a second, and
-//! never during a request: on a host that loses its disks, a read may never end.
-//! - Protection cannot be removed without a restart. See [`reload`].
+//!   never during a request: on a host that loses its disks, a read may never end.
+//! - Protection cannot be removed without a restart. See `reload.rs`.
 
 mod auth;
 mod client;
 mod file;
 mod limit;
 mod reasons;
-pub mod reload;
+pub(crate) mod reload;
 mod tls;
 mod users;
 mod values;
@@ -64,8 +64,8 @@ use reload::{FileDigests, Protection};
 
 use crate::shares::{AddressShare, Client, Shares};
 
-pub use reasons::why_refused;
-pub use tls::HTTP_2;
+pub(crate) use reasons::why_refused;
+pub(crate) use tls::HTTP_2;
 
 /// An error in the file, in one line that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +148,7 @@ impl WebConfig {
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub fn none(share: AddressShare) -> Result<Self, WebConfigError> {
+    pub(crate) fn none(share: AddressShare) -> Result<Self, WebConfigError> {
         let (policy, files) = reload::load(None, share, None);
         let policy = policy.map_err(|cause| WebConfigError { file: PathBuf::new(), cause })?;
         Ok(WebConfig::new(None, share, policy, files))
@@ -179,7 +179,7 @@ impl WebConfig {
     }
 
     /// Logs the enabled features and the warnings.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         let ConfigState::Open(policy) = self.state() else { return };
         match policy.tls {
             Some(_) => info!(http2 = policy.http2, "TLS is enabled"),

@@ -6,7 +6,7 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 /// The reason of a failed handshake, if it concerns an administrator. Either one side refused the
 /// other's certificate, or both have no version, cipher suite or protocol in common. `None` for
 /// data that is not TLS, and for clients that disconnect.
-pub fn why_refused(error: &Error) -> Option<String> {
+pub(crate) fn why_refused(error: &Error) -> Option<String> {
     let reason = match error {
         Error::NoCertificatesPresented => "the client sent no certificate".to_owned(),
         Error::InvalidCertificate(cause) => format!("the client's certificate: {}", of_certificate(cause)),

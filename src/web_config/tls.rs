@@ -15,7 +15,7 @@ use super::client::{ClientCertificates, is_of_version_3};
 use super::values::{CIPHERS, Pem, PemSource, Tls, TlsVersion};
 
 /// The ALPN name of HTTP/2 (RFC 7301).
-pub const HTTP_2: &[u8] = b"h2";
+pub(crate) const HTTP_2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// Makes the TLS configuration, and the verifier of client certificates. `read` reads other files.
@@ -23,7 +23,7 @@ const HTTP_1_1: &[u8] = b"http/1.1";
 ///
 /// # Errors
 /// One line that names the key, its line, and the file.
-pub fn server_config(
+pub(crate) fn server_config(
     tls: &Tls,
     http2: bool,
     mut read: impl FnMut(&Path) -> std::io::Result<Vec<u8>>,

@@ -10,11 +10,11 @@ use super::file::name as key;
 /// The users with usable hashes, and the others.
 #[derive(Default, Deserialize)]
 #[serde(try_from = "BTreeMap<String, UserHash>")]
-pub struct ParsedUsers {
+pub(crate) struct ParsedUsers {
     /// bcrypt hashes by user name.
-    pub hashes: BTreeMap<String, String>,
+    pub(crate) hashes: BTreeMap<String, String>,
     /// The names of the other users, with the costs of their hashes.
-    pub too_costly: Vec<(String, u32)>,
+    pub(crate) too_costly: Vec<(String, u32)>,
 }
 
 impl TryFrom<BTreeMap<String, UserHash>> for ParsedUsers {
@@ -40,7 +40,7 @@ impl TryFrom<BTreeMap<String, UserHash>> for ParsedUsers {
 }
 
 /// Describes the problem of a hash with this cost.
-pub fn too_costly(cost: u32) -> String {
+pub(crate) fn too_costly(cost: u32) -> String {
     format!(
         "hashed with a bcrypt cost of {cost}, which takes {} times as long as a cost of 10: the \
          highest accepted cost is {MAX_COST}",

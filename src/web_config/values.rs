@@ -10,39 +10,39 @@ use serde::Deserialize;
 
 /// `tls_server_config`.
 #[derive(Debug)]
-pub struct Tls {
-    pub certificate: Pem,
-    pub key: Pem,
-    pub client_auth: ClientAuth,
-    pub client_ca: Option<Pem>,
-    pub client_allowed_sans: Option<Vec<String>>,
-    pub min_version: TlsVersion,
-    pub max_version: TlsVersion,
+pub(crate) struct Tls {
+    pub(crate) certificate: Pem,
+    pub(crate) key: Pem,
+    pub(crate) client_auth: ClientAuth,
+    pub(crate) client_ca: Option<Pem>,
+    pub(crate) client_allowed_sans: Option<Vec<String>>,
+    pub(crate) min_version: TlsVersion,
+    pub(crate) max_version: TlsVersion,
     /// `None` for all. Empty if none of the listed suites is supported; TLS 1.3 always has its own
     /// suites.
-    pub cipher_suites: Option<Vec<SupportedCipherSuite>>,
+    pub(crate) cipher_suites: Option<Vec<SupportedCipherSuite>>,
     /// The line of the list in the file.
-    pub cipher_suites_line: u64,
-    pub prefer_server_cipher_suites: bool,
+    pub(crate) cipher_suites_line: u64,
+    pub(crate) prefer_server_cipher_suites: bool,
     /// In order of preference. `None` for all.
-    pub curves: Option<Vec<&'static dyn SupportedKxGroup>>,
+    pub(crate) curves: Option<Vec<&'static dyn SupportedKxGroup>>,
     /// Listed values that only Go supports, each with its line and its key. The other values are
     /// used.
-    pub left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
 }
 
 /// The place of a certificate or key.
 #[derive(Debug)]
-pub struct Pem {
+pub(crate) struct Pem {
     /// The key of the configuration, and its line.
-    pub name: &'static str,
-    pub line: u64,
-    pub source: PemSource,
+    pub(crate) name: &'static str,
+    pub(crate) line: u64,
+    pub(crate) source: PemSource,
 }
 
 /// In the configuration file itself, or in a separate file.
 #[derive(Debug)]
-pub enum PemSource {
+pub(crate) enum PemSource {
     Inline(String),
     File(PathBuf),
 }
@@ -50,7 +50,7 @@ pub enum PemSource {
 /// `client_auth_type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum ClientAuth {
+pub(crate) enum ClientAuth {
     #[default]
     NoClientCert,
     RequestClientCert,
@@ -80,27 +80,27 @@ impl TryFrom<String> for ClientAuth {
 
 impl ClientAuth {
     /// Returns true if clients without a certificate are refused.
-    pub fn demands(self) -> bool {
+    pub(crate) fn demands(self) -> bool {
         matches!(self, ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert)
     }
 
     /// Returns true if a certificate must come from a configured CA.
-    pub fn verifies(self) -> bool {
+    pub(crate) fn verifies(self) -> bool {
         matches!(self, ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert)
     }
 }
 
 /// `rate_limit`: a token bucket that gains one token per interval and holds `burst` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    pub interval: Duration,
-    pub burst: u32,
+pub(crate) struct RateLimit {
+    pub(crate) interval: Duration,
+    pub(crate) burst: u32,
 }
 
 /// A TLS version that rustls supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub enum TlsVersion {
+pub(crate) enum TlsVersion {
     Tls12,
     Tls13,
 }
@@ -122,7 +122,7 @@ impl TryFrom<String> for TlsVersion {
 /// supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub enum MinVersion {
+pub(crate) enum MinVersion {
     Here(TlsVersion),
     OfGoOnly(String),
 }
@@ -141,14 +141,14 @@ impl TryFrom<String> for MinVersion {
 /// A cipher suite that Go supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Cipher {
+pub(crate) enum Cipher {
     Here(SupportedCipherSuite),
     OfGoOnly(String),
 }
 
 /// The supported suites, by Go's names. Those of TLS 1.3 come first, in Go's order. As in Go, the
 /// configuration cannot select among them, so all are always enabled.
-pub const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
+pub(crate) const CIPHERS: [(&str, SupportedCipherSuite); 9] = [
     ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
@@ -189,7 +189,7 @@ impl TryFrom<String> for Cipher {
 /// A curve that Go supports.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Curve {
+pub(crate) enum Curve {
     Here(&'static dyn SupportedKxGroup),
     OfGoOnly(String),
 }
@@ -211,9 +211,9 @@ impl TryFrom<String> for Curve {
 /// The supported curves of a list, and the names of the others.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Vec<Curve>")]
-pub struct Curves {
-    pub here: Vec<&'static dyn SupportedKxGroup>,
-    pub of_go_only: Vec<String>,
+pub(crate) struct Curves {
+    pub(crate) here: Vec<&'static dyn SupportedKxGroup>,
+    pub(crate) of_go_only: Vec<String>,
 }
 
 impl TryFrom<Vec<Curve>> for Curves {

@@ -16,7 +16,7 @@ const DEVICES_PER_PAGE: usize = 50;
 const MAX_UNFOLDED: usize = 10;
 
 /// Writes the filter and the devices that match it.
-pub fn write(page: &mut String, ranked: &[Ranked<'_>], query: &Query) -> fmt::Result {
+pub(crate) fn write(page: &mut String, ranked: &[Ranked<'_>], query: &Query) -> fmt::Result {
     page.push_str("<section>\n<h2>Devices</h2>\n<form action=\"/\" method=\"get\" role=\"search\">\n");
     writeln!(
         page,

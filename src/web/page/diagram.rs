@@ -27,7 +27,7 @@ const TARGET_NAME: usize = 28;
 const DEVICE_NAME: usize = 20;
 
 /// Draws the device. Writes nothing for a device without paths.
-pub fn draw(page: &mut String, device: &Device) -> fmt::Result {
+pub(crate) fn draw(page: &mut String, device: &Device) -> fmt::Result {
     let mut paths: Vec<&Path> = device.paths.iter().collect();
     if paths.is_empty() {
         return Ok(());

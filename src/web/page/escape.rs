@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 /// Text with HTML markup escaped. Control characters, and those that change the text direction, are
 /// replaced: a reader could not see them.
-pub struct Escaped<'a>(pub &'a str);
+pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,7 +30,7 @@ impl Display for Escaped<'_> {
 }
 
 /// Several names, separated by commas.
-pub struct NameList<'a>(pub &'a [Arc<str>]);
+pub(crate) struct NameList<'a>(pub(crate) &'a [Arc<str>]);
 
 impl Display for NameList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +44,7 @@ impl Display for NameList<'_> {
 
 /// Escaped text with a maximum number of characters. The middle is omitted, because names differ at
 /// their ends.
-pub struct Shortened<'a>(pub &'a str, pub usize);
+pub(crate) struct Shortened<'a>(pub(crate) &'a str, pub(crate) usize);
 
 impl Display for Shortened<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

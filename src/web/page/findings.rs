@@ -18,10 +18,10 @@ use crate::topology::{Daemon, Device, DirectUse, Health, LossReason, LostDevice,
 const MAX_NAMED: usize = 5;
 
 /// One kind of problem.
-pub struct Finding {
-    pub severity: Severity,
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
     /// The problem in words, up to the colon.
-    pub what: String,
+    pub(crate) what: String,
     /// The affected devices or parts, in HTML.
     which: Vec<String>,
     /// The alert whose runbook applies.
@@ -47,7 +47,7 @@ impl Found {
 }
 
 /// All findings, worst first.
-pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &PageContent<'_>) -> Vec<Finding> {
+pub(crate) fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &PageContent<'_>) -> Vec<Finding> {
     let mut found = Found::default();
     let with = |has: &dyn Fn(&Ranked<'_>) -> bool| -> Vec<String> {
         ranked.iter().filter(|ranked| has(ranked)).map(|ranked| link(ranked.device)).collect()
@@ -200,7 +200,7 @@ pub fn findings(snapshot: &Snapshot, ranked: &[Ranked<'_>], view: &PageContent<'
 }
 
 /// Names the source of the path states that are shown if device mapper is not permitted.
-pub fn stand_in(daemon: Option<&Daemon>) -> &'static str {
+pub(crate) fn stand_in(daemon: Option<&Daemon>) -> &'static str {
     match daemon {
         Some(Daemon::Up(_)) => "multipathd, corrected by events",
         _ => "multipathd’s last reading or the SCSI layer, corrected by events",
@@ -251,7 +251,7 @@ fn link(device: &Device) -> String {
 }
 
 /// Writes the section, without content if there is no problem.
-pub fn write(page: &mut String, findings: &[Finding]) -> fmt::Result {
+pub(crate) fn write(page: &mut String, findings: &[Finding]) -> fmt::Result {
     page.push_str("<section id=\"wrong\" data-live>\n");
     if !findings.is_empty() {
         page.push_str("<h2>What is wrong</h2>\n<ul class=\"findings\">\n");

@@ -16,7 +16,7 @@ mod diagram;
 mod escape;
 mod findings;
 mod query;
-pub mod runbooks;
+pub(crate) mod runbooks;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -39,7 +39,7 @@ use crate::topology::{
 };
 use escape::Escaped;
 use findings::Finding;
-pub use query::Query;
+pub(crate) use query::Query;
 use words::{Ago, Count, Severity, have};
 
 /// The start of every page's head.
@@ -56,26 +56,24 @@ const SCRIPT: &str = include_str!("live.js");
 const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
 
 /// The facts that the page shows.
-pub struct PageContent<'a> {
+pub(crate) struct PageContent<'a> {
     /// `None` until the first full read.
-    pub snapshot: Option<&'a Snapshot>,
+    pub(crate) snapshot: Option<&'a Snapshot>,
     /// The recent events, newest last.
-    pub events: &'a [Arc<Event>],
+    pub(crate) events: &'a [Arc<Event>],
     /// The state of each source.
-    pub sources: &'a [(Source, SourceState)],
+    pub(crate) sources: &'a [(Source, SourceState)],
     /// The path of the metrics page.
-    pub telemetry_path: &'a str,
-    /// The host's name.
-    pub host: &'a str,
+    pub(crate) telemetry_path: &'a str,
+    pub(crate) host: &'a str,
     /// The query of the page's address.
-    pub query: Query,
-    /// The current time.
-    pub now: SystemTime,
+    pub(crate) query: Query,
+    pub(crate) now: SystemTime,
 }
 
 /// The `Content-Security-Policy` of all pages. It allows only this style, this script, and the
 /// script's requests to the exporter.
-pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+pub(crate) static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(digest(&SHA256, text.as_bytes())));
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; form-action 'self'; base-uri 'none'; \
@@ -87,8 +85,7 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 });
 
-/// Writes the status page.
-pub fn html(view: &PageContent<'_>) -> String {
+pub(crate) fn html(view: &PageContent<'_>) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut page, view);
@@ -136,7 +133,7 @@ fn write(page: &mut String, view: &PageContent<'_>) -> fmt::Result {
 }
 
 /// A device, and the facts that decide its rank on the page.
-pub struct Ranked<'a> {
+pub(crate) struct Ranked<'a> {
     device: &'a Device,
     counts: Counts,
     history: History,

@@ -11,16 +11,16 @@ const MAX_FILTER_LENGTH: usize = 256;
 
 /// `?q=FILTER&page=NUMBER`
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Query {
+pub(crate) struct Query {
     /// The text that names and WWIDs must contain. Empty selects all devices.
-    pub filter: String,
+    pub(crate) filter: String,
     /// The page of the list of devices, from 1.
-    pub page: usize,
+    pub(crate) page: usize,
 }
 
 impl Query {
     /// Parses the query of an address, without its question mark.
-    pub fn parse(query: &str) -> Self {
+    pub(crate) fn parse(query: &str) -> Self {
         let value = |name| parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value);
         let filter = value("q").unwrap_or_default();
         let page = value("page").and_then(|page| page.parse().ok()).unwrap_or(1);
@@ -29,7 +29,7 @@ impl Query {
 
     /// Returns true if the filter selects this device. Ignores case, because a WWID may be dictated
     /// over the phone.
-    pub fn selects(&self, device: &Device) -> bool {
+    pub(crate) fn selects(&self, device: &Device) -> bool {
         let filter = self.filter.to_lowercase();
         let names = [&device.name, &device.wwid, &device.sysfs_name];
         filter.is_empty() || names.iter().any(|name| name.to_lowercase().contains(&filter))

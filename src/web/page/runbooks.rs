@@ -10,15 +10,15 @@ use super::{HEAD_START, STYLE};
 static RUNBOOKS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/runbooks.rs"));
 
 /// The path of the index. A runbook's path is this and its name.
-pub const RUNBOOKS_PATH: &str = "/runbooks/";
+pub(crate) const RUNBOOKS_PATH: &str = "/runbooks/";
 
 /// The path of this alert's runbook.
-pub fn address(alert: &str) -> String {
+pub(crate) fn address(alert: &str) -> String {
     format!("{RUNBOOKS_PATH}{alert}")
 }
 
 /// The page of this alert's runbook. An empty name gives the index.
-pub fn html(alert: &str, host: &str) -> Option<String> {
+pub(crate) fn html(alert: &str, host: &str) -> Option<String> {
     let at = RUNBOOKS.binary_search_by_key(&alert, |(name, _)| name).ok()?;
     let (name, text) = RUNBOOKS[at];
     let (title, host) = (if name.is_empty() { "Runbooks" } else { name }, Escaped(host));

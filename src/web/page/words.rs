@@ -7,7 +7,7 @@ use crate::topology::{PathState, Transport};
 
 /// The severity of a finding. The page never shows it by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// No problem.
     Well,
     /// Nothing needs to be done, or the state is unknown.
@@ -20,7 +20,7 @@ pub enum Severity {
 
 impl Severity {
     /// The class in the style sheet.
-    pub fn class(self) -> &'static str {
+    pub(crate) fn class(self) -> &'static str {
         match self {
             Severity::Well => "well",
             Severity::Note => "note",
@@ -30,7 +30,7 @@ impl Severity {
     }
 
     /// The sign before the words.
-    pub fn mark(self) -> char {
+    pub(crate) fn mark(self) -> char {
         match self {
             Severity::Well => '✓',
             Severity::Note => 'i',
@@ -41,7 +41,7 @@ impl Severity {
 }
 
 /// A number with a noun in singular or plural.
-pub struct Count(pub usize, pub &'static str);
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
 
 impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,21 +51,21 @@ impl Display for Count {
 }
 
 /// `has` or `have`.
-pub fn have(number: usize) -> &'static str {
+pub(crate) fn have(number: usize) -> &'static str {
     if number == 1 { "has" } else { "have" }
 }
 
 /// `is` or `are`.
-pub fn are(number: usize) -> &'static str {
+pub(crate) fn are(number: usize) -> &'static str {
     if number == 1 { "is" } else { "are" }
 }
 
 /// `it` or `them`.
-pub fn it(number: usize) -> &'static str {
+pub(crate) fn it(number: usize) -> &'static str {
     if number == 1 { "it" } else { "them" }
 }
 
-pub fn state_word(state: PathState) -> &'static str {
+pub(crate) fn state_word(state: PathState) -> &'static str {
     match state {
         PathState::Valid => "valid",
         PathState::Standby => "standby",
@@ -74,7 +74,7 @@ pub fn state_word(state: PathState) -> &'static str {
 }
 
 /// The word for a path's group.
-pub fn group_word(transport: Transport) -> &'static str {
+pub(crate) fn group_word(transport: Transport) -> &'static str {
     match transport {
         Transport::NvmeTcp | Transport::NvmeFc | Transport::NvmeRdma | Transport::NvmePcie => "ANA group",
         Transport::Fc | Transport::Iscsi | Transport::Sas | Transport::VirtioScsi | Transport::Unknown => "group",
@@ -82,7 +82,7 @@ pub fn group_word(transport: Transport) -> &'static str {
 }
 
 /// A duration in one unit.
-pub struct While(pub Duration);
+pub(crate) struct While(pub(crate) Duration);
 
 impl Display for While {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +96,7 @@ impl Display for While {
 }
 
 /// The time since an event: the event's time, then the current time.
-pub struct Ago(pub SystemTime, pub SystemTime);
+pub(crate) struct Ago(pub(crate) SystemTime, pub(crate) SystemTime);
 
 impl Display for Ago {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,7 +107,7 @@ impl Display for Ago {
 }
 
 /// A size in binary units, as multipath-tools prints it.
-pub struct Size(pub u64);
+pub(crate) struct Size(pub(crate) u64);
 
 impl Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,25 +16,25 @@ use super::Limits;
 /// The time for which a connection that is closed while the client sends continues to read, and the
 /// number of bytes. Closing at once would make the kernel respond to the rest with a reset. A reset
 /// can overtake our response (RFC 9112, 9.6).
-pub const LINGER_TIME: Duration = Duration::from_secs(1);
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// The current phase of a connection, and when it began.
 ///
 /// The parts of the connection's task share it, and the table reads `last`. A std mutex suffices:
 /// it is held for a few loads and stores, never across an await.
-pub struct Activity(Mutex<ActivityState>);
+pub(crate) struct Activity(Mutex<ActivityState>);
 
-pub struct ActivityState {
+pub(crate) struct ActivityState {
     /// The time of the last byte in either direction. Before the first one, the start of the
     /// connection.
-    pub last: Instant,
-    pub phase: Phase,
+    pub(crate) last: Instant,
+    pub(crate) phase: Phase,
     /// The time of the first write since the last successful one that found the client not reading.
     blocked: Option<Instant>,
     /// True if bytes arrived that belong to no request with a response. The client may still be
     /// sending.
-    pub amid_sending: bool,
+    pub(crate) amid_sending: bool,
     /// True if several exchanges can be under way at the same time, as in HTTP/2.
     multiplexed: bool,
     /// The number of exchanges under way.
@@ -48,13 +48,13 @@ pub struct ActivityState {
 
 impl ActivityState {
     /// Returns true if a response is under way and does not wait for the client.
-    pub fn is_working(&self) -> bool {
+    pub(crate) fn is_working(&self) -> bool {
         matches!(self.phase, Phase::Response) && self.blocked.is_none()
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// A request's head is arriving.
     Head { since: Instant },
     /// The handler works, or the client reads the response.
@@ -66,7 +66,7 @@ pub enum Phase {
 }
 
 impl Activity {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Activity(Mutex::new(ActivityState {
             last: now,
@@ -81,17 +81,17 @@ impl Activity {
     }
 
     /// Ignores poisoning: no code that holds the lock can leave the state half changed.
-    pub fn lock(&self) -> MutexGuard<'_, ActivityState> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Allows several exchanges at the same time from now on.
-    pub fn multiplex(&self) {
+    pub(crate) fn multiplex(&self) {
         self.lock().multiplexed = true;
     }
 
     /// Begins an exchange, after a request's head has been read.
-    pub fn exchange(self: &Arc<Self>) -> Exchange {
+    pub(crate) fn exchange(self: &Arc<Self>) -> Exchange {
         let mut state = self.lock();
         state.phase = Phase::Response;
         state.amid_sending = false;
@@ -144,7 +144,7 @@ impl Activity {
     /// Resolves when the deadline has passed. Returns true if the client was too slow. The deadline
     /// moves while the connection works. Poll this in the task that moves the deadline, after it
     /// has moved.
-    pub async fn overdue(&self, limits: &Limits) -> bool {
+    pub(crate) async fn overdue(&self, limits: &Limits) -> bool {
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
             let Some((deadline, is_slow)) = self.deadline(limits) else { return Poll::Pending };
@@ -158,14 +158,14 @@ impl Activity {
 }
 
 /// The time from the end of a request's head until its response is written or dropped.
-pub struct Exchange {
-    pub activity: Arc<Activity>,
+pub(crate) struct Exchange {
+    pub(crate) activity: Arc<Activity>,
     number: u64,
 }
 
 impl Exchange {
     /// Records a response, which the client must read within this time.
-    pub fn owes(&self, within: Duration) {
+    pub(crate) fn owes(&self, within: Duration) {
         if let Some(end) = Instant::now().checked_add(within) {
             self.activity.lock().owed.insert(self.number, end);
         }
@@ -184,7 +184,7 @@ impl Drop for Exchange {
 }
 
 /// A stream that reports every byte to its [`Activity`], and reads for a while after its shutdown.
-pub struct Metered<S> {
+pub(crate) struct Metered<S> {
     stream: S,
     activity: Arc<Activity>,
     /// The number of bytes that were read after the shutdown.
@@ -192,7 +192,7 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: S, activity: Arc<Activity>) -> Self {
         Metered { stream, activity, lingered: None }
     }
 }

@@ -42,7 +42,7 @@ impl Body {
     }
 
     /// These chunks, and a handle that revokes those that are not handed over yet.
-    pub fn revocable(chunks: Arc<[Bytes]>) -> (Self, Rest) {
+    pub(crate) fn revocable(chunks: Arc<[Bytes]>) -> (Self, Rest) {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let chunks = Arc::new(Mutex::new(chunks));
         let rest = Rest(Arc::downgrade(&chunks));
@@ -78,16 +78,16 @@ impl Body {
 
 /// The part of a response that its client has not read yet.
 #[derive(Debug)]
-pub struct Rest(Weak<Mutex<Arc<[Bytes]>>>);
+pub(crate) struct Rest(Weak<Mutex<Arc<[Bytes]>>>);
 
 impl Rest {
     /// Returns true if the client has read everything or has disconnected.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0.strong_count() == 0
     }
 
     /// Frees the rest of the response. The connection ends before the response is complete.
-    pub fn revoke(self) {
+    pub(crate) fn revoke(self) {
         if let Some(chunks) = self.0.upgrade() {
             *chunks.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new([]);
         }

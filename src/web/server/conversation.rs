@@ -53,15 +53,15 @@ const BODY_WINDOW: u32 = 16 * 1024;
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 /// The parts that all connections share.
-pub struct Server<H> {
-    pub handler: H,
-    pub tls_mode: Box<dyn Fn() -> TlsMode + Send + Sync>,
-    pub limits: Limits,
-    pub notice: Notice,
+pub(crate) struct Server<H> {
+    pub(crate) handler: H,
+    pub(crate) tls_mode: Box<dyn Fn() -> TlsMode + Send + Sync>,
+    pub(crate) limits: Limits,
+    pub(crate) notice: Notice,
 }
 
 /// Serves one connection until it ends.
-pub async fn connection<S, H, F>(
+pub(crate) async fn connection<S, H, F>(
     stream: S,
     peer: SocketAddr,
     server: Arc<Server<H>>,
@@ -225,7 +225,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 
 /// Marks a response with an error status that is expected and not logged.
 #[derive(Clone, Copy, Debug)]
-pub struct NoRefusal;
+pub(crate) struct NoRefusal;
 
 /// Responds to one request: refuses it, or calls the handler.
 async fn respond<H, F>(
@@ -317,7 +317,7 @@ async fn unpanicked<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Sen
     .await
 }
 
-pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text,

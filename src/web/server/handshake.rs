@@ -43,7 +43,7 @@ enum Refusal {
 /// Performs the handshake. Calls `tls_mode` after the client has sent its hello. `Ok(None)` if TLS
 /// is not to be served any more. An error includes the stream: the client has been sent an alert by
 /// then.
-pub async fn handshake<S>(
+pub(crate) async fn handshake<S>(
     mut stream: S,
     tls_mode: &(impl Fn() -> TlsMode + ?Sized),
 ) -> Result<Option<TlsStream<S>>, (io::Error, S)>
@@ -62,7 +62,7 @@ where
 
 /// The reason why this handshake failed. `None` if the client disconnected before it sent anything
 /// to respond to.
-pub fn reason(error: &io::Error) -> Option<String> {
+pub(crate) fn reason(error: &io::Error) -> Option<String> {
     let cause = error.get_ref()?;
     match cause.downcast_ref::<Refusal>() {
         Some(refusal) => Some(refusal.to_string()),

@@ -47,10 +47,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use activity::Activity;
-pub use body::{Body, Rest};
-pub use conversation::NoRefusal;
+pub use body::Body;
+pub(crate) use body::Rest;
+pub(crate) use conversation::NoRefusal;
 use conversation::{Server, connection, panic_message};
-pub use notice::{Closed, Notice};
+pub(crate) use notice::Closed;
+pub use notice::Notice;
 
 use crate::shares::{AddressShare, Client};
 use crate::web_config::TlsMode;

@@ -13,7 +13,7 @@ use hyper::StatusCode;
 use tokio::time::sleep;
 use tracing::warn;
 
-pub use crate::metrics::http::Closed;
+pub(crate) use crate::metrics::http::Closed;
 use crate::metrics::http::HttpMetrics;
 
 /// The time in which one kind is logged once.
@@ -61,12 +61,12 @@ impl NoticeKind {
 
 impl Notice {
     /// Counts in `metrics`.
-    pub fn new(metrics: Arc<HttpMetrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<HttpMetrics>) -> Self {
         Notice { metrics, told: Arc::default() }
     }
 
     /// Counts a response, and logs it if it is a refusal.
-    pub fn answered(&self, peer: SocketAddr, status: StatusCode) {
+    pub(crate) fn answered(&self, peer: SocketAddr, status: StatusCode) {
         self.expected(status);
         // An unknown path or method is no sign of trouble.
         if !status.is_success() && !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
@@ -75,12 +75,12 @@ impl Notice {
     }
 
     /// Counts a response that the client has to expect.
-    pub fn expected(&self, status: StatusCode) {
+    pub(crate) fn expected(&self, status: StatusCode) {
         self.metrics.count_response(status.as_u16());
     }
 
     /// Counts and logs a connection that broke, if hyper has sent an error response by itself.
-    pub fn broken(&self, peer: SocketAddr, error: Option<&hyper::Error>) {
+    pub(crate) fn broken(&self, peer: SocketAddr, error: Option<&hyper::Error>) {
         match error {
             Some(error) if error.is_parse_too_large() => {
                 self.answered(peer, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
@@ -95,13 +95,13 @@ impl Notice {
 
     /// Counts and logs a connection that was closed for this reason, or a response that was cut
     /// off.
-    pub fn closed(&self, reason: Closed, client: impl fmt::Display) {
+    pub(crate) fn closed(&self, reason: Closed, client: impl fmt::Display) {
         self.metrics.count_closed(reason);
         self.tell(NoticeKind::Closed(reason), client);
     }
 
     /// Counts and logs a failed handshake.
-    pub fn handshake_failed(&self, peer: IpAddr, reason: String) {
+    pub(crate) fn handshake_failed(&self, peer: IpAddr, reason: String) {
         self.metrics.count_closed(Closed::Handshake);
         self.tell(NoticeKind::Handshake(reason), peer.to_canonical());
     }

@@ -8,7 +8,7 @@ use crate::web::page::words::Severity::{Critical, Note, Warning};
 use crate::web::page::words::{are, have, it};
 
 /// Adds the problems of the transports.
-pub fn find(snapshot: &Snapshot, found: &mut Found) {
+pub(crate) fn find(snapshot: &Snapshot, found: &mut Found) {
     let bond = |is_meant: fn(usize, usize) -> bool| {
         let bonds = snapshot.iscsi_bonds.iter().filter(|bond| bond.is_watched).map(|bond| (&bond.name, &bond.networks));
         let bonds = bonds.filter(move |(_, networks)| {
