@@ -10,7 +10,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches, Parser, ValueEnum};
 use crate::shares::AddressShare;
 use crate::source::multipathd::SocketName;
 
-const ABOUT: &str = "Prometheus exporter for multipath storage. It shows that this server loses paths to its storage, \
+const ABOUT: &str = "Prometheus exporter for multipath storage. It shows that a server loses paths to its storage, \
                      before the last path fails.
 
 It watches device mapper, multipathd, sysfs and kernel events, starts no other program, and serves metrics on \
@@ -99,7 +99,7 @@ pub(crate) struct SourceOptions {
     pub capture: Option<PathBuf>,
 
     /// Socket of multipathd; @NAME for an abstract one. Repeatable; the first one that answers is
-    /// used [default: both of multipathd's standard sockets]
+    /// used [default: both standard sockets of multipathd]
     #[arg(long = "multipathd.socket", value_name = "SOCKET")]
     pub multipathd_sockets: Vec<SocketName>,
 
@@ -107,11 +107,12 @@ pub(crate) struct SourceOptions {
     #[arg(long = "multipathd.timeout", value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub multipathd_timeout: Duration,
 
-    /// Interval of full reads, independent of events; longer where a full read takes long
+    /// Interval of resyncs, which read everything independently of events; longer where they take
+    /// long
     #[arg(long = "resync.interval", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub resync_interval: Duration,
 
-    /// Interval of reading what sends no events: sessions, ports, controllers, ALUA states,
+    /// Interval of re-reads of state that has no events: sessions, ports, controllers, ALUA states,
     /// suspended, queueing
     #[arg(long = "reread.interval", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub reread_interval: Duration,
@@ -141,8 +142,8 @@ pub struct GeneralOptions {
     #[arg(long)]
     pub oneshot: bool,
 
-    /// Write what the exporter reads on this host, with all names replaced, to a new file (tar.gz),
-    /// or to standard output with -, and exit
+    /// Write what the exporter reads on this host, with all names replaced, to a new file (tar.gz)
+    /// and exit; - stands for standard output
     #[arg(id = "capture_file", long = "capture", value_name = "FILE", conflicts_with = "oneshot")]
     pub capture: Option<PathBuf>,
 
@@ -202,8 +203,8 @@ pub(crate) struct Collectors {
 
 const UNHEALTHY_PATHS_ONLY: [&str; 2] = [
     "collector.paths.unhealthy-only",
-    "Export per-path series only for devices that need attention: with failed, missing, marginal, blocked, stray, \
-     disagreeing or mismatched paths, new I/O errors or stalled I/O, or without redundancy",
+    "Export per-path series only for devices that need attention. These have failed, missing, marginal, blocked, stray, \
+     disagreeing or mismatched paths, new I/O errors, stalled I/O, or no redundancy",
 ];
 const COLLECTORS_HEADING: &str = "Collectors (all are on by default; --collector.NAME undoes --no-collector.NAME)";
 
@@ -528,9 +529,9 @@ mod tests {
             (&["--web.telemetry-path=/a b"], "no request can carry: expected a path such as /metrics"),
             (&["--web.telemetry-path=/metrics/"], "the path ends with /: expected a path"),
             (&["--web.telemetry-path=/a//b"], "clients remove //, . and .. from a path: expected a path"),
-            (&["--web.telemetry-path=/."], "clients leave out"),
-            (&["--web.telemetry-path=/./m"], "clients leave out"),
-            (&["--web.telemetry-path=/../x"], "clients leave out"),
+            (&["--web.telemetry-path=/."], "clients remove"),
+            (&["--web.telemetry-path=/./m"], "clients remove"),
+            (&["--web.telemetry-path=/../x"], "clients remove"),
             (&["--web.telemetry-path=/m%"], "clients decode % in a path"),
             (&["--web.telemetry-path=/%6detrics"], "clients decode"),
             (&["--web.telemetry-path=/api/x"], "/api/ is reserved for the API"),

@@ -2,11 +2,11 @@
 //! somebody else can run the exporter on it.
 //!
 //! ```text
-//! take     every reader reads all that it ever would; source::witness takes down what it is given
-//! scrub    which part of a file is a name                                               scrub.rs
-//! names    what each name becomes: the same everywhere, of the same form, and random    names.rs
-//! check    none of the names is left in anything that is to be written                  check.rs
-//! archive  tar, gzip; the file is there as a whole or not at all                        archive.rs
+//! take     every reader reads everything it ever reads; source::witness records what it gets
+//! scrub    finds the names in a file                                             scrub.rs
+//! names    replaces a name by a random one of the same form, the same everywhere  names.rs
+//! check    makes sure that no name is left in what will be written               check.rs
+//! archive  tar and gzip; the file appears complete or not at all                 archive.rs
 //! ```
 //!
 //! All names are collected before the first one is replaced. Only then can new names be chosen that

@@ -1,11 +1,11 @@
 //! The commands of the program, one file for each.
 //!
 //! ```text
-//! serve.rs     the exporter: watch, read, and answer requests until SIGTERM or SIGINT
-//! oneshot.rs   --oneshot: read once, print the page
-//! capture.rs   --capture: write what is read on this host, without its names
-//! check.rs     --config.check: say whether the configuration files are correct
-//! start.rs     the limits and the checks before serve, --oneshot and --capture
+//! serve.rs     the exporter: watches, reads, and answers requests until SIGTERM or SIGINT
+//! oneshot.rs   --oneshot: reads once and prints the metrics page
+//! capture.rs   --capture: writes what the exporter reads on this host, with all names replaced
+//! check.rs     --config.check: checks the configuration files
+//! start.rs     limits and checks before serve, --oneshot and --capture
 //! ```
 
 mod capture;

@@ -58,5 +58,5 @@ pub fn check_sysfs(sysfs: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let missing = missing.join(", ");
-    Err(Failure::Settings(format!("--path.sysfs: {} is not sysfs: it lacks the directory {missing}", sysfs.display())))
+    Err(Failure::Settings(format!("--path.sysfs: {} is not sysfs: missing directories: {missing}", sysfs.display())))
 }

@@ -2,10 +2,11 @@
 //! values.
 //!
 //! ```text
-//! uevent.rs    kernel uevents: which device, and what only an event knows (which path, when, how often)
-//! dm_event.rs  device mapper's event poll: something changed, look at the list for what
-//! mounts.rs    something was mounted or unmounted
-//! poll.rs      how they wait
+//! uevent.rs       kernel events: the device, and what only an event has (path, time, number)
+//! dm_event.rs     device mapper's event poll: something changed, so look at the list of maps
+//! mounts.rs       something was mounted or unmounted
+//! path_events.rs  finds out once if the kernel sends path events at all
+//! poll.rs         how the watchers wait
 //! ```
 //!
 //! The first two are independent. Netlink can overflow, but the event poll cannot lose the fact

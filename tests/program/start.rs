@@ -33,13 +33,13 @@ fn what_is_no_sysfs_is_refused() {
     for name in ["block", "class", "devices"] {
         let tree = Tree::empty();
         tree.remove(name);
-        let why = format!("is not sysfs: it lacks the directory {name}");
+        let why = format!("is not sysfs: missing directories: {name}");
         assert_no_sysfs(&tree, "", &why);
         tree.write(name, "");
         assert_no_sysfs(&tree, "", &why);
     }
-    assert_no_sysfs(&Tree::empty(), "class", "is not sysfs: it lacks the directory block, class, devices");
-    assert_no_sysfs(&Tree::empty(), "none", "is not sysfs: it lacks the directory block, class, devices");
+    assert_no_sysfs(&Tree::empty(), "class", "is not sysfs: missing directories: block, class, devices");
+    assert_no_sysfs(&Tree::empty(), "none", "is not sysfs: missing directories: block, class, devices");
 }
 
 #[test]
