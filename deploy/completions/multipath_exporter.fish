@@ -8,14 +8,14 @@ complete -c multipath_exporter -l path.sysfs -d 'Mount point of sysfs' -r -F
 complete -c multipath_exporter -l path.procfs -d 'Mount point of procfs' -r -F
 complete -c multipath_exporter -l path.udev.data -d 'Directory of udev\'s database' -r -F
 complete -c multipath_exporter -l path.capture -d 'Replay a capture: the directory where the archive of --capture was unpacked' -r -F
-complete -c multipath_exporter -l multipathd.socket -d 'Socket of multipathd; @NAME for an abstract one. Repeatable; the first one that answers is used [default: both of multipathd\'s standard sockets]' -r
+complete -c multipath_exporter -l multipathd.socket -d 'Socket of multipathd; @NAME for an abstract one. Repeatable; the first one that answers is used [default: both standard sockets of multipathd]' -r
 complete -c multipath_exporter -l multipathd.timeout -d 'Time limit for a reply of multipathd; five times as long for the list of all maps' -r
-complete -c multipath_exporter -l resync.interval -d 'Interval of full reads, independent of events; longer where a full read takes long' -r
-complete -c multipath_exporter -l reread.interval -d 'Interval of reading what sends no events: sessions, ports, controllers, ALUA states, suspended, queueing' -r
+complete -c multipath_exporter -l resync.interval -d 'Interval of resyncs, which read everything independently of events; longer where they take long' -r
+complete -c multipath_exporter -l reread.interval -d 'Interval of re-reads of state that has no events: sessions, ports, controllers, ALUA states, suspended, queueing' -r
 complete -c multipath_exporter -l config.file -d 'Configuration file (YAML). SIGHUP reloads it' -r -F
 complete -c multipath_exporter -l memory.file -d 'File that keeps the exporter\'s memory across restarts [default: none; the memory ends with the process]' -r -F
 complete -c multipath_exporter -l memory.window -d 'How long the exporter remembers devices and paths that are gone' -r
-complete -c multipath_exporter -l capture -d 'Write what the exporter reads on this host, with all names replaced, to a new file (tar.gz), or to standard output with -, and exit' -r -F
+complete -c multipath_exporter -l capture -d 'Write what the exporter reads on this host, with all names replaced, to a new file (tar.gz) and exit; - stands for standard output' -r -F
 complete -c multipath_exporter -l log.level -d 'Lowest level to log' -r -f -a "debug\t''
 info\t''
 warn\t''
@@ -36,7 +36,7 @@ complete -c multipath_exporter -l no-collector.multipathd -d 'Do not ask multipa
 complete -c multipath_exporter -l collector.multipathd
 complete -c multipath_exporter -l no-collector.paths -d 'Do not export per-path series'
 complete -c multipath_exporter -l collector.paths
-complete -c multipath_exporter -l collector.paths.unhealthy-only -d 'Export per-path series only for devices that need attention: with failed, missing, marginal, blocked, stray, disagreeing or mismatched paths, new I/O errors or stalled I/O, or without redundancy'
+complete -c multipath_exporter -l collector.paths.unhealthy-only -d 'Export per-path series only for devices that need attention. These have failed, missing, marginal, blocked, stray, disagreeing or mismatched paths, new I/O errors, stalled I/O, or no redundancy'
 complete -c multipath_exporter -l config.check -d 'Check the configuration files and exit'
 complete -c multipath_exporter -l oneshot -d 'Print the metrics once, in Prometheus text format, and exit'
 complete -c multipath_exporter -s h -l help -d 'Print help'
