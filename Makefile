@@ -101,7 +101,8 @@ test: install-for-tests cargo $(VENV)/installed
 	@cd .cache/times; awk '{ printf "%6d %6d %s\n", $$1, $$2 + $$3, FILENAME }' * | sort -rn
 
 # Some of them mostly wait, so that there is one more than processors.
-EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-sid test-rules compile-tools test-dashboard test-fleet test-notifications
+EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-sid test-licenses test-rules compile-tools test-dashboard \
+	test-fleet test-notifications
 # The longest first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
 	test-new-kernel test-model test-logfmt
