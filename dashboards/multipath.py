@@ -14,8 +14,11 @@ Rules of the queries:
 - Red is what a critical alert says, orange what a warning says. Green is only a count of 0 in the first row.
 """
 import json
+import pathlib
+import tomllib
 
-REPOSITORY = 'https://github.com/multipath-exporter/multipath_exporter/blob/main'
+PACKAGE = tomllib.loads((pathlib.Path(__file__).parents[1] / 'Cargo.toml').read_text())['package']
+REPOSITORY = PACKAGE['repository'] + '/blob/main'
 RUNBOOK = REPOSITORY + '/alerts/runbooks/{}.md'
 DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 GREEN, ORANGE, RED, BLUE, GREY, PLAIN = 'green', 'orange', 'red', 'blue', '#808791', 'text'

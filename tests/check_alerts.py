@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import yaml
 from check_exposition import GOLDEN, INTERFACE
@@ -57,7 +58,8 @@ SENTENCES = {
     "MultipathPathsMissing": f"Missing multipath paths {HOST} on devices: {DEVICE}",
     "MultipathPathsRecovered": f"No faulty multipath paths {HOST}.",
 }
-RUNBOOK_URL = "https://github.com/multipath-exporter/multipath_exporter/blob/main/alerts/runbooks/"
+PACKAGE = tomllib.loads((pathlib.Path(__file__).parents[1] / "Cargo.toml").read_text())["package"]
+RUNBOOK_URL = PACKAGE["repository"] + "/blob/main/alerts/runbooks/"
 HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 # The golden page is of an exporter without a memory file.

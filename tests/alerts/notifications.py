@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import urllib.request
 
 import yaml
@@ -40,7 +41,8 @@ RETENTION = 60  # resolved alerts are sent for 15 minutes: evaluations
 LIFETIME = 240 / FASTER  # an alert ends this long after Prometheus sent it last: 4 × the resend delay
 PATIENCE = 20  # seconds until what must come has not come
 
-RUNBOOKS = "https://github.com/multipath-exporter/multipath_exporter/blob/main/alerts/runbooks"
+PACKAGE = tomllib.loads((pathlib.Path(__file__).parents[2] / "Cargo.toml").read_text())["package"]
+RUNBOOKS = PACKAGE["repository"] + "/blob/main/alerts/runbooks"
 
 A, B, C, D = (f"3600a098000aad1e3000064e45f2c23{i}" for i in (50, 51, 52, 53))
 

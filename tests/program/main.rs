@@ -49,6 +49,8 @@ mod http;
 mod logging;
 mod memory;
 mod openapi;
+mod readme;
+mod repository;
 mod robustness;
 mod sentences;
 mod signals;

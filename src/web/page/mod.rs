@@ -53,7 +53,7 @@ const SHOWN_EVENTS: usize = 20;
 const STORM_WINDOW: Duration = Duration::from_secs(1);
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
-const PROJECT: &str = "https://github.com/multipath-exporter/multipath_exporter/blob/main";
+const PROJECT: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main");
 
 /// The facts that the page shows.
 pub(crate) struct PageContent<'a> {
