@@ -163,7 +163,8 @@ test-packages:
 
 # The packages with the systemd of other releases: the oldest and the newest that Debian has, and one between.
 matrix-packages: install-for-tests cargo tools
-	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" WHOLE=1 tests/packages/run bullseye trixie sid
+	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TARGET=$(TARGET) WHOLE=1 \
+		tests/packages/run bullseye trixie sid
 
 test-page:
 	tests/timed $@ tests/page/run
