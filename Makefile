@@ -2,6 +2,8 @@
 # make packages   build the Debian package and the RPM, in target/packages
 # make release build archives, Debian packages and RPMs of four architectures, in target/release-files
 # make test    install what the tests need, run all of them, the lab (a virtual machine) included
+# make matrix  the lab's main scenarios on four releases of Debian, with a table
+# make test-s390x-machine    a virtual machine of s390x, whose path fails
 # make demo    a virtual machine whose paths fail, and all that tells of it
 # make bench   measure, and print ratios
 
@@ -32,8 +34,12 @@ TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
-EXPORTER = "$${CARGO_TARGET_DIR:-target}/release/multipath_exporter"
+# What the tests run is built as what is released, for the C library of old systems.
+TARGET = $(shell rustc --version --verbose | sed -n 's/^host: //p')
+EXPORTER = "$${CARGO_TARGET_DIR:-target}/$(TARGET)/release/multipath_exporter"
 TOOLS := .cache/tools
+# The other releases of Debian that the matrix boots.
+SUITES := bullseye trixie sid
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
@@ -54,11 +60,12 @@ run: build
 build: install-for-build cargo
 	cargo build --release --locked
 
-packages: build tools
+packages: install-for-release tools
+	deploy/release/cargo $(TARGET) zigbuild --release
 	$(call install,rpm)
 	rm -rf "$${CARGO_TARGET_DIR:-target}/packages"
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
-	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build "$${CARGO_TARGET_DIR:-target}/packages"
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build --target $(TARGET) "$${CARGO_TARGET_DIR:-target}/packages"
 
 # Each archive and package has the time of the commit, so two builds of one commit are the same files.
 release: install-for-release tools
@@ -91,7 +98,7 @@ test-licenses: cargo
 
 # Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the machine to itself: some of its
 # tests tell a second from two. So have the attacks, which compare times of scrapes. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
-test: install-for-tests cargo $(VENV)/installed
+test: install-for-tests install-for-release cargo $(VENV)/installed
 	rm -rf .cache/times
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(EARLY_TESTS)
 	$(MAKE) --no-print-directory test-cargo
@@ -104,16 +111,16 @@ test: install-for-tests cargo $(VENV)/installed
 EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-sid test-licenses test-rules compile-tools test-dashboard \
 	test-fleet test-notifications
 # The longest first.
-LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-old-kernel \
-	test-new-kernel test-model test-logfmt
-.PHONY: licenses matrix-packages test-attacks test-architectures test-cargo test-reproducible test-s390x \
-	$(EARLY_TESTS) $(LATE_TESTS)
+LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-matrix \
+	test-model test-logfmt
+.PHONY: licenses matrix matrix-packages test-attacks test-architectures test-cargo test-reproducible test-s390x \
+	test-s390x-machine $(addprefix machine-,$(SUITES)) $(EARLY_TESTS) $(LATE_TESTS)
 
 compile-tests:
 	tests/timed $@ cargo test --locked --no-run --lib --bins --test '*'
 
-compile-release:
-	tests/timed $@ cargo build --release --locked
+compile-release: install-for-release
+	tests/timed $@ deploy/release/cargo $(TARGET) zigbuild --release
 
 compile-tools:
 	tests/timed $@ $(MAKE) --no-print-directory tools
@@ -121,7 +128,7 @@ compile-tools:
 machine:
 	tests/timed $@ $(SUDO) tests/machine/image
 
-machine-%:
+$(addprefix machine-,$(SUITES)): machine-%:
 	tests/timed $@ $(SUDO) tests/machine/image $*
 
 test-rules:
@@ -159,7 +166,7 @@ test-container:
 	tests/timed $@ $(SUDO) env PATH="$$PATH" tests/container/run $(EXPORTER)
 
 test-packages:
-	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" tests/packages/run
+	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TARGET=$(TARGET) tests/packages/run
 
 # The packages with the systemd of other releases: the oldest and the newest that Debian has, and one between.
 matrix-packages: install-for-tests cargo tools
@@ -175,18 +182,19 @@ test-demo:
 test-lab:
 	LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab
 
-# All use one directory, so one runs after the other.
-test-old-kernel: test-lab
-	SUITE=bullseye LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact $(OLD_KERNEL_SCENARIOS)
+# The oldest platform, whose device mapper lists no UUIDs, and the newest one, which has what NVMe got after Debian 12.
+test-matrix:
+	tests/timed $@ tests/matrix --short $(EXPORTER)
 
-# They depend on device mapper's list, which has no UUIDs there.
-OLD_KERNEL_SCENARIOS := one_path_failed map_renamed all_paths_deleted thin_pool_waits_for_a_queueing_map
+# All platforms, each with its own kernel and user space.
+matrix: install-for-tests cargo compile-release machine $(addprefix machine-,$(SUITES))
+	tests/timed $@ tests/matrix $(EXPORTER)
 
-test-new-kernel: test-old-kernel
-	SUITE=sid LAB_VMS=1 LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab --exact $(NEW_KERNEL_SCENARIOS)
-
-# They depend on what NVMe's part of the kernel can since Linux 6.16, or later.
-NEW_KERNEL_SCENARIOS := nvme_delayed_removal nvme_errors_are_counted nvme_controllers_that_reconnect
+# A system whose byte order is the other one, emulated.
+test-s390x-machine: install-for-tests install-for-release
+	$(call install,qemu-system-misc)
+	deploy/release/cargo s390x-unknown-linux-gnu zigbuild --release
+	tests/timed $@ $(SUDO) tests/s390x/machine "$${CARGO_TARGET_DIR:-target}/s390x-unknown-linux-gnu/release/multipath_exporter"
 
 demo: packages install-for-tests $(VENV)/installed
 	rm -rf .cache/demo
@@ -194,12 +202,12 @@ demo: packages install-for-tests $(VENV)/installed
 	deploy/demo/run --program .cache/demo/usr/bin/multipath_exporter
 
 # The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
-bench: install-for-tests cargo $(VENV)/installed
+bench: install-for-tests install-for-release cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble --bench memory
 	python3 benches/rules.py
 	$(VENV)/bin/python benches/dashboard.py
 	$(VENV)/bin/python tests/alerts/many_alerts.py
-	cargo build --release --locked
+	deploy/release/cargo $(TARGET) zigbuild --release
 	cp $(EXPORTER) .cache/bench
 	LAB_EXPORTER=.cache/bench LAB_VMS=1 cargo test --release --locked --test lab -- --bench
 
