@@ -2,7 +2,7 @@
 //! has controllers on both.
 
 use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -131,16 +131,24 @@ impl Array {
     }
 
     fn connect_to(&self, subsystem: &str, network: &Network, more: &str) -> String {
-        let Network { interface, address, .. } = network;
-        let options = format!(
-            "transport=tcp,traddr={address},trsvcid=4420,host_iface={interface},nqn={subsystem},\
-             hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
-             keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
-        );
+        let Network { interface, own_address, address, .. } = network;
+        let options = |own_end: &str| {
+            format!(
+                "transport=tcp,traddr={address},trsvcid=4420,{own_end},nqn={subsystem},\
+                 hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
+                 keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
+            )
+        };
         let mut fabrics = eventually("the kernel can connect", PATIENCE, || {
             OpenOptions::new().read(true).write(true).open("/dev/nvme-fabrics").map_err(|e| e.to_string())
         });
-        fabrics.write_all(options.as_bytes()).unwrap_or_else(|e| panic!("{options}: {e}"));
+        let mut connect = |own_end: &str| fabrics.write_all(options(own_end).as_bytes());
+        let connected = match connect(&format!("host_iface={interface}")) {
+            // Linux 5.10 does not know this option.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => connect(&format!("host_traddr={own_address}")),
+            connected => connected,
+        };
+        connected.unwrap_or_else(|e| panic!("{}: {e}", options(interface)));
         let mut answer = String::new();
         fabrics.read_to_string(&mut answer).expect("it tells the controller");
         let instance = answer.trim().split(',').find_map(|field| field.strip_prefix("instance="));
@@ -171,6 +179,11 @@ impl Array {
     /// Resets a controller like `nvme reset`.
     pub fn reset(&self, controller: &str) {
         set(controller, "reset_controller", "1");
+    }
+
+    /// Returns false before Linux 5.11: I/O never fails while a controller reconnects.
+    pub fn can_fail_io(&self, controller: &str) -> bool {
+        Path::new("/sys/class/nvme").join(controller).join("fast_io_fail_tmo").exists()
     }
 
     /// Returns true if the kernel counts the resets of a controller.
