@@ -49,7 +49,6 @@ mod http;
 mod logging;
 mod memory;
 mod openapi;
-mod readme;
 mod repository;
 mod robustness;
 mod sentences;
