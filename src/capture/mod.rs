@@ -308,15 +308,15 @@ fn readme() -> String {
     format!(
         "A capture of a host's multipath storage, made by multipath_exporter {version}, format {format}.\n\
          \n\
-         It holds what the exporter reads on this host, and nothing else. Random names of the same form replace serial\n\
-         numbers, WWIDs, WWNs, IQNs, NQNs, UUIDs, aliases, host names, IP and MAC addresses, and the names that an\n\
-         administrator gave to network interfaces. A name has the same replacement everywhere, and nobody can turn it\n\
+         It holds what the exporter reads on this host, and nothing else. Random names of the same form replace these:\n\
+         serial numbers, WWIDs, WWNs, IQNs, NQNs, UUIDs, aliases, host names, IP addresses, MAC addresses, and names that\n\
+         an administrator gave to network interfaces. A name has the same replacement everywhere, and nobody can turn it\n\
          back. Vendors, models, states, numbers and the kernel's own names are unchanged, unless a vendor or model\n\
          contains a name.\n\
          \n\
-         One thing shows through. Where many names begin alike, and in one place have all or nearly all characters of a\n\
-         kind, these characters are unchanged: the initials of 26 names from alpha to zulu, the last digits of a series\n\
-         from db0000 to db1999.\n\
+         One thing shows through. Many names may begin alike, and have all or nearly all characters of a kind in one\n\
+         place. Then these characters are unchanged. Examples are the initials of 26 names from alpha to zulu, and the\n\
+         last digits of a series from db0000 to db1999.\n\
          \n\
          To run the exporter on it: tar xzf FILE -C DIRECTORY, multipath_exporter --path.capture DIRECTORY --oneshot\n\
          \n\
