@@ -581,8 +581,8 @@ impl State {
                 Wake::NoPathEvents(file) => {
                     warn!(
                         file = %file.display(),
-                        "this kernel is built without CONFIG_DM_UEVENT and sends no path events: unless device mapper may be \
-                         read, a path failure is seen only at the next re-read"
+                        "this kernel is built without CONFIG_DM_UEVENT and sends no path events. Unless device mapper may be \
+                         read, a path failure shows only at the next re-read"
                     );
                     self.lacks_path_events = true;
                     self.health.remark(SourcePart::Uevent, "this kernel sends no path events (CONFIG_DM_UEVENT)");

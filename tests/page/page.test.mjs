@@ -392,7 +392,7 @@ test("with the keyboard alone", () =>
       return index;
     };
     const order = [
-      { tag: "A", name: "mpatha" }, { tag: "A", name: "What to do: MultipathFaultyPaths" }, { id: "q" },
+      { tag: "A", name: "mpatha" }, { tag: "A", name: "Runbook: MultipathFaultyPaths" }, { id: "q" },
       { tag: "BUTTON", name: "Filter" }, { tag: "DIV", name: "Paths of mpatha" }, { tag: "DIV", name: "Paths of mpathb" },
       { tag: "A", name: "Metrics" },
     ].map(place);

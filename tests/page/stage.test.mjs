@@ -70,7 +70,7 @@ async function look(page, stage, t) {
   await after("cut storage2", "✕ 2 of 2 devices have no valid path", "4-no-valid-path");
   assert.equal(await crosses(), 8);
   await awaitText(page, "#wrong", new RegExp(
-    `I/O to 2 devices waits for a valid path: programs hang: ${device.name}, ${other.name}. What to do`));
+    `I/O to 2 devices waits for a valid path: programs hang: ${device.name}, ${other.name}. Runbook`));
   // In whatever order the kernel raised the events.
   await awaitText(page, "#newest", /^Last event .*: ✕ path \w+ failed, no valid path left\. Recent events$/);
   await assertAccessible(page, "no valid path");

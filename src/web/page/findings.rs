@@ -254,7 +254,7 @@ fn link(device: &Device) -> String {
 pub(crate) fn write(page: &mut String, findings: &[Finding]) -> fmt::Result {
     page.push_str("<section id=\"wrong\" data-live>\n");
     if !findings.is_empty() {
-        page.push_str("<h2>What is wrong</h2>\n<ul class=\"findings\">\n");
+        page.push_str("<h2>Problems</h2>\n<ul class=\"findings\">\n");
         findings.iter().try_for_each(|finding| line(page, finding))?;
         page.push_str("</ul>\n");
     }
@@ -273,7 +273,7 @@ fn line(page: &mut String, finding: &Finding) -> fmt::Result {
     }
     writeln!(
         page,
-        ". <a class=\"help\" href=\"{}\" aria-label=\"What to do: {runbook}\">What to do</a></span></li>",
+        ". <a class=\"help\" href=\"{}\" aria-label=\"Runbook: {runbook}\">Runbook</a></span></li>",
         super::runbooks::address(runbook)
     )
 }
