@@ -350,7 +350,7 @@ impl Verdict {
     }
 }
 
-/// The one port that the failed paths have in common, in HTML. That port is usually the broken
+/// The one port that the failed paths have in common, in HTML. This port is usually the broken
 /// part. `None` if only one path failed, or if there is only one port.
 fn broken_port<'a>(paths: impl Iterator<Item = &'a Path> + Clone) -> Option<String> {
     type Port = fn(&Path) -> &str;
