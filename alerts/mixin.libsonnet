@@ -165,7 +165,7 @@
       rules: [
         finding(
           'MultipathSinglePath',
-          'One valid path is left of several. Ten minutes: the other alerts tell of shorter failures.',
+          'One of several valid paths is left. Ten minutes: the other alerts report shorter failures.',
           '%s == 1 unless %s > 0\nand %s > 1' % [
             last('multipath_device_valid_paths'),
             last('multipath_device_standby_paths'),
@@ -176,14 +176,14 @@
         ),
         finding(
           'MultipathNotRedundant',
-          'Redundancy that lasted for hours is gone. Silent while a path has failed: that is told already.',
+          'Redundancy that lasted for hours is gone. Silent while a path has failed, because another alert reports that.',
           '%s == 1\nunless %s > 0' % [last('multipath_device_redundancy_lost'), last('multipath_device_failed_paths')],
           'A multipath device has lost its redundancy.',
           'All paths of device %s %s share one port or fabric. They did not before.' % [device, onHost],
         ),
         finding(
           'MultipathNeverRedundant',
-          'A device that is to be redundant never was. An hour: whoever sets up a host is still at work.',
+          'A device that should be redundant never was. One hour: an administrator may still be setting up the host.',
           '%s == 0\nunless %s == 1\nunless %s > 0' % [
             last('multipath_device_redundant'),
             last('multipath_device_redundancy_lost'),

@@ -213,11 +213,11 @@ def scores():
                   f'7000 + {by(DEVICE, f"{VALID} == 0")}', f'6000 + {by(DEVICE, metric("device_stalled_seconds"))}', f'5000 + {by(DEVICE, metric("device_lun_conflicts"))}',
                   f'4000 + {by(DEVICE, metric("device_suspended"))}', f'100 * {by(DEVICE, f"{FAILED} > 0")}', metric('device_missing_paths'), on=DEVICE)
 
-# Of a host that does not report nothing else is known; whoever reports is as bad as its worst device.
+# No more is known about a host that does not report. A host that reports is as bad as its worst device.
 HOST_STATE = '(' + either(f'4 + 0 * {by(HOST, SILENT)}',
                           f'3 + 0 * ({metric("devices_without_valid_paths")} > 0 or {metric("lost_devices")} > 0)',
                           f'2 + 0 * ({metric("degraded_devices")} > 0)', metric('in_trouble'), on=HOST) + ')'
-# The hosts of the chosen device that had most trouble with it in the time shown: it may be shared by hundreds.
+# The hosts with the most trouble with the chosen device in the time shown. Hundreds may share it.
 def worst_hosts(count):
     return (f' and on {HOST} topk({count}, {by(HOST, "max_over_time(" + metric("device_failed_paths", base=LUN) + "[$__range] @ end())")})')
 
@@ -235,7 +235,7 @@ def words(*pairs):
 
 DEVICE_TEXT = words((0, 'healthy', 'transparent'), (1, 'degraded', ON_ORANGE), (2, 'without valid paths', ON_RED))
 DEVICE_WORDS = words((0, 'healthy', ON_GREEN), (1, 'degraded', ON_ORANGE), (2, 'without valid paths', ON_RED))
-# A host of which only this is known is not painted green: a device of it may have another trouble.
+# The dashboard does not paint such a host green, because another of its devices may be in trouble.
 HOST_WORDS = words((0, 'no path trouble', 'transparent'), (1, 'paths missing', ON_ORANGE), (2, 'degraded', ON_ORANGE),
                    (3, 'devices unreachable', ON_RED), (4, 'does not report', ON_ORANGE))
 TROUBLE_WORDS = words(*((n, one[4], ON_RED if one in CRITICAL else ON_ORANGE) for n, one in enumerate(reversed(DEVICE_FINDINGS), 1)))

@@ -120,7 +120,7 @@ fn line(snapshot: Option<&Snapshot>, sources: &[(Source, SourceState)]) -> Strin
     let Some(snapshot) = snapshot else {
         return match list(readers().filter(|(_, health)| health.is_awaited())).as_str() {
             "" => READING.to_owned(),
-            awaited => format!("waiting for a first answer of: {awaited}{note}"),
+            awaited => format!("waiting for the first reading of: {awaited}{note}"),
         };
     };
     let devices = summary(snapshot);
@@ -201,13 +201,13 @@ mod tests {
         let silent = || health(false, &[SourcePart::Block], "no directory");
         let snapshot = Snapshot::default();
         for (is_known, dm, multipathd, sysfs, words) in [
-            (false, read(), failed(), silent(), "waiting for a first answer of: sysfs: no directory"),
+            (false, read(), failed(), silent(), "waiting for the first reading of: sysfs: no directory"),
             (
                 false,
                 refused(),
                 health(false, &[SourcePart::Multipathd], "refused\nREADY=1"),
                 silent(),
-                "waiting for a first answer of: multipathd: refused; sysfs: no directory; \
+                "waiting for the first reading of: multipathd: refused; sysfs: no directory; \
                  device mapper is not permitted, so path states come from multipathd",
             ),
             (true, refused(), read(), read(), "no multipath devices"),

@@ -212,7 +212,7 @@ def main():
         hosts, servers = Hosts(page), []
 
         def started(server):
-            # The last one first: whoever sends needs whoever takes it until the end.
+            # Stop the last one first: a sender needs its receiver until the end.
             end.callback(server.stop)
             servers.append(server)
             return server

@@ -203,7 +203,7 @@ impl SourceHealth {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = parts[part as usize].as_ref().and_then(|record| record.health.error.clone());
         let place = format_args!("the source {} has not answered", part.source().as_str()).to_string();
-        Error::new(place, error.unwrap_or_else(|| "it is still being read".to_owned()))
+        Error::new(place, error.unwrap_or_else(|| "still being read".to_owned()))
     }
 
     pub(crate) fn enable(&self, part: SourcePart) {

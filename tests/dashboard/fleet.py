@@ -9,7 +9,7 @@ the hour, counted on the model and not on the metrics: what the dashboard must s
 
 The scenario `missing` has two clusters, each with a host of the same name.
 
-A second job stands beside, with targets of its own that are down: whoever forgets the job counts them.
+A second job has targets of its own that are down. A query without the job counts them.
 """
 import collections
 import dataclasses
@@ -162,7 +162,7 @@ FAULTS = {
         Fault(40, 99, AI1, 'ens1f0', 'down'), Fault(43, 99, AI1, 'ens2f0', 'down'),
         Fault(47, 99, AI2, '203.0.113.12:4420', 'down'),
     ],
-    # no exporter answers: whoever says that nothing is wrong lies
+    # no exporter answers, so no panel may say that nothing is wrong
     'silent': [Fault(38, 99, host.name, None, 'foreign' if host.kind == 'iscsi' else 'exporter') for host in hosts()],
 }
 

@@ -1,4 +1,4 @@
-//! Inside a machine: takes scenarios from the queue, runs each, and cleans up behind it.
+//! Inside a machine: takes scenarios from the queue, runs each, and cleans up after it.
 
 use std::cell::RefCell;
 use std::env;
@@ -23,13 +23,14 @@ use crate::wait::{PATIENCE, pause, try_eventually};
 /// Drivers of the devices that scenarios make.
 const DEVICE_MODULES: [&str; 3] = ["scsi_debug", "null_blk", "brd"];
 
-/// In memory: the share is slow, and a log must not slow down what it tells of.
+/// The directory is in memory. The share is slow, and a slow log would change the behaviour that it
+/// records.
 const WORK: &str = "/run/lab";
 
 /// Lines of each log in a failure's report.
 const TAIL: usize = 40;
 
-/// What a scenario works with.
+/// The environment of a scenario.
 pub struct Lab {
     dir: PathBuf,
     exporter: PathBuf,
@@ -39,32 +40,33 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// An exporter yet to be started, as root and with default flags.
+    /// A launch of the exporter as root with default flags.
     pub fn exporter(&self) -> Launch<'_> {
         Launch::new(&self.exporter, &self.dir)
     }
 
-    /// The program itself, for what starts it otherwise.
+    /// The program itself, for a scenario that starts it in another way.
     pub fn exporter_program(&self) -> &Path {
         &self.exporter
     }
 
-    /// Where the scenario's logs go.
+    /// The directory of the scenario's logs.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Keeps something that was measured, to be printed beside the verdict.
+    /// Keeps a measurement. The host prints it beside the verdict.
     pub fn note(&self, text: String) {
         self.notes.borrow_mut().push(text);
     }
 
-    /// Tells whoever booted a stage something.
+    /// Sends a line to the program that booted a stage.
     pub fn say(&self, line: String) {
         self.share.report(&self.machine, &Report::Said(line)).expect("the share is writable");
     }
 
-    /// What whoever booted a stage wants it to do, from the first command on, without end.
+    /// The commands of the program that booted a stage, from the first one on. The iterator never
+    /// ends.
     pub fn commands(&self) -> impl Iterator<Item = String> {
         let mut seen = 0;
         let next = move || {
@@ -115,13 +117,13 @@ fn judge(scenario: &Scenario, lab: &Lab) -> Verdict {
     fs::create_dir_all(&lab.dir).expect("/run is writable");
     let failure = Arc::new(Mutex::new(None));
     let (slot, dir) = (failure.clone(), lab.dir.clone());
-    // In the hook, not after it: unwinding stops the programs and so changes what is to be seen.
+    // The hook runs before the stack unwinds. Unwinding stops programs and so changes the evidence.
     panic::set_hook(Box::new(move |panic| {
         let mut slot = slot.lock().expect("the hook does not panic");
         slot.get_or_insert_with(|| format!("{panic}\n{}", surroundings(&dir)));
     }));
     let start = Instant::now();
-    // What the scenario held is gone after a panic, and the lab's notes are only ever added to.
+    // A panic destroys the scenario's values, and the lab's notes only grow.
     let ended = panic::catch_unwind(AssertUnwindSafe(|| (scenario.run)(lab)));
     let seconds = start.elapsed().as_secs_f64();
     drop(panic::take_hook());
@@ -130,7 +132,7 @@ fn judge(scenario: &Scenario, lab: &Lab) -> Verdict {
     Verdict { scenario: scenario.name.to_owned(), seconds, notes: lab.notes.take(), failure }
 }
 
-/// What a person wants to see beside a failed assertion.
+/// The evidence that a person needs beside a failed assertion.
 fn surroundings(dir: &Path) -> String {
     let mut text = String::new();
     let mut add = |title: &str, body: &str| {
@@ -161,7 +163,8 @@ fn surroundings(dir: &Path) -> String {
     text
 }
 
-/// Removes every device that a scenario may have made, before udevd comes back where a scenario had stopped it.
+/// Removes every device that a scenario may have created. udevd starts afterwards if a scenario
+/// stopped it.
 fn tear_down() -> Result<(), String> {
     let dm = Dm::open();
     try_eventually(PATIENCE, || dm.clear())?;

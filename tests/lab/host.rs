@@ -1,4 +1,4 @@
-//! On the host: what to run, and how it went, in the words of libtest.
+//! On the host: selects scenarios and prints the results in libtest's format.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -14,10 +14,10 @@ use crate::scenarios::{self, Scenario};
 use crate::share::{Share, Verdict};
 use crate::vm::{Host, SUITE, Vm};
 
-/// As libtest's, so that scripts can tell a failed test from a broken lab.
+/// libtest's status, so that scripts can distinguish a failed test from a broken lab.
 const TESTS_FAILED: u8 = 101;
 
-/// The argument that boots a stage, followed by its name and the ports that lead into it.
+/// The argument that boots a stage. The stage's name and the ports that lead into it follow.
 pub const STAGE_FLAG: &str = "--stage";
 
 /// Runs the scenarios that the arguments select.
@@ -39,8 +39,8 @@ pub fn run(args: &[String]) -> ExitCode {
     })
 }
 
-/// Boots a stage and hands it the lines of standard input, at whose end it goes. It also goes when something in it
-/// fails.
+/// Boots a stage and sends it the lines of standard input. The stage ends at the end of the input
+/// or when something in it fails.
 pub fn run_stage(name: &str, forwards: &[String]) -> ExitCode {
     let failure = stage(name, forwards).err().unwrap_or_else(|| "it has ended".to_owned());
     eprintln!("lab: stage {name}: {failure}");
@@ -61,7 +61,7 @@ fn stage(name: &str, forwards: &[String]) -> Result<(), String> {
         for line in io::stdin().lines().map_while(Result::ok) {
             share.command(&machine, &line).expect("the share is writable");
         }
-        // The machine goes with this process.
+        // The machine ends with this process.
         process::exit(0);
     });
     let (sender, verdicts) = mpsc::channel();
@@ -70,8 +70,9 @@ fn stage(name: &str, forwards: &[String]) -> Result<(), String> {
     verdicts.into_iter().find_map(|verdict| verdict.failure).map_or(Ok(()), Err)
 }
 
-/// Names that contain one of the filters, or equal it with `--exact`; all without a filter. None is a mistake, and so
-/// is a scenario for another suite that is named exactly. Others for another suite are left out, and it says so.
+/// The names that contain one of the filters, or equal it with `--exact`, or all names without a
+/// filter. An empty selection is an error, and so is an exact name of a scenario for another suite.
+/// The function reports other scenarios of other suites, and leaves them out.
 fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     let (flags, filters): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('-'));
     if let Some(flag) = flags.iter().find(|flag| !["--bench", "--exact", "--list"].contains(&flag.as_str())) {
@@ -104,7 +105,7 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
     }
 }
 
-/// Says which scenarios are not run because they need the kernel of another suite.
+/// Reports the scenarios that need another suite and therefore do not run.
 fn tell_left_out(others: &[&Scenario]) {
     if !others.is_empty() {
         let names: Vec<_> = others.iter().map(|other| other.name).collect();
@@ -115,7 +116,7 @@ fn tell_left_out(others: &[&Scenario]) {
 }
 
 fn run_all(selected: &[&'static str]) -> Result<ExitCode, String> {
-    // Suites may run beside each other.
+    // Several suites may run at the same time.
     let name = env::var(SUITE).map_or_else(|_| "lab".to_owned(), |suite| format!("lab-{suite}"));
     let share = prepare(&name, selected).map_err(|e| format!("cannot prepare .cache/{name}: {e}"))?;
     let host = Host::find(share).map_err(|missing| missing.join("\n"))?;
@@ -190,7 +191,8 @@ fn exporter() -> PathBuf {
     env::var_os("LAB_EXPORTER").map_or_else(|| env!("CARGO_BIN_EXE_multipath_exporter").into(), PathBuf::from)
 }
 
-/// As many machines as there is work for. Three keep two processors busy: what they do most is to wait.
+/// At most one machine per scenario. Three machines keep two processors busy, because they mostly
+/// wait.
 fn machines(selected: usize) -> Result<usize, String> {
     let wanted = match env::var("LAB_VMS") {
         Ok(number) => number.parse().map_err(|e| format!("LAB_VMS={number}: {e}"))?,
@@ -199,7 +201,8 @@ fn machines(selected: usize) -> Result<usize, String> {
     Ok(wanted.clamp(1, selected))
 }
 
-/// Prints verdicts as they come and gives the failed ones, of which a scenario without a verdict is one.
+/// Prints verdicts as they arrive, and returns the failed ones. A scenario without a verdict counts
+/// as failed.
 fn print_verdicts(verdicts: &Receiver<Verdict>, selected: &[&str]) -> Vec<Verdict> {
     let mut waiting: BTreeSet<_> = selected.iter().copied().collect();
     let mut failures = Vec::new();

@@ -1,11 +1,12 @@
 //! The lab: tests against a real kernel.
 //!
-//! `cargo lab [FILTER...]` boots virtual machines with this host's newest Debian kernel and a Debian of its release
-//! (`tests/machine`), under plain emulation. The same program runs inside them as root: it makes real multipath devices
-//! (multipathd over scsi_debug, iSCSI and LIO, NVMe over TCP, or device-mapper tables over null_blk and brd), breaks them,
-//! and asserts on what the exporter then says at `/metrics` and in its API, and on what a real Prometheus and Alertmanager
-//! tell people of it. Each scenario is one function that starts its own exporter and leaves the machine as it found it; a
-//! machine that cannot be cleaned is booted anew.
+//! `cargo lab [FILTER...]` boots virtual machines with this host's newest Debian kernel and a
+//! Debian of its release (`tests/machine`), under plain emulation. The same program runs inside them
+//! as root. It creates real multipath devices (multipathd over scsi_debug, iSCSI and LIO, NVMe over
+//! TCP, or device-mapper tables over null_blk and brd) and breaks them. It then checks `/metrics`,
+//! the API, and the messages of a real Prometheus and Alertmanager. Each scenario is one function
+//! that starts its own exporter and leaves the machine as it found it. A machine that cannot be
+//! cleaned boots again.
 //!
 //! ```text
 //! host:   main -> host::run -> vm::Vm::drain      boots, watches, prints      (one thread per machine)
@@ -13,17 +14,24 @@
 //! guest:  main -> guest::run -> scenarios::*      claims a name from the queue, runs it, tears down
 //! ```
 //!
-//! `LAB_EXPORTER` names the exporter: `make test` hands in the one that is shipped. Without it, it is the one that cargo has
-//! built beside the lab, as slow as `cargo lab` builds.
+//! `LAB_EXPORTER` names the exporter. `make test` passes the release binary. By default the lab uses
+//! the slow debug build that cargo puts beside it.
 //!
-//! `--stage NAME [HOST_PORT:MACHINE_PORT...]` boots one machine that stays up instead, with ports of this host that lead
-//! into it. It says when it is ready; then each line of standard input is a command to it (`cut storage1`), which it answers
-//! with a line, and at the end of standard input it goes. The status page is looked at over such a machine.
+//! `--stage NAME [HOST_PORT:MACHINE_PORT...]` boots one machine that stays up instead, with ports of
+//! this host that lead into it. The machine reports when it is ready. Then each line of standard input
+//! is a command (`cut storage1`), and the machine answers each with a line. The machine ends at the end
+//! of standard input. The tests of the status page use such a machine.
 //!
-//! Environment: `LAB_EXPORTER`, `LAB_VMS` (machines at once, default 3), `KERNEL` (a release of `/boot`), `SUITE` (boot this
-//! Debian release instead: `bullseye`, `trixie`, `sid`), `LAB_KEEP=1` (keep the artefacts of every scenario in
-//! `.cache/lab/vmN/NAME`; those of failed ones always are), `LAB_CYCLES` (how often `volumes_attached_and_detached` does so;
-//! 500 shows whether memory grows).
+//! Environment variables:
+//!
+//! - `LAB_EXPORTER`
+//! - `LAB_VMS`: the number of machines at a time (3)
+//! - `KERNEL`: a release of `/boot`
+//! - `SUITE`: boot this Debian release instead (`bullseye`, `trixie`, `sid`)
+//! - `LAB_KEEP=1`: keep the artefacts of every scenario in `.cache/lab/vmN/NAME`, not only those of
+//!   failed ones
+//! - `LAB_CYCLES`: the number of cycles of `volumes_attached_and_detached`; 500 cycles show if memory
+//!   grows
 
 #![expect(clippy::disallowed_methods, reason = "the lab drives real programs; only the exporter starts none")]
 

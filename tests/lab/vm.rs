@@ -12,34 +12,35 @@ use crate::share::{Report, Share, Verdict};
 use crate::uplink::{self, Forward};
 use crate::wait::pause;
 
-/// The argument that makes this program run scenarios, followed by the machine's name.
+/// The argument that makes this program run scenarios. The machine's name follows.
 pub const GUEST_FLAG: &str = "--in-guest";
 
-/// Environment: for how many seconds the measurement of an idle exporter takes (600).
+/// Environment variable with the seconds that the measurement of an idle exporter takes (600).
 pub const IDLE_SECONDS: &str = "LAB_IDLE_SECONDS";
 
-/// Environment: how often a scenario attaches a volume and detaches it ([`crate::scenarios::memory`]).
+/// Environment variable with the number of times that a scenario attaches and detaches a volume
+/// ([`crate::scenarios::memory`]).
 pub const CYCLES: &str = "LAB_CYCLES";
 
-/// The variable that makes machines keep the artefacts of every scenario.
+/// Environment variable that makes machines keep the artefacts of every scenario.
 pub const KEEP: &str = "LAB_KEEP";
 
-/// Environment: the Debian release that machines boot, as `tests/machine/image` takes it.
+/// Environment variable with the Debian release to boot, as in `tests/machine/image`.
 pub const SUITE: &str = "SUITE";
 
-/// The script that makes what machines boot, and the one that boots them.
+/// The script that creates the image, and the script that boots it.
 const IMAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/image");
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/machine/boot");
 
-/// A machine that has said nothing for so long hangs.
+/// A machine that is silent for this long hangs.
 const SILENCE: Duration = Duration::from_secs(900);
-/// The same where [`CYCLES`] asks for many.
+/// The limit if [`CYCLES`] asks for many cycles.
 const LONG_SILENCE: Duration = Duration::from_secs(3600);
 
-/// Lines of the console in a report.
+/// The number of console lines in a report.
 const CONSOLE_TAIL: usize = 40;
 
-/// What is needed to boot a machine.
+/// The requirements for a boot.
 #[derive(Clone)]
 pub struct Host {
     pub share: Share,
@@ -47,7 +48,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks for all that the lab needs here, and gives the whole list of what is missing.
+    /// Checks every requirement of the lab, and returns the list of missing ones.
     pub fn find(share: Share) -> Result<Self, Vec<String>> {
         let missing = [("qemu-system-x86_64", "qemu-system-x86"), ("setpriv", "util-linux")]
             .into_iter()
@@ -61,7 +62,7 @@ impl Host {
         }
     }
 
-    /// The name of what machines boot.
+    /// The name of the image.
     pub fn describe(&self) -> String {
         self.image.file_name().unwrap_or_default().display().to_string()
     }
@@ -72,7 +73,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// The directory of what machines boot from, which may first have to be made.
+/// The directory of the image. The call may have to create the image first.
 fn find_image() -> Result<PathBuf, String> {
     let output = Command::new(IMAGE)
         .args(env::var(SUITE).ok())
@@ -97,22 +98,22 @@ pub struct Vm {
 /// One boot.
 struct Boot {
     machine: Child,
-    /// The scenario it has started and not finished.
+    /// The scenario that has started but not finished.
     running: Option<String>,
-    /// It is a stage, which waits for commands and may be silent.
+    /// The machine is a stage, which waits for commands and may be silent.
     stands: bool,
     verdicts: usize,
 }
 
 impl Vm {
-    /// A machine with its own directory in the share, and these ports of the host leading into it.
+    /// A machine with its own directory in the share and these ports of the host.
     pub fn new(host: Host, name: String, forwards: Vec<Forward>) -> io::Result<Self> {
         let dir = host.share.machine_dir(&name);
         fs::create_dir_all(&dir)?;
         Ok(Vm { host, name, dir, forwards, seen: 0 })
     }
 
-    /// Boots it until the queue is empty. An error says why it cannot go on.
+    /// Boots the machine until the queue is empty. The error says why it cannot continue.
     pub fn drain(mut self, verdicts: &Sender<Verdict>) -> Result<(), String> {
         let mut queued = self.queued()?;
         while queued > 0 {
@@ -129,7 +130,7 @@ impl Vm {
         self.host.share.queued().map_err(|e| format!("the queue: {e}"))
     }
 
-    /// Runs it once and gives the number of scenarios that came to a verdict.
+    /// Runs the machine once, and returns the number of scenarios with a verdict.
     fn boot(&mut self, verdicts: &Sender<Verdict>) -> io::Result<usize> {
         let patience = if env::var_os(CYCLES).is_some() { LONG_SILENCE } else { SILENCE };
         let mut boot = Boot { machine: self.spawn()?, running: None, stands: false, verdicts: 0 };
@@ -166,7 +167,7 @@ impl Vm {
         let share = format!("local,id=share,path={},security_model=none", self.host.share.path().display());
         let console = format!("file,id=console,append=on,path={}", self.console().display());
         let complaints = OpenOptions::new().append(true).create(true).open(self.console())?;
-        // The machine goes when the lab goes.
+        // The machine ends with the lab.
         Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--", BOOT, &kernel, "-smp", "1"])
             .args(["-fsdev", &share, "-device", "virtio-9p-pci,fsdev=share,mount_tag=share"])

@@ -109,7 +109,7 @@ fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
     let unlistable = host.sysfs.make_unlistable("block");
     host.multipathd.maps(Reply::closed());
     let exporter = manager.start(&host, &[]);
-    let heard = manager.hear_until("STATUS=waiting for a first answer of: multipathd: ");
+    let heard = manager.hear_until("STATUS=waiting for the first reading of: multipathd: ");
     assert_eq!(heard.first().unwrap(), "STATUS=reading for the first time\n");
     let line = heard.last().unwrap();
     assert!(line.contains("; sysfs: ") && line.contains("block"), "{line}");
@@ -118,7 +118,7 @@ fn the_line_says_what_is_wrong_while_not_every_source_can_be_read() {
 
     host.multipathd.maps(Reply::Text(recorded_reply("01-healthy")));
     exporter.signal(Signal::HUP);
-    let heard = manager.hear_until("STATUS=waiting for a first answer of: sysfs: ");
+    let heard = manager.hear_until("STATUS=waiting for the first reading of: sysfs: ");
     assert!(!heard.last().unwrap().contains("multipathd"), "{heard:?}");
     assert_eq!(exporter.get("/-/ready").status, 503);
 
