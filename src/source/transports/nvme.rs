@@ -141,9 +141,12 @@ impl Nvme {
         &self.controllers
     }
 
-    /// Returns the controllers over fabrics whose namespaces are paths.
+    /// Returns the controllers over fabrics whose namespaces are paths. A controller without a known
+    /// subsystem may still turn out to be a discovery controller.
     pub(crate) fn watched_controllers(&self) -> Vec<Arc<NvmeController>> {
-        let is_watched = |controller: &NvmeController| controller.over_fabrics && !controller.has_no_namespaces;
+        let is_watched = |controller: &NvmeController| {
+            controller.over_fabrics && !controller.has_no_namespaces && !controller.ports.target.is_empty()
+        };
         self.controllers.all().into_iter().filter(|controller| is_watched(controller)).collect()
     }
 

@@ -20,6 +20,10 @@ use crate::topology::{NvmeController, NvmeTimeouts, Ports, Transport, portal};
 /// `include/linux/nvme.h`).
 const DISCOVERY_NQN: &str = "nqn.2014-08.org.nvmexpress.discovery";
 
+/// What the kernel prints for `subsysnqn` of a controller that has not yet joined a subsystem: it
+/// follows a null pointer (`check_pointer_msg` in `lib/vsprintf.c`).
+const NO_SUBSYSTEM: [&str; 2] = ["(efault)", "(null)"];
+
 /// Reads controllers.
 #[derive(Debug, Default)]
 pub(crate) struct ControllerReader {
@@ -80,6 +84,7 @@ impl ControllerReader {
             (controller.transport, controller.over_fabrics) = transport_named(&transport);
         }
         let (target, address) = (word("subsysnqn"), word("address"));
+        let target = if NO_SUBSYSTEM.contains(&&*target) { Arc::default() } else { target };
         let kind = word("cntrltype");
         let last = &controller.ports.initiator_port;
         let (source, initiator_port, target_port) = ends(controller.transport, &address, addresses, last);

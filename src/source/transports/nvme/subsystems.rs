@@ -191,6 +191,25 @@ mod tests {
         all.map(|subsystem| (subsystem.iopolicy, subsystem.unreachable_namespaces)).collect()
     }
 
+    /// Linux 6.1 said `(efault)` in the lab while it made a controller.
+    #[test]
+    fn a_controller_counts_when_it_has_joined_its_subsystem() {
+        for text in ["(efault)", "(null)"] {
+            let tree = Tree::new("tcp", "optimized");
+            let mut nvme = Nvme::new(tree.0.path());
+            tree.write("class/nvme/nvme3/state", "connecting");
+            tree.write("class/nvme/nvme3/subsysnqn", text);
+            read(&mut nvme);
+            assert!(nvme.watched_controllers().is_empty(), "{text}");
+
+            tree.write("class/nvme/nvme3/state", "live");
+            tree.write("class/nvme/nvme3/subsysnqn", "nqn.2024-01.org.example:a");
+            read(&mut nvme);
+            let [controller] = &nvme.watched_controllers()[..] else { panic!("{text}: there is one") };
+            assert_eq!(&*controller.ports.target, "nqn.2024-01.org.example:a");
+        }
+    }
+
     fn policy() -> Option<Arc<str>> {
         Some("round-robin".into())
     }
