@@ -149,17 +149,17 @@ impl DeviceMetrics {
         )?;
         families.number(
             "multipath_missing_paths",
-            "Missing paths of all multipath devices",
+            "Missing paths of all multipath devices, on top of multipath_paths",
             Some(remembered.missing_paths()),
         )?;
         families.number(
             "multipath_in_trouble",
-            "1 from the time a device is degraded, without valid paths, lost or missing paths, until all are healthy again",
+            "1 while a device is degraded, has no valid path, is lost or misses paths; stays 1 until the host recovers",
             Some(u64::from(remembered.in_trouble)),
         )?;
         families.number(
             "multipath_last_recovery_timestamp_seconds",
-            "Time when all devices of this host last became healthy again after trouble",
+            "Time when all devices of this host last became well again after trouble",
             remembered.last_recovery.map(unix_seconds),
         )?;
         let (up, state) = match &self.snapshot.daemon {
@@ -205,10 +205,20 @@ impl DeviceMetrics {
         let mut gauge = |name, help, value: fn(Counts) -> usize| {
             families.gauge(name, help, self.each(|device| Some(value(device.counts()) as u64)))
         };
-        gauge("multipath_device_paths", "Paths of a multipath device", |counts| counts.paths())?;
+        gauge("multipath_device_paths", "Paths of a multipath device: valid, standby and failed", |counts| {
+            counts.paths()
+        })?;
         gauge("multipath_device_valid_paths", "Paths that the kernel sends I/O to", |counts| counts.valid)?;
-        gauge("multipath_device_standby_paths", "Paths whose ANA state takes no I/O now", |counts| counts.standby)?;
-        gauge("multipath_device_failed_paths", "Paths that are neither valid nor standby", |counts| counts.failed)?;
+        gauge(
+            "multipath_device_standby_paths",
+            "NVMe paths whose ANA state takes no I/O now; 0 for device-mapper devices",
+            |counts| counts.standby,
+        )?;
+        gauge(
+            "multipath_device_failed_paths",
+            "Paths that are neither valid nor standby; they are still members of the device",
+            |counts| counts.failed,
+        )?;
         families.gauge(
             "multipath_device_initiator_ports",
             "Ports of this host that the device's valid and standby paths use",
@@ -357,9 +367,11 @@ impl DeviceMetrics {
             "Paths that the device should have: as configured, or as it had for six hours",
             |history| Some(history.expected_paths),
         )?;
-        gauge("multipath_device_missing_paths", "Expected paths that are missing", |history| {
-            Some(history.missing_paths)
-        })?;
+        gauge(
+            "multipath_device_missing_paths",
+            "Expected paths that are not there; no other count includes them",
+            |history| Some(history.missing_paths),
+        )?;
         gauge(
             "multipath_device_redundant",
             "1 if the device keeps a path when any single port or fabric fails",

@@ -162,13 +162,13 @@ impl Collector for About {
         };
         families.gauge(
             "multipath_exporter_source_up",
-            "1 if the last read of the source succeeded and is not older than three intervals, absent if not permitted",
+            "1 if the last read of the source succeeded and is not older than three intervals, absent if not permitted or switched off",
             permitted().map(|(source, health)| (labels_of(*source), u64::from(health.up == Some(true)))),
         )?;
         let is_kernels = sources.iter().any(|(source, health)| *source == Source::Dm && health.up == Some(true));
         families.number(
             "multipath_exporter_kernel_status",
-            "1 if path states are the kernel's own, 0 if device mapper is not permitted or not readable",
+            "1 if path states are the kernel's own, 0 if device mapper is not permitted, switched off or not readable",
             Some(u64::from(is_kernels)),
         )?;
         families.gauge(
@@ -183,7 +183,7 @@ impl Collector for About {
         )?;
         families.counter(
             "multipath_exporter_errors",
-            "Objects that could not be read",
+            "Failed reads of single objects; a broken object counts at every read",
             sources.iter().map(|(source, health)| (labels_of(*source), health.errors)),
         )?;
         let Some(memory) = &self.memory else { return Ok(()) };
