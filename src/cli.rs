@@ -355,7 +355,7 @@ fn host_name(text: &str) -> Result<String, String> {
 }
 
 /// The shortest window is above the longest `for` of an alert. Otherwise the exporter would forget
-/// a device before the alert fires. Nobody needs years.
+/// a device before the alert fires. A window of years has no use.
 fn window(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_secs(60 * 60);
     const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);

@@ -108,7 +108,8 @@ impl FromStr for Position {
 
 /// The last [`KEPT`] events. The monitor adds them; the API reads and follows them.
 ///
-/// All followers read from the same queue. None has its own copy, and a slow one holds up nobody.
+/// All followers read from the same queue. No follower has a copy of its own, and a slow follower
+/// does not delay the others.
 #[derive(Debug)]
 pub struct EventLog {
     life: u64,

@@ -7,7 +7,7 @@
 //! - `pages`: keeps the program in memory in case its disk fails, and returns unused memory
 //! - `small_file`: reads files that others write
 //! - [`shares`]: the share of each limit that one client may use
-//! - [`topology`]: devices, paths and their states, as plain values that all other modules use
+//! - [`topology`]: devices, paths and their states, as plain values that most other modules use
 //! - [`privileges`]: decides which threads have capabilities
 //! - [`source`]: reads device mapper, multipathd and sysfs
 //! - [`config`], [`cli`], [`logging`]: the user's settings, and the log
@@ -27,12 +27,13 @@
 //! - `reload`: reads the configuration file, at the start and on SIGHUP
 //! - `commands`: combines all of this into serve, `--oneshot`, `--capture` and `--config.check`
 //!
-//! A path failure takes this way. The kernel sends an event (uevent) and increments the map's event
-//! number. `watch::uevent` and `watch::dm_event` each wake the [`monitor`]. The monitor counts
-//! the event, logs it, adds it to the feed, and marks the map. [`source::device_mapper`] reads the
-//! marked maps in full. The monitor rebuilds their devices and publishes a [`topology::Snapshot`].
-//! The next scrape finds it in [`web::routes`] and encodes it once in [`metrics::exposition`].
-//! Every further scrape gets the same bytes until something changes.
+//! A path failure goes through the modules as follows. The kernel sends an event (uevent) and
+//! increments the map's event number. `watch::uevent` and `watch::dm_event` each wake the
+//! [`monitor`]. The monitor counts the event, logs it, adds it to the feed, and marks the map.
+//! [`source::device_mapper`] reads the marked maps in full. The monitor rebuilds their devices and
+//! publishes a [`topology::Snapshot`]. The next scrape finds it in [`web::routes`] and encodes it
+//! once in [`metrics::exposition`]. Later scrapes reuse these bytes until the next snapshot. The
+//! exporter's own numbers are encoded for each scrape and appended.
 
 pub mod cli;
 pub mod config;

@@ -43,8 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn end(status: u8, line: &str) -> ExitCode {
-    // A file name may have line breaks, but this stays one line. If the write fails too, nobody is
-    // left to report it to.
+    // A file name may have line breaks, but this stays one line. If this write fails, there is no
+    // other place to report the error.
     let _ = writeln!(std::io::stderr(), "multipath_exporter: {}", line.replace('\n', "\\n"));
     ExitCode::from(status)
 }

@@ -1,9 +1,10 @@
-//! Drops capabilities in all threads but two.
+//! Drops the capabilities in all threads except those that ask device mapper.
 //!
 //! Device mapper's ioctls need `CAP_SYS_ADMIN`, and its control file needs `CAP_DAC_READ_SEARCH`.
 //! Each thread of a process has its own capabilities, and a new thread inherits those of the thread
-//! that starts it (`capabilities(7)`). So one early thread keeps them and starts the two threads
-//! that ask device mapper. All other threads start without them, before anybody can connect.
+//! that starts it (`capabilities(7)`). So one early thread, `capabilities`, keeps them until it has
+//! started the two threads that ask device mapper. All other threads start without them, before any
+//! client can connect. Only a capture lets all its threads keep them.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::{io, thread};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// The number of letters and digits from which a name does not occur by chance. Longer names are
-/// also searched for inside words.
+/// A name with at least this many letters and digits does not occur by chance. Such names are also
+/// searched for inside words.
 const LONG: usize = 12;
 
 /// The names that must not occur, in lower case.

@@ -90,7 +90,7 @@ pub enum CaptureFailure {
     NameLeft {
         /// The place in the capture.
         place: String,
-        /// The name.
+        /// The original name, which should have been replaced.
         name: String,
     },
     /// The capture would be too large to be replayed.
@@ -98,9 +98,9 @@ pub enum CaptureFailure {
     TooLarge {
         /// The file, or the whole capture.
         what: &'static str,
-        /// Its size.
+        /// The size that it would have, in bytes.
         bytes: u64,
-        /// The largest size that can be replayed.
+        /// The largest size that `--path.capture` reads, in bytes.
         most: u64,
     },
     /// The archive cannot be packed.

@@ -276,7 +276,7 @@ impl Scrub {
 
     /// Replaces the names in a part of a place. Most parts are the kernel's own names. But an
     /// administrator may have named an array of disks or an interface, and some parts contain a
-    /// name. A vendor may choose any name for his block devices.
+    /// name. A vendor may choose any name for its block devices.
     fn part(&mut self, above: &OsStr, part: &OsStr) -> String {
         let part = part.to_string_lossy();
         let is_kernels = || self.disk.is_match(&part) || part.parse::<DevNo>().is_ok();

@@ -1,4 +1,4 @@
-//! The memory's own clock. It continues across restarts, and nobody sets it.
+//! The memory's own clock. It continues across restarts, and no program can set it.
 //!
 //! Within one boot of the host, it follows the kernel's uptime. Between two boots, it has to rely
 //! on the wall clock, which may be wrong by years until a time server is reached. So that gap

@@ -1,5 +1,6 @@
-//! The numbers of paths that a device has had, and whether it was redundant. Both are kept until
-//! they have held long enough to be expected.
+//! The numbers of paths that a device has had, and the times at which it was redundant. The memory
+//! expects a number of paths, or redundancy, only after it has held for [`PROOF_TIME`]. Before any
+//! number has held that long, it expects the highest one.
 
 use std::time::Duration;
 
@@ -13,14 +14,13 @@ pub(crate) const PROOF_TIME: Duration = Duration::from_secs(6 * 60 * 60);
 /// The numbers of paths that a device has had.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct PathHistory {
-    /// Path counts that the device now has without a break, each with the moment since when it has
-    /// had at least this many. Both ascend.
+    /// The device has had at least this many paths since this moment, without a break. Counts and
+    /// moments ascend.
     running: Vec<(u32, Moment)>,
-    /// Path counts that the device had for [`PROOF_TIME`], each with the moment when that was last
-    /// so. The counts descend, the moments ascend.
+    /// The device had at least this many paths for [`PROOF_TIME`], and still had them at this
+    /// moment. Counts descend, moments ascend.
     proven: Vec<(u32, Moment)>,
-    /// All path counts that the device has had, each with the moment when that was last so. The
-    /// counts descend, the moments ascend.
+    /// The device last had at least this many paths at this moment. Counts descend, moments ascend.
     had: Vec<(u32, Moment)>,
 }
 

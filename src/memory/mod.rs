@@ -5,7 +5,7 @@
 //! mod.rs       the rules: a device appears, changes, goes; the host is in trouble, and recovers
 //! record.rs    one device                    history.rs   its paths and its redundancy over time
 //! ports.rs     Fibre Channel ports
-//! clock.rs     a clock that nobody sets
+//! clock.rs     a clock that no program can set
 //! image.rs     the memory as text            file.rs      a process that reads and writes the file
 //! ```
 //!
@@ -58,7 +58,7 @@ const IDLE_WRITE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// A device as it is now.
 #[derive(Clone, Debug)]
 pub struct Sighting<'a> {
-    /// The device.
+    /// The device as it will be published.
     pub device: &'a Arc<Device>,
     /// True if all disks of the device are gone.
     pub has_no_disk: bool,
@@ -443,8 +443,8 @@ impl Memory {
                     Some(LossReason::NoValidPath).filter(|_| was_pathless && went_first)
                 }
             };
-            // The device lost its disks while it was being removed. Nobody could have ended that
-            // trouble.
+            // The device lost its disks while it was being removed. No administrator could have
+            // ended that trouble.
             let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE_TIME);
             match reason {
                 Some(reason) => self.lose(&wwid, reason, now, moment, news),

@@ -14,9 +14,9 @@ use crate::topology::{Adapters, DevNo, Device, Kind, LossReason, LostDevice, is_
 /// Paths arrive one after the other, so none counts as missing this soon after its device appeared.
 pub(crate) const ARRIVAL_TIME: Duration = Duration::from_secs(5 * 60);
 
-/// When a table is loaded, the kernel takes every path for valid until multipathd has failed the
-/// bad ones. This happens with each disk that goes. So a path that was valid for less time than
-/// this never really was.
+/// When multipathd loads a table, the kernel treats every path as valid until multipathd has failed
+/// the bad ones. multipathd loads a table whenever a disk goes. So a device that had a valid path
+/// for less time than this had no working path.
 const LONGEST_BLINK: Duration = Duration::from_secs(5);
 
 /// I/O errors count as new for this long.
@@ -177,8 +177,8 @@ impl DeviceRecord {
         self.redundancy.note(false, now);
     }
 
-    /// Records how many paths are missing. Returns true if paths were missing until now although no
-    /// path has come.
+    /// Records how many paths are missing. Returns true if paths were missing until now, and the
+    /// number of present paths has not grown.
     pub(crate) fn has_ceased_to_miss(&mut self, missing: u32, present: usize) -> bool {
         let present = present as u64;
         if missing > 0 {
@@ -221,8 +221,9 @@ impl DeviceRecord {
         self.numbers.iter().any(|number| is_named(*number))
     }
 
-    /// Forgets everything older than `before`, and the loss if it `is_old`. Returns true if that
-    /// changes what is shown.
+    /// Forgets the path counts and the redundancy from before the moment `before`. Forgets the loss
+    /// if `is_old`. Returns true if the expected paths, the redundancy or the loss of the device
+    /// change.
     pub(crate) fn forget(&mut self, before: Moment, is_old: bool, (now, window): (Moment, Duration)) -> bool {
         let expected = self.paths.expected(now, window);
         let was_redundant = self.redundancy.is_proven(now, window);

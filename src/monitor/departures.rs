@@ -1,5 +1,5 @@
-//! Which went first, a map or its disks? The kernel numbers its events, so they give the order even
-//! if no reading came between them.
+//! The order in which a map and its disks were removed. The kernel numbers its events. The numbers
+//! give the order even if no reading came between the events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::topology::DevNo;
 use crate::watch::Uevent;
 
-/// A removal is not related to a device that is removed later than this.
+/// How long a removal is remembered. A device that goes later than this goes for another reason.
 const REMOVAL_RETENTION: Duration = Duration::from_secs(60);
 
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,8 +60,8 @@ impl Departures {
         self.maps.remove(wwid);
     }
 
-    /// Returns true if all of these disks are known to have gone before their map. A disk without a
-    /// number is not known to have.
+    /// Returns true if all of these disks are known to have gone before their map. For a disk
+    /// without a device number, the order is not known.
     pub(crate) fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
         let map = self.maps.get(wwid);
         disks.all(|disk| {

@@ -56,10 +56,12 @@ pub(crate) struct MapLedger {
     repeats: Repeats<DevNo>,
 }
 
-/// The event number up to which a source's reading includes all events.
+/// Shows which events a source's reading includes: all up to a certain `DM_SEQNUM`.
 #[derive(Debug, Default)]
 struct Floor {
+    /// The highest `DM_SEQNUM` seen when the last reading was requested.
     asked: u64,
+    /// The same for the last reading that has arrived.
     read: u64,
     /// When the reading was requested.
     at: Option<Instant>,
@@ -142,17 +144,20 @@ impl MapLedger {
         self.block.accept(asked, self.born);
     }
 
-    /// Returns the event number up to which sysfs's reading includes all events.
+    /// Returns the highest `DM_SEQNUM` of the events that sysfs's reading includes. The reading
+    /// includes all events with lower numbers.
     pub(crate) fn block_floor(&self) -> u64 {
         self.block.read
     }
 
-    /// Returns the event number up to which device mapper's reading includes all events.
+    /// Returns the highest `DM_SEQNUM` of the events that device mapper's reading includes. The
+    /// reading includes all events with lower numbers.
     pub(crate) fn kernel_floor(&self) -> u64 {
         self.kernel.read
     }
 
-    /// Returns the event number up to which multipathd's reading includes all events.
+    /// Returns the highest `DM_SEQNUM` of the events that multipathd's reading includes. The
+    /// reading includes all events with lower numbers.
     pub(crate) fn daemon_floor(&self) -> u64 {
         self.daemon.read
     }
@@ -167,9 +172,9 @@ impl MapLedger {
         self.daemon.at.is_some()
     }
 
-    /// Returns true if multipathd's reading of this map is certainly newer than device mapper's: it
-    /// was requested after that one had arrived. Either source may read the map at any moment
-    /// between request and arrival.
+    /// Returns true if multipathd's reading of this map is certainly newer than device mapper's.
+    /// multipathd must have been asked after device mapper's reading had arrived. The reason is
+    /// that a source may read the map at any moment between request and arrival.
     pub(crate) fn daemon_is_newer(&self) -> bool {
         self.daemon.at.is_some_and(|asked| self.kernel_came.is_none_or(|came| came < asked))
     }
@@ -196,8 +201,8 @@ impl MapLedger {
         self.diskseq = self.diskseq.max(Some(diskseq));
     }
 
-    /// Starts again for a map that was created again. Event numbers restart, and the events and
-    /// readings of the old map no longer hold.
+    /// Starts again for a map that was removed and created again. The event numbers of the new map
+    /// start again. Events and readings of the old map say nothing about the new one.
     fn reborn(&mut self, at: Instant) {
         self.born = Some(at);
         self.highest = 0;
@@ -211,9 +216,10 @@ impl MapLedger {
         }
     }
 
-    /// Returns true if the ledger outlives its map, which a reading requested at `asked` no longer
-    /// shows. It does if path events have arrived since for a newly created map with this WWID.
-    /// They remain valid, and the counters continue, as they do if no reading saw the map gone.
+    /// Returns true if the ledger is kept although a reading requested at `asked` does not show its
+    /// map. This is so if a map with this WWID was created after `asked` and has had path events.
+    /// These events remain valid. The counters continue, as they do if no reading shows that the
+    /// map was gone.
     pub(crate) fn outlives_map(&mut self, asked: Option<Instant>) -> bool {
         let Some(born) = self.born.filter(|born| asked.is_some_and(|asked| *born > asked)) else { return false };
         self.paths.retain(|_, path| path.event_came.is_some_and(|at| at >= born));

@@ -1,4 +1,4 @@
-//! Does the kernel keep the I/O to an NVMe head without a usable path, or does it fail that I/O?
+//! Decides if the kernel keeps or fails the I/O to an NVMe head that has no usable path.
 //!
 //! `nvme_available_path` in `drivers/nvme/host/multipath.c` keeps the I/O in two cases. In the
 //! first case, a controller of one of the head's paths is `live`, `connecting` or `resetting`,
@@ -32,8 +32,8 @@ struct Away {
     /// The instance of the controller. The time of a new instance starts again.
     instance: u64,
     since: Instant,
-    /// How long the kernel keeps I/O for the controller. `None` if forever. A later change of the
-    /// setting counts from the next time.
+    /// How long the kernel keeps I/O for the controller, or `None` if it does so forever. If the
+    /// setting changes while the controller is away, the new value applies the next time.
     patience: Option<Duration>,
 }
 
@@ -85,8 +85,8 @@ impl ClocksAt<'_> {
         }
     }
 
-    /// Returns true if the kernel keeps the head and its I/O although no path may come back. While
-    /// the head has paths, that time has not begun.
+    /// Returns true if the `delayed_removal_secs` of the head have not passed. The kernel keeps the
+    /// head and its I/O for this time without a path. This time begins when the last path goes.
     fn keep(&self, head: &Head) -> bool {
         let since = self.clocks.pathless.get(&head.name);
         let gone = since.map_or(Duration::ZERO, |since| self.now.saturating_duration_since(*since));

@@ -109,8 +109,9 @@ impl Context<'_> {
     }
 }
 
-/// Returns the namesakes if they are one disk without a device, and otherwise none. They must have
-/// one size. There must be two of them, or one that udev's mark or its target assigns to multipath.
+/// Returns these disks, which have the same WWID, if they are one LUN without a device. Otherwise
+/// returns none. All disks must have the same size. There must be at least two, or udev's mark or
+/// the target must show that the disk belongs to multipath.
 fn one_disk(disks: Vec<&Candidate>, is_beside: impl Fn(&Candidate) -> bool) -> Vec<&Candidate> {
     let sizes: BTreeSet<_> = disks.iter().filter_map(|disk| size_of(&disk.disk)).collect();
     let is_multipaths = |disk: &&Candidate| disk.mark == Some(true) || disk.is_beside_member || is_beside(disk);

@@ -1,5 +1,5 @@
-//! Is a device in use, and which users bypass it? Pure functions of its holders and its last
-//! writes.
+//! Decides if a device is in use, and finds the users that bypass it. The functions depend only on
+//! the device's holders and its last writes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const RECENT_WRITE: Duration = Duration::from_secs(60 * 60);
 /// this long without a write, that is over.
 const QUIET_AFTER_UNMOUNT: Duration = Duration::from_secs(60);
 
-/// When an unknown user wrote to a device, as far as the exporter watched.
+/// The last write of an unknown user to a device, since the exporter started.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LastWrite {
     completed: Option<u64>,
@@ -53,8 +53,8 @@ impl LastWrite {
 }
 
 /// Returns true if the device with this kernel name is in use, or `None` if that is unknown.
-/// `is_held` decides: in device mapper, the device has more holders than its closed partition
-/// mappings.
+/// `is_held` decides, if it is known. It is true if device mapper counts more holders of the device
+/// than its closed partition mappings.
 pub(crate) fn in_use(is_held: Option<bool>, name: &str, usage: &Usage, was_written: bool) -> Option<bool> {
     is_held.or_else(|| match usage.users.get(name) {
         Some(users) if !users.is_empty() => Some(true),

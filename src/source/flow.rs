@@ -26,9 +26,9 @@ pub(crate) struct Completed {
 }
 
 impl Io {
-    /// Parses `stat` of a block device (`Documentation/block/stat.rst` of the kernel): 11 numbers,
-    /// 4 more for discards (Linux 4.18), and 2 more for flushes (5.5). `None` if the text has
-    /// another form.
+    /// Parses `stat` of a block device (`Documentation/block/stat.rst` of the kernel). The file has
+    /// 11 numbers, 4 more for discards (Linux 4.18), and 2 more for flushes (5.5). `None` if the
+    /// text has another form.
     pub(crate) fn from_stat(text: &str, at: Instant) -> Option<Self> {
         const WITH_DISCARDS: usize = 15;
         const WITH_FLUSHES: usize = 17;
@@ -84,8 +84,7 @@ fn non_negative(in_flight: u64) -> Option<u64> {
 /// Measures for how long a device's I/O has made no progress, from one reading to the next.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stall {
-    /// The last reading, and the time of the last one at which I/O had progressed or none was in
-    /// flight.
+    /// The last reading, and the time of the last reading that showed progress or no I/O in flight.
     last: Option<(Io, Instant)>,
 }
 

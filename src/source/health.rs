@@ -79,7 +79,7 @@ impl SourcePart {
 
 /// The number of intervals for which a successful read counts as current.
 const FRESH_INTERVALS: u32 = 3;
-/// The shortest time for which a successful read counts as current: a thread may wait this long for
+/// The shortest time for which a successful read counts as current. A thread may wait this long for
 /// a processor, even if the interval is shorter.
 const MIN_FRESHNESS: Duration = Duration::from_secs(1);
 

@@ -99,11 +99,12 @@ pub(crate) fn read(capture: &Path) -> Result<RecordedKernel, Error> {
 /// takes about 3,000 bytes, most of them in multipathd's reply.
 pub(crate) const MAX_CAPTURE_BYTES: u64 = 64 << 20;
 
-/// Checks a capture that may come from a stranger: no link in it leads out of it, it has only
-/// files, links and directories, and its files together are not too large.
+/// Checks a capture that may come from a stranger. It must contain only files, links and
+/// directories. No link may lead out of it. All its files together may have at most
+/// [`MAX_CAPTURE_BYTES`].
 ///
 /// # Errors
-/// If one of these is not so, or cannot be checked.
+/// If the capture breaks one of these rules, or cannot be read.
 pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
     let mut open = vec![(capture.to_owned(), 0)];
     let mut bytes = 0_u64;
@@ -137,8 +138,8 @@ pub(crate) fn inspect(capture: &Path) -> Result<(), Error> {
 }
 
 /// Returns true if a link target stays inside the tree. `depth` is the number of directories above
-/// the link. The target may go up only at its beginning, as the links of sysfs do: a step up behind
-/// another link starts from a different directory.
+/// the link. The target may go up only at its beginning, as the links of sysfs do. A step up behind
+/// another link would start from a different directory.
 fn stays_inside(target: &Path, depth: usize) -> bool {
     let up = target.components().take_while(|part| *part == Component::ParentDir).count();
     up <= depth && target.components().skip(up).all(|part| matches!(part, Component::Normal(_) | Component::CurDir))

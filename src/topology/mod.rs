@@ -133,11 +133,11 @@ impl Health {
 /// The number of paths in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Valid paths.
+    /// Paths that the kernel sends I/O to.
     pub valid: usize,
-    /// Standby paths.
+    /// NVMe paths that are reachable and take no I/O now.
     pub standby: usize,
-    /// Failed paths.
+    /// All other paths.
     pub failed: usize,
 }
 
@@ -185,7 +185,8 @@ pub struct Group {
 pub struct Path {
     /// The kernel name (`sdb`). After the name is gone, the last known one, or the device number.
     pub name: Arc<str>,
-    /// Device number.
+    /// The number of the path's block device. `None` for an NVMe path, and for a disk whose number
+    /// no source shows.
     pub devno: Option<DevNo>,
     /// SCSI host, channel, target and LUN, such as `6:0:0:1`.
     pub hctl: Arc<str>,

@@ -34,8 +34,8 @@ pub use uevent::{PathAction, PathEvent, Uevent};
 pub enum Wake {
     /// The watcher has begun: from now on it misses nothing.
     Watching(Watcher),
-    /// At this moment no kernel event was waiting, and all earlier ones have been sent. Comes at
-    /// least once per [`PULSE`].
+    /// The kernel's queue of events was empty at this moment, and the watcher has sent all earlier
+    /// events. The watcher sends this message at least once per [`PULSE`].
     Drained {
         /// The moment.
         at: Instant,
@@ -81,7 +81,7 @@ pub fn channel() -> (mpsc::Sender<Wake>, mpsc::Receiver<Wake>) {
     mpsc::channel(QUEUE)
 }
 
-/// The monitor has ended, so nobody receives messages.
+/// The monitor has ended and receives no more messages.
 struct MonitorEnded;
 
 /// Runs a watcher until the monitor ends. The watcher restarts after an error, and even after a

@@ -119,7 +119,7 @@ fn run(wakes: &mpsc::Sender<Wake>) -> Result<MonitorEnded, Error> {
 
 /// Returns true if the kernel sends events to this process's network namespace. It does so only if
 /// the namespace belongs to the host's root (`uevent_net_init` in `lib/kobject_uevent.c`, Linux
-/// 4.18 and later); a listener elsewhere gets no error. If the owner cannot be determined, as in
+/// 4.18 and later). A listener elsewhere gets no error. If the owner cannot be determined, as in
 /// nested user namespaces, events are expected.
 fn are_sent_here() -> bool {
     // Files below `/proc/self/net` belong to the root of the network namespace. The directory

@@ -21,8 +21,8 @@ const MIN_PAGES: usize = 4;
 /// and the response stream.
 const RESPONSE_OVERHEAD: usize = 16 << 10;
 
-/// The number of responses up to which finished ones are not removed, because each search costs
-/// time.
+/// Finished responses are removed only when there are more responses than this, because each search
+/// costs time.
 const CLEANUP_THRESHOLD: usize = 64;
 
 /// Hands out pages, and revokes them if they use too much memory.

@@ -29,8 +29,8 @@
 //!   use the system's CAs.
 //! - Settings without effect in the toolkit are rejected: `client_allowed_sans` if no certificate
 //!   is requested, and a CA file without a certificate. If certificates are requested but not
-//!   verified, the names are checked as in the toolkit. A warning says that this check keeps nobody
-//!   out.
+//!   verified, the names are checked as in the toolkit. A warning says that this check keeps no
+//!   client out.
 //! - Users whose hash has a bcrypt cost above 16 are refused, with a warning. They take as long as
 //!   unknown names. The file is rejected if all users are of this kind: see `users.rs`.
 //! - The toolkit reads its files for every request. This module compares them once a second, and

@@ -79,9 +79,10 @@ impl FileDigests {
 
 /// The settings that keep clients out, and that a truncated file could lack without an error.
 ///
-/// Cipher suites are not among them, because all supported ones are good. Nor is `max_version`,
-/// which restricts only if it is present. Nor are the numbers of the rate limit, which keep nobody
-/// out. A truncated number applies until the file is completely written.
+/// Cipher suites are not among them, because all supported ones are good. `max_version` is not
+/// among them, because it restricts only if it is present. The numbers of the rate limit are not
+/// among them, because they keep no client out. A truncated number applies until the file is
+/// completely written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Protection {
     tls: bool,

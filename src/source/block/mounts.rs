@@ -7,9 +7,9 @@
 //! fs/btrfs/UUID/devices/dm-4   all devices of a btrfs, of which mountinfo names one
 //! ```
 //!
-//! This module does not see other mount namespaces, ZFS pools, and journals and logs on a device of
-//! their own. It also does not see programs that have opened a device node (a virtual machine, a
-//! database, an iSCSI target, a loop device, DRBD).
+//! This module does not see other mount namespaces and ZFS pools. It does not see a journal or log
+//! on a separate device. It does not see programs that have opened a device node (a virtual
+//! machine, a database, an iSCSI target, a loop device, DRBD).
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -148,9 +148,9 @@ pub(crate) fn open(procfs: &Path) -> io::Result<File> {
 /// The link that names the process ID namespace of this process.
 const OWN_NAMESPACE_LINK: &str = "/proc/self/ns/pid";
 
-/// Returns true if the first process in `procfs` belongs to a container: this process has the same
-/// number there as in a namespace that is not the host's. A capture holds only the table that was
-/// chosen on its host.
+/// Returns true if the first process in `procfs` belongs to a container. This is so if this process
+/// is in a namespace other than the host's, and has the same number in `procfs`. A capture contains
+/// only the table that was read on its host.
 fn is_of_container(procfs: &Path, our_namespace: &Path) -> bool {
     /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h` of the kernel.
     const HOST_NAMESPACE: &str = "pid:[4026531836]";

@@ -26,8 +26,8 @@ pub(crate) struct Candidate {
     pub(crate) disk: Arc<Disk>,
     /// The identity in udev's database.
     pub(crate) wwid: Arc<str>,
-    /// True if udev marks the disk as a path of multipath, false if it marks it as none
-    /// (`DM_MULTIPATH_DEVICE_PATH`); `None` without a mark.
+    /// udev's mark (`DM_MULTIPATH_DEVICE_PATH`): true for a path of multipath, false for any other
+    /// disk. `None` if udev has set no mark.
     pub(crate) mark: Option<bool>,
     /// The kernel name of another driver's device that holds the disk or a partition of it: `md0`,
     /// `emcpowera`.
@@ -119,9 +119,9 @@ impl Strangers {
     }
 }
 
-/// Finds the candidates whose target has another LUN in a map. Only the few targets of candidates
-/// are searched. A hypervisor presents unrelated disks as LUNs of one virtio-scsi target, and some
-/// of them may be paths; these targets do not count.
+/// Finds the candidates whose target has another LUN in a map. Searches only the few targets of
+/// candidates. Targets of virtio-scsi do not count, because a hypervisor presents unrelated disks
+/// as LUNs of one target.
 fn look_for_neighbours(candidates: &mut [Candidate], members: &[&Disk]) {
     let has_targets = |disk: &Disk| disk.transport != Transport::VirtioScsi;
     let with_targets = candidates.iter().map(|candidate| &candidate.disk).filter(|disk| has_targets(disk));

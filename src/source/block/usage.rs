@@ -12,9 +12,9 @@
 //! looks only through partitions. It finds the users of disks from above, because there are fewer
 //! volumes than paths. PowerPath, VxDMP and HDLM show no `slaves`.
 //!
-//! All this is read at each resync. If device mapper does not report open counts, or there are
-//! native NVMe devices, the exporter reads a part of it more often: mounts, swaps and the holders
-//! of NVMe namespaces. It does so when the mounts change or a device-mapper device goes.
+//! All this is read at each resync. On some hosts, mounts, swaps and the holders of NVMe namespaces
+//! are also read when the mounts change or a device-mapper device goes. These are hosts with native
+//! NVMe devices, and hosts whose device mapper does not report open counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};

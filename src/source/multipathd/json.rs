@@ -25,7 +25,7 @@
 //! ```
 //!
 //! A string of a map ends where the next line is a key of the map. Nothing in it is unescaped. The
-//! layout is the same from 0.7.4 to 0.14.3; only the keys `marginal_st` (0.8.3) and `lun_hex`
+//! layout is the same from 0.7.4 to 0.14.3. Only the keys `marginal_st` (0.8.3) and `lun_hex`
 //! (0.8.9) were added. Reading by lines also yields the maps before the place where a reply was
 //! cut.
 //!
@@ -77,9 +77,9 @@ pub(crate) struct NotMaps {
 pub(crate) struct DaemonMap {
     /// The WWID, which multipathd prints as `uuid`. Never empty.
     pub(crate) wwid: Arc<str>,
-    /// The alias.
+    /// The alias, which multipathd prints as `name`.
     pub(crate) name: Arc<str>,
-    /// The kernel name, `dm-3`.
+    /// The kernel name (`dm-3`), which multipathd prints as `sysfs`.
     pub(crate) sysfs_name: Arc<str>,
     pub(crate) vendor: Arc<str>,
     pub(crate) product: Arc<str>,
@@ -87,9 +87,9 @@ pub(crate) struct DaemonMap {
     /// True if the kernel queues I/O while no path is valid.
     ///
     /// The value comes from `features`, which multipathd takes from the kernel's table for every
-    /// reply (`disassemble_map`). The field `queueing` is not used, because it is multipathd's own
-    /// intention: it says `-` if nothing is configured, and `on` after another program has made the
-    /// kernel fail I/O. All recorded replies agree with the kernel's table beside them.
+    /// reply (`disassemble_map`). The field `queueing` is not used, because it is what multipathd
+    /// intends. It says `-` if nothing is configured. It still says `on` after another program has
+    /// made the kernel fail I/O. All recorded replies agree with the kernel's table beside them.
     pub(crate) queueing: Option<bool>,
     pub(crate) suspended: Option<bool>,
     pub(crate) read_only: Option<bool>,

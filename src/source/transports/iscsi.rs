@@ -10,9 +10,9 @@
 //! Documented in `include/scsi/scsi_transport_iscsi.h` and `drivers/scsi/scsi_transport_iscsi.c` of
 //! the kernel. A session whose connection is dead answers for `ipaddress` with `ENOTCONN`. The
 //! exporter therefore remembers a session's names and address. It reads them again when the session
-//! logs in, and at each resync while it is logged in: an address may move to another interface
-//! under a lasting connection. open-iscsi uses one connection for a session, number 0. An iSER
-//! session has no `ipaddress`, so its source address is unknown here.
+//! logs in, and at each resync while it is logged in. The reason is that an address may move to
+//! another interface while the connection lasts. open-iscsi uses one connection for a session,
+//! number 0. An iSER session has no `ipaddress`, so its source address is unknown here.
 //!
 //! Offload adapters have their own addresses, which the network stack does not know. qla4xxx gives
 //! its IPv4 address as that of the host (`0.0.0.0` if it has none), and has an `iscsi_iface` for

@@ -158,9 +158,9 @@ impl Nvme {
     }
 
     /// Reads all multipath heads: those whose subsystem is reached over fabrics or has two or more
-    /// controllers. A lone local disk does not count, unless its WWID is among the `remembered`
-    /// ones: it has then lost controllers while the exporter did not run. Heads that cannot be
-    /// listed keep their last state. The I/O of their paths is read only if `anew`.
+    /// controllers. A local disk with one controller counts only if its WWID is among the
+    /// `remembered` ones. Such a disk has lost controllers while the exporter did not run. Heads
+    /// that cannot be listed keep their last state. The I/O of their paths is read only if `anew`.
     pub(crate) fn read_heads(&mut self, anew: bool, remembered: &BTreeSet<Arc<str>>, unreadable: &mut Vec<Error>) {
         if let Err(error) = self.look_for_heads(anew, remembered, unreadable) {
             unreadable.push(error);

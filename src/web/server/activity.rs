@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Limits;
 
-/// The time for which a connection that is closed while the client sends continues to read, and the
-/// number of bytes. Closing at once would make the kernel respond to the rest with a reset. A reset
-/// can overtake our response (RFC 9112, 9.6).
+/// If the server closes a connection while the client sends, it continues to read for this time and
+/// this number of bytes. Closing at once would make the kernel respond to the remaining bytes with
+/// a reset. A reset can overtake our response (RFC 9112, 9.6).
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
@@ -30,7 +30,8 @@ pub(crate) struct ActivityState {
     /// connection.
     pub(crate) last: Instant,
     pub(crate) phase: Phase,
-    /// The time of the first write since the last successful one that found the client not reading.
+    /// Since when writes have been blocked because the client does not read. `None` after a
+    /// successful write.
     blocked: Option<Instant>,
     /// True if bytes arrived that belong to no request with a response. The client may still be
     /// sending.
