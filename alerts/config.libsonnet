@@ -1,23 +1,27 @@
-// What may differ between two installations of the alerts. Override any of it: see README.md.
+// Settings that may differ between two installations of the alerts. README.md describes how to
+// override them.
 {
   _config+:: {
-    // Label matchers that every series must match, such as 'env="prod"'. Empty: all series.
+    // Label matchers that every series must match, such as 'env="prod"'. If empty, all series
+    // match.
     selector: '',
 
-    // The exporter's targets: MultipathExporterDown looks at these. An example in prometheus.yml calls the job
-    // `multipath`, the operator's PodMonitor `multipath-exporter`.
+    // The exporter's targets. MultipathExporterDown looks at these. An example in prometheus.yml
+    // calls the job `multipath`, and the operator's PodMonitor calls it `multipath-exporter`.
     jobSelector: 'job=~".*multipath.*"',
 
-    // The label that tells clusters apart. The dashboard and alertmanager.yml call it `cluster`: change them too.
+    // The label that tells clusters apart. The dashboard and alertmanager.yml call it `cluster`, so
+    // change them as well.
     clusterLabel: 'cluster',
 
-    // Where the runbook of an alert is. %s is its name. The exporter serves them at http://HOST:10056/runbooks/%s.
+    // The address of an alert's runbook. %s is the alert's name. The exporter serves the runbooks
+    // at http://HOST:10056/runbooks/%s.
     runbookURL: 'https://github.com/multipath-exporter/multipath_exporter/blob/main/alerts/runbooks/%s.md',
 
     // Names of alerts that are left out.
     disabled: [],
 
-    // The reason of each severity and duration stands beside its alert in mixin.libsonnet.
+    // The reason for each severity and duration is beside its alert in mixin.libsonnet.
     severities: {
       MultipathFaultyPaths: 'warning',
       MultipathNoValidPaths: 'critical',
@@ -63,7 +67,7 @@
       MultipathExporterErrors: 'warning',
     },
 
-    // How long a finding lasts before it is told. '0s': at once.
+    // How long a condition must last before the alert fires. '0s' means at once.
     durations: {
       MultipathFaultyPaths: '0s',
       MultipathNoValidPaths: '0s',

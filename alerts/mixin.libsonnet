@@ -1,19 +1,22 @@
 // Alerts of multipath_exporter, as a mixin: `prometheusAlerts` and `grafanaDashboards`.
 //
-// `render` makes multipath.rules.yml and the operator's object of it. A field `why` becomes the comment of its rule.
+// `render` makes multipath.rules.yml and the operator's object from it. A field `why` becomes the
+// comment of its rule.
 (import 'config.libsonnet') +
 {
   local cfg = $._config,
 
-  // A selector of a metric, with more matchers if the alert needs them.
+  // A selector of a metric, with additional matchers if the alert needs them.
   local metric(name, matchers='') =
     local all = std.join(',', std.filter(function(part) part != '', [cfg.selector, matchers]));
     if all == '' then name else '%s{%s}' % [name, all],
 
-  // A gauge that exists as long as its object: a missed scrape must not end an alert, nor begin a `for` anew.
+  // A gauge that exists as long as its object. A missed scrape must not end an alert, and must not
+  // restart a `for`.
   local last(name, matchers='') = 'last_over_time(%s[5m])' % metric(name, matchers),
 
-  // A series that ends with its cause: the same, but only while its host answers no scrape. `labels` are its own labels.
+  // A series that ends with its cause. It is read like a gauge of `last`, but only while its host
+  // answers no scrape. `labels` are the series' own labels.
   local fault(name, labels='wwid', matchers='', condition='', newline='\n') =
     '%s%s%sor %s%s%sunless ignoring (%s) %s' % [
       metric(name, matchers),
@@ -26,19 +29,21 @@
       metric('multipath_devices'),
     ],
 
-  // Ends what is said about devices when their host has none of that kind, as `last` sees a removed one for five minutes. The
-  // host's own count costs nothing, and a second look at each of 25,000 devices costs half a second.
+  // Ends an alert about devices when their host has no device of that kind, because `last` sees a
+  // removed device for five minutes. The host's own count costs nothing. A second look at each of
+  // 25,000 devices costs half a second.
   local unlessNone(name) = 'unless ignoring (wwid) %s == 0' % metric(name),
 
   local pathless = '%s == 0 %s' % [
     last('multipath_device_valid_paths'),
     unlessNone('multipath_devices_without_valid_paths'),
   ],
-  // For alerts that wait: a device that was removed in order must not become one meanwhile.
+  // For alerts that wait: a device that was removed in order must not become an alert in that time.
   local pathlessStill = '(%s)' % fault('multipath_device_valid_paths', condition=' == 0', newline=' '),
   local unused = '%s == 0' % last('multipath_device_in_use'),
 
-  // Adds the alias. topk: while a device is renamed, the old and the new series are both there for five minutes.
+  // Adds the alias. topk is necessary because the old and the new series of a renamed device both
+  // exist for five minutes.
   local infoLabels = 'name, sysfs_name, uuid, kind, vendor, product, revision',
   local named(expr, newline='\n', matchers='') = '(%s)%s* ignoring (%s) group_left (name)\ntopk without (%s) (1, %s)' % [
     expr,
@@ -48,13 +53,15 @@
     last('multipath_device_info', matchers),
   ],
 
-  // How much a counter has risen, as its samples say. `increase` is a guess, and each engine guesses otherwise: VictoriaMetrics
-  // takes a counter that it has not seen for hours for one that rose now. The first comparison leaves out the many that are 0:
-  // to subtract 25,000 numbers costs as much as to read them.
+  // The rise of a counter according to its samples. `increase` extrapolates, and each engine does
+  // so in its own way: VictoriaMetrics assumes that a counter that it has not seen for hours rose
+  // now. The first comparison leaves out the many counters that are 0, because the subtraction of
+  // 25,000 numbers costs as much as their reading.
   local rose(name, condition, window='15m', threshold=condition) =
     '(%s %s) - min_over_time(%s[%s]) %s' % [last(name), condition, metric(name), window, threshold],
 
-  // Lost devices. topk: while the alias of one changes, it has two series, and they would become two equal alerts.
+  // Lost devices. topk is necessary because a device has two series while its alias changes, and
+  // the two would become two equal alerts.
   local lost(matchers) =
     'topk without (name) (1, %s)' %
     fault('multipath_lost_device_info', 'wwid, name, kind, vendor, product, reason', matchers),
@@ -71,8 +78,9 @@
     annotations: annotations { runbook_url: cfg.runbookURL % name },
   },
 
-  // An alert in oVirt's words. It has no summary: each text of 25,000 alerts costs an evaluation half a second. The alias
-  // is in the text, and is no label: a device that is renamed stays the same alert.
+  // An alert in oVirt's words. It has no summary, because each text of 25,000 alerts adds half a
+  // second to an evaluation. The alias is in the text and not a label, so a renamed device keeps
+  // its alert.
   local problem(name, why, expr, sentence, more, labels={}, duration=cfg.durations[name]) =
     alert(name, why, expr, { description: '%s [%s]. %s' % [sentence, device + '{{ with $labels.name }} ({{ . }}){{ end }}', more] }, { name: '' } + labels, duration),
 
@@ -83,19 +91,22 @@
 
   local groups = [
     {
-      // The worse first: Prometheus sends the alerts of one rule after the other, and a message should not begin with an end.
+      // The worst comes first. Prometheus sends the alerts rule by rule, and a message should not
+      // begin with an ended alert.
       name: 'multipath',
       rules: [
         problem(
           'MultipathNoValidPaths',
-          'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. Unknown counts as in use.',
+          'oVirt: a device has no valid path, and is in use. At once: its I/O fails or waits. ' +
+          'A device whose use is unknown counts as in use.',
           named('%s unless %s > 0 unless %s' % [pathless, last('multipath_device_standby_paths'), unused]),
           withoutPaths,
           'I/O to it fails, or waits until a path is back.',
         ),
         problem(
           'MultipathNoValidPaths',
-          'NVMe: the same with standby paths. An array that moves its namespaces to another controller needs seconds.',
+          'NVMe: the same for a device with standby paths. One minute: an array needs seconds to move its ' +
+          'namespaces to another controller.',
           named(
             '%s and %s > 0 unless %s' % [pathless, last('multipath_device_standby_paths'), unused],
             matchers='kind="nvme"',
@@ -107,21 +118,23 @@
         ),
         problem(
           'MultipathNoValidPathsUnused',
-          'A device has no valid path, and nothing uses it. A minute: a volume that is being detached looks like this.',
+          'A device has no valid path, and nothing uses it. One minute: a volume looks like this while it is ' +
+          'being detached.',
           named('%s and %s' % [pathlessStill, unused]),
           withoutPaths,
           'Nothing uses it.',
         ),
         problem(
           'MultipathDeviceInUseLost',
-          'A device is gone, and something used it. At once: what used it has failed.',
+          'A device that was in use is gone. At once: its users have failed.',
           lost('reason="in_use"'),
           'Lost multipath devices %s:' % onHost,
           'It was in use and is gone.',
         ),
         problem(
           'MultipathDeviceLost',
-          'A device is gone after all its paths had failed, or it did not return after a boot. At once: the exporter has waited.',
+          'A device is gone after all its paths had failed, or it did not return after a boot. ' +
+          'At once: the exporter itself has already waited.',
           lost('reason!="in_use"'),
           'Lost multipath devices %s:' % onHost,
           '{{ if eq $labels.reason "not_back_after_boot" }}It was in use before the boot, and has not come back.' +
@@ -140,8 +153,9 @@
         ),
         problem(
           'MultipathPathsMissing',
-          'A device has fewer paths than it is expected to have. Ten minutes: a reboot or a new login brings them one by one.',
-          // A device that the configuration names has no alias while it is not there.
+          'A device has fewer paths than it is expected to have. Ten minutes: after a reboot or a new login ' +
+          'the paths return one by one.',
+          // A device that the configuration names has no alias while it is absent.
           '%s\nor ignoring (name) %s' % [
             named('%s > 0 %s' % [last('multipath_device_missing_paths'), unlessNone('multipath_missing_paths')], newline=' '),
             '(%s > 0 %s)' % [last('multipath_device_missing_paths'), unlessNone('multipath_missing_paths')],
@@ -151,7 +165,8 @@
         ),
         alert(
           'MultipathPathsRecovered',
-          'oVirt: all devices of a host are well again. Ten minutes: long enough to be sent through any Alertmanager.',
+          'oVirt: all devices of a host are well again. It fires for ten minutes, long enough for any ' +
+          'Alertmanager to send it.',
           'abs(time() - %s) < 600\nunless %s == 1' % [
             last('multipath_last_recovery_timestamp_seconds'),
             last('multipath_in_trouble'),
@@ -176,7 +191,8 @@
         ),
         finding(
           'MultipathNotRedundant',
-          'Redundancy that lasted for hours is gone. Silent while a path has failed, because another alert reports that.',
+          'Redundancy that lasted for hours is gone. Silent while a path has failed, because another alert ' +
+          'reports that.',
           '%s == 1\nunless %s > 0' % [last('multipath_device_redundancy_lost'), last('multipath_device_failed_paths')],
           'A multipath device has lost its redundancy.',
           'All paths of device %s %s share one port or fabric. They did not before.' % [device, onHost],
@@ -195,7 +211,7 @@
         ),
         finding(
           'MultipathFewerPathsThanOtherHosts',
-          'Half of the hosts that have this LUN have more paths to it. An hour: hosts are set up one after the other.',
+          'Half of the hosts that have this LUN have more paths to it. One hour: hosts are set up one after the other.',
           '%s\n< on (%s, wwid) group_left ()\nquantile by (%s, wwid) (0.5, %s)' % [
             last('multipath_device_paths'),
             cfg.clusterLabel,
@@ -207,28 +223,31 @@
         ),
         finding(
           'MultipathPathFlapping',
-          'The same path failed three times within fifteen minutes: two of these failures repeat one.',
+          'The same path failed three times within fifteen minutes: two of these failures repeat an earlier one.',
           rose('multipath_device_repeated_path_failures_total', '>= 2'),
           'A path of a multipath device fails again and again.',
           'Paths of device %s %s failed again {{ $value }} times within 15 minutes.' % [device, onHost],
         ),
         finding(
           'MultipathPathMarginal',
-          'multipathd keeps paths out of use because they are unreliable. Five minutes: longer than its own first wait.',
+          'multipathd keeps paths out of use because they are unreliable. ' +
+          'Five minutes: longer than the first wait of multipathd.',
           fault('multipath_device_marginal_paths'),
           'multipathd holds paths of a device to be marginal.',
           'Device %s %s has {{ $value }} marginal paths.' % [device, onHost],
         ),
         finding(
           'MultipathPathErrors',
-          'More than ten errors within ten minutes, again and again for fifteen: a controller that restarts causes many at once.',
+          'More than ten errors within ten minutes, for fifteen minutes: a controller that restarts causes ' +
+          'many errors at once.',
           rose('multipath_device_path_io_errors_total', '> 10', '10m'),
           'Paths of a multipath device report I/O errors.',
           'Paths of device %s %s had {{ $value }} I/O errors within 10 minutes.' % [device, onHost],
         ),
         finding(
           'MultipathAllPathsBlocked',
-          'The kernel holds the paths valid, and sends nothing to any of them. A minute: a fabric change blocks for seconds.',
+          'The kernel regards the paths as valid, and sends no I/O to them. ' +
+          'One minute: a fabric change blocks paths for seconds.',
           '(%s)\n>= %s' % [
             fault('multipath_device_blocked_paths', newline=' '),
             last('multipath_device_valid_paths'),
@@ -238,28 +257,30 @@
         ),
         finding(
           'MultipathIoStalled',
-          'No I/O has completed for a minute, although some is in flight: twice the time that a SCSI command may take.',
+          'No I/O has completed for one minute, although some is in flight. ' +
+          'That is twice the time that a SCSI command may take.',
           fault('multipath_device_stalled_seconds', condition=' >= 60'),
           'I/O of a multipath device stands still.',
           'No I/O of device %s %s has completed for {{ humanizeDuration $value }}.' % [device, onHost],
         ),
         finding(
           'MultipathQueueingWithoutPaths',
-          'I/O waits for a path. Two minutes: most services that wait longer have to be started anew.',
+          'I/O waits for a path. Two minutes: most services that wait longer have to be restarted.',
           '%s\nand %s == 1\nunless %s' % [pathlessStill, last('multipath_device_queueing'), unused],
           'I/O waits for a device that has no valid path.',
           'Device %s %s has no valid path and queues. Programs that use it hang.' % [device, onHost],
         ),
         finding(
           'MultipathDeviceSuspended',
-          'A suspended device completes no I/O. Five minutes: a table reload takes less than one.',
+          'A suspended device completes no I/O. Five minutes: a table reload takes less than one minute.',
           fault('multipath_device_suspended'),
           'A multipath device has been suspended for minutes.',
           'Device %s %s is suspended. Programs that use it hang.' % [device, onHost],
         ),
         finding(
           'MultipathNonOptimizedPath',
-          'I/O takes a slower way through the array. Fifteen minutes: an array needs some to move its LUNs back.',
+          'I/O takes a slower way through the array. Fifteen minutes: an array needs some minutes to move its ' +
+          'LUNs back.',
           fault('multipath_device_non_optimized'),
           'A multipath device works over non-optimized paths.',
           'Device %s %s does not use optimized paths.' % [device, onHost],
@@ -273,56 +294,58 @@
         ),
         finding(
           'MultipathSizeMismatch',
-          'Paths have another size than their device. Five minutes: a LUN that grows is rescanned path by path.',
+          'Paths differ from their device in size. Five minutes: the paths of a grown LUN are rescanned one by one.',
           fault('multipath_device_size_mismatched_paths'),
           'Paths of a multipath device differ from it in size.',
           '{{ $value }} paths of device %s %s have another size than the device.' % [device, onHost],
         ),
         finding(
           'MultipathReadOnlyMismatch',
-          'Paths have another write protection than their device. Five minutes: a rescan takes less.',
+          'Paths differ from their device in write protection. Five minutes: a rescan takes less.',
           fault('multipath_device_read_only_mismatched_paths'),
           'Paths of a multipath device differ from it in write protection.',
           '{{ $value }} paths of device %s %s have another write protection than the device.' % [device, onHost],
         ),
         finding(
           'MultipathWwidMismatch',
-          'Paths lead to another LUN. At once: the next write may destroy the data of somebody else.',
+          'Paths lead to another LUN. At once: the next write may destroy the data of another LUN.',
           fault('multipath_device_wwid_mismatched_paths'),
           'A path of a multipath device leads to another LUN.',
           '{{ $value }} paths of device %s %s now report another WWID. Data is at risk: stop its use.' % [device, onHost],
         ),
         finding(
           'MultipathLunConflict',
-          'One pair of ports has two LUNs in one device. Five minutes: an array may renumber its LUNs in between.',
+          'One pair of ports has two LUNs in one device. Five minutes: an array may be renumbering its LUNs.',
           fault('multipath_device_lun_conflicts'),
           'One multipath device holds two LUNs.',
           'Device %s %s has {{ $value }} pairs of ports with two LUNs. Data is at risk: stop its use.' % [device, onHost],
         ),
         finding(
           'MultipathLunMismatch',
-          'Paths to one target have different LUN numbers. Five minutes: an array may renumber its LUNs in between.',
+          'Paths to one target have different LUN numbers. Five minutes: an array may be renumbering its LUNs.',
           fault('multipath_device_lun_mismatched_paths'),
           'Paths of a multipath device have another LUN number.',
           '{{ $value }} paths of device %s %s have another LUN number than the rest.' % [device, onHost],
         ),
         finding(
           'MultipathStrayPath',
-          'Disks have the WWID of a device, and are no paths of it. Ten minutes: multipathd adds a new disk within one.',
+          'Disks have the WWID of a device, but are not among its paths. Ten minutes: multipathd adds a new ' +
+          'disk within one minute.',
           fault('multipath_device_stray_paths'),
           'A disk belongs to a multipath device that does not hold it.',
           '{{ $value }} disks have the WWID of device %s %s, and are not among its paths.' % [device, onHost],
         ),
         finding(
           'MultipathDiskUsedDirectly',
-          'A disk is used beside its device, so one path failure ends the use. Five minutes: an installer may look at it.',
+          'A disk is used directly and not through its device, so one path failure ends the use. ' +
+          'Five minutes: an installer may examine it.',
           fault('multipath_disk_used_directly', 'wwid, disk, by'),
           'A disk is used beside its multipath device.',
           'Disk {{ $labels.disk }} of %s %s is used directly (by {{ $labels.by }}).' % [device, onHost],
         ),
         finding(
           'MultipathNotAssembled',
-          'A disk has several paths, and no device holds it. Fifteen minutes: a new LUN is set up by hand.',
+          'A disk has several paths, and no device holds it. Fifteen minutes: administrators set up a new LUN by hand.',
           fault('multipath_unassembled_paths'),
           'A disk with several paths is not used through multipath.',
           'Disk %s %s has {{ $value }} paths, and no multipath device holds it.' % [device, onHost],
@@ -334,7 +357,7 @@
       rules: [
         finding(
           'MultipathIscsiSessionDown',
-          'A session is not logged in. Two minutes: it replaces itself within its timeout of two minutes.',
+          'A session is not logged in. Two minutes: a session recovers by itself within its timeout of two minutes.',
           fault('multipath_iscsi_session_up', 'session, target, target_port, initiator_port', condition=' == 0'),
           'An iSCSI session is not logged in.',
           '{{ $labels.session }} %s to {{ $labels.target }} at {{ $labels.target_port }} over {{ $labels.initiator_port }} is down.'
@@ -342,8 +365,9 @@
         ),
         finding(
           'MultipathIscsiSessionFlapping',
-          'Three failures within fifteen minutes: one is a switch that restarts, two its neighbour. Sessions that are equal in '
-          + 'their ports share a count, and fail together: the number of them that there were at a time counts, 1 if unknown.',
+          'Three failures within fifteen minutes: the restart of a switch causes one, and the restart of its '
+          + 'neighbour another. Sessions with the same ports share a counter, and fail together. '
+          + 'So the threshold is three times their number, or three if it is unknown.',
           rose(
             'multipath_iscsi_session_failures_total',
             '>= 3',
@@ -356,7 +380,7 @@
         ),
         finding(
           'MultipathSessionWithoutPath',
-          'A session carries no path, and others to its target do. Ten minutes: its disks are still found.',
+          'A session carries no path, but other sessions to its target do. Ten minutes: its disks may still appear.',
           '%s == 1 and %s == 0\nand ignoring (session, target_port, initiator_port)\nsum without (session, target_port, initiator_port) (%s) > 0' % [
             last('multipath_iscsi_session_up'),
             last('multipath_iscsi_session_paths'),
@@ -367,28 +391,28 @@
         ),
         finding(
           'MultipathIscsiBondNetworkDown',
-          'A network of a bond does not reach its targets. Two minutes: as for the sessions that use it.',
+          'A network of a bond does not reach its targets. Two minutes, as for the sessions that use it.',
           fault('multipath_iscsi_bond_network_up', 'bond, network', condition=' == 0'),
           'A network of an iSCSI bond is down.',
           'Network {{ $labels.network }} of iSCSI bond {{ $labels.bond }} %s does not reach all targets.' % onHost,
         ),
         finding(
           'MultipathIscsiBondDown',
-          'No network of a bond reaches its targets. A minute: a switch that fails over takes less.',
+          'No network of a bond reaches its targets. One minute: the failover of a switch takes less.',
           fault('multipath_iscsi_bond_networks_up', 'bond', condition=' == 0'),
           'No network of an iSCSI bond is up.',
           'No network of iSCSI bond {{ $labels.bond }} %s reaches all targets.' % onHost,
         ),
         finding(
           'MultipathFcHostPortDown',
-          'A host port that was online is not. Two minutes: a switch that restarts its port takes less.',
+          'A host port was online and no longer is. Two minutes: the restart of a switch port takes less.',
           fault('multipath_fc_host_port_up', 'initiator_port', condition=' == 0'),
           'A Fibre Channel host port is down.',
           'Port {{ $labels.initiator_port }} %s is down.' % onHost,
         ),
         finding(
           'MultipathFcRemotePortDown',
-          'A target port is lost. Two minutes: a controller that moves its ports takes less.',
+          'A remote port is lost. Two minutes: a controller needs less to move its ports.',
           fault('multipath_fc_remote_port_up', 'initiator_port, target_port', condition=' == 0'),
           'A Fibre Channel remote port is lost.',
           'Port {{ $labels.initiator_port }} %s has lost the remote port {{ $labels.target_port }}.' % onHost,
@@ -403,7 +427,8 @@
         ),
         finding(
           'MultipathNvmeNamespaceUnreachable',
-          'Namespaces have been inaccessible since the connect. Five minutes: an array needs some to publish them.',
+          'Namespaces have been inaccessible since the connect. Five minutes: an array needs some minutes to ' +
+          'publish them.',
           fault('multipath_nvme_unreachable_namespaces', 'target', condition=' > 0'),
           'NVMe namespaces cannot be reached.',
           '{{ $value }} paths %s to namespaces of {{ $labels.target }} have no device.' % onHost,
@@ -421,7 +446,8 @@
         ),
         finding(
           'MultipathDaemonBlocked',
-          'multipathd answers, but does not tell its maps. Five minutes: a reconfiguration of a large host takes less.',
+          'multipathd answers, but does not report its maps. Five minutes: a reconfiguration of a large host ' +
+          'takes less.',
           '%s == 1\nand ignoring (source) %s == 0' % [
             last('multipath_daemon_up'),
             last('multipath_exporter_source_up', 'source="multipathd"'),
@@ -436,9 +462,9 @@
       rules: [
         finding(
           'MultipathExporterDown',
-          'A target does not answer, or there is none. Five minutes: a restart takes less. A target that is taken out while ' +
-          'others stay cannot be seen here.',
-          // The textfile collector has no target of its own.
+          'A target does not answer, or no target exists. Five minutes: a restart takes less. ' +
+          'This alert cannot see a target that is removed while others stay.',
+          // A host that uses the textfile collector has no target of the exporter.
           '%s == 0\nor absent(%s) unless on () %s' % [
             metric('up', cfg.jobSelector),
             metric('up', cfg.jobSelector),
@@ -450,14 +476,16 @@
         ),
         finding(
           'MultipathExporterStale',
-          'A source cannot be read. Five minutes: a device that hangs is retried. MultipathDaemonDown tells of multipathd.',
+          'A source cannot be read. Five minutes: the exporter tries a hanging device again. ' +
+          'MultipathDaemonDown reports multipathd.',
           '%s == 0' % last('multipath_exporter_source_up', 'source!="multipathd"'),
           'The exporter cannot read a source.',
           'The exporter %s cannot read its source {{ $labels.source }}. Its devices are shown as they were.' % onHost,
         ),
         finding(
           'MultipathExporterErrors',
-          'Objects cannot be read, again and again, or the memory cannot be written. Objects that vanish cause single errors.',
+          'Objects repeatedly cannot be read, or the memory cannot be written. ' +
+          'Objects that vanish cause single errors.',
           '%s\nor %s == 0' % [
             rose('multipath_exporter_errors_total', '> 5', '10m'),
             last('multipath_exporter_memory_last_write_successful'),
@@ -478,7 +506,7 @@
     ],
   },
 
-  // The same with the reason of each alert, for `render`.
+  // The same rules with the reason of each alert, for `render`.
   explained:: [
     group { rules: [rule { why::: rule.why } for rule in group.rules] }
     for group in $.prometheusAlerts.groups

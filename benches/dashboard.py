@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""What the dashboard costs: the time of each query that it asks, in a real Prometheus, on made-up hosts.
+"""Measures the cost of the dashboard: the time of each of its queries, in a real Prometheus, on
+made-up hosts.
 
-All variables, annotations and panels of the rows that are open, one query after the other, as Grafana sends them for the
-last hour; and each folded row, as if it were opened. Of several rounds the shortest time of each query counts. Beside the
-times stands the processor time of Prometheus, and its ratio to that of a trivial query over the same data, as machines
-differ and are shared.
+It runs all variables, annotations and panels of the open rows, one query after the other, as
+Grafana sends them for the last hour. It then runs each folded row as if it were opened. The
+shortest time of each query in several rounds counts. Beside the times is the processor time of
+Prometheus and its ratio to that of a trivial query over the same data, because machines differ and
+are shared.
 
-The hosts are those of rules.py, with the series that the dashboard reads beside them. What differs from life:
-- The queries are asked one after the other. A browser asks six at once.
+The hosts are those of rules.py, with the additional series that the dashboard reads. Differences
+from a real installation:
+- The queries run one after the other. A browser sends six at once.
 - Series of devices and paths reach back as far as the open rows look: --history.
 - Values are constant.
 """
@@ -31,7 +34,7 @@ HOUR = 3600
 
 
 def series(options):
-    """(metric, labels, value, is one of a host) of every series."""
+    """Yields every series: (metric, labels, value, True if it describes the host)."""
     for host in range(options.hosts):
         cluster = host // 10
         base = {"job": "multipath", "instance": f"host{host:04}.example.org:10056"}
@@ -117,7 +120,8 @@ def ask(address, path, query, now, wide):
 
 
 def queries(dashboard, wwid):
-    """(row, title, query, step or 0 for an instant one): the open rows' first, with variables and annotations."""
+    """Yields (row, title, query, step or 0 for an instant query). The open rows come first, with
+    variables and annotations."""
 
     def filled(query):
         values = {"cluster": ".*", "job": ".+", "instance": ".+", "exporter_job": "multipath", "wwid": wwid}
@@ -129,7 +133,7 @@ def queries(dashboard, wwid):
             text = one["query"]["query"]
             if asked := re.fullmatch(r"query_result\((.+)\)", text, re.S):
                 yield "open", f"variable {one['name']}", filled(asked[1]), 0
-            else:  # what Grafana asks is the index: the selector costs at least as much
+            else:  # Grafana asks the index; the selector costs at least as much
                 selector = re.fullmatch(r"label_values\((.+), *(\w+)\)", text)
                 yield "open", f"variable {one['name']}", f"group by ({selector[2]}) ({filled(selector[1])})", 0
     for one in dashboard["annotations"]["list"]:
@@ -142,7 +146,8 @@ def queries(dashboard, wwid):
 
 
 def measure(address, process, asked, now, rounds):
-    """The shortest time of each query, and the processor time of each row in one round, garbage collection included."""
+    """Returns the shortest time of each query, and the processor time of each row in one round,
+    including garbage collection."""
     times, processor = {}, {}
     for row, title, query, step in asked * rounds:
         start = rules.processor_time(process)
@@ -175,7 +180,8 @@ def main():
             print(f"\n{options.state}: {options.hosts * options.devices} devices, {count} series")
             rows = [row for row in dict.fromkeys(row for row, *_ in asked) if row == "open" or options.folded]
             for row in rows:
-                # the trivial one in between, as the machine has others to serve
+                # A trivial query runs between two others, because the machine may also serve other
+                # processes.
                 trivial = ("trivial", "trivial", rules.TRIVIAL, 0)
                 of_row = [other for one in asked if one[0] == row for other in (one, trivial)]
                 spent, processor = measure(address, process, of_row, now, options.rounds)

@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
-"""What the alert rules cost: time per evaluation of each rule group, in a real Prometheus, on made-up hosts.
+"""Measures the cost of the alert rules: the time per evaluation of each rule group, in a real
+Prometheus, on made-up hosts.
 
-The real rules file on the series that it reads, in three states of the fleet: healthy; a share of all devices degraded,
-as one of their two fabrics failed; all of them degraded. Each state gets a fresh
-Prometheus, in a temporary directory and on loopback. The samples are sent by remote write, so that they are where a
-scrape would have put them. Every series has the samples that the longest range of the rules over it asks for. Groups are
-evaluated one after the other, so that none waits for another.
+It evaluates the real rules file on the series that the rules read, in three states of the fleet:
+healthy; a share of all devices degraded, because one of their two fabrics failed; all devices
+degraded. Each state gets a fresh Prometheus, in a temporary directory and on loopback. The samples
+are sent by remote write, so they are where a scrape would have put them. Every series has the
+samples of the longest range that a rule reads. Groups are evaluated one after the other, so that no
+group waits for another.
 
-As machines differ and are shared, beside each time stands the processor time that Prometheus spent per evaluation,
-garbage collection included, and its ratio to that of a trivial query over the same data: where the processor is not
-free, times say little, and processor times remain. Of a group they are the larger, as garbage is collected beside it.
+Machines differ and are shared. Therefore each time is accompanied by the processor time that
+Prometheus spent per evaluation, including garbage collection, and by its ratio to that of a trivial
+query over the same data. On a busy machine times mean little, and only processor times count. The
+processor time of a group is higher than its time, because garbage collection runs in parallel.
 
-What differs from life:
-- Nothing is scraped while the rules are evaluated: their samples have been written beforehand.
-- Series that no rule reads are not there, so labels have shorter postings.
-- No two groups are evaluated at once, and each is again as soon as it can be.
-- All devices are SCSI over iSCSI. Ten hosts share their devices. Nothing else is wrong, and no path flaps.
-- Values are constant, timestamps without jitter: the cheapest samples to decode.
+Differences from a real installation:
+- Nothing is scraped while the rules are evaluated: the samples were written before.
+- Series that no rule reads are missing, so labels have shorter postings.
+- No two groups are evaluated at once, and each group is evaluated again as soon as possible.
+- All devices are SCSI over iSCSI. Ten hosts share their devices. Nothing else is wrong, and no path
+  flaps.
+- Values are constant, and timestamps have no jitter: these are the cheapest samples to decode.
 """
 
 import argparse
@@ -48,7 +52,7 @@ HOSTS_PER_CLUSTER = 10
 REFERENCES = 5
 SOURCES = ["dm", "multipathd", "sysfs", "uevent"]
 TRIVIAL = "count(multipath_path_valid)"
-# Series that exist only where something is wrong that is not wrong here, or over another transport.
+# Series that exist only if something is wrong that is not wrong here, or over another transport.
 NOT_LOADED = re.compile(
     r"multipath_(device_\w+_mismatched_paths|device_(lun_conflicts|blocked_paths|stalled_seconds|stray_paths|marginal_paths"
     r"|disagreeing_paths|non_optimized|suspended)|lost_device_info|disk_used_directly|unassembled_paths"
@@ -57,7 +61,8 @@ NOT_LOADED = re.compile(
 
 
 def series(options, state, last_success):
-    """Every series that the rules read: metric, labels, value now, value before the trouble began."""
+    """Yields every series that the rules read: metric, labels, value now, value before the trouble
+    began."""
     trouble = 0
     for host in range(options.hosts):
         cluster = host // HOSTS_PER_CLUSTER
@@ -65,7 +70,7 @@ def series(options, state, last_success):
         base = {"job": "multipath", "instance": f"host{host:04}.example.org:10056"}
         of_host = [("up", {}, 1), ("multipath_devices", {}, options.devices), ("multipath_daemon_up", {}, 1)]
         of_host += [("multipath_in_trouble", {}, int(state != "healthy"))]
-        # The count itself does not matter: the rules ask whether it is 0.
+        # The exact count does not matter: the rules only compare it with 0.
         of_host += [("multipath_degraded_devices", {}, int(state != "healthy"))]
         of_host += [("multipath_devices_without_valid_paths", {}, 0), ("multipath_missing_paths", {}, 0)]
         of_host += [("multipath_last_recovery_timestamp_seconds", {}, last_success - 86400)]
@@ -106,7 +111,8 @@ def series(options, state, last_success):
                 yield "multipath_path_valid", one | {"path": f"sd{device * options.paths + path}"}, int(not bad), 1
 
 
-# Remote write: https://prometheus.io/docs/concepts/remote_write_spec/. Protocol buffers, as one literal of snappy.
+# Remote write: https://prometheus.io/docs/concepts/remote_write_spec/. Protocol buffers, as one
+# literal of snappy.
 
 
 def varint(number):
@@ -139,7 +145,8 @@ def write(address, data):
 
 
 def load(address, options, state, rules, now):
-    """Writes every sample up to `options.ahead` seconds from now; an hour at a time, as the head takes no older ones."""
+    """Writes every sample up to `options.ahead` seconds from now, an hour at a time, because the
+    head block takes no older ones."""
     ranges = collections.defaultdict(lambda: LOOKBACK)
     for metric, number, unit in re.findall(r"([\w:]+)(?:\{[^}]*\})?(?:\[| offset )(\d+)([smhd])", rules):
         ranges[metric] = max(ranges[metric], int(number) * UNITS[unit] + LOOKBACK)
@@ -220,7 +227,7 @@ def until(condition):
 
 
 def query(address, expression):
-    """How long it took."""
+    """Returns the time that the query took."""
     start = time.perf_counter()
     answer = ask(address, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
     assert json.loads(answer)["data"]["result"], expression
@@ -228,7 +235,8 @@ def query(address, expression):
 
 
 def reload(directory, process, text, active):
-    """Has Prometheus evaluate this group again and again, and keep what the others have recorded."""
+    """Makes Prometheus evaluate this group repeatedly, and keep the recordings of the other
+    groups."""
     text = re.sub(r"(?m)^    interval: .*\n", "", text)
 
     def every(name):
@@ -245,7 +253,8 @@ def processor_time(process):
 
 
 def evaluations(address, process, group, count):
-    """Time of each evaluation, and processor time per evaluation, garbage collection included."""
+    """Returns the time of each evaluation, and the processor time per evaluation, including garbage
+    collection."""
     metric = r'^prometheus_rule_group_%s_seconds\{rule_group="[^"]*;' + group + r'"\} (.*)'
     times, last, start = [], None, processor_time(process)
     while len(times) < count:

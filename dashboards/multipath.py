@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
 """Writes the Grafana dashboard: dashboards/multipath.py > dashboards/multipath.json
 
-Thirty panels in JSON are thousands of lines in which nobody sees what is repeated and what differs. Here each is a query,
-its columns and a sentence. The JSON is committed, as users import it; tests/dashboard/run fails where the two differ.
+Thirty panels in JSON are thousands of lines, which hide repetitions and differences. Here each
+panel is a query, its columns and a sentence. The JSON is committed, because users import it.
+tests/dashboard/run fails if the two differ.
 
 Rules of the queries:
-- The exporter judges, the dashboard shows. CRITICAL, WARNING and INFO have one line for each alert: the condition of the
-  alert, without its `for`. tests/dashboard/run holds the two against each other.
-- No recording rule is read: there are none.
-- Joins are on the target (cluster, job, instance) and the wwid: two hosts may hold the same wwid, two clusters the same host.
-- What grows with the fleet is bounded by topk, worst first: 500 hosts of 50 devices have 100,000 paths.
-- Whoever reports nothing is not healthy: a count stays absent where no host reports, rather than being 0.
-- Red is what a critical alert says, orange what a warning says. Green is only a count of 0 in the first row.
+- The exporter judges, and the dashboard shows. CRITICAL, WARNING and INFO have one line for each
+  alert: the condition of the alert, without its `for`. tests/dashboard/run compares them with the
+  alerts.
+- No query reads a recording rule, because there are none.
+- Joins use the target (cluster, job, instance) and the wwid: two hosts may hold the same wwid, and
+  two clusters may have the same host.
+- topk bounds all results that grow with the fleet, worst first: 500 hosts of 50 devices have
+  100,000 paths.
+- A host that does not report is not healthy: a count is absent, and not 0, if no host reports.
+- Red marks critical alerts, and orange marks warnings. Green marks only a count of 0 in the first
+  row.
 """
 import json
 import pathlib
@@ -22,10 +27,11 @@ REPOSITORY = PACKAGE['repository'] + '/blob/main'
 RUNBOOK = REPOSITORY + '/alerts/runbooks/{}.md'
 DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 GREEN, ORANGE, RED, BLUE, GREY, PLAIN = 'green', 'orange', 'red', 'blue', '#808791', 'text'
-# The colours behind white words. On Grafana's own orange, green and red white has a contrast of 2 to 3.6; here it is 4.5 or more.
+# The background colours of white words. White on Grafana's own orange, green and red has a contrast
+# of 2 to 3.6. Here the contrast is 4.5 or more.
 ON_GREEN, ON_ORANGE, ON_RED, ON_BLUE = '#2b7a39', '#b45309', '#c4162a', '#1f60c4'
 
-# -- PromQL ------------------------------------------------------------------------------------------------------------
+# -- PromQL ----------------------------------------------------------------------------------------
 
 S = 'cluster=~"$cluster", job=~"$job", instance=~"$instance"'
 HOST, DEVICE, PATH = '(cluster, job, instance)', '(cluster, job, instance, wwid)', '(cluster, job, instance, wwid, path)'
@@ -50,31 +56,35 @@ UNHEALTHY = f'({VALID} == 0 or on {DEVICE} {FAILED} > 0)'
 
 
 def device_state(base=S):
-    """0 healthy, 1 degraded, 2 without valid paths. What is rare is filtered first: a fleet has 25,000 devices, most healthy."""
+    """0 healthy, 1 degraded, 2 without valid paths. The rare states are filtered first, because a
+    fleet has 25,000 devices, most of them healthy."""
     valid, failed = metric('device_valid_paths', base=base), metric('device_failed_paths', base=base)
     return f'({either(f"2 + ({valid} == 0)", f"1 + 0 * ({failed} > 0)", f"0 * {valid}", on=DEVICE)})'
 
 
 def device_scores(count):
-    """Those without valid paths, then those with most failed ones."""
+    """Returns devices without valid paths first, then the devices with the most failed paths."""
     return f'topk({count}, 1000 + ({VALID} == 0) or on {DEVICE} {FAILED})'
 
 
 def path_state(base=S):
-    """0 failed, 1 valid, 2 standby. Standby is NVMe's: a live controller whose ANA state lets no I/O through."""
+    """0 failed, 1 valid, 2 standby. Only NVMe has standby: a live controller whose ANA state lets
+    no I/O through."""
     waits = f'{metric("path_ana_state", STANDBY, base)} and on {PATH} {metric("path_device_state", LIVE, base)}'
     return '(' + either(by(PATH, metric('path_valid', base=base) + ' == 1'), '2 * ' + by(PATH, waits),
                         by(PATH, metric('path_valid', base=base)), on=PATH) + ')'
 
 
 def info(pick=''):
-    """The alias of each device. topk: while a device is renamed there may be two series."""
+    """The alias of each device. topk is necessary because a device may have two series during a
+    rename."""
     return f'topk by {DEVICE} (1, {metric("device_info")}{pick})'
 
 
 def worst_lines(expr, labels, over, count=5, function='max'):
-    """The series that `over` finds worst at the end of the time shown. A bare topk would choose anew at each step: lines
-    that come and go, and more of them than asked for."""
+    """Returns the series that `over` finds worst at the end of the time shown. A bare topk would
+    choose again at each step: lines would come and go, and there would be more of them than
+    requested."""
     return f'{by(labels, expr, function)} and on {labels} topk({count}, {by(labels, over, function)})'
 
 
@@ -89,12 +99,14 @@ def failed_paths_by(*labels):
     return f'topk(10, count by ({names}) ({metric("path_info")} and on {PATH} ({failed})))'
 
 
-# "All jobs" is every job of this Prometheus; $exporter_job is those of them that hold exporters.
+# "All jobs" is every job of this Prometheus. $exporter_job is the jobs among them that hold
+# exporters.
 UP = 'up{%s, job=~"$exporter_job"}' % S
-# A target may answer and yet hold nothing of this exporter: its textfile is gone, another program took its port. And it may
-# have been there five minutes ago and be gone: as long do the alerts speak of its devices.
+# A target may answer without any series of this exporter: its textfile is gone, or another program
+# uses its port. A target may also have existed five minutes ago and be gone. The alerts report its
+# devices for the same time.
 SILENT = f'({UP} == 0 or {UP} unless on {HOST} {metric("devices")} or last_over_time({UP}[5m]) unless {UP})'
-# -- findings: what the alerts say -----------------------------------------------------------------------------------------
+# -- findings: the conditions of the alerts --------------------------------------------------------
 
 LOST, OF_TARGET = 'wwid, name, kind, vendor, product, reason', 'session, target_port, initiator_port'
 CONTROLLER = 'controller, target, target_port, initiator_port'
@@ -106,11 +118,12 @@ def risen(name, limit, window='15m'):
 
 
 UNUSED = f'{metric("device_in_use")} == 0'
-# multipathd has nothing to do where device mapper holds no device: NVMe only, or no multipath at all.
+# multipathd has nothing to do if device mapper holds no device (NVMe only, or no multipath at all).
 DAEMON_WANTED = f' and on {HOST} ' + metric('device_info', 'kind="dm"')
 
-# (alert, tile, what it counts, its condition, and for findings of a device the word for that device), worst first. The rules
-# also hold what they last saw of a host for five minutes. Here such a host counts as one that does not report.
+# (alert, tile, what it counts, its condition, and for findings of a device the word for that
+# device), worst first. The rules also keep a host's last values for five minutes. Here such a host
+# counts as one that does not report.
 CRITICAL = [
     ('MultipathDeviceInUseLost', 'Lost in use', 'Lost devices that were in use', metric('lost_device_info', 'reason="in_use"'), 'lost in use'),
     ('MultipathNoValidPaths', 'No valid path', 'Devices in use without a valid path', f'{metric("device_valid_paths")} == 0 unless {UNUSED}', 'without valid paths'),
@@ -163,12 +176,13 @@ INFO = [
     ('MultipathFewerPathsThanOtherHosts', 'To improve', 'Devices with fewer paths than on other hosts',
      f'{metric("device_paths")} < on (cluster, wwid) group_left () quantile by (cluster, wwid) (0.5, {metric("device_paths")})', None),
 ]
-# For a device only the worst finding counts, so that less has to be asked.
+# Only the worst finding of a device counts, so fewer queries are necessary.
 SHORTER = {'MultipathNoValidPathsUnused': f'{VALID} == 0', 'MultipathFaultyPaths': f'{FAILED} > 0', 'MultipathNotRedundant': metric('device_redundancy_lost') + ' == 1'}
 DEVICE_FINDINGS = [one for one in CRITICAL + WARNING if one[4]]
 
 
-# The alias of each device, also of a lost one. One that the configuration expects and nobody has ever seen has none.
+# The alias of each device, including lost devices. A device that the configuration expects and that
+# never existed has no alias.
 ALIAS = f'{info(" or " + metric("lost_device_info"))} or on {DEVICE} {by(DEVICE, metric("device_missing_paths") + " > 0")}'
 
 
@@ -178,7 +192,7 @@ def labelled(expr, **labels):
     return expr
 
 
-# The exporter has counted these already: the sum of 500 gauges is faster than the count of 25,000.
+# The exporter has already counted these. The sum of 500 gauges is faster than the count of 25,000.
 COUNTED = {'MultipathFaultyPaths': f'sum({metric("degraded_devices")})'}
 
 
@@ -186,12 +200,13 @@ def counted_findings(alert, condition):
     return COUNTED.get(alert, f'count({condition})')
 
 
-# An alert of devices that another alert counts as well: it has the same tile.
+# Another alert counts the devices of this alert as well, so both have the same tile.
 AMONG = {'MultipathNoValidPaths': ['MultipathQueueingWithoutPaths']}
 
 
 def tiles(findings, zero):
-    """A number for each tile: how many alerts of its kinds fire or wait for their `for`. Absent where no host reports."""
+    """Returns a number for each tile: how many of its alerts fire or wait for their `for`. The
+    number is absent if no host reports."""
     made = {}
     for alert, tile, _, condition, _ in findings:
         made.setdefault(tile, []).append((alert, condition))
@@ -201,27 +216,30 @@ def tiles(findings, zero):
 
 
 def troubled(count):
-    """The devices with the worst findings: the place in DEVICE_FINDINGS from below, so that the worst is the highest. The
-    worst of each kind are chosen first, as an outage is a finding of all devices."""
+    """Returns the devices with the worst findings: the place in DEVICE_FINDINGS counted from its
+    end, so that the worst is the highest. The worst of each kind are chosen first, because an
+    outage is a finding of all devices."""
     return either(*(labelled(f'{number} + 0 * {by(DEVICE, f"topk({count}, {SHORTER.get(alert, condition)})")}', alertname=alert)
                     for number, (alert, _, _, condition, _) in sorted(enumerate(reversed(DEVICE_FINDINGS), 1), reverse=True)), on=DEVICE)
 
 
 def scores():
-    """For a choice of devices: about the worst first, in few selectors."""
+    """Returns scores for a choice of devices: roughly the worst first, with few selectors."""
     return either(f'9000 + 0 * {by(DEVICE, metric("lost_device_info"))}', f'8000 + {by(DEVICE, metric("device_wwid_mismatched_paths"))}',
                   f'7000 + {by(DEVICE, f"{VALID} == 0")}', f'6000 + {by(DEVICE, metric("device_stalled_seconds"))}', f'5000 + {by(DEVICE, metric("device_lun_conflicts"))}',
                   f'4000 + {by(DEVICE, metric("device_suspended"))}', f'100 * {by(DEVICE, f"{FAILED} > 0")}', metric('device_missing_paths'), on=DEVICE)
 
-# No more is known about a host that does not report. A host that reports is as bad as its worst device.
+# No more is known about a host that does not report. A host that reports is as bad as its worst
+# device.
 HOST_STATE = '(' + either(f'4 + 0 * {by(HOST, SILENT)}',
                           f'3 + 0 * ({metric("devices_without_valid_paths")} > 0 or {metric("lost_devices")} > 0)',
                           f'2 + 0 * ({metric("degraded_devices")} > 0)', metric('in_trouble'), on=HOST) + ')'
-# The hosts with the most trouble with the chosen device in the time shown. Hundreds may share it.
+# The hosts that had the most trouble with the chosen device in the time shown. Hundreds of hosts
+# may share it.
 def worst_hosts(count):
     return (f' and on {HOST} topk({count}, {by(HOST, "max_over_time(" + metric("device_failed_paths", base=LUN) + "[$__range] @ end())")})')
 
-# -- parts of a panel ----------------------------------------------------------------------------------------------------
+# -- parts of a panel ------------------------------------------------------------------------------
 
 def thresholds(*steps):
     """thresholds('green', (1, 'red')): green below 1."""
@@ -229,7 +247,7 @@ def thresholds(*steps):
 
 
 def words(*pairs):
-    """words((0, 'healthy', 'green'), …): numbers shown as words, in colours."""
+    """words((0, 'healthy', 'green'), …): shows numbers as words, in colours."""
     return [{'type': 'value', 'options': {str(n): {'text': text, 'color': color, 'index': i} for i, (n, text, color) in enumerate(pairs)}}]
 
 
@@ -248,7 +266,8 @@ NOTHING = '–'
 
 
 def target(expr, legend=None, table=False, ref='A'):
-    # single quotes: each double one is escaped in this file, and again in the annotation of a client-side `kubectl apply`
+    # single quotes: each double quote is escaped in this file, and again in the annotation of a
+    # client-side `kubectl apply`
     one = {'refId': ref, 'editorMode': 'code', 'expr': expr.replace('"', "'")}
     if table:
         return {**one, 'format': 'table', 'instant': True, 'range': False}
@@ -262,7 +281,7 @@ def refs(targets):
 
 
 def panel(kind, title, description, alerts, targets, defaults, options, overrides=(), transformations=()):
-    """alerts: the names of those whose runbooks help here."""
+    """alerts: the names of the alerts whose runbooks help here."""
     made = {'type': kind, 'title': title, 'description': description, 'datasource': DATASOURCE, 'targets': refs(targets),
             'fieldConfig': {'defaults': defaults, 'overrides': list(overrides)}, 'options': options}
     if alerts:
@@ -297,13 +316,13 @@ def tile_panel(title, description, findings, steps, firing, zero, more=()):
 
 
 def lines(title, description, alerts, queries, unit='short', colors=(), silent=None, draw='line', stack=False, fill=0, shade=BLUE, **more):
-    """queries: (expression, legend); colors: (legend, colour). Lines that only differ by host are shades of one colour:
-    red and green say how something is, not whose it is."""
+    """queries: (expression, legend); colors: (legend, colour). Lines that differ only by host are
+    shades of one colour, because red and green show a state and not a host."""
     custom = {'drawStyle': draw, 'lineInterpolation': 'stepAfter' if unit == 'none' else 'linear', 'lineWidth': 1 if draw == 'bars' else 2,
               'fillOpacity': 70 if draw == 'bars' else fill, 'showPoints': 'never', 'spanNulls': False, 'axisSoftMin': 0,
               'stacking': {'mode': 'normal' if stack else 'none', 'group': 'A'}}
     defaults = {'unit': unit, 'color': {'mode': 'shades', 'fixedColor': shade}, 'custom': custom, 'min': 0, **more}
-    if unit == 'none' or draw == 'bars':  # counts: a line at 0 needs a scale, and that without fractions
+    if unit == 'none' or draw == 'bars':  # counts: a line at 0 needs a scale without fractions
         defaults['decimals'] = 0
         custom['axisSoftMax'] = 1
     if silent:
@@ -324,10 +343,11 @@ def timeline(title, description, alerts, expr, legend, mappings, silent):
 
 
 def table(title, description, alerts, queries, columns, silent, sort=(), column=None, needed=None):
-    """columns: (field, heading, width, more): `V` is the value of the only query, `A` that of query A, all else a label.
+    """columns: (field, heading, width, more). `V` is the value of the only query, `A` is the value
+    of query A, and any other field is a label.
 
-    A negative width is the least: such columns share the room that is left. `column` is a label that names the column of a
-    value: so one query fills several."""
+    A negative width is a minimum. Such columns share the remaining room. `column` is a label that
+    names the column of a value, so one query fills several columns."""
     field = {c[0]: 'Value' if c[0] == 'V' else f'Value #{c[0]}' if len(c[0]) == 1 else c[0] for c in columns}
     names = [field[c[0]] for c in columns]
     overrides = [{'matcher': {'id': 'byRegexp', 'options': '.*'}, 'properties': [{'id': 'noValue', 'value': NOTHING}]}]
@@ -343,7 +363,7 @@ def table(title, description, alerts, queries, columns, silent, sort=(), column=
             overrides.append({'matcher': {'id': 'byName', 'options': heading}, 'properties': [{'id': k, 'value': v} for k, v in properties.items()]})
     steps = [{'id': 'labelsToFields', 'options': {'valueLabel': column}}] if column else []
     steps += [{'id': 'merge', 'options': {}}] if len(queries) > 1 or column else []
-    if needed:  # of many troubled devices, numbers may be asked that are not among those shown
+    if needed:  # with many troubled devices, the query may return numbers of devices that are not shown
         steps.append({'id': 'filterByValue', 'options': {'type': 'include', 'match': 'all', 'filters': [{'fieldName': needed, 'config': {'id': 'isNotNull', 'options': {}}}]}})
     steps += [{'id': 'filterFieldsByName', 'options': {'include': {'names': names}}},
               {'id': 'organize', 'options': {'indexByName': {n: i for i, n in enumerate(names)},
@@ -363,7 +383,7 @@ def colored(*steps):
     return {'thresholds': thresholds(*steps), 'custom.cellOptions': {'type': 'color-text'}, 'custom.align': 'right', 'decimals': 0}
 
 
-HIDDEN = {'custom.hidden': True, 'custom.hideFrom.viz': True}  # the one for Grafana 10 and 11, the other for those after
+HIDDEN = {'custom.hidden': True, 'custom.hideFrom.viz': True}  # the first for Grafana 10 and 11, the second for later ones
 BAR = {'custom.cellOptions': {'type': 'gauge', 'mode': 'basic', 'valueDisplayMode': 'text'}, 'min': 0, 'decimals': 0, 'thresholds': thresholds(ORANGE)}
 NUMBER = {'custom.align': 'right', 'decimals': 0}
 BAD = colored(PLAIN, (1, ORANGE))
@@ -383,10 +403,10 @@ TO_HOST = {'links': [{'title': 'Only this host', 'url': HERE + '&var-instance=${
                      {'title': 'Its status page, if it is reached under this name', 'url': 'http://${__value.raw}/', 'targetBlank': True}]}
 TO_DEVICE = link('The paths of this device', HERE + '&${instance:queryparam}&var-wwid=${__value.raw}')
 TO_RUNBOOK = link('Open the runbook', RUNBOOK.format('${__value.raw}'), True)
-# Where a row belongs. A column of a label that no series has is not shown.
+# The place of a row. A column of a label that no series has is not shown.
 WHERE = [('cluster', 'Cluster', 70), ('instance', 'Host', 105, TO_HOST)]
 
-# -- rows ------------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 def overview():
     zero = {None: f'0 * sum({metric("devices")})', 'Not watched': f'0 * count({UP})'}
@@ -403,7 +423,7 @@ def overview():
     columns = [('valid', VALID), ('failed', failed), ('missing', missing),
                ('since', f'time() - {metric("device_last_path_event_timestamp_seconds", FAILED_EVENT)}')]
     state_of = labelled(f'{worst} + on {DEVICE} group_left (name) 0 * ({ALIAS})', column='state')
-    rest = either(*(labelled(f'0 + ({expr})', column=column) for column, expr in columns))  # without the metric's name, which would be a column
+    rest = either(*(labelled(f'0 + ({expr})', column=column) for column, expr in columns))  # without the metric's name, which would become a column
     yield 16, 10, table('Devices in trouble, worst first', 'Each device by the worst that is found of it, at most 50; where there are more, the numbers of some are not asked. Since: the time from its last path failure. A click on a WWID shows its paths below, a click on its state the runbook.',
                         [], [f'{state_of}\nor ({rest}) and on {DEVICE} (topk(50, {failed}) or topk(50, {missing}))'],
                         [('state', 'State', 150, state(TROUBLE_WORDS), link('Open the runbook', RUNBOOK.format('${__data.fields.Alert}'), True)), *WHERE, ('name', 'Device', 85), ('wwid', 'WWID', -265, TO_DEVICE),
@@ -485,7 +505,7 @@ ACCESS = [('optimized', GREEN), ('non-optimized', BLUE), ('standby', BLUE), ('in
 
 
 def coded(metrics, table_of):
-    """The word of a state as its place in the table, from 1; a word that is not in it comes last."""
+    """Returns the word of a state as its place in the table, from 1. An unknown word comes last."""
     parts = []
     for number, (word, _) in enumerate(table_of, 1):
         parts.append(f'{number} * ' + by(PATH, either(*(metric(m, f'state=~"(active/)?{word}"' if 'optimized' in word else f'state="{word}"', LUN) for m in metrics))))
@@ -498,7 +518,8 @@ def coded_words(table_of):
 
 
 def worst_of_device():
-    """The hosts on which the chosen device is worst, for at most 12 hosts of a LUN that hundreds share."""
+    """The hosts on which the chosen device is worst. At most 12, because hundreds may share a
+    LUN."""
     return f' and on {HOST} topk(12, {by(HOST, "1000 * (" + metric("device_valid_paths", base=LUN) + " == bool 0) + on " + DEVICE + " " + metric("device_failed_paths", base=LUN))})'
 
 
@@ -524,7 +545,7 @@ def history():
     grouped = f'topk by {PATH} (1, {by("(cluster, job, instance, wwid, path, group)", metric("path_info", base=LUN))})'
 
     def within(name):
-        here = f' and on {PATH} {metric("path_valid", base=LUN)}'  # a path that is gone has a past, and no row
+        here = f' and on {PATH} {metric("path_valid", base=LUN)}'  # a path that is gone has a past, but no row
         return f'round({by(PATH, f"increase({metric(name, base=LUN)}[$__range])")}){here}{pick}'
     yield 24, 7, table(
         'Its paths in numbers', 'Group and priority decide which paths are used first. Failures, I/O errors and timeouts: within the time shown.',
@@ -618,7 +639,7 @@ def events():
 
 
 def exporter():
-    alive = f' and on {HOST} ' + metric('exporter_build_info')  # not those of other exporters of the same job
+    alive = f' and on {HOST} ' + metric('exporter_build_info')  # without other exporters of the same job
     yield 3, 4, stat('Sources down', 'Sources (kernel, multipathd, sysfs, uevents) that exporters cannot read or may not. The rest goes on without them.',
                      ['MultipathExporterErrors'], f'sum({metric("exporter_source_up")} == bool 0)', (GREEN, (1, ORANGE)))
     yield 3, 4, stat('Corrections', 'Devices that a timed reading found different though no event had told, within the time shown. It stays 0, or the exporter has a bug.',
@@ -661,7 +682,7 @@ def exporter():
                       [('timer', BLUE), ('overflow', ORANGE), ('start', GREY), ('signal', 'purple')], 'No host reports', decimals=0)
 
 
-# -- the dashboard -------------------------------------------------------------------------------------------------------------
+# -- the dashboard ---------------------------------------------------------------------------------
 
 ROWS = [('Is anything wrong, and where?', overview, False), ('Paths of the device $wwid', paths, False), ('The device $wwid over time', history, True),
         ('Devices, and the LUNs that several hosts share', devices, True), ('Transport: iSCSI, Fibre Channel, NVMe', transport, True),
@@ -692,7 +713,8 @@ def variable(name, label, query, description, **more):
 
 
 def happened(name, color, when, text):
-    """An annotation at the time that a gauge names. It is read for ten minutes from then on: no scrape misses it."""
+    """Returns an annotation at the time that a gauge names. The query reads the gauge for ten
+    minutes from then on, so a missed scrape does not hide it."""
     return {'name': name, 'datasource': DATASOURCE, 'enable': True, 'hide': False, 'iconColor': color, 'expr': f'1000 * ({when} > time() - 600)', 'step': '60s',
             'titleFormat': text, 'textFormat': '{{cluster}} {{instance}}', 'useValueForTime': 'on'}
 
@@ -727,7 +749,8 @@ def dashboard():
 
 
 def pretty(value, indent=0):
-    """JSON, a line for what fits into one or lies deep. With a line for each value, a client-side `kubectl apply` would refuse it."""
+    """Returns JSON with one line for each part that is short or deep. With a line for each value, a
+    client-side `kubectl apply` would refuse it."""
     short = json.dumps(value, ensure_ascii=False, separators=(',', ': '))
     if len(short) + indent <= 120 or indent > 5 or not value or not isinstance(value, (dict, list)):
         return short

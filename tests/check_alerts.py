@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Holds alerts and dashboards against what the exporter gives. `make test` runs it.
+"""Compares alerts and dashboards with the exporter's output. `make test` runs it.
 
-Every metric and every label that a rule, a notification, a runbook or a panel names is one that the exporter's golden
-page has. Every query of alerts/README.md and docs/comparison.md is one that promtool evaluates, to the letter. Every alert of the interface has its severity, its reasons, a runbook, and tests that show it firing, quiet, and
-waiting. The rendered rules are what the mixin makes.
+The exporter's golden page has every metric and every label that a rule, a notification, a runbook
+or a panel names. promtool evaluates every query of alerts/README.md and docs/comparison.md exactly
+as written there. Every alert of the interface has its severity, its reasons, a runbook, and tests
+in which it fires, stays quiet, and waits. The rendered rules equal the output of the mixin.
 """
 
 import json
@@ -26,7 +27,8 @@ MANUALS = [ROOT / "alerts" / "README.md", ROOT / "docs" / "comparison.md"]
 QUERY_TESTS = ROOT / "tests" / "alerts" / "queries"
 DASHBOARDS = ROOT / "dashboards"
 
-# The alerts of the interface by severity. Stock inhibition rules compare names, so a name has one severity.
+# The alerts of the interface by severity. Stock inhibition rules compare names, so a name has one
+# severity.
 SEVERITIES = {
     "critical": """
         MultipathNoValidPaths MultipathDeviceInUseLost MultipathSinglePath MultipathAllPathsBlocked MultipathIoStalled
@@ -46,7 +48,8 @@ SEVERITIES = {
 }
 ALERTS = {name: severity for severity, names in SEVERITIES.items() for name in names.split()}
 
-# These tell of 25,000 devices at once, and have no summary: each text costs. Their descriptions begin as oVirt's do.
+# These alerts report 25,000 devices at once, and have no summary, because each text costs time.
+# Their descriptions begin as oVirt's do.
 DEVICE = "[{{ $labels.wwid }}{{ with $labels.name }} ({{ . }}){{ end }}]. "
 HOST = "on host {{ $labels.instance }}"
 SENTENCES = {
@@ -62,10 +65,11 @@ PACKAGE = tomllib.loads((pathlib.Path(__file__).parents[1] / "Cargo.toml").read_
 RUNBOOK_URL = PACKAGE["repository"] + "/blob/main/alerts/runbooks/"
 HEADINGS = ["First", "Meaning", "Impact", "Diagnosis", "Mitigation"]
 
-# The golden page is of an exporter without a memory file.
+# The golden page comes from an exporter without a memory file.
 ELSEWHERE = {"multipath_exporter_memory_last_write_successful": ""}
 
-# Those of node_exporter (collector/fibrechannel_linux.go, dmmultipath_linux.go) and csi-volume-device-exporter (docs/metrics.md).
+# Metrics of node_exporter (collector/fibrechannel_linux.go, dmmultipath_linux.go) and
+# csi-volume-device-exporter (docs/metrics.md).
 OTHER_EXPORTERS = {
     "node_fibrechannel_info": "fc_host speed port_state port_type port_id port_name fabric_name symbolic_name supported_classes"
     " supported_speeds dev_loss_tmo",
@@ -75,7 +79,7 @@ OTHER_EXPORTERS = {
     "csiaddons_volume_node_device_info": "node volume_handle driver device",
 }
 
-# Values that Grafana puts in place of its variables, as far as it matters to a parser.
+# Values that replace Grafana's variables, as far as they matter to a parser.
 GRAFANA_DURATIONS = re.compile(r"\$(?:__rate_interval|__interval|__range)\b|\$\{__(?:rate_interval|interval|range)\}")
 GRAFANA_VARIABLE = re.compile(r"\$(?:\w+|\{\w+(?::\w+)?\})")
 
@@ -103,7 +107,7 @@ def check_rules(rules, metrics):
 def check_alert(name, rule, labels):
     if rule["labels"]["severity"] != ALERTS[name]:
         yield f"severity {rule['labels']['severity']}"
-    # A held alert states what has ended.
+    # An alert with `keep_firing_for` reports a state that has ended.
     yield from (f"has {key}" for key in rule.keys() - {"alert", "expr", "for", "labels", "annotations"})
     if rule["expr"].count("\n") > 2:
         yield "more than three lines"
@@ -130,7 +134,8 @@ def check_alert(name, rule, labels):
 
 
 def check_comments(text):
-    """A number can be changed safely by a reader who knows its reason, so every rule has a comment."""
+    """Every rule needs a comment, because a reader can change a number safely only if its reason is
+    known."""
     lines = text.splitlines()
     for before, line in zip(lines, lines[1:]):
         if re.match(r"\s*- (alert|record): ", line) and not before.lstrip().startswith("#"):

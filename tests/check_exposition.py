@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Judges the golden pages as their readers do. `make test` runs it; it needs prometheus-client from PyPI.
+"""Checks the golden pages as their readers do. `make test` runs it. It needs prometheus-client from
+PyPI.
 
-Prometheus' own Python client parses both pages, the OpenMetrics one strictly. Then: no series stands on a page twice,
-both pages hold the same samples, and the names and labels are those of the interface, no more and no fewer.
+Prometheus' own Python client parses both pages, the OpenMetrics page strictly. No series may be on
+a page twice, both pages must hold the same samples, and the names and labels must be exactly those
+of the interface.
 """
 
 import collections
@@ -148,7 +150,7 @@ INTERFACE = {
     },
 }
 
-# Described on the golden page, without a sample, because the host of the golden page has none.
+# The golden page describes these metrics without a sample, because its host has none.
 WITHOUT_SAMPLE = {
     "multipath_device_suspended": "no device is suspended",
     "multipath_device_blocked_paths": "no path is blocked",
@@ -178,7 +180,7 @@ WITHOUT_SAMPLE = {
 
 
 def read(file, parse):
-    """The samples by series, the described names, and what is wrong."""
+    """Returns the samples by series, the described names, and the errors."""
     wrong = []
     with open(file, encoding="utf-8") as text:
         try:
@@ -188,7 +190,7 @@ def read(file, parse):
     described = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     samples = [sample for family in families for sample in family.samples]
     series = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in samples]
-    # The lines, since the parser passes over a sample that repeats the one before.
+    # This compares lines, because the parser ignores a sample that repeats the one before.
     lines = [line.rpartition(" ")[0] for line in file.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
     wrong.extend(f"{times} times: {line}" for line, times in collections.Counter(lines).items() if times > 1)
     if not len(lines) == len(samples) == len(set(series)):
@@ -200,7 +202,7 @@ def read(file, parse):
 
 
 def hold_against_interface(samples, described):
-    """What names and labels differ from the interface."""
+    """Yields each difference in names and labels from the interface."""
     interface = {name: set(labels.split()) for group in INTERFACE.values() for name, labels in group.items()}
     for name in WITHOUT_SAMPLE.keys() - interface.keys():
         yield f"an exception for what the interface does not have: {name}"

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""deploy/prometheus in real servers: hosts found as its scrape jobs find them, and what of their series goes up.
+"""Runs deploy/prometheus in real servers: the scrape jobs find hosts, and only the right series are
+sent on.
 
-Two made-up hosts serve the golden page. A Prometheus at each of two sites scrapes them by both jobs, under the same names,
-evaluates the rules of alerts/ and of the fleet, and sends what remote_write.yml lets through to a third one. A fourth asks
-both for the same, as federation.yml says. Then the hosts heal, and nothing above may say otherwise. Debian's Prometheus
-knows no Kubernetes: its pods are given with the labels that its discovery would give them.
+Two made-up hosts serve the golden page. A Prometheus at each of two sites scrapes them with both
+jobs, under the same names. It evaluates the rules of alerts/ and of the fleet, and sends the series
+that remote_write.yml selects to a third one. A fourth one federates both sites, as federation.yml
+describes. Then the hosts heal, and the central ones must agree. Debian's Prometheus has no
+Kubernetes discovery, so its pods are configured with the labels that this discovery would give
+them.
 """
 import contextlib
 import functools
@@ -26,7 +29,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy/prometheus"
 PATIENCE = 180
-# What is stale but not marked so stays for five minutes. What is marked is gone as soon as it was asked for.
+# A stale series that is not marked so stays for five minutes. A marked series is gone after the
+# next scrape.
 INTERVAL = 5
 SITES = ("fra1", "ams1")
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -36,7 +40,7 @@ POD = {
     "__meta_kubernetes_pod_node_name": "node1",
     "__meta_kubernetes_pod_name": "multipath-exporter-x7k2p",
 }
-# What goes up, by name.
+# Names of the series that are sent on.
 ALWAYS = {
     "up", "multipath_devices", "multipath_degraded_devices", "multipath_devices_without_valid_paths",
     "multipath_lost_devices", "multipath_paths", "multipath_failed_paths", "multipath_missing_paths",
@@ -48,7 +52,7 @@ ALWAYS = {
     "job:multipath_missing_paths:sum", "job:multipath_unassembled_wwids:sum", "job:multipath_daemons_down:count",
     "job:multipath_hosts_down:count", "ALERTS",
 }  # fmt: skip
-# And what may: pending alerts.
+# Names of the series that may be sent on: pending alerts.
 SOMETIMES = {"ALERTS_FOR_STATE"}
 LOST = "multipath_lost_device_info"
 FAULTY = 'ALERTS{alertname="MultipathFaultyPaths",alertstate="firing"}'
@@ -63,7 +67,7 @@ def load(name):
 
 
 class Hosts:
-    """Answers each scrape with `page`."""
+    """Serves `page` to each scrape."""
 
     def __init__(self, page):
         self.page = page
@@ -117,7 +121,8 @@ class Prometheus:
         return {(one["job"], one["instance"], one.get("rack")) for one in labels}
 
     def names(self):
-        """Of what came from both sites, and of nothing that is its own."""
+        """Returns the names of the series that came from both sites, without the server's own
+        series."""
         sites = [
             {one["metric"]["__name__"] for one in self.query(f'{{__name__!="",site="{site}"}}')} - SOMETIMES
             for site in SITES
@@ -125,7 +130,7 @@ class Prometheus:
         return sites[0] if sites[0] == sites[1] else sites
 
     def counts(self, expression):
-        """How many series of each host it gives."""
+        """Returns the number of series of each host in the result."""
         return {
             tuple(one["metric"].get(label) for label in ("site", "job", "instance")): int(one["value"][1])
             for one in self.query(f"count by (site, job, instance) ({expression})")
@@ -141,7 +146,7 @@ class Prometheus:
 
 
 def expect(what, wanted, find, servers):
-    """Waits until `find` finds what is wanted."""
+    """Waits until `find` returns the wanted value."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -167,7 +172,8 @@ def scrape_jobs(there):
 
 
 def edge(scratch, site, hosts, written):
-    """The Prometheus of one site, which sends to `written`, configured as both files have it."""
+    """Starts the Prometheus of one site, with the configuration of both files. It sends to
+    `written`."""
     (remote_write,) = load("remote_write.yml")["remote_write"]
     remote_write["url"] = f"http://127.0.0.1:{written.port}/api/v1/write"
     (scratch / site / "targets").mkdir(parents=True)
@@ -184,8 +190,8 @@ def edge(scratch, site, hosts, written):
 
 
 def golden_page():
-    """The golden page with all four sources (the host that it was made of could not be asked for device mapper's), an
-    old recovery, and a lost device."""
+    """Returns the golden page with all four sources (the host of the golden page could not be asked
+    for device mapper's), an old recovery, and a lost device."""
     page = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8")
     source = 'multipath_exporter_source_up{source="multipathd"} 1\n'
     assert page.count(source) == 1 and 'source_up{source="dm"}' not in page
@@ -196,7 +202,7 @@ def golden_page():
 
 
 def healed(page):
-    """The same with all paths valid, and nothing lost."""
+    """Returns the same page with all paths valid, and nothing lost."""
     page = re.sub(rf"^{LOST}{{.*\n", "", page, flags=re.M)
     page = re.sub(r"^(multipath_device_valid_paths{.*}) 1$", r"\1 2", page, flags=re.M)
     page = re.sub(
@@ -212,7 +218,7 @@ def main():
         hosts, servers = Hosts(page), []
 
         def started(server):
-            # Stop the last one first: a sender needs its receiver until the end.
+            # The last server stops first, because a sender needs its receiver until the end.
             end.callback(server.stop)
             servers.append(server)
             return server

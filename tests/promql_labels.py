@@ -1,15 +1,16 @@
-"""Which labels the result of a PromQL expression has, from the labels of the metrics in it.
+"""Determines the labels of the result of a PromQL expression from the labels of its metrics.
 
-Whoever names a label that is not there gets an error: Prometheus would take it for empty, and the expression would be
-quietly wrong.
+A label that does not exist is an error. Prometheus would treat it as empty, and the expression
+would be wrong without any sign.
 """
 
 import promql_parser
 from promql_parser import AggModifierType, LabelModifierType, VectorMatchCardinality
 
-# Labels that Prometheus adds to every sample, and the label that tells clusters apart, where there are several.
+# Labels that Prometheus adds to every sample, and the label that tells clusters apart if there are
+# several.
 TARGET = frozenset({"job", "instance", "cluster"})
-# Its series about itself and about scraping.
+# Prometheus' series about itself and about scraping.
 PROMETHEUS = {
     "up": "",
     "scrape_duration_seconds": "",
@@ -20,13 +21,14 @@ KEEPING = {"topk", "bottomk", "limitk"}
 
 
 class Metrics:
-    """Known metrics by name, each with its own labels; Prometheus' are added."""
+    """Known metrics by name, each with its own labels. Prometheus' own metrics are added."""
 
     def __init__(self, labels):
         self.labels = {name: TARGET | set(own.split()) for name, own in (PROMETHEUS | labels).items()}
 
     def of(self, promql):
-        """The labels of what `promql` gives. ValueError if it cannot be parsed, or names what does not exist."""
+        """Returns the labels of the result of `promql`. Raises ValueError if it cannot be parsed,
+        or if it names a metric or label that does not exist."""
         return _Reader(self.labels).read(promql_parser.parse(promql))
 
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""How many of 25,000 alerts reach Alertmanager: a real Prometheus, with its own queue and with the documented one.
+"""Measures how many of 25,000 alerts reach Alertmanager, with a real Prometheus that has its
+default queue or the documented one.
 
-An array fails that 500 hosts use, with 50 devices each. One small server answers for all the
-exporters. Rules and routes are the real ones. It fails unless the default queue drops alerts, and
-the queue of alerts/README.md none. `make bench` runs it, as it takes a minute of two free processors.
+An array fails that 500 hosts use, with 50 devices each. One small server answers for all exporters.
+The rules and routes are the real ones. The test fails unless the default queue drops alerts and the
+queue of alerts/README.md drops none. `make bench` runs it, because it needs two free processors for
+a minute.
 """
 
 import collections
@@ -26,7 +28,8 @@ PATIENCE = 180
 
 
 def page():
-    """What the exporters of all hosts would say, as far as MultipathFaultyPaths reads it."""
+    """Returns what the exporters of all hosts would serve, as far as MultipathFaultyPaths reads
+    it."""
     for host in range(HOSTS):
         for device in range(DEVICES):
             labels = f'instance="host{host:03}",wwid="3600a098000aad1e3{host:06}{device:010}"'
@@ -76,7 +79,7 @@ class Prometheus:
                 stdout=log, stderr=log)  # fmt: skip
 
     def number(self, metric):
-        """Of its own metrics; None until there is one."""
+        """Returns one of Prometheus' own metrics, or None until it exists."""
         try:
             with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE) as answer:
                 found = re.search(rf"^{metric}(?:{{[^}}]*}})? (.*)$", answer.read().decode(), re.M)
@@ -86,7 +89,7 @@ class Prometheus:
         return float(found[1]) if found else None
 
     def stop(self):
-        # Otherwise it would finish its evaluation.
+        # Without this Prometheus would finish its evaluation.
         self.process.kill()
         self.process.wait()
 
@@ -100,7 +103,8 @@ def wait_for(what, look):
 
 
 def documented():
-    """What alerts/README.md recommends: the flag of Prometheus, and the routes with another time."""
+    """Returns the recommendation of alerts/README.md: the flag of Prometheus, and the routes with
+    another time."""
     readme = (ALERTS / "README.md").read_text(encoding="utf-8")
     flag = re.search(r"^--alertmanager\.notification-queue-capacity=\d+$", readme, re.M)[0]
     group_wait = re.search(r"With\s+`(group_wait: \d+s)`", readme)[1]

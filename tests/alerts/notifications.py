@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""What people are sent: real Alertmanager with alerts/alertmanager.yml, and the mail, Slack and webhook that leave it.
+"""Tests the messages that people get: a real Alertmanager with alerts/alertmanager.yml, and the
+mail, Slack and webhook messages that it sends.
 
     notifications.py [--keep DIRECTORY] [SCENARIO ...]
 
-Alerts are posted as Prometheus posts them: firing ones again and again, resolved ones too for a quarter of an hour. In
-the configuration only addresses are replaced, and every time is a fiftieth of itself, here and there, so that what
-depends on their ratio (group_interval and Prometheus' resends) is put to the test too. The scenarios run at once, each
-on hosts of its own. With --keep, every mail is left in that directory, to be looked at.
+Alerts are posted as Prometheus posts them. Firing alerts are sent repeatedly, and so are resolved
+alerts, for a quarter of an hour. Only the addresses of the configuration are replaced. Every time
+is divided by fifty, in the configuration and here, so the test also covers the ratio of times
+(group_interval and Prometheus' repeated sending). The scenarios run at the same time, each on its
+own hosts. With --keep, every mail is kept in that directory for inspection.
 """
 
 import argparse
@@ -37,9 +39,9 @@ ALERTS = pathlib.Path(__file__).resolve().parents[2] / "alerts"
 FASTER = 50
 EVALUATION = 15 / FASTER  # evaluation_interval of alerts/prometheus.yml
 RESEND = 4  # --rules.alert.resend-delay, 1m, in evaluations; Prometheus sends again at the first one after it
-RETENTION = 60  # resolved alerts are sent for 15 minutes: evaluations
+RETENTION = 60  # in evaluations: resolved alerts are sent for 15 minutes
 LIFETIME = 240 / FASTER  # an alert ends this long after Prometheus sent it last: 4 × the resend delay
-PATIENCE = 20  # seconds until what must come has not come
+PATIENCE = 20  # seconds after which an expected message counts as missing
 
 PACKAGE = tomllib.loads((pathlib.Path(__file__).parents[2] / "Cargo.toml").read_text())["package"]
 RUNBOOKS = PACKAGE["repository"] + "/blob/main/alerts/runbooks"
@@ -47,9 +49,9 @@ RUNBOOKS = PACKAGE["repository"] + "/blob/main/alerts/runbooks"
 A, B, C, D = (f"3600a098000aad1e3000064e45f2c23{i}" for i in (50, 51, 52, 53))
 
 
-# The alerts ---------------------------------------------------------------------------------------------------------
+# The alerts --------------------------------------------------------------------------------------
 
-# oVirt's sentences and their kin. These alerts have no summary.
+# oVirt's sentences and similar ones. These alerts have no summary.
 PROBLEMS = {
     "NoValidPaths": ("Multipath devices without valid paths on host {}: [{}]", "I/O to it fails."),
     "NoValidPathsUnused": ("Multipath devices without valid paths on host {}: [{}]", "Nothing uses it."),
@@ -87,7 +89,8 @@ REST = {
 }
 NAMES = [*PROBLEMS, RECOVERED, *DEVICE, *TRANSPORT, *REST]
 
-# Source and target of each inhibition, and the label that both must share. Everything else is told.
+# Source and target of each inhibition, and the label that both must share. No other pair is
+# silenced.
 NUMBER = {"NotRedundant", "NeverRedundant", "FewerPathsThanOtherHosts"}
 NO_PATH = NUMBER | {"PathsMissing", "PathFlapping", "PathMarginal", "PathErrors", "NonOptimizedPath",
                     "StateDisagreement"}  # fmt: skip
@@ -109,7 +112,7 @@ SILENCES = {
     ]
     for target in targets
 }
-# These have to reach people whatever else fires.
+# These alerts must reach people, whatever else fires.
 NEVER_SILENCED = {"FaultyPaths", "NoValidPaths", "NoValidPathsUnused", RECOVERED, "DeviceInUseLost", "WwidMismatch",
                   "LunConflict", "DiskUsedDirectly", "IoStalled"}  # fmt: skip
 
@@ -119,7 +122,7 @@ def severity(name):
 
 
 def alert(host, name, wwid=A, alias="mpatha", **labels):
-    """An alert as the rules make it."""
+    """Returns an alert as the rules make it."""
     full = f"Multipath{name}"
     labels = {"alertname": full, "job": "multipath", "instance": host, "severity": severity(name)} | labels
     annotations = {"runbook_url": f"{RUNBOOKS}/{full}.md"}
@@ -138,7 +141,7 @@ def alert(host, name, wwid=A, alias="mpatha", **labels):
 
 
 class Prometheus:
-    """Sends alerts as Prometheus' rule manager does: (*AlertingRule).sendAlerts and its notifier."""
+    """Sends alerts like Prometheus' rule manager: (*AlertingRule).sendAlerts and its notifier."""
 
     def __init__(self, url, lifetime):
         self.url, self.lifetime = url, datetime.timedelta(seconds=lifetime)
@@ -149,7 +152,7 @@ class Prometheus:
         self.thread = threading.Thread(target=self.run)
 
     def set(self, firing=(), resolved=()):
-        """What the next evaluation finds."""
+        """Sets the results of the next evaluation."""
         with self.lock:
             for one in firing:
                 self.alerts[json.dumps(one["labels"], sort_keys=True)] = {"alert": one, "resolved": None, "sent": None}
@@ -176,7 +179,8 @@ class Prometheus:
                     del self.alerts[key]
                 elif state["sent"] is None or self.tick > state["sent"] + RESEND:
                     state["sent"] = self.tick
-                    # When it fired: Alertmanager does not keep group_wait for what is older than that.
+                    # The time of firing. Alertmanager does not wait for group_wait with alerts that
+                    # are older than that.
                     state.setdefault("began", now)
                     if state["resolved"] is not None:
                         state.setdefault("ended", now)
@@ -197,11 +201,11 @@ def post(url, alerts):
     urllib.request.urlopen(request, timeout=10).close()
 
 
-# Those who are told -------------------------------------------------------------------------------------------------
+# Receivers ---------------------------------------------------------------------------------------
 
 
 class Inbox:
-    """What arrived, by medium and by what it is about."""
+    """Stores the messages by medium and by subject."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -224,7 +228,8 @@ class Inbox:
 
 
 def about(subject):
-    """The host that a subject names, with its cluster; its recovery is a matter of its own."""
+    """Returns the host that a subject names, with its cluster. The recovery of a host is a subject
+    of its own."""
     cluster, host = re.search(r"\] Cluster ([\w-]+): ", subject), re.search(r"[Hh]ost ([\w.:[\]-]*[\w\]])", subject)
     whom = host[1] if host else "nowhere"
     whom = f"{cluster[1]}-{whom}" if cluster else whom
@@ -275,7 +280,7 @@ def http_sink(inbox):
                 whom = f"{labels['cluster']}-{whom}" if "cluster" in labels else whom
                 is_recovery = body["commonLabels"].get("alertname") == f"Multipath{RECOVERED}"
                 inbox.put("webhook", f"{whom}-recovered" if is_recovery else whom, body)
-            # As Slack answers. Newer Alertmanagers take anything else for a failure.
+            # Slack answers like this. Newer Alertmanagers treat any other response as a failure.
             self.send_response(200)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", "2")
@@ -291,7 +296,8 @@ def http_sink(inbox):
 def serve(kind, handler):
     class Server(kind):
         daemon_threads = True
-        # With socketserver's 5 the kernel resets a connection when many groups are told at once.
+        # With the default of socketserver, 5, the kernel resets a connection when many groups are
+        # sent at once.
         request_queue_size = 1024
 
     server = Server(("127.0.0.1", 0), handler)
@@ -299,11 +305,11 @@ def serve(kind, handler):
     return server.server_address[1]
 
 
-# Alertmanager -------------------------------------------------------------------------------------------------------
+# Alertmanager ------------------------------------------------------------------------------------
 
 
 def faster(configuration, times=FASTER):
-    """Every time a fiftieth of itself."""
+    """Divides every time by fifty."""
 
     def shorten(found):
         seconds = int(found[2]) * {"s": 1, "m": 60, "h": 3600}[found[3]]
@@ -316,7 +322,7 @@ EXAMPLE = (ALERTS / "alertmanager.yml").read_text(encoding="utf-8")
 
 
 class Alertmanager:
-    """One of its own, with this configuration, after `finish`."""
+    """An Alertmanager with this configuration, changed by `finish`."""
 
     def __init__(self, scratch, name, keep=None, text=faster(EXAMPLE), finish=lambda config: None):
         self.inbox = Inbox()
@@ -343,7 +349,7 @@ class Alertmanager:
                  f"--storage.path={self.directory}/data", f"--web.listen-address=127.0.0.1:{port}",
                  "--web.external-url=http://alertmanager.example:9093", "--cluster.listen-address=",
                  "--log.level=warn"], stdout=log, stderr=log)  # fmt: skip
-        # Many times what Prometheus gives them: a busy machine must not end them.
+        # Much longer than Prometheus' lifetime: a busy machine must not end the alerts.
         self.prometheus = Prometheus(self.url, 100 * LIFETIME)
 
     def ready(self):
@@ -370,7 +376,8 @@ class Alertmanager:
         self.process.wait(10)
 
     def settled(self, alerts, expected):
-        """Posts these, and waits until it holds all of them, and those `expected` as (host, name) are inhibited."""
+        """Posts these alerts, and waits until Alertmanager holds all of them, and those in
+        `expected`, as (host, name), are inhibited."""
         for i in range(0, len(alerts), 64):
             post(self.url, alerts[i : i + 64])
         end = time.monotonic() + PATIENCE
@@ -383,7 +390,7 @@ class Alertmanager:
             time.sleep(0.1)
 
     def groups(self):
-        """For every alert's name the receivers and the labels of its groups."""
+        """Returns the receivers and the labels of the groups for each alert name."""
         by = collections.defaultdict(set)
         for group in self.json("/api/v2/alerts/groups"):
             for one in group["alerts"]:
@@ -408,7 +415,8 @@ def free_port():
 
 
 def everyone(config):
-    """Two receivers that have mail, Slack and webhook: what goes to mail, and the recovery."""
+    """Keeps two receivers that have mail, Slack and webhook: the one for mail, and the one for the
+    recovery."""
     receivers = {receiver["name"]: receiver for receiver in config["receivers"]}
     kinds = {"email": "multipath-email", "slack": "multipath-slack", "webhook": "multipath-webhook"}
     configs = {f"{kind}_configs": receivers[name][f"{kind}_configs"] for kind, name in kinds.items()}
@@ -419,12 +427,13 @@ def everyone(config):
 
 
 def mute(config):
-    """Nobody is told anything."""
+    """Removes all media from all receivers."""
     config["receivers"] = [{"name": receiver["name"]} for receiver in config["receivers"]]
 
 
 def with_pager():
-    """Slack instead of mail, the pager's route in force, and a reminder after some seconds instead of a day."""
+    """Slack replaces mail, the pager's route is in force, and the reminder comes after seconds
+    instead of a day."""
     text, times = re.subn(r"receiver: multipath-email ", "receiver: multipath-slack ", EXAMPLE)
     assert times == 1
     lines = text.splitlines()
@@ -434,7 +443,7 @@ def with_pager():
     return faster("\n".join(lines).replace("repeat_interval: 24h", f"repeat_interval: {6 * FASTER}s"))
 
 
-# The configurations to merge with ------------------------------------------------------------------------------------
+# The configurations to merge with ----------------------------------------------------------------
 
 # Debian's /etc/prometheus/alertmanager.yml, without addresses.
 DEBIAN = """
@@ -493,7 +502,8 @@ receivers: [{name: Default}, {name: Watchdog}, {name: Critical}, {name: 'null'}]
 
 
 def merged(config):
-    """A configuration that exists, with ours in it, as alerts/README.md says."""
+    """Returns an existing configuration with the exporter's merged into it, as alerts/README.md
+    describes."""
     config, ours = yaml.safe_load(config), yaml.safe_load(faster(EXAMPLE))
     config["templates"] = config.get("templates", []) + ours["templates"]
     config["route"]["routes"][:0] = ours["route"]["routes"]
@@ -505,7 +515,8 @@ def merged(config):
 
 
 def foreign():
-    """Alerts of others: every label that the two configurations look at, and those that ours look at."""
+    """Returns alerts of others, with every label that the two configurations and the exporter's
+    configuration use."""
     values = {
         "alertname": ["Disk", "Watchdog", "InfoInhibitor", "NodeMultipathThing"],
         "severity": ["critical", "warning", "info"],
@@ -520,11 +531,11 @@ def foreign():
         yield {"labels": labels, "annotations": {}}
 
 
-# The scenarios ------------------------------------------------------------------------------------------------------
+# The scenarios -----------------------------------------------------------------------------------
 
 
 class Told:
-    """What one host is the subject of, notification by notification."""
+    """The notifications about one host, one after the other."""
 
     def __init__(self, alertmanager, whom):
         self.alertmanager, self.inbox, self.whom, self.number = alertmanager, alertmanager.inbox, whom, 0
@@ -533,7 +544,7 @@ class Told:
         self.alertmanager.prometheus.set(firing, resolved)
 
     def next(self, subject, *sentences, color):
-        """The next notification says this, over every medium."""
+        """Checks the next notification in every medium."""
         mail, slack, webhook = (
             self.inbox.get(medium, self.whom, self.number) for medium in ("mail", "slack", "webhook")
         )
@@ -555,7 +566,7 @@ class Told:
         return text, slack, webhook
 
     def nothing_more(self):
-        """Nobody was sent anything beyond what `next` saw."""
+        """Checks that no messages were sent after those that `next` has read."""
         counts = {medium: self.inbox.count(medium, self.whom) for medium in ("mail", "slack", "webhook")}
         for medium, count in counts.items():
             if count != self.number:
@@ -628,7 +639,7 @@ def one_degraded(on):
         "[INFO] No faulty multipath paths on host one-degraded.", well(host.whom), color="good"
     )
     equal(text, f"{well(host.whom)}\n{RUNBOOKS}/MultipathPathsRecovered.md\n\n{link(host.whom)}")
-    # In the middle of the other group's interval.
+    # This is in the middle of the other group's interval.
     host.nothing_more()
     text, *_ = host.next(
         f"[ENDED] {over(host.whom, 'FaultyPaths')}", over(host.whom, "FaultyPaths", A), color=GREY
@@ -650,7 +661,7 @@ def two_degraded_one_dead(on):
 
 
 def two_clusters_one_host(on):
-    """Same host, same device: a message of each, which names its cluster in the heading alone."""
+    """Same host name, same device: one message per cluster. Only its heading names the cluster."""
     for cluster in ("a", "b"):
         on(f"{cluster}-twin").set(of("FaultyPaths", "twin", A, cluster=cluster))
     for cluster in ("a", "b"):
@@ -686,7 +697,8 @@ def no_change_no_word(on):
 
 
 def one_after_the_other(on):
-    """They end one by one while another does not: Prometheus' resends of the ended ones are no news."""
+    """The alerts end one by one while another one stays. Prometheus' repeated sending of the ended
+    alerts must not cause messages."""
     host = on("one-by-one")
     subject = "[WARNING] Faulty multipath paths on host one-by-one on devices"
     host.set(of("FaultyPaths", host.whom, A, B, C, D))
@@ -701,7 +713,8 @@ def one_after_the_other(on):
 
 
 def ended_lately(host, before):
-    """The ended ones of the next message: the last of A, B, C, and those before that Prometheus has sent again."""
+    """Returns the ended alerts of the next message: the last of A, B, C, and earlier ones that
+    Prometheus has sent again."""
     webhook = host.inbox.get("webhook", host.whom, host.number)
     wwids = [one["labels"]["wwid"] for one in webhook["alerts"] if one["status"] == "resolved"]
     equal((set(wwids) <= {A, B, C}, [A, B, C][before] in wwids), (True, True))
@@ -727,7 +740,7 @@ def lost_and_missing(on):
 
 
 def standby_beside_failed(on):
-    """An alert with one label more has a section of its own, and nothing is said twice."""
+    """An alert with one additional label has its own section, and no text is repeated."""
     host = on("standby")
     host.set(of("NoValidPaths", host.whom, A) + of("NoValidPaths", host.whom, B, paths="standby"))
     host.set(of("QueueingWithoutPaths", host.whom, A))
@@ -739,7 +752,8 @@ def standby_beside_failed(on):
 
 
 def odd_wwid(on):
-    """No character of a WWID or of an IPv6 address means anything to a template, and none is named twice."""
+    """No character of a WWID or of an IPv6 address has a meaning in a template, and no device is
+    named twice."""
     host = on("[2001:db8::5]:10056")
     odd = "1ATA_(+[*<b>&\"x\\"
     host.set(of("PathsMissing", host.whom, odd))
@@ -751,7 +765,8 @@ def odd_wwid(on):
 
 
 def fabric_outage(on):
-    """Every host of a fabric has one message of all its devices, and one of all that is broken on the way to them."""
+    """Every host of a fabric has one message about all its devices, and one about all failures on
+    the way to them."""
     hosts = [on(f"fabric-{i:02}") for i in range(20)]
     wwids = [f"3600a098000aad1e3000064e45f2c2{i:03}" for i in range(50)]
     ports = [f"0x500a098000aad1e{i}" for i in range(8)]
@@ -781,7 +796,7 @@ def fabric_outage(on):
 
 
 def critical_does_not_wait(on):
-    """It has a message of its own beside the host's warnings."""
+    """A critical alert has its own message beside the host's warnings."""
     host = on("both")
     host.set([alert(host.whom, "DaemonDown")])
     host.next("[WARNING] Host both: About DaemonDown.", "Host both: About DaemonDown.", color="warning")
@@ -813,7 +828,8 @@ def no_host_at_all(on):
 
 
 def recovery_is_announced_once(on):
-    """Once for each recovery, also if another follows within the ten minutes that the alert fires."""
+    """One message for each recovery, even if another one follows within the ten minutes in which
+    the alert fires."""
     host, recovered = on("well"), on("well-recovered")
     recovery = [alert("well", RECOVERED)]
     for _ in range(2):
@@ -821,7 +837,7 @@ def recovery_is_announced_once(on):
         recovered.next("[INFO] No faulty multipath paths on host well.", well("well"), color="good")
         time.sleep(2 * EVALUATION)
         recovered.nothing_more()
-        # Trouble again, for two evaluations.
+        # In trouble again, for two evaluations.
         recovered.set(resolved=recovery)
         time.sleep(2.5 * EVALUATION)
     recovered.set(recovery)
@@ -832,7 +848,8 @@ def recovery_is_announced_once(on):
 
 
 def prometheus_stops(on):
-    """Its alerts end with it. Nobody is told of a recovery, and all is told again once it is back."""
+    """The alerts of a stopped Prometheus end. No recovery is reported, and all alerts are sent
+    again after its return."""
     host, recovered = on("unwatched"), on("unwatched-recovered")
     down = on("unwatched-for-long")
     alerts = of("FaultyPaths", host.whom, A) + of("NoValidPaths", host.whom, B)
@@ -865,7 +882,7 @@ def silenced_until_the_worse_is_over(on):
     time.sleep(3 * 90 / FASTER)
     host.nothing_more()
     host.set(resolved=of("NoValidPaths", host.whom, A))
-    # In either order: they are two groups.
+    # In either order, because they are two groups.
     mails = {host.inbox.get("mail", host.whom, number).subject for number in (1, 2)}
     equal(mails, {f"[ENDED] {over(host.whom, 'NoValidPaths')}", "[WARNING] Host silenced: About PathMarginal."})
     host.number = 3
@@ -879,7 +896,7 @@ SCENARIOS = [
 
 
 def pager(alertmanager):
-    """Critical ones wake somebody as well; the rest, and the end, do not."""
+    """Critical alerts also page somebody. The other alerts, and the end of any alert, do not."""
     prometheus, inbox = alertmanager.prometheus, alertmanager.inbox
 
     def first(medium, whom, number):
@@ -901,7 +918,7 @@ def pager(alertmanager):
 
 
 def reminder(alertmanager):
-    """repeat_interval, and nothing before it."""
+    """Tests repeat_interval: there is no message before it."""
     alertmanager.prometheus.set(of("FaultyPaths", "reminded", A))
     first = alertmanager.inbox.get("slack", "reminded", 0)
     before = time.monotonic()
@@ -910,7 +927,7 @@ def reminder(alertmanager):
 
 
 def who_silences_whom(alertmanager):
-    """Every pair of alerts on a host of its own: exactly those of SILENCES are silenced, and no other."""
+    """Each pair of alerts fires on its own host. Exactly the pairs of SILENCES are silenced."""
     alerts, expected = [], set()
     for source, target in itertools.combinations(NAMES, 2):
         host = f"both-{source}-{target}"
@@ -921,7 +938,7 @@ def who_silences_whom(alertmanager):
             host = f"{other}-{source}-{target}"
             alerts += [alert(host, source, **{other: "x"}), alert(host, target, **{other: "y"})]
         alerts += [alert(f"here-{source}-{target}", source), alert(f"there-{source}-{target}", target)]
-        # Two that lack the label.
+        # Two alerts without the label.
         if label != "instance":
             for name in (source, target):
                 one = alert(f"lacking-{source}-{target}", name)
@@ -938,12 +955,12 @@ def who_silences_whom(alertmanager):
             receiver = "multipath-recovered"
         elif name not in PROBLEMS:
             labels += ("severity",)
-        # A label that an alert does not have is none of its group's.
+        # A label that an alert lacks is not in its group.
         equal((name, {(receiver, labels), (receiver, labels[1:])} >= by[name] != set()), (name, True))
 
 
 def every_alert(_):
-    """The alerts here are those of the rules, and have their severities."""
+    """The alerts in this file equal the alerts of the rules, and have the same severities."""
     rules = yaml.safe_load((ALERTS / "multipath.rules.yml").read_text(encoding="utf-8"))
     found = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     found = {(rule["alert"], rule["labels"]["severity"]) for rule in found}
@@ -951,13 +968,15 @@ def every_alert(_):
 
 
 def stock_inhibition(alertmanager):
-    """Inhibitions of others hide nothing of ours: all alerts fire on two hosts, and only ours silence any."""
+    """Inhibition rules of others hide none of the exporter's alerts. All alerts fire on two hosts,
+    and only the exporter's rules silence any."""
     alerts = [alert(host, name, namespace="monitoring", service="files") for host in ("one", "two") for name in NAMES]
     alertmanager.settled(alerts, {(host, target) for host in ("one", "two") for _, target in SILENCES})
 
 
 def info_inhibitor(alertmanagers):
-    """kube-prometheus silences every info alert. README.md says what lets the recovery through."""
+    """kube-prometheus silences every info alert. README.md describes how to let the recovery
+    through."""
     alerts = [alert("kube", RECOVERED, namespace="monitoring"), alert("kube", "NeverRedundant", namespace="monitoring")]
     inhibitor = {"alertname": "InfoInhibitor", "namespace": "monitoring", "instance": "kube", "severity": "none"}
     alerts.append({"labels": inhibitor, "annotations": {}})
@@ -978,7 +997,7 @@ def recovery_let_through(config):
 
 
 def merging_changes_nothing(alertmanagers):
-    """A configuration does with the alerts of others what it did before ours was merged into it."""
+    """A configuration treats the alerts of others as it did before the merge."""
     alerts, seen = list(foreign()), []
     for one in alertmanagers:
         for i in range(0, len(alerts), 64):
@@ -1007,10 +1026,10 @@ IscsiSessionFlapping IscsiBondNetworkDown FcHostPortDown FcRemotePortDown NvmeCo
 
 
 def maintenance_page(alertmanager):
-    """The commands of docs/maintenance.md, one after the other, do what it says."""
+    """The commands of docs/maintenance.md, one after the other, have the documented effects."""
     page = (ALERTS.parent / "docs" / "maintenance.md").read_text(encoding="utf-8")
     fabric, is_silent, trial, look, after, expire, host = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
-    # Debian's place, and everybody else's.
+    # Debian's place of the configuration, and the usual one.
     for place in ("prometheus/amtool.yml", "amtool/config.yml"):
         configuration = alertmanager.directory / ".config" / place
         configuration.parent.mkdir(parents=True)
@@ -1048,7 +1067,7 @@ def maintenance_page(alertmanager):
     run(f"ID={printed}; {expire}")
     equal(silenced(), set())
     run(host)
-    # Its recovery is said all the same.
+    # The recovery is reported all the same.
     equal(silenced(), {("db01", "prod", which) for which in NAMES if which != RECOVERED})
     exported = (ALERTS.parent / "tests" / "golden" / "metrics.txt").read_text(encoding="utf-8")
     queries = re.findall(r"^```promql\n(.*?)^```", page, re.M | re.S)
@@ -1078,7 +1097,7 @@ def main():
 
     try:
         main_one = start("everyone", keep=options.keep, finish=everyone)
-        # A busy machine needs more than a fiftieth of group_wait for a thousand alerts.
+        # On a busy machine a fiftieth of group_wait is too short for a thousand alerts.
         slower = start("slower", keep=options.keep, text=faster(EXAMPLE, 5), finish=everyone)
         paging = start("pager", text=with_pager())
         quiet = [start(f"quiet-{i}", finish=mute) for i in range(2)]
@@ -1116,7 +1135,7 @@ def main():
             try:
                 scenario(argument)
                 print(f"ok    {time.monotonic() - begin:5.1f} s  {scenario.__name__}", flush=True)
-            except Exception as error:  # whatever it is, the others are to be told of too
+            except Exception as error:  # report any error and go on with the other scenarios
                 failed.append(scenario.__name__)
                 print(f"WRONG {time.monotonic() - begin:5.1f} s  {scenario.__name__}: {error!r}"[:4000], flush=True)
 

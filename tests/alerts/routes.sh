@@ -1,6 +1,7 @@
 #!/bin/bash
-# Whether the example configurations are accepted by those who will read them, and who is told of which alert.
-# `make test` runs it; it needs amtool and promtool. tests/alerts/notifications.py shows what is told.
+# Checks that amtool and promtool accept the example configurations, and that each alert reaches the
+# right receivers. `make test` runs it. It needs amtool and promtool. tests/alerts/notifications.py
+# shows the messages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 scratch=$(mktemp -d)
@@ -11,7 +12,7 @@ fail() {
 	exit 1
 }
 
-# Says nothing unless it fails.
+# Prints the output of a command only if the command fails.
 quietly() {
 	"$@" >"$scratch/output" 2>&1 || {
 		cat "$scratch/output" >&2
@@ -19,7 +20,7 @@ quietly() {
 	}
 }
 
-# As they are, and with what is commented out put into force.
+# The files as they are, and then with the commented parts in force.
 quietly amtool check-config alerts/alertmanager.yml
 quietly promtool check config alerts/prometheus.yml
 cp alerts/multipath* "$scratch"
@@ -32,7 +33,7 @@ grep -q '^  alert_relabel_configs:' "$scratch/prometheus.yml" || fail 'no alert_
 quietly amtool check-config "$scratch/alertmanager.yml"
 quietly promtool check config "$scratch/prometheus.yml"
 
-# Two clusters may have hosts of one name.
+# Hosts of two clusters may have the same name.
 ! grep -E 'group_by:|equal:' alerts/alertmanager.yml | grep -v cluster || fail 'a group or an inhibition without cluster'
 
 # told FILE RECEIVERS LABEL=VALUE...

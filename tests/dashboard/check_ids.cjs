@@ -1,5 +1,6 @@
-// The names that Grafana's types leave as plain strings, against the registries of the real @grafana/data: units, reducers,
-// matchers, transformations, colour modes and the options that an override may set.
+// Compares the names that Grafana's types leave as plain strings with the registries of the real
+// @grafana/data: units, reducers, matchers, transformations, colour modes and the options that an
+// override may set.
 //   node check_ids.cjs DASHBOARD.json
 Object.defineProperty(globalThis, 'navigator', { value: { language: 'en-US', languages: ['en-US'] }, configurable: true });
 const grafana = require('@grafana/data');

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Runs every variable and every query of a dashboard against real Prometheus servers, one for each scenario of fleet.py.
+"""Runs every variable and every query of a dashboard against real Prometheus servers, one for each
+scenario of fleet.py.
 
     check_queries.py DASHBOARD.json GOLDEN SCENARIO=URL=FLEET.om=FACTS.json ...
 
-Names every panel and query that fails, is empty where it may not be, or says something else than what is true.
+It reports every panel and query that fails, that is empty but may not be, or whose result differs
+from the facts.
 """
 import json
 import pathlib
@@ -15,25 +17,26 @@ import urllib.request
 
 import fleet
 
-# The title of each tile of the fleet, and the fact that it must tell.
+# The title of each tile of the fleet, and the fact that it must show.
 FLEET = {'Hosts': 'hosts', 'Hosts in trouble': 'trouble', 'Devices': 'devices', 'Paths': 'paths', 'Failed paths': 'failed'}
 FINDINGS = 'What is found'
-# A recovery is no finding: the dashboard marks its time.
+# A recovery is not a finding. The dashboard marks its time.
 NO_FINDING = {'MultipathPathsRecovered'}
-# The devices of the one alert are among those of the other: they are counted once.
+# The devices of the one alert are among the devices of the other, so they are counted once.
 AMONG = {'MultipathQueueingWithoutPaths': 'MultipathNoValidPaths'}
 TYPES = {'stat', 'bargauge', 'timeseries', 'table', 'state-timeline', 'text', 'row'}
-# A table longer than this, a graph with more lines than this: nobody reads them, and a large fleet pays for them.
+# Nobody reads a longer table or a graph with more lines, and in a large fleet they are expensive.
 MOST = {'table': 200, 'timeseries': 20, 'state-timeline': 100, 'bargauge': 10, 'stat': 14}
-# Beside the exporter's own: what Prometheus makes.
+# Metrics that Prometheus makes, besides the exporter's own.
 FOREIGN = {'up', 'ALERTS', 'scrape_duration_seconds'}
 BUILTIN = {'__rate_interval': '120s', '__interval': '30s', '__range': '3600s'}
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the servers are this machine's
-# Exist only where something is wrong, as it is on the golden page.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the servers run on this machine
+# These exist only if something is wrong, as on the golden page.
 FAULTS = {'multipath_device_non_optimized'}
-# Asked when the dashboard is opened, variables and annotations included: browsers ask six at a time.
+# The number of queries on opening the dashboard, including variables and annotations. A browser
+# sends six at a time.
 MOST_QUERIES = 25
-# The limit of Kubernetes for annotations: a client-side apply puts the whole object there.
+# The limit of Kubernetes for annotations. A client-side apply puts the whole object there.
 MOST_BYTES = 262144
 DATASOURCE = {'type': 'prometheus', 'uid': '${datasource}'}
 errors = []
@@ -54,7 +57,7 @@ def name(panel):
     return f'panel {panel.get("id")} "{panel.get("title")}"'
 
 
-# -- what needs no server ----------------------------------------------------------------------------------------------
+# -- checks without a server -----------------------------------------------------------------------
 
 def check_structure(dashboard):
     seen, taken = {}, {}
@@ -84,14 +87,15 @@ def check_structure(dashboard):
             error(where, f'uses a refId twice: {references}')
     if not dashboard.get('uid') or 'id' in dashboard:
         error('dashboard', 'needs a fixed uid and must have no id')
-    opened = sum(len(p.get('targets', [])) for p in dashboard['panels'])  # those of folded rows are asked when a row is opened
+    opened = sum(len(p.get('targets', [])) for p in dashboard['panels'])  # queries of folded rows run when a row is opened
     opened += sum(v['type'] == 'query' for v in dashboard['templating']['list']) + len(dashboard['annotations']['list'])
     if opened > MOST_QUERIES:
         error('dashboard', f'opens with {opened} queries, more than {MOST_QUERIES}')
 
 
 def check_size(path):
-    """As the annotation of a client-side `kubectl apply` of the config map."""
+    """Checks the size of the annotation that a client-side `kubectl apply` makes from the config
+    map."""
     labels = {'app.kubernetes.io/name': 'multipath-exporter', 'grafana_dashboard': '1'}
     whole = {'apiVersion': 'v1', 'data': {'multipath.json': pathlib.Path(path).read_text()}, 'kind': 'ConfigMap',
              'metadata': {'annotations': {}, 'labels': labels, 'name': 'multipath-dashboard', 'namespace': 'n' * 63}}
@@ -102,7 +106,7 @@ def check_size(path):
 
 
 def check_runbooks(dashboard, folder):
-    """An alert that a link or a table names has a runbook."""
+    """Checks that every alert in a link or a table has a runbook."""
     if not folder.is_dir():
         return
     for panel in panels(dashboard):
@@ -112,7 +116,8 @@ def check_runbooks(dashboard, folder):
 
 
 def samples(lines):
-    """(name, label names) of every sample, and (family, type) of every TYPE line, in text 0.0.4 or OpenMetrics."""
+    """Returns (name, label names) of every sample, and (family, type) of every TYPE line, in text
+    0.0.4 or OpenMetrics."""
     shapes, types = set(), {}
     for line in lines:
         if line.startswith('# TYPE '):
@@ -128,7 +133,7 @@ def samples(lines):
 
 
 def check_fleet(golden, scenario, path):
-    """The made-up fleet must look as the exporter's golden page does: the same types, the same labels."""
+    """Checks that the made-up fleet has the same types and labels as the exporter's golden page."""
     with open(path) as file:
         shapes, types = samples(file)
     with open(golden) as file:
@@ -148,7 +153,7 @@ def check_fleet(golden, scenario, path):
     return names, {n for n in kinds}
 
 
-# -- queries -------------------------------------------------------------------------------------------------------------
+# -- queries ---------------------------------------------------------------------------------------
 
 class Scenario:
     def __init__(self, argument):
@@ -174,13 +179,14 @@ class Scenario:
         return self.get('/api/v1/query_range', query=query, start=fleet.START, end=fleet.END, step=15)['result']
 
     def rules(self):
-        """The alerts as Prometheus has read them: (name, severity, expression)."""
+        """Returns the alerts as Prometheus has read them: (name, severity, expression)."""
         return [(r['name'], r['labels']['severity'], r['query']) for group in self.get('/api/v1/rules')['groups'] for r in group['rules']
                 if r['type'] == 'alerting']
 
 
 def interpolate(text, values, used):
-    """As Grafana does for Prometheus: one value as it is, several as an alternation, a `:format` only in links."""
+    """Inserts the variables as Grafana does for Prometheus: one value as it is, several as an
+    alternation, and a `:format` only in links."""
     def replace(match):
         variable = match[1] or match[2]
         used.add(variable)
@@ -196,7 +202,7 @@ def interpolate(text, values, used):
 
 
 def resolve(variable, scenario, used):
-    """The values of a variable: what it lists."""
+    """Returns the values that a variable lists."""
     query = interpolate(variable['query']['query'], scenario.values, used)
     if listed := re.fullmatch(r'label_values\((.+), *(\w+)\)', query, re.S):
         return scenario.get(f'/api/v1/label/{listed[2]}/values', **{'match[]': listed[1], 'start': fleet.START, 'end': fleet.END})
@@ -282,7 +288,8 @@ def check_panel(panel, scenario, used, filled, labels):
 
 
 def check_rows(where, rows):
-    """Grafana merges the frames of a table on the labels that all have: each of those must be a single row in each frame."""
+    """Checks that tables merge correctly. Grafana merges the frames of a table on the labels that
+    all frames have. Each set of these labels must be a single row in each frame."""
     shared = set.intersection(*({frozenset(s['metric']) for s in result} and set.union(*(set(s['metric']) for s in result))
                                 for _, result, _ in rows if result)) if any(r for _, r, _ in rows) else set()
     first = None
@@ -296,7 +303,7 @@ def check_rows(where, rows):
 
 
 def check_devices(panel, where, rows, scenario):
-    """The tables of devices, against the model: who is in which state."""
+    """Compares the tables of devices with the model: which device is in which state."""
     if not panel['title'].startswith(('Devices in trouble', 'Devices of the chosen')) or not rows or scenario.silent:
         return
     facts = scenario.facts
@@ -319,7 +326,7 @@ def check_devices(panel, where, rows, scenario):
 
 
 def check_hosts(panel, where, rows, scenario):
-    """The table of hosts, against the model."""
+    """Compares the table of hosts with the model."""
     facts = scenario.facts
     if panel['title'].startswith('Hosts, worst') and rows:
         states = [s['value'][1] for s in rows[0][1]]
@@ -331,7 +338,7 @@ def check_hosts(panel, where, rows, scenario):
 
 
 def tiles(dashboard):
-    """The alerts of each tile: a click on it leads to their runbooks."""
+    """Returns the alerts of each tile. A click on a tile leads to their runbooks."""
     return {override['matcher']['options']: [link['title'].split()[-1] for p in override['properties'] if p['id'] == 'links' for link in p['value']]
             for panel in panels(dashboard) if panel['type'] == 'stat' for override in panel['fieldConfig']['overrides']}
 
@@ -345,7 +352,8 @@ def check_fleet_tiles(scenario):
 
 
 def check_agreement(dashboard, scenario, found):
-    """The dashboard says what the alerts say: each has its place, and no tile is green while one of its alerts fires."""
+    """Checks that dashboard and alerts agree: each alert has its place, and no tile is green while
+    one of its alerts fires."""
     where, rules, counts = scenario.name, scenario.rules(), {}
     for alert, severity, expression in rules:
         counts[alert] = counts.get(alert, 0) + len(scenario.instant(expression))
@@ -360,9 +368,9 @@ def check_agreement(dashboard, scenario, found):
                 error(where, f'tile {tile} says {said[tile]} where no host reports')
             continue
         true = sum(counts.get(alert, 0) for alert in alerts if alert not in AMONG)
-        if 'MultipathExporterDown' in alerts:  # the dashboard also counts targets that answer as somebody else
+        if 'MultipathExporterDown' in alerts:  # the dashboard also counts targets that answer as another program
             true += scenario.facts['down'] - counts['MultipathExporterDown']
-        # a host that has just fallen silent is not watched, while the rules hold what they saw of it last
+        # A host that has just stopped answering is not shown, while the rules keep its last values.
         if said.get(tile, -1) > true or said.get(tile, -1) < true and not scenario.facts['just_silent']:
             error(where, f'tile {tile} says {said.get(tile)}, its alerts {true}: { {a: counts.get(a) for a in alerts} }')
     if any(counts[alert] for alert in counts.keys() - NO_FINDING) and not any(said.values()):
@@ -406,12 +414,13 @@ def check_annotations(dashboard, scenario, used, filled):
 
 
 def check_columns(panel, labels):
-    """Columns that a table picks must exist: labels of some scenario's result, values of its queries."""
+    """Checks that the columns of a table exist: labels of some scenario's result, or values of its
+    queries."""
     references = {t['refId'] for t in panel['targets']}
     values = {'Value'} if len(references) == 1 else {f'Value #{r}' for r in references}
     for step in panel.get('transformations', []):
         for field in step['options'].get('include', {}).get('names', []):
-            if field not in labels | values | {'cluster'}:  # a column that is there where the fleet has clusters
+            if field not in labels | values | {'cluster'}:  # this column exists if the fleet has clusters
                 error(name(panel), f'picks a column {field}, which no result has')
         for key in ('rowField', 'columnField'):
             if key in step['options'] and step['options'][key] not in labels:

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""dashboard.json -> check.ts: one typed literal per part, so that tsc applies Grafana's own types, and refuses what they do not know.
+"""dashboard.json -> check.ts: one typed literal per part, so that tsc checks it against Grafana's
+own types, and refuses unknown fields.
 
     check_types.py DASHBOARD.json > check.ts
 
-The newest Grafana's types know the options of every panel type; the oldest Grafana's that is supported, what all panels share.
+The types of the newest Grafana know the options of every panel type. The types of the oldest
+supported Grafana know only the common parts of all panels.
 """
 import json
 import sys
 
-# Panel types whose types are published, and whether they have field options of their own.
+# Panel types with published types. The flag tells if they have their own field options.
 PANELS = {'stat': ('stat/panelcfg/x/StatPanelCfg', False), 'bargauge': ('bargauge/panelcfg/x/BarGaugePanelCfg', False),
           'timeseries': ('timeseries/panelcfg/x/TimeSeriesPanelCfg', True), 'table': ('table/panelcfg/x/TablePanelCfg', True),
           'state-timeline': ('statetimeline/panelcfg/x/StateTimelinePanelCfg', True), 'text': ('text/panelcfg/x/TextPanelCfg', False)}
@@ -16,10 +18,10 @@ QUERY = ('expr', 'step', 'titleFormat', 'textFormat', 'useValueForTime')
 HEAD = '''
 import type * as New from '@grafana/schema/dist/esm/raw/dashboard/x/Dashboard_types.gen';
 import type * as Old from 'grafana-schema-10';
-// In JSON an enum is its value, and whatever has a default may be left out.
+// In JSON an enum is its value, and any field with a default may be left out.
 type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
   : T extends Array<infer U> ? Array<Json<U>> : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
-// The Prometheus data source's query is not among the published types.
+// The published types lack the query of the Prometheus data source.
 type Target = { refId: string; expr: string; editorMode: 'code'; legendFormat?: string;
   instant: boolean; range: boolean; format?: 'table' };
 type Annotation = { expr: string; step: string; titleFormat: string; textFormat: string; useValueForTime: 'on' };
@@ -31,7 +33,8 @@ def literal(name, kind, value):
 
 
 def waived(value):
-    """Without what Grafana 10 reads but its published types forget: a first threshold of null, the match of a special value."""
+    """Returns the value without parts that Grafana 10 reads but its published types lack: a first
+    threshold of null, and the match of a special value."""
     if isinstance(value, dict):
         if value.get('type') == 'special':
             value = {**value, 'options': {k: v for k, v in value['options'].items() if k != 'match'}}
@@ -69,7 +72,7 @@ def main():
         else:
             panel(one)
     rest = {k: v for k, v in dashboard.items() if k != 'panels'}
-    # what an annotation asks of Prometheus is among the data source's types, which are not published
+    # The query of an annotation belongs to the data source's types, which are not published.
     rest['annotations'] = {'list': [{k: v for k, v in one.items() if k not in QUERY} for one in rest['annotations']['list']]}
     literal('annotations', 'Annotation[]', [{k: one[k] for k in QUERY} for one in dashboard['annotations']['list']])
     literal('dashboard', 'Json<New.Dashboard>', rest)

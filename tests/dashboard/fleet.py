@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""An hour of a fleet of eight hosts, as Prometheus would have scraped it, in OpenMetrics with timestamps.
+"""Writes an hour of a fleet of eight hosts, as Prometheus would have scraped it, in OpenMetrics
+with timestamps.
 
     fleet.py SCENARIO OUT.om FACTS.json      SCENARIO: a key of FAULTS
 
-The same bytes every time. A model of hosts, devices and paths is broken by a list of faults, and a page is made of it
-every 30 seconds, so that counters, states and labels agree as the exporter's would. FACTS is what is true at the end of
-the hour, counted on the model and not on the metrics: what the dashboard must say. Null is what nobody can know.
+The output has the same bytes every time. A list of faults breaks a model of hosts, devices and
+paths. The model gives a page every 30 seconds, so counters, states and labels agree as the
+exporter's would. FACTS holds the true values at the end of the hour, counted on the model and not
+on the metrics. The dashboard must show these values. Null is a value that cannot be known.
 
 The scenario `missing` has two clusters, each with a host of the same name.
 
-A second job has targets of its own that are down. A query without the job counts them.
+A second job has its own targets, which are down. A query without the job would count them.
 """
 import collections
 import dataclasses
@@ -24,7 +26,7 @@ GIB = 1 << 30
 
 
 def record(name, fields):
-    """Equal only to itself: two hosts may hold the same device."""
+    """A record equals only itself, because two hosts may hold the same device."""
     return dataclasses.make_dataclass(name, fields.split(), eq=False)
 
 
@@ -32,7 +34,8 @@ Path = record('Path', 'name devno hctl transport group initiator target target_p
 Device = record('Device', 'wwid name sysfs_name uuid kind vendor product revision size root paths')
 Host = record('Host', 'name kind devices instance cluster')
 
-# minutes [first, last) in which a part of a host (a port, a device's name or a path) is in trouble of some kind
+# A fault of a kind in a part of a host (a port, a device's name or a path), during the minutes
+# [first, last).
 Fault = collections.namedtuple('Fault', 'first last host part kind')
 
 
@@ -93,7 +96,7 @@ def hosts(clusters=False):
     return result
 
 
-# Gauges that exist only while they are above 0, and what makes them so here.
+# Gauges that exist only while they are above 0, and their values here.
 GAUGES = {'suspended': 1, 'size_mismatched_paths': 1, 'read_only_mismatched_paths': 1, 'wwid_mismatched_paths': 1, 'marginal_paths': 1,
           'disagreeing_paths': 1, 'non_optimized': 1, 'blocked_paths': 4, 'stalled_seconds': 95, 'stray_paths': 1, 'lun_mismatched_paths': 1,
           'lun_conflicts': 1}
@@ -102,8 +105,8 @@ WEB1, WEB2, AI1, AI2 = 'web1:10056', 'web2:10056', 'ai1:10056', 'ai2:10056'
 
 FAULTS = {
     'healthy': [
-        Fault(0, 99, WEB2, 'vmstore3', 'lone'),                  # never had more than one path: nothing to say
-        Fault(0, 99, AI2, None, 'no-daemon'),                    # NVMe only: needs none
+        Fault(0, 99, WEB2, 'vmstore3', 'lone'),                  # never had more than one path: not an alert
+        Fault(0, 99, AI2, None, 'no-daemon'),                    # NVMe only: needs no multipathd
         Fault(12, 20, DB2, '0x2100000e1e0200a0', 'down'),        # over: the host has recovered
         Fault(40, 99, AI1, None, 'restarted'),
     ],
@@ -129,16 +132,17 @@ FAULTS = {
         Fault(26, 99, DB3, 'backup', 'path'),                    # unused and without a valid path
     ],
     'missing': [
-        Fault(15, 99, DB1, '0x2100000e1e0101a0', 'gone'),        # half of the paths did not come back after a reboot
+        Fault(15, 99, DB1, '0x2100000e1e0101a0', 'gone'),        # half of the paths did not return after a reboot
         Fault(22, 99, DB4, 'sdh', 'gone'),
         Fault(25, 99, WEB1, '198.51.100.10:3260', 'gone'),       # one path left
     ],
-    # hosts that fell silent just now, with their trouble, one of them taken out: the alerts still fire, so it may not be green
+    # Hosts in trouble that stopped answering just now. One of them was removed. The alerts still
+    # fire, so the tiles may not be green.
     'vanished': [
         Fault(30, 99, DB3, 'pg-wal', 'path'), Fault(58, 99, DB3, None, 'vanished'),
         Fault(30, 99, DB4, 'pg-wal', 'path'), Fault(58, 99, DB4, None, 'exporter'),
     ],
-    # one of each kind of finding that has no scenario of its own
+    # One finding of each kind that has no scenario of its own.
     'findings': [
         Fault(30, 99, DB1, 'pg-data', 'wwid_mismatched_paths'), Fault(30, 99, DB1, 'pg-wal', 'lun_conflicts'),
         Fault(30, 99, DB1, 'backup', 'lun_mismatched_paths'), Fault(30, 99, DB1, 'boot', 'size_mismatched_paths'),
@@ -146,8 +150,8 @@ FAULTS = {
         Fault(30, 99, DB2, 'boot', 'stray_paths'), Fault(30, 99, DB3, 'pg-data', 'disagreeing_paths'),
         Fault(30, 99, DB3, 'pg-data', 'errors'), Fault(30, 99, DB3, 'sdb', 'used-directly'),
         Fault(30, 99, DB3, None, 'blocked-daemon'), Fault(30, 99, DB4, None, 'no-memory'),
-        Fault(0, 99, WEB1, 'vmstore1', 'lone-expected'),         # two paths are expected, never was there more than one
-        Fault(30, 99, WEB1, None, 'both-paths-one-port'),        # all members use one interface: not redundant any more
+        Fault(0, 99, WEB1, 'vmstore1', 'lone-expected'),         # two paths are expected, and there was never more than one
+        Fault(30, 99, WEB1, None, 'both-paths-one-port'),        # all paths use one interface: no longer redundant
         Fault(0, 99, WEB2, None, 'empty-session'),
         *(Fault(m, m + 1, WEB2, '198.51.100.10:3260', 'down') for m in (47, 50, 53, 56)),
         Fault(30, 99, AI1, None, 'unreachable'),
@@ -162,7 +166,7 @@ FAULTS = {
         Fault(40, 99, AI1, 'ens1f0', 'down'), Fault(43, 99, AI1, 'ens2f0', 'down'),
         Fault(47, 99, AI2, '203.0.113.12:4420', 'down'),
     ],
-    # no exporter answers, so no panel may say that nothing is wrong
+    # No exporter answers, so no panel may show that nothing is wrong.
     'silent': [Fault(38, 99, host.name, None, 'foreign' if host.kind == 'iscsi' else 'exporter') for host in hosts()],
 }
 
@@ -176,7 +180,7 @@ class Fleet:
                     del device.paths[1:]
         self.series = {}                                   # family -> {(suffix, labels): [(time, value)]}
         self.types = {}
-        self.counters = collections.Counter()              # what has happened so far, by (host, metric, labels)
+        self.counters = collections.Counter()              # events so far, by (host, metric, labels)
         self.before = {}
         self.events = {}
 
@@ -195,7 +199,7 @@ class Fleet:
             return {'optimized': 'change', 'inaccessible': 'non-optimized'}[path.ana]
         return path.ana
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def put(self, kind, family, host, time, value, suffix='', /, **labels):
         self.types.setdefault(family, kind)
@@ -208,7 +212,7 @@ class Fleet:
     def counter(self, name, value, /, **labels):
         self.put('counter', 'multipath_' + name, self.host, self.time, value, '_total', **labels)
 
-    # -- one page ----------------------------------------------------------------------------------------------------
+    # -- one page ----------------------------------------------------------------------------------
 
     def page(self, host, time):
         self.host, self.time, minute = host, time, (time - START) / 60
@@ -251,7 +255,7 @@ class Fleet:
         return 'in_use' if self.has(host, 'lost-in-use', minute, device.name) else 'no_valid_path' if self.has(host, 'lost', minute, device.name) else None
 
     def ports(self, host, paths, minute):
-        """Initiator ports and target ports of these paths."""
+        """Returns the initiator ports and target ports of these paths."""
         one = self.has(host, 'both-paths-one-port', minute)
         return {p.initiator if not one else 'eth1' for p in paths}, {p.target_port for p in paths}
 
@@ -260,7 +264,7 @@ class Fleet:
         tally = collections.Counter(states.values())
         on, in_use = {'wwid': device.wwid}, int(device.name != 'backup')
         expected = len(device.paths) + self.has(host, 'lone-expected', minute, device.name)
-        missing = max(0, len(device.paths) - len(states))  # 'lone-expected': the second path is expected and not counted as missing yet
+        missing = max(0, len(device.paths) - len(states))  # 'lone-expected': the second path is expected, and is not counted as missing yet
         self.gauge('device_info', 1, **on, name=device.name, sysfs_name=device.sysfs_name, uuid=device.uuid, kind=device.kind,
                    vendor=device.vendor, product=device.product, revision=device.revision)
         best = max((p.priority for p, s in states.items() if s == 'valid' and p.priority), default=0)
@@ -402,7 +406,8 @@ class Fleet:
     def exporter(self, host, minute, daemon):
         events, noise = self.counters[host, 'events'], sum(map(ord, host.name)) % 7
         self.gauge('exporter_build_info', 1, version='0.1.0', revision='4f2c9d1', rustversion='1.89.0')
-        # a source without right or reason reads nothing; one that once read keeps its time
+        # A source without permission or reason reads nothing. A source that once read keeps its
+        # time.
         down = {'multipathd'} if not daemon or self.has(host, 'blocked-daemon', minute) else set()
         if self.has(host, 'unreadable', minute):
             down.add('dm')
@@ -444,7 +449,7 @@ class Fleet:
         self.put('counter', 'process_cpu_seconds', host, self.time, round((20 if start < START else -.8) + minute * (.02 + noise / 400), 3), '_total')
 
     def alerts(self, host, time):
-        """What rules would say of this host: enough of them to fill a table."""
+        """Returns the alerts that rules would give for this host: enough to fill a table."""
         minute = (time - START) / 60
 
         def fire(alert, severity, **labels):
@@ -479,7 +484,7 @@ class Fleet:
     def daemonless(self, host, minute):
         return self.has(host, 'no-daemon', minute) and any(d.kind == 'dm' for d in host.devices)
 
-    # -- the hour ----------------------------------------------------------------------------------------------------
+    # -- the hour ----------------------------------------------------------------------------------
 
     def run(self):
         held, now = collections.Counter(), collections.Counter()

@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""The rules of Grafana's dashboard-linter, by its names, as far as they concern a dashboard for Prometheus.
+"""The rules of Grafana's dashboard-linter, under its names, as far as they concern a dashboard for
+Prometheus.
 
     lint.py DASHBOARD.json
 
-That tool is not packaged for Debian. The rules are written anew after its documentation, and are stricter in one thing:
-they hold for every type of panel. target-logql-rule and target-logql-auto-rule are about Loki. target-promql-rule,
-that each query can be parsed, is what check_queries.py does with a real Prometheus.
+Debian has no package of that tool. These rules are written from its documentation, and are stricter
+in one point: they apply to every type of panel. target-logql-rule and target-logql-auto-rule
+concern Loki. check_queries.py covers target-promql-rule (each query can be parsed) with a real
+Prometheus.
 """
 import json
 import re
 import sys
 
 DATASOURCES = ('$datasource', '${datasource}')
-# The words of PromQL beside names of metrics, functions and labels.
+# The words of PromQL that are not names of metrics, functions or labels.
 WORDS = {'and', 'or', 'unless', 'bool', 'offset', 'start', 'end', 'by', 'without', 'on', 'ignoring', 'group_left', 'group_right', 'inf', 'nan'}
 LABELS = re.compile(r'\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^()]*\)')
 SELECTOR = re.compile(r'(\b[a-zA-Z_:][\w:]*)?\{((?:[^{}"\']|"[^"]*"|\'[^\']*\')*)\}')
@@ -20,7 +22,8 @@ MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|\'([^\']*)\')')
 
 
 def selectors(query):
-    """(metric, matchers, what stands before, what stands after) of every selector; a ValueError for a metric without braces."""
+    """Yields (metric, matchers, text before, text after) of every selector. Raises ValueError for a
+    metric without braces."""
     for found in SELECTOR.finditer(query):
         yield found[1], [(m[1], m[2], m[3] or m[4] or '') for m in MATCHER.finditer(found[2])], query[:found.start()], query[found.end():]
     bare = re.sub(r'"[^"]*"|\'[^\']*\'', ' ', LABELS.sub(' ', SELECTOR.sub(' ', query)))
@@ -30,14 +33,15 @@ def selectors(query):
 
 
 def template_datasource_rule(dashboard):
-    """There is a variable for the data source, named `datasource` and labelled `Data source`."""
+    """The data source is a variable with the name `datasource` and the label `Data source`."""
     found = [v for v in dashboard['templating']['list'] if v['type'] == 'datasource']
     if [(v['name'], v['label']) for v in found] != [('datasource', 'Data source')]:
         yield f'data source variables: {[(v["name"], v["label"]) for v in found]}'
 
 
 def template_job_rule(dashboard, name='job'):
-    """The variable `job` is a query of the data source, labelled `Job`, takes several values, and has `.+` for all."""
+    """The variable `job` is a query of the data source with the label `Job`. It takes several
+    values, and has `.+` for all."""
     found = [v for v in dashboard['templating']['list'] if v['name'] == name]
     if len(found) != 1:
         yield f'{len(found)} variables are named {name}'
@@ -49,24 +53,24 @@ def template_job_rule(dashboard, name='job'):
 
 
 def template_instance_rule(dashboard):
-    """The same for `instance`."""
+    """The same rule for `instance`."""
     return template_job_rule(dashboard, 'instance')
 
 
 def template_label_promql_rule(dashboard):
-    """A variable's query is one of the functions that Grafana has for them, in one line."""
+    """A variable's query is one of Grafana's functions for variables, on one line."""
     for one in queries_of_variables(dashboard):
         if not re.fullmatch(r'(?:label_names|label_values|metrics|query_result)\(.+\)', one['query']['query']):
             yield f'{one["name"]}: {one["query"]["query"]}'
 
 
 def template_on_time_change_reload_rule(dashboard):
-    """A variable is asked again when the time range changes."""
+    """A variable is queried again when the time range changes."""
     return (f'{v["name"]}: refresh is {v["refresh"]}' for v in queries_of_variables(dashboard) if v['refresh'] != 2)
 
 
 def uneditable_dashboard(dashboard):
-    """Changes belong into the source."""
+    """The dashboard cannot be edited, because changes belong in the source."""
     if dashboard.get('editable', True):
         yield 'it is editable'
 
@@ -84,13 +88,13 @@ def panel_title_description_rule(panel):
 
 
 def panel_units_rule(panel):
-    """A panel of numbers has a unit. Whether Grafana knows it is asked by check_ids.cjs."""
+    """A panel of numbers has a unit. check_ids.cjs checks that Grafana knows the unit."""
     if panel['type'] in ('stat', 'timeseries', 'gauge', 'bargauge') and not panel['fieldConfig']['defaults'].get('unit'):
         yield 'no unit'
 
 
 def panel_no_targets_rule(panel):
-    """A panel asks for something."""
+    """A panel has a query."""
     if not panel.get('targets'):
         yield 'no query'
 
@@ -108,7 +112,7 @@ def target_instance_rule(target):
 
 
 def target_rate_interval_rule(target):
-    """rate and irate look at $__rate_interval. `increase` may look at the whole time shown."""
+    """rate and irate use $__rate_interval. `increase` may use the whole time shown."""
     for metric, _, before, after in selectors(target['expr']):
         if re.search(r'\bi?rate\(\s*$', before) and not after.startswith('[$__rate_interval]'):
             yield f'rate({metric}) over {after[:12]}'
