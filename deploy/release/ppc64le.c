@@ -1,5 +1,6 @@
-// zig compiles its libunwind for ppc64le with the IEEE format of `long double`, for which glibc has these two functions since
-// 2.32. libunwind prints no `long double`, so the older functions do the same.
+// zig compiles its libunwind for ppc64le with the IEEE format of `long double`. glibc has these two
+// functions for that format only since 2.32. libunwind prints no `long double`, so the older
+// functions do the same.
 
 int vfprintf(void *, const char *, __builtin_va_list);
 int vsnprintf(char *, unsigned long, const char *, __builtin_va_list);

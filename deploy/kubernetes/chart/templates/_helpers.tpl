@@ -12,7 +12,7 @@ imagePullPolicy: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* A text of files/rules.yaml with the values in it. Takes the text and the values. */}}
+{{- /* Puts the values into a text of files/rules.yaml. Arguments: the text and the values. */}}
 {{- define "multipath-exporter.ruleText" -}}
 {{- $text := index . 0 }}{{ $values := index . 1 }}
 {{- $selector := trim $values.selector }}
