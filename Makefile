@@ -1,10 +1,10 @@
 # make run     install what is needed, build, serve this host's /metrics on port 10056
 # make packages   build the Debian package and the RPM, in target/packages
-# make release build archives, Debian packages and RPMs of four architectures, in target/release-files
-# make test    install what the tests need, run all of them, the lab (a virtual machine) included
-# make matrix  the lab's main scenarios on four releases of Debian, with a table
-# make test-s390x-machine    a virtual machine of s390x, whose path fails
-# make demo    a virtual machine whose paths fail, and all that tells of it
+# make release build archives, Debian packages and RPMs of four architectures
+# make test    install what the tests need, run all tests, including the lab (a virtual machine)
+# make matrix  run the lab's main scenarios on four releases of Debian, and print a table
+# make test-s390x-machine    boot a virtual machine of s390x, and make its path fail
+# make demo    boot a virtual machine, make its paths fail, and show what reports it
 # make bench   measure, and print ratios
 
 SHELL := /bin/bash
@@ -14,27 +14,29 @@ SHELL := /bin/bash
 
 BUILD_PACKAGES := gcc libc6-dev libudev-dev pkg-config
 RUN_PACKAGES := libudev1
-# rustup brings the other architectures' standard libraries; rpmbuild and cargo-deb pack.
+# rustup installs the standard libraries of the other architectures. rpmbuild and cargo-deb make the
+# packages.
 RELEASE_PACKAGES := $(BUILD_PACKAGES) binutils git libudev1 python3 python3-venv rpm
 RELEASE_TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu s390x-unknown-linux-gnu powerpc64le-unknown-linux-gnu
 RELEASE_FILES := target/release-files
-# They emulate the processors, and make the directories with their libraries.
+# These emulate the processors, and make the directories that hold their libraries.
 ARCHITECTURE_PACKAGES := mmdebstrap qemu-user-static util-linux
-# The virtual machines: a kernel with every module of a server, an emulator, and what makes their disk.
+# The virtual machines need a kernel with every module of a server, an emulator, and the tools that
+# make their disk.
 TEST_PACKAGES := $(RUN_PACKAGES) cpio curl e2fsprogs gcc iproute2 kmod libc6-dev linux-image-amd64 mmdebstrap openssl procps \
 	prometheus prometheus-alertmanager python3 python3-venv qemu-system-x86 udev util-linux xz-utils
-# The status page: two browsers, and a font for the one that draws.
+# The status page needs two browsers, and a font for the graphical one.
 TEST_PACKAGES += chromium fonts-dejavu-core w3m
-# Go, and Loki's parser, which reads the log.
+# The log is read by Loki's parser, which is written in Go.
 TEST_PACKAGES += golang-github-go-logfmt-logfmt-dev golang-go
-# The container image, and the packages.
+# These build the container image and the packages.
 TEST_PACKAGES += buildah rpm uidmap
 TEST_PACKAGES += $(if $(shell command -v kubectl),,kubernetes-client)
-# A node that came from elsewhere brings its own npm, and Debian's would be in its way.
+# A node from another place brings its own npm, which conflicts with Debian's.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 VENV := .cache/venv
-# What the tests run is built as what is released, for the C library of old systems.
+# The tests run the same build as a release: it is linked for the C library of old systems.
 TARGET = $(shell rustc --version --verbose | sed -n 's/^host: //p')
 EXPORTER = "$${CARGO_TARGET_DIR:-target}/$(TARGET)/release/multipath_exporter"
 TOOLS := .cache/tools
@@ -42,7 +44,7 @@ TOOLS := .cache/tools
 SUITES := bullseye trixie sid
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-# $(call install,PACKAGES): only those that are missing, so that a second run asks nothing of the network.
+# $(call install,PACKAGES) installs only the missing packages, so a second run needs no network.
 define install
 	missing=$$(for package in $(1); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
@@ -67,28 +69,28 @@ packages: install-for-release tools
 	mkdir "$${CARGO_TARGET_DIR:-target}/packages"
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/build --target $(TARGET) "$${CARGO_TARGET_DIR:-target}/packages"
 
-# Each archive and package has the time of the commit, so two builds of one commit are the same files.
+# Each archive and package has the time of the commit, so two builds of one commit give the same
+# files.
 release: install-for-release tools
 	rm -rf $(RELEASE_FILES)
 	mkdir -p $(RELEASE_FILES)
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/release/build $(RELEASE_FILES) $(RELEASE_TARGETS)
 
-# The licenses of the crates in Cargo.lock.
 licenses: cargo $(TOOLS)/bin/cargo-about
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" deploy/packages/licenses
 
-# The program of amd64 is built twice and compared.
+# Builds the program of amd64 twice and compares the two.
 test-reproducible: install-for-release
 	deploy/release/cargo x86_64-unknown-linux-gnu zigbuild --release
 	tests/timed $@ deploy/release/check-reproducible target/x86_64-unknown-linux-gnu/release/multipath_exporter
 
-# The release binaries over the recorded hosts.
+# Runs the release binaries over the recorded hosts.
 test-architectures: install-for-release
 	$(call install,$(ARCHITECTURE_PACKAGES))
 	for target in $(RELEASE_TARGETS); do deploy/release/cargo $$target zigbuild --release; done
 	tests/timed $@ tests/architectures/captures $(RELEASE_TARGETS)
 
-# The tests of the library and of the program, on an emulated processor of the other byte order.
+# Runs the tests of the library and of the program on an emulated processor of the other byte order.
 test-s390x: install-for-release
 	$(call install,$(ARCHITECTURE_PACKAGES))
 	tests/timed $@ tests/architectures/s390x
@@ -96,8 +98,10 @@ test-s390x: install-for-release
 test-licenses: cargo
 	tests/timed $@ deploy/packages/licenses --check
 
-# Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the machine to itself: some of its
-# tests tell a second from two. So have the attacks, which compare times of scrapes. Then the lab runs beside the other tests. Make shows the output of a test when the test ends.
+# Tests that need only Debian's programs run while the compiler works. Then `cargo test` has the
+# machine to itself, because some of its tests tell one second from two. The attacks also run alone,
+# because they compare the times of scrapes. Then the lab runs beside the other tests. Make shows
+# the output of a test when the test ends.
 test: install-for-tests install-for-release cargo $(VENV)/installed
 	rm -rf .cache/times
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(EARLY_TESTS)
@@ -107,10 +111,10 @@ test: install-for-tests install-for-release cargo $(VENV)/installed
 	@echo 'Seconds that each took, and seconds of processors:'
 	@cd .cache/times; awk '{ printf "%6d %6d %s\n", $$1, $$2 + $$3, FILENAME }' * | sort -rn
 
-# Some of them mostly wait, so that there is one more than processors.
+# Some of these mostly wait, so Make runs one more of them than there are processors.
 EARLY_TESTS := compile-release compile-tests machine machine-bullseye machine-sid test-licenses test-rules compile-tools test-dashboard \
 	test-fleet test-notifications
-# The longest first.
+# The longest test comes first.
 LATE_TESTS := test-lab test-packages test-page test-demo test-kubernetes test-container test-web test-matrix \
 	test-model test-logfmt
 .PHONY: licenses matrix matrix-packages test-attacks test-architectures test-cargo test-reproducible test-s390x \
@@ -146,7 +150,7 @@ test-dashboard:
 test-cargo:
 	tests/timed $@ cargo test --locked
 
-# More random cases than `cargo test` tries, which is to take less than a minute.
+# Tries more random cases than `cargo test`, which must take less than a minute.
 test-model:
 	tests/timed $@ env MODEL_CASES=5000 PROPTEST_CASES=256 cargo test --locked --lib
 
@@ -168,7 +172,8 @@ test-container:
 test-packages:
 	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TARGET=$(TARGET) tests/packages/run
 
-# The packages with the systemd of other releases: the oldest and the newest that Debian has, and one between.
+# Tests the packages with the systemd of other releases: the oldest and the newest that Debian has,
+# and one between.
 matrix-packages: install-for-tests cargo tools
 	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TARGET=$(TARGET) WHOLE=1 \
 		tests/packages/run bullseye trixie sid
@@ -182,15 +187,16 @@ test-demo:
 test-lab:
 	LAB_EXPORTER=$(EXPORTER) tests/timed $@ cargo lab
 
-# The oldest platform, whose device mapper lists no UUIDs, and the newest one, which has what NVMe got after Debian 12.
+# Runs the oldest platform, whose device mapper lists no UUIDs, and the newest one, which has the
+# NVMe features that came after Debian 12.
 test-matrix:
 	tests/timed $@ tests/matrix --short $(EXPORTER)
 
-# All platforms, each with its own kernel and user space.
+# Runs all platforms, each with its own kernel and user space.
 matrix: install-for-tests cargo compile-release machine $(addprefix machine-,$(SUITES))
 	tests/timed $@ tests/matrix $(EXPORTER)
 
-# A system whose byte order is the other one, emulated.
+# Emulates a system of the other byte order.
 test-s390x-machine: install-for-tests install-for-release
 	$(call install,qemu-system-misc)
 	deploy/release/cargo s390x-unknown-linux-gnu zigbuild --release
@@ -201,7 +207,8 @@ demo: packages install-for-tests $(VENV)/installed
 	dpkg-deb --extract "$${CARGO_TARGET_DIR:-target}"/packages/multipath-exporter_*.deb .cache/demo
 	deploy/demo/run --program .cache/demo/usr/bin/multipath_exporter
 
-# The shipped program is measured from a place where `cargo test` puts none with the features of tests over it.
+# The shipped program is measured from its own place, because `cargo test` overwrites the usual one
+# with a build that has the features of the tests.
 bench: install-for-tests install-for-release cargo $(VENV)/installed
 	cargo bench --locked --bench scrape --bench page --bench sysfs --bench assemble --bench memory
 	python3 benches/rules.py
@@ -239,13 +246,15 @@ $(VENV)/release: deploy/release/requirements.txt
 
 tools: $(TOOLS)/bin/cargo-deb
 
-# The maintainer scripts are of this version. Not optimised: it is compiled for minutes, and runs for seconds.
+# The maintainer scripts fit this version. It is not optimised: the compilation takes minutes, and a
+# run takes seconds.
 $(TOOLS)/bin/cargo-deb:
 	cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build --config profile.release.opt-level=0 \
 		cargo-deb@3.8.0
 	rm -rf $(TOOLS)/build
 
-# It compares each license file with all that are known, which an unoptimised program does for an hour.
+# cargo-about compares each license file with all known licenses. An unoptimised build needs an hour
+# for that.
 $(TOOLS)/bin/cargo-about:
 	cargo install --quiet --locked --root $(TOOLS) --target-dir $(TOOLS)/build cargo-about@0.8.4
 	rm -rf $(TOOLS)/build

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Renders deploy/kubernetes with kubectl's kustomize and with Helm, and checks what comes out.
+"""Renders deploy/kubernetes with kubectl's kustomize and with Helm, and checks the results.
 
     check.py EXPORTER DIRECTORY
 
-Each object is held to the schemas of the oldest and the newest Kubernetes known to kubernetes-validate, unknown fields refused;
-the operator's objects are left in DIRECTORY/check.ts for tsc and its types. The arguments of the containers are given to
-the real EXPORTER. The chart must render what the overlays do, and all of its values must do something. Where kubectl is older than 1.21 (Debian 12's), what its kustomize calls otherwise is rewritten in a copy.
+The schemas of the oldest and the newest Kubernetes known to kubernetes-validate must accept each
+object, without unknown fields. The script writes the operator's objects to DIRECTORY/check.ts,
+which tsc checks against the operator's types. The real EXPORTER must accept the arguments of the
+containers. The chart must render the same objects as the overlays, and every value of the chart
+must have an effect. For a kubectl older than 1.21 (Debian 12's), a copy replaces the words that its
+kustomize does not know.
 """
 import json
 import pathlib
@@ -24,13 +27,14 @@ PLACE = "/etc/multipath-exporter"
 MEMORY = "/var/lib/multipath-exporter"
 KUBERNETES = ("1.25", "1.37")
 OPERATOR = {"PodMonitor", "PrometheusRule"}
-# What etcd takes, and a ConfigMap.
+# The limit of etcd and of a ConfigMap.
 MOST_BYTES = 1 << 20
 NAME = {"app.kubernetes.io/name": "multipath-exporter"}
 CHART = ROOT / "deploy/kubernetes/chart"
-# What Helm labels its objects with.
+# Labels that Helm adds to its objects.
 HELM = {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"}
-# What makes the chart render each overlay; what is asked of Prometheus with TLS is taken from the overlay itself.
+# The values with which the chart renders each overlay. The TLS settings of Prometheus are taken
+# from the overlay itself.
 SAME = {
     "unprivileged": {},
     "kernel-status": {"kernelStatus": True},
@@ -40,7 +44,7 @@ SAME = {
         "webConfig": {"secretName": "multipath-exporter-web"},
     },
 }
-# Each value as nobody has it by default.
+# Each value differs from its default.
 VALUES = {
     "image": {"repository": "registry.example/multipath", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
@@ -64,7 +68,7 @@ VALUES = {
     "podMonitor": {"interval": "30s", "labels": {"release": "prometheus"}, "endpoint": {"scheme": "https"}},
     "prometheusRule": {
         "labels": {"release": "prometheus"},
-        # These would end a string or begin a comment in YAML.
+        # These characters would end a string or begin a comment in YAML.
         "selector": 'env=~"a: b #c\'",team!=""',
         "jobSelector": 'job="storage"',
         "clusterLabel": "region",
@@ -76,11 +80,11 @@ VALUES = {
     },
     "dashboard": {"labels": {"grafana_dashboard": "yes"}},
 }
-# What is handed on as it is.
+# The chart passes these values on unchanged.
 WHOLE = {("config",), ("resources",), ("nodeSelector",), ("podMonitor", "endpoint")} | {
     (name, "labels") for name in ("podMonitor", "prometheusRule", "dashboard")
 } | {("prometheusRule", name) for name in ("severities", "durations", "alertLabels")}
-# What a chart must not render something else of.
+# The chart must refuse these values and must not render something else.
 WRONG = (
     {"kernelstatus": True},
     {"port": None},
@@ -108,7 +112,8 @@ def kustomize_before_2_1(kubectl):
 
 
 def copy_for_old(destination):
-    """The same tree in the words of kustomize 2.0: directories are `bases`, patches `patchesStrategicMerge`."""
+    """Copies the tree with the words of kustomize 2.0: directories are `bases`, and patches are
+    `patchesStrategicMerge`."""
     for part in ("alerts", "dashboards", "deploy"):
         shutil.copytree(ROOT / part, destination / part)
     for file in destination.rglob("kustomization.yaml"):
@@ -184,13 +189,14 @@ def check(objects, overlay, exporter, directory):
 
 
 def sees_the_node(what, container, mounts):
-    """The node's mounts tell whether a device is in use."""
+    """Checks that the exporter sees the node's mounts, which show if a device is in use."""
     (procfs,) = (argument for argument in container["args"] if argument.startswith("--path.procfs="))
     equal(f"{what}: procfs", procfs, f"--path.procfs={mounts['proc']['mountPath']}")
 
 
 def remembers(what, pod, container, mounts, host_path=MEMORY):
-    """The memory's directory is the node's, and an init container that may do nothing else makes it the exporter's."""
+    """Checks that the memory's directory is on the node, and that an init container gives it to the
+    exporter and may do nothing else."""
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "memory")
     equal(f"{what}: directory of the memory", volume["hostPath"], {"path": host_path, "type": "DirectoryOrCreate"})
     equal(f"{what}: where it is mounted", mounts["memory"], {"name": "memory", "mountPath": MEMORY})
@@ -210,7 +216,8 @@ def relabelings():
 
 
 def take_arguments(exporter, container, directory):
-    """The exporter reads all its arguments and leaves. What is in a volume there is below DIRECTORY here."""
+    """Checks that the exporter accepts all its arguments. Files of a volume are below DIRECTORY
+    here."""
     arguments = [argument.replace(PLACE, str(directory)) for argument in container["args"]]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"] if mount["mountPath"].startswith(PLACE)}
     read = {argument.split("=")[1].rsplit("/", 1)[0] for argument in container["args"] if PLACE in argument}
@@ -226,7 +233,8 @@ def hold_to_schemas(one):
 
 
 def helm(values, may_fail=False):
-    """What the chart renders; nothing if it refuses, and may."""
+    """Returns the objects that the chart renders, or None if the chart refuses the values and
+    `may_fail` allows it."""
     command = [pathlib.Path(sys.executable).with_name("helm"), "template", "multipath-exporter", CHART]
     command += ["--namespace", "multipath-exporter", "--values", "-"]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
@@ -236,7 +244,7 @@ def helm(values, may_fail=False):
 
 
 def leaves(values, place=()):
-    """Where each value lies that is not a mapping of the chart's own."""
+    """Yields the place of each value that is not a mapping of the chart's own."""
     for name, value in values.items():
         if isinstance(value, dict) and (*place, name) not in WHOLE:
             yield from leaves(value, (*place, name))
@@ -304,7 +312,7 @@ def check_chart(overlays, exporter, directory):
 
 
 def rules_with(values):
-    """The groups of the mixin, as the same settings make them."""
+    """Returns the groups of the mixin with the same settings."""
     names = ("selector", "jobSelector", "clusterLabel", "runbookURL", "disabled")
     config = {name: values[name] for name in names}
     config |= {f"{name}+": values[name] for name in ("severities", "durations")}
@@ -330,7 +338,7 @@ def check_chart_without_memory():
 
 
 def must_fail():
-    """The schemas refuse what is wrong: or they would prove nothing."""
+    """Checks that the schemas refuse errors. Otherwise they would prove nothing."""
     daemon_set = yaml.safe_load((ROOT / "deploy/kubernetes/base/daemonset.yaml").read_text(encoding="utf-8"))
     daemon_set["spec"]["template"]["spec"]["hostNetwrok"] = True
     for version in KUBERNETES:

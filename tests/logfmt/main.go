@@ -1,4 +1,4 @@
-// Takes a log apart with go-logfmt, as Loki does, and prints each line's fields as JSON, in order.
+// Parses a log with go-logfmt, as Loki does, and prints each line's fields as JSON, in order.
 package main
 
 import (

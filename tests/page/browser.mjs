@@ -1,4 +1,4 @@
-// A browser, and what is asked of every page in it.
+// A browser, and the checks of every page in it.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -12,11 +12,12 @@ export const PHONE = { width: 375, height: 812, deviceScaleFactor: 2, isMobile: 
 
 export const launch = () => puppeteer.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // Its sandbox is not for root.
+  // Chromium's sandbox does not work for root.
   args: process.getuid() === 0 ? ["--no-sandbox"] : [],
 });
 
-// A page that notes whatever goes wrong in it. `before` runs in it before its own script.
+// Opens a page that records everything that goes wrong in it. `before` runs in it before its own
+// script.
 export async function open(browser, url, { viewport = DESK, scheme = "light", scripts = true, before } = {}) {
   const page = await browser.newPage();
   page.wrong = [];
@@ -37,7 +38,7 @@ export async function open(browser, url, { viewport = DESK, scheme = "light", sc
 
 export const text = (page, selector) => page.$eval(selector, element => element.innerText.replace(/\s+/g, " ").trim());
 
-// Waits until the text of an element is this, or fits this expression.
+// Waits until the text of an element equals or matches `wanted`.
 export const awaitText = (page, selector, wanted) => page.waitForFunction(
   (selector, source) => new RegExp(source).test(document.querySelector(selector)?.innerText.replace(/\s+/g, " ").trim()),
   { polling: "mutation" }, selector,
@@ -45,7 +46,7 @@ export const awaitText = (page, selector, wanted) => page.waitForFunction(
 );
 
 export async function assertAccessible(page, what) {
-  // As a developer's console would: what the policy allows to the page is another matter.
+  // Runs like a command in a developer's console, because the page's policy does not matter here.
   await page.evaluate(axe);
   const { violations, passes } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
   const told = violations.map(one => `${one.impact} ${one.id}: ${one.nodes.map(node => node.html).slice(0, 3).join(" ")}`);

@@ -1,5 +1,3 @@
-// The exporter, started on a host, and stopped.
-
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 
@@ -10,7 +8,7 @@ export class Exporter {
     return exporter;
   }
 
-  // As `start`, but it may not have read anything yet.
+  // As `start`, but the exporter may not have read anything yet.
   static async startUnready(program, host) {
     const exporter = new Exporter();
     Object.assign(exporter, { program, options: host.options() });
@@ -18,7 +16,7 @@ export class Exporter {
     return exporter;
   }
 
-  // Where it was before.
+  // Starts at the same address as before.
   async startAgain() {
     await this.#start([`--web.listen-address=${this.address}`]);
     await this.#ready();
@@ -43,7 +41,7 @@ export class Exporter {
     this.url = `http://${this.address}`;
   }
 
-  // Has it look again.
+  // Makes it read again.
   reread() {
     this.process.kill("SIGHUP");
   }

@@ -1,4 +1,5 @@
-// A made-up host for the exporter: a sysfs tree with Fibre Channel paths, and a multipathd on a socket. No root, no devices.
+// A made-up host for the exporter: a sysfs tree with Fibre Channel paths, and a multipathd on a
+// socket. It needs no root and no devices.
 
 import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -8,7 +9,8 @@ const PORTS = ["0x10000090fa000005", "0x10000090fa000006"];
 const FIRST_SCSI_HOST = 5;
 
 export class Host {
-  // `devices` of `paths` each, half of them by each of the two ports. A state is "active" or "failed", by device and path.
+  // `devices` of `paths` each, half of them by each of the two ports. A state is "active" or
+  // "failed", by device and path.
   constructor({
     devices = 0, paths = 4, ports = PORTS.map(() => "Online"), names = index => `mpath${letters(index)}`,
     state = () => "active",
@@ -33,14 +35,15 @@ export class Host {
     return this;
   }
 
-  // From now on multipathd answers nothing, until the function is called that this gives.
+  // From now on multipathd answers nothing, until the returned function is called.
   mute() {
     let speak;
     this.silence = new Promise(resolve => (speak = resolve));
     return speak;
   }
 
-  // The options that make an exporter look here and nowhere else, and only when it is told to (SIGHUP).
+  // The options that make an exporter read this host and nothing else, and only on a signal
+  // (SIGHUP).
   options() {
     return [
       "--no-collector.dm", "--no-collector.nvme", `--path.sysfs=${this.root}/sys`, `--path.udev.data=${this.root}/udev`,
@@ -123,7 +126,7 @@ export class Host {
     }
   }
 
-  // By which port of the host, and to which of the storage's.
+  // Returns the index of the host's port, and of the storage's port.
   #way(path) {
     return [path % 2, Math.floor(path / 2)];
   }
@@ -152,7 +155,7 @@ export class Host {
         marginal_st: "normal",
       };
     };
-    // The storage's two controllers: a group for each.
+    // The storage has two controllers, and a path group for each.
     const group = (device, index) => ({
       pri: index ? 10 : 50, dm_st: index ? "enabled" : "active", marginal_st: "normal", group: index + 1,
       paths: [...Array(this.paths).keys()].slice(index * this.paths / 2, (index + 1) * this.paths / 2)
@@ -167,7 +170,7 @@ export class Host {
   }
 }
 
-// As the kernel counts disks and multipathd its aliases: a, b, …, z, aa, ab, …
+// Counts like the kernel's disk names and multipathd's aliases: a, b, …, z, aa, ab, …
 function letters(index) {
   const last = String.fromCharCode(97 + (index % 26));
   return index < 26 ? last : letters(Math.floor(index / 26) - 1) + last;

@@ -1,4 +1,4 @@
-// The API's description is one: what it says of the answers is tested in tests/program.
+// Checks that the API's description is valid. tests/program checks that it fits the responses.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
-// The status page in a real browser. What it says is tested beside its code; here is what a reader can do with it.
+// The status page in a real browser. Tests beside its code check its contents. These tests check
+// what a reader can do with it.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -16,7 +17,7 @@ let browser;
 before(async () => (browser = await launch()));
 after(() => browser.close());
 
-// Runs `look` on an exporter on a host made of this.
+// Runs `look` on an exporter on a host with the properties `made`.
 async function on(made, look, start = Exporter.start) {
   const host = new Host(made);
   let exporter;
@@ -63,7 +64,7 @@ for (const [name, made] of Object.entries(HOSTS)) {
           const what = `${name}, ${scheme}, ${viewport.width} pixels`;
           await assertAccessible(page, what);
           await assertFits(page, what);
-          // With everything unfolded, too.
+          // The same with all details unfolded.
           await page.$$eval("details", folds => folds.forEach(fold => (fold.open = true)));
           await assertAccessible(page, `${what}, unfolded`);
           await assertFits(page, `${what}, unfolded`);
@@ -109,7 +110,7 @@ test("opened before the first full read, it soon shows it", () =>
     await pages[0].evaluate(() => (window.same = true));
     speak();
     for (const page of pages) {
-      // A tab that nobody sees rests.
+      // A hidden tab sleeps.
       await page.bringToFront();
       await awaitText(page, "h1", "✓ All paths of 2 devices work");
       await page.waitForFunction(() => document.querySelectorAll("#devices details").length === 2);
@@ -144,7 +145,7 @@ test("what the reader has unfolded, focused, typed and scrolled to stays", () =>
     const moved = Math.abs((await place()) - before);
     assert.ok(moved <= 2, `it moved by ${moved} pixels`);
 
-    // A device that the reader has folded stays so, though it is in trouble.
+    // A device that the reader has folded stays folded, even in trouble.
     await page.$eval(`${at(29)} summary`, summary => summary.click());
     await page.waitForSelector(`${at(29)}:not([open])`);
     await page.$eval(at(29), fold => (fold.old = true));
@@ -186,7 +187,7 @@ test("what has not changed is left alone, and what is selected until it is no lo
   });
 });
 
-// As if another tab were in front, or no longer.
+// Makes the page behave as if another tab were in front, or no longer in front.
 const hide = (page, hidden) => page.evaluate(hidden => {
   Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
   document.dispatchEvent(new Event("visibilitychange"));
@@ -196,7 +197,7 @@ test("tabs that nobody sees take no connection", () => {
   let failed = false;
   return on({ devices: 1, state: (_, path) => (failed && path === 0 ? "failed" : "active") }, async exporter => {
     const tabs = [];
-    // One more than the browser has connections.
+    // One tab more than the browser has connections.
     for (let number = 0; number < 7; number++) {
       const page = await open(browser, exporter.url);
       await awaitText(page, "#live", "Live");
@@ -238,7 +239,7 @@ test("a page that was translated is not loaded again", () =>
 test("another version is loaded, once at a time", () =>
   on({ devices: 1 }, async exporter => {
     const page = await browser.newPage();
-    // Each answer is of another version.
+    // Each response has another version.
     let version = 0;
     const loaded = [];
     await page.setRequestInterception(true);
@@ -283,7 +284,7 @@ test("an exporter that is restarted before its first read is found again", () =>
     await page.evaluate(() => (window.same = true));
     await exporter.stop();
     await awaitText(page, "#live", /^Not connected/);
-    // It asks in vain, and stays.
+    // The page asks without success, and stays.
     await page.waitForRequest(request => request.resourceType() === "fetch", { timeout: 10000 });
     await awaitText(page, "h1", UNREAD);
     speak();
@@ -304,7 +305,7 @@ test("before the first read it asks often, and not while nobody sees it", () =>
     const reads = () => page.waitForRequest(`${exporter.url}/`, { timeout: 10000 });
     for (let number = 0; number < 2; number++) await reads();
     await hide(page, true);
-    // What was about to be asked.
+    // Lets the requests pass that were already about to be sent.
     await sleep(1000);
     asked.length = 0;
     await sleep(4000);
@@ -325,7 +326,7 @@ test("where there is no room for its stream it reads now and then", () =>
     }
     const page = await open(browser, exporter.url);
     await awaitText(page, "#live", "Updated every 30 seconds");
-    // It asks again later and later, and not while nobody sees it.
+    // The page asks again after longer and longer waits, and not while it is hidden.
     const asked = await page.evaluate(async () => {
       const waits = [];
       window.setTimeout = (again, wait) => void (wait > 10000 && waits.push(wait) && waits.length < 8 && again());
@@ -335,7 +336,7 @@ test("where there is no room for its stream it reads now and then", () =>
       return waits;
     });
     assert.equal(asked.length, 8);
-    // It may have been refused before, or not yet.
+    // The exporter may have refused the page before, or not yet.
     const first = asked[0] < 40000 ? 30000 : 60000;
     asked.forEach((wait, index) => {
       const middle = Math.min(first * 2 ** index, 300000);
@@ -357,7 +358,7 @@ test("a storm of events neither keeps it from reading nor makes it read without 
       };
     });
     await page.goto(exporter.url);
-    // Sooner than it would read by itself.
+    // This is sooner than the page's own interval.
     const reads = () => page.waitForRequest(request => request.resourceType() === "fetch", { timeout: 10000 });
     await reads();
     const first = performance.now();
@@ -529,7 +530,7 @@ test("what happened last is found before many devices", () => {
     });
 });
 
-// A host that has lost one of its two ports, and a device that had been left with paths by that one alone.
+// A host that has lost one of its two ports, and a device that had only paths over that port.
 const LOST = {
   devices: 48,
   ports: ["Linkdown", "Online"],

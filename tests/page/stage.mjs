@@ -1,4 +1,5 @@
-// A machine of the lab that stays up: real devices, paths that are broken by commands, and ports of ours that lead into it.
+// A machine of the lab that keeps running: real devices, commands that break paths, and local ports
+// that lead into it.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -8,27 +9,28 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const LAB = ["--quiet", "lab", "--stage"];
-// The machine is emulated, and one processor has to do. In milliseconds, as all here.
+// The machine is emulated, and may have only one processor. In milliseconds, as all times here.
 export const PATIENCE = 60000;
 const BOOT = 5 * PATIENCE;
 const FAREWELL = 10000;
 
 export class Stage {
-  // Boots it for this test, with which it goes; its exporter is then found at `url`.
+  // Boots the machine for this test, and stops it at the test's end. `url` is the address of its
+  // exporter.
   static async start(name, t) {
     const stage = new Stage();
     const port = await freePort();
     stage.url = `http://127.0.0.1:${port}`;
     stage.process = spawn("cargo", [...LAB, name, `${port}:9100`], { stdio: ["pipe", "pipe", "inherit"] });
     t.after(() => stage.#stop());
-    // If nobody is there to read, nobody answers.
+    // A write to a process that has ended fails. The missing response reports that.
     stage.process.stdin.on("error", () => {});
     stage.lines = createInterface({ input: stage.process.stdout })[Symbol.asyncIterator]();
     assert.match(await stage.#answer(BOOT), /^ready: /);
     return stage;
   }
 
-  // Has it done.
+  // Sends a command, and waits until it is done.
   async do(command) {
     this.process.stdin.write(`${command}\n`);
     assert.equal(await this.#answer(PATIENCE), `done: ${command}`);
@@ -41,7 +43,7 @@ export class Stage {
     return line.value;
   }
 
-  // It goes when its standard input ends.
+  // The process ends when its standard input ends.
   async #stop() {
     const { process } = this;
     process.stdin.end();

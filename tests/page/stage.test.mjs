@@ -1,5 +1,5 @@
-// The status page of a real host: a machine whose kernel loses its paths while the page is open in a browser. Pictures of
-// each state are left in .cache/page.
+// The status page of a real host: a machine whose kernel loses its paths while the page is open in
+// a browser. The test leaves pictures of each state in .cache/page.
 
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
@@ -17,7 +17,7 @@ test("real paths fail and come back, and the open page shows it without a reload
   const browser = await launch();
   t.after(() => browser.close());
   const stage = await Stage.start("stage_iscsi", t);
-  // Only events bring news: reading now and then would show it, too.
+  // Only events may bring news, because the timed reading would show it as well.
   const page = await open(browser, stage.url, { before: () => (window.setInterval = () => {}) });
   page.setDefaultTimeout(PATIENCE);
   try {
@@ -35,7 +35,7 @@ async function look(page, stage, t) {
   const { path } = device.paths[1];
   const at = `[data-device="${device.wwid}"]`;
   const crosses = () => page.$$eval("svg .cross", all => all.length);
-  // What the page shows after a command, and how long after it.
+  // Returns what the page shows after a command, and after how long.
   const after = async (command, headline, picture) => {
     const began = performance.now();
     await stage.do(command);
@@ -71,7 +71,7 @@ async function look(page, stage, t) {
   assert.equal(await crosses(), 8);
   await awaitText(page, "#wrong", new RegExp(
     `I/O to 2 devices waits for a valid path: programs hang: ${device.name}, ${other.name}. Runbook`));
-  // In whatever order the kernel raised the events.
+  // The order in which the kernel raised the events does not matter.
   await awaitText(page, "#newest", /^Last event .*: ✕ path \w+ failed, no valid path left\. Recent events$/);
   await assertAccessible(page, "no valid path");
 

@@ -1,6 +1,7 @@
 /*
- * getifaddrs(3) that does not return while the file $HANG is there, as on a host whose network driver holds the kernel's
- * lock. The file $HANG.asked says that somebody waits. Preloaded into the exporter by hanging.rs.
+ * getifaddrs(3) that does not return while the file $HANG exists, as on a host whose network driver
+ * holds the kernel's lock. The file $HANG.asked shows that a caller waits. hanging.rs preloads this
+ * library into the exporter.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
