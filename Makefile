@@ -46,6 +46,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call install,PACKAGES) installs only the missing packages, so a second run needs no network.
 define install
+	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; \
 	missing=$$(for package in $(1); do \
 		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
@@ -82,7 +83,8 @@ licenses: cargo $(TOOLS)/bin/cargo-about
 # Builds the program of amd64 twice and compares the two.
 test-reproducible: install-for-release
 	deploy/release/cargo x86_64-unknown-linux-gnu zigbuild --release
-	tests/timed $@ deploy/release/check-reproducible target/x86_64-unknown-linux-gnu/release/multipath_exporter
+	tests/timed $@ deploy/release/check-reproducible \
+		"$${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu/release/multipath_exporter"
 
 # Runs the release binaries over the recorded hosts.
 test-architectures: install-for-release
@@ -174,12 +176,12 @@ test-packages:
 
 # Tests the packages with the systemd of other releases: the oldest and the newest that Debian has,
 # and one between.
-matrix-packages: install-for-tests cargo tools
+matrix-packages: install-for-tests cargo tools compile-release
 	tests/timed $@ $(SUDO) env PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" TARGET=$(TARGET) WHOLE=1 \
 		tests/packages/run bullseye trixie sid
 
 test-page:
-	tests/timed $@ tests/page/run
+	EXPORTER=$$(realpath $(EXPORTER)) tests/timed $@ tests/page/run
 
 test-demo:
 	tests/timed $@ $(MAKE) --no-print-directory demo </dev/null
@@ -223,6 +225,7 @@ install-for-build:
 
 install-for-release: cargo $(VENV)/release
 	@$(call install,$(RELEASE_PACKAGES))
+	@command -v rustup >/dev/null || { echo 'There is no rustup, which installs the standard library of other systems: see https://rustup.rs' >&2; exit 1; }
 	rustup target add --toolchain "$$(rustup show active-toolchain | cut -d ' ' -f 1)" $(RELEASE_TARGETS)
 
 install-for-tests: install-for-build
@@ -233,15 +236,15 @@ cargo:
 		echo 'There is no cargo. Rust $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later is needed,' \
 			'newer than Debian 12 has: see https://rustup.rs' >&2; exit 1; }
 
-$(VENV)/installed: tests/requirements.txt
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+$(VENV)/installed: tests/requirements.txt | install-for-tests
+	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; python3 -m venv $(VENV); \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
 $(VENV)/release: deploy/release/requirements.txt
 	@$(call install,python3 python3-venv)
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/release/requirements.txt
+	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; python3 -m venv $(VENV); \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/release/requirements.txt
 	touch $@
 
 tools: $(TOOLS)/bin/cargo-deb

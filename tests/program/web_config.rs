@@ -243,5 +243,5 @@ fn what_is_no_listening_tcp_socket_is_refused() {
 fn sockets_for_another_are_left_alone() {
     let finished = run(&["--web.systemd-socket"]);
     assert_eq!(finished.status, Some(2));
-    assert_eq!(finished.stderr, "multipath_exporter: --web.systemd-socket: systemd has passed no socket\n");
+    assert_eq!(finished.stderr, "multipath_exporter: --web.systemd-socket: systemd passed no socket\n");
 }
