@@ -79,16 +79,20 @@ fn select(args: &[String]) -> Result<Vec<&'static str>, String> {
         return Err(format!("unknown flag {flag}; known: --bench, --exact, --list"));
     }
     let exact = flags.iter().any(|flag| *flag == "--exact");
-    let is_wanted = |name: &str| match exact {
-        true => filters.iter().any(|filter| *filter == name),
-        false => filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())),
+    let is_wanted = |name: &str| {
+        if exact {
+            filters.iter().any(|filter| *filter == name)
+        } else {
+            filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+        }
     };
     let names: Vec<_> = scenarios::all().map(|scenario| scenario.name).collect();
     let unique: BTreeSet<_> = names.iter().collect();
     assert_eq!(unique.len(), names.len(), "scenarios have names of their own");
-    let candidates: Vec<_> = match flags.iter().any(|flag| *flag == "--bench") {
-        true => scenarios::measurements().collect(),
-        false => scenarios::tests().collect(),
+    let candidates: Vec<_> = if flags.iter().any(|flag| *flag == "--bench") {
+        scenarios::measurements().collect()
+    } else {
+        scenarios::tests().collect()
     };
     let (wanted, suite) = (candidates.into_iter().filter(|scenario| is_wanted(scenario.name)), env::var(SUITE).ok());
     let (selected, others): (Vec<_>, Vec<_>) =

@@ -18,9 +18,10 @@ pub fn try_run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end())),
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
     }
 }
 

@@ -52,12 +52,13 @@ impl San {
             let found = lun_list(&dm, disks);
             let checked = daemon.ask("show paths raw format \"%d %t %T %C\"").map_err(|e| e.to_string())?;
             let ready = checked.lines().filter(|line| line.contains(" active ready ") && was_checked(line)).count();
-            match found.len() == luns
+            if found.len() == luns
                 && found.iter().all(|lun| luns * lun.paths.len() == disks.len())
                 && ready == disks.len()
             {
-                true => Ok(found),
-                false => Err(format!("{} maps; paths by multipathd:\n{checked}", found.len())),
+                Ok(found)
+            } else {
+                Err(format!("{} maps; paths by multipathd:\n{checked}", found.len()))
             }
         });
         udevd::settle().expect("udevd keeps up");

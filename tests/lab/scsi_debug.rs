@@ -37,10 +37,7 @@ pub fn load_of_size(size_mb: u32, hosts: usize, luns: usize, product: &str) -> B
     run("modprobe", common.iter().chain(&own));
     let disks = eventually("scsi_debug shows its disks", PATIENCE, || {
         let disks = disks();
-        match disks.len() == all_hosts * luns {
-            true => Ok(disks),
-            false => Err(format!("{disks:?}")),
-        }
+        if disks.len() == all_hosts * luns { Ok(disks) } else { Err(format!("{disks:?}")) }
     });
     let (standby, usable): (Vec<_>, _) = disks.into_iter().partition(is_on_standby);
     standby.iter().for_each(Disk::delete);

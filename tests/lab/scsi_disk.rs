@@ -42,9 +42,8 @@ impl Disk {
     pub fn delete(&self) {
         self.write("delete", "1");
         let name = Path::new("/sys/block").join(&self.name);
-        eventually("the disk goes", PATIENCE, || match name.exists() {
-            true => Err(format!("{name:?} is still there")),
-            false => Ok(()),
+        eventually("the disk goes", PATIENCE, || {
+            if name.exists() { Err(format!("{name:?} is still there")) } else { Ok(()) }
         });
     }
 

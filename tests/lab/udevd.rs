@@ -28,10 +28,7 @@ fn is_running() -> bool {
 /// Stops udevd. Nothing creates nodes in `/dev/mapper` then.
 pub fn stop() {
     run("udevadm", ["control", "--exit"]);
-    eventually("udevd leaves", PATIENCE, || match is_running() {
-        true => Err("it still runs".to_owned()),
-        false => Ok(()),
-    });
+    eventually("udevd leaves", PATIENCE, || if is_running() { Err("it still runs".to_owned()) } else { Ok(()) });
 }
 
 /// Starts udevd unless it runs.

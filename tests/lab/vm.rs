@@ -80,9 +80,10 @@ fn find_image() -> Result<PathBuf, String> {
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("{IMAGE}: {e}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().into()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().into())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
     }
 }
 

@@ -116,9 +116,12 @@ const NAMES: [&str; 6] = ["wwid", "name", "uuid", "target", "target_port", "init
 fn ordered<'a>(page: &'a str, label: &Regex) -> Vec<&'a str> {
     let mut told = BTreeMap::<&str, u64>::new();
     let by_told = |line: &str, told: &BTreeMap<&str, u64>| {
-        let known = |label: &Captures| match NAMES.contains(&&label[1]) {
-            true => format!("{}={:?}", &label[1], told.get(&label[2])),
-            false => label[0].to_owned(),
+        let known = |label: &Captures| {
+            if NAMES.contains(&&label[1]) {
+                format!("{}={:?}", &label[1], told.get(&label[2]))
+            } else {
+                label[0].to_owned()
+            }
         };
         label.replace_all(line, known).into_owned()
     };

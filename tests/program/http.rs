@@ -174,9 +174,10 @@ fn the_format_is_the_one_that_the_client_asks_for() {
         (Some("text/plain;q=0,application/openmetrics-text"), OPENMETRICS),
     ] {
         let says = |scheme| accept.is_some_and(|accept: &str| accept.contains(scheme));
-        let content_type = match content_type == OPENMETRICS && says("escaping=allow-utf-8") {
-            true => &OPENMETRICS.replace("underscores", "allow-utf-8"),
-            false => content_type,
+        let content_type = if content_type == OPENMETRICS && says("escaping=allow-utf-8") {
+            &OPENMETRICS.replace("underscores", "allow-utf-8")
+        } else {
+            content_type
         };
         let headers: Vec<_> = accept.map(|accept| ("Accept", accept)).into_iter().collect();
         let answer = connection.request("GET", "/metrics", &headers);

@@ -190,9 +190,12 @@ fn metrics_section() -> String {
     exposition::encode(&registry, Format::Text, &mut page).unwrap();
     let of_devices = families(&page);
 
-    let subject = |name: &str| match TRANSPORT.iter().any(|start| name.starts_with(start)) {
-        true => "Sessions, ports and networks",
-        false => SUBJECTS.iter().find(|(start, _)| name.starts_with(start)).unwrap().1,
+    let subject = |name: &str| {
+        if TRANSPORT.iter().any(|start| name.starts_with(start)) {
+            "Sessions, ports and networks"
+        } else {
+            SUBJECTS.iter().find(|(start, _)| name.starts_with(start)).unwrap().1
+        }
     };
     let golden = include_str!("../golden/metrics.txt");
     let mut section = String::new();
@@ -228,9 +231,10 @@ fn options_section() -> String {
         let default = option.get_default_values().iter().map(|value| format!("`{}`", value.to_str().unwrap()));
         let default = default.collect::<Vec<_>>().join(", ");
         let help = option.get_help().unwrap().to_string();
-        let words: Vec<String> = match option.get_action().takes_values() {
-            true => option.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect(),
-            false => Vec::new(),
+        let words: Vec<String> = if option.get_action().takes_values() {
+            option.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect()
+        } else {
+            Vec::new()
         };
         let words = if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) };
         section.push_str(&format!("| `{name}{value}` | {default} | {help}{words} |\n"));

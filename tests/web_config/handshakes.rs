@@ -360,15 +360,14 @@ async fn http_without_tls_is_told_so() {
         for piecewise in [false, true] {
             let mut stream = server.tcp().await;
             let request = format!("{method} /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
-            match piecewise {
-                false => within(stream.write_all(request.as_bytes())).await.unwrap(),
-                // These bytes identify the answer.
-                true => {
-                    for byte in &request.as_bytes()[..5] {
-                        within(stream.write_all(&[*byte])).await.unwrap();
-                        tokio::task::yield_now().await;
-                    }
+            if piecewise {
+                // The server recognises the mistake by these bytes.
+                for byte in &request.as_bytes()[..5] {
+                    within(stream.write_all(&[*byte])).await.unwrap();
+                    tokio::task::yield_now().await;
                 }
+            } else {
+                within(stream.write_all(request.as_bytes())).await.unwrap();
             }
             let mut said = String::new();
             within(stream.read_to_string(&mut said)).await.unwrap();

@@ -271,9 +271,10 @@ async fn floods_end() {
         let mut next = 1;
         let flood = async {
             loop {
-                let some = match frame.is_empty() {
-                    false => frame.repeat(1000),
-                    true => (0..1000).flat_map(|n| ask(next + 2 * n, "/large")).collect(),
+                let some = if frame.is_empty() {
+                    (0..1000).flat_map(|n| ask(next + 2 * n, "/large")).collect()
+                } else {
+                    frame.repeat(1000)
                 };
                 next += 2000;
                 if stream.write_all(&some).await.is_err() {

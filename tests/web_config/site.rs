@@ -184,10 +184,7 @@ impl Server {
     pub async fn lets_in(&self, client: ClientConfig) -> Result<(), String> {
         let mut stream = self.connect(client).await.map_err(|error| error.to_string())?;
         let answer = get(&mut stream, "/", "").await.map_err(|error| error.to_string())?;
-        match answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello\n") {
-            true => Ok(()),
-            false => Err(answer),
-        }
+        if answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello\n") { Ok(()) } else { Err(answer) }
     }
 
     /// The answer to one request without TLS, or `None` if the server closed the connection

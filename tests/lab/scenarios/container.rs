@@ -241,9 +241,10 @@ impl Rootless {
         let start = format!("exec {} --web.listen-address={}", lab.exporter_program().display(), Self::ADDRESS);
         let mut unshare = Command::new("setpriv");
         unshare.args(["--reuid=nobody", "--clear-groups", "unshare", "--user", "--map-root-user"]);
-        match own_network {
-            true => unshare.args(["unshare", "--net", "sh", "-c", &format!("ip link set lo up; {start}")]),
-            false => unshare.args(["sh", "-c", &start]),
+        if own_network {
+            unshare.args(["unshare", "--net", "sh", "-c", &format!("ip link set lo up; {start}")])
+        } else {
+            unshare.args(["sh", "-c", &start])
         };
         Rootless(unshare.stdin(Stdio::null()).spawn().expect("setpriv starts"))
     }
@@ -266,9 +267,8 @@ impl Rootless {
         let mut nsenter = Command::new("nsenter");
         nsenter.args(self.entrance()).args(monitor).stdin(Stdio::null()).stdout(file);
         let listener = Rootless(nsenter.spawn().expect("nsenter starts"));
-        eventually("it listens", PATIENCE, || match read(heard).contains("KERNEL") {
-            true => Ok(()),
-            false => Err("not yet".to_owned()),
+        eventually("it listens", PATIENCE, || {
+            if read(heard).contains("KERNEL") { Ok(()) } else { Err("not yet".to_owned()) }
         });
         listener
     }
@@ -300,9 +300,8 @@ fn a_network_that_is_not_roots_has_no_events(lab: &Lab) {
 
         let counted = changes(&host.metrics());
         fs::write("/sys/block/dm-0/uevent", "change").expect("root may raise a uevent");
-        eventually("the uevent has come", PATIENCE, || match changes(&host.metrics()) == counted {
-            true => Err("not yet".to_owned()),
-            false => Ok(()),
+        eventually("the uevent has come", PATIENCE, || {
+            if changes(&host.metrics()) == counted { Err("not yet".to_owned()) } else { Ok(()) }
         });
         std::thread::sleep(Duration::from_secs(1));
         let comes = changes(&exporter.metrics().expect("it still answers")) > 0.0;

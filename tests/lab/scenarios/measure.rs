@@ -77,9 +77,8 @@ fn measure_full_resync(lab: &Lab) {
     for _ in 0..TIMES {
         let before = exporter.cpu_time();
         exporter.hang_up();
-        eventually("it has begun to read", PATIENCE, || match exporter.cpu_time() > before + PULSE {
-            true => Ok(()),
-            false => Err("not yet".to_owned()),
+        eventually("it has begun to read", PATIENCE, || {
+            if exporter.cpu_time() > before + PULSE { Ok(()) } else { Err("not yet".to_owned()) }
         });
         settle(&exporter);
         ours.push(exporter.cpu_time() - before);

@@ -130,9 +130,10 @@ fn a_thousand_devices_in_a_storm(lab: &Lab) {
         let metrics = exporter.metrics();
         let overflows = count(metrics.value("multipath_exporter_uevent_overflows_total", &[]));
         let counted: u64 = metrics.series("multipath_device_path_events_total").map(|(_, value)| count(value)).sum();
-        match counted == EVENTS || overflows > 0 {
-            true => Ok(format!("{counted} events counted, {overflows} overflows")),
-            false => Err(format!("{counted} events of {EVENTS}, {overflows} overflows")),
+        if counted == EVENTS || overflows > 0 {
+            Ok(format!("{counted} events counted, {overflows} overflows"))
+        } else {
+            Err(format!("{counted} events of {EVENTS}, {overflows} overflows"))
         }
     });
     lab.note(format!("{counted} after {:.1?}", start.elapsed()));
@@ -141,9 +142,12 @@ fn a_thousand_devices_in_a_storm(lab: &Lab) {
     let resyncs = || exporter.metrics().value("multipath_exporter_resyncs_total", &[("reason", "timer")]);
     let resyncs_before = resyncs();
     // The first resync may have begun during the storm. They are 30 s apart.
-    eventually("two timed resyncs", patience, || match resyncs() >= resyncs_before + 2.0 {
-        true => Ok(()),
-        false => Err(format!("{resyncs_before} of them before the wait, {} now", resyncs())),
+    eventually("two timed resyncs", patience, || {
+        if resyncs() >= resyncs_before + 2.0 {
+            Ok(())
+        } else {
+            Err(format!("{resyncs_before} of them before the wait, {} now", resyncs()))
+        }
     });
     let corrections = exporter.metrics().value("multipath_exporter_resync_corrections_total", &[]);
     assert_eq!(corrections, 0.0, "devices whose events had not told the truth");

@@ -74,9 +74,10 @@ fn unprivileged_follows_events_alone(lab: &Lab) {
     for round in 1..=50_u64 {
         let ends_failed = round % 2 == 1;
         for fails in [ends_failed, !ends_failed, ends_failed] {
-            match fails {
-                true => san.dm.fail_path(lun.name(), &disk.devno),
-                false => san.dm.reinstate_path(lun.name(), &disk.devno),
+            if fails {
+                san.dm.fail_path(lun.name(), &disk.devno)
+            } else {
+                san.dm.reinstate_path(lun.name(), &disk.devno)
             }
         }
         // Each round causes two events of its final kind and one of the other.

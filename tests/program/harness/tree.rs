@@ -68,9 +68,10 @@ impl Tree {
             } else {
                 let file = line.strip_prefix("F ").and_then(|rest| rest.split_once(" /sys/"));
                 let (name, content) = file.and_then(|(_mode, rest)| rest.split_once(" = ")).expect(line);
-                match content.starts_with('<') {
-                    true => drop(fs::remove_file(self.path(name))),
-                    false => self.write(name, format!("{content}\n")),
+                if content.starts_with('<') {
+                    drop(fs::remove_file(self.path(name)))
+                } else {
+                    self.write(name, format!("{content}\n"))
                 }
             }
         }
@@ -110,9 +111,10 @@ impl Tree {
     /// Removes a file, a link, or a directory with all that is in it.
     pub fn remove(&self, name: &str) {
         let path = self.path(name);
-        match fs::symlink_metadata(&path).unwrap().is_dir() {
-            true => fs::remove_dir_all(path).unwrap(),
-            false => fs::remove_file(path).unwrap(),
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            fs::remove_dir_all(path).unwrap()
+        } else {
+            fs::remove_file(path).unwrap()
         }
     }
 

@@ -56,9 +56,10 @@ pub fn stack(host: &Host, name: &str, uuid: Option<&str>, slaves: &[&str]) {
         host.sysfs.write(&format!("{directory}/dm/uuid"), format!("{uuid}\n"));
     }
     for slave in slaves {
-        let target = match slave.starts_with("sd") {
-            true => format!("../../../../../{}", part(host, slave)),
-            false => format!("../../{slave}"),
+        let target = if slave.starts_with("sd") {
+            format!("../../../../../{}", part(host, slave))
+        } else {
+            format!("../../{slave}")
         };
         host.sysfs.link(&format!("{directory}/slaves/{slave}"), &target);
     }
