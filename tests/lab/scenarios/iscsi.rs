@@ -358,8 +358,8 @@ fn iscsi_bond_without_its_networks(lab: &Lab) {
         of_absent.map(|(name, (_, value))| (name.clone(), value)).collect()
     };
     let note = |exporter: &Exporter, text: &str| exporter.get_ok("/").body.contains(text);
-    let elsewhere = "This host has no network of 1 iSCSI bond, so none is watched: absent.";
-    let empty = "1 iSCSI bond has no networks in the configuration, so none is watched: empty.";
+    let elsewhere = "This host has no network of 1 iSCSI bond, so the exporter does not watch it: absent.";
+    let empty = "1 iSCSI bond has no networks in the configuration, so the exporter does not watch it: empty.";
     host.wait_for("neither is watched", &Vec::new(), series);
     host.wait_for("the page says so", &[true; 2], |exporter| [elsewhere, empty].map(|text| note(exporter, text)));
 
