@@ -44,6 +44,12 @@ TOOLS := .cache/tools
 SUITES := bullseye trixie sid
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# $(call environment,REQUIREMENTS) puts Python packages into the tests' environment.
+define environment
+	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; python3 -m venv $(VENV); \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $(1)
+endef
+
 # $(call install,PACKAGES) installs only the missing packages, so a second run needs no network.
 define install
 	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; \
@@ -237,14 +243,12 @@ cargo:
 			'newer than Debian 12 has: see https://rustup.rs' >&2; exit 1; }
 
 $(VENV)/installed: tests/requirements.txt | install-for-tests
-	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; python3 -m venv $(VENV); \
-		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(call environment,$<)
 	touch $@
 
 $(VENV)/release: deploy/release/requirements.txt
 	@$(call install,python3 python3-venv)
-	mkdir -p .cache; exec 9>.cache/install.lock; flock 9; python3 -m venv $(VENV); \
-		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r deploy/release/requirements.txt
+	$(call environment,$<)
 	touch $@
 
 tools: $(TOOLS)/bin/cargo-deb
