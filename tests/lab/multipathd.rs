@@ -71,6 +71,12 @@ impl Conf {
 pub struct Multipathd(Child);
 
 impl Multipathd {
+    /// Whether the installed version precedes this one.
+    pub fn is_older_than(version: &str) -> bool {
+        let installed = programs::version("multipath-tools");
+        programs::try_run("dpkg", ["--compare-versions", &installed, "lt", version]).is_ok()
+    }
+
     /// Starts the daemon, and waits until it answers. Its log goes into `dir`.
     pub fn start(dir: &Path, conf: Conf) -> Self {
         conf.write();

@@ -121,38 +121,13 @@ impl Array {
     /// Creates a controller over this network, and returns its kernel name. `more` holds further
     /// options, each after a comma.
     pub fn connect(&self, network: &Network, more: &str) -> String {
-        self.connect_to(SUBSYSTEM, network, more)
+        connect(SUBSYSTEM, network, more)
     }
 
     /// Creates a persistent discovery controller like `nvme connect-all --persistent`, and returns
     /// its kernel name.
     pub fn connect_to_discovery(&self, network: &Network) -> String {
-        self.connect_to(DISCOVERY, network, "")
-    }
-
-    fn connect_to(&self, subsystem: &str, network: &Network, more: &str) -> String {
-        let Network { interface, own_address, address, .. } = network;
-        let options = |own_end: &str| {
-            format!(
-                "transport=tcp,traddr={address},trsvcid=4420,{own_end},nqn={subsystem},\
-                 hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
-                 keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
-            )
-        };
-        let mut fabrics = eventually("the kernel can connect", PATIENCE, || {
-            OpenOptions::new().read(true).write(true).open("/dev/nvme-fabrics").map_err(|e| e.to_string())
-        });
-        let mut connect = |own_end: &str| fabrics.write_all(options(own_end).as_bytes());
-        let connected = match connect(&format!("host_iface={interface}")) {
-            // Linux 5.10 does not know this option.
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput => connect(&format!("host_traddr={own_address}")),
-            connected => connected,
-        };
-        connected.unwrap_or_else(|e| panic!("{}: {e}", options(interface)));
-        let mut answer = String::new();
-        fabrics.read_to_string(&mut answer).expect("it tells the controller");
-        let instance = answer.trim().split(',').find_map(|field| field.strip_prefix("instance="));
-        format!("nvme{}", instance.unwrap_or_else(|| panic!("no instance in {answer:?}")))
+        connect(DISCOVERY, network, "")
     }
 
     /// Sets `ctrl_loss_tmo`: the kernel removes a controller that has been away for this time.
@@ -220,6 +195,33 @@ impl Array {
     pub fn head(&self, namespace: &Namespace) -> Option<String> {
         blocks_of(namespace).find(|block| !is_path(block)).map(|block| name_of(&block))
     }
+}
+
+/// Creates a controller to this subsystem over this network, and returns its kernel name. `more`
+/// holds further options, each after a comma.
+pub fn connect(subsystem: &str, network: &Network, more: &str) -> String {
+    let Network { interface, own_address, address, .. } = network;
+    let options = |own_end: &str| {
+        format!(
+            "transport=tcp,traddr={address},trsvcid=4420,{own_end},nqn={subsystem},\
+             hostnqn=nqn.2003-01.org.example:host,hostid=00000000-0000-4000-8000-0000000000ff,\
+             keep_alive_tmo=2,reconnect_delay=1,ctrl_loss_tmo=600{more}"
+        )
+    };
+    let mut fabrics = eventually("the kernel can connect", PATIENCE, || {
+        OpenOptions::new().read(true).write(true).open("/dev/nvme-fabrics").map_err(|e| e.to_string())
+    });
+    let mut connect_from = |own_end: &str| fabrics.write_all(options(own_end).as_bytes());
+    let connected = match connect_from(&format!("host_iface={interface}")) {
+        // Linux 5.10 does not know this option.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => connect_from(&format!("host_traddr={own_address}")),
+        connected => connected,
+    };
+    connected.unwrap_or_else(|e| panic!("{}: {e}", options(interface)));
+    let mut answer = String::new();
+    fabrics.read_to_string(&mut answer).expect("it tells the controller");
+    let instance = answer.trim().split(',').find_map(|field| field.strip_prefix("instance="));
+    format!("nvme{}", instance.unwrap_or_else(|| panic!("no instance in {answer:?}")))
 }
 
 impl Namespace {

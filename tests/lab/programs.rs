@@ -25,6 +25,11 @@ pub fn try_run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>
     }
 }
 
+/// The version of an installed package of Debian.
+pub fn version(package: &str) -> String {
+    run("dpkg-query", ["--show", "--showformat=${Version}", package])
+}
+
 /// Waits until a program has ended that was asked to. Kills it after `patience`, and then returns
 /// `None`.
 pub fn reap(child: &mut Child, patience: Duration) -> Option<ExitStatus> {

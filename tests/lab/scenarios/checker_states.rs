@@ -17,7 +17,10 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("checker_times_out", checker_times_out),
 ];
 
-const BY_PRIORITY: Conf = Conf { path_grouping_policy: "group_by_prio", ..Conf::WATCHFUL };
+/// multipathd since 0.9.5 checks LIO's paths with `directio`, which reads, and for which a standby
+/// path is faulty.
+const BY_PRIORITY: Conf =
+    Conf { path_grouping_policy: "group_by_prio", sections: "overrides {\n path_checker tur\n}", ..Conf::WATCHFUL };
 
 /// Validity, the checker's state, and the kernel's ALUA state of the path.
 type Words = (bool, String, Option<String>);
@@ -34,14 +37,16 @@ fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
 /// A standby path is valid: the kernel would send I/O to it. multipathd calls it a ghost.
 fn checker_follows_alua(lab: &Lab) {
     let lio = Lio::start(lab, 3, BY_PRIORITY);
+    // A later multipathd waits for the end of the transition, and keeps the former state.
+    let transitioning = if Multipathd::is_older_than("0.9.5") { (false, "faulty") } else { (true, "ready") };
     let (lun, disk) = (&lio.san.luns[0], &lio.disks[1]);
     let exporter = lab.exporter().start();
-    for (state, valid, checker, access) in [
-        (Alua::Standby, true, "ghost", "standby"),
-        (Alua::Unavailable, false, "faulty", "unavailable"),
-        (Alua::NonOptimized, true, "ready", "active/non-optimized"),
-        (Alua::Transitioning, false, "faulty", "transitioning"),
-        (Alua::Optimized, true, "ready", "active/optimized"),
+    for (state, (valid, checker), access) in [
+        (Alua::Standby, (true, "ghost"), "standby"),
+        (Alua::Unavailable, (false, "faulty"), "unavailable"),
+        (Alua::NonOptimized, (true, "ready"), "active/non-optimized"),
+        (Alua::Transitioning, transitioning, "transitioning"),
+        (Alua::Optimized, (true, "ready"), "active/optimized"),
     ] {
         lio.set_alua(1, state);
         let want = (valid, checker.to_owned(), Some(access.to_owned()));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Scenario;
 use crate::guest::Lab;
 use crate::multipathd::Conf;
-use crate::programs::run;
+use crate::programs::{run, version};
 use crate::san::San;
 
 pub const ALL: &[Scenario] = &[Scenario::new("ready_soon_after_the_start", ready_soon_after_the_start)];
@@ -33,6 +33,6 @@ fn ready_soon_after_the_start(lab: &Lab) {
     lab.note(format!("start to ready: {:.2} s", starts[STARTS / 2].as_secs_f64()));
     lab.note(format!("kernel: {}", run("uname", ["-r"]).trim()));
     for package in ["multipath-tools", "systemd"] {
-        lab.note(format!("{package}: {}", run("dpkg-query", ["--show", "--showformat=${Version}", package])));
+        lab.note(format!("{package}: {}", version(package)));
     }
 }

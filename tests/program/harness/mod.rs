@@ -18,7 +18,7 @@ pub use page::{Page, settle};
 pub use tree::Tree;
 
 /// The deadline of a wait. It is longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Calls `look` until it returns a value, and returns that.
 pub fn eventually<T>(what: impl Display, mut look: impl FnMut() -> Option<T>) -> T {
