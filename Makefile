@@ -40,8 +40,8 @@ VENV := .cache/venv
 TARGET = $(shell rustc --version --verbose | sed -n 's/^host: //p')
 EXPORTER = "$${CARGO_TARGET_DIR:-target}/$(TARGET)/release/multipath_exporter"
 TOOLS := .cache/tools
-# The other releases of Debian that the matrix boots.
-SUITES := bullseye trixie sid
+# The releases of Debian that the matrix boots.
+SUITES := bullseye bookworm trixie sid
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call environment,REQUIREMENTS) puts Python packages into the tests' environment.
@@ -201,7 +201,7 @@ test-matrix:
 	tests/timed $@ tests/matrix --short $(EXPORTER)
 
 # Runs all platforms, each with its own kernel and user space.
-matrix: install-for-tests cargo compile-release machine $(addprefix machine-,$(SUITES))
+matrix: install-for-tests cargo compile-release $(addprefix machine-,$(SUITES))
 	tests/timed $@ tests/matrix $(EXPORTER)
 
 # Emulates a system of the other byte order.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 
-use crate::programs::{run, try_run};
+use crate::programs::try_run;
 use crate::wait::{PATIENCE, eventually};
 
 /// Rules of sg3-utils. They give disks another WWID, and take half of a disk's time.
@@ -15,25 +15,39 @@ const MASKED_RULES: [&str; 2] = ["55-scsi-sg3_id.rules", "58-scsi-sg3_symlink.ru
 pub fn mask_rules() -> io::Result<()> {
     fs::create_dir_all("/etc/udev/rules.d")?;
     MASKED_RULES.iter().try_for_each(|rules| symlink("/dev/null", format!("/etc/udev/rules.d/{rules}")))?;
-    run("udevadm", ["control", "--reload"]);
+    // On a busy machine udevd may end the connection before the client has said its last word.
+    eventually("udevd reads its rules", PATIENCE, || control("--reload"));
     Ok(())
 }
 
-fn is_running() -> bool {
+fn control(request: &str) -> Result<(), String> {
+    try_run("udevadm", ["control", request]).map(drop)
+}
+
+/// The states of udevd's processes (`proc_pid_status(5)`): the daemon and its workers.
+fn processes() -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("/proc is there");
-    let names = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("comm")).ok());
-    names.into_iter().any(|name| name.trim() == "systemd-udevd")
+    let statuses = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("status")).ok());
+    let of_udevd = statuses.filter(|status| status.starts_with("Name:\tsystemd-udevd\n"));
+    of_udevd.map(|status| status.lines().take(3).collect::<Vec<_>>().join(", ")).collect()
 }
 
 /// Stops udevd. Nothing creates nodes in `/dev/mapper` then.
 pub fn stop() {
-    run("udevadm", ["control", "--exit"]);
-    eventually("udevd leaves", PATIENCE, || if is_running() { Err("it still runs".to_owned()) } else { Ok(()) });
+    eventually("udevd leaves", 3 * PATIENCE, || {
+        let processes = processes();
+        if processes.is_empty() {
+            return Ok(());
+        }
+        // The request fails while udevd is on its way out.
+        let answer = control("--exit");
+        Err(format!("{processes:?} still run: {answer:?}"))
+    });
 }
 
 /// Starts udevd unless it runs.
 pub fn start() -> Result<(), String> {
-    if is_running() {
+    if !processes().is_empty() {
         return Ok(());
     }
     try_run("/lib/systemd/systemd-udevd", ["--daemon"]).map(drop)
