@@ -1,5 +1,6 @@
 //! A system call does not return. It delays only the facts that it should deliver.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -57,7 +58,9 @@ impl Interfaces {
     fn new() -> Self {
         let interfaces = Interfaces { directory: tempfile::tempdir().unwrap() };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/hang.c");
-        let mut cc = Command::new("cc");
+        // Beside a build for another architecture, cargo-zigbuild names the compiler of that one.
+        let named = format!("CC_{}_unknown_linux_gnu", env::consts::ARCH);
+        let mut cc = Command::new(env::var_os(named).unwrap_or_else(|| "cc".into()));
         cc.args(["-shared", "-fPIC", "-o"]).arg(interfaces.path("hang.so")).arg(source).arg("-ldl");
         assert!(cc.status().unwrap().success());
         interfaces
