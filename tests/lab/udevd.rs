@@ -21,19 +21,24 @@ pub fn mask_rules() -> io::Result<()> {
 }
 
 fn control(request: &str) -> Result<(), String> {
-    try_run("udevadm", ["control", request]).map(drop)
+    try_run("udevadm", ["control", "--timeout=10", request]).map(drop)
 }
 
-/// The states of udevd's processes (`proc_pid_status(5)`): the daemon and its workers.
+/// The state of each process of udevd (`proc_pid_stat(5)`). Before systemd 252 the workers have the
+/// name of the daemon.
 fn processes() -> Vec<String> {
     let processes = fs::read_dir("/proc").expect("/proc is there");
-    let statuses = processes.filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("status")).ok());
-    let of_udevd = statuses.filter(|status| status.starts_with("Name:\tsystemd-udevd\n"));
-    of_udevd.map(|status| status.lines().take(3).collect::<Vec<_>>().join(", ")).collect()
+    let states = processes.filter_map(|entry| {
+        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once(") ")?;
+        name.ends_with("(systemd-udevd").then(|| format!("{name}) {}", &rest[..1]))
+    });
+    states.collect()
 }
 
 /// Stops udevd. Nothing creates nodes in `/dev/mapper` then.
 pub fn stop() {
+    // udevd waits for its workers, which wait for processors on a busy machine.
     eventually("udevd leaves", 3 * PATIENCE, || {
         let processes = processes();
         if processes.is_empty() {

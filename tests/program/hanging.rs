@@ -58,9 +58,10 @@ impl Interfaces {
     fn new() -> Self {
         let interfaces = Interfaces { directory: tempfile::tempdir().unwrap() };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/hang.c");
-        // Beside a build for another architecture, cargo-zigbuild names the compiler of that one.
-        let named = format!("CC_{}_unknown_linux_gnu", env::consts::ARCH);
-        let mut cc = Command::new(env::var_os(named).unwrap_or_else(|| "cc".into()));
+        // cargo-zigbuild names the compiler of another architecture in this variable. `cc` compiles
+        // for this machine.
+        let variable = format!("CC_{}_unknown_linux_gnu", env::consts::ARCH);
+        let mut cc = Command::new(env::var_os(variable).unwrap_or_else(|| "cc".into()));
         cc.args(["-shared", "-fPIC", "-o"]).arg(interfaces.path("hang.so")).arg(source).arg("-ldl");
         assert!(cc.status().unwrap().success());
         interfaces

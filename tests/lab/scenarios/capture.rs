@@ -35,7 +35,8 @@ const CONF: Conf = Conf {
 };
 
 const SUBSYSTEM: &str = "nqn.2003-01.org.example:flash";
-/// Linux 5.10 takes a number, and reverses its bytes.
+/// Linux 5.10 takes a number, and shows its bytes in reverse order. These bytes read the same both
+/// ways.
 const NVME_SERIAL: &str = "2003b1c4c4b10320";
 const NAMESPACE: &str = "7c1f2b64-52a1-4c8e-9d0b-5e6f708192a3";
 
@@ -67,7 +68,9 @@ fn add_nvme(networks: &[Network; 2]) {
         // The port listens in the network namespace of the process that makes this link.
         let link = port.join("subsystems").join(SUBSYSTEM);
         network::run_there("ln", [Path::new("-s"), &subsystem, &link]);
-        nvme::connect(SUBSYSTEM, network, "");
+        let controller = nvme::connect(SUBSYSTEM, network, "");
+        let serial = fs::read_to_string(format!("/sys/class/nvme/{controller}/serial"));
+        assert_eq!(serial.expect("sysfs is there").trim(), NVME_SERIAL);
     }
 }
 

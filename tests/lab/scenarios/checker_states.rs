@@ -17,8 +17,8 @@ pub const ALL: &[Scenario] = &[
     Scenario::new("checker_times_out", checker_times_out),
 ];
 
-/// multipathd since 0.9.5 checks LIO's paths with `directio`, which reads, and for which a standby
-/// path is faulty.
+/// multipathd since 0.9.5 checks LIO's paths with `directio`. That checker reads, so it calls a
+/// standby path faulty. `tur` tells the two apart.
 const BY_PRIORITY: Conf =
     Conf { path_grouping_policy: "group_by_prio", sections: "overrides {\n path_checker tur\n}", ..Conf::WATCHFUL };
 
@@ -37,7 +37,8 @@ fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
 /// A standby path is valid: the kernel would send I/O to it. multipathd calls it a ghost.
 fn checker_follows_alua(lab: &Lab) {
     let lio = Lio::start(lab, 3, BY_PRIORITY);
-    // A later multipathd waits for the end of the transition, and keeps the former state.
+    // A later multipathd waits for the end of the transition, and keeps the former state. There only
+    // the kernel's state changes.
     let transitioning = if Multipathd::is_older_than("0.9.5") { (false, "faulty") } else { (true, "ready") };
     let (lun, disk) = (&lio.san.luns[0], &lio.disks[1]);
     let exporter = lab.exporter().start();

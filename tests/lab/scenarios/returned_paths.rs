@@ -199,7 +199,7 @@ fn iscsi_paths_return_with_their_names(lab: &Lab) {
 
 /// A disk is deleted, and its host rescans.
 fn rescanned_paths_return_with_their_names(lab: &Lab) {
-    // multipathd 0.11 puts a path off until the next check if udev does not know its WWID yet.
+    // multipathd 0.11 takes a path only at the next check if udev does not know its WWID yet.
     let san = San::start(lab, 4, 2, Conf { polling_interval: 5, ..Conf::BLIND });
     let way = |_: &Disk| Told::from([("transport", "unknown".to_owned())]);
     let mut watch = Watch::start(lab, &san, scsi_debug::disks, &way);
