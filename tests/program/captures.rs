@@ -711,7 +711,7 @@ fn who_is_stopped_leaves_nothing_behind() {
 /// A host whose capture is larger than a memory page.
 fn large() -> Host {
     let host = Host::bare();
-    (0..120).for_each(|map| host.sysfs.add_map(map, format!("disk{map}"), format!("mpath-36{map:031x}"), &[]));
+    (0..70).for_each(|map| host.sysfs.add_map(map, format!("disk{map}"), format!("mpath-36{map:031x}"), &[]));
     host
 }
 
