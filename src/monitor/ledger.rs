@@ -294,14 +294,15 @@ impl MapLedger {
 
     /// Records that a member leaves. If its disk is gone, the map has lost it. The removal then
     /// counts as a failure, unless the path had failed already. Returns the change that still
-    /// waited for its event; it counts now.
+    /// waited for its event; it counts now. `asked` is when the reading was requested that no longer
+    /// shows the member.
     pub(crate) fn leave(
         &mut self,
         devno: DevNo,
         path: &Path,
         disk_is_gone: bool,
-        now: Instant,
-        time: SystemTime,
+        asked: Option<Instant>,
+        (now, time): (Instant, SystemTime),
     ) -> Option<PathAction> {
         let settled = self.settle_now(devno, now, time);
         if disk_is_gone && self.paths.get(&devno).is_some_and(|path| path.counted_valid) {
@@ -310,7 +311,7 @@ impl MapLedger {
         } else {
             self.repeats.leave(&devno, path);
         }
-        self.forget_path(devno, now);
+        self.forget_path(devno, asked, now);
         settled
     }
 
@@ -327,7 +328,15 @@ impl MapLedger {
 
     /// Forgets a former member. If it comes back, it is a new member and starts as valid. The event
     /// of a change that was just counted may still come.
-    fn forget_path(&mut self, path: DevNo, now: Instant) {
+    ///
+    /// A path with an event since `asked` is kept. The kernel links the members of a new map one
+    /// after the other, and a reading may show the first ones only. The event of another member is
+    /// newer than that.
+    fn forget_path(&mut self, path: DevNo, asked: Option<Instant>, now: Instant) {
+        let event_came = self.paths.get(&path).and_then(|path| path.event_came);
+        if event_came.zip(asked).is_some_and(|(came, asked)| came >= asked) {
+            return;
+        }
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {
             self.paths.insert(path, PathLedger { debts, event_came: Some(now), ..PathLedger::new(true) });
         }
@@ -476,6 +485,10 @@ mod tests {
         ledger.note(&uevent, &event);
     }
 
+    fn now() -> (Instant, SystemTime) {
+        (Instant::now(), SystemTime::now())
+    }
+
     fn ledger() -> MapLedger {
         let mut ledger = MapLedger::default();
         ledger.ensure_path(PATH, true);
@@ -576,10 +589,7 @@ mod tests {
     fn a_failure_that_waits_is_counted_when_the_path_goes() {
         let mut ledger = ledger();
         ledger.compare(PATH, false, Instant::now());
-        assert_eq!(
-            ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, Instant::now(), SystemTime::now()),
-            Some(FAILED)
-        );
+        assert_eq!(ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, None, now()), Some(FAILED));
         assert_eq!(ledger.counts.failed, 1);
     }
 
@@ -664,8 +674,26 @@ mod tests {
         note(&mut ledger, FAILED, 1, None);
         ledger.forget_strangers(Instant::now(), |_| false);
         assert_eq!(ledger.failures(PATH), 1);
-        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, Instant::now(), SystemTime::now());
+        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), false, None, now());
         assert_eq!(ledger.failures(PATH), 0);
+    }
+
+    #[test]
+    fn a_reading_of_some_members_does_not_undo_a_newer_event() {
+        let mut ledger = ledger();
+        let path = path("sdb", "eth1", "1:0:0:1");
+        ledger.block_asked();
+        let asked = Instant::now();
+        note(&mut ledger, FAILED, 1, Some(7));
+        ledger.block_read(asked);
+        ledger.leave(PATH, &path, false, Some(asked), now());
+        ledger.join(PATH);
+        ledger.ensure_path(PATH, true);
+        assert_eq!(ledger.correction(PATH, ledger.block_floor()), Some(false));
+        assert_eq!((ledger.counts.failed, ledger.failures(PATH)), (1, 1));
+        // A reading that was requested after the event knows better.
+        ledger.leave(PATH, &path, false, Some(Instant::now() + EVENT_DEADLINE), now());
+        assert_eq!((ledger.correction(PATH, 0), ledger.failures(PATH)), (None, 0));
     }
 
     #[test]
@@ -695,7 +723,7 @@ mod tests {
         note(&mut ledger, REINSTATED, 2, Some(7));
         before(&mut ledger);
         let version = ledger.version;
-        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), disk_is_gone, Instant::now(), SystemTime::now());
+        ledger.leave(PATH, &path("sdb", "eth1", "1:0:0:1"), disk_is_gone, None, now());
         assert_eq!(ledger.repeated_failures() > 0, ledger.version > version || ledger.counts.failed > 1);
         (ledger.counts.failed, ledger.repeated_failures())
     }
@@ -718,7 +746,7 @@ mod tests {
     fn the_event_of_a_path_that_was_lost_is_of_the_same_outage() {
         let mut ledger = ledger();
         let path = path("sdb", "eth1", "1:0:0:1");
-        ledger.leave(PATH, &path, true, Instant::now(), SystemTime::now());
+        ledger.leave(PATH, &path, true, None, now());
         note(&mut ledger, FAILED, 1, Some(7));
         ledger.join(PATH);
         ledger.ensure_path(PATH, true);

@@ -890,9 +890,12 @@ impl State {
         self.readings.forget_facts_about_gone_maps();
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.list_source().map(|(_, asked)| asked);
+        let block_failed = self.block_failed;
         self.ledgers.retain(|wwid, ledger| {
-            // The reading that shows the map of an event may still come.
-            let is_awaited = as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
+            // The reading that shows the map of an event may still come. It may also be the reading
+            // that failed.
+            let is_awaited =
+                block_failed || as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
             is_awaited || devices.contains_key(wwid) || readings.know(wwid)
         });
         if std::mem::take(&mut self.forget_strangers) {

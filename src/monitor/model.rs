@@ -49,6 +49,8 @@ enum HistoryStep {
     RemoveMap(u8),
     /// Remove the map and create it again before any reading.
     RecreateMap(u8),
+    /// Show only the first members of a new map in sysfs, until the next change of the map.
+    LinkSlowly(u8),
     /// Load the table again with the disks that are there.
     ReloadMap(u8),
     SuspendMap(u8),
@@ -79,6 +81,7 @@ fn step() -> impl Strategy<Value = HistoryStep> {
         1 => any::<u8>().prop_map(CreateMap),
         1 => any::<u8>().prop_map(RemoveMap),
         1 => any::<u8>().prop_map(RecreateMap),
+        1 => any::<u8>().prop_map(LinkSlowly),
         2 => any::<u8>().prop_map(ReloadMap),
         1 => any::<u8>().prop_map(SuspendMap),
         1 => any::<u8>().prop_map(RemoveDisk),
@@ -118,6 +121,9 @@ struct KernelMap {
     event_nr: u32,
     suspended: bool,
     members: Vec<(DevNo, bool)>,
+    /// The number of members that sysfs shows, if it does not show all of them yet. The kernel links
+    /// the members of a new map one after the other.
+    linked: Option<usize>,
     /// How often a path of the map has failed since the map was created.
     failures: u64,
     /// True if the map was there at the start and has not been created again.
@@ -226,6 +232,7 @@ impl Kernel {
             event_nr: 0,
             suspended: false,
             members: Vec::new(),
+            linked: None,
             failures: 0,
             is_first: false,
             has_silent_change: false,
@@ -249,9 +256,22 @@ impl Kernel {
         let Some(map) = self.maps.get_mut(&minor) else { return };
         map.has_silent_change |= map.members.iter().any(|(_, valid)| !valid);
         map.members = members;
+        map.linked = None;
         map.event_nr += 1;
         map.suspended = false;
         self.raise_of_map(minor, "change");
+    }
+
+    fn link_slowly(&mut self, minor: u32, linked: usize) {
+        if let Some(map) = self.maps.get_mut(&minor).filter(|map| !map.is_first && map.event_nr == 1) {
+            map.linked = Some(linked);
+        }
+    }
+
+    /// Links all members of all maps. The event of each resume follows.
+    fn link_all(&mut self) {
+        let linking = self.maps.iter_mut().filter_map(|(minor, map)| map.linked.take().map(|_| *minor));
+        linking.collect::<Vec<_>>().into_iter().for_each(|minor| self.raise_of_map(minor, "change"));
     }
 
     /// Fails or reinstates a path.
@@ -263,6 +283,7 @@ impl Kernel {
             return;
         }
         *state = valid;
+        map.linked = None;
         map.dm_seqnum += 1;
         map.event_nr += 1;
         map.failures += u64::from(!valid);
@@ -361,7 +382,7 @@ impl Kernel {
             suspended: Some(map.suspended),
             size_bytes: Some(1),
             read_only: Some(false),
-            members: map.members.iter().map(slave).collect(),
+            members: map.members.iter().take(map.linked.unwrap_or(usize::MAX)).map(slave).collect(),
         }
     }
 
@@ -623,6 +644,7 @@ impl Game {
                 self.kernel.remove_map(map(byte));
                 self.make_map(map(byte), u32::from(byte) / 3 % 2);
             }
+            HistoryStep::LinkSlowly(byte) => self.kernel.link_slowly(map(byte), usize::from(byte) / 3 % 3),
             HistoryStep::ReloadMap(byte) => self.kernel.reload_map(map(byte)),
             HistoryStep::SuspendMap(byte) => {
                 if let Some(map) = self.kernel.maps.get_mut(&map(byte)) {
@@ -667,6 +689,8 @@ impl Game {
         let index = first.unwrap_or(index.min(last));
         let uevent = if once { self.kernel.raised.remove(index) } else { self.kernel.raised[index].clone() };
         self.was_very_late |= uevent.received + Duration::from_secs(60) < self.now.instant;
+        // An event never arrives at the very moment of an earlier request.
+        self.now.instant += Duration::from_nanos(1);
         let uevent = Uevent { received: self.now.instant, time: self.now.time, ..uevent };
         // Device mapper's own event poll reports the same event.
         let woke = uevent.sysname.starts_with("dm-").then_some(Wake::DeviceMapper);
@@ -785,6 +809,7 @@ impl Game {
 
     /// Delivers all events, and lets all readers answer.
     fn come_to_rest(&mut self) -> CaseResult {
+        self.kernel.link_all();
         for _ in 0..8 {
             self.deliver_all();
             self.go_round()?;
@@ -969,6 +994,23 @@ fn a_disk_that_returns_under_its_number_is_shown_whole() {
         let nameless = game.board.events.recent().into_iter().find(|event| event.path.as_ref().is_some_and(is_number));
         assert_eq!(nameless, None);
     }
+}
+
+#[test]
+fn the_event_of_a_member_that_sysfs_did_not_show_yet_is_not_lost() {
+    let mut game = settled(false, false);
+    for step in [
+        HistoryStep::RecreateMap(0),
+        HistoryStep::LinkSlowly(3),
+        HistoryStep::DeliverAll,
+        HistoryStep::Look(1),
+        HistoryStep::Fail(3),
+        HistoryStep::DeliverAll,
+    ] {
+        game.take(step).unwrap();
+    }
+    game.answer_all();
+    assert_eq!(game.paths(FIRST), named(&[("sda", true), ("sdb", false), ("sdc", true)]));
 }
 
 #[test]

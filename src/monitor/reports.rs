@@ -51,9 +51,11 @@ impl State {
             }
             ChangeKind::PathRemoved(path) => {
                 self.suspect(device, now);
+                let asked = self.readings.list_source().map(|(_, asked)| asked);
                 let settled = path.devno.filter(|_| !is_counted_here).and_then(|devno| {
                     let disk_is_gone = self.readings.block.is_gone(devno);
-                    self.ledgers.get_mut(&device.wwid)?.leave(devno, &path, disk_is_gone, now.instant, now.time)
+                    let ledger = self.ledgers.get_mut(&device.wwid)?;
+                    ledger.leave(devno, &path, disk_is_gone, asked, (now.instant, now.time))
                 });
                 if let Some(action) = settled {
                     self.report_path(kind_of(action), device, &path, now);
