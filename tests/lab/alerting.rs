@@ -45,19 +45,11 @@ const TWO_SCRAPES: &str = "30s";
 /// every group twice in that time.
 const QUIET: u64 = 3;
 
-/// The interval at which Prometheus sends a lasting alert again. One transmission is enough,
-/// because nothing gets lost. Groups with an interval of seconds would take each repetition for
-/// news of an alert that is long over.
-const RESEND: Duration = Duration::from_secs(60 * 60);
-
 /// The beginning of a sentence about an alert that has ended.
 const ENDED: &str = "No longer firing";
 
 /// Beginnings of lines that do not describe an alert.
 const NO_SENTENCES: &[&str] = &["https://", "An alert that ends is no recovery.", "Alertmanager: "];
-
-/// The length of a minute of the rules.
-const MINUTE: Duration = Duration::from_millis(1500);
 
 /// The rules of devices in trouble. They are enough where there are many devices, because the
 /// machine has one processor.
@@ -65,6 +57,29 @@ pub const TROUBLE: &[&str] = &["multipath"];
 
 /// Every group, so that no notification is missing.
 pub const ALL_GROUPS: &[&str] = &[];
+
+/// The times of one scenario.
+pub struct Times {
+    /// The time that Alertmanager waits before it sends new trouble.
+    pub group_wait: Duration,
+    /// The length of a minute of the rules.
+    pub minute: Duration,
+    /// The interval at which Prometheus sends a lasting alert again. When Prometheus has been
+    /// stopped for four times as long, Alertmanager considers its alerts ended.
+    pub resend: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Times {
+            group_wait: Duration::ZERO,
+            minute: Duration::from_millis(1500),
+            // One transmission is enough, because nothing gets lost. Groups with an interval of
+            // seconds would take each repetition for news of an alert that is long over.
+            resend: Duration::from_secs(60 * 60),
+        }
+    }
+}
 
 /// Both programs. Dropping the value kills them.
 pub struct Alerting {
@@ -92,23 +107,16 @@ pub struct Notification {
 
 impl Alerting {
     /// Starts both programs with these groups of rules, and waits for the first scrape of the
-    /// exporter. Alertmanager sends new trouble after `group_wait`. Configurations and logs go into
-    /// the scenario's directory.
-    pub fn start(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration) -> Self {
-        Alerting::resending(lab, exporter, groups, group_wait, RESEND)
-    }
-
-    /// Like [`Alerting::start`], with a Prometheus that sends alerts again after `resend`. When
-    /// Prometheus has been stopped for four times as long, Alertmanager considers its alerts ended.
-    pub fn resending(lab: &Lab, exporter: &Exporter, groups: &[&str], group_wait: Duration, resend: Duration) -> Self {
+    /// exporter. Configurations and logs go into the scenario's directory.
+    pub fn start(lab: &Lab, exporter: &Exporter, groups: &[&str], times: Times) -> Self {
         let dir = lab.dir();
         let storage = TempDir::new().expect("/tmp is writable in the guest");
         let inbox = Inbox::open(&dir.join("notifications.log"));
         let write = |name: &str, text: &str| fs::write(dir.join(name), text).expect("the directory is writable");
-        write("multipath.rules.yml", &rules(groups));
+        write("multipath.rules.yml", &rules(groups, times.minute));
         write("prometheus.yml", &scrapes(exporter.address()));
         write("multipath.tmpl", TEXTS);
-        write("alertmanager.yml", &routes(&dir.join("slack-url"), group_wait));
+        write("alertmanager.yml", &routes(&dir.join("slack-url"), times.group_wait));
         write("slack-url", &format!("http://{}/", inbox.address()));
         let alertmanager = spawn(
             dir,
@@ -125,7 +133,7 @@ impl Alerting {
         );
         let dir = dir.to_owned();
         let (prometheus, seen) = (RefCell::new(None), Cell::new(0));
-        let alerting = Alerting { prometheus, alertmanager, inbox, seen, dir, storage, resend };
+        let alerting = Alerting { prometheus, alertmanager, inbox, seen, dir, storage, resend: times.resend };
         eventually("Alertmanager is ready", 3 * PATIENCE, || try_get(ALERTMANAGER, "/-/ready").map(drop));
         alerting.start_prometheus();
         alerting
@@ -298,10 +306,10 @@ impl Notification {
     }
 }
 
-/// The rules of these groups in time lapse. Every duration shrinks by the factor of [`MINUTE`], and
+/// The rules of these groups in time lapse. Every minute becomes as short as `minute`, and
 /// no group's interval is below the default. The time for which a recovery is shown shrinks, too.
 /// Other numbers of seconds in expressions stay.
-fn rules(groups: &[&str]) -> String {
+fn rules(groups: &[&str], minute: Duration) -> String {
     const HEAD: &str = "\n  - name: ";
     let (preamble, all) = RULES.split_once(HEAD).expect("there are groups");
     let all: Vec<_> = all.split(HEAD).map(|group| group.split_once('\n').expect("a group has rules")).collect();
@@ -315,11 +323,11 @@ fn rules(groups: &[&str]) -> String {
             "h" => 60,
             _ => 24 * 60,
         };
-        let duration = MINUTE * unit * time[2].parse::<u32>().expect("digits are a number");
+        let duration = minute * unit * time[2].parse::<u32>().expect("digits are a number");
         let duration = if &time[1] == "interval: " { duration.max(INTERVAL) } else { duration };
         format!("{}{}", &time[1], go_duration(duration))
     };
-    let recovery = format!("< {}", (10 * MINUTE).as_secs());
+    let recovery = format!("< {}", (10 * minute).as_secs());
     format!("{preamble}{}", time.replace_all(&rules, shorter).replace("< 600", &recovery))
 }
 
