@@ -294,8 +294,8 @@ impl MapLedger {
 
     /// Records that a member leaves. If its disk is gone, the map has lost it. The removal then
     /// counts as a failure, unless the path had failed already. Returns the change that still
-    /// waited for its event; it counts now. `asked` is when the reading was requested that no longer
-    /// shows the member.
+    /// waited for its event; it counts now. The reading that no longer shows the member was
+    /// requested at `asked`.
     pub(crate) fn leave(
         &mut self,
         devno: DevNo,
@@ -311,7 +311,7 @@ impl MapLedger {
         } else {
             self.repeats.leave(&devno, path);
         }
-        self.forget_path(devno, asked, now);
+        self.forget_path(devno, asked.filter(|_| !disk_is_gone), now);
         settled
     }
 
@@ -329,12 +329,15 @@ impl MapLedger {
     /// Forgets a former member. If it comes back, it is a new member and starts as valid. The event
     /// of a change that was just counted may still come.
     ///
-    /// A path with an event since `asked` is kept. The kernel links the members of a new map one
-    /// after the other, and a reading may show the first ones only. The event of another member is
-    /// newer than that.
+    /// A member whose event came after `asked` may not have left at all, and is kept. The kernel
+    /// links the members of a new map one after the other, and the reading may show only the first
+    /// ones.
     fn forget_path(&mut self, path: DevNo, asked: Option<Instant>, now: Instant) {
-        let event_came = self.paths.get(&path).and_then(|path| path.event_came);
-        if event_came.zip(asked).is_some_and(|(came, asked)| came >= asked) {
+        let has_newer_event = |path: &PathLedger| {
+            // `last` is not an event of a former map.
+            path.last.is_some() && path.event_came.zip(asked).is_some_and(|(came, asked)| came >= asked)
+        };
+        if self.paths.get(&path).is_some_and(has_newer_event) {
             return;
         }
         if let Some(debts) = self.paths.remove(&path).map(|path| path.debts).filter(|debts| !debts.is_empty()) {

@@ -890,10 +890,10 @@ impl State {
         self.readings.forget_facts_about_gone_maps();
         let (readings, devices) = (&self.readings, &self.dm_devices);
         let as_of = readings.list_source().map(|(_, asked)| asked);
-        let block_failed = self.block_failed;
+        let block_failed = self.block_failed && !readings.kernel_is_current();
         self.ledgers.retain(|wwid, ledger| {
-            // The reading that shows the map of an event may still come. It may also be the reading
-            // that failed.
+            // The reading that shows the map of an event may still come. That reading may also have
+            // failed.
             let is_awaited =
                 block_failed || as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
             is_awaited || devices.contains_key(wwid) || readings.know(wwid)

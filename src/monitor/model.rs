@@ -121,8 +121,8 @@ struct KernelMap {
     event_nr: u32,
     suspended: bool,
     members: Vec<(DevNo, bool)>,
-    /// The number of members that sysfs shows, if it does not show all of them yet. The kernel links
-    /// the members of a new map one after the other.
+    /// The number of members that sysfs shows, if it does not show all of them yet. The kernel
+    /// links the members of a new map one after the other.
     linked: Option<usize>,
     /// How often a path of the map has failed since the map was created.
     failures: u64,

@@ -306,8 +306,8 @@ impl Notification {
     }
 }
 
-/// The rules of these groups in time lapse. Every minute becomes as short as `minute`, and
-/// no group's interval is below the default. The time for which a recovery is shown shrinks, too.
+/// The rules of these groups in time lapse. Every minute becomes as short as `minute`, and no
+/// group's interval is below the default. The time for which a recovery is shown shrinks, too.
 /// Other numbers of seconds in expressions stay.
 fn rules(groups: &[&str], minute: Duration) -> String {
     const HEAD: &str = "\n  - name: ";

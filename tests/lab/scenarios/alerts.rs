@@ -531,10 +531,10 @@ fn notifications_of_a_flapping_session(lab: &Lab) {
     let array = IscsiSan::start(lab, 1, 1, iscsi::CONF);
     let [network, other] = &array.networks.0;
     let exporter = lab.exporter().flag("--reread.interval=1s").start();
-    // If the checker sees the path before it is deleted, the rules on paths report the logout, too.
     // Three failures take ten seconds, and longer on a busy processor. All of them belong to the
     // same fifteen minutes.
     let times = Times { minute: Duration::from_secs(4), ..Times::default() };
+    // If the checker sees the path before it is deleted, the rules on paths report the logout, too.
     let alerting = Alerting::start(lab, &exporter, &["multipath-transport"], times);
     alerting.assert_quiet();
     array.log_out(other);
