@@ -43,6 +43,8 @@ pub(crate) struct MapLedger {
     born: Option<Instant>,
     /// The map's disk sequence number from events and sysfs.
     diskseq: Option<u64>,
+    /// True if only sysfs gave the number. Events of a former map may still come.
+    only_sysfs_knows: bool,
     /// The highest `DM_SEQNUM` seen.
     highest: u64,
     /// The highest `SEQNUM`s of the recorded events, so that a repeated event is not counted again.
@@ -186,17 +188,22 @@ impl MapLedger {
         let created = !uevent.synthetic && matches!(&*uevent.action, "add" | "remove");
         match (self.diskseq, uevent.diskseq) {
             (Some(known), Some(now)) if now > known => self.reborn(uevent.received),
+            // The readings before this event may be about the former map.
+            (Some(known), Some(now)) if now < known && self.only_sysfs_knows => self.reborn(uevent.received),
             (Some(_), Some(_)) => {}
             _ if created => self.reborn(uevent.received),
             _ => {}
         }
         self.diskseq = self.diskseq.max(uevent.diskseq);
+        self.only_sysfs_knows = false;
     }
 
     /// Processes the disk sequence number that sysfs shows.
     pub(crate) fn note_diskseq(&mut self, diskseq: u64, asked: Instant) {
-        if self.diskseq.is_some_and(|known| known < diskseq) {
-            self.reborn(asked);
+        match self.diskseq {
+            Some(known) if known < diskseq => self.reborn(asked),
+            Some(_) => {}
+            None => self.only_sysfs_knows = true,
         }
         self.diskseq = self.diskseq.max(Some(diskseq));
     }
@@ -552,6 +559,20 @@ mod tests {
         assert!(ledger.has_daemon_reading(), "udevadm trigger creates nothing");
         ledger.note_map(&uevent("add", Some(8), false));
         assert!(!ledger.has_daemon_reading());
+    }
+
+    #[test]
+    fn sysfs_may_show_the_new_map_before_the_end_of_the_old_one_is_known() {
+        let mut ledger = ledger();
+        ledger.kernel_asked();
+        ledger.kernel_read(Instant::now(), Instant::now());
+        ledger.note_diskseq(8, Instant::now());
+        assert!(ledger.has_kernel_reading());
+        ledger.note_map(&uevent("remove", Some(7), false));
+        assert!(!ledger.has_kernel_reading(), "the reading was about map 7");
+        ledger.kernel_read(Instant::now(), Instant::now());
+        ledger.note_map(&uevent("remove", Some(7), false));
+        assert!(ledger.has_kernel_reading());
     }
 
     #[test]

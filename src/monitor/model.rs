@@ -689,8 +689,7 @@ impl Game {
         let index = first.unwrap_or(index.min(last));
         let uevent = if once { self.kernel.raised.remove(index) } else { self.kernel.raised[index].clone() };
         self.was_very_late |= uevent.received + Duration::from_secs(60) < self.now.instant;
-        // An event never arrives at the very moment of an earlier request.
-        self.now.instant += Duration::from_nanos(1);
+        self.tick();
         let uevent = Uevent { received: self.now.instant, time: self.now.time, ..uevent };
         // Device mapper's own event poll reports the same event.
         let woke = uevent.sysname.starts_with("dm-").then_some(Wake::DeviceMapper);
@@ -712,7 +711,13 @@ impl Game {
         self.state.wake([Wake::Overflow].into_iter(), self.now);
     }
 
+    /// Advances the clock, because no two things happen at the same moment.
+    fn tick(&mut self) {
+        self.now.instant += Duration::from_nanos(1);
+    }
+
     fn answer(&mut self, lane: &'static str) {
+        self.tick();
         self.readers.look(lane, &self.kernel);
         if let Some(reply) = self.readers.asked.remove(lane).and_then(|asked| asked.seen) {
             self.state.take((reply, Duration::ZERO), self.now);
@@ -750,6 +755,7 @@ impl Game {
 
     /// Does the work that the loop does after each step, and checks the rules that must hold then.
     fn go_round(&mut self) -> CaseResult {
+        self.tick();
         self.was_refused |= !self.kernel.permitted || !self.state.readings.kernel_is_current() && self.state.is_open;
         self.state.look_at_clock(self.now);
         self.state.publish_if_due(self.now);
