@@ -889,7 +889,7 @@ impl State {
     fn forget_what_is_gone(&mut self, now: Instant) {
         self.readings.forget_facts_about_gone_maps();
         let (readings, devices) = (&self.readings, &self.dm_devices);
-        let as_of = readings.list_source().map(|(_, asked)| asked);
+        let as_of = readings.listed_as_of();
         let block_failed = self.block_failed && !readings.kernel_is_current();
         self.ledgers.retain(|wwid, ledger| {
             // The reading that shows the map of an event may still come. That reading may also have

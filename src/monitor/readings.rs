@@ -58,6 +58,11 @@ impl Readings {
         }
     }
 
+    /// Returns when the source that lists the device-mapper devices was asked.
+    pub(crate) fn listed_as_of(&self) -> Option<Instant> {
+        self.list_source().map(|(_, asked)| asked)
+    }
+
     /// Returns the device-mapper devices, sorted, and the source of the members of each one. For a
     /// map that device mapper lists but could never read, the source is sysfs.
     pub(crate) fn wwids(&self, list_source: ListSource) -> BTreeMap<Arc<str>, ListSource> {

@@ -51,7 +51,7 @@ impl State {
             }
             ChangeKind::PathRemoved(path) => {
                 self.suspect(device, now);
-                let asked = self.readings.list_source().map(|(_, asked)| asked);
+                let asked = self.readings.listed_as_of();
                 let settled = path.devno.filter(|_| !is_counted_here).and_then(|devno| {
                     let disk_is_gone = self.readings.block.is_gone(devno);
                     let ledger = self.ledgers.get_mut(&device.wwid)?;
@@ -86,7 +86,7 @@ impl State {
         if device.kind == Kind::Nvme {
             return;
         }
-        let as_of = self.readings.list_source().map(|(_, asked)| asked);
+        let as_of = self.readings.listed_as_of();
         if !self.ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
             self.ledgers.remove(&device.wwid);
         }

@@ -38,8 +38,10 @@ pub fn try_eventually<T>(within: Duration, mut probe: impl FnMut() -> Result<T, 
 /// Calls `probe` until it returns `want`. Panics with its last value after [`PATIENCE`].
 #[track_caller]
 pub fn eventually_eq<T: PartialEq + Debug>(what: &str, want: T, mut probe: impl FnMut() -> T) {
-    eventually(what, PATIENCE, || match probe() {
-        got if got == want => Ok(()),
-        got => Err(format!("  last: {got:?}\n  want: {want:?}")),
-    });
+    eventually(what, PATIENCE, || compare(&want, probe()));
+}
+
+/// Returns an error that shows both values, if they differ.
+pub fn compare<T: PartialEq + Debug>(want: &T, got: T) -> Result<(), String> {
+    if got == *want { Ok(()) } else { Err(format!("  last: {got:?}\n  want: {want:?}")) }
 }

@@ -8,7 +8,7 @@ use crate::multipathd::{Conf, Multipathd};
 use crate::san::San;
 use crate::scsi_debug;
 use crate::scsi_disk::Disk;
-use crate::wait::{PATIENCE, eventually, eventually_eq, try_eventually};
+use crate::wait::{PATIENCE, compare, eventually, eventually_eq, try_eventually};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("checker_follows_alua", checker_follows_alua),
@@ -54,10 +54,7 @@ fn checker_follows_alua(lab: &Lab) {
         (Alua::Optimized, (true, "ready"), "active/optimized"),
     ] {
         let want = (valid, checker.to_owned(), Some(access.to_owned()));
-        let look = || match words(&exporter, &lun.wwid, disk) {
-            got if got == want => Ok(()),
-            got => Err(format!("  last: {got:?}\n  want: {want:?}")),
-        };
+        let look = || compare(&want, words(&exporter, &lun.wwid, disk));
         lio.set_alua(1, state);
         if try_eventually(PATIENCE / 3, look).is_err() {
             // The array reports a change once. On a busy machine Linux 6.1 had heard of it, and had
