@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multipath_exporter::config::Config;
-use multipath_exporter::memory::{HostView, Image, Machine, Memory, Now, Sighting};
+use multipath_exporter::memory::{HostView, Image, Machine, Memory, Now, Order, Sighting};
 use multipath_exporter::monitor::measure::Assembly;
 use multipath_exporter::topology::{Device, Kind, Transports};
 
@@ -51,7 +51,7 @@ fn look(memory: &mut Memory, devices: &[Arc<Device>], transports: &Transports) {
         usage_is_known: true,
         config: &Config::default(),
         has_disks: &|_| false,
-        disks_went_first: &|_| false,
+        order: &|_| Order::MapFirst,
         is_named: &|_| false,
     };
     black_box(memory.look(&view, Now::get()));

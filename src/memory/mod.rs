@@ -42,7 +42,7 @@ const MOST_RECORDS: usize = if cfg!(test) { 2_000 } else { 100_000 };
 const PATHLESS_BEFORE_LOSS: Duration = Duration::from_secs(10);
 /// A device whose disks are deleted one by one is gone within this time.
 const DEPARTURE_TIME: Duration = Duration::from_secs(2);
-/// A gone native NVMe device is judged after this time at the latest, even if a mount may have gone
+/// How long a gone native NVMe device waits for a reading of mounts. One of them may have gone
 /// before it.
 const USAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long devices have to come back after a boot.
@@ -85,10 +85,23 @@ pub struct HostView<'a> {
     pub config: &'a Config,
     /// Returns true if a device that is gone still has disks.
     pub has_disks: &'a dyn Fn(&str) -> bool,
-    /// Returns true if the disks of a device that has just gone went before it.
-    pub disks_went_first: &'a dyn Fn(&str) -> bool,
+    /// Returns whether the disks of a map that is gone went before it.
+    pub order: &'a dyn Fn(&Device) -> Order,
     /// Returns true if a mount or swap names this device number.
     pub is_named: &'a dyn Fn(DevNo) -> bool,
+}
+
+/// The order in which a map and its disks went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// All disks went before the map.
+    DisksFirst,
+    /// A disk went after the map.
+    MapFirst,
+    /// An event that shows the order may still come.
+    NotKnownYet,
+    /// No event shows the order.
+    Unknown,
 }
 
 impl HostView<'_> {
@@ -145,8 +158,8 @@ pub struct Memory {
     /// Configured devices that are not there, with the start of their absence.
     absent: BTreeMap<Arc<str>, Absence>,
     fc_ports: FcPorts,
-    /// Since when a gone device waits until its mounts are read.
-    unjudged: Option<Moment>,
+    /// True if a gone device is not judged yet.
+    is_judging: bool,
     /// The host's uptime when all sources of devices had first answered in this boot.
     complete: Option<Duration>,
     /// True if all sources have answered since the start.
@@ -183,7 +196,7 @@ impl Memory {
             awaited: BTreeSet::new(),
             absent: BTreeMap::new(),
             fc_ports: FcPorts::default(),
-            unjudged: None,
+            is_judging: false,
             complete: None,
             is_settled: false,
             has_looked: false,
@@ -260,7 +273,7 @@ impl Memory {
         let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
             *state == Wellness::Arriving && self.troubled.contains(wwid)
         };
-        let is_judged = view.all_answer && self.unjudged.is_none() && self.troubled.is_disjoint(&self.awaited);
+        let is_judged = view.all_answer && !self.is_judging && self.troubled.is_disjoint(&self.awaited);
         if is_judged && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
@@ -379,7 +392,7 @@ impl Memory {
             }
         });
         let before = (record.is_present, record.in_use, record.valid_since.is_some());
-        if !record.is_present {
+        if record.went.take().is_some() || !record.is_present {
             record.is_present = true;
             self.awaited.remove(&device.wwid);
             (record.appeared, record.was_well) = (now, false);
@@ -406,7 +419,7 @@ impl Memory {
 
     /// Judges the devices that their source no longer lists.
     fn notice_gone(&mut self, view: &HostView<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
-        let unjudged = self.unjudged.take();
+        self.is_judging = false;
         if self.present.len() == view.devices.len() {
             return;
         }
@@ -415,41 +428,46 @@ impl Memory {
             let Some(record) = self.records.get_mut(&wwid).filter(|record| view.listed.contains(&record.kind)) else {
                 continue;
             };
-            if record.kind == Kind::Nvme && !view.usage_is_known {
-                let since = unjudged.unwrap_or(moment);
-                if moment.since(since) < USAGE_DEADLINE {
-                    self.unjudged = Some(since);
-                    continue;
-                }
-            }
-            self.present.remove(&wwid);
-            record.leave(moment);
-            self.unsaved = self.unsaved.max(Unsaved::Facts);
-            let was_pathless = record.is_pathless(PATHLESS_BEFORE_LOSS, moment);
-            let reason = match record.kind {
+            let went = *record.went.get_or_insert(moment);
+            let was_pathless = record.is_pathless(PATHLESS_BEFORE_LOSS, went);
+            let is_lost = match (record.kind, record.device()) {
                 // A mount outlives its device. If the mount has gone, it was unmounted first.
-                Kind::Nvme => {
+                (Kind::Nvme, _) => {
                     let was_unmounted =
                         self.has_looked && !record.numbers.is_empty() && !record.is_still_named(view.is_named);
-                    Some(LossReason::InUse).filter(|_| record.in_use == Some(true) && !was_unmounted)
+                    let is_read = view.usage_is_known || moment.since(went) >= USAGE_DEADLINE;
+                    is_read.then_some(record.in_use == Some(true) && !was_unmounted)
                 }
                 // The device went while no exporter was running, so only its remaining disks can
                 // show how.
-                Kind::DeviceMapper if !self.has_looked => {
-                    Some(LossReason::NoValidPath).filter(|_| was_pathless && !(view.has_disks)(&wwid))
-                }
-                Kind::DeviceMapper => {
-                    let went_first = record.has_no_disk || was_pathless && (view.disks_went_first)(&wwid);
-                    Some(LossReason::NoValidPath).filter(|_| was_pathless && went_first)
-                }
+                (Kind::DeviceMapper, None) => Some(was_pathless && !(view.has_disks)(&wwid)),
+                // The event of a removal may come after the reading that shows it.
+                (Kind::DeviceMapper, Some(device)) => match (view.order)(device) {
+                    _ if !was_pathless => Some(false),
+                    Order::DisksFirst => Some(true),
+                    Order::MapFirst => Some(false),
+                    Order::Unknown => Some(record.has_no_disk),
+                    Order::NotKnownYet => None,
+                },
             };
+            let Some(is_lost) = is_lost else {
+                self.is_judging = true;
+                continue;
+            };
+            let reason = match record.kind {
+                Kind::Nvme => LossReason::InUse,
+                Kind::DeviceMapper => LossReason::NoValidPath,
+            };
+            self.present.remove(&wwid);
+            record.leave(went);
+            self.unsaved = self.unsaved.max(Unsaved::Facts);
             // The device lost its disks while it was being removed. No administrator could have
             // ended that trouble.
-            let was_on_its_way = record.ill_since.take().is_some_and(|since| moment.since(since) < DEPARTURE_TIME);
-            match reason {
-                Some(reason) => self.lose(&wwid, reason, now, moment, news),
-                None if was_on_its_way => drop(self.troubled.remove(&wwid)),
-                None => {}
+            let was_on_its_way = record.ill_since.take().is_some_and(|since| went.since(since) < DEPARTURE_TIME);
+            if is_lost {
+                self.lose(&wwid, reason, now, moment, news);
+            } else if was_on_its_way {
+                self.troubled.remove(&wwid);
             }
         }
     }
@@ -586,7 +604,8 @@ impl Memory {
         let returned =
             self.complete.map(|complete| (complete + RETURN_DEADLINE).saturating_sub(self.clock.uptime(now)));
         let returned = returned.filter(|left| !left.is_zero());
-        let next = arrived.into_iter().chain(returned).fold(LOOK_INTERVAL, Duration::min);
+        let judged = self.is_judging.then_some(USAGE_DEADLINE);
+        let next = arrived.into_iter().chain(returned).chain(judged).fold(LOOK_INTERVAL, Duration::min);
         self.due = Some(now + next);
     }
 }

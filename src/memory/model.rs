@@ -84,7 +84,7 @@ struct SimulatedHost {
     listed: Vec<Kind>,
     config: Config,
     loose: BTreeSet<String>,
-    went_first: bool,
+    order: Order,
     named: Vec<DevNo>,
     told: RefCell<Vec<News>>,
 }
@@ -107,7 +107,7 @@ impl SimulatedHost {
             listed: Kind::ALL.to_vec(),
             config: Config::default(),
             loose: BTreeSet::new(),
-            went_first: false,
+            order: Order::Unknown,
             named: Vec::new(),
             told: RefCell::default(),
         };
@@ -135,7 +135,7 @@ impl SimulatedHost {
             usage_is_known: self.usage_is_known,
             config: &self.config,
             has_disks: &|wwid| self.loose.contains(wwid),
-            disks_went_first: &|_| self.went_first,
+            order: &|_| self.order,
             is_named: &|devno| self.named.contains(&devno),
         };
         let news = self.memory.look(&view, Now { instant: self.instant, time: self.time });
@@ -229,7 +229,7 @@ fn a_map_whose_disks_were_deleted_first_is_not_lost_if_it_went_at_once() {
     host.wait(HOUR);
     host.set("a", Thing { has_no_disk: true, ..Thing::map(0, 0).unused() });
     host.wait(SECOND / 2);
-    host.went_first = true;
+    host.order = Order::DisksFirst;
     host.remove("a");
     assert_eq!((host.lost(), host.shown().in_trouble, host.recoveries()), (vec![], false, 0));
 }
@@ -244,7 +244,7 @@ fn a_device_without_a_valid_path_whose_disks_go_is_lost() {
         host.set("a", Thing::map(0, 4));
         host.wait(30 * SECOND);
         host.set("a", Thing { has_no_disk, ..Thing::map(0, 4) });
-        host.went_first = !has_no_disk;
+        host.order = if has_no_disk { Order::Unknown } else { Order::DisksFirst };
         host.remove("a");
         assert_eq!(host.lost(), [("a".to_owned(), LossReason::NoValidPath)]);
         let told = host.told();
@@ -280,10 +280,58 @@ fn a_path_that_blinks_as_the_table_is_loaded_has_not_come_back() {
             host.set("a", Thing::map(0, 1));
             host.wait(SECOND / 2);
         }
-        host.went_first = true;
+        host.order = Order::DisksFirst;
         host.remove("a");
         assert_eq!(!host.lost().is_empty(), is_lost, "{blinks:?} {is_failed_again}");
     }
+}
+
+#[test]
+fn a_map_is_judged_once_the_order_of_the_removals_is_known() {
+    // The kernel counted the last path as valid for a moment. It does not matter how long the
+    // events take, or if the exporter restarts meanwhile.
+    for restarts in [true, false] {
+        for (order, has_no_disk, lost) in [
+            (Order::DisksFirst, false, 1),
+            (Order::MapFirst, true, 0),
+            (Order::Unknown, true, 1),
+            (Order::Unknown, false, 0),
+        ] {
+            let mut host = SimulatedHost::new();
+            host.set("a", Thing::map(2, 0));
+            host.wait(HOUR);
+            host.set("a", Thing::map(0, 2));
+            host.wait(30 * SECOND);
+            host.set("a", Thing { has_no_disk, ..Thing::map(1, 0) });
+            host.order = Order::NotKnownYet;
+            host.remove("a");
+            host.wait(20 * SECOND);
+            assert_eq!((host.lost().len(), host.shown().in_trouble, host.recoveries()), (0, true, 0));
+            if restarts {
+                // Afterwards, only remaining disks show the order.
+                host.restart();
+                host.loose.extend((lost == 0).then(|| "a".to_owned()));
+            }
+            host.order = order;
+            host.look();
+            assert_eq!((host.lost().len(), host.recoveries()), (lost, 1 - lost), "{restarts} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn a_map_that_returns_before_it_is_judged_has_gone() {
+    let mut host = SimulatedHost::new();
+    host.set("a", Thing::map(4, 0));
+    host.wait(HOUR);
+    host.set("a", Thing::map(0, 4));
+    host.wait(30 * SECOND);
+    host.order = Order::NotKnownYet;
+    host.remove("a");
+    host.set("a", Thing::map(1, 0));
+    assert_eq!((host.missing("a"), host.lost().len()), (0, 0), "the other paths may still come");
+    host.wait(HOUR);
+    assert_eq!(host.missing("a"), 3);
 }
 
 #[test]

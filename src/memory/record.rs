@@ -72,6 +72,9 @@ pub(crate) struct DeviceRecord {
     /// True if the device keeps a path no matter which single port or fabric fails.
     #[serde(skip)]
     pub(crate) is_redundant: bool,
+    /// When the device went, until it is judged.
+    #[serde(default)]
+    pub(crate) went: Option<Moment>,
     /// The device as it was last seen, and the adapters below its paths' initiator ports.
     #[serde(skip)]
     last: Option<(Arc<Device>, Arc<Adapters>)>,
@@ -123,6 +126,7 @@ impl DeviceRecord {
             lacking: None,
             errors: None,
             is_redundant: false,
+            went: None,
             last: None,
         }
     }
@@ -139,6 +143,11 @@ impl DeviceRecord {
             Arc::ptr_eq(last, device) && Arc::ptr_eq(stood_on, adapters)
         };
         !self.last.as_ref().is_some_and(is_same)
+    }
+
+    /// Returns the device as it was last seen, if that was after the memory was read.
+    pub(crate) fn device(&self) -> Option<&Device> {
+        self.last.as_ref().map(|(device, _)| &**device)
     }
 
     /// Records the device as it is now.
@@ -172,7 +181,7 @@ impl DeviceRecord {
 
     /// Records that the device is gone.
     pub(crate) fn leave(&mut self, now: Moment) {
-        (self.is_present, self.seen, self.last) = (false, now, None);
+        (self.is_present, self.seen, self.went, self.last) = (false, now, None, None);
         self.paths.note(0, now);
         self.redundancy.note(false, now);
     }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::topology::DevNo;
+use crate::memory::Order;
+use crate::topology::{DevNo, Device};
 use crate::watch::Uevent;
 
 /// How long a removal is remembered. A device that goes later than this goes for another reason.
@@ -18,6 +19,11 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Departures {
     disks: HashMap<DevNo, Departure>,
     maps: HashMap<Arc<str>, Departure>,
+    /// The maps that a reading no longer shows, by kernel name. The events of their removals have
+    /// not come yet.
+    awaited: HashMap<Arc<str>, Awaited>,
+    /// True while the watcher passes events on.
+    events_come: bool,
     /// When old removals were last dropped. In a storm, that is not done with each removal.
     forgot: Option<Instant>,
 }
@@ -27,6 +33,12 @@ struct Departure {
     /// The event's sequence number, `SEQNUM`.
     seqnum: u64,
     at: Instant,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    wwid: Arc<str>,
+    since: Instant,
 }
 
 impl Departure {
@@ -46,28 +58,60 @@ impl Departures {
         self.forget(uevent.received);
     }
 
-    /// Processes an event about a map, which may go.
-    pub(crate) fn note_map(&mut self, wwid: &Arc<str>, uevent: &Uevent) {
-        if &*uevent.action == "remove" {
-            // The kernel may send two events for one removal.
-            self.maps.entry(Arc::clone(wwid)).or_insert_with(|| Departure::of(uevent));
+    /// Processes an event about a device-mapper device that comes or goes. `shown` is the WWID of
+    /// the map that the last page shows under its device number.
+    pub(crate) fn note_map(&mut self, shown: Option<&Arc<str>>, uevent: &Uevent) {
+        match &*uevent.action {
+            "remove" => {
+                // The kernel may already have given the number to another map.
+                let awaited = self.awaited.remove(&uevent.sysname).map(|awaited| awaited.wwid);
+                if let Some(wwid) = awaited.or(shown.cloned()) {
+                    // The kernel may send two events for one removal.
+                    self.maps.entry(wwid).or_insert_with(|| Departure::of(uevent));
+                }
+            }
+            "add" => drop(shown.and_then(|wwid| self.maps.remove(wwid))),
+            _ => {}
         }
         self.forget(uevent.received);
     }
 
-    /// Records that the map is there again.
+    /// Records that a reading shows the map again.
     pub(crate) fn map_came(&mut self, wwid: &str) {
         self.maps.remove(wwid);
     }
 
-    /// Returns true if all of these disks are known to have gone before their map. For a disk
-    /// without a device number, the order is not known.
-    pub(crate) fn went_first(&self, mut disks: impl Iterator<Item = Option<DevNo>>, wwid: &str) -> bool {
-        let map = self.maps.get(wwid);
-        disks.all(|disk| {
-            let disk = disk.and_then(|disk| self.disks.get(&disk));
-            disk.is_some_and(|disk| map.is_none_or(|map| disk.seqnum < map.seqnum))
-        })
+    /// Records that a reading no longer shows the map.
+    pub(crate) fn map_went(&mut self, map: &Device, now: Instant) {
+        if self.events_come && !self.maps.contains_key(&map.wwid) {
+            let awaited = Awaited { wwid: Arc::clone(&map.wwid), since: now };
+            self.awaited.insert(Arc::clone(&map.sysfs_name), awaited);
+        }
+    }
+
+    /// All events up to this moment have been processed. `None` if none can be expected. Returns
+    /// true if a map no longer waits for the event of its removal.
+    pub(crate) fn events_read_until(&mut self, moment: Option<Instant>) -> bool {
+        self.events_come = moment.is_some();
+        let waiting = self.awaited.len();
+        self.awaited.retain(|_, awaited| moment.is_some_and(|moment| awaited.since > moment));
+        self.awaited.len() < waiting
+    }
+
+    /// Returns whether the disks of a map that is gone went before it, as far as events show that.
+    pub(crate) fn order(&self, map: &Device) -> Order {
+        let went = self.maps.get(&map.wwid);
+        let mut order = if map.paths.is_empty() { None } else { Some(Order::DisksFirst) };
+        for path in &map.paths {
+            let disk = path.devno.and_then(|devno| self.disks.get(&devno));
+            match (disk, went) {
+                (Some(disk), Some(map)) if disk.seqnum > map.seqnum => return Order::MapFirst,
+                (Some(_), _) => {}
+                (None, _) => order = None,
+            }
+        }
+        let is_awaited = || self.awaited.values().any(|awaited| awaited.wwid == map.wwid);
+        order.unwrap_or_else(|| if is_awaited() { Order::NotKnownYet } else { Order::Unknown })
     }
 
     fn forget(&mut self, now: Instant) {
@@ -85,6 +129,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::topology::{Path, sample};
 
     fn disk(minor: u32) -> DevNo {
         DevNo { major: 8, minor }
@@ -94,7 +139,7 @@ mod tests {
         Uevent {
             seqnum,
             action: action.into(),
-            sysname: "sda".into(),
+            sysname: "dm-0".into(),
             devno: None,
             diskseq: None,
             synthetic: false,
@@ -105,25 +150,63 @@ mod tests {
         }
     }
 
+    fn order(departures: &Departures, disks: &[u32]) -> Order {
+        let paths = disks.iter().map(|minor| Path { devno: Some(disk(*minor)), ..sample::path() }).collect();
+        departures.order(&map(paths))
+    }
+
+    fn map(paths: Vec<Path>) -> Device {
+        Device { wwid: "3600".into(), sysfs_name: "dm-0".into(), paths, ..sample::device() }
+    }
+
     #[test]
     fn the_order_of_removals() {
-        let (now, map) = (Instant::now(), Arc::from("3600"));
+        let (now, wwid) = (Instant::now(), Arc::from("3600"));
         let mut departures = Departures::default();
         departures.note_disk(disk(0), &uevent("remove", 1, now));
-        let went_first = |departures: &Departures, disks: &[u32]| {
-            departures.went_first(disks.iter().map(|minor| Some(disk(*minor))), "3600")
-        };
-        assert!(went_first(&departures, &[0]) && !went_first(&departures, &[0, 1]));
-        departures.note_map(&map, &uevent("change", 4, now));
-        departures.note_map(&map, &uevent("remove", 5, now));
+        assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::Unknown));
+        departures.note_map(Some(&wwid), &uevent("change", 4, now));
+        departures.note_map(Some(&wwid), &uevent("remove", 5, now));
         departures.note_disk(disk(1), &uevent("remove", 7, now));
-        departures.note_map(&map, &uevent("remove", 8, now));
-        assert!(went_first(&departures, &[0]) && !went_first(&departures, &[0, 1]));
+        departures.note_map(Some(&wwid), &uevent("remove", 8, now));
+        assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::MapFirst));
+        assert_eq!((order(&departures, &[2, 1]), order(&departures, &[])), (Order::MapFirst, Order::Unknown));
         departures.map_came("3600");
-        assert!(went_first(&departures, &[0, 1]));
+        assert_eq!(order(&departures, &[0, 1]), Order::DisksFirst);
         departures.note_disk(disk(0), &uevent("add", 9, now));
-        assert!(!went_first(&departures, &[0]));
+        assert_eq!(order(&departures, &[0]), Order::Unknown);
         departures.note_disk(disk(2), &uevent("remove", 10, now + REMOVAL_RETENTION));
-        assert!(!went_first(&departures, &[1]) && went_first(&departures, &[2]));
+        assert_eq!((order(&departures, &[1]), order(&departures, &[2])), (Order::Unknown, Order::DisksFirst));
+    }
+
+    #[test]
+    fn a_reading_shows_a_removal_before_its_event_comes() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let wait = |events_come: Option<Instant>| {
+            let mut departures = Departures::default();
+            departures.events_read_until(events_come);
+            departures.note_disk(disk(0), &uevent("remove", 1, now));
+            departures.map_went(&map(Vec::new()), later);
+            departures
+        };
+        let departures = wait(Some(now));
+        assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::NotKnownYet));
+
+        let mut departures = wait(Some(now));
+        // Another map has the number by now.
+        departures.note_map(Some(&"3601".into()), &uevent("remove", 2, later));
+        departures.note_map(Some(&"3601".into()), &uevent("add", 4, later));
+        departures.note_disk(disk(1), &uevent("remove", 3, later));
+        assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::MapFirst));
+
+        let mut departures = wait(Some(now));
+        assert!(!departures.events_read_until(Some(now)));
+        assert_eq!(order(&departures, &[1]), Order::NotKnownYet);
+        assert!(departures.events_read_until(Some(later)));
+        assert_eq!(order(&departures, &[1]), Order::Unknown);
+
+        let mut departures = wait(Some(now));
+        assert!(departures.events_read_until(None));
+        assert_eq!((order(&departures, &[1]), order(&wait(None), &[1])), (Order::Unknown, Order::Unknown));
     }
 }

@@ -593,11 +593,11 @@ impl State {
                 }
                 Wake::Drained { at, took } => {
                     self.health.succeeded(SourcePart::Uevent, took, now.time, &[]);
-                    self.corrections.events_read_until(Some(at));
+                    self.events_read_until(Some(at));
                 }
                 Wake::Watching(Watcher::Uevent) => {
                     self.health.succeeded(SourcePart::Uevent, Duration::ZERO, now.time, &[]);
-                    self.corrections.events_read_until(Some(now.instant));
+                    self.events_read_until(Some(now.instant));
                     if self.start.has_begun() {
                         // The watcher had been lost, and events with it.
                         self.events_were_lost();
@@ -607,7 +607,7 @@ impl State {
                 Wake::Watching(Watcher::DeviceMapper) => self.look_at_kernel(None),
                 Wake::Lost(Watcher::Uevent, error) => {
                     self.health.failed(SourcePart::Uevent, &error);
-                    self.corrections.events_read_until(None);
+                    self.events_read_until(None);
                 }
                 Wake::Lost(Watcher::DeviceMapper, error) => self.logged_once.event_poll(&error),
             }
@@ -617,6 +617,12 @@ impl State {
             self.being_read.append(&mut self.unread);
             self.is_outdated = true;
         }
+    }
+
+    /// All uevents up to this moment have been processed. `None` if none can be expected.
+    fn events_read_until(&mut self, moment: Option<Instant>) {
+        self.corrections.events_read_until(moment);
+        self.is_outdated |= self.departures.events_read_until(moment);
     }
 
     /// Answers the waiting requests, if all sources have been tried. A requester may have
@@ -767,7 +773,7 @@ impl State {
             self.report_change(&device, what, is_found, now);
         }
         self.follow_paths(dm_is_new, now.instant);
-        self.look_back(&mut snapshot, &before.devices, now);
+        self.look_back(&mut snapshot, now);
         self.forget_what_is_gone(now.instant);
         self.send(snapshot);
         self.timer_found = None;

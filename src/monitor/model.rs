@@ -1020,6 +1020,47 @@ fn the_event_of_a_member_that_sysfs_did_not_show_yet_is_not_lost() {
 }
 
 #[test]
+fn a_map_whose_removal_is_read_before_the_events_waits_for_them_to_be_judged() {
+    for disks_go_first in [true, false] {
+        let mut game = settled(true, false);
+        for step in [HistoryStep::Fail(0), HistoryStep::Fail(3), HistoryStep::Fail(6), HistoryStep::DeliverAll] {
+            game.take(step).unwrap();
+        }
+        game.answer_all();
+        game.wait(Duration::from_secs(15));
+        game.come_to_rest().unwrap();
+        game.kernel.raised.clear();
+        // Another table counts the last path as valid for a moment.
+        game.kernel.remove_disk(0);
+        game.kernel.remove_disk(1);
+        game.kernel.reload_map(0);
+        game.deliver_all();
+        game.answer_all();
+        assert_eq!(game.paths(FIRST), named(&[("sdc", true)]));
+        if disks_go_first {
+            game.kernel.remove_disk(2);
+        }
+        game.kernel.remove_map(0);
+        game.kernel.remove_disk(2);
+        game.state.wake([Wake::DeviceMapper].into_iter(), game.now);
+        game.go_round().unwrap();
+        game.take(HistoryStep::Answer(0)).unwrap();
+        assert!(game.device(FIRST).is_none());
+        let told = |game: &Game| {
+            let events = game.board.events.recent().into_iter();
+            let kinds = events.map(|event| event.kind);
+            kinds.filter(|kind| matches!(kind, EventType::DeviceLost | EventType::Recovered)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&game), [], "the order is not known yet");
+        game.take(HistoryStep::DeliverAll).unwrap();
+        game.take(HistoryStep::Wait(1)).unwrap();
+        let end = if disks_go_first { EventType::DeviceLost } else { EventType::Recovered };
+        game.come_to_rest().unwrap();
+        assert_eq!(told(&game), [end]);
+    }
+}
+
+#[test]
 fn states_of_known_members_do_not_wait_for_the_name_of_a_new_one() {
     let mut game = settled(true, false);
     for step in [HistoryStep::RemoveDisk(0), HistoryStep::ReloadMap(0), HistoryStep::DeliverAll] {

@@ -1,7 +1,6 @@
 //! Shows the memory the present devices, and reports the news that result.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::{Now, State};
 use crate::memory::{HostView, News, Sighting};
@@ -11,7 +10,7 @@ use crate::topology::{DevNo, Device, Kind, Snapshot};
 
 impl State {
     /// Lets the memory look at the devices, and reports its news.
-    pub(super) fn look_back(&mut self, snapshot: &mut Snapshot, before: &[Arc<Device>], now: Now) {
+    pub(super) fn look_back(&mut self, snapshot: &mut Snapshot, now: Now) {
         let (readings, departures) = (&self.readings, &self.departures);
         let sightings = snapshot.devices.iter().map(|device| Sighting {
             device,
@@ -33,13 +32,7 @@ impl State {
             usage_is_known: self.unread_usage.is_none(),
             config: &self.config,
             has_disks: &|wwid| readings.block.may_have_disk(wwid),
-            disks_went_first: &|wwid| {
-                let found = before.binary_search_by(|device| (*device.wwid).cmp(wwid)).ok();
-                let device = found.and_then(|found| before.get(found));
-                device.is_some_and(|device| {
-                    !device.paths.is_empty() && departures.went_first(device.paths.iter().map(|path| path.devno), wwid)
-                })
-            },
+            order: &|map| departures.order(map),
             is_named: &|number| readings.block.usage.numbers.contains(&number),
         };
         let news = self.memory.look(&view, now);

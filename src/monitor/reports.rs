@@ -40,6 +40,9 @@ impl State {
             }
             ChangeKind::Removed => {
                 self.forget_device(device);
+                if !is_counted_here {
+                    self.departures.map_went(device, now.instant);
+                }
                 self.report_device(EventType::DeviceRemoved, device, now);
             }
             ChangeKind::PathAdded(path) => {

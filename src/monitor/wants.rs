@@ -111,17 +111,19 @@ impl State {
         if !self.readings.kernel_describes(devno) {
             self.block.want.map(devno);
         }
-        if let Some(wwid) = self.wwids.get(&devno) {
-            self.departures.note_map(wwid, uevent);
-        } else if &*uevent.action == "remove" {
-            self.users_changed(uevent.received);
+        if !uevent.synthetic {
+            self.departures.note_map(self.wwids.get(&devno), uevent);
         }
         // Most device-mapper devices of a host are not multipath maps (LVM, containers). multipathd
         // does not need to be asked about them.
-        if let Some(ledger) = self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
-            ledger.note_map(uevent);
-            self.unread.push(uevent.received);
-            self.aftermath.follow(None, uevent.received);
+        match self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
+            Some(ledger) => {
+                ledger.note_map(uevent);
+                self.unread.push(uevent.received);
+                self.aftermath.follow(None, uevent.received);
+            }
+            None if &*uevent.action == "remove" => self.users_changed(uevent.received),
+            None => {}
         }
     }
 
