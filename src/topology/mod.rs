@@ -209,7 +209,8 @@ pub struct Path {
     pub checker_state: Option<Arc<str>>,
     /// The state of the SCSI device or the NVMe controller, in the kernel's own word.
     pub device_state: Option<Arc<str>>,
-    /// The SCSI ALUA access state, in the kernel's own word.
+    /// The SCSI ALUA access state, in the kernel's own word. While an array changes the state, Linux
+    /// may show the former one (`alua_rtpg_work` in `drivers/scsi/device_handler/scsi_dh_alua.c`).
     pub access_state: Option<Arc<str>>,
     /// The NVMe ANA state, in the kernel's own word.
     pub ana_state: Option<Arc<str>>,

@@ -1,5 +1,7 @@
 //! multipathd's state of a path, beside the kernel's state.
 
+use std::fs;
+
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
@@ -8,7 +10,7 @@ use crate::multipathd::{Conf, Multipathd};
 use crate::san::San;
 use crate::scsi_debug;
 use crate::scsi_disk::Disk;
-use crate::wait::{PATIENCE, compare, eventually, eventually_eq, try_eventually};
+use crate::wait::{PATIENCE, compare, eventually_eq, try_eventually};
 
 pub const ALL: &[Scenario] = &[
     Scenario::new("checker_follows_alua", checker_follows_alua),
@@ -34,8 +36,8 @@ fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
     (valid, metrics.state("multipath_path_checker_state", &path), access)
 }
 
-fn other_than(state: Alua) -> Alua {
-    if matches!(state, Alua::NonOptimized) { Alua::Optimized } else { Alua::NonOptimized }
+fn kernels_access_state(disk: &Disk) -> String {
+    fs::read_to_string(disk.attribute("access_state")).expect("the kernel has a state").trim().to_owned()
 }
 
 /// A standby path is valid: the kernel would send I/O to it. multipathd calls it a ghost.
@@ -53,16 +55,17 @@ fn checker_follows_alua(lab: &Lab) {
         (Alua::Transitioning, transitioning, "transitioning"),
         (Alua::Optimized, (true, "ready"), "active/optimized"),
     ] {
-        let want = (valid, checker.to_owned(), Some(access.to_owned()));
-        let look = || compare(&want, words(&exporter, &lun.wwid, disk));
         lio.set_alua(1, state);
-        if try_eventually(PATIENCE / 3, look).is_err() {
-            // The array reports a change once. On a busy machine Linux 6.1 had heard of it, and had
-            // not asked for the new state a minute later.
-            lio.set_alua(1, other_than(state));
-            lio.set_alua(1, state);
-            eventually(&format!("{access} is shown"), PATIENCE, look);
+        // The kernel asks the array for the new state once the array has reported the change. If an
+        // answer to I/O tells of the transition first, the kernel waits for its end, and shows the
+        // former state (`alua_rtpg_work` in `drivers/scsi/device_handler/scsi_dh_alua.c`).
+        let asked = try_eventually(PATIENCE / 3, || compare(&access.to_owned(), kernels_access_state(disk)));
+        if let Err(kept) = asked {
+            assert!(matches!(state, Alua::Transitioning), "{kept}");
+            lab.note(format!("the kernel kept the state {} during the transition", kernels_access_state(disk)));
         }
+        let want = (valid, checker.to_owned(), Some(kernels_access_state(disk)));
+        eventually_eq(&format!("{access} is shown"), want, || words(&exporter, &lun.wwid, disk));
         assert_eq!(exporter.differences(&lio.san.dm), Vec::<String>::new());
     }
 }
