@@ -391,7 +391,10 @@ impl Memory {
                 DeviceRecord::new(device, now)
             }
         });
-        let before = (record.is_present, record.in_use, record.valid_since.is_some());
+        let facts = |record: &DeviceRecord| {
+            (record.is_present && record.went.is_none(), record.in_use, record.valid_since.is_some())
+        };
+        let before = facts(record);
         if record.went.take().is_some() || !record.is_present {
             record.is_present = true;
             self.awaited.remove(&device.wwid);
@@ -412,7 +415,7 @@ impl Memory {
         if let Some(numbers) = sighting.numbers.as_ref().filter(|_| record.loss.is_none()) {
             record.numbers.clone_from(numbers);
         }
-        if before != (record.is_present, record.in_use, record.valid_since.is_some()) {
+        if before != facts(record) {
             self.unsaved = self.unsaved.max(Unsaved::Facts);
         }
     }
@@ -438,12 +441,11 @@ impl Memory {
                     let is_read = view.usage_is_known || moment.since(went) >= USAGE_DEADLINE;
                     is_read.then_some(record.in_use == Some(true) && !was_unmounted)
                 }
+                (Kind::DeviceMapper, _) if !was_pathless => Some(false),
                 // The device went while no exporter was running, so only its remaining disks can
                 // show how.
-                (Kind::DeviceMapper, None) => Some(was_pathless && !(view.has_disks)(&wwid)),
-                // The event of a removal may come after the reading that shows it.
+                (Kind::DeviceMapper, None) => Some(!(view.has_disks)(&wwid)),
                 (Kind::DeviceMapper, Some(device)) => match (view.order)(device) {
-                    _ if !was_pathless => Some(false),
                     Order::DisksFirst => Some(true),
                     Order::MapFirst => Some(false),
                     Order::Unknown => Some(record.has_no_disk),
@@ -598,14 +600,15 @@ impl Memory {
     }
 
     fn set_due(&mut self, now: Instant, moment: Moment) {
-        let arriving = self.present.iter().filter_map(|wwid| self.records.get(wwid));
-        let arriving = arriving.filter(|record| record.is_arriving(moment));
-        let arrived = arriving.map(|record| ARRIVAL_TIME.saturating_sub(moment.since(record.appeared))).min();
+        let present = || self.present.iter().filter_map(|wwid| self.records.get(wwid));
+        let arriving = present().filter(|record| record.is_arriving(moment));
+        let arrived = arriving.map(|record| ARRIVAL_TIME.saturating_sub(moment.since(record.appeared)));
+        let gone = present().filter(|record| record.kind == Kind::Nvme).filter_map(|record| record.went);
+        let judged = gone.map(|went| USAGE_DEADLINE.saturating_sub(moment.since(went)));
         let returned =
             self.complete.map(|complete| (complete + RETURN_DEADLINE).saturating_sub(self.clock.uptime(now)));
-        let returned = returned.filter(|left| !left.is_zero());
-        let judged = self.is_judging.then_some(USAGE_DEADLINE);
-        let next = arrived.into_iter().chain(returned).chain(judged).fold(LOOK_INTERVAL, Duration::min);
+        let next = arrived.chain(judged).chain(returned).filter(|left| !left.is_zero());
+        let next = next.fold(LOOK_INTERVAL, Duration::min);
         self.due = Some(now + next);
     }
 }

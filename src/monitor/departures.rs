@@ -19,8 +19,8 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Departures {
     disks: HashMap<DevNo, Departure>,
     maps: HashMap<Arc<str>, Departure>,
-    /// The maps that a reading no longer shows, by kernel name. The events of their removals have
-    /// not come yet.
+    /// The maps that a reading no longer shows, by kernel name, until all earlier events have been
+    /// processed.
     awaited: HashMap<Arc<str>, Awaited>,
     /// True while the watcher passes events on.
     events_come: bool,
@@ -58,39 +58,36 @@ impl Departures {
         self.forget(uevent.received);
     }
 
-    /// Processes an event about a device-mapper device that comes or goes. `shown` is the WWID of
-    /// the map that the last page shows under its device number.
+    /// Processes an event about a device-mapper device, which may go. `shown` is the WWID of the
+    /// map that the last page shows under its device number.
     pub(crate) fn note_map(&mut self, shown: Option<&Arc<str>>, uevent: &Uevent) {
-        match &*uevent.action {
-            "remove" => {
-                // The kernel may already have given the number to another map.
-                let awaited = self.awaited.remove(&uevent.sysname).map(|awaited| awaited.wwid);
-                if let Some(wwid) = awaited.or(shown.cloned()) {
-                    // The kernel may send two events for one removal.
-                    self.maps.entry(wwid).or_insert_with(|| Departure::of(uevent));
-                }
+        if &*uevent.action == "remove" {
+            // The kernel may already have given the number to another map.
+            let awaited = self.awaited.get(&uevent.sysname).map(|awaited| &awaited.wwid);
+            if let Some(wwid) = awaited.or(shown) {
+                // The kernel may send two events for one removal.
+                self.maps.entry(Arc::clone(wwid)).or_insert_with(|| Departure::of(uevent));
             }
-            "add" => drop(shown.and_then(|wwid| self.maps.remove(wwid))),
-            _ => {}
         }
         self.forget(uevent.received);
     }
 
-    /// Records that a reading shows the map again.
-    pub(crate) fn map_came(&mut self, wwid: &str) {
-        self.maps.remove(wwid);
-    }
-
-    /// Records that a reading no longer shows the map.
+    /// Records that a reading no longer shows the map. If events come, those of removals before the
+    /// reading are awaited.
     pub(crate) fn map_went(&mut self, map: &Device, now: Instant) {
-        if self.events_come && !self.maps.contains_key(&map.wwid) {
-            let awaited = Awaited { wwid: Arc::clone(&map.wwid), since: now };
-            self.awaited.insert(Arc::clone(&map.sysfs_name), awaited);
+        if self.events_come {
+            let awaited = || Awaited { wwid: Arc::clone(&map.wwid), since: now };
+            self.awaited.entry(Arc::clone(&map.sysfs_name)).or_insert_with(awaited);
         }
     }
 
+    /// Forgets the earlier removals of maps that are there. The maps were listed at `listed`.
+    pub(crate) fn forget_maps(&mut self, listed: Instant, is_there: impl Fn(&str) -> bool) {
+        self.maps.retain(|wwid, departure| departure.at >= listed || !is_there(wwid));
+    }
+
     /// All events up to this moment have been processed. `None` if none can be expected. Returns
-    /// true if a map no longer waits for the event of its removal.
+    /// true if a map no longer waits for events.
     pub(crate) fn events_read_until(&mut self, moment: Option<Instant>) -> bool {
         self.events_come = moment.is_some();
         let waiting = self.awaited.len();
@@ -110,8 +107,8 @@ impl Departures {
                 (None, _) => order = None,
             }
         }
-        let is_awaited = || self.awaited.values().any(|awaited| awaited.wwid == map.wwid);
-        order.unwrap_or_else(|| if is_awaited() { Order::NotKnownYet } else { Order::Unknown })
+        let awaited = self.awaited.get(&map.sysfs_name).filter(|awaited| awaited.wwid == map.wwid);
+        order.unwrap_or(if awaited.is_some() { Order::NotKnownYet } else { Order::Unknown })
     }
 
     fn forget(&mut self, now: Instant) {
@@ -171,7 +168,9 @@ mod tests {
         departures.note_map(Some(&wwid), &uevent("remove", 8, now));
         assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::MapFirst));
         assert_eq!((order(&departures, &[2, 1]), order(&departures, &[])), (Order::MapFirst, Order::Unknown));
-        departures.map_came("3600");
+        departures.forget_maps(now, |_| true);
+        assert_eq!(order(&departures, &[0, 1]), Order::MapFirst);
+        departures.forget_maps(now + Duration::from_secs(1), |_| true);
         assert_eq!(order(&departures, &[0, 1]), Order::DisksFirst);
         departures.note_disk(disk(0), &uevent("add", 9, now));
         assert_eq!(order(&departures, &[0]), Order::Unknown);
@@ -195,8 +194,10 @@ mod tests {
         let mut departures = wait(Some(now));
         // Another map has the number by now.
         departures.note_map(Some(&"3601".into()), &uevent("remove", 2, later));
-        departures.note_map(Some(&"3601".into()), &uevent("add", 4, later));
-        departures.note_disk(disk(1), &uevent("remove", 3, later));
+        departures.note_map(Some(&"3601".into()), &uevent("add", 3, later));
+        assert_eq!(order(&departures, &[0, 1]), Order::NotKnownYet);
+        departures.note_disk(disk(1), &uevent("remove", 4, later));
+        departures.note_map(Some(&"3601".into()), &uevent("remove", 5, later));
         assert_eq!((order(&departures, &[0]), order(&departures, &[0, 1])), (Order::DisksFirst, Order::MapFirst));
 
         let mut departures = wait(Some(now));

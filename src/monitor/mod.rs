@@ -904,6 +904,9 @@ impl State {
                 block_failed || as_of.is_none_or(|as_of| ledger.had_event_since(as_of)) || ledger.is_recent(now);
             is_awaited || devices.contains_key(wwid) || readings.know(wwid)
         });
+        if let Some(as_of) = as_of {
+            self.departures.forget_maps(as_of, |wwid| devices.contains_key(wwid));
+        }
         if std::mem::take(&mut self.forget_strangers) {
             let members: HashSet<DevNo> = devices
                 .values()

@@ -34,10 +34,7 @@ impl State {
         match what {
             ChangeKind::Added if is_found => log::found(device),
             _ if is_found => {}
-            ChangeKind::Added => {
-                self.departures.map_came(&device.wwid);
-                self.report_device(EventType::DeviceAdded, device, now);
-            }
+            ChangeKind::Added => self.report_device(EventType::DeviceAdded, device, now),
             ChangeKind::Removed => {
                 self.forget_device(device);
                 if !is_counted_here {

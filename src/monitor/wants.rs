@@ -114,12 +114,12 @@ impl State {
         if !uevent.synthetic {
             self.departures.note_map(self.wwids.get(&devno), uevent);
         }
-        // Most device-mapper devices of a host are not multipath maps (LVM, containers). multipathd
-        // does not need to be asked about them.
         match self.wwids.get(&devno).and_then(|wwid| self.ledgers.get_mut(wwid)) {
             Some(ledger) => {
                 ledger.note_map(uevent);
                 self.unread.push(uevent.received);
+                // multipathd is not asked about other devices. Most device-mapper devices are not
+                // multipath maps (LVM, containers).
                 self.aftermath.follow(None, uevent.received);
             }
             None if &*uevent.action == "remove" => self.users_changed(uevent.received),
