@@ -1,6 +1,7 @@
 //! iSCSI over two networks: sessions, shared ports, and bonds. Exporters run as root and as
 //! `nobody`, who may read all of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::time::Duration;
@@ -296,7 +297,7 @@ fn iscsi_twin_sessions(lab: &Lab) {
     let [twin] = only(sessions(network).into_iter().filter(|session| *session != first).collect());
     host.wait_for_counts(3, 0);
 
-    let twins = |exporter: &Exporter| -> Vec<(String, f64, f64)> {
+    let twins = |exporter: &Exporter| -> BTreeMap<String, [f64; 2]> {
         let metrics = exporter.metrics();
         let of_twins = |name| {
             let series = metrics.series(name);
@@ -306,11 +307,11 @@ fn iscsi_twin_sessions(lab: &Lab) {
             .zip(of_twins("multipath_iscsi_session_paths"))
             .map(|((labels, up), (_, paths))| {
                 assert_eq!([&labels["target"], &labels["target_port"]], [TARGET, &*portals(network)[0]]);
-                (labels["session"].clone(), up, paths)
+                (labels["session"].clone(), [up, paths])
             })
             .collect()
     };
-    let told = |up: [f64; 2]| vec![(first.clone(), up[0], 2.0), (twin.clone(), up[1], 2.0)];
+    let told = |up: [f64; 2]| BTreeMap::from([(first.clone(), [up[0], 2.0]), (twin.clone(), [up[1], 2.0])]);
     host.wait_for("both are up", &told([1.0, 1.0]), twins);
 
     array.disconnect(&twin);
@@ -332,12 +333,13 @@ fn iscsi_twin_sessions(lab: &Lab) {
     array.end_session(&twin);
     host.wait_for_counts(2, 0);
     host.wait_for_failures([Some(1.0), Some(0.0)]);
+    let told_first = |up: f64| BTreeMap::from([(first.clone(), [up, 2.0])]);
     for count in [2.0, 3.0] {
         array.disconnect(&first);
-        host.wait_for("the other one is down", &vec![(first.clone(), 0.0, 2.0)], twins);
+        host.wait_for("the other one is down", &told_first(0.0), twins);
         host.wait_for_failures([Some(count), Some(0.0)]);
         array.reconnect();
-        host.wait_for("the other one is back", &vec![(first.clone(), 1.0, 2.0)], twins);
+        host.wait_for("the other one is back", &told_first(1.0), twins);
     }
     host.wait_for_counts(2, 0);
     array.log_out(network);
