@@ -158,8 +158,6 @@ pub struct Memory {
     /// Configured devices that are not there, with the start of their absence.
     absent: BTreeMap<Arc<str>, Absence>,
     fc_ports: FcPorts,
-    /// True if a gone device is not judged yet.
-    is_judging: bool,
     /// The host's uptime when all sources of devices had first answered in this boot.
     complete: Option<Duration>,
     /// True if all sources have answered since the start.
@@ -196,7 +194,6 @@ impl Memory {
             awaited: BTreeSet::new(),
             absent: BTreeMap::new(),
             fc_ports: FcPorts::default(),
-            is_judging: false,
             complete: None,
             is_settled: false,
             has_looked: false,
@@ -262,7 +259,7 @@ impl Memory {
         for sighting in &view.devices {
             self.see(sighting, view, moment);
         }
-        self.notice_gone(view, now, moment, &mut news);
+        let are_judged = self.notice_gone(view, now, moment, &mut news);
         self.notice_not_back(view, now, moment, &mut news);
         self.fc_ports.note(view.transports, view.devices.iter().map(|sighting| &**sighting.device), moment);
         if moment.since(self.swept) >= LOOK_INTERVAL {
@@ -273,7 +270,7 @@ impl Memory {
         let lacks = |(wwid, _, state): &(Arc<str>, History, Wellness)| {
             *state == Wellness::Arriving && self.troubled.contains(wwid)
         };
-        let is_judged = view.all_answer && !self.is_judging && self.troubled.is_disjoint(&self.awaited);
+        let is_judged = view.all_answer && are_judged && self.troubled.is_disjoint(&self.awaited);
         if is_judged && !is_troubled && !devices.iter().any(lacks) && !self.troubled.is_empty() {
             self.troubled.clear();
             self.last_recovery = Some(now.time);
@@ -420,12 +417,13 @@ impl Memory {
         }
     }
 
-    /// Judges the devices that their source no longer lists.
-    fn notice_gone(&mut self, view: &HostView<'_>, now: Now, moment: Moment, news: &mut Vec<News>) {
-        self.is_judging = false;
+    /// Judges the devices that their source no longer lists. Returns true if none of them waits for
+    /// its verdict.
+    fn notice_gone(&mut self, view: &HostView<'_>, now: Now, moment: Moment, news: &mut Vec<News>) -> bool {
         if self.present.len() == view.devices.len() {
-            return;
+            return true;
         }
+        let mut are_judged = true;
         let gone: Vec<_> = self.present.iter().filter(|wwid| !view.shows(wwid)).cloned().collect();
         for wwid in gone {
             let Some(record) = self.records.get_mut(&wwid).filter(|record| view.listed.contains(&record.kind)) else {
@@ -453,7 +451,7 @@ impl Memory {
                 },
             };
             let Some(is_lost) = is_lost else {
-                self.is_judging = true;
+                are_judged = false;
                 continue;
             };
             let reason = match record.kind {
@@ -472,6 +470,7 @@ impl Memory {
                 self.troubled.remove(&wwid);
             }
         }
+        are_judged
     }
 
     /// Judges the devices that were in use before the boot and have had time to come back.
@@ -600,14 +599,14 @@ impl Memory {
     }
 
     fn set_due(&mut self, now: Instant, moment: Moment) {
-        let present = || self.present.iter().filter_map(|wwid| self.records.get(wwid));
-        let arriving = present().filter(|record| record.is_arriving(moment));
-        let arrived = arriving.map(|record| ARRIVAL_TIME.saturating_sub(moment.since(record.appeared)));
-        let gone = present().filter(|record| record.kind == Kind::Nvme).filter_map(|record| record.went);
-        let judged = gone.map(|went| USAGE_DEADLINE.saturating_sub(moment.since(went)));
+        let left = |time: Duration, since: Moment| time.saturating_sub(moment.since(since));
+        let of_devices = self.present.iter().filter_map(|wwid| self.records.get(wwid)).flat_map(|record| {
+            let gone = record.went.filter(|_| record.kind == Kind::Nvme);
+            [Some(left(ARRIVAL_TIME, record.appeared)), gone.map(|went| left(USAGE_DEADLINE, went))]
+        });
         let returned =
             self.complete.map(|complete| (complete + RETURN_DEADLINE).saturating_sub(self.clock.uptime(now)));
-        let next = arrived.chain(judged).chain(returned).filter(|left| !left.is_zero());
+        let next = of_devices.flatten().chain(returned).filter(|left| !left.is_zero());
         let next = next.fold(LOOK_INTERVAL, Duration::min);
         self.due = Some(now + next);
     }

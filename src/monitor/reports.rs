@@ -36,10 +36,7 @@ impl State {
             _ if is_found => {}
             ChangeKind::Added => self.report_device(EventType::DeviceAdded, device, now),
             ChangeKind::Removed => {
-                self.forget_device(device);
-                if !is_counted_here {
-                    self.departures.map_went(device, now.instant);
-                }
+                self.forget_device(device, now.instant);
                 self.report_device(EventType::DeviceRemoved, device, now);
             }
             ChangeKind::PathAdded(path) => {
@@ -82,10 +79,11 @@ impl State {
     }
 
     /// Forgets a device. If it comes back it is a new device, and its events may have come already.
-    pub(super) fn forget_device(&mut self, device: &Device) {
+    pub(super) fn forget_device(&mut self, device: &Device, now: Instant) {
         if device.kind == Kind::Nvme {
             return;
         }
+        self.departures.map_went(device, now);
         let as_of = self.readings.listed_as_of();
         if !self.ledgers.get_mut(&device.wwid).is_some_and(|ledger| ledger.outlives_map(as_of)) {
             self.ledgers.remove(&device.wwid);

@@ -24,8 +24,12 @@ impl Disk {
 
     /// The SCSI layer's state of the device.
     pub fn scsi_state(&self) -> String {
-        let path = self.attribute("state");
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
+        self.read("state")
+    }
+
+    /// The SCSI layer's ALUA access state of the device.
+    pub fn access_state(&self) -> String {
+        self.read("access_state")
     }
 
     /// Sets the disk offline: every command fails, and multipathd's checker sees that.
@@ -59,6 +63,11 @@ impl Disk {
         let (host, _) = self.hctl.split_once(':').expect("an address begins with its host");
         let path = format!("/sys/class/scsi_host/host{host}/scan");
         fs::write(&path, "- - -").unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
+    fn read(&self, attribute: &str) -> String {
+        let path = self.attribute(attribute);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
     }
 
     /// Writes a line into a file of the SCSI device.

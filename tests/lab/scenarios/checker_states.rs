@@ -1,7 +1,5 @@
 //! multipathd's state of a path, beside the kernel's state.
 
-use std::fs;
-
 use super::Scenario;
 use crate::exporter::Exporter;
 use crate::guest::Lab;
@@ -36,10 +34,6 @@ fn words(exporter: &Exporter, wwid: &str, disk: &Disk) -> Words {
     (valid, metrics.state("multipath_path_checker_state", &path), access)
 }
 
-fn kernels_access_state(disk: &Disk) -> String {
-    fs::read_to_string(disk.attribute("access_state")).expect("the kernel has a state").trim().to_owned()
-}
-
 /// A standby path is valid: the kernel would send I/O to it. multipathd calls it a ghost.
 fn checker_follows_alua(lab: &Lab) {
     let lio = Lio::start(lab, 3, BY_PRIORITY);
@@ -59,12 +53,12 @@ fn checker_follows_alua(lab: &Lab) {
         // The kernel asks the array for the new state once the array has reported the change. If an
         // answer to I/O tells of the transition first, the kernel waits for its end, and shows the
         // former state (`alua_rtpg_work` in `drivers/scsi/device_handler/scsi_dh_alua.c`).
-        let asked = try_eventually(PATIENCE / 3, || compare(&access.to_owned(), kernels_access_state(disk)));
+        let asked = try_eventually(PATIENCE / 3, || compare(&access.to_owned(), disk.access_state()));
         if let Err(kept) = asked {
             assert!(matches!(state, Alua::Transitioning), "{kept}");
-            lab.note(format!("the kernel kept the state {} during the transition", kernels_access_state(disk)));
+            lab.note(format!("the kernel kept the state {} during the transition", disk.access_state()));
         }
-        let want = (valid, checker.to_owned(), Some(kernels_access_state(disk)));
+        let want = (valid, checker.to_owned(), Some(disk.access_state()));
         eventually_eq(&format!("{access} is shown"), want, || words(&exporter, &lun.wwid, disk));
         assert_eq!(exporter.differences(&lio.san.dm), Vec::<String>::new());
     }
